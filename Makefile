@@ -1,0 +1,60 @@
+# make            build bin/thole
+# make test       install what tests need from Debian's packages, run everything but what is long by nature
+# make demo       the story as a terminal session, in namespaces of its own
+# make bench      latency of local connects, as ratios
+# make soak       the long tests
+# make lint       gofmt, vet, staticcheck, errorlint
+# make install    bin/thole, man pages, completion → $(PREFIX)
+
+PREFIX  ?= /usr/local
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# Debian packages of the tests and the demo. Nothing is started or configured by them.
+PACKAGES = nftables iproute2 util-linux curl nginx-light ncat conntrack procps
+
+.PHONY: build test test-race demo bench soak lint fuzz install packages clean
+
+build:
+	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/thole ./cmd/thole
+
+packages:
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing Debian packages for the tests:" $$missing; \
+	  [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d && made=1; }; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  install="apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends"; \
+	  $$install $$missing >/dev/null 2>&1 || { apt-get -o DPkg::Lock::Timeout=300 update -q >/dev/null && $$install $$missing >/dev/null; }; \
+	  status=$$?; [ -z "$$made" ] || rm -f /usr/sbin/policy-rc.d; exit $$status; \
+	fi
+
+test: packages build
+	THOLE_MUST=1 $(GO) test ./...
+
+test-race: packages
+	THOLE_MUST=1 $(GO) test -race ./...
+
+demo: packages build
+	@docs/story.sh bin/thole
+
+bench: packages
+	THOLE_MUST=1 $(GO) test -run '^$$' -bench Connect -benchtime 1x ./internal/e2e
+
+soak: packages
+	THOLE_MUST=1 $(GO) test -timeout 20m -run 'Agree|Judges' ./compiler ./internal/e2e -args -cases 1000000
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	$(GO) run github.com/polyfloyd/go-errorlint@v1.8.0 ./...
+
+install: build
+	install -D bin/thole $(DESTDIR)$(PREFIX)/bin/thole
+	bin/thole man $(DESTDIR)$(PREFIX)/share/man/man8
+	mkdir -p $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	bin/thole completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/thole
+
+clean:
+	rm -rf bin

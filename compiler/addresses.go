@@ -1,0 +1,152 @@
+package compiler
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// groups are the multicast addresses: a CIDR matches them only if it lies inside
+// one of these.
+var groups = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")}
+
+func isGroup(a netip.Addr) bool { return groups[0].Contains(a) || groups[1].Contains(a) }
+
+func insideGroups(p netip.Prefix) bool {
+	return slices.ContainsFunc(groups, func(g netip.Prefix) bool { return g.Contains(p.Addr()) && p.Bits() >= g.Bits() })
+}
+
+func (c *CIDR) matches(a netip.Addr) bool {
+	if !c.Prefix.Contains(a) || isGroup(a) && !insideGroups(c.Prefix) {
+		return false
+	}
+	return !slices.ContainsFunc(c.Except, func(e netip.Prefix) bool { return e.Contains(a) })
+}
+
+func (c *CIDR) String() string { return fmt.Sprint(c.Prefix, c.Except) }
+
+// An addressRange is a run of addresses of one family, both ends included.
+type addressRange struct{ from, to netip.Addr }
+
+func (r addressRange) String() string { return r.from.String() + "-" + r.to.String() }
+
+// An addressClass are the addresses outside this node that no rule of the set can
+// tell apart.
+type addressClass struct {
+	number  uint32
+	matches []bool         // which of addressClasses.lists match it
+	ranges  []addressRange // ascending
+}
+
+// addressClasses divide all addresses. The first class is what no CIDR matches.
+type addressClasses struct {
+	lists   [][]*CIDR // the distinct lists of cidr: peers of all rules
+	index   map[*Rule]int
+	classes []addressClass
+}
+
+// classifyAddresses finds the classes of all addresses that rules can tell apart.
+func classifyAddresses(policies []Policy) *addressClasses {
+	ac := &addressClasses{index: map[*Rule]int{}}
+	ac.collect(policies)
+	ac.classes = []addressClass{{matches: make([]bool, len(ac.lists))}}
+	index := map[string]int{signature(ac.classes[0].matches): 0}
+	for _, atom := range ac.atoms() {
+		matches := make([]bool, len(ac.lists))
+		for i, list := range ac.lists {
+			matches[i] = slices.ContainsFunc(list, func(c *CIDR) bool { return c.matches(atom.from) })
+		}
+		sig := signature(matches)
+		at, ok := index[sig]
+		if !ok {
+			at = len(ac.classes)
+			index[sig] = at
+			ac.classes = append(ac.classes, addressClass{matches: matches})
+		}
+		ac.classes[at].ranges = appendRange(ac.classes[at].ranges, atom)
+	}
+	return ac
+}
+
+// collect finds the distinct lists of CIDRs, and which rule has which.
+func (ac *addressClasses) collect(policies []Policy) {
+	at := map[string]int{}
+	for r := range allRules(policies) {
+		var list []*CIDR
+		for _, p := range r.Peers {
+			if p.CIDR != nil {
+				list = append(list, p.CIDR)
+			}
+		}
+		if list == nil {
+			continue
+		}
+		key := fmt.Sprint(list)
+		if !has(at, key) {
+			at[key] = len(ac.lists)
+			ac.lists = append(ac.lists, list)
+		}
+		ac.index[r] = at[key]
+	}
+}
+
+// matched says whether one of the rule's CIDRs matches the addresses of c.
+func (ac *addressClasses) matched(r *Rule, c *addressClass) bool {
+	i, ok := ac.index[r]
+	return ok && c.matches[i]
+}
+
+// atoms cuts both families where a CIDR, an exception or the multicast addresses begin or end.
+func (ac *addressClasses) atoms() []addressRange {
+	starts := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	cut := func(p netip.Prefix) {
+		starts = append(starts, p.Addr())
+		if next := lastAddr(p).Next(); next.IsValid() {
+			starts = append(starts, next)
+		}
+	}
+	for _, g := range groups {
+		cut(g)
+	}
+	for _, c := range slices.Concat(ac.lists...) {
+		cut(c.Prefix)
+		for _, e := range c.Except {
+			cut(e)
+		}
+	}
+	slices.SortFunc(starts, netip.Addr.Compare) // IPv4 sorts before IPv6
+	starts = slices.Compact(starts)
+	atoms := make([]addressRange, len(starts))
+	for i, from := range starts {
+		to := lastAddr(netip.PrefixFrom(from, 0))
+		if i+1 < len(starts) && starts[i+1].Is4() == from.Is4() {
+			to = starts[i+1].Prev()
+		}
+		atoms[i] = addressRange{from, to}
+	}
+	return atoms
+}
+
+// appendRange adds r, joined to the last range where it continues that. Ranges on
+// either side of where the multicast addresses begin or end stay apart: the two
+// have different defaults.
+func appendRange(ranges []addressRange, r addressRange) []addressRange {
+	if n := len(ranges); n > 0 {
+		last := &ranges[n-1]
+		if last.to.Next() == r.from && isGroup(last.to) == isGroup(r.from) {
+			last.to = r.to
+			return ranges
+		}
+	}
+	return append(ranges, r)
+}
+
+// lastAddr returns the last address of p.
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}

@@ -1,0 +1,374 @@
+package compiler
+
+import (
+	"fmt"
+	"net/netip"
+
+	nft "thole/ruleset"
+)
+
+// priority puts our chains behind other programs' filter chains: those see the
+// packet as it came, while INPUT here uses the packet's mark and priority as
+// scratch registers for the class of the listener and of the port.
+const priority = 10
+
+// A layout is what the chains depend on besides the contents of the maps.
+type layout struct {
+	levels []uint8 // of the cgroups that are bound, deepest first
+	epoch  uint32  // shifted into its place in the mark
+	deny   DenyMode
+	audits []auditChain
+}
+
+// An auditChain records what an audit policy would have denied, and lets it pass.
+type auditChain struct {
+	name   string
+	policy string
+	stage  stage
+}
+
+// A stage is where a judgement is asked for.
+type stage uint8
+
+const (
+	atIngress stage = iota // INPUT, the listener's side
+	atEgress               // INPUT, the sender's side
+	atLeave                // OUTPUT, the sender's side, to addresses outside
+)
+
+// chains returns all chains. docs/ARCHITECTURE.md draws them.
+func (l *layout) chains() []nft.Chain {
+	list := []nft.Chain{
+		l.output(), l.outputReply(), l.classify(), l.unlabelledOut(), l.unfollowedOut(), l.leave(),
+		l.input(), l.replyUDP(), l.listener(), l.unlabelledIn(), l.decide(), l.stranger(), l.ingress(), l.egress(),
+		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(),
+	}
+	for _, a := range l.audits {
+		list = append(list, a.chain())
+	}
+	return list
+}
+
+// output sees what this node sends. It classifies senders and decides what leaves;
+// what stays on this node is decided at INPUT, where the listener is known.
+func (l *layout) output() nft.Chain {
+	return nft.Chain{Name: "output", Hook: nft.Output, Priority: priority, Rules: []nft.Rule{
+		rule(is(nft.CtDirection, nft.DirReply), goTo("output_reply")),
+		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
+		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
+		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("unfollowed_out")),
+		rule(jump("classify")),
+		rule(masked(nft.CtMark, markClass, 0), goTo("unlabelled_out")),
+		rule(masked(nft.CtMark, markSeen, 0), setMark(allOnes, markSeen)),
+		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
+		rule(v4, within(nft.IPDaddr, groups[0]), goTo("leave")),
+		rule(v6, within(nft.IP6Daddr, groups[1]), goTo("leave")),
+		because("oif is the one before NAT", anyOf(nft.CtStatus, nft.StatusDNAT), is(nft.FibDaddrType, nft.RTNLocal), accept),
+		rule(anyOf(nft.CtStatus, nft.StatusDNAT), goTo("leave")),
+		because("INPUT decides", is(nft.MetaOif, nft.IfindexLo), accept),
+		rule(goTo("leave")),
+	}}
+}
+
+func (l *layout) outputReply() nft.Chain {
+	return nft.Chain{Name: "output_reply", Comment: "answers belong to their connection", Rules: []nft.Rule{
+		rule(masked(nft.CtMark, markDead, 0), accept),
+		because("our own answers", anyOf(nft.CtState, nft.StateRelated), accept),
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), accept),
+		rule(goTo("discard")),
+	}}
+}
+
+// classify writes the sender's class into the mark, unless it is there already. A
+// new class is in no epoch: the connection is decided again.
+func (l *layout) classify() nft.Chain {
+	c := nft.Chain{Name: "classify", Comment: "whose socket sends this, on every packet: ports and class numbers are re-used"}
+	for _, level := range l.levels {
+		c.Rules = append(c.Rules,
+			rule(nft.InSet{Key: []nft.Expr{cgroup(level), ctClass}, Set: sameSet(level)}, verdictReturn),
+			rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, verdictReturn))
+	}
+	c.Rules = append(c.Rules, because("an unlabelled one", fullSocket(nft.SkUID), maskedNot(nft.CtMark, markClass, 0), setMark(0, 0)))
+	return c
+}
+
+func (l *layout) unlabelledOut() nft.Chain {
+	return nft.Chain{Name: "unlabelled_out", Rules: []nft.Rule{
+		rule(masked(nft.CtMark, markSeen, 0), setMark(allOnes, markSeen)),
+		rule(nft.Count{Counter: "unlabelled"}, accept),
+	}}
+}
+
+// unfollowedOut keeps workloads from sending what has no conntrack entry, and so no mark.
+func (l *layout) unfollowedOut() nft.Chain {
+	c := nft.Chain{Name: "unfollowed_out", Comment: "conntrack does not know it: it leaves no workload"}
+	for _, level := range l.levels {
+		c.Rules = append(c.Rules, rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, goTo("discard")))
+	}
+	return c
+}
+
+// leave decides what goes to addresses outside this node: first what differs by
+// address, protocol and port, then by class.
+func (l *layout) leave() nft.Chain {
+	key := func(e ...nft.Expr) []nft.Expr { return append([]nft.Expr{ctClass}, e...) }
+	return nft.Chain{Name: "leave", Comment: "to addresses outside this node", Rules: []nft.Rule{
+		neighbourDiscovery,
+		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.ByMap{Key: key(ipDaddr, icmp), Map: "leave_icmp4"}),
+		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.ByMap{Key: key(ip6Daddr, icmp6), Map: "leave_icmp6"}),
+		rule(v4, nft.ByMap{Key: key(ipDaddr, l4proto, dport), Map: "leave4"}),
+		rule(v6, nft.ByMap{Key: key(ip6Daddr, l4proto, dport), Map: "leave6"}),
+		rule(v4, within(nft.IPDaddr, groups[0]), nft.ByMap{Key: key(), Map: "leave_group"}),
+		rule(v4, within(nft.IPDaddr, groups[0]), goTo("settle_out")),
+		rule(v6, within(nft.IP6Daddr, groups[1]), nft.ByMap{Key: key(), Map: "leave_group"}),
+		rule(v6, within(nft.IP6Daddr, groups[1]), goTo("settle_out")),
+		rule(nft.ByMap{Key: key(), Map: "leave_class"}),
+		rule(goTo("settle_out")),
+	}}
+}
+
+// input sees what reaches this node.
+func (l *layout) input() nft.Chain {
+	return nft.Chain{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
+		rule(is(nft.CtDirection, nft.DirReply), is(nft.MetaL4Proto, nft.ProtoUDP), goTo("reply_udp")),
+		rule(is(nft.CtDirection, nft.DirReply), accept),
+		because("a UDP port changes hands: every packet is decided", is(nft.MetaL4Proto, nft.ProtoUDP), goTo("listener")),
+		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
+		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
+		rule(masked(nft.CtMark, markEpoch|markDead|markOut, l.epoch), accept),
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), goTo("listener")),
+		neighbourDiscovery,
+		because("no listener can be found: the sender alone decides", is(nft.MetaIif, nft.IfindexLo), maskedNot(nft.CtMark, markClass, 0), scratch(nft.MetaMark, 0), goTo("decide")),
+	}}
+}
+
+// replyUDP lets an answer through only to a socket of the class that asked.
+func (l *layout) replyUDP() nft.Chain {
+	c := nft.Chain{Name: "reply_udp", Comment: "an answer is for the class that asked, not for who has its port now"}
+	for _, level := range l.levels {
+		c.Rules = append(c.Rules,
+			rule(nft.InSet{Key: []nft.Expr{cgroup(level), ctClass}, Set: sameSet(level)}, accept),
+			rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, goTo("discard")))
+	}
+	c.Rules = append(c.Rules,
+		rule(masked(nft.CtMark, markClass, 0), accept),
+		rule(goTo("discard")))
+	return c
+}
+
+// listener puts the class of the listener into the packet's mark. A SYN, or a
+// packet with a full socket, that finds no class is for something unlabelled; the
+// rest (the last ACK of a handshake finds a request only) was decided at its SYN.
+func (l *layout) listener() nft.Chain {
+	c := nft.Chain{Name: "listener", Comment: "whose socket receives this"}
+	for _, level := range l.levels {
+		c.Rules = append(c.Rules, rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, goTo("decide")))
+	}
+	c.Rules = append(c.Rules,
+		rule(masked(nft.CtMark, markClass, 0), goTo("unlabelled_in")),
+		rule(isNot(nft.MetaIif, nft.IfindexLo), goTo("unlabelled_in")),
+		rule(scratch(nft.MetaMark, 0)),
+		rule(is(nft.MetaL4Proto, nft.ProtoUDP), goTo("decide")),
+		rule(masked(nft.TCPFlags, nft.TCPFin|nft.TCPSyn|nft.TCPRst|nft.TCPAck, nft.TCPSyn), goTo("decide")),
+		rule(fullSocket(nft.SocketMark), goTo("decide")))
+	return c
+}
+
+func (l *layout) unlabelledIn() nft.Chain {
+	return nft.Chain{Name: "unlabelled_in", Rules: []nft.Rule{
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), setMark(markClass|markSeen, l.epoch)),
+		rule(nft.Count{Counter: "unlabelled"}, accept),
+	}}
+}
+
+// decide asks both sides. The class of the sender is in the conntrack mark, that of
+// the listener in the packet's mark; that of the port goes into its priority.
+func (l *layout) decide() nft.Chain {
+	return nft.Chain{Name: "decide", Comment: "ct mark: class of the sender; mark: of the listener; priority: of the port", Rules: []nft.Rule{
+		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("discard")),
+		rule(isNot(nft.MetaIif, nft.IfindexLo), jump("stranger")),
+		because("injected on lo: no socket sent it", is(nft.MetaIif, nft.IfindexLo), masked(nft.CtMark, markSeen, 0), nft.Count{Counter: "injected"}, drop),
+		because("decided at OUTPUT", is(nft.MetaIif, nft.IfindexLo), v4, within(nft.IPDaddr, groups[0]), accept),
+		because("decided at OUTPUT", is(nft.MetaIif, nft.IfindexLo), v6, within(nft.IP6Daddr, groups[1]), accept),
+		rule(scratch(nft.MetaPriority, 0)),
+		rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{l4proto, dport}, Map: "ports"}),
+		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp}, Map: "icmp4"}),
+		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp6}, Map: "icmp6"}),
+		rule(jump("ingress")),
+		rule(jump("egress")),
+		rule(goTo("settle")),
+	}}
+}
+
+// stranger gives who is outside this node the class of its address.
+func (l *layout) stranger() nft.Chain {
+	udp := is(nft.MetaL4Proto, nft.ProtoUDP)
+	return nft.Chain{Name: "stranger", Comment: "the class of an address outside", Rules: []nft.Rule{
+		because("the kernel delivers it to all sockets: the sender alone decides", udp, is(nft.FibDaddrType, nft.RTNBroadcast), accept),
+		rule(udp, is(nft.FibDaddrType, nft.RTNMulticast), accept),
+		rule(setMark(0, elsewhere)),
+		rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ipSaddr}, Map: "address4"}),
+		rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ip6Saddr}, Map: "address6"}),
+	}}
+}
+
+func (l *layout) ingress() nft.Chain {
+	return nft.Chain{Name: "ingress", Comment: "what the listener's side says; falling through is to allow", Rules: []nft.Rule{
+		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark, metaPriority}, Map: "ingress_peer_port"}),
+		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark}, Map: "ingress_peer"}),
+		rule(nft.ByMap{Key: []nft.Expr{metaMark, metaPriority}, Map: "ingress_port"}),
+		rule(nft.ByMap{Key: []nft.Expr{metaMark}, Map: "ingress_class"}),
+	}}
+}
+
+func (l *layout) egress() nft.Chain {
+	return nft.Chain{Name: "egress", Comment: "what the sender's side says; falling through is to allow", Rules: []nft.Rule{
+		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark, metaPriority}, Map: "egress_peer_port"}),
+		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark}, Map: "egress_peer"}),
+		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaPriority}, Map: "egress_port"}),
+		rule(nft.ByMap{Key: []nft.Expr{ctClass}, Map: "egress_class"}),
+	}}
+}
+
+// settle writes the epoch: until it changes, no packet of this connection is asked about again.
+func (l *layout) settle(name string, bits uint32) nft.Chain {
+	return nft.Chain{Name: name, Rules: []nft.Rule{
+		rule(setMark(markClass|markSeen, bits)),
+		rule(nft.Count{Counter: "allowed"}, accept),
+	}}
+}
+
+// refuse denies at INPUT: sources on this node are answered, others are not.
+func (l *layout) refuse() nft.Chain {
+	answer := rule(is(nft.MetaIif, nft.IfindexLo), goTo("refuse_out"))
+	if l.deny == DenyReject {
+		answer = rule(goTo("refuse_out"))
+	}
+	return nft.Chain{Name: "refuse", Rules: []nft.Rule{
+		answer,
+		rule(setMark(allOnes, markDead)),
+		rule(nft.Count{Counter: "denied"}, drop),
+	}}
+}
+
+// refuseOut denies, with an answer at once.
+func (l *layout) refuseOut() nft.Chain {
+	c := nft.Chain{Name: "refuse_out", Rules: []nft.Rule{
+		rule(setMark(allOnes, markDead)),
+		rule(nft.Count{Counter: "denied"}),
+	}}
+	if l.deny == DenyDrop {
+		c.Rules = append(c.Rules, rule(drop))
+		return c
+	}
+	c.Rules = append(c.Rules,
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), nft.Reject{With: nft.TCPReset}),
+		rule(nft.Reject{With: nft.AdminProhibited}))
+	return c
+}
+
+func (l *layout) discard() nft.Chain {
+	return nft.Chain{Name: "discard", Rules: []nft.Rule{rule(nft.Count{Counter: "discarded"}, drop)}}
+}
+
+// chain records a new connection and allows it. At INPUT the sender's side is asked
+// first, since only what would be allowed is recorded.
+func (a auditChain) chain() nft.Chain {
+	c := nft.Chain{Name: a.name, Comment: "audit policy " + a.policy + " would deny"}
+	if a.stage == atIngress {
+		c.Rules = append(c.Rules, rule(jump("egress")))
+	}
+	settled := goTo("settle")
+	if a.stage == atLeave {
+		settled = goTo("settle_out")
+	}
+	fresh := anyOf(nft.CtState, nft.StateNew)
+	c.Rules = append(c.Rules,
+		rule(fresh, nft.Count{Counter: AuditCounter(a.policy)}),
+		rule(fresh, nft.Log{Prefix: "thole: would deny, policy " + a.policy + ": ", PerSecond: 10}),
+		rule(settled))
+	return c
+}
+
+// AuditCounter names the counter of connections that an audit policy would have denied.
+func AuditCounter(policy string) string { return "would_deny_" + policy }
+
+// counters are those that every table has.
+var counters = []string{"allowed", "denied", "discarded", "injected", "unlabelled"}
+
+// The expressions, matches and verdicts of the chains above.
+var (
+	ctClass      = nft.Expr{Field: nft.CtMark, Mask: markClass}
+	metaMark     = nft.Expr{Field: nft.MetaMark}
+	metaPriority = nft.Expr{Field: nft.MetaPriority}
+	l4proto      = nft.Expr{Field: nft.MetaL4Proto}
+	dport        = nft.Expr{Field: nft.THDport}
+	ipSaddr      = nft.Expr{Field: nft.IPSaddr}
+	ipDaddr      = nft.Expr{Field: nft.IPDaddr}
+	ip6Saddr     = nft.Expr{Field: nft.IP6Saddr}
+	ip6Daddr     = nft.Expr{Field: nft.IP6Daddr}
+	icmp         = nft.Expr{Field: nft.ICMPTypeOf}
+	icmp6        = nft.Expr{Field: nft.ICMPv6TypeOf}
+
+	v4 = is(nft.MetaNFProto, nft.NFProtoIPv4)
+	v6 = is(nft.MetaNFProto, nft.NFProtoIPv6)
+
+	// RFC 4861, 4: solicitations, advertisements, redirects.
+	neighbourDiscovery = because("neighbour discovery", is(nft.MetaL4Proto, nft.ProtoICMPv6), between(nft.ICMPv6TypeOf, 133, 137), accept)
+
+	accept        = nft.Verdict{Kind: nft.Accept}
+	drop          = nft.Verdict{Kind: nft.Drop}
+	verdictReturn = nft.Verdict{Kind: nft.Return}
+)
+
+func cgroup(level uint8) nft.Expr { return nft.Expr{Field: nft.SocketCgroup, Level: level} }
+func classMap(level uint8) string { return fmt.Sprintf("class%d", level) }
+func sameSet(level uint8) string  { return fmt.Sprintf("same%d", level) }
+
+func rule(s ...nft.Statement) nft.Rule { return nft.Rule{Statements: s} }
+
+func because(comment string, s ...nft.Statement) nft.Rule {
+	return nft.Rule{Statements: s, Comment: comment}
+}
+
+func is(f nft.Field, value uint32) nft.Match {
+	return nft.Match{Left: nft.Expr{Field: f}, Op: nft.Equal, Value: value}
+}
+
+func isNot(f nft.Field, value uint32) nft.Match {
+	return nft.Match{Left: nft.Expr{Field: f}, Op: nft.NotEqual, Value: value}
+}
+
+func anyOf(f nft.Field, bits uint32) nft.Match {
+	return nft.Match{Left: nft.Expr{Field: f}, Op: nft.Any, Value: bits}
+}
+
+func masked(f nft.Field, mask, value uint32) nft.Match {
+	return nft.Match{Left: nft.Expr{Field: f}, Op: nft.Masked, Mask: mask, Value: value}
+}
+
+func maskedNot(f nft.Field, mask, value uint32) nft.Match {
+	return nft.Match{Left: nft.Expr{Field: f}, Op: nft.MaskedNot, Mask: mask, Value: value}
+}
+
+// fullSocket holds where there is a socket, and not just a request for one.
+func fullSocket(f nft.Field) nft.Match {
+	return nft.Match{Left: nft.Expr{Field: f}, Op: nft.AtLeast}
+}
+
+func within(f nft.Field, p netip.Prefix) nft.Match {
+	r := nft.AddressRange(p.Addr(), lastAddr(p))
+	return nft.Match{Left: nft.Expr{Field: f}, Op: nft.InRange, From: r.From, To: r.To}
+}
+
+func between(f nft.Field, from, to uint64) nft.Match {
+	r := nft.Span(from, to)
+	return nft.Match{Left: nft.Expr{Field: f}, Op: nft.InRange, From: r.From, To: r.To}
+}
+
+func setMark(and, or uint32) nft.SetBits { return nft.SetBits{Target: nft.CtMark, And: and, Or: or} }
+
+func scratch(f nft.Field, value uint32) nft.SetBits { return nft.SetBits{Target: f, Or: value} }
+
+func jump(chain string) nft.Verdict { return nft.Verdict{Kind: nft.Jump, Chain: chain} }
+func goTo(chain string) nft.Verdict { return nft.Verdict{Kind: nft.Goto, Chain: chain} }

@@ -1,0 +1,132 @@
+package compiler
+
+import (
+	"slices"
+	"strings"
+
+	"thole/ruleset"
+)
+
+// Options are the settings of a table that no policy holds.
+type Options struct {
+	Deny  DenyMode
+	Epoch uint16 // 1 to MaxEpoch; 0 is taken as 1
+}
+
+// A DenyMode says how a denied connection is answered.
+type DenyMode uint8
+
+// The modes. DenyDefault resets or answers sources on this node and is silent to all others.
+const (
+	DenyDefault DenyMode = iota
+	DenyDrop
+	DenyReject
+)
+
+// Input is all that a table depends on.
+type Input struct {
+	Policies  []Policy
+	Workloads []Workload // at most one of a cgroup path or address
+	Options   Options
+	Numbers   Numbers // of the table that is loaded; the zero value for a fresh one
+}
+
+// Result is what Compile makes.
+type Result struct {
+	Table    ruleset.Table
+	Classes  []Class // of workloads, by number
+	Numbers  Numbers
+	Warnings []Warning
+}
+
+// A Class are the workloads that no policy of the set can tell apart.
+type Class struct {
+	Number    uint32
+	Workloads []string // names, ascending
+	Labels    []Labels // the distinct user labels of its workloads
+	Ingress   []string // names of the enforced policies that isolate it, per direction
+	Egress    []string
+}
+
+// A Warning is something that is valid and probably not meant.
+type Warning struct {
+	Position Position
+	Message  string
+}
+
+// Compile turns policies and workloads into a table. Equal input gives an equal
+// table, whatever its order. It fails only where a limit is exceeded; the error
+// names the limit.
+func Compile(in Input) (Result, error) {
+	policies := slices.SortedFunc(slices.Values(in.Policies), func(a, b Policy) int { return strings.Compare(a.Name, b.Name) })
+	workloads := slices.SortedFunc(slices.Values(in.Workloads), func(a, b Workload) int { return strings.Compare(a.identity(), b.identity()) })
+
+	cs := classify(policies, workloads)
+	numbers, err := cs.number(in.Numbers)
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{
+		Table:    cs.lower(in.Options),
+		Classes:  cs.report(),
+		Numbers:  numbers,
+		Warnings: warnings(policies, cs),
+	}, nil
+}
+
+// classify divides workloads, addresses and ports into classes. A class of several
+// workloads that may not reach itself is divided into its workloads, since each of
+// them may.
+func classify(policies []Policy, workloads []Workload) *classes {
+	cs := &classes{
+		addresses: classifyAddresses(policies),
+		ports:     classifyPorts(policies),
+		masks:     map[*Rule][]bool{},
+	}
+	together := func(*Workload) bool { return false }
+	cs.workloads = classifyWorkloads(policies, workloads, together)
+	alone := map[*Workload]bool{}
+	for i := range cs.workloads {
+		c := &cs.workloads[i]
+		if len(c.members) > 1 && !cs.reachesItself(c) {
+			for _, w := range c.members {
+				alone[w] = true
+			}
+		}
+	}
+	if len(alone) > 0 {
+		cs.workloads = classifyWorkloads(policies, workloads, func(w *Workload) bool { return alone[w] })
+	}
+	return cs
+}
+
+// report returns the classes for people to read.
+func (cs *classes) report() []Class {
+	list := make([]Class, len(cs.workloads))
+	for i, c := range cs.workloads {
+		r := Class{Number: c.number}
+		seen := map[string]bool{}
+		for _, w := range c.members {
+			r.Workloads = append(r.Workloads, w.Name)
+			if s := w.Labels.String(); !seen[s] {
+				seen[s] = true
+				r.Labels = append(r.Labels, w.Labels)
+			}
+		}
+		slices.Sort(r.Workloads)
+		r.Ingress, r.Egress = isolating(c.policies, ingress), isolating(c.policies, egress)
+		list[i] = r
+	}
+	slices.SortFunc(list, func(a, b Class) int { return int(a.Number) - int(b.Number) })
+	return list
+}
+
+func isolating(policies []*Policy, d direction) []string {
+	var names []string
+	for _, p := range policies {
+		if p.side(d).Isolates && !p.Audit {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,18 @@
+// Package compiler turns policies and workloads into a [thole/ruleset.Table].
+//
+// What comes in: YAML documents (Parse) and the workloads that run now. What
+// goes out: one table value, the classes it speaks of, and warnings. Compile is
+// a pure function in named passes:
+//
+//	parse     YAML text            → documents, with positions
+//	validate  documents            → one valid set (names, references)
+//	resolve   policies × workloads → which workload each policy selects
+//	classify  workloads, addresses, ports → classes that no policy can tell apart
+//	judge     class × class        → what is allowed, denied, would be denied
+//	lower     judgements           → chains, maps and elements
+//
+// The meaning of a policy is docs/POLICY.md; package compiler/reference says it
+// a second time, naively, and tests hold the two together.
+//
+// The package never reads a clock, a file, a socket or the kernel.
+package compiler

@@ -1,0 +1,114 @@
+package compiler
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Labels are a workload's labels: key → value.
+type Labels map[string]string
+
+func (l Labels) String() string {
+	var b strings.Builder
+	for i, k := range slices.Sorted(maps.Keys(l)) {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(k + "=" + l[k])
+	}
+	return b.String()
+}
+
+// An Operator relates a label's value to a requirement's values.
+type Operator string
+
+// The operators of a Kubernetes label selector.
+const (
+	In           Operator = "In"
+	NotIn        Operator = "NotIn"
+	Exists       Operator = "Exists"
+	DoesNotExist Operator = "DoesNotExist"
+)
+
+// A Requirement is one term of a selector.
+type Requirement struct {
+	Key      string
+	Operator Operator
+	Values   []string // In, NotIn: at least one, ascending; else nil
+}
+
+// A Selector matches the workloads that meet all its requirements. The zero
+// Selector matches every workload. (Kubernetes, LabelSelector; matchLabels k: v
+// is k In [v].)
+type Selector struct {
+	Requirements []Requirement // by key, operator, values
+}
+
+// Matches reports whether labels meet every requirement. As in Kubernetes, NotIn
+// and DoesNotExist match an absent key.
+func (s Selector) Matches(labels func(key string) (value string, ok bool)) bool {
+	for _, r := range s.Requirements {
+		value, ok := labels(r.Key)
+		var met bool
+		switch r.Operator {
+		case In:
+			met = ok && slices.Contains(r.Values, value)
+		case NotIn:
+			met = !ok || !slices.Contains(r.Values, value)
+		case Exists:
+			met = ok
+		case DoesNotExist:
+			met = !ok
+		}
+		if !met {
+			return false
+		}
+	}
+	return true
+}
+
+// A Kind says how a workload was bound to its cgroup. Of two bindings of one
+// cgroup the smaller Kind wins.
+type Kind uint8
+
+// The kinds of a workload, in the order of their precedence.
+const (
+	KindContainer Kind = iota
+	KindRun
+	KindUnit
+	KindUser
+	KindCgroup
+	KindAddress
+)
+
+var kindNames = []string{"container", "run", "unit", "user", "cgroup", "address"}
+
+func (k Kind) String() string { return kindNames[k] }
+
+// A Cgroup names a cgroup (v2) of this node.
+type Cgroup struct {
+	Path string // below the root of the cgroup namespace, without a leading slash: "system.slice/nginx.service"
+	ID   uint64 // its inode number, which the kernel calls the cgroup id; 0: not known (inventories)
+}
+
+// A Workload is a cgroup with user labels (or, in an inventory, an address with labels).
+type Workload struct {
+	Name, Namespace string
+	Kind            Kind
+	Labels          Labels     // user labels: at least one
+	Facts           Labels     // what is selectable and not a user label: tools' labels, thole/*
+	Cgroup          Cgroup     // Kind != KindAddress
+	Address         netip.Addr // Kind == KindAddress
+	Position        Position   // of the Workload document, if there is one
+}
+
+// Label returns the value that selectors see.
+func (w *Workload) Label(key string) (string, bool) {
+	if v, ok := w.Labels[key]; ok {
+		return v, true
+	}
+	v, ok := w.Facts[key]
+	return v, ok
+}

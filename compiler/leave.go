@@ -1,0 +1,186 @@
+package compiler
+
+import (
+	"slices"
+
+	nft "thole/ruleset"
+)
+
+// leaving writes what c says of connections to addresses outside this node. OUTPUT
+// has no scratch register, so addresses and ports stand in the keys themselves:
+// the maps hold only what differs from what c says of most addresses.
+func (l *lowering) leaving(c *workloadClass) {
+	var ranges []destination
+	for i := range l.addresses.classes {
+		a := &l.addresses.classes[i]
+		row := l.judge(c, egress, peer{addresses: a})
+		for _, r := range a.ranges {
+			ranges = append(ranges, destination{r, row})
+		}
+	}
+	for _, part := range []struct {
+		set    string
+		groups bool
+	}{{"leave_class", false}, {"leave_group", true}} {
+		var list []destination
+		for _, r := range ranges {
+			if isGroup(r.from) == part.groups {
+				list = append(list, r)
+			}
+		}
+		usual, cells := l.cheapest(list)
+		if usual.ruling != allow {
+			l.add(part.set, element(l.verdict(usual, atLeave), describe(c, egress, nil, nil, usual), class(c.number)))
+		}
+		for _, cell := range cells {
+			l.addCell(c, cell)
+		}
+	}
+}
+
+// A destination is a range of addresses with a judgement for each class of ports.
+type destination struct {
+	addressRange
+	row []judgement
+}
+
+// A cell is a range of addresses, and a rectangle of protocols and ports or a span
+// of ICMP types, that differs from the usual judgement.
+type cell struct {
+	addressRange
+	protoFrom, protoTo uint8
+	from, to           uint16
+	types              bool // from and to are ICMP types
+	judgement          judgement
+}
+
+// cheapest returns the judgement that leaves the fewest cells to be written, and
+// those cells. Of two it takes the first that says no.
+func (l *lowering) cheapest(list []destination) (judgement, []cell) {
+	var candidates []judgement
+	for _, d := range list {
+		for _, j := range d.row {
+			if !slices.ContainsFunc(candidates, j.same) {
+				candidates = append(candidates, j)
+			}
+		}
+	}
+	slices.SortStableFunc(candidates, func(a, b judgement) int { return rank(a) - rank(b) })
+	var best judgement
+	var cells []cell
+	for i, usual := range candidates {
+		var differ []cell
+		for _, d := range list {
+			differ = append(differ, l.cells(d, usual)...)
+		}
+		if i == 0 || len(differ) < len(cells) {
+			best, cells = usual, differ
+		}
+	}
+	return best, cells
+}
+
+func rank(j judgement) int {
+	return map[ruling]int{deny: 0, would: 1, allow: 2}[j.ruling]
+}
+
+// cells returns what differs from the usual judgement at one destination.
+func (l *lowering) cells(d destination, usual judgement) []cell {
+	other := d.row[0] // of every port, type and protocol that no rule names
+	var cells []cell
+	put := func(protoFrom, protoTo uint8, from, to uint16, j judgement) {
+		cells = append(cells, cell{d.addressRange, protoFrom, protoTo, from, to, false, j})
+	}
+	next := 0 // the first protocol that is not covered yet
+	plain := func(until int) {
+		if next < until && !other.same(usual) {
+			put(uint8(next), uint8(until-1), 0, 65535, other)
+		}
+	}
+	for _, proto := range []uint8{uint8(TCP), uint8(UDP), uint8(SCTP)} {
+		spans := l.spansOf(proto, d.row)
+		if len(spans) == 1 && spans[0].judgement.same(other) {
+			continue
+		}
+		plain(int(proto))
+		next = int(proto) + 1
+		for _, s := range spans {
+			if !s.judgement.same(usual) {
+				put(proto, proto, s.from, s.to, s.judgement)
+			}
+		}
+	}
+	plain(256)
+	return append(cells, l.typeCells(d, other)...)
+}
+
+// typeCells returns the ICMP types that differ from what is said of other protocols.
+func (l *lowering) typeCells(d destination, other judgement) []cell {
+	proto := uint8(ICMP)
+	if !d.from.Is4() {
+		proto = protoICMPv6
+	}
+	var cells []cell
+	for _, s := range l.spansOf(proto, d.row) {
+		if !s.judgement.same(other) {
+			cells = append(cells, cell{d.addressRange, proto, proto, s.from, s.to, true, s.judgement})
+		}
+	}
+	return cells
+}
+
+// A judgedSpan is a span of ports or types about which the same is said.
+type judgedSpan struct {
+	from, to  uint16
+	judgement judgement
+}
+
+// spansOf covers a protocol's ports or types, ascending, with as few spans as can be.
+func (l *lowering) spansOf(proto uint8, row []judgement) []judgedSpan {
+	last := uint16(65535)
+	if proto == uint8(ICMP) || proto == protoICMPv6 {
+		last = 255
+	}
+	var named []judgedSpan
+	for i, c := range l.ports.classes {
+		for _, s := range c.spans {
+			if s.proto == proto {
+				named = append(named, judgedSpan{s.from, s.to, row[i]})
+			}
+		}
+	}
+	slices.SortFunc(named, func(a, b judgedSpan) int { return int(a.from) - int(b.from) })
+	var spans []judgedSpan
+	put := func(s judgedSpan) {
+		if n := len(spans); n > 0 && spans[n-1].judgement.same(s.judgement) {
+			spans[n-1].to = s.to
+			return
+		}
+		spans = append(spans, s)
+	}
+	next := 0
+	for _, s := range named {
+		if next < int(s.from) {
+			put(judgedSpan{uint16(next), s.from - 1, row[0]})
+		}
+		put(s)
+		next = int(s.to) + 1
+	}
+	if next <= int(last) {
+		put(judgedSpan{uint16(next), last, row[0]})
+	}
+	return spans
+}
+
+func (l *lowering) addCell(c *workloadClass, cell cell) {
+	set := "leave" + family(cell.addressRange)
+	key := []nft.Value{class(c.number), nft.AddressRange(cell.addressRange.from, cell.addressRange.to)}
+	if cell.types {
+		set = "leave_icmp" + family(cell.addressRange)
+		key = append(key, nft.Span(uint64(cell.from), uint64(cell.to)))
+	} else {
+		key = append(key, nft.Span(uint64(cell.protoFrom), uint64(cell.protoTo)), nft.Span(uint64(cell.from), uint64(cell.to)))
+	}
+	to := cell.addressRange.String()
+	l.add(set, element(l.verdict(cell.judgement, atLeave), c.String()+" → "+to+": "+cell.judgement.String(), key...))
+}

@@ -1,0 +1,339 @@
+package compiler
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	nft "thole/ruleset"
+)
+
+// A lowering writes judgements as elements of maps.
+type lowering struct {
+	*classes
+	sets   map[string]*nft.Set
+	levels []uint8 // of the bound cgroups, deepest first
+	audits map[string]auditChain
+}
+
+// lower returns the table that does what the policies say of these classes.
+func (cs *classes) lower(o Options) nft.Table {
+	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}}
+	l.declare()
+	l.bindCgroups()
+	l.bindPorts()
+	l.bindAddresses()
+	for i := range cs.workloads {
+		l.inbound(&cs.workloads[i])
+		l.outbound(&cs.workloads[i])
+		l.leaving(&cs.workloads[i])
+	}
+	return l.table(o)
+}
+
+func (l *lowering) table(o Options) nft.Table {
+	lay := layout{levels: l.levels, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny}
+	t := nft.Table{Name: "thole", Counters: slices.Clone(counters)}
+	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
+		a := l.audits[name]
+		lay.audits = append(lay.audits, a)
+		if c := AuditCounter(a.policy); !slices.Contains(t.Counters, c) {
+			t.Counters = append(t.Counters, c)
+		}
+	}
+	for _, s := range l.sets {
+		t.Sets = append(t.Sets, *s)
+	}
+	t.Chains = lay.chains()
+	t.Normalise()
+	return t
+}
+
+// declare makes the maps that every table has, empty.
+func (l *lowering) declare() {
+	for _, s := range []nft.Set{
+		{Name: "ports", Key: []nft.Type{nft.InetProto, nft.InetService}, Data: nft.ClassID, Interval: true, Comment: "classes of ports; 0 is every other port"},
+		{Name: "icmp4", Key: []nft.Type{nft.ICMPType}, Data: nft.ClassID, Interval: true},
+		{Name: "icmp6", Key: []nft.Type{nft.ICMPv6Type}, Data: nft.ClassID, Interval: true},
+		{Name: "address4", Key: []nft.Type{nft.IPv4Addr}, Data: nft.Mark, Interval: true, Comment: "classes of addresses outside; 0x8000 is elsewhere"},
+		{Name: "address6", Key: []nft.Type{nft.IPv6Addr}, Data: nft.Mark, Interval: true},
+		{Name: "ingress_peer_port", Key: []nft.Type{nft.Mark, nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . listener . port: where it differs from ingress_peer"},
+		{Name: "ingress_peer", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType, Comment: "sender . listener: where it differs from ingress_port"},
+		{Name: "ingress_port", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "listener . port, whoever sends: where it differs from ingress_class"},
+		{Name: "ingress_class", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "listener"},
+		{Name: "egress_peer_port", Key: []nft.Type{nft.Mark, nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . listener . port: where it differs from egress_peer"},
+		{Name: "egress_peer", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType, Comment: "sender . listener: where it differs from egress_port"},
+		{Name: "egress_port", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . port, whoever listens: where it differs from egress_class"},
+		{Name: "egress_class", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "sender"},
+		{Name: "leave4", Key: []nft.Type{nft.Mark, nft.IPv4Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . protocol . port: where it differs from leave_class or leave_group"},
+		{Name: "leave6", Key: []nft.Type{nft.Mark, nft.IPv6Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true},
+		{Name: "leave_icmp4", Key: []nft.Type{nft.Mark, nft.IPv4Addr, nft.ICMPType}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . ICMP type: where it differs from leave4"},
+		{Name: "leave_icmp6", Key: []nft.Type{nft.Mark, nft.IPv6Addr, nft.ICMPv6Type}, Data: nft.VerdictType, Interval: true},
+		{Name: "leave_group", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "sender, to a multicast address"},
+		{Name: "leave_class", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "sender, to any other address"},
+	} {
+		l.sets[s.Name] = &s
+	}
+}
+
+func (l *lowering) add(set string, e nft.Element) {
+	s := l.sets[set]
+	s.Elements = append(s.Elements, e)
+}
+
+// bindCgroups maps each bound cgroup to its class, in one map for each level.
+func (l *lowering) bindCgroups() {
+	for i := range l.workloads {
+		c := &l.workloads[i]
+		for _, w := range c.members {
+			if w.Kind == KindAddress {
+				continue
+			}
+			level := uint8(strings.Count(w.Cgroup.Path, "/") + 1)
+			l.declareLevel(level)
+			key := nft.CgroupValue(w.Cgroup.Path, w.Cgroup.ID)
+			l.add(classMap(level), nft.Element{Key: []nft.Value{key}, Number: c.number, Comment: w.Name + " (" + w.Labels.String() + ")"})
+			l.add(sameSet(level), nft.Element{Key: []nft.Value{key, class(c.number)}})
+		}
+	}
+	slices.SortFunc(l.levels, func(a, b uint8) int { return cmp.Compare(b, a) })
+}
+
+func (l *lowering) declareLevel(level uint8) {
+	if slices.Contains(l.levels, level) {
+		return
+	}
+	l.levels = append(l.levels, level)
+	l.sets[classMap(level)] = &nft.Set{Name: classMap(level), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
+		Comment: fmt.Sprintf("cgroups at depth %d: their class", level)}
+	l.sets[sameSet(level)] = &nft.Set{Name: sameSet(level), Key: []nft.Type{nft.CgroupV2, nft.Mark},
+		Comment: "the same, to ask whether the mark says so already"}
+}
+
+func (l *lowering) bindPorts() {
+	for i := range l.ports.classes {
+		c := &l.ports.classes[i]
+		for _, s := range c.spans {
+			e := nft.Element{Number: c.number}
+			switch s.proto {
+			case uint8(ICMP):
+				e.Key = []nft.Value{nft.Span(uint64(s.from), uint64(s.to))}
+				l.add("icmp4", e)
+			case protoICMPv6:
+				e.Key = []nft.Value{nft.Span(uint64(s.from), uint64(s.to))}
+				l.add("icmp6", e)
+			default:
+				e.Key = []nft.Value{nft.Number(uint64(s.proto)), nft.Span(uint64(s.from), uint64(s.to))}
+				l.add("ports", e)
+			}
+		}
+	}
+}
+
+func (l *lowering) bindAddresses() {
+	for i := range l.addresses.classes[1:] {
+		c := &l.addresses.classes[1+i]
+		for _, r := range c.ranges {
+			if !isGroup(r.from) { // nobody sends from there
+				l.add("address"+family(r), nft.Element{Key: []nft.Value{nft.AddressRange(r.from, r.to)}, Number: c.number})
+			}
+		}
+	}
+}
+
+func family(r addressRange) string {
+	if r.from.Is4() {
+		return "4"
+	}
+	return "6"
+}
+
+// inbound writes what c says of those who connect to it.
+func (l *lowering) inbound(c *workloadClass) {
+	peers := l.local()
+	for i := range l.addresses.classes {
+		peers = append(peers, peer{addresses: &l.addresses.classes[i]})
+	}
+	l.matrix(c, ingress, peers)
+}
+
+// outbound writes what c says of those on this node to whom it connects.
+func (l *lowering) outbound(c *workloadClass) { l.matrix(c, egress, l.local()) }
+
+// local are the peers on this node.
+func (l *lowering) local() []peer {
+	peers := []peer{{}}
+	for i := range l.workloads {
+		peers = append(peers, peer{workloads: &l.workloads[i]})
+	}
+	return peers
+}
+
+// A line is what one class says of peers about which it says the same: one
+// judgement for each class of ports.
+type line struct {
+	peers []peer
+	row   []judgement
+}
+
+// matrix writes what c says of each peer: what it says of most of them for all,
+// and then only what differs, so that elements do not grow with the square of the
+// classes.
+func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
+	lines := l.lines(c, d, peers)
+	usual := lines[0].row
+	name := map[direction]string{ingress: "ingress", egress: "egress"}[d]
+	stage := map[direction]stage{ingress: atIngress, egress: atEgress}[d]
+	verdict := func(j judgement) nft.Verdict { return l.verdict(j, stage) }
+
+	if usual[0].ruling != allow { // to allow is to fall through
+		l.add(name+"_class", element(verdict(usual[0]), describe(c, d, nil, nil, usual[0]), class(c.number)))
+	}
+	for i, j := range usual {
+		if !j.same(usual[0]) {
+			pc := &l.ports.classes[i]
+			l.add(name+"_port", element(verdict(j), describe(c, d, nil, pc, j), class(c.number), class(pc.number)))
+		}
+	}
+	for _, line := range lines[1:] {
+		base, all := closest(line.row, usual)
+		for _, p := range line.peers {
+			key := []nft.Value{class(p.number()), class(c.number)}
+			if d == egress {
+				slices.Reverse(key)
+			}
+			if all {
+				l.add(name+"_peer", element(verdict(base[0]), describe(c, d, &p, nil, base[0]), key...))
+			}
+			for i, j := range line.row {
+				if !j.same(base[i]) {
+					pc := &l.ports.classes[i]
+					l.add(name+"_peer_port", element(verdict(j), describe(c, d, &p, pc, j), append(slices.Clone(key), class(pc.number))...))
+				}
+			}
+		}
+	}
+}
+
+// lines groups the peers of which c says the same, the largest group first.
+func (l *lowering) lines(c *workloadClass, d direction, peers []peer) []line {
+	var lines []line
+	index := map[string]int{}
+	for _, p := range peers {
+		row := l.judge(c, d, p)
+		sig := l.signature(row)
+		at, ok := index[sig]
+		if !ok {
+			at = len(lines)
+			index[sig] = at
+			lines = append(lines, line{row: row})
+		}
+		lines[at].peers = append(lines[at].peers, p)
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(len(b.peers), len(a.peers)) })
+	return lines
+}
+
+func (l *lowering) signature(row []judgement) string {
+	var b strings.Builder
+	for _, j := range row {
+		b.WriteByte('0' + byte(j.ruling))
+		if j.policy != nil {
+			b.WriteString(j.policy.Name)
+		}
+	}
+	return b.String()
+}
+
+// closest returns the row from which a peer's row differs least: the usual one, or
+// (all is true) what the peer's row says of unnamed ports for every port.
+func closest(row, usual []judgement) (base []judgement, all bool) {
+	flat := slices.Repeat(row[:1], len(row))
+	if 1+differences(row, flat) < differences(row, usual) {
+		return flat, true
+	}
+	return usual, false
+}
+
+func differences(a, b []judgement) int {
+	n := 0
+	for i := range a {
+		if !a[i].same(b[i]) {
+			n++
+		}
+	}
+	return n
+}
+
+// verdict turns a judgement into what the map says at that stage.
+func (l *lowering) verdict(j judgement, at stage) nft.Verdict {
+	switch {
+	case j.ruling == would:
+		name := map[stage]string{atIngress: "audit_ingress_", atEgress: "audit_egress_", atLeave: "audit_leave_"}[at] + j.policy.Name
+		l.audits[name] = auditChain{name, j.policy.Name, at}
+		return goTo(name)
+	case j.ruling == deny && at == atLeave:
+		return goTo("refuse_out")
+	case j.ruling == deny:
+		return goTo("refuse")
+	case at == atLeave:
+		return goTo("settle_out")
+	default:
+		return verdictReturn
+	}
+}
+
+func class(n uint32) nft.Value { return nft.Number(uint64(n)) }
+
+func element(v nft.Verdict, comment string, key ...nft.Value) nft.Element {
+	return nft.Element{Key: key, Verdict: v, Comment: comment}
+}
+
+// describe says for a reader of the table who may reach whom and why. A nil peer
+// is whoever is not listed; nil ports are those that are not listed.
+func describe(c *workloadClass, d direction, p *peer, ports *portClass, j judgement) string {
+	other := "others"
+	if p != nil {
+		other = p.String()
+	}
+	from, to := other, c.String()
+	if d == egress {
+		from, to = to, from
+	}
+	where := ""
+	if ports != nil {
+		where = " " + ports.String()
+	}
+	return fmt.Sprintf("%s → %s%s: %s", from, to, where, j)
+}
+
+func (c *workloadClass) String() string {
+	s := c.members[0].Labels.String()
+	if n := len(c.members); n > 1 {
+		s += fmt.Sprintf(" (%d workloads)", n)
+	}
+	return s
+}
+
+func (p *peer) String() string {
+	switch {
+	case p.workloads != nil:
+		return p.workloads.String()
+	case p.addresses != nil && p.addresses.number == elsewhere:
+		return "elsewhere"
+	case p.addresses != nil:
+		return p.addresses.ranges[0].String()
+	default:
+		return "unlabelled"
+	}
+}
+
+func (j judgement) String() string {
+	verb := map[ruling]string{allow: "allowed", deny: "denied", would: "would be denied"}[j.ruling]
+	if j.why.policy == nil {
+		return verb
+	}
+	return fmt.Sprintf("%s by policy %s (%s)", verb, j.why.policy.Name, j.why.position)
+}

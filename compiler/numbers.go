@@ -1,0 +1,106 @@
+package compiler
+
+import "fmt"
+
+// Numbers remember the number of what is in each class, so that a change of the
+// input renumbers, and so changes, as little as possible. Keys are workloads'
+// identities, spans of ports and ranges of addresses.
+type Numbers struct {
+	Workloads, Ports, Addresses map[string]uint32
+}
+
+// The bounds of numbers. A class number has 16 bits in the conntrack mark, 0 is
+// what is unlabelled on this node.
+const (
+	firstWorkloadClass = 1
+	lastWorkloadClass  = 0x7fff
+	elsewhere          = 0x8000 // addresses that no CIDR matches
+	firstAddressClass  = 0x8001
+	lastAddressClass   = 0xffff
+	firstPortClass     = 1
+	lastPortClass      = 0xffff
+)
+
+// number gives each group a number from first to last: that of its first member
+// that had one which no earlier group took, else the lowest free one. It returns
+// them with what to remember.
+func number(what string, groups [][]string, had map[string]uint32, first, last uint32) ([]uint32, map[string]uint32, error) {
+	numbers := make([]uint32, len(groups))
+	taken := map[uint32]bool{}
+	for i, members := range groups {
+		for _, m := range members {
+			if n, ok := had[m]; ok && !taken[n] {
+				numbers[i], taken[n] = n, true
+				break
+			}
+		}
+	}
+	next := first
+	has := map[string]uint32{}
+	for i, members := range groups {
+		if numbers[i] == 0 {
+			for taken[next] {
+				next++
+			}
+			if next > last {
+				return nil, nil, fmt.Errorf("%d classes of %s: the limit is %d", len(groups), what, last-first+1)
+			}
+			numbers[i], taken[next] = next, true
+		}
+		for _, m := range members {
+			has[m] = numbers[i]
+		}
+	}
+	return numbers, has, nil
+}
+
+// number numbers all classes, keeping what had says where it can.
+func (c *classes) number(had Numbers) (has Numbers, err error) {
+	var numbers []uint32
+	numbers, has.Workloads, err = number("workloads", identities(c.workloads), had.Workloads, firstWorkloadClass, lastWorkloadClass)
+	if err != nil {
+		return has, err
+	}
+	for i := range c.workloads {
+		c.workloads[i].number = numbers[i]
+	}
+	ports := c.ports.classes[1:]
+	numbers, has.Ports, err = number("ports", stringsOf(ports, func(p portClass) []span { return p.spans }), had.Ports, firstPortClass, lastPortClass)
+	if err != nil {
+		return has, err
+	}
+	for i := range ports {
+		ports[i].number = numbers[i]
+	}
+	addresses := c.addresses.classes[1:]
+	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, func(a addressClass) []addressRange { return a.ranges }), had.Addresses, firstAddressClass, lastAddressClass)
+	if err != nil {
+		return has, err
+	}
+	c.addresses.classes[0].number = elsewhere
+	for i := range addresses {
+		addresses[i].number = numbers[i]
+	}
+	return has, nil
+}
+
+func identities(list []workloadClass) [][]string {
+	all := make([][]string, len(list))
+	for i, c := range list {
+		for _, w := range c.members {
+			all[i] = append(all[i], w.identity())
+		}
+	}
+	return all
+}
+
+// stringsOf returns the strings of each item's parts.
+func stringsOf[T any, P fmt.Stringer](items []T, parts func(T) []P) [][]string {
+	all := make([][]string, len(items))
+	for i, item := range items {
+		for _, p := range parts(item) {
+			all[i] = append(all[i], p.String())
+		}
+	}
+	return all
+}

@@ -1,0 +1,154 @@
+package compiler
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// A Position is a place in a file. Line and Column count from 1; 0 means unknown.
+type Position struct {
+	File         string
+	Line, Column int
+}
+
+func (p Position) String() string {
+	switch {
+	case p.File == "":
+		return "-"
+	case p.Line == 0:
+		return p.File
+	default:
+		return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+	}
+}
+
+// Documents are the valid documents of one set of files.
+type Documents struct {
+	Policies []Policy     // by name
+	Bindings []Binding    // the Workload documents, by name
+	Grants   []LabelGrant // by name
+}
+
+// A Policy says what the workloads that it selects may receive and send.
+type Policy struct {
+	Name     string
+	Selector Selector
+	Ingress  Side
+	Egress   Side
+	Audit    bool // enforcement: audit
+	Position Position
+}
+
+// A Side is one direction of a policy.
+type Side struct {
+	Isolates bool   // the direction's key is present: only what an allow rule admits may pass
+	Allow    []Rule // ingress: or egress:
+	Deny     []Rule // deny.ingress: or deny.egress:
+}
+
+// A Rule matches when any of its peers matches and any of its ports matches.
+type Rule struct {
+	Peers    []Peer // nil: every peer
+	Ports    []Port // nil: every protocol and port
+	Position Position
+}
+
+// A Peer is the other end of a connection. Exactly one of its fields is set.
+type Peer struct {
+	Workloads  *Selector
+	SameLabels *SameLabels
+	Unlabelled bool
+	CIDR       *CIDR
+	Any        bool
+	Position   Position
+}
+
+// SameLabels matches workloads whose values equal those of the selected one.
+type SameLabels struct {
+	All  bool     // all user labels are exactly equal
+	Keys []string // these keys exist on both and have equal values; ascending
+}
+
+// A CIDR matches addresses outside this node in Prefix but in none of Except.
+// Prefix and Except are masked and of one family; Except lies inside Prefix.
+type CIDR struct {
+	Prefix netip.Prefix
+	Except []netip.Prefix
+}
+
+// A Protocol is a transport as policies name it.
+type Protocol uint8
+
+// The protocols that a policy can name. ICMP stands for both versions. The
+// values of TCP, UDP and SCTP are their numbers in the IP header.
+const (
+	ICMP Protocol = 1
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
+)
+
+// A Port is one entry of a rule's ports.
+type Port struct {
+	Protocol Protocol
+	From, To uint16 // TCP, UDP: inclusive, 1 to 65535. SCTP, ICMP: 0, 0
+	ICMPType string // ICMP only: a name of ICMPTypes, or "" for every type
+}
+
+func (p Port) String() string {
+	name := map[Protocol]string{ICMP: "icmp", TCP: "tcp", UDP: "udp", SCTP: "sctp"}[p.Protocol]
+	switch {
+	case p.Protocol == ICMP && p.ICMPType != "":
+		return name + "/" + p.ICMPType
+	case p.From == 0 && p.To == 0:
+		return name
+	case p.From == p.To:
+		return fmt.Sprintf("%d/%s", p.From, name)
+	default:
+		return fmt.Sprintf("%d-%d/%s", p.From, p.To, name)
+	}
+}
+
+// An ICMPType is one kind of ICMP message with its number in each version;
+// -1 where a version has none.
+type ICMPType struct {
+	Name   string
+	V4, V6 int16
+}
+
+// ICMPTypes are the names that may follow "icmp/" in a rule's ports
+// (IANA, ICMP Type Numbers and ICMPv6 "type" Numbers).
+var ICMPTypes = []ICMPType{
+	{"destination-unreachable", 3, 1},
+	{"echo-reply", 0, 129},
+	{"echo-request", 8, 128},
+	{"packet-too-big", -1, 2},
+	{"parameter-problem", 12, 4},
+	{"time-exceeded", 11, 3},
+	{"timestamp-reply", 14, -1},
+	{"timestamp-request", 13, -1},
+}
+
+// A Binding is a Workload document: it gives labels to what runs in a cgroup.
+// Exactly one of Unit, User, Cgroup, Container and Address is set.
+type Binding struct {
+	Name, Namespace string
+	Labels          Labels
+	Unit            string     // a systemd unit
+	User            string     // a user name or uid
+	Cgroup          string     // a path below the cgroup root; * and ? match within one component
+	Container       string     // inventories only
+	Address         netip.Addr // inventories only
+	Position        Position
+}
+
+// A LabelGrant says which labels users who are not root may give to what they
+// start with thole run.
+type LabelGrant struct {
+	Name     string
+	Users    []string
+	Groups   []string
+	Labels   map[string][]string // key → the values that may be given; ["*"]: any
+	Require  Labels              // added to every workload of these users
+	Position Position
+}

@@ -1,0 +1,62 @@
+// Package thole holds the project's own rules about its packages.
+package thole
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// mayImport says what each package of the project may import of it, and which
+// modules from outside. Tests are not bound by it. A path ending in /... stands
+// for what is below it too.
+var mayImport = map[string][]string{
+	"thole/ruleset":         {},
+	"thole/ruleset/kernel":  {"thole/ruleset", "github.com/google/nftables/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
+	"thole/compiler":        {"thole/ruleset", "gopkg.in/yaml.v3"},
+	"thole/policies":        {},
+	"thole/watch":           {"thole/compiler", "github.com/containerd/cgroups/v3/...", "github.com/docker/docker/...", "github.com/fsnotify/fsnotify", "golang.org/x/sys/...", "golang.org/x/sync/..."},
+	"thole/datapath":        {"github.com/florianl/go-nfqueue/v2", "golang.org/x/sys/..."},
+	"thole/internal/daemon": {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/datapath", "thole/policies", "github.com/...", "golang.org/x/..."},
+	"thole/internal/doctor": {"thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/internal/daemon", "github.com/...", "golang.org/x/..."},
+	"thole/internal/nstest": {"golang.org/x/sys/..."},
+	"thole/cmd/thole":       {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/policies", "thole/internal/daemon", "thole/internal/doctor", "github.com/spf13/...", "golang.org/x/sys/...", "gopkg.in/yaml.v3"},
+
+	// For tests and tools only: nothing above imports them.
+	"thole/compiler/reference": {"thole/compiler", "gopkg.in/yaml.v3"},
+}
+
+func TestDirectionOfImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}:{{join .Imports " "}}`, "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		pkg, imports, _ := strings.Cut(strings.TrimSpace(line), ":")
+		if imports == "" {
+			continue // tests only
+		}
+		allowed, ok := mayImport[pkg]
+		if !ok {
+			t.Errorf("%s is not in the table of this test: say what it may import", pkg)
+			continue
+		}
+		for _, imp := range strings.Fields(imports) {
+			if isStandard(imp) || slices.ContainsFunc(allowed, func(a string) bool { return covers(a, imp) }) {
+				continue
+			}
+			t.Errorf("%s imports %s: allowed are the standard library and %v", pkg, imp, allowed)
+		}
+	}
+}
+
+func isStandard(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return first != "thole" && !strings.Contains(first, ".")
+}
+
+func covers(allowed, path string) bool {
+	prefix, below := strings.CutSuffix(allowed, "/...")
+	return path == prefix || below && strings.HasPrefix(path, prefix+"/")
+}

@@ -1,0 +1,144 @@
+package ruleset
+
+// A format is how a number of a type or field is written in nft's language.
+type format uint8
+
+const (
+	hexadecimal format = iota
+	decimal
+	classid
+	address
+	protocol
+	family
+	direction
+	state
+	tcpFlags
+	iface
+	routeType
+	cgroup
+)
+
+// A shape is what the kernel stores for a type, or puts in a register for a field.
+type shape struct {
+	name   string
+	bytes  int
+	host   bool // in the machine's byte order; else in the network's
+	format format
+}
+
+// shape describes t (nftables, src/datatype.c and src/{meta,ct,proto}.c).
+func (t Type) shape() shape {
+	switch t {
+	case Mark:
+		return shape{"mark", 4, true, hexadecimal}
+	case ClassID:
+		return shape{"classid", 4, true, classid}
+	case CgroupV2:
+		return shape{"cgroupsv2", 8, true, cgroup}
+	case InetProto:
+		return shape{"inet_proto", 1, false, protocol}
+	case InetService:
+		return shape{"inet_service", 2, false, decimal}
+	case IPv4Addr:
+		return shape{"ipv4_addr", 4, false, address}
+	case IPv6Addr:
+		return shape{"ipv6_addr", 16, false, address}
+	case ICMPType:
+		return shape{"icmp_type", 1, false, decimal}
+	case ICMPv6Type:
+		return shape{"icmpv6_type", 1, false, decimal}
+	case VerdictType:
+		return shape{name: "verdict"}
+	default:
+		return shape{name: "invalid"}
+	}
+}
+
+// String returns the type's name in nft.
+func (t Type) String() string { return t.shape().name }
+
+// Bytes returns the size of a value.
+func (t Type) Bytes() int { return t.shape().bytes }
+
+// HostEndian says that the kernel stores the type in the machine's byte order.
+func (t Type) HostEndian() bool { return t.shape().host }
+
+// shape describes f. Fields of one byte have no order.
+func (f Field) shape() shape {
+	switch f {
+	case CtDirection:
+		return shape{"ct direction", 1, false, direction}
+	case CtState:
+		return shape{"ct state", 4, true, state}
+	case CtStatus:
+		return shape{"ct status", 4, true, hexadecimal}
+	case CtMark:
+		return shape{"ct mark", 4, true, hexadecimal}
+	case MetaMark:
+		return shape{"meta mark", 4, true, hexadecimal}
+	case MetaPriority:
+		return shape{"meta priority", 4, true, classid}
+	case MetaL4Proto:
+		return shape{"meta l4proto", 1, false, protocol}
+	case MetaNFProto:
+		return shape{"meta nfproto", 1, false, family}
+	case MetaIif:
+		return shape{"iif", 4, true, iface}
+	case MetaOif:
+		return shape{"oif", 4, true, iface}
+	case SocketCgroup:
+		return shape{"socket cgroupv2", 8, true, cgroup}
+	case SocketMark:
+		return shape{"socket mark", 4, true, hexadecimal}
+	case SkUID:
+		return shape{"meta skuid", 4, true, decimal}
+	case THDport:
+		return shape{"th dport", 2, false, decimal}
+	case TCPFlags:
+		return shape{"tcp flags", 1, false, tcpFlags}
+	case IPSaddr:
+		return shape{"ip saddr", 4, false, address}
+	case IPDaddr:
+		return shape{"ip daddr", 4, false, address}
+	case IP6Saddr:
+		return shape{"ip6 saddr", 16, false, address}
+	case IP6Daddr:
+		return shape{"ip6 daddr", 16, false, address}
+	case ICMPTypeOf:
+		return shape{"icmp type", 1, false, decimal}
+	case ICMPv6TypeOf:
+		return shape{"icmpv6 type", 1, false, decimal}
+	case FibDaddrType:
+		return shape{"fib daddr type", 4, true, routeType}
+	default:
+		return shape{name: "invalid"}
+	}
+}
+
+// String returns the field as it is written in nft.
+func (f Field) String() string { return f.shape().name }
+
+// Bytes returns the size of the field in a register.
+func (f Field) Bytes() int { return f.shape().bytes }
+
+// HostEndian says that a register holds the field in the machine's byte order.
+func (f Field) HostEndian() bool { return f.shape().host }
+
+// needs returns the match that must hold before f can be read: f is in a header of
+// one family or protocol. There is none if ok is false.
+func (f Field) needs() (m Match, ok bool) {
+	switch f {
+	case IPSaddr, IPDaddr:
+		return Match{Left: Expr{Field: MetaNFProto}, Value: NFProtoIPv4}, true
+	case IP6Saddr, IP6Daddr:
+		return Match{Left: Expr{Field: MetaNFProto}, Value: NFProtoIPv6}, true
+	case TCPFlags:
+		return Match{Left: Expr{Field: MetaL4Proto}, Value: ProtoTCP}, true
+	case ICMPTypeOf:
+		return Match{Left: Expr{Field: MetaL4Proto}, Value: ProtoICMP}, true
+	case ICMPv6TypeOf:
+		return Match{Left: Expr{Field: MetaL4Proto}, Value: ProtoICMPv6}, true
+	default:
+		return Match{}, false
+	}
+}

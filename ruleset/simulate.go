@@ -1,0 +1,305 @@
+package ruleset
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// A Conntrack is a connection's entry: what the table keeps of it.
+type Conntrack struct {
+	Mark   uint32
+	Status uint32 // Status* bits
+}
+
+// A Socket is what the kernel finds for a packet.
+type Socket struct {
+	// Cgroups are the ids of the socket's cgroup and its ancestors: index 0 is the
+	// one directly below the root (level 1).
+	Cgroups []uint64
+	// Request: a connection request that has no full socket yet.
+	Request bool
+}
+
+// A Packet is all that the statements of a Table can read of one.
+type Packet struct {
+	Direction uint32     // DirOriginal, DirReply
+	State     uint32     // one State* bit
+	Conntrack *Conntrack // nil: none
+	Socket    *Socket    // nil: none. OUTPUT: of the sender; INPUT: of the listener
+
+	Iif, Oif  uint32 // interface indexes; 0: none
+	L4Proto   uint8
+	From, To  netip.Addr
+	Port      uint16 // destination, of TCP, UDP, SCTP
+	TCPFlags  uint8
+	ICMPType  uint8
+	RouteType uint32 // RTN*: what the routing tables say of To
+
+	Mark, Priority uint32
+}
+
+// An Outcome is what a base chain did with a packet.
+type Outcome struct {
+	Verdict  VerdictKind // Accept or Drop
+	Rejected bool        // with an answer; Verdict is Drop
+	Counted  []string    // the counters that counted it, in order
+	Logged   []string
+}
+
+// A Simulator runs packets through a table. It does what the kernel does (linux:
+// net/netfilter/nf_tables_core.c, nft_do_chain), slowly.
+type Simulator struct {
+	table  *Table
+	chains map[string]*Chain
+	hashed map[string]map[string]*Element // sets without ranges, by key
+	sets   map[string]*Set
+}
+
+// NewSimulator returns one for t, which must not change any more.
+func NewSimulator(t *Table) *Simulator {
+	s := &Simulator{table: t, chains: map[string]*Chain{}, hashed: map[string]map[string]*Element{}, sets: map[string]*Set{}}
+	for i := range t.Chains {
+		s.chains[t.Chains[i].Name] = &t.Chains[i]
+	}
+	for i := range t.Sets {
+		set := &t.Sets[i]
+		s.sets[set.Name] = set
+		if !set.Interval {
+			index := make(map[string]*Element, len(set.Elements))
+			for j := range set.Elements {
+				index[hashKey(set.Elements[j].Key)] = &set.Elements[j]
+			}
+			s.hashed[set.Name] = index
+		}
+	}
+	return s
+}
+
+func hashKey(key []Value) string {
+	b := make([]byte, 0, 64)
+	for _, v := range key {
+		b = append(b, v.From[:]...)
+	}
+	return string(b)
+}
+
+// Run passes p through the base chain at hook. It changes p's conntrack mark, mark
+// and priority, as the rules say.
+func (s *Simulator) Run(hook Hook, p *Packet) Outcome {
+	out := Outcome{Verdict: Accept}
+	for i := range s.table.Chains {
+		if c := &s.table.Chains[i]; c.Hook == hook {
+			s.chain(c, p, &out)
+		}
+	}
+	return out
+}
+
+// chain runs one chain and says whether a final verdict was reached.
+func (s *Simulator) chain(c *Chain, p *Packet, out *Outcome) (final bool) {
+	for i := range c.Rules {
+		switch v := s.rule(&c.Rules[i], p, out); v.Kind {
+		case NoVerdict:
+		case Return:
+			return false
+		case Jump:
+			if s.chain(s.chains[v.Chain], p, out) {
+				return true
+			}
+		case Goto:
+			return s.chain(s.chains[v.Chain], p, out)
+		default:
+			out.Verdict = v.Kind
+			return true
+		}
+	}
+	return false
+}
+
+// rule runs the statements until one does not hold or a verdict is reached.
+func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
+	for _, st := range r.Statements {
+		switch st := st.(type) {
+		case Match:
+			if !st.holds(p) {
+				return Verdict{}
+			}
+		case InSet:
+			if s.lookup(st.Set, st.Key, p) == nil {
+				return Verdict{}
+			}
+		case ByMap:
+			e := s.lookup(st.Map, st.Key, p)
+			if e == nil {
+				return Verdict{}
+			}
+			return e.Verdict
+		case SetByMap:
+			e := s.lookup(st.Map, st.Key, p)
+			if e == nil || !p.set(st.Target, 0, e.Number) {
+				return Verdict{}
+			}
+		case SetBits:
+			if !p.set(st.Target, st.And, st.Or) {
+				return Verdict{}
+			}
+		case Count:
+			out.Counted = append(out.Counted, st.Counter)
+		case Log:
+			out.Logged = append(out.Logged, st.Prefix)
+		case Reject:
+			out.Rejected = true
+			return Verdict{Kind: Drop}
+		case Verdict:
+			return st
+		default:
+			panic(fmt.Sprintf("ruleset: no simulation of %T", st))
+		}
+	}
+	return Verdict{}
+}
+
+// set writes a mark; it fails where there is no conntrack entry to write to.
+func (p *Packet) set(target Field, and, or uint32) bool {
+	switch target {
+	case MetaMark:
+		p.Mark = p.Mark&and | or
+	case MetaPriority:
+		p.Priority = p.Priority&and | or
+	default:
+		if p.Conntrack == nil {
+			return false
+		}
+		p.Conntrack.Mark = p.Conntrack.Mark&and | or
+	}
+	return true
+}
+
+// lookup returns the element for the key, or nil if there is none or a field can
+// not be read.
+func (s *Simulator) lookup(set string, key []Expr, p *Packet) *Element {
+	words := make([]Word, len(key))
+	for i, e := range key {
+		w, ok := e.read(p)
+		if !ok {
+			return nil
+		}
+		words[i] = w
+	}
+	if index, ok := s.hashed[set]; ok {
+		b := make([]byte, 0, 64)
+		for _, w := range words {
+			b = append(b, w[:]...)
+		}
+		return index[string(b)]
+	}
+	elements := s.sets[set].Elements
+	for i := range elements {
+		if inside(words, elements[i].Key) {
+			return &elements[i]
+		}
+	}
+	return nil
+}
+
+func inside(words []Word, key []Value) bool {
+	for i, w := range words {
+		if w.Compare(key[i].From) < 0 || w.Compare(key[i].To) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (m Match) holds(p *Packet) bool {
+	w, ok := m.Left.read(p)
+	if !ok {
+		return false
+	}
+	v := uint32(w.Uint64())
+	switch m.Op {
+	case Equal:
+		return v == m.Value
+	case NotEqual:
+		return v != m.Value
+	case AtLeast:
+		return v >= m.Value
+	case Any:
+		return v&m.Value != 0
+	case Masked:
+		return v&m.Mask == m.Value
+	case MaskedNot:
+		return v&m.Mask != m.Value
+	default: // InRange
+		return m.From.Compare(w) <= 0 && w.Compare(m.To) <= 0
+	}
+}
+
+// read returns the field's value, false where the kernel could not load it.
+func (e Expr) read(p *Packet) (Word, bool) {
+	switch e.Field {
+	case SocketCgroup:
+		if p.Socket == nil || p.Socket.Request || len(p.Socket.Cgroups) < int(e.Level) {
+			return Word{}, false
+		}
+		return Number(p.Socket.Cgroups[e.Level-1]).From, true
+	case IPSaddr, IP6Saddr:
+		return Address(p.From).From, p.From.Is4() == (e.Field == IPSaddr)
+	case IPDaddr, IP6Daddr:
+		return Address(p.To).From, p.To.Is4() == (e.Field == IPDaddr)
+	}
+	v, ok := e.number(p)
+	if e.Mask != 0 {
+		v &= e.Mask
+	}
+	return Number(uint64(v)).From, ok
+}
+
+// number reads the fields of at most four bytes.
+func (e Expr) number(p *Packet) (uint32, bool) {
+	full := p.Socket != nil && !p.Socket.Request
+	switch e.Field {
+	case CtDirection:
+		return p.Direction, p.Conntrack != nil
+	case CtState:
+		return p.State, true
+	case CtMark:
+		if p.Conntrack == nil {
+			return 0, false
+		}
+		return p.Conntrack.Mark, true
+	case CtStatus:
+		if p.Conntrack == nil {
+			return 0, false
+		}
+		return p.Conntrack.Status, true
+	case MetaMark:
+		return p.Mark, true
+	case MetaPriority:
+		return p.Priority, true
+	case MetaL4Proto:
+		return uint32(p.L4Proto), true
+	case MetaNFProto:
+		if p.To.Is4() {
+			return NFProtoIPv4, true
+		}
+		return NFProtoIPv6, true
+	case MetaIif:
+		return p.Iif, true
+	case MetaOif:
+		return p.Oif, true
+	case SocketMark, SkUID:
+		return 0, full
+	case THDport:
+		return uint32(p.Port), true
+	case TCPFlags:
+		return uint32(p.TCPFlags), p.L4Proto == ProtoTCP
+	case ICMPTypeOf:
+		return uint32(p.ICMPType), p.L4Proto == ProtoICMP
+	case ICMPv6TypeOf:
+		return uint32(p.ICMPType), p.L4Proto == ProtoICMPv6
+	case FibDaddrType:
+		return p.RouteType, true
+	}
+	panic(fmt.Sprintf("ruleset: no simulation of field %d", e.Field))
+}

@@ -3,8 +3,8 @@ package compiler
 import "fmt"
 
 // Numbers remember the number of what is in each class, so that a change of the
-// input renumbers, and so changes, as little as possible. Keys are workloads'
-// identities, spans of ports and ranges of addresses.
+// input renumbers, and so changes, as little as possible. Keys are cgroups (by path
+// and by id), spans of ports and ranges of addresses.
 type Numbers struct {
 	Workloads, Ports, Addresses map[string]uint32
 }
@@ -89,10 +89,16 @@ func identities(list []workloadClass) [][]string {
 	for i, c := range list {
 		for _, w := range c.members {
 			all[i] = append(all[i], w.identity())
+			if w.Cgroup.ID != 0 {
+				all[i] = append(all[i], cgroupKey(w.Cgroup.ID))
+			}
 		}
 	}
 	return all
 }
+
+// cgroupKey is a workload's identity as the kernel knows it: without a path.
+func cgroupKey(id uint64) string { return fmt.Sprintf("#%d", id) }
 
 // stringsOf returns the strings of each item's parts.
 func stringsOf[T any, P fmt.Stringer](items []T, parts func(T) []P) [][]string {

@@ -12,6 +12,7 @@ const (
 	family
 	direction
 	state
+	status
 	tcpFlags
 	iface
 	routeType
@@ -124,9 +125,9 @@ func (f Field) Bytes() int { return f.shape().bytes }
 // HostEndian says that a register holds the field in the machine's byte order.
 func (f Field) HostEndian() bool { return f.shape().host }
 
-// needs returns the match that must hold before f can be read: f is in a header of
+// Needs returns the match that must hold before f can be read: f is in a header of
 // one family or protocol. There is none if ok is false.
-func (f Field) needs() (m Match, ok bool) {
+func (f Field) Needs() (m Match, ok bool) {
 	switch f {
 	case IPSaddr, IPDaddr:
 		return Match{Left: Expr{Field: MetaNFProto}, Value: NFProtoIPv4}, true

@@ -153,7 +153,7 @@ func needs(s Statement) []Match {
 	}
 	var out []Match
 	for _, f := range fields {
-		if m, ok := f.Field.needs(); ok {
+		if m, ok := f.Field.Needs(); ok {
 			out = append(out, m)
 		}
 	}

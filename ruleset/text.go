@@ -445,7 +445,7 @@ func numberText(f format, n uint64) string {
 		return nameOr(n, map[uint64]string{IfindexLo: `"lo"`})
 	case routeType:
 		return nameOr(n, map[uint64]string{RTNLocal: "local", RTNBroadcast: "broadcast", RTNMulticast: "multicast"})
-	case state:
+	case state, status:
 		return fmt.Sprintf("0x%x", n)
 	case tcpFlags:
 		return flagNames(n)

@@ -1,0 +1,110 @@
+package compiler_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"thole/compiler"
+	"thole/compiler/reference"
+)
+
+func compile(t *testing.T, in compiler.Input) compiler.Result {
+	t.Helper()
+	r, err := compiler.Compile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func random(seed uint64) compiler.Input {
+	c := reference.Random(rand.New(rand.NewPCG(seed, 1)), 6)
+	in := compiler.Input{Policies: c.Policies}
+	for _, w := range c.Workloads {
+		in.Workloads = append(in.Workloads, *w)
+	}
+	return in
+}
+
+// The order of the input does not matter.
+func TestCompileIsCanonical(t *testing.T) {
+	for seed := range uint64(200) {
+		in := random(seed)
+		want := compile(t, in).Table.Text()
+		slices.Reverse(in.Policies)
+		slices.Reverse(in.Workloads)
+		if diff := cmp.Diff(want, compile(t, in).Table.Text()); diff != "" {
+			t.Fatalf("seed %d:\n%s", seed, diff)
+		}
+	}
+}
+
+// Who compiles with the numbers of the loaded table gets the loaded table; so a
+// daemon that starts changes nothing.
+func TestLoadedContinues(t *testing.T) {
+	for seed := range uint64(200) {
+		in := random(seed)
+		in.Options.Epoch = uint16(1 + seed)
+		first := compile(t, in)
+		// Something else runs in between, so that numbers are not those of a fresh table.
+		in.Numbers = first.Numbers
+		gone := in.Workloads[0]
+		in.Workloads = in.Workloads[1:]
+		in.Numbers = compile(t, in).Numbers
+		in.Workloads = append(in.Workloads, gone)
+		loaded := compile(t, in)
+
+		in.Numbers, in.Options.Epoch = compiler.Loaded(&loaded.Table)
+		if in.Options.Epoch != uint16(1+seed) {
+			t.Fatalf("seed %d: epoch %d", seed, in.Options.Epoch)
+		}
+		if diff := cmp.Diff(loaded.Table.Text(), compile(t, in).Table.Text()); diff != "" {
+			t.Fatalf("seed %d:\n%s", seed, diff)
+		}
+	}
+}
+
+// One workload more of a class that is there costs two elements, however many there are.
+func TestOneMoreWorkload(t *testing.T) {
+	docs, err := compiler.Parse([]compiler.File{{Name: "p.yaml", Data: []byte(`
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: same}
+spec: {selector: {}, ingress: [{from: [{sameLabels: all}]}], egress: [{to: [{sameLabels: all}, {cidr: 0.0.0.0/0}]}]}
+`)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := compiler.Input{Policies: docs.Policies}
+	add := func(i int) {
+		in.Workloads = append(in.Workloads, compiler.Workload{
+			Name: fmt.Sprint("w", i), Kind: compiler.KindRun, Labels: compiler.Labels{"app": fmt.Sprint("a", i%20)},
+			Cgroup: compiler.Cgroup{Path: fmt.Sprintf("thole.slice/w%d.scope", i), ID: uint64(100 + i)},
+		})
+	}
+	for i := range 200 {
+		add(i)
+	}
+	before := compile(t, in)
+	add(200)
+	in.Numbers = before.Numbers
+	after := compile(t, in)
+	if n := elements(after) - elements(before); n != 2 {
+		t.Errorf("%d elements more, want 2", n)
+	}
+	if len(after.Classes) != 20 {
+		t.Errorf("%d classes, want 20", len(after.Classes))
+	}
+}
+
+func elements(r compiler.Result) int {
+	n := 0
+	for _, s := range r.Table.Sets {
+		n += len(s.Elements)
+	}
+	return n
+}

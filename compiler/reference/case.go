@@ -1,0 +1,157 @@
+package reference
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"thole/compiler"
+)
+
+// A Case is a set of policies, the workloads of a node, and connections to judge.
+type Case struct {
+	Policies    []compiler.Policy    // by name
+	Workloads   []*compiler.Workload // their names, cgroups and addresses differ
+	Connections []Connection         // between these workloads, unlabelled and the outside
+}
+
+// String prints the case for a reader: policies as YAML, then workloads, then
+// connections with their verdicts.
+func (c Case) String() string {
+	var b strings.Builder
+	b.Write(YAML(c.Policies))
+	for _, w := range c.Workloads {
+		fmt.Fprintf(&b, "# workload %s\n", describe(w))
+	}
+	for _, connection := range c.Connections {
+		fmt.Fprintf(&b, "# %s: %s\n", connection, Judge(c.Policies, connection))
+	}
+	return b.String()
+}
+
+func describe(w *compiler.Workload) string {
+	place := fmt.Sprintf("cgroup %s (%d)", w.Cgroup.Path, w.Cgroup.ID)
+	if w.Kind == compiler.KindAddress {
+		place = "address " + w.Address.String()
+	}
+	return fmt.Sprintf("%s, %s %s, labels {%s}, facts {%s}", w.Name, w.Kind, place, w.Labels, w.Facts)
+}
+
+// clone copies everything that Shrink may change, and lets the connections speak
+// of the copies.
+func (c Case) clone() Case {
+	copies := make(map[*compiler.Workload]*compiler.Workload)
+	var d Case
+	for _, w := range c.Workloads {
+		workload := *w
+		workload.Labels, workload.Facts = maps.Clone(w.Labels), maps.Clone(w.Facts)
+		copies[w] = &workload
+		d.Workloads = append(d.Workloads, &workload)
+	}
+	for _, connection := range c.Connections {
+		connection.From.Workload = copies[connection.From.Workload]
+		connection.To.Workload = copies[connection.To.Workload]
+		d.Connections = append(d.Connections, connection)
+	}
+	for _, p := range c.Policies {
+		p.Selector = cloneSelector(p.Selector)
+		p.Ingress, p.Egress = cloneSide(p.Ingress), cloneSide(p.Egress)
+		d.Policies = append(d.Policies, p)
+	}
+	return d
+}
+
+func cloneSide(s compiler.Side) compiler.Side {
+	s.Allow, s.Deny = cloneRules(s.Allow), cloneRules(s.Deny)
+	return s
+}
+
+func cloneRules(rules []compiler.Rule) []compiler.Rule {
+	rules = slices.Clone(rules)
+	for i := range rules {
+		rules[i].Ports = slices.Clone(rules[i].Ports)
+		rules[i].Peers = slices.Clone(rules[i].Peers)
+		for j := range rules[i].Peers {
+			clonePeer(&rules[i].Peers[j])
+		}
+	}
+	return rules
+}
+
+// clonePeer replaces what p points at by copies.
+func clonePeer(p *compiler.Peer) {
+	switch {
+	case p.Workloads != nil:
+		s := cloneSelector(*p.Workloads)
+		p.Workloads = &s
+	case p.SameLabels != nil:
+		s := *p.SameLabels
+		s.Keys = slices.Clone(s.Keys)
+		p.SameLabels = &s
+	case p.CIDR != nil:
+		c := *p.CIDR
+		c.Except = slices.Clone(c.Except)
+		p.CIDR = &c
+	}
+}
+
+func cloneSelector(s compiler.Selector) compiler.Selector {
+	s.Requirements = slices.Clone(s.Requirements)
+	for i := range s.Requirements {
+		s.Requirements[i].Values = slices.Clone(s.Requirements[i].Values)
+	}
+	return s
+}
+
+func (e Endpoint) String() string {
+	switch {
+	case e.Workload != nil:
+		return e.Workload.Name
+	case e.outside():
+		return e.Address.String()
+	default:
+		return "unlabelled"
+	}
+}
+
+func (c Connection) String() string {
+	to := c.To.String()
+	if c.Group.IsValid() {
+		to = "group " + c.Group.String()
+	}
+	family := "IPv4"
+	if c.IPv6 {
+		family = "IPv6"
+	}
+	return fmt.Sprintf("%s -> %s, %s over %s", c.From, to, c.transport(), family)
+}
+
+// transport prints the protocol with its port or type.
+func (c Connection) transport() string {
+	switch c.Protocol {
+	case protocolTCP:
+		return fmt.Sprintf("%d/tcp", c.Port)
+	case protocolUDP:
+		return fmt.Sprintf("%d/udp", c.Port)
+	case protocolSCTP:
+		return fmt.Sprintf("%d/sctp", c.Port)
+	case protocolICMP:
+		return fmt.Sprintf("icmp type %d", c.ICMPType)
+	case protocolICMPv6:
+		return fmt.Sprintf("icmpv6 type %d", c.ICMPType)
+	default:
+		return fmt.Sprintf("protocol %d", c.Protocol)
+	}
+}
+
+func (v Verdict) String() string {
+	switch {
+	case !v.Allowed:
+		return "denied"
+	case v.WouldDeny != "":
+		return "allowed, would be denied by " + v.WouldDeny
+	default:
+		return "allowed"
+	}
+}

@@ -1,0 +1,247 @@
+package reference
+
+import (
+	"net/netip"
+
+	"thole/compiler"
+)
+
+// IP protocol numbers that the meaning of a policy depends on.
+const (
+	protocolICMP   = 1
+	protocolTCP    = 6
+	protocolUDP    = 17
+	protocolICMPv6 = 58
+	protocolSCTP   = 132
+)
+
+// An Endpoint is one end of a connection: a workload of this node, an address
+// outside this node, or (the zero Endpoint) what on this node is not a workload.
+type Endpoint struct {
+	Workload *compiler.Workload // two endpoints are the same workload when the pointers are equal
+	Address  netip.Addr         // outside this node, without a zone; never IPv4 in IPv6
+}
+
+func (e Endpoint) outside() bool    { return e.Address.IsValid() }
+func (e Endpoint) unlabelled() bool { return e.Workload == nil && !e.outside() }
+
+// onHostNetwork reports whether e is a workload that is found by a socket's
+// cgroup, and not by an address of its own.
+func (e Endpoint) onHostNetwork() bool {
+	return e.Workload != nil && e.Workload.Kind != compiler.KindAddress
+}
+
+// A Connection is the first packet of a connection, as far as policies see it.
+type Connection struct {
+	From, To Endpoint
+	Protocol uint8      // as in the IP header
+	Port     uint16     // TCP, UDP, SCTP: of the destination, a container's own
+	ICMPType uint8      // ICMP, ICMPv6
+	IPv6     bool       // the family; Judge does not need it, who makes a packet does
+	Group    netip.Addr // the multicast or broadcast address sent to, and then To is the zero Endpoint
+}
+
+// A Verdict is what happens to a connection.
+type Verdict struct {
+	Allowed bool
+
+	// WouldDeny names the audit policy to which the record of an allowed
+	// connection belongs, or is "" if nothing is recorded. The egress of the
+	// source is asked first, then the ingress of the destination; the first of
+	// the two that denies once audit policies count as enforced names
+	//
+	//  1. the first policy by name among the audit policies of that side with a
+	//     matching deny rule; if there is none,
+	//  2. the first policy by name among the audit policies that isolate it.
+	WouldDeny string
+}
+
+// Judge says what policies mean for c.
+func Judge(policies []compiler.Policy, c Connection) Verdict {
+	c.To = destination(c)
+	if alwaysPasses(c) {
+		return Verdict{Allowed: true}
+	}
+	if !allows(enforced(policies), c) {
+		return Verdict{}
+	}
+	return Verdict{Allowed: true, WouldDeny: wouldDeny(policies, c)}
+}
+
+// destination is the end that the policies are asked about.
+func destination(c Connection) Endpoint {
+	// "Multicast and broadcast: by sender and group."
+	//
+	// So the group is an address like those outside this node, and whoever
+	// listens to it on this node is not asked.
+	if c.Group.IsValid() {
+		return Endpoint{Address: c.Group}
+	}
+
+	// "On the host network only TCP and UDP have a listener that can be found.
+	// All else (icmp, sctp) is decided by the sender alone […] An echo to this
+	// node's own address is to unlabelled."
+	//
+	// Decided: this comes before "A workload may always reach itself": a packet
+	// does not tell whether its sender meant itself or its neighbour.
+	if c.To.onHostNetwork() && c.Protocol != protocolTCP && c.Protocol != protocolUDP {
+		return Endpoint{}
+	}
+	return c.To
+}
+
+// alwaysPasses reports whether c is allowed whatever the policies say.
+func alwaysPasses(c Connection) bool {
+	// "A workload may always reach itself, whatever is denied (its own health
+	// check works)."
+	if c.From.Workload != nil && c.From.Workload == c.To.Workload {
+		return true
+	}
+
+	// "ICMP errors that belong to a connection always pass, and so do neighbour
+	// discovery and router advertisements, whatever the policies say."
+	//
+	// The former are no connections and never come here. Neighbour discovery is
+	// RFC 4861: router solicitation 133 to redirect 137.
+	return c.Protocol == protocolICMPv6 && 133 <= c.ICMPType && c.ICMPType <= 137
+}
+
+// enforced leaves out the policies with "enforcement: audit", which "never
+// change what happens".
+func enforced(policies []compiler.Policy) []compiler.Policy {
+	var some []compiler.Policy
+	for _, p := range policies {
+		if !p.Audit {
+			some = append(some, p)
+		}
+	}
+	return some
+}
+
+// allows reports whether c is allowed if all policies are enforced.
+//
+// "A connection is allowed when the egress of its source allows it, the ingress
+// of its destination allows it, and no deny rule of either matches. It is judged
+// at its first packet; answers belong to it."
+func allows(policies []compiler.Policy, c Connection) bool {
+	egress, ingress := egressOf(c), ingressOf(c)
+	return egress.allows(policies) && ingress.allows(policies) &&
+		!egress.denies(policies) && !ingress.denies(policies)
+}
+
+// wouldDeny is the name of the audit policy to which c, which the enforced
+// policies allow, is put down.
+//
+// "Where the verdict with them would be deny and without them is allow, the
+// connection is allowed and recorded as would-be-denied, with the policy's name."
+//
+// Which name, if there are several, is decided at [Verdict].
+func wouldDeny(policies []compiler.Policy, c Connection) string {
+	for _, half := range []half{egressOf(c), ingressOf(c)} {
+		if half.allows(policies) && !half.denies(policies) {
+			continue
+		}
+		var denying, isolating []string
+		for _, p := range policies {
+			if !p.Audit {
+				continue
+			}
+			if half.deniedBy(p) {
+				denying = append(denying, p.Name)
+			}
+			if half.isolatedBy(p) {
+				isolating = append(isolating, p.Name)
+			}
+		}
+		if len(denying) > 0 {
+			return first(denying)
+		}
+		return first(isolating)
+	}
+	return ""
+}
+
+// first returns the least of names, of which there is at least one: what only
+// audit policies deny, one of them denies or isolates.
+func first(names []string) string {
+	least := names[0]
+	for _, name := range names {
+		if name < least {
+			least = name
+		}
+	}
+	return least
+}
+
+// A half is a connection as one of its ends sees it: the egress of its source
+// or the ingress of its destination. Only a workload has policies: an end that
+// is none allows everything and denies nothing.
+type half struct {
+	selected   *compiler.Workload // nil: not a workload
+	side       func(compiler.Policy) compiler.Side
+	peer       Endpoint
+	connection Connection
+}
+
+func egressOf(c Connection) half {
+	side := func(p compiler.Policy) compiler.Side { return p.Egress }
+	return half{selected: c.From.Workload, side: side, peer: c.To, connection: c}
+}
+
+func ingressOf(c Connection) half {
+	side := func(p compiler.Policy) compiler.Side { return p.Ingress }
+	return half{selected: c.To.Workload, side: side, peer: c.From, connection: c}
+}
+
+// allows says whether the half's end is free or an allow rule admits.
+//
+// "A workload is isolated for ingress when some enforced policy that selects it
+// has the key ingress; then only what an allow rule of some such policy admits
+// may come in. Likewise egress. Not isolated: free. An absent key says nothing
+// about that direction."
+func (h half) allows(policies []compiler.Policy) bool {
+	isolated := false
+	for _, p := range policies {
+		if !h.isolatedBy(p) {
+			continue
+		}
+		isolated = true
+		if h.anyRuleMatches(h.side(p).Allow) {
+			return true
+		}
+	}
+	return !isolated
+}
+
+// denies says whether a deny rule matches.
+//
+// "Deny rules: beat every allow, and isolate nothing by themselves."
+func (h half) denies(policies []compiler.Policy) bool {
+	for _, p := range policies {
+		if h.deniedBy(p) {
+			return true
+		}
+	}
+	return false
+}
+
+func (h half) isolatedBy(p compiler.Policy) bool {
+	return h.selectedBy(p) && h.side(p).Isolates
+}
+
+func (h half) deniedBy(p compiler.Policy) bool {
+	return h.selectedBy(p) && h.anyRuleMatches(h.side(p).Deny)
+}
+
+func (h half) selectedBy(p compiler.Policy) bool {
+	return h.selected != nil && selectorMatches(p.Selector, h.selected)
+}
+
+func (h half) anyRuleMatches(rules []compiler.Rule) bool {
+	for _, rule := range rules {
+		if ruleMatches(rule, h.selected, h.peer, h.connection) {
+			return true
+		}
+	}
+	return false
+}

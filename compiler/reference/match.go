@@ -1,0 +1,165 @@
+package reference
+
+import (
+	"net/netip"
+
+	"thole/compiler"
+)
+
+// ruleMatches says whether a rule of a policy that selects the workload selected
+// matches connection c with peer at its other end.
+//
+// "A rule matches when any of its peers matches and any of its ports matches.
+// from/to absent: every peer. ports absent: every protocol and port."
+func ruleMatches(rule compiler.Rule, selected *compiler.Workload, peer Endpoint, c Connection) bool {
+	peerMatched := rule.Peers == nil
+	for _, p := range rule.Peers {
+		if peerMatches(p, selected, peer) {
+			peerMatched = true
+		}
+	}
+	portMatched := rule.Ports == nil
+	for _, p := range rule.Ports {
+		if portMatches(p, c) {
+			portMatched = true
+		}
+	}
+	return peerMatched && portMatched
+}
+
+// peerMatches says whether p, in a rule for selected, matches end.
+//
+// "Inside one peer exactly one key stands."
+func peerMatches(p compiler.Peer, selected *compiler.Workload, end Endpoint) bool {
+	switch {
+	case p.Workloads != nil:
+		// "Workloads on this node, and workloads of other nodes that proved
+		// their labels." An outside Endpoint has no proof.
+		return end.Workload != nil && selectorMatches(*p.Workloads, end.Workload)
+	case p.SameLabels != nil:
+		return end.Workload != nil && sameLabels(*p.SameLabels, selected, end.Workload)
+	case p.Unlabelled:
+		// "What on this node is not a workload: its own processes,
+		// docker-proxy, unlabelled containers."
+		return end.unlabelled()
+	case p.CIDR != nil:
+		// "Addresses outside this node in N, with or without a proof of labels.
+		// Never what is on this node, whatever its address."
+		return end.outside() && cidrContains(*p.CIDR, end.Address)
+	default:
+		// "any: true: everything."
+		return p.Any
+	}
+}
+
+// sameLabels compares the selected workload with its peer.
+func sameLabels(s compiler.SameLabels, selected, peer *compiler.Workload) bool {
+	// "sameLabels: all: workloads whose user labels are exactly equal."
+	if s.All {
+		return subset(selected.Labels, peer.Labels) && subset(peer.Labels, selected.Labels)
+	}
+
+	// "sameLabels: [k, …]: workloads that have all these keys, as has the
+	// selected one, with equal values. An absent key never equals an absent key."
+	for _, key := range s.Keys {
+		mine, have := selected.Label(key)
+		theirs, has := peer.Label(key)
+		if !have || !has || mine != theirs {
+			return false
+		}
+	}
+	return true
+}
+
+// subset reports whether every label of a is in b.
+func subset(a, b compiler.Labels) bool {
+	for key, value := range a {
+		if other, ok := b[key]; !ok || other != value {
+			return false
+		}
+	}
+	return true
+}
+
+// cidrContains says whether address, which is outside this node, is in c.
+func cidrContains(c compiler.CIDR, address netip.Addr) bool {
+	// "Group addresses (224.0.0.0/4, ff00::/8) match only where N is inside them."
+	//
+	// Decided: 255.255.255.255 is in neither and matches where N contains it.
+	for _, groups := range []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")} {
+		inside := c.Prefix.Bits() >= groups.Bits() && groups.Contains(c.Prefix.Addr())
+		if groups.Contains(address) && !inside {
+			return false
+		}
+	}
+
+	// "cidr: N, except: […]."
+	for _, except := range c.Except {
+		if except.Contains(address) {
+			return false
+		}
+	}
+	return c.Prefix.Contains(address)
+}
+
+// selectorMatches says whether s selects w, whose user labels and facts are
+// "selectable" alike.
+//
+// "Kubernetes label selector; {} selects every workload." All requirements must
+// be met; NotIn and DoesNotExist are met by an absent key.
+func selectorMatches(s compiler.Selector, w *compiler.Workload) bool {
+	for _, r := range s.Requirements {
+		value, exists := w.Label(r.Key)
+		listed := false
+		for _, v := range r.Values {
+			if exists && v == value {
+				listed = true
+			}
+		}
+		switch {
+		case r.Operator == compiler.In && !listed,
+			r.Operator == compiler.NotIn && listed,
+			r.Operator == compiler.Exists && !exists,
+			r.Operator == compiler.DoesNotExist && exists:
+			return false
+		}
+	}
+	return true
+}
+
+// portMatches says whether one entry of a rule's ports matches c.
+//
+// "80/tcp, 8000-8100/udp, 53/udp, sctp, icmp (both versions), icmp/echo-request.
+// A container's own port, not the published one."
+func portMatches(p compiler.Port, c Connection) bool {
+	switch p.Protocol {
+	case compiler.TCP:
+		return c.Protocol == protocolTCP && p.From <= c.Port && c.Port <= p.To
+	case compiler.UDP:
+		return c.Protocol == protocolUDP && p.From <= c.Port && c.Port <= p.To
+	case compiler.SCTP:
+		return c.Protocol == protocolSCTP
+	case compiler.ICMP:
+		return icmpMatches(p.ICMPType, c)
+	default:
+		return false
+	}
+}
+
+// icmpMatches says whether c is ICMP of either version and of the type called
+// name; "" is every type.
+func icmpMatches(name string, c Connection) bool {
+	if c.Protocol != protocolICMP && c.Protocol != protocolICMPv6 {
+		return false
+	}
+	for _, t := range compiler.ICMPTypes {
+		number := t.V4
+		if c.Protocol == protocolICMPv6 {
+			number = t.V6
+		}
+		if t.Name == name {
+			return number == int16(c.ICMPType)
+		}
+	}
+	return name == ""
+}

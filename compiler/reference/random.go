@@ -1,0 +1,307 @@
+package reference
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"thole/compiler"
+)
+
+// Random makes a case of at most size policies and size+2 workloads (size is at
+// least 1) that depends on nothing but r. Everything is drawn from vocabularies
+// so small that labels, ports and addresses collide. The policies and workloads
+// are what Parse and the daemon could have made of valid input, and the
+// connections are possible ones: one end at least is on this node, and both are
+// of one family.
+//
+// Who builds a network for a case can rely on this: the addresses of workloads
+// are in 172.17.0.0/16 and fd00:17::/64, and not the first of these; no address
+// outside the node is in them, in 10.0.0.0/8, or in fd00:10::/32, which are free
+// for the node's own.
+func Random(r *rand.Rand, size int) Case {
+	g := generator{r}
+	var c Case
+	for i := range 1 + r.IntN(size) {
+		c.Policies = append(c.Policies, g.policy(fmt.Sprintf("p%02d", i)))
+	}
+	c.Workloads = g.workloads(2 + r.IntN(size+1))
+	c.Connections = g.connections(c)
+	return c
+}
+
+// A generator draws from r what cases are made of.
+type generator struct{ r *rand.Rand }
+
+// chance is true in percent of all cases.
+func (g generator) chance(percent int) bool { return g.r.IntN(100) < percent }
+
+func pick[T any](g generator, from []T) T { return from[g.r.IntN(len(from))] }
+
+// some returns one to most different elements of from, in its order.
+func some[T any](g generator, most int, from []T) []T {
+	n := 1 + g.r.IntN(min(most, len(from)))
+	var chosen []T
+	for left, element := range from {
+		if g.r.IntN(len(from)-left) < n-len(chosen) {
+			chosen = append(chosen, element)
+		}
+	}
+	return chosen
+}
+
+// A word is a label's key with the values that it may have, ascending.
+type word struct {
+	key    string
+	values []string
+}
+
+// userWords are the user labels of workloads.
+func userWords() []word {
+	return []word{
+		{"app", []string{"", "db", "web"}},
+		{"env", []string{"dev", "prod"}},
+		{"tier", []string{"", "1", "true"}}, // as YAML, the last two are no strings unless quoted
+	}
+}
+
+// factWords are the labels that tools and the daemon set. The value of
+// thole/kind is not drawn.
+func factWords() []word {
+	return []word{
+		{"com.docker.compose.project", []string{"", "shop"}},
+		{"com.docker.compose.service", []string{"db", "web"}},
+		{"thole/kind", []string{"address", "container", "run", "unit"}},
+	}
+}
+
+// policyWords are what selectors and sameLabels speak of: all of these, and a
+// key that no workload has.
+func policyWords() []word {
+	words := append(userWords(), factWords()...)
+	return append(words, word{"ghost", []string{"", "x"}})
+}
+
+// workloads makes n workloads. Their cgroups are nested, so that which is the
+// deepest bound one matters.
+func (g generator) workloads(n int) []*compiler.Workload {
+	paths := []string{
+		"system.slice/db.service", "thole.slice", "thole.slice/a", "thole.slice/a/sub",
+		"thole.slice/a/sub/sub", "thole.slice/ab", "user.slice/user-1000.slice", "x.slice",
+	}
+	g.r.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
+	var all []*compiler.Workload
+	for i := range n {
+		w := &compiler.Workload{Name: fmt.Sprintf("w%02d", i)}
+		if g.chance(35) {
+			w.Kind, w.Address = compiler.KindAddress, g.ownAddress(i)
+		} else {
+			w.Kind = compiler.Kind(g.r.IntN(int(compiler.KindAddress)))
+			w.Cgroup = compiler.Cgroup{Path: paths[i%len(paths)], ID: uint64(4000 + i)}
+			for range i / len(paths) {
+				w.Cgroup.Path += "/more" // there are more workloads than paths
+			}
+		}
+		w.Labels = g.userLabels()
+		w.Facts = g.facts(w.Kind)
+		all = append(all, w)
+	}
+	return all
+}
+
+// ownAddress is the address of the i-th workload, if it is in a network of its own.
+func (g generator) ownAddress(i int) netip.Addr {
+	host := i + 2
+	if g.chance(50) {
+		return netip.AddrFrom4([4]byte{172, 17, byte(host >> 8), byte(host)})
+	}
+	return netip.AddrFrom16([16]byte{0: 0xfd, 3: 0x17, 14: byte(host >> 8), 15: byte(host)})
+}
+
+func (g generator) userLabels() compiler.Labels {
+	labels := compiler.Labels{}
+	for _, word := range some(g, len(userWords()), userWords()) {
+		labels[word.key] = pick(g, word.values)
+	}
+	return labels
+}
+
+func (g generator) facts(kind compiler.Kind) compiler.Labels {
+	facts := compiler.Labels{}
+	for _, word := range factWords() {
+		if g.chance(40) {
+			facts[word.key] = pick(g, word.values)
+		}
+	}
+	facts["thole/kind"] = kind.String()
+	return facts
+}
+
+func (g generator) policy(name string) compiler.Policy {
+	p := compiler.Policy{Name: name, Selector: g.selector(), Audit: g.chance(25)}
+	for silent(p) {
+		p.Ingress, p.Egress = g.side(), g.side()
+	}
+	return p
+}
+
+// silent reports whether p says nothing, which Parse refuses.
+func silent(p compiler.Policy) bool {
+	says := func(s compiler.Side) bool { return s.Isolates || s.Deny != nil }
+	return !says(p.Ingress) && !says(p.Egress)
+}
+
+// selector makes a selector of no, one or two terms.
+func (g generator) selector() compiler.Selector {
+	var requirements []compiler.Requirement
+	for range g.r.IntN(3) {
+		word := pick(g, policyWords())
+		r := compiler.Requirement{Key: word.key}
+		r.Operator = pick(g, []compiler.Operator{
+			compiler.In, compiler.In, compiler.NotIn, compiler.Exists, compiler.DoesNotExist,
+		})
+		if r.Operator == compiler.In || r.Operator == compiler.NotIn {
+			r.Values = some(g, 2, word.values)
+		}
+		requirements = append(requirements, r)
+	}
+	return compiler.Selector{Requirements: sortedRequirements(requirements)}
+}
+
+// sortedRequirements brings requirements in the order that a Selector has,
+// without repetitions.
+func sortedRequirements(requirements []compiler.Requirement) []compiler.Requirement {
+	compare := func(a, b compiler.Requirement) int {
+		return cmp.Or(
+			cmp.Compare(a.Key, b.Key),
+			cmp.Compare(a.Operator, b.Operator),
+			slices.Compare(a.Values, b.Values),
+		)
+	}
+	slices.SortFunc(requirements, compare)
+	return slices.CompactFunc(requirements, func(a, b compiler.Requirement) bool { return compare(a, b) == 0 })
+}
+
+func (g generator) side() compiler.Side {
+	var s compiler.Side
+	if g.chance(60) {
+		s.Isolates = true
+		s.Allow = g.rules(g.r.IntN(4))
+	}
+	if g.chance(25) {
+		s.Deny = g.rules(1 + g.r.IntN(2))
+	}
+	return s
+}
+
+func (g generator) rules(n int) []compiler.Rule {
+	var rules []compiler.Rule
+	for range n {
+		var rule compiler.Rule
+		if g.chance(85) {
+			for range 1 + g.r.IntN(3) {
+				rule.Peers = append(rule.Peers, g.peer())
+			}
+		}
+		if g.chance(60) {
+			for range 1 + g.r.IntN(3) {
+				if p := g.port(); !slices.Contains(rule.Ports, p) { // Parse refuses repetitions
+					rule.Ports = append(rule.Ports, p)
+				}
+			}
+		}
+		rules = append(rules, rule)
+	}
+	return rules
+}
+
+func (g generator) peer() compiler.Peer {
+	switch g.r.IntN(12) {
+	case 0, 1, 2:
+		s := g.selector()
+		return compiler.Peer{Workloads: &s}
+	case 3, 4:
+		return compiler.Peer{SameLabels: &compiler.SameLabels{Keys: g.sameKeys()}}
+	case 5:
+		return compiler.Peer{SameLabels: &compiler.SameLabels{All: true}}
+	case 6, 7:
+		return compiler.Peer{Unlabelled: true}
+	case 8:
+		return compiler.Peer{Any: true}
+	default:
+		return compiler.Peer{CIDR: g.cidr()}
+	}
+}
+
+func (g generator) sameKeys() []string {
+	var keys []string
+	for _, word := range some(g, 2, policyWords()) {
+		keys = append(keys, word.key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// prefixes are those that policies name, with much inside each other. Some hold
+// the addresses of groups or of this node's workloads without matching them.
+func prefixes() []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range []string{
+		"0.0.0.0/0", "128.0.0.0/1", "172.16.0.0/12", "172.17.0.0/16", "192.0.0.0/16",
+		"192.0.2.0/24", "192.0.2.128/25", "192.0.2.128/26", "192.0.2.129/32", "198.51.100.0/24",
+		"224.0.0.0/3", "224.0.0.0/4", "224.0.0.0/24", "224.0.0.251/32", "239.0.0.0/8",
+		"::/0", "8000::/1", "2001:db8::/32", "2001:db8:1::/48", "2001:db8:1::/64", "2001:db8:1::1/128",
+		"fd00::/8", "fd00:17::/64", "fe00::/7", "ff00::/8", "ff02::/16", "ff02::fb/128", "ff05::/16",
+	} {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
+}
+
+func (g generator) cidr() *compiler.CIDR {
+	c := &compiler.CIDR{Prefix: pick(g, prefixes())}
+	var inside []netip.Prefix
+	for _, p := range prefixes() {
+		if p.Bits() > c.Prefix.Bits() && c.Prefix.Contains(p.Addr()) {
+			inside = append(inside, p)
+		}
+	}
+	if len(inside) > 0 && g.chance(40) {
+		c.Except = some(g, 3, inside)
+	}
+	return c
+}
+
+// port makes an entry of a rule's ports. The ranges overlap, touch, and end at
+// the limits.
+func (g generator) port() compiler.Port {
+	ranges := [][2]uint16{
+		{1, 1},
+		{1, 79},
+		{1, 65535},
+		{53, 53},
+		{80, 80},
+		{80, 81},
+		{81, 443},
+		{443, 443},
+		{443, 1024},
+		{1024, 65535},
+		{65535, 65535},
+	}
+	switch g.r.IntN(10) {
+	case 0, 1, 2, 3:
+		chosen := pick(g, ranges)
+		return compiler.Port{Protocol: compiler.TCP, From: chosen[0], To: chosen[1]}
+	case 4, 5, 6:
+		chosen := pick(g, ranges)
+		return compiler.Port{Protocol: compiler.UDP, From: chosen[0], To: chosen[1]}
+	case 7:
+		return compiler.Port{Protocol: compiler.SCTP}
+	case 8:
+		return compiler.Port{Protocol: compiler.ICMP}
+	default:
+		return compiler.Port{Protocol: compiler.ICMP, ICMPType: pick(g, compiler.ICMPTypes).Name}
+	}
+}

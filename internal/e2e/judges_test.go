@@ -1,0 +1,258 @@
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"thole/compiler"
+	"thole/compiler/reference"
+	"thole/internal/nstest"
+)
+
+var (
+	seed    = flag.Uint64("seed", 0, "seed of random cases; 0: a fresh one, printed")
+	samples = flag.Int("samples", 500, "connections that the kernel judges")
+)
+
+// TestKernelAgrees holds what the kernel does to real connections against the
+// reference evaluator. (compiler.TestSimulatorAgrees holds the simulator against
+// the same evaluator.)
+//
+//	outside ── 10.0.0.2 ═══ veth ═══ 10.0.0.1 ── node
+//	every address that is not the node's       workloads in their cgroups
+func TestKernelAgrees(t *testing.T) {
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("-seed %d", *seed)
+	b := newBench(t)
+	denied := 0
+	for n := uint64(0); b.judged < *samples; n++ {
+		c := reference.Random(rand.New(rand.NewPCG(*seed, n)), 4)
+		diff := b.judge(c)
+		if diff == "" {
+			continue
+		}
+		small := reference.Shrink(c, func(c reference.Case) bool { return b.judge(c) != "" })
+		t.Fatalf("%s\n%s", b.judge(small), small)
+	}
+	denied = b.denied
+	t.Logf("the kernel judged %d connections of %d cases, and denied %d", b.judged, b.cases, denied)
+	if denied < *samples/10 {
+		t.Errorf("only %d were denied: the sample says little", denied)
+	}
+}
+
+// A bench is a node and its outside, on which cases are set up one after the other.
+type bench struct {
+	t                     *testing.T
+	node, outside         *nstest.Host
+	judged, denied, cases int
+}
+
+func newBench(t *testing.T) *bench {
+	b := &bench{t: t, node: nstest.New(t), outside: nstest.New(t)}
+	_, veth := nstest.Link(b.node, "10.0.0.1/24", "fd00:10::1/64", b.outside, "10.0.0.2/24", "fd00:10::2/64")
+	b.node.Shell(`
+		sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1
+		ip route add default via 10.0.0.2
+		ip -6 route add default via fd00:10::2`)
+	// Outside has every address but the node's.
+	b.outside.Shell(`
+		sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1
+		ip route add 10.0.0.0/24 dev ` + veth + ` scope link table local
+		ip route add local 0.0.0.0/0 dev lo table local
+		ip -6 route add fd00:10::1 dev ` + veth + ` table local
+		ip -6 route add local ::/0 dev lo table local`)
+	return b
+}
+
+// A stage is a case set up on the bench.
+type stage struct {
+	*bench
+	c      reference.Case
+	probes map[*compiler.Workload]*nstest.Probe
+	free   *nstest.Probe // unlabelled, on the node
+	world  *nstest.Probe // outside
+}
+
+// judge runs the connections of a case that sockets can make, and returns how the
+// kernel differs from the evaluator, or "".
+func (b *bench) judge(c reference.Case) string {
+	b.cases++
+	s := &stage{bench: b, c: c, probes: map[*compiler.Workload]*nstest.Probe{}}
+	if err := s.load(); err != nil {
+		return err.Error()
+	}
+	defer s.clear()
+	for _, conn := range c.Connections {
+		if !s.possible(conn) {
+			continue
+		}
+		b.judged++
+		want := reference.Judge(c.Policies, conn)
+		if !want.Allowed {
+			b.denied++
+		}
+		if diff := s.differs(conn, want); diff != "" {
+			return fmt.Sprintf("%s: the kernel says %s, the evaluator %s", conn, diff, want)
+		}
+	}
+	return ""
+}
+
+// load makes the case's cgroups and loads its table.
+func (s *stage) load() error {
+	var workloads []compiler.Workload
+	for _, w := range s.c.Workloads {
+		copied := *w
+		if w.Kind != compiler.KindAddress {
+			copied.Cgroup.ID = s.node.MkCgroup(w.Cgroup.Path)
+		}
+		workloads = append(workloads, copied)
+	}
+	result, err := compiler.Compile(compiler.Input{Policies: s.c.Policies, Workloads: workloads})
+	if err != nil {
+		return err
+	}
+	return s.node.Nft(result.Table.Text())
+}
+
+func (s *stage) clear() {
+	for _, p := range s.probes {
+		p.Stop()
+	}
+	if s.free != nil {
+		s.free.Stop()
+	}
+	if s.world != nil {
+		s.world.Stop()
+	}
+	s.node.Nft("flush ruleset")
+	for _, w := range s.c.Workloads {
+		if w.Kind != compiler.KindAddress {
+			s.remove(w.Cgroup.Path)
+		}
+	}
+}
+
+// remove removes a cgroup unless another workload's is below it; that one's turn
+// removes both.
+func (s *stage) remove(path string) {
+	for ; path != "." && path != ""; path, _ = parent(path) {
+		for _, w := range s.c.Workloads {
+			if w.Kind != compiler.KindAddress && strings.HasPrefix(w.Cgroup.Path, path+"/") && s.node.CgroupID(w.Cgroup.Path) != 0 {
+				return
+			}
+		}
+		if s.node.CgroupID(path) != 0 {
+			s.node.Rmdir(path)
+		}
+	}
+}
+
+func parent(path string) (string, bool) {
+	i := strings.LastIndexByte(path, '/')
+	if i < 0 {
+		return "", false
+	}
+	return path[:i], true
+}
+
+// probe returns the probe that stands for an end of a connection.
+func (s *stage) probe(e reference.Endpoint) *nstest.Probe {
+	switch {
+	case e.Address.IsValid():
+		if s.world == nil {
+			s.world = s.outside.In("world").Probe("world")
+		}
+		return s.world
+	case e.Workload == nil:
+		if s.free == nil {
+			s.free = s.node.In("elsewhere").Probe("free")
+		}
+		return s.free
+	}
+	p, ok := s.probes[e.Workload]
+	if !ok {
+		p = s.node.In(e.Workload.Cgroup.Path).Probe(e.Workload.Name)
+		s.probes[e.Workload] = p
+	}
+	return p
+}
+
+// possible says whether a socket can make the connection and see its end.
+func (s *stage) possible(c reference.Connection) bool {
+	for _, e := range []reference.Endpoint{c.From, c.To} {
+		if e.Workload != nil && e.Workload.Kind == compiler.KindAddress {
+			return false
+		}
+		if a := e.Address; a.IsValid() && !usable(a) {
+			return false
+		}
+	}
+	switch c.Protocol {
+	case 6, 17:
+		return c.Port != 0 && !c.Group.IsValid()
+	case 1:
+		return c.ICMPType == 8 && !c.From.Address.IsValid() && !c.Group.IsValid()
+	case 58:
+		return c.ICMPType == 128 && !c.From.Address.IsValid() && !c.Group.IsValid()
+	}
+	return false
+}
+
+// usable says whether the kernel sends to and takes from an address at all.
+func usable(a netip.Addr) bool {
+	return !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() && !a.IsLinkLocalUnicast() &&
+		!netip.MustParsePrefix("0.0.0.0/8").Contains(a) && !netip.MustParsePrefix("240.0.0.0/4").Contains(a)
+}
+
+// differs makes the connection. It returns what happened if that is not what was
+// wanted.
+func (s *stage) differs(c reference.Connection, want reference.Verdict) string {
+	host := netip.MustParseAddr(map[bool]string{false: "10.0.0.1", true: "fd00:10::1"}[c.IPv6])
+	if !c.From.Address.IsValid() && c.Port%2 == 0 {
+		host = netip.MustParseAddr(map[bool]string{false: "127.0.0.1", true: "::1"}[c.IPv6])
+	}
+	if c.To.Address.IsValid() {
+		host = c.To.Address
+	}
+	v := s.connect(c, host)
+	if v.Allowed() != want.Allowed {
+		return v.String()
+	}
+	if !v.Allowed() && !c.From.Address.IsValid() && c.Protocol == 6 && v.Outcome != nstest.Refused {
+		return v.String() + " where a reset should come at once"
+	}
+	return ""
+}
+
+func (s *stage) connect(c reference.Connection, host netip.Addr) nstest.Verdict {
+	from := s.probe(c.From)
+	to := netip.AddrPortFrom(host, c.Port).String()
+	source := ""
+	if c.From.Address.IsValid() {
+		source = netip.AddrPortFrom(c.From.Address, 0).String()
+	}
+	switch c.Protocol {
+	case 6:
+		l := s.probe(c.To).Listen("tcp", to)
+		defer l.Close()
+		return from.TCPTo(nstest.Target{To: to, From: source})
+	case 17:
+		l := s.probe(c.To).OpenUDP("udp", to)
+		defer l.Close()
+		if source == "" {
+			return from.UDP(to, l)
+		}
+		u := from.OpenUDP("udp", source)
+		defer u.Close()
+		return u.Try(to, l)
+	}
+	return from.ICMP(host.String(), int(c.ICMPType))
+}

@@ -1,0 +1,9 @@
+package e2e
+
+import (
+	"testing"
+
+	"thole/internal/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }

@@ -1,0 +1,242 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"thole/ruleset"
+)
+
+// family is the family of our table (linux/netfilter.h, NFPROTO_INET).
+const family = unix.NFPROTO_INET
+
+// maxElements is how many bytes of elements go into one message: well below the 64
+// KiB that a netlink attribute can say it is long.
+const maxElements = 32 << 10
+
+// A batch is a transaction being written.
+type batch struct {
+	table    string
+	encoder  encoder
+	messages []netlink.Message
+	whats    []string // for each message, what it does
+	nextSet  uint32   // the kernel wants a number for each new set
+}
+
+// newBatch writes a change. If generation is not 0, the kernel refuses the batch when
+// anything was loaded since (linux/netfilter/nfnetlink.h, NFNL_BATCH_GENID).
+func newBatch(c ruleset.Change, generation uint32) (*batch, error) {
+	b := &batch{encoder: encoder{sets: map[string]*ruleset.Set{}}}
+	if c.Have != nil {
+		b.table = c.Have.Name
+	}
+	if c.Want != nil {
+		b.table = c.Want.Name
+		for i := range c.Want.Sets {
+			b.encoder.sets[c.Want.Sets[i].Name] = &c.Want.Sets[i]
+		}
+	}
+	b.begin(generation)
+	for _, s := range c.Steps {
+		if err := b.step(s); err != nil {
+			return nil, err
+		}
+	}
+	b.end()
+	return b, nil
+}
+
+// begin writes the head of the batch, whose header names a subsystem where others
+// name a family.
+func (b *batch) begin(generation uint32) {
+	var a attrs
+	if generation != 0 {
+		a.u32(unix.NFNL_BATCH_GENID, generation)
+	}
+	b.append("the transaction", unix.NFNL_MSG_BATCH_BEGIN, 0, nfgenmsg(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES), a)
+}
+
+// end asks for an answer to the last message before it: when that is there, all are.
+func (b *batch) end() {
+	b.messages[len(b.messages)-1].Header.Flags |= netlink.Acknowledge
+	b.append("the end", unix.NFNL_MSG_BATCH_END, 0, nfgenmsg(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES), nil)
+}
+
+// nfgenmsg writes the header of messages of netfilter (linux/netfilter/nfnetlink.h):
+// 1 byte family, 1 byte version, 2 bytes resource in network byte order.
+func nfgenmsg(family uint8, resource uint16) []byte {
+	return binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)
+}
+
+// append appends a message.
+func (b *batch) append(what string, typ netlink.HeaderType, flags netlink.HeaderFlags, head []byte, a attrs) {
+	b.messages = append(b.messages, netlink.Message{
+		Header: netlink.Header{Type: typ, Flags: netlink.Request | flags},
+		Data:   append(head, a...),
+	})
+	b.whats = append(b.whats, what)
+}
+
+// What a message asks for: a new thing that must not be there yet, one more rule, or
+// that something goes.
+const (
+	create  = netlink.Create | netlink.Excl
+	oneMore = netlink.Create | netlink.Append
+	remove  = netlink.HeaderFlags(0)
+)
+
+// command appends a message of nf_tables.
+func (b *batch) command(what string, typ uint16, flags netlink.HeaderFlags, a attrs) {
+	b.append(what, messageType(typ), flags, nfgenmsg(family, 0), a)
+}
+
+// messageType returns the netlink type of a message of nf_tables.
+func messageType(typ uint16) netlink.HeaderType {
+	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ)
+}
+
+// named returns the attributes that name an object of the table.
+func (b *batch) named(tableAttr, nameAttr uint16, name string) attrs {
+	var a attrs
+	a.str(tableAttr, b.table)
+	a.str(nameAttr, name)
+	return a
+}
+
+func (b *batch) step(s ruleset.Step) error {
+	switch s := s.(type) {
+	case ruleset.AddTable:
+		b.tableCommand("add table", unix.NFT_MSG_NEWTABLE, create)
+	case ruleset.DeleteTable:
+		b.tableCommand("delete table", unix.NFT_MSG_DELTABLE, remove)
+	case ruleset.AddCounter:
+		b.counter("add counter", unix.NFT_MSG_NEWOBJ, create, s.Name)
+	case ruleset.DeleteCounter:
+		b.counter("delete counter", unix.NFT_MSG_DELOBJ, remove, s.Name)
+	case ruleset.AddSet:
+		return b.addSet(&s.Set)
+	case ruleset.DeleteSet:
+		b.command("delete set "+s.Name, unix.NFT_MSG_DELSET, remove,
+			b.named(unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME, s.Name))
+	case ruleset.AddElements:
+		return b.elements("add elements of "+s.Set.Name, unix.NFT_MSG_NEWSETELEM, create, &s.Set)
+	case ruleset.DeleteElements:
+		return b.elements("delete elements of "+s.Set.Name, unix.NFT_MSG_DELSETELEM, remove, &s.Set)
+	case ruleset.AddChain:
+		return b.addChain(&s.Chain)
+	case ruleset.DeleteChain:
+		b.command("delete chain "+s.Name, unix.NFT_MSG_DELCHAIN, remove,
+			b.named(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, s.Name))
+	case ruleset.FlushChain:
+		b.command("flush chain "+s.Name, unix.NFT_MSG_DELRULE, remove,
+			b.named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, s.Name))
+	case ruleset.AddRules:
+		return b.addRules(&s.Chain)
+	default:
+		return fmt.Errorf("unknown step %T", s)
+	}
+	return nil
+}
+
+func (b *batch) tableCommand(what string, typ uint16, flags netlink.HeaderFlags) {
+	var a attrs
+	a.str(unix.NFTA_TABLE_NAME, b.table)
+	b.command(what, typ, flags, a)
+}
+
+func (b *batch) counter(what string, typ uint16, flags netlink.HeaderFlags, name string) {
+	a := b.named(unix.NFTA_OBJ_TABLE, unix.NFTA_OBJ_NAME, name)
+	a.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+	if typ == unix.NFT_MSG_NEWOBJ {
+		a.nest(unix.NFTA_OBJ_DATA, func(*attrs) {})
+	}
+	b.command(what+" "+name, typ, flags, a)
+}
+
+func (b *batch) addSet(s *ruleset.Set) error {
+	b.nextSet++
+	var a attrs
+	if err := setAttrs(&a, b.table, s, b.nextSet); err != nil {
+		return fmt.Errorf("set %s: %w", s.Name, err)
+	}
+	b.command("add set "+s.Name, unix.NFT_MSG_NEWSET, create, a)
+	return nil
+}
+
+// elements writes the elements of s in as many messages as it takes.
+func (b *batch) elements(what string, typ uint16, flags netlink.HeaderFlags, s *ruleset.Set) error {
+	var list attrs
+	flush := func() {
+		a := b.named(unix.NFTA_SET_ELEM_LIST_TABLE, unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+		a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *attrs) { *a = append(*a, list...) })
+		b.command(what, typ, flags, a)
+		list = list[:0]
+	}
+	for i := range s.Elements {
+		if err := elementAttrs(&list, s, &s.Elements[i], typ == unix.NFT_MSG_NEWSETELEM); err != nil {
+			return fmt.Errorf("set %s: %w", s.Name, err)
+		}
+		if len(list) >= maxElements {
+			flush()
+		}
+	}
+	if len(list) > 0 {
+		flush()
+	}
+	return nil
+}
+
+func (b *batch) addChain(c *ruleset.Chain) error {
+	if c.Foreign != "" {
+		return fmt.Errorf("chain %s: can not load what is foreign: %s", c.Name, c.Foreign)
+	}
+	a := b.named(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, c.Name)
+	if c.Hook != ruleset.NoHook {
+		a.nest(unix.NFTA_CHAIN_HOOK, func(a *attrs) {
+			a.u32(unix.NFTA_HOOK_HOOKNUM, uint32(c.Hook-1))
+			a.u32(unix.NFTA_HOOK_PRIORITY, uint32(c.Priority))
+		})
+		a.u32(unix.NFTA_CHAIN_POLICY, unix.NF_ACCEPT)
+		a.str(unix.NFTA_CHAIN_TYPE, chainType)
+	}
+	b.command("add chain "+c.Name, unix.NFT_MSG_NEWCHAIN, create, a)
+	return nil
+}
+
+// chainType is the type of our base chains.
+const chainType = "filter"
+
+func (b *batch) addRules(c *ruleset.Chain) error {
+	for i, r := range c.Rules {
+		what := fmt.Sprintf("chain %s, rule %d", c.Name, i+1)
+		exprs, err := b.encoder.rule(r)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		a := b.named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, c.Name)
+		if err := exprAttrs(&a, exprs); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		b.command(what, unix.NFT_MSG_NEWRULE, oneMore, a)
+	}
+	return nil
+}
+
+// exprAttrs writes the list of a rule's expressions.
+func exprAttrs(a *attrs, exprs []expr.Any) error {
+	var err error
+	a.nest(unix.NFTA_RULE_EXPRESSIONS, func(a *attrs) {
+		for _, e := range exprs {
+			var data []byte
+			if data, err = expr.Marshal(family, e); err != nil {
+				return
+			}
+			a.bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)
+		}
+	})
+	return err
+}

@@ -1,0 +1,81 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+
+	"thole/compiler"
+	"thole/internal/nstest"
+	"thole/policies"
+)
+
+// A node is a host with labelled cgroups and a table made of policies, without
+// a daemon.
+type node struct {
+	*nstest.Host
+	t         *testing.T
+	workloads []compiler.Workload
+	numbers   compiler.Numbers
+	epoch     uint16
+}
+
+func newNode(t *testing.T) *node { return &node{t: t, Host: nstest.New(t)} }
+
+// label makes a cgroup a workload, from the next enforce on.
+func (n *node) label(path string, labels compiler.Labels) *nstest.Cgroup {
+	n.t.Helper()
+	cg := n.In(path)
+	n.workloads = append(n.workloads, compiler.Workload{
+		Name: path, Kind: compiler.KindRun, Labels: labels, Cgroup: compiler.Cgroup{Path: path, ID: cg.ID()},
+	})
+	return cg
+}
+
+// enforce loads the table that policies make of the workloads. Connections that
+// are open are decided again.
+func (n *node) enforce(yaml []byte) {
+	n.t.Helper()
+	n.epoch++
+	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: yaml}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	result, err := compiler.Compile(compiler.Input{
+		Policies: docs.Policies, Workloads: n.workloads, Numbers: n.numbers, Options: compiler.Options{Epoch: n.epoch},
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.numbers = result.Numbers
+	if err := n.Nft(result.Table.Text()); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// example returns one of policies/.
+func example(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := policies.Files.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// counter returns how many packets a counter of our table has counted.
+func (n *node) counter(name string) int {
+	n.t.Helper()
+	var packets int
+	out := n.Shell("nft list counter inet thole " + name + " | grep packets")
+	if _, err := fmt.Sscanf(out, " packets %d", &packets); err != nil {
+		n.t.Fatalf("counter %s: %q: %v", name, out, err)
+	}
+	return packets
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -39,8 +39,9 @@ const (
 // chains returns all chains. docs/ARCHITECTURE.md draws them.
 func (l *layout) chains() []nft.Chain {
 	list := []nft.Chain{
-		l.output(), l.outputReply(), l.classify(), l.unlabelledOut(), l.unfollowedOut(), l.leave(),
-		l.input(), l.replyUDP(), l.listener(), l.unlabelledIn(), l.decide(), l.stranger(), l.ingress(), l.egress(),
+		l.output(), l.outputReply(), l.outputOdd(), l.classify(), l.unlabelledOut(), l.leave(),
+		l.input(), l.inputReply(), l.inputUDP(), l.inputOther(), l.listener(), l.unlabelledIn(),
+		l.decide(), l.stranger(), l.ingress(), l.egress(),
 		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(),
 	}
 	for _, a := range l.audits {
@@ -54,18 +55,16 @@ func (l *layout) chains() []nft.Chain {
 func (l *layout) output() nft.Chain {
 	return nft.Chain{Name: "output", Hook: nft.Output, Priority: priority, Rules: []nft.Rule{
 		rule(is(nft.CtDirection, nft.DirReply), goTo("output_reply")),
-		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
-		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
-		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("unfollowed_out")),
+		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked|nft.StateRelated), jump("output_odd")),
 		rule(jump("classify")),
 		rule(masked(nft.CtMark, markClass, 0), goTo("unlabelled_out")),
-		rule(masked(nft.CtMark, markSeen, 0), setMark(allOnes, markSeen)),
 		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
-		rule(v4, within(nft.IPDaddr, groups[0]), goTo("leave")),
-		rule(v6, within(nft.IP6Daddr, groups[1]), goTo("leave")),
 		because("oif is the one before NAT", anyOf(nft.CtStatus, nft.StatusDNAT), is(nft.FibDaddrType, nft.RTNLocal), accept),
 		rule(anyOf(nft.CtStatus, nft.StatusDNAT), goTo("leave")),
-		because("INPUT decides", is(nft.MetaOif, nft.IfindexLo), accept),
+		because("INPUT decides", is(nft.MetaOif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), accept),
+		rule(v4, within(nft.IPDaddr, groups[0]), goTo("leave")),
+		rule(v6, within(nft.IP6Daddr, groups[1]), goTo("leave")),
+		rule(is(nft.MetaOif, nft.IfindexLo), accept),
 		rule(goTo("leave")),
 	}}
 }
@@ -77,6 +76,25 @@ func (l *layout) outputReply() nft.Chain {
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), accept),
 		rule(goTo("discard")),
 	}}
+}
+
+// outputOdd lets errors about a connection pass, and keeps workloads from sending
+// what has no conntrack entry, and so no mark.
+func (l *layout) outputOdd() nft.Chain {
+	c := nft.Chain{Name: "output_odd", Rules: []nft.Rule{
+		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
+		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
+		rule(anyOf(nft.CtState, nft.StateRelated), verdictReturn),
+	}}
+	for i, level := range l.levels {
+		r := rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, goTo("discard"))
+		if i == 0 {
+			r.Comment = "conntrack does not know it: it leaves no workload"
+		}
+		c.Rules = append(c.Rules, r)
+	}
+	c.Rules = append(c.Rules, rule(accept))
+	return c
 }
 
 // classify writes the sender's class into the mark, unless it is there already. A
@@ -97,15 +115,6 @@ func (l *layout) unlabelledOut() nft.Chain {
 		rule(masked(nft.CtMark, markSeen, 0), setMark(allOnes, markSeen)),
 		rule(nft.Count{Counter: "unlabelled"}, accept),
 	}}
-}
-
-// unfollowedOut keeps workloads from sending what has no conntrack entry, and so no mark.
-func (l *layout) unfollowedOut() nft.Chain {
-	c := nft.Chain{Name: "unfollowed_out", Comment: "conntrack does not know it: it leaves no workload"}
-	for _, level := range l.levels {
-		c.Rules = append(c.Rules, rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, goTo("discard")))
-	}
-	return c
 }
 
 // leave decides what goes to addresses outside this node: first what differs by
@@ -130,21 +139,19 @@ func (l *layout) leave() nft.Chain {
 // input sees what reaches this node.
 func (l *layout) input() nft.Chain {
 	return nft.Chain{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
-		rule(is(nft.CtDirection, nft.DirReply), is(nft.MetaL4Proto, nft.ProtoUDP), goTo("reply_udp")),
-		rule(is(nft.CtDirection, nft.DirReply), accept),
-		because("a UDP port changes hands: every packet is decided", is(nft.MetaL4Proto, nft.ProtoUDP), goTo("listener")),
-		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
-		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
+		rule(is(nft.CtDirection, nft.DirReply), goTo("input_reply")),
+		rule(is(nft.MetaL4Proto, nft.ProtoUDP), goTo("input_udp")),
 		rule(masked(nft.CtMark, markEpoch|markDead|markOut, l.epoch), accept),
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), goTo("listener")),
-		neighbourDiscovery,
-		because("no listener can be found: the sender alone decides", is(nft.MetaIif, nft.IfindexLo), maskedNot(nft.CtMark, markClass, 0), scratch(nft.MetaMark, 0), goTo("decide")),
+		rule(goTo("input_other")),
 	}}
 }
 
-// replyUDP lets an answer through only to a socket of the class that asked.
-func (l *layout) replyUDP() nft.Chain {
-	c := nft.Chain{Name: "reply_udp", Comment: "an answer is for the class that asked, not for who has its port now"}
+// inputReply lets an answer of UDP through only to a socket of the class that asked.
+func (l *layout) inputReply() nft.Chain {
+	c := nft.Chain{Name: "input_reply", Comment: "an answer is for the class that asked, not for who has its UDP port now", Rules: []nft.Rule{
+		rule(isNot(nft.MetaL4Proto, nft.ProtoUDP), accept),
+	}}
 	for _, level := range l.levels {
 		c.Rules = append(c.Rules,
 			rule(nft.InSet{Key: []nft.Expr{cgroup(level), ctClass}, Set: sameSet(level)}, accept),
@@ -154,6 +161,37 @@ func (l *layout) replyUDP() nft.Chain {
 		rule(masked(nft.CtMark, markClass, 0), accept),
 		rule(goTo("discard")))
 	return c
+}
+
+// inputUDP decides every packet: a UDP port changes hands. What goes to a group or
+// to all is delivered to all their sockets, but the kernel finds one of them at
+// most: there the sender alone decides, at its OUTPUT.
+func (l *layout) inputUDP() nft.Chain {
+	return nft.Chain{Name: "input_udp", Comment: "a port changes hands: every packet is decided", Rules: []nft.Rule{
+		because("decided by the sender alone", v4, within(nft.IPDaddr, groups[0]), accept),
+		rule(v6, within(nft.IP6Daddr, groups[1]), accept),
+		rule(isNot(nft.MetaIif, nft.IfindexLo), is(nft.FibDaddrType, nft.RTNBroadcast), accept),
+		rule(goTo("listener")),
+	}}
+}
+
+// inputOther sees what has no listener that could be found: its sender alone decides.
+func (l *layout) inputOther() nft.Chain {
+	return nft.Chain{Name: "input_other", Comment: "no listener can be found: the sender alone decides", Rules: []nft.Rule{
+		rule(isNot(nft.MetaIif, nft.IfindexLo), accept),
+		rule(masked(nft.CtMark, markClass, 0), accept),
+		rule(anyOf(nft.CtState, nft.StateRelated), accept),
+		rule(v4, within(nft.IPDaddr, groups[0]), accept),
+		rule(v6, within(nft.IP6Daddr, groups[1]), accept),
+		neighbourDiscovery,
+		rule(scratch(nft.MetaMark, 0)),
+		rule(scratch(nft.MetaPriority, 0)),
+		rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{l4proto, dport}, Map: "ports"}),
+		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp}, Map: "icmp4"}),
+		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp6}, Map: "icmp6"}),
+		rule(jump("egress")),
+		rule(goTo("settle")),
+	}}
 }
 
 // listener puts the class of the listener into the packet's mark. A SYN, or a
@@ -183,17 +221,14 @@ func (l *layout) unlabelledIn() nft.Chain {
 
 // decide asks both sides. The class of the sender is in the conntrack mark, that of
 // the listener in the packet's mark; that of the port goes into its priority.
+// Every sender on this node was given a class or marked as seen at OUTPUT; who has
+// neither was injected on lo by a raw socket.
 func (l *layout) decide() nft.Chain {
 	return nft.Chain{Name: "decide", Comment: "ct mark: class of the sender; mark: of the listener; priority: of the port", Rules: []nft.Rule{
-		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("discard")),
 		rule(isNot(nft.MetaIif, nft.IfindexLo), jump("stranger")),
-		because("injected on lo: no socket sent it", is(nft.MetaIif, nft.IfindexLo), masked(nft.CtMark, markSeen, 0), nft.Count{Counter: "injected"}, drop),
-		because("decided at OUTPUT", is(nft.MetaIif, nft.IfindexLo), v4, within(nft.IPDaddr, groups[0]), accept),
-		because("decided at OUTPUT", is(nft.MetaIif, nft.IfindexLo), v6, within(nft.IP6Daddr, groups[1]), accept),
+		because("injected: no socket sent it", is(nft.CtMark, 0), nft.Count{Counter: "injected"}, drop),
 		rule(scratch(nft.MetaPriority, 0)),
 		rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{l4proto, dport}, Map: "ports"}),
-		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp}, Map: "icmp4"}),
-		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp6}, Map: "icmp6"}),
 		rule(jump("ingress")),
 		rule(jump("egress")),
 		rule(goTo("settle")),
@@ -202,10 +237,7 @@ func (l *layout) decide() nft.Chain {
 
 // stranger gives who is outside this node the class of its address.
 func (l *layout) stranger() nft.Chain {
-	udp := is(nft.MetaL4Proto, nft.ProtoUDP)
 	return nft.Chain{Name: "stranger", Comment: "the class of an address outside", Rules: []nft.Rule{
-		because("the kernel delivers it to all sockets: the sender alone decides", udp, is(nft.FibDaddrType, nft.RTNBroadcast), accept),
-		rule(udp, is(nft.FibDaddrType, nft.RTNMulticast), accept),
 		rule(setMark(0, elsewhere)),
 		rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ipSaddr}, Map: "address4"}),
 		rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ip6Saddr}, Map: "address6"}),
@@ -230,32 +262,33 @@ func (l *layout) egress() nft.Chain {
 	}}
 }
 
-// settle writes the epoch: until it changes, no packet of this connection is asked about again.
+// settle writes the epoch: until it changes, no packet of this connection is asked
+// about again. What conntrack does not know can not be settled, and goes nowhere.
 func (l *layout) settle(name string, bits uint32) nft.Chain {
 	return nft.Chain{Name: name, Rules: []nft.Rule{
-		rule(setMark(markClass|markSeen, bits)),
-		rule(nft.Count{Counter: "allowed"}, accept),
+		rule(setMark(markClass|markSeen, bits), nft.Count{Counter: "allowed"}, accept),
+		rule(goTo("discard")),
 	}}
 }
 
-// refuse denies at INPUT: sources on this node are answered, others are not.
+// refuse denies at INPUT: sources on this node are answered, others are not. What
+// conntrack does not know is never answered: it may be a stray of a live connection.
 func (l *layout) refuse() nft.Chain {
 	answer := rule(is(nft.MetaIif, nft.IfindexLo), goTo("refuse_out"))
 	if l.deny == DenyReject {
 		answer = rule(goTo("refuse_out"))
 	}
 	return nft.Chain{Name: "refuse", Rules: []nft.Rule{
+		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("discard")),
 		answer,
-		rule(setMark(allOnes, markDead)),
-		rule(nft.Count{Counter: "denied"}, drop),
+		rule(setMark(allOnes, markDead), nft.Count{Counter: "denied"}, drop),
 	}}
 }
 
 // refuseOut denies, with an answer at once.
 func (l *layout) refuseOut() nft.Chain {
 	c := nft.Chain{Name: "refuse_out", Rules: []nft.Rule{
-		rule(setMark(allOnes, markDead)),
-		rule(nft.Count{Counter: "denied"}),
+		rule(setMark(allOnes, markDead), nft.Count{Counter: "denied"}),
 	}}
 	if l.deny == DenyDrop {
 		c.Rules = append(c.Rules, rule(drop))

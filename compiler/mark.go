@@ -10,7 +10,7 @@ package compiler
 //	class  of who opened the connection; 0: unlabelled, on this node
 //	epoch  in which it was allowed; 0: never. Raised by every change that takes
 //	       an allowance away, so that what was allowed before is decided again
-//	seen   its first packet passed OUTPUT: nobody injected it on lo
+//	seen   a socket without labels sent its first packet: nobody injected it on lo
 //	dead   it was denied after it had been allowed
 //	out    it was allowed at OUTPUT, as one that leaves; that says nothing to INPUT
 //	30     kept for connections between nodes that are not proven yet

@@ -13,7 +13,7 @@ import (
 // a daemon.
 type node struct {
 	*nstest.Host
-	t         *testing.T
+	t         testing.TB
 	workloads []compiler.Workload
 	numbers   compiler.Numbers
 	epoch     uint16
@@ -53,7 +53,7 @@ func (n *node) enforce(yaml []byte) {
 }
 
 // example returns one of policies/.
-func example(t *testing.T, name string) []byte {
+func example(t testing.TB, name string) []byte {
 	t.Helper()
 	data, err := policies.Files.ReadFile(name)
 	if err != nil {
@@ -73,7 +73,7 @@ func (n *node) counter(name string) int {
 	return packets
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

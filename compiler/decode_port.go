@@ -1,0 +1,126 @@
+package compiler
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const allowedPorts = `"80/tcp", "8000-8100/udp", tcp, udp, sctp, icmp, icmp/echo-request`
+
+// port reads one entry of a rule's ports.
+func (d *decoder) port(n rawNode) Port {
+	switch n.kind {
+	case rawInt:
+		d.fail(n.pos, "%s is %s, without a protocol; allowed: %q, %q", n.path, n.describe(), n.text+"/tcp", n.text+"/udp")
+		return Port{}
+	case rawMapping:
+		d.fail(n.pos, "%s is a mapping; allowed: text, %q", n.path, fromKubernetes(n))
+		return Port{}
+	}
+	return parsed(d, n, allowedPorts, parsePort)
+}
+
+// fromKubernetes turns a port of a Kubernetes NetworkPolicy, {protocol, port,
+// endPort}, into ours, for a message.
+func fromKubernetes(n rawNode) string {
+	protocol, from, to := "tcp", "80", ""
+	for _, f := range n.fields {
+		switch f.key {
+		case "protocol":
+			protocol = strings.ToLower(f.value.text)
+		case "port":
+			from = f.value.text
+		case "endPort":
+			to = "-" + f.value.text
+		}
+	}
+	if _, err := parsePort(from + to + "/" + protocol); err != nil {
+		return "80/tcp"
+	}
+	return from + to + "/" + protocol
+}
+
+// parsePort reads "80/tcp", "8000-8100/udp", "tcp", "udp", "sctp", "icmp" and
+// "icmp/echo-request".
+func parsePort(s string) (Port, error) {
+	before, after, slash := strings.Cut(s, "/")
+	switch {
+	case s == "sctp":
+		return Port{Protocol: SCTP}, nil
+	case s == "icmp":
+		return Port{Protocol: ICMP}, nil
+	case s == "tcp" || s == "udp":
+		return Port{Protocol: transports[s], From: 1, To: 65535}, nil
+	case before == "icmp" && slash:
+		return parseICMP(after)
+	case transports[after] != 0 && slash:
+		return parseNumbers(before, transports[after])
+	}
+	return Port{}, fmt.Errorf("%s is no port%s; allowed: %s", quote(s), meantPort(before, after), allowedPorts)
+}
+
+// transports are the protocols that have ports to choose.
+var transports = map[string]Protocol{"tcp": TCP, "udp": UDP}
+
+// meantPort guesses what somebody meant who wrote before/after.
+func meantPort(before, after string) string {
+	before, after = strings.ToLower(before), strings.ToLower(after)
+	switch {
+	case after == "sctp":
+		return " (sctp has no numbers here)"
+	case transports[after] != 0:
+		return fmt.Sprintf(" (did you mean %q?)", before+"/"+after)
+	case transports[before] != 0 && after != "":
+		return fmt.Sprintf(" (did you mean %q?)", after+"/"+before)
+	case strings.HasPrefix(before, "icmp") && after == "":
+		return ` (did you mean "icmp"?)`
+	case before == "ping":
+		return ` (did you mean "icmp/echo-request"?)`
+	case after == "":
+		return didYouMean(before, []string{"tcp", "udp", "sctp", "icmp"})
+	}
+	return ""
+}
+
+// parseNumbers reads a port number, or two with "-" between them.
+func parseNumbers(s string, p Protocol) (Port, error) {
+	first, last, isRange := strings.Cut(s, "-")
+	if !isRange {
+		last = first
+	}
+	from, to := parseNumber(first), parseNumber(last)
+	switch {
+	case from == 0 || to == 0:
+		return Port{}, fmt.Errorf("%s is no port number or range; allowed: 1 to 65535, as 80 or 8000-8100", quote(s))
+	case from > to:
+		return Port{}, fmt.Errorf("%s ends before it begins; allowed: %d-%d", quote(s), to, from)
+	}
+	return Port{Protocol: p, From: from, To: to}, nil
+}
+
+// parseNumber returns a port number, or 0 if s is none.
+func parseNumber(s string) uint16 {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || s[0] == '0' {
+		return 0
+	}
+	return uint16(n)
+}
+
+// parseICMP reads the name of an ICMP type. A number is none, because it would mean
+// one thing in ICMP and another in ICMPv6.
+func parseICMP(name string) (Port, error) {
+	names := make([]string, len(ICMPTypes))
+	for i, t := range ICMPTypes {
+		names[i] = t.Name
+		if name == strconv.Itoa(int(t.V4)) {
+			return Port{}, fmt.Errorf("%s is no name of an ICMP type; allowed: %q", quote(name), "icmp/"+t.Name)
+		}
+	}
+	if !slices.Contains(names, name) {
+		return Port{}, fmt.Errorf("%s is no name of an ICMP type%s; allowed: %s", quote(name), didYouMean(name, names), strings.Join(names, ", "))
+	}
+	return Port{Protocol: ICMP, ICMPType: name}, nil
+}

@@ -1,0 +1,126 @@
+package compiler
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+var (
+	workloadMetadataShape = shape{keys: []string{"name", "namespace", "labels"}}
+	workloadShape         = shape{
+		keys: []string{"unit", "user", "cgroup", "container", "address"},
+		instead: map[string]string{
+			"labels": "they stand in metadata", "service": "it is unit: NAME.service",
+			"uid": "it is user", "path": "it is cgroup", "ip": "it is address",
+		},
+	}
+)
+
+// binding reads a Workload document.
+func (d *decoder) binding(meta mapping, spec rawNode) Binding {
+	b := Binding{}
+	b.Name, b.Position = d.name(meta)
+	if n, ok := meta.values["namespace"]; ok {
+		b.Namespace = d.checked(n, "a name", checkName)
+	}
+	if n, ok := d.need(meta, "labels", "labels: {app: web}"); ok {
+		b.Labels = d.labels(n, "labels such as {app: web}", checkUserLabelKey)
+	}
+	m := d.mapping(spec, workloadShape)
+	d.onlyOne(m, workloadShape.keys...)
+	d.bound(m, &b)
+	return b
+}
+
+// bound reads what the labels are given to.
+func (d *decoder) bound(m mapping, b *Binding) {
+	if n, ok := m.values["unit"]; ok {
+		b.Unit = d.checked(n, "a unit such as nginx.service", checkUnit)
+	}
+	if n, ok := m.values["user"]; ok {
+		b.User = d.account(n)
+	}
+	if n, ok := m.values["cgroup"]; ok {
+		b.Cgroup = d.checked(n, "a path such as system.slice/nginx.service", checkCgroup)
+	}
+	if n, ok := m.values["container"]; ok {
+		b.Container = d.checked(n, "a container's name", checkContainer)
+	}
+	if n, ok := m.values["address"]; ok {
+		b.Address = parsed(d, n, "an address such as 10.0.0.1", parseAddress)
+	}
+}
+
+// unitName are the characters of systemd's unit_name_is_valid, and the types of units that have a cgroup.
+var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.(service|scope|slice|socket|mount|swap)$`)
+
+func checkUnit(s string) error {
+	switch {
+	case len(s) > 255:
+		return fmt.Errorf("a unit name of %d bytes; allowed: 255", len(s))
+	case unitName.MatchString(s) && strings.Contains(s, "@."):
+		return fmt.Errorf("%s is a template; allowed: one of its instances, NAME@INSTANCE", quote(s))
+	case unitName.MatchString(s):
+		return nil
+	case !strings.Contains(s, ".") && unitName.MatchString(s+".service"):
+		return fmt.Errorf("%s has no type (did you mean %s?); allowed: a unit such as nginx.service", quote(s), quote(s+".service"))
+	default:
+		return fmt.Errorf("%s is no unit that has a cgroup; allowed: a unit of type service, scope, slice, socket, mount or swap", quote(s))
+	}
+}
+
+// checkCgroup accepts paths as Cgroup.Path has them, with * and ? for any characters
+// of one component.
+func checkCgroup(s string) error {
+	const allowed = "; allowed: a path below the root of the cgroups, such as system.slice/nginx*.service"
+	parts := strings.Split(s, "/")
+	switch {
+	case s == "":
+		return errors.New("no path" + allowed)
+	case len(s) > 4095:
+		return fmt.Errorf("a path of %d bytes; allowed: 4095", len(s))
+	case strings.HasPrefix(s, "/sys/fs/cgroup/"):
+		return fmt.Errorf("%s begins with the mount point"+allowed, quote(s))
+	case s[0] == '/':
+		return fmt.Errorf("%s begins with /"+allowed, quote(s))
+	case strings.Contains(s, "**"):
+		return fmt.Errorf("** in %s"+allowed+", with * within one component", quote(s))
+	case slices.Contains(parts, ""), slices.Contains(parts, "."), slices.Contains(parts, ".."):
+		return fmt.Errorf("an empty component, . or .. in %s"+allowed, quote(s))
+	case strings.ContainsFunc(s, unicode.IsControl):
+		return fmt.Errorf("a control character in %s"+allowed, quote(s))
+	}
+	return nil
+}
+
+// containerName is what Docker accepts, or a container's id.
+var containerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
+
+func checkContainer(s string) error {
+	if !containerName.MatchString(s) {
+		return fmt.Errorf("%s is no container name; allowed: letters, digits, _ . -", quote(s))
+	}
+	return nil
+}
+
+// parseAddress reads the address of a workload elsewhere.
+func parseAddress(s string) (netip.Addr, error) {
+	const allowed = "; allowed: an address such as 10.0.0.1 or fd00::1"
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil && strings.Contains(s, "/"):
+		return a, fmt.Errorf("%s is a network"+allowed, quote(s))
+	case err != nil, a.Zone() != "":
+		return netip.Addr{}, fmt.Errorf("%s is no address"+allowed, quote(s))
+	case a.Is4In6():
+		return a, fmt.Errorf("%s is IPv4 in IPv6; allowed: %s", s, a.Unmap())
+	case a.IsLoopback(), a.IsUnspecified(), a.IsMulticast():
+		return a, fmt.Errorf("%s is no workload's address"+allowed, s)
+	}
+	return a, nil
+}

@@ -1,0 +1,129 @@
+package compiler
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A documentSet collects the documents of all files and holds them against each
+// other: a name stands once in each kind, and what is bound is bound once.
+type documentSet struct {
+	docs  Documents
+	names map[string]Position // kind/name → where
+	bound map[string]Position // what a Workload binds → where
+}
+
+func newDocumentSet() *documentSet {
+	return &documentSet{names: make(map[string]Position), bound: make(map[string]Position)}
+}
+
+func (d *decoder) addPolicy(s *documentSet, p Policy) {
+	d.named(s, kindPolicy, p.Name, p.Position)
+	s.docs.Policies = append(s.docs.Policies, p)
+}
+
+func (d *decoder) addGrant(s *documentSet, g LabelGrant) {
+	d.named(s, kindGrant, g.Name, g.Position)
+	s.docs.Grants = append(s.docs.Grants, g)
+}
+
+func (d *decoder) addBinding(s *documentSet, b Binding) {
+	d.named(s, kindWorkload, b.Name, b.Position)
+	target := b.target()
+	if first, ok := s.bound[target]; ok && target != "" {
+		d.fail(b.Position, "%s is bound already, at %s; allowed: one Workload for each", target, first)
+	} else {
+		s.bound[target] = b.Position
+	}
+	s.docs.Bindings = append(s.docs.Bindings, b)
+}
+
+// named fails if the set has another document of this kind and name.
+func (d *decoder) named(s *documentSet, kind, name string, at Position) {
+	id := kind + "/" + name
+	if first, ok := s.names[id]; ok && name != "" {
+		d.fail(at, "a second %s %s, the first is at %s; allowed: each name once", kind, quote(name), first)
+		return
+	}
+	s.names[id] = at
+}
+
+// target is what b gives labels to, as messages call it; "" if there is none.
+func (b *Binding) target() string {
+	switch {
+	case b.Unit != "":
+		return "the unit " + b.Unit
+	case b.User != "":
+		return "the user " + b.User
+	case b.Cgroup != "":
+		return "the cgroup " + b.Cgroup
+	case b.Container != "":
+		return "the container " + b.Container
+	case b.Address.IsValid():
+		return "the address " + b.Address.String()
+	}
+	return ""
+}
+
+// InventoryWorkloads turns Workload documents into workloads without looking at a
+// node, so that policies can be tried before there is one. Units, users and
+// containers are placed where systemd and Docker (with the cgroupfs driver) place
+// them by default. The error is a *SyntaxError: two documents meet in one cgroup.
+func InventoryWorkloads(bindings []Binding) ([]Workload, error) {
+	workloads := make([]Workload, len(bindings))
+	first := make(map[string]*Workload)
+	for i, b := range bindings {
+		w := b.workload()
+		workloads[i] = w
+		if w.Kind == KindAddress {
+			continue
+		}
+		if other, ok := first[w.Cgroup.Path]; ok {
+			return nil, &SyntaxError{b.Position, fmt.Sprintf("%s is the cgroup of %s, at %s; allowed: one Workload for each", w.Cgroup.Path, other.Name, other.Position)}
+		}
+		first[w.Cgroup.Path] = &workloads[i]
+	}
+	return workloads, nil
+}
+
+// workload is b as it would be by default.
+func (b *Binding) workload() Workload {
+	w := Workload{Name: b.Name, Namespace: b.Namespace, Labels: b.Labels, Address: b.Address, Position: b.Position}
+	switch {
+	case b.Unit != "":
+		w.Kind, w.Cgroup.Path = KindUnit, unitPath(b.Unit)
+	case b.User != "":
+		w.Kind, w.Cgroup.Path = KindUser, "user.slice/user-"+b.User+".slice"
+	case b.Cgroup != "":
+		w.Kind, w.Cgroup.Path = KindCgroup, b.Cgroup
+	case b.Container != "":
+		w.Kind, w.Cgroup.Path = KindContainer, "docker/"+b.Container
+	default:
+		w.Kind = KindAddress
+	}
+	return w
+}
+
+// unitPath is the cgroup of a system unit that sets no Slice= of its own
+// (systemd.slice(5), systemd.unit(5)): a-b.slice lies in a.slice, instances of a
+// template in a slice of their own, all else in system.slice.
+func unitPath(unit string) string {
+	if name, ok := strings.CutSuffix(unit, ".slice"); ok {
+		return slicePath(name)
+	}
+	template, _, instance := strings.Cut(unit, "@")
+	if !instance {
+		return "system.slice/" + unit
+	}
+	return slicePath("system-"+strings.ReplaceAll(template, "-", `\x2d`)) + "/" + unit
+}
+
+func slicePath(name string) string {
+	var path []string
+	for i, c := range name + "-" {
+		if c == '-' {
+			path = append(path, name[:i]+".slice")
+		}
+	}
+	return strings.Join(path, "/")
+}

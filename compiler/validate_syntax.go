@@ -1,0 +1,135 @@
+package compiler
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+// What follows are the syntaxes of single words. They are pure, and their errors
+// say what was found and what is allowed, not where.
+
+var (
+	subdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	labelName = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
+)
+
+// checkName accepts names of documents. They become names of nftables counters,
+// prefixes of the kernel's log lines and words on a command line, without quotes.
+func checkName(s string) error {
+	if len(s) > 63 || !subdomain.MatchString(s) {
+		return fmt.Errorf("%s is no name; allowed: at most 63 lower-case letters, digits, - and . with a letter or digit at both ends and around each dot", quote(s))
+	}
+	return nil
+}
+
+// checkLabelKey accepts what Kubernetes accepts as a label key.
+func checkLabelKey(s string) error {
+	prefix, name, ok := strings.Cut(s, "/")
+	if !ok {
+		prefix, name = "prefix", s
+	}
+	if len(prefix) > 253 || !subdomain.MatchString(prefix) || !labelName.MatchString(name) {
+		return fmt.Errorf("%s is no label key; allowed: at most 63 letters, digits, - _ . with a letter or digit at both ends, and before them a DNS name and / if need be", quote(s))
+	}
+	return nil
+}
+
+// foreignKeys are the prefixes of the labels that tools and the daemon set
+// themselves. They can be selected, and are no user labels.
+var foreignKeys = []string{"thole/", "com.docker.", "org.opencontainers.", "io.kubernetes.", "desktop.docker."}
+
+// foreignPrefix returns the prefix that makes a key no user label, or "".
+func foreignPrefix(key string) string {
+	for _, prefix := range foreignKeys {
+		if strings.HasPrefix(key, prefix) {
+			return prefix
+		}
+	}
+	return ""
+}
+
+// checkUserLabelKey accepts the keys that a document may give.
+func checkUserLabelKey(s string) error {
+	switch prefix := foreignPrefix(s); prefix {
+	case "":
+		return checkLabelKey(s)
+	case "thole/":
+		return fmt.Errorf("%s can be selected and not be given; allowed: keys that do not begin with thole/, which only the daemon sets", quote(s))
+	default:
+		return fmt.Errorf("%s can be selected and not be given; allowed: keys that do not begin with %s, which tools set", quote(s), prefix)
+	}
+}
+
+// maxForeignValue bounds the values of labels that tools set; PATH_MAX, as paths are
+// the longest of them.
+const maxForeignValue = 4096
+
+// checkLabelValue accepts what Kubernetes accepts as a label value. Labels that
+// tools and the daemon set have values of any form: thole/exe is a path.
+func checkLabelValue(key, s string) error {
+	foreign := foreignPrefix(key) != ""
+	switch {
+	case foreign && len(s) > maxForeignValue:
+		return fmt.Errorf("a label value of %d bytes; allowed: %d", len(s), maxForeignValue)
+	case foreign && strings.ContainsFunc(s, unicode.IsControl):
+		return fmt.Errorf("a control character in %s; allowed: printable text", quote(s))
+	case !foreign && s != "" && !labelName.MatchString(s):
+		return fmt.Errorf("%s is no label value; allowed: at most 63 letters, digits, - _ . with a letter or digit at both ends, or \"\"", quote(s))
+	}
+	return nil
+}
+
+// Where a CIDR peer can never match, because it speaks of this node itself.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// parsePrefix reads a network that a CIDR peer can name.
+func parsePrefix(s string) (netip.Prefix, error) {
+	const allowed = "; allowed: a network such as 10.0.0.0/8 or fd00::/8"
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+			return p, fmt.Errorf("%s has no prefix length; allowed: %s/%d", s, s, a.BitLen())
+		}
+		return p, fmt.Errorf("%s is no network"+allowed, quote(s))
+	}
+	switch {
+	case p.Addr().Is4In6():
+		return p, fmt.Errorf("%s is IPv4 in IPv6; allowed: IPv4 itself, %s", s, unmapped(p))
+	case p != p.Masked():
+		return p, fmt.Errorf("%s has bits behind its prefix; allowed: %s", s, p.Masked())
+	case isLoopback(p):
+		return p, fmt.Errorf("%s is this node itself, which cidr never matches; allowed: networks outside it (this node is unlabelled: true, or any: true)", s)
+	}
+	return p, nil
+}
+
+func isLoopback(p netip.Prefix) bool {
+	for _, l := range loopback {
+		if within := l.Contains(p.Addr()) && p.Bits() >= l.Bits(); within {
+			return true
+		}
+	}
+	return false
+}
+
+// unmapped is the IPv4 network that p, one of IPv4 in IPv6, stands for.
+func unmapped(p netip.Prefix) netip.Prefix {
+	return netip.PrefixFrom(p.Addr().Unmap(), max(p.Bits()-96, 0)).Masked()
+}
+
+// parseExcept reads a network that is taken out of another.
+func parseExcept(s string, from netip.Prefix) (netip.Prefix, error) {
+	p, err := parsePrefix(s)
+	switch {
+	case err != nil:
+		return p, err
+	case p == from:
+		return p, fmt.Errorf("%s is all of cidr; allowed: a part of it", s)
+	case !from.Contains(p.Addr()) || p.Bits() < from.Bits():
+		return p, fmt.Errorf("%s is not inside cidr; allowed: a part of %s", s, from)
+	}
+	return p, nil
+}

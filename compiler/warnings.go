@@ -7,7 +7,7 @@ func warnings(policies []Policy, cs *classes) []Warning {
 	var list []Warning
 	for i := range policies {
 		p := &policies[i]
-		if !cs.selectsAny(&p.Selector) {
+		if len(p.Selector.Requirements) > 0 && !cs.selectsAny(&p.Selector) {
 			list = append(list, Warning{p.Position, fmt.Sprintf("policy %s selects no workload that runs now", p.Name)})
 		}
 		list = append(list, listenerless(p)...)

@@ -12,7 +12,6 @@ const (
 	family
 	direction
 	state
-	status
 	tcpFlags
 	iface
 	routeType

@@ -13,7 +13,7 @@ import (
 // in one transaction. Equal tables with equal comments and paths give equal bytes.
 //
 // Names of tables, chains, sets and counters are written as they are: they come from
-// the compiler and are identifiers of nft. Comments and log prefixes may hold what
+// the compiler and are identifiers, no keywords (such as "fwd"). Comments and log prefixes may hold what
 // users wrote; they can not leave their line or string.
 //
 // nft knows a cgroup by its path alone, below /sys/fs/cgroup. An element whose path
@@ -278,7 +278,7 @@ func statementText(s Statement) string {
 	case ByMap:
 		return keyExprText(s.Key) + " vmap @" + s.Map
 	case SetByMap:
-		return fmt.Sprintf("%s set %s map @%s", s.Target, keyExprText(s.Key), s.Map)
+		return s.text()
 	case SetBits:
 		return s.text()
 	case Count:
@@ -348,6 +348,19 @@ func (s SetBits) text() string {
 	default:
 		return fmt.Sprintf("%s set %s & 0x%08x | 0x%08x", s.Target, s.Target, s.And, s.Or)
 	}
+}
+
+// text puts fields with a mask between parentheses: in an assignment, nft reads none
+// without behind the first (src/parser_bison.y, concat_stmt_expr).
+func (s SetByMap) text() string {
+	parts := make([]string, len(s.Key))
+	for i, e := range s.Key {
+		parts[i] = e.text()
+		if e.Mask != 0 {
+			parts[i] = "(" + parts[i] + ")"
+		}
+	}
+	return fmt.Sprintf("%s set %s map @%s", s.Target, strings.Join(parts, " . "), s.Map)
 }
 
 func keyExprText(key []Expr) string {
@@ -445,7 +458,7 @@ func numberText(f format, n uint64) string {
 		return nameOr(n, map[uint64]string{IfindexLo: `"lo"`})
 	case routeType:
 		return nameOr(n, map[uint64]string{RTNLocal: "local", RTNBroadcast: "broadcast", RTNMulticast: "multicast"})
-	case state, status:
+	case state:
 		return fmt.Sprintf("0x%x", n)
 	case tcpFlags:
 		return flagNames(n)

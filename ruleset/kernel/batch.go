@@ -200,15 +200,18 @@ func (b *batch) addChain(c *ruleset.Chain) error {
 			a.u32(unix.NFTA_HOOK_HOOKNUM, uint32(c.Hook-1))
 			a.u32(unix.NFTA_HOOK_PRIORITY, uint32(c.Priority))
 		})
-		a.u32(unix.NFTA_CHAIN_POLICY, unix.NF_ACCEPT)
+		a.u32(unix.NFTA_CHAIN_POLICY, chainPolicy)
 		a.str(unix.NFTA_CHAIN_TYPE, chainType)
 	}
 	b.command("add chain "+c.Name, unix.NFT_MSG_NEWCHAIN, create, a)
 	return nil
 }
 
-// chainType is the type of our base chains.
-const chainType = "filter"
+// The type and policy of our base chains (linux/netfilter.h, NF_ACCEPT).
+const (
+	chainType   = "filter"
+	chainPolicy = 1
+)
 
 func (b *batch) addRules(c *ruleset.Chain) error {
 	for i, r := range c.Rules {

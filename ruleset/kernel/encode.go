@@ -214,6 +214,10 @@ func encodeMatch(m ruleset.Match) ([]expr.Any, error) {
 		mask(m.Mask)
 		compare(expr.CmpOpNeq, inRegister(f, m.Value))
 	case ruleset.InRange:
+		if m.From == m.To {
+			compare(expr.CmpOpEq, appendWord(nil, m.From, f.Bytes(), f.HostEndian()))
+			break
+		}
 		toOrder()
 		compare(expr.CmpOpGte, ordered(m.From))
 		compare(expr.CmpOpLte, ordered(m.To))

@@ -119,7 +119,7 @@ func setAttrs(a *attrs, table string, s *ruleset.Set, id uint32) error {
 		return fmt.Errorf("%s can not be the type of a map's data", s.Data)
 	}
 	a.u32(unix.NFTA_SET_ID, id)
-	if len(s.Key) > 1 {
+	if setFlags(s)&setConcat != 0 {
 		a.nest(unix.NFTA_SET_DESC, func(a *attrs) { describeFields(a, s.Key) })
 	}
 	a.bytes(unix.NFTA_SET_USERDATA, setUserData(s))
@@ -140,7 +140,7 @@ func setFlags(s *ruleset.Set) uint32 {
 	return flags
 }
 
-// describeFields writes the sizes of the fields of a concatenation.
+// describeFields writes the sizes of the fields that have ranges of their own.
 func describeFields(a *attrs, key []ruleset.Type) {
 	a.nest(setDescConcat, func(a *attrs) {
 		for _, t := range key {

@@ -11,5 +11,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == roleFlag {
 		playRole(os.Args[2])
 	}
-	nstest.Main(m)
+	code := nstest.Run(m)
+	if scratch != "" {
+		os.RemoveAll(scratch)
+	}
+	os.Exit(code)
 }

@@ -7,9 +7,10 @@ import (
 )
 
 // A decoder turns the rawNodes of one file into valid values. It does not stop at
-// a mistake: its methods return what they can, and of all mistakes in a
-// document the first by position is kept. So they need not hand errors up, and nothing depends on the order in
-// which keys are read. What they return counts only if there was no mistake.
+// a mistake: its methods return what they can, and of all mistakes in a document the
+// first by position is kept. So they need not hand errors up, and nothing depends on
+// the order in which keys are read. What they return counts only if there was no
+// mistake.
 type decoder struct {
 	file  string
 	first *SyntaxError

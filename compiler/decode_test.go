@@ -69,8 +69,13 @@ func TestGoodPolicies(t *testing.T) {
 		}},
 		{"ports", "{selector: {}, ingress: [{ports: [80/tcp, \"8000-8100/udp\", tcp, udp, sctp, icmp, icmp/echo-request]}]}", Policy{
 			Ingress: Side{Isolates: true, Allow: []Rule{{Ports: []Port{
-				{TCP, 80, 80, ""}, {UDP, 8000, 8100, ""}, {TCP, 1, 65535, ""}, {UDP, 1, 65535, ""},
-				{Protocol: SCTP}, {Protocol: ICMP}, {Protocol: ICMP, ICMPType: "echo-request"},
+				{TCP, 80, 80, ""},
+				{UDP, 8000, 8100, ""},
+				{TCP, 1, 65535, ""},
+				{UDP, 1, 65535, ""},
+				{Protocol: SCTP},
+				{Protocol: ICMP},
+				{Protocol: ICMP, ICMPType: "echo-request"},
 			}}}},
 		}},
 		{"selector", `
@@ -321,8 +326,15 @@ func TestDistance(t *testing.T) {
 		a, b string
 		want int
 	}{
-		{"", "", 0}, {"abc", "abc", 0}, {"abc", "", 3}, {"", "abc", 3},
-		{"ingres", "ingress", 1}, {"form", "from", 1}, {"kitten", "sitting", 3}, {"ca", "abc", 3}, {"any", "all", 2},
+		{"", "", 0},
+		{"abc", "abc", 0},
+		{"abc", "", 3},
+		{"", "abc", 3},
+		{"ingres", "ingress", 1},
+		{"form", "from", 1},
+		{"kitten", "sitting", 3},
+		{"ca", "abc", 3},
+		{"any", "all", 2},
 	} {
 		if got := distance(c.a, c.b, 10); got != c.want {
 			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)

@@ -312,7 +312,7 @@ func describe(c *workloadClass, d direction, p *peer, ports *portClass, j judgem
 func (c *workloadClass) String() string {
 	s := c.members[0].Labels.String()
 	if n := len(c.members); n > 1 {
-		s += fmt.Sprintf(" (%d workloads)", n)
+		s += fmt.Sprintf(" (and %d more)", n-1)
 	}
 	return s
 }

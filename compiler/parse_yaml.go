@@ -2,104 +2,13 @@ package compiler
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
 )
-
-// A rawKind is what a rawNode is.
-type rawKind uint8
-
-const (
-	rawMapping rawKind = iota
-	rawList
-	rawText
-	rawNull
-	rawBool
-	rawInt
-	rawFloat
-	rawTime
-	rawRefused // a mistake that is reported already
-)
-
-// A rawNode is a piece of YAML before it has a meaning. This file is the only one
-// that knows where it comes from.
-type rawNode struct {
-	kind    rawKind
-	text    string     // scalars: as written
-	fields  []rawField // rawMapping: keys are unique
-	partial bool       // rawMapping: keys are missing, as they were refused
-	items   []rawNode  // rawList
-	path    *rawPath
-	pos     Position
-}
-
-// A rawField is one entry of a mapping.
-type rawField struct {
-	key   string
-	pos   Position // of the key
-	value rawNode
-}
-
-// A rawPath is where a node is in its document: "spec.ingress[0].from". It is
-// linked, not text, so that long keys around many nodes cost nothing. The nil path
-// is that of the document.
-type rawPath struct {
-	parent *rawPath
-	step   string
-}
-
-func (p *rawPath) String() string {
-	switch {
-	case p == nil:
-		return "the document"
-	case p.parent == nil:
-		return p.step
-	case strings.HasPrefix(p.step, "["):
-		return p.parent.String() + p.step
-	default:
-		return p.parent.String() + "." + p.step
-	}
-}
-
-// describe names a node as messages do.
-func (n *rawNode) describe() string {
-	switch n.kind {
-	case rawMapping:
-		return "a mapping"
-	case rawList:
-		return "a list"
-	case rawNull:
-		return cmp.Or(n.text, "empty")
-	case rawBool:
-		return "the boolean " + n.text
-	case rawInt, rawFloat:
-		return "the number " + shorten(n.text)
-	case rawTime:
-		return "the time " + n.text
-	default:
-		return "the text " + quote(n.text)
-	}
-}
-
-// isScalar reports whether n is text, or what YAML takes for something else.
-func (n *rawNode) isScalar() bool { return n.kind >= rawText && n.kind < rawRefused }
-
-// quote is strconv.Quote for messages: what is long is cut.
-func quote(s string) string { return strconv.Quote(shorten(s)) }
-
-func shorten(s string) string {
-	const most = 70
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
-}
 
 // rawDocument turns one document into rawNodes; false if it is empty or wrong.
 func (d *decoder) rawDocument(c chunk) (rawNode, bool) {
@@ -116,17 +25,14 @@ func (d *decoder) rawDocument(c chunk) (rawNode, bool) {
 	return root, root.kind != rawNull || root.text != ""
 }
 
-// errTwoDocuments is a second document in a chunk: one after the end marker "...".
-var errTwoDocuments = errors.New("text after the document's end")
+// errTwoDocuments is a second document in a chunk; in the words of yaml.v3, which
+// finds most of them itself.
+var errTwoDocuments = errors.New("yaml: did not find expected <document start>")
 
-// decode reads the chunk's document; nil if there is nothing but comments.
-func (c chunk) decode() (*yaml.Node, error) {
-	return decodeYAML(&lineReader{lines: c.lines})
-}
-
+// decodeYAML returns the one document that r holds; nil if there is none.
 func decodeYAML(r io.Reader) (n *yaml.Node, err error) {
-	// yaml.v3 panics on some comments in odd places ("internal error: unexpected
-	// tail comment event").
+	// yaml.v3 panics where it does not expect a comment or an event ("internal
+	// error: …, please report"); a policy file must not end the daemon.
 	defer func() {
 		if p := recover(); p != nil {
 			n, err = nil, fmt.Errorf("yaml: %v", p)
@@ -202,7 +108,7 @@ func (c chunk) badLine() int {
 
 // explanations are what people do when yaml.v3 says the key, in the order of precedence.
 var explanations = []struct{ yaml, message string }{
-	{"text after the document's end", `text after "..."; allowed: "---" before each further document`},
+	{"did not find expected <document start>", `text after the end of a document; allowed: "---" before each further document`},
 	{"mapping values are not allowed", `a second ": " in one line, or a wrong indentation; allowed: one key a line, text with ": " in quotes`},
 	{"did not find expected key", "a line that is neither a key nor part of the value before it; allowed: keys of one mapping in one column"},
 	{"did not find expected '-' indicator", `a line that is not an item of the list; allowed: all "- " of one list in one column`},

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,20 +57,27 @@ type bench struct {
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, node: nstest.New(t), outside: nstest.New(t)}
-	_, veth := nstest.Link(b.node, "10.0.0.1/24", "fd00:10::1/64", b.outside, "10.0.0.2/24", "fd00:10::2/64")
-	b.node.Shell(`
-		sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1
+	b := &bench{t: t, node: nstest.New(t)}
+	b.outside = everywhereElse(t, b.node)
+	return b
+}
+
+// everywhereElse links a node (10.0.0.1, fd00:10::1) to a host that has every other
+// address.
+func everywhereElse(t testing.TB, node *nstest.Host) *nstest.Host {
+	outside := nstest.New(t)
+	_, veth := nstest.Link(node, "10.0.0.1/24", "fd00:10::1/64", outside, "10.0.0.2/24", "fd00:10::2/64")
+	node.Shell(`
+		sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
 		ip route add default via 10.0.0.2
 		ip -6 route add default via fd00:10::2`)
-	// Outside has every address but the node's.
-	b.outside.Shell(`
+	outside.Shell(`
 		sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1
 		ip route add 10.0.0.0/24 dev ` + veth + ` scope link table local
 		ip route add local 0.0.0.0/0 dev lo table local
 		ip -6 route add fd00:10::1 dev ` + veth + ` table local
 		ip -6 route add local ::/0 dev lo table local`)
-	return b
+	return outside
 }
 
 // A stage is a case set up on the bench.
@@ -222,14 +231,36 @@ func (s *stage) differs(c reference.Connection, want reference.Verdict) string {
 	if c.To.Address.IsValid() {
 		host = c.To.Address
 	}
+	before := s.recorded()
 	v := s.connect(c, host)
 	if v.Allowed() != want.Allowed {
 		return v.String()
+	}
+	for policy, n := range s.recorded() {
+		if n != before[policy] && policy != want.WouldDeny {
+			return v.String() + ", would be denied by " + policy
+		}
+	}
+	if want.WouldDeny != "" && s.recorded()[want.WouldDeny] == before[want.WouldDeny] {
+		return v.String() + ", and records nothing"
 	}
 	if !v.Allowed() && !c.From.Address.IsValid() && c.Protocol == 6 && v.Outcome != nstest.Refused {
 		return v.String() + " where a reset should come at once"
 	}
 	return ""
+}
+
+// recorded returns how often each audit policy was recorded.
+func (s *stage) recorded() map[string]string {
+	if !slices.ContainsFunc(s.c.Policies, func(p compiler.Policy) bool { return p.Audit }) {
+		return nil
+	}
+	counts := map[string]string{}
+	out := s.node.Shell("nft list counters table inet thole")
+	for _, m := range regexp.MustCompile(`counter would_deny_(\S+) {\s+packets (\d+)`).FindAllStringSubmatch(out, -1) {
+		counts[m[1]] = m[2]
+	}
+	return counts
 }
 
 func (s *stage) connect(c reference.Connection, host netip.Addr) nstest.Verdict {

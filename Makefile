@@ -42,7 +42,8 @@ bench: packages
 	THOLE_MUST=1 $(GO) test -run '^$$' -bench Connect -benchtime 1x ./internal/e2e
 
 soak: packages
-	THOLE_MUST=1 $(GO) test -timeout 20m -run 'Agree|Judges' ./compiler ./internal/e2e -args -cases 1000000
+	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./compiler -args -cases 1000000
+	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./internal/e2e -args -samples 5000
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w"; exit 1; }

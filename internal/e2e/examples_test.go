@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -188,7 +187,7 @@ func (e *exampleNode) end(name string) (*nstest.Probe, string) {
 	}
 	p, ok := e.probes[name]
 	if !ok {
-		e.t.Fatal(fmt.Sprintf("no workload %q", name))
+		e.t.Fatalf("no workload %q", name)
 	}
 	return p, ""
 }

@@ -358,11 +358,11 @@ func (w *diffWriter) tables(d difference) {
 func (w *diffWriter) set(s setDifference) {
 	removed := s.removed
 	if s.remake && s.have != nil {
-		w.line('-', "%s %s { %s }", s.have.kind(), s.have.Name, s.have.headText())
+		w.line('-', "%s", s.have.headText())
 		removed = s.have.Elements
 	}
 	if s.remake && s.want != nil {
-		w.line('+', "%s %s { %s }", s.want.kind(), s.want.Name, s.want.headText())
+		w.line('+', "%s", s.want.headText())
 	}
 	for _, e := range removed {
 		w.line('-', "%s %s: %s%s", s.have.kind(), s.have.Name, s.have.elementText(e), trailer(e.Comment))
@@ -372,16 +372,16 @@ func (w *diffWriter) set(s setDifference) {
 	}
 }
 
-// headText is what a set is made of but its elements.
+// headText is a set without its elements.
 func (s Set) headText() string {
-	text := "type " + s.typeText()
-	if s.Interval {
-		text += "; flags interval"
+	body := "type " + s.typeText()
+	switch {
+	case s.Foreign != "":
+		body = "foreign: " + s.Foreign
+	case s.Interval:
+		body += "; flags interval"
 	}
-	if s.Foreign != "" {
-		text += "; foreign: " + s.Foreign
-	}
-	return text
+	return fmt.Sprintf("%s %s { %s }", s.kind(), s.Name, body)
 }
 
 func (w *diffWriter) chain(c chainDifference) {
@@ -389,44 +389,44 @@ func (w *diffWriter) chain(c chainDifference) {
 	if c.have != nil {
 		have = c.have.Rules
 		if c.remake {
-			w.line('-', "chain %s { %s }", c.have.Name, c.have.headText())
+			w.line('-', "%s", c.have.headText())
 		}
 	}
 	if c.want != nil {
 		want = c.want.Rules
 		if c.remake {
-			w.line('+', "chain %s { %s }", c.want.Name, c.want.headText())
+			w.line('+', "%s", c.want.headText())
 		}
 	}
+	name := cmp.Or(c.have, c.want).Name
 	diffRules(have, want, func(sign rune, r Rule) {
-		name := c.want
-		if sign == '-' {
-			name = c.have
+		if sign != ' ' {
+			w.line(sign, "chain %s: %s%s", name, r.text(), trailer(r.Comment))
 		}
-		w.line(sign, "chain %s: %s%s", name.Name, r.text(), trailer(r.Comment))
 	})
 }
 
-// headText is what a chain is made of but its rules.
+// headText is a chain without its rules.
 func (c Chain) headText() string {
-	var text []string
-	if c.Hook != NoHook {
-		text = append(text, c.hookText())
+	switch {
+	case c.Foreign != "":
+		return fmt.Sprintf("chain %s { foreign: %s }", c.Name, c.Foreign)
+	case c.Hook != NoHook:
+		return fmt.Sprintf("chain %s { %s }", c.Name, c.hookText())
+	default:
+		return "chain " + c.Name
 	}
-	if c.Foreign != "" {
-		text = append(text, "foreign: "+c.Foreign)
-	}
-	return strings.Join(text, " ")
 }
 
-// diffRules calls emit for each rule that is not in the longest common subsequence
-// of both lists, in order, the old ones first.
+// diffRules calls emit for each rule of both lists, in order: with ' ' for those of
+// their longest common subsequence, with '-' and '+' for the others.
 func diffRules(have, want []Rule, emit func(sign rune, r Rule)) {
 	common := commonLengths(have, want)
 	i, j := 0, 0
 	for i < len(have) || j < len(want) {
 		switch {
 		case i < len(have) && j < len(want) && equalRules(have[i], want[j]):
+			emit(' ', want[j])
 			i, j = i+1, j+1
 		case j == len(want) || i < len(have) && common[i+1][j] >= common[i][j+1]:
 			emit('-', have[i])

@@ -49,6 +49,8 @@ func (t Type) shape() shape {
 		return shape{"icmpv6_type", 1, false, decimal}
 	case VerdictType:
 		return shape{name: "verdict"}
+	case None:
+		return shape{name: "none"}
 	default:
 		return shape{name: "invalid"}
 	}

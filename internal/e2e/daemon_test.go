@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"thole/internal/daemon"
 	"thole/internal/nstest"
 )
 
@@ -53,8 +55,9 @@ func (m *machine) start(args ...string) {
 	m.t.Helper()
 	m.daemon = m.In("daemon").Start(m.thole, append([]string{"daemon", "--state", "/run/state"}, args...)...)
 	nstest.WaitFor(m.t, 10*time.Second, "the daemon to enforce", func() bool {
-		out, _ := m.Command(m.thole, "status").CombinedOutput() // it fails where there is a problem to tell of
-		return strings.Contains(string(out), "enforcing  yes")
+		out, _ := m.Command(m.thole, "status", "-o", "json").Output() // it fails where there is a problem to tell of
+		var status daemon.Status
+		return json.Unmarshal(out, &status) == nil && status.Enforcing
 	})
 }
 

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"thole/compiler"
+	"thole/internal/daemon"
+)
+
+// applyOptions are the flags of "thole apply".
+type applyOptions struct {
+	paths         []string
+	inventory     string
+	dryRun        bool
+	output        string
+	deny          string
+	state, socket string
+}
+
+func newApply(w *world) *cobra.Command {
+	var o applyOptions
+	cmd := &cobra.Command{
+		Use:   "apply -f PATH… [--dry-run [--inventory FILE]] [-o FORMAT] [--deny HOW]",
+		Short: "Compile policies into the kernel, or show what would be loaded",
+		Long: `Apply replaces the whole policy set: it compiles the policies and what runs now
+into one nftables table and loads the difference in one transaction. If anything
+is wrong with a file, nothing changes. Where a daemon runs, the daemon does this
+and keeps the set; else this command does it once, and what starts later is not in
+the table until the set is applied again.
+
+PATH is a file, a directory (its *.yaml and *.yml files, in the order of their
+names), or "-" for standard input.
+
+With --dry-run nothing changes; the table is printed as a script for nft. With
+--inventory, too, the workloads are those of a file of Workload documents (and of
+such documents beside the policies), not those that run: that needs no root, no
+daemon and no kernel, and equal files give equal bytes.
+
+With -o json the answer is printed as one object: what changed and the warnings;
+with --dry-run the table, as an nft script; with --inventory the classes.
+
+Warnings go to standard error. Exit status: 0 if the set was applied, or could
+be; 1 if not.`,
+		Example: `  sudo thole apply -f /etc/thole/policies
+  sudo thole apply -f web.yaml -f db.yaml --dry-run
+  thole apply -f policies --inventory workloads.yaml --dry-run > table.nft
+  cat web.yaml | sudo thole apply -f -`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return apply(cmd, w, o) },
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.paths, "file", "f", nil, "policies: a `PATH` of a file or directory, or -; may be given several times")
+	f.StringVar(&o.inventory, "inventory", "", "take the workloads from this `FILE`; needs --dry-run")
+	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing, print the table")
+	fileNames(cmd, "file", "yaml", "yml")
+	fileNames(cmd, "inventory", "yaml", "yml")
+	outputFlag(cmd, &o.output, "nft", "json")
+	denyFlag(cmd, &o.deny)
+	stateFlag(cmd, &o.state)
+	socketFlag(cmd, &o.socket)
+	return cmd
+}
+
+func apply(cmd *cobra.Command, w *world, o applyOptions) error {
+	if len(o.paths) == 0 {
+		return try(errors.New("applying policies: no file is given"), "thole apply -f PATH")
+	}
+	if o.inventory != "" && !o.dryRun {
+		return try(errors.New("applying policies: an inventory can not be loaded, what runs now can"),
+			strings.Join([]string{"thole apply -f", o.paths[0], "--inventory", o.inventory, "--dry-run"}, " "))
+	}
+	files, err := readSources(w, o.paths)
+	if err != nil {
+		return err
+	}
+	if o.inventory != "" {
+		return planInventory(w, o, files)
+	}
+	return applyLive(cmd, w, o, files)
+}
+
+// A plan is what -o json prints of a dry run with an inventory.
+type plan struct {
+	Table    string           `json:"table"` // an nft script
+	Classes  []daemon.Class   `json:"classes"`
+	Warnings []daemon.Message `json:"warnings"`
+}
+
+// planInventory prints the table for workloads that are only written down.
+func planInventory(w *world, o applyOptions, files []compiler.File) error {
+	docs, err := compiler.Parse(files)
+	if err != nil {
+		return fmt.Errorf("reading policies: %w", err)
+	}
+	workloads, err := readInventory(o.inventory, docs)
+	if err != nil {
+		return err
+	}
+	result, err := compiler.Compile(compiler.Input{
+		Policies:  docs.Policies,
+		Workloads: workloads,
+		Options:   compiler.Options{Deny: denyMode(o.deny)},
+	})
+	if err != nil {
+		return fmt.Errorf("compiling policies: %w", err)
+	}
+	p := plan{Table: result.Table.Text(), Classes: []daemon.Class{}, Warnings: []daemon.Message{}}
+	for _, c := range result.Classes {
+		p.Classes = append(p.Classes, classOf(c))
+	}
+	for _, warning := range result.Warnings {
+		p.Warnings = append(p.Warnings, daemon.Message{Where: warning.Position.String(), Text: warning.Message})
+	}
+	printMessages(w.stderr, "warning", p.Warnings)
+	if o.output == "json" {
+		return writeJSON(w.stdout, p)
+	}
+	_, err = io.WriteString(w.stdout, p.Table)
+	return err
+}
+
+func classOf(c compiler.Class) daemon.Class {
+	labels := make([]map[string]string, len(c.Labels))
+	for i, l := range c.Labels {
+		labels[i] = l
+	}
+	return daemon.Class{
+		Number:    c.Number,
+		Workloads: nonNil(c.Workloads),
+		Labels:    labels,
+		Ingress:   nonNil(c.Ingress),
+		Egress:    nonNil(c.Egress),
+	}
+}
+
+// applyLive lets the daemon apply the files; without one it is done here.
+func applyLive(cmd *cobra.Command, w *world, o applyOptions, files []compiler.File) error {
+	request := daemon.ApplyRequest{DryRun: o.dryRun}
+	for _, f := range files {
+		request.Files = append(request.Files, daemon.File{Name: f.Name, Data: string(f.Data)})
+	}
+	answer, err := daemon.NewClient(o.socket).Apply(cmd.Context(), request)
+	if errors.Is(err, daemon.ErrNoDaemon) {
+		answer, err = daemon.ApplyOnce(cmd.Context(), o.config(w), request)
+	} else if err == nil && cmd.Flags().Changed("deny") {
+		fmt.Fprintf(w.stderr, "thole: --deny %s is not used: the daemon has its own\n", o.deny)
+	}
+	if err != nil {
+		return asRoot(w, fmt.Errorf("applying policies: %w", err))
+	}
+	return writeAnswer(w, o, answer)
+}
+
+// config is a daemon's, for one change.
+func (o applyOptions) config(w *world) daemon.Config {
+	return daemon.Config{
+		State:  o.state,
+		Socket: o.socket,
+		Deny:   denyMode(o.deny),
+		Logger: slog.New(slog.NewTextHandler(w.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+}
+
+func writeAnswer(w *world, o applyOptions, a daemon.ApplyResponse) error {
+	printMessages(w.stderr, "warning", a.Warnings)
+	printMessages(w.stderr, "problem", a.Problems)
+	var err error
+	switch {
+	case o.output == "json":
+		err = writeJSON(w.stdout, a)
+	case o.dryRun:
+		_, err = io.WriteString(w.stdout, a.Table)
+	default:
+		_, err = fmt.Fprintln(w.stdout, summary(a))
+	}
+	return err
+}
+
+// printMessages prints one message a line, as compilers do.
+func printMessages(w io.Writer, kind string, messages []daemon.Message) {
+	for _, m := range messages {
+		where := ""
+		if m.Where != "" {
+			where = m.Where + ": "
+		}
+		fmt.Fprintf(w, "%s%s: %s\n", where, kind, m.Text)
+	}
+}
+
+func summary(a daemon.ApplyResponse) string {
+	what := "nothing to change"
+	if a.Changed {
+		added, removed := elementChanges(a.Diff)
+		what = fmt.Sprintf("+%d −%d elements", added, removed)
+	}
+	return fmt.Sprintf("applied: %s, %s in %s, %s",
+		plural(a.Policies, "policy", "policies"), plural(a.Workloads, "workload", "workloads"), plural(a.Classes, "class", "classes"), what)
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprint(n, " ", many)
+}
+
+// elementChanges counts the elements that a difference adds and removes. Their lines
+// are "+ set NAME: KEY" or "+ map NAME: KEY : VALUE" (ruleset.Change); the sets'
+// own have a brace for the colon.
+func elementChanges(diff string) (added, removed int) {
+	for line := range strings.Lines(diff) {
+		sign, rest, _ := strings.Cut(line, " ")
+		kind, rest, _ := strings.Cut(rest, " ")
+		name, _, _ := strings.Cut(rest, " ")
+		if kind != "set" && kind != "map" || !strings.HasSuffix(name, ":") {
+			continue
+		}
+		switch sign {
+		case "+":
+			added++
+		case "-":
+			removed++
+		}
+	}
+	return added, removed
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func newCompletion(w *world) *cobra.Command {
+	shells := []string{"bash", "fish", "zsh"}
+	return &cobra.Command{
+		Use:   "completion SHELL",
+		Short: "Print a script that completes thole's commands in a shell",
+		Long: `Completion prints a script for bash, fish or zsh. Where the shell has loaded it,
+the tabulator key completes commands, options, and the names of workloads and
+policies that the daemon knows.`,
+		Example: `  source <(thole completion bash)
+  thole completion zsh > "${fpath[1]}/_thole"
+  thole completion fish > ~/.config/fish/completions/thole.fish`,
+		Args:      cobra.ExactArgs(1),
+		ValidArgs: shells,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			root := cmd.Root()
+			switch args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(w.stdout, true)
+			case "fish":
+				return root.GenFishCompletion(w.stdout, true)
+			case "zsh":
+				return root.GenZshCompletion(w.stdout)
+			}
+			return fmt.Errorf("completing for %q: want one of %v", args[0], shells)
+		},
+	}
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"thole/internal/daemon"
+)
+
+// daemonOptions are the flags of "thole daemon".
+type daemonOptions struct {
+	policies, state, socket string
+	docker                  string
+	deny                    string
+	logFormat, logLevel     string
+}
+
+func newDaemon(w *world) *cobra.Command {
+	var o daemonOptions
+	cmd := &cobra.Command{
+		Use:   "daemon [--policies DIR] [--deny HOW] [--log-format FORMAT] [--log-level LEVEL]",
+		Short: "Follow policies and workloads, and keep the table as they say",
+		Long: `Daemon compiles the policies and what runs into one nftables table, and follows
+both: a new workload or a changed policy file is a small change of the table, in
+one transaction. It adopts the table that an earlier daemon left.
+
+With --policies it follows a directory: each time its *.yaml and *.yml files come
+to rest they become the active set. A bad file changes nothing. Without it the
+active set is the one that "thole apply" gave last, or the default: workloads with
+equal labels may talk to each other, and all may talk to the outside.
+
+Signals: SIGHUP reads the policies again. SIGTERM and SIGINT end the daemon; the
+table stays and goes on deciding. "thole cleanup" removes it.
+
+Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
+		Example: `  sudo thole daemon
+  sudo thole daemon --policies /etc/thole/policies --log-format json`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), w, o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.policies, "policies", "", "follow the policy files in this `DIR`")
+	dirNames(cmd, "policies")
+	f.StringVar(&o.docker, "docker", "off", "Docker's API `HOST`, or off")
+	completeFlag(cmd, "docker", "off")
+	stateFlag(cmd, &o.state)
+	socketFlag(cmd, &o.socket)
+	denyFlag(cmd, &o.deny)
+	choiceFlag(cmd, &o.logFormat, "log-format", "", "the log's `FORMAT`", "text", "json")
+	choiceFlag(cmd, &o.logLevel, "log-level", "", "the least `LEVEL` that is logged", "info", "debug", "warn", "error")
+	return cmd
+}
+
+func runDaemon(ctx context.Context, w *world, o daemonOptions) error {
+	log, err := newLogger(w.stderr, o.logFormat, o.logLevel)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
+	d, err := daemon.New(daemon.Config{
+		Policies: o.policies,
+		State:    o.state,
+		Socket:   o.socket,
+		Docker:   o.docker,
+		Deny:     denyMode(o.deny),
+		Version:  buildOf(debug.ReadBuildInfo()).short(),
+		Logger:   log,
+	})
+	if err != nil {
+		return asRoot(w, fmt.Errorf("starting the daemon: %w", err))
+	}
+	var reloads sync.WaitGroup
+	defer reloads.Wait()
+	defer stop()
+	reloads.Go(func() { reloadOn(ctx, hangup, d, log) })
+	if err := d.Run(ctx); err != nil {
+		return fmt.Errorf("running the daemon: %w", err)
+	}
+	return nil
+}
+
+// reloadOn has the daemon read its policies again at each signal.
+func reloadOn(ctx context.Context, signals <-chan os.Signal, d *daemon.Daemon, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+			if err := d.Reload(ctx); err != nil {
+				log.Error("the policies were not read again: the set from before stays", "error", err)
+			}
+		}
+	}
+}
+
+func newLogger(out io.Writer, format, level string) (*slog.Logger, error) {
+	var least slog.Level
+	if err := least.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("reading --log-level %q: %v", level, err)
+	}
+	options := &slog.HandlerOptions{Level: least}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(out, options)), nil
+	}
+	return slog.New(slog.NewTextHandler(out, options)), nil
+}

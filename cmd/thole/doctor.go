@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os/exec"
+
+	"github.com/spf13/cobra"
+
+	"thole/internal/daemon"
+	"thole/internal/doctor"
+)
+
+// A diagnosis is what -o json prints.
+type diagnosis struct {
+	Complete bool             `json:"complete"` // enforcement is, or would be
+	Findings []doctor.Finding `json:"findings"`
+}
+
+func newDoctor(w *world) *cobra.Command {
+	var output, socket string
+	cmd := &cobra.Command{
+		Use:   "doctor [-o FORMAT] [--socket PATH]",
+		Short: "Check that this machine can enforce policies",
+		Long: `Doctor checks every feature of the kernel, of cgroups and of nftables that Thole
+needs. It tries them out: in a network namespace and a cgroup of its own, which
+are gone afterwards, it loads small tables and sends packets through them. It
+changes nothing else. For what is not in order it says what follows and what
+mends it.
+
+Exit status: 0 if enforcement is complete, warnings or not; 1 if something that
+it needs is missing or could not be checked.`,
+		Example: "  sudo thole doctor\n  sudo thole doctor -o json",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			findings := examine(cmd.Context(), socket)
+			complete := doctor.Complete(findings)
+			var err error
+			if output == "json" {
+				err = writeJSON(w.stdout, diagnosis{complete, findings})
+			} else {
+				err = writeFindings(w, findings)
+			}
+			if err == nil && !complete {
+				return exit{code: exitFailed}
+			}
+			return err
+		},
+	}
+	outputFlag(cmd, &output, "text", "json")
+	socketFlag(cmd, &socket)
+	cmd.AddCommand(newDoctorProbe(w))
+	return cmd
+}
+
+// newDoctorProbe is what doctor starts in its namespace.
+func newDoctorProbe(w *world) *cobra.Command {
+	return &cobra.Command{
+		Use:   "probe",
+		Short: "Try out what the kernel can do, in this network namespace",
+		Long: `Probe loads and deletes tables in the network namespace that it is started in.
+Doctor starts it in an empty one, in a cgroup of its own.`,
+		Example: "  unshare --net thole doctor probe",
+		Hidden:  true,
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			findings, err := doctor.Probe(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return writeJSON(w.stdout, findings)
+		},
+	}
+}
+
+func examine(ctx context.Context, socket string) []doctor.Finding {
+	self := func(ctx context.Context) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "/proc/self/exe", "doctor", "probe")
+		cmd.Args[0] = "thole"
+		return cmd
+	}
+	return doctor.Examine(ctx, doctor.Machine{
+		Table:        tableName,
+		Daemon:       daemon.NewClient(socket),
+		ProbeCommand: self,
+	})
+}
+
+func writeFindings(w *world, findings []doctor.Finding) error {
+	out := bufio.NewWriter(w.stdout)
+	for _, f := range findings {
+		fmt.Fprintf(out, "%s  %-24s %s\n", paint(w, f.Status), f.Check, f.Found)
+		if f.Follows != "" {
+			fmt.Fprintf(out, "%8s what follows: %s\n", "", f.Follows)
+		}
+		if f.Mend != "" {
+			fmt.Fprintf(out, "%8s try: %s\n", "", f.Mend)
+		}
+	}
+	verdict := "Enforcement is complete on this machine."
+	if !doctor.Complete(findings) {
+		verdict = "Enforcement would be INCOMPLETE on this machine."
+	}
+	fmt.Fprintln(out, verdict)
+	return out.Flush()
+}
+
+// paint pads a status to a column and colours it, on a terminal.
+func paint(w *world, s doctor.Status) string {
+	word := fmt.Sprintf("%-7s", s)
+	if !w.colour() {
+		return word
+	}
+	colour := map[doctor.Status]int{doctor.OK: 32, doctor.Warning: 33}[s]
+	if colour == 0 {
+		colour = 31
+	}
+	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", colour, word)
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Exit codes. What "thole run" starts has its own.
+const (
+	exitOK            = 0
+	exitFailed        = 1
+	exitNotExecutable = 126 // run: as env(1)
+	exitNotFound      = 127
+)
+
+// A hint is an error with the command that mends it.
+type hint struct {
+	error
+	try string
+}
+
+func (h hint) Unwrap() error { return h.error }
+
+// try adds to err what the user can do about it.
+func try(err error, command string) error { return hint{err, command} }
+
+// asRoot adds to the error of someone who is not root that it may be for that.
+func asRoot(w *world, err error) error {
+	if w.uid == 0 {
+		return err
+	}
+	return try(err, "sudo thole "+strings.Join(w.args, " "))
+}
+
+// An exit is an error with an exit code of its own. Without an error it is silent.
+type exit struct {
+	code int
+	err  error
+}
+
+func (e exit) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e exit) Unwrap() error { return e.err }
+
+// report prints err as users see it and returns the exit code that belongs to it.
+func report(stderr io.Writer, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	code := exitFailed
+	if e, ok := errors.AsType[exit](err); ok {
+		code = e.code
+		if e.err == nil {
+			return code
+		}
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(stderr, "thole:", strings.TrimSuffix(line, "\n"))
+	}
+	if h, ok := errors.AsType[hint](err); ok {
+		fmt.Fprintln(stderr, "try:", h.try)
+	}
+	return code
+}

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"thole/compiler"
+	"thole/internal/daemon"
+)
+
+func newGet(w *world) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "get KIND",
+		Short: "List workloads, policies or classes",
+		Long: `Get lists what the daemon knows: the workloads that run now, the policies of the
+active set, or the classes: groups of workloads that no policy tells apart.
+
+Where no daemon runs it works out the same from the last policy set and what runs
+now, and says so; class numbers are not those of the loaded table then.`,
+		Example: `  thole get workloads
+  thole get policies -o wide
+  thole get classes -o json`,
+		Args: unknownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(
+		newGetOf(w, workloadListing()),
+		newGetOf(w, policyListing()),
+		newGetOf(w, classListing()),
+	)
+	return cmd
+}
+
+// A listing is how one kind of thing is fetched and printed.
+type listing[T any] struct {
+	kind          string // "workloads"
+	long, example string
+	fetch         func(*daemon.Client, context.Context) ([]T, error)
+	survey        func(survey) []T // without a daemon
+	name          func(T) string
+	columns       []column[T]
+}
+
+// A column of a table; wide ones are shown with -o wide only.
+type column[T any] struct {
+	title string
+	wide  bool
+	cell  func(T) string
+}
+
+func workloadListing() listing[daemon.Workload] {
+	return listing[daemon.Workload]{
+		kind: "workloads",
+		long: `Get workloads lists the labelled cgroups of this node: what carries labels and
+runs now. Policies that isolate a workload are named by direction; a workload
+that no policy isolates is free.`,
+		example: "  thole get workloads\n  thole get workloads web -o yaml",
+		fetch:   (*daemon.Client).Workloads,
+		survey:  survey.Workloads,
+		name:    func(w daemon.Workload) string { return w.Name },
+		columns: []column[daemon.Workload]{
+			{"NAME", false, func(w daemon.Workload) string { return w.Name }},
+			{"KIND", false, func(w daemon.Workload) string { return w.Kind }},
+			{"LABELS", false, func(w daemon.Workload) string { return compiler.Labels(w.Labels).String() }},
+			{"INGRESS", false, func(w daemon.Workload) string { return strings.Join(w.Ingress, ",") }},
+			{"EGRESS", false, func(w daemon.Workload) string { return strings.Join(w.Egress, ",") }},
+			{"CLASS", true, func(w daemon.Workload) string { return strconv.FormatUint(uint64(w.Class), 10) }},
+			{"CGROUP", true, func(w daemon.Workload) string { return w.Cgroup }},
+			{"ID", true, func(w daemon.Workload) string { return strconv.FormatUint(w.ID, 10) }},
+			{"FROM", true, func(w daemon.Workload) string { return w.Position }},
+		},
+	}
+}
+
+func policyListing() listing[daemon.Policy] {
+	return listing[daemon.Policy]{
+		kind: "policies",
+		long: `Get policies lists the active policy set: what each policy isolates, how many
+rules it has, and how many of the workloads that run now it selects. A policy
+that selects nothing is worth a look.`,
+		example: "  thole get policies\n  thole get policies -o wide",
+		fetch:   (*daemon.Client).Policies,
+		survey:  survey.Policies,
+		name:    func(p daemon.Policy) string { return p.Name },
+		columns: []column[daemon.Policy]{
+			{"NAME", false, func(p daemon.Policy) string { return p.Name }},
+			{"ISOLATES", false, isolates},
+			{"ENFORCEMENT", false, enforcement},
+			{"SELECTS", false, func(p daemon.Policy) string { return strconv.Itoa(p.Selected) }},
+			{"ALLOW", true, func(p daemon.Policy) string { return strconv.Itoa(p.Rules) }},
+			{"DENY", true, func(p daemon.Policy) string { return strconv.Itoa(p.Denies) }},
+			{"FROM", true, func(p daemon.Policy) string { return p.Position }},
+		},
+	}
+}
+
+func classListing() listing[daemon.Class] {
+	return listing[daemon.Class]{
+		kind: "classes",
+		long: `Get classes lists the classes of the loaded table. Workloads that no policy of
+the set tells apart are in one class; the kernel's maps hold classes.`,
+		example: "  thole get classes\n  thole get classes -o json",
+		fetch:   (*daemon.Client).Classes,
+		survey:  survey.Classes,
+		name:    func(c daemon.Class) string { return strconv.FormatUint(uint64(c.Number), 10) },
+		columns: []column[daemon.Class]{
+			{"CLASS", false, func(c daemon.Class) string { return strconv.FormatUint(uint64(c.Number), 10) }},
+			{"WORKLOADS", false, func(c daemon.Class) string { return strings.Join(c.Workloads, ",") }},
+			{"INGRESS", false, func(c daemon.Class) string { return strings.Join(c.Ingress, ",") }},
+			{"EGRESS", false, func(c daemon.Class) string { return strings.Join(c.Egress, ",") }},
+			{"LABELS", true, func(c daemon.Class) string { return labelSets(c.Labels) }},
+		},
+	}
+}
+
+func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
+	var output, socket, state string
+	cmd := &cobra.Command{
+		Use:     l.kind + " [NAME…] [-o FORMAT] [--socket PATH] [--state DIR]",
+		Short:   "List " + l.kind,
+		Long:    l.long,
+		Example: l.example,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			items, err := l.fetch(daemon.NewClient(socket), cmd.Context())
+			if errors.Is(err, daemon.ErrNoDaemon) {
+				fmt.Fprintf(w.stderr, "thole: no daemon answers at %s: this is what the last policy set says about what runs now\n", socket)
+				items, err = l.withoutDaemon(state)
+			}
+			if err != nil {
+				return asRoot(w, fmt.Errorf("listing %s: %w", l.kind, err))
+			}
+			if items, err = l.pick(items, names); err != nil {
+				return err
+			}
+			return l.write(w, items, output)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return l.completions(cmd.Context(), socket), cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	outputFlag(cmd, &output, "table", "wide", "json", "yaml")
+	socketFlag(cmd, &socket)
+	stateFlag(cmd, &state)
+	return cmd
+}
+
+func (l listing[T]) withoutDaemon(state string) ([]T, error) {
+	s, err := lookAround(state)
+	return l.survey(s), err
+}
+
+// pick returns the items with these names; all, if there are no names.
+func (l listing[T]) pick(items []T, names []string) ([]T, error) {
+	if len(names) == 0 {
+		return items, nil
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(items, func(t T) bool { return l.name(t) == name }) {
+			return nil, try(fmt.Errorf("listing %s: there is none with the name %q", l.kind, name), "thole get "+l.kind)
+		}
+	}
+	return slices.DeleteFunc(items, func(t T) bool { return !slices.Contains(names, l.name(t)) }), nil
+}
+
+func (l listing[T]) write(w *world, items []T, output string) error {
+	switch output {
+	case "json":
+		return writeJSON(w.stdout, nonNil(items))
+	case "yaml":
+		return writeYAML(w.stdout, nonNil(items))
+	}
+	if len(items) == 0 {
+		_, err := fmt.Fprintf(w.stderr, "There are no %s.\n", l.kind)
+		return err
+	}
+	columns := slices.DeleteFunc(slices.Clone(l.columns), func(c column[T]) bool { return c.wide && output != "wide" })
+	var header []string
+	for _, c := range columns {
+		header = append(header, c.title)
+	}
+	var rows [][]string
+	for _, item := range items {
+		var row []string
+		for _, c := range columns {
+			row = append(row, c.cell(item))
+		}
+		rows = append(rows, row)
+	}
+	return writeTable(w.stdout, header, rows)
+}
+
+// completions are the names that the daemon knows; none, if it does not answer.
+func (l listing[T]) completions(ctx context.Context, socket string) []string {
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	items, err := l.fetch(daemon.NewClient(socket), ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, item := range items {
+		names = append(names, l.name(item))
+	}
+	return names
+}
+
+// nonNil makes an empty list of none, which JSON would call null.
+func nonNil[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
+}
+
+func isolates(p daemon.Policy) string {
+	var directions []string
+	if p.Ingress {
+		directions = append(directions, "ingress")
+	}
+	if p.Egress {
+		directions = append(directions, "egress")
+	}
+	return strings.Join(directions, ",")
+}
+
+func enforcement(p daemon.Policy) string {
+	if p.Audit {
+		return "audit"
+	}
+	return "enforce"
+}
+
+func labelSets(sets []map[string]string) string {
+	var out []string
+	for _, set := range sets {
+		out = append(out, compiler.Labels(set).String())
+	}
+	return strings.Join(out, " ")
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"thole/compiler"
+	"thole/internal/daemon"
+	"thole/policies"
+	"thole/watch"
+)
+
+// A survey is what can be known where no daemon runs: what the last policy set says
+// about what runs now. What is loaded may be older.
+type survey struct {
+	policies  []compiler.Policy
+	workloads []compiler.Workload
+	classes   []compiler.Class
+}
+
+// lookAround makes a survey. It changes nothing.
+func lookAround(state string) (survey, error) {
+	files, err := lastFiles(state)
+	if err != nil {
+		return survey{}, err
+	}
+	docs, err := compiler.Parse(files)
+	if err != nil {
+		return survey{}, fmt.Errorf("the last policy set: %w", err)
+	}
+	workloads, err := runningNow(state, docs.Bindings)
+	if err != nil {
+		return survey{}, err
+	}
+	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: workloads})
+	return survey{docs.Policies, workloads, result.Classes}, err
+}
+
+// lastFiles reads the policy set that the daemon or "thole apply" kept; the default,
+// if there is none.
+func lastFiles(state string) ([]compiler.File, error) {
+	data, err := os.ReadFile(filepath.Join(state, "policies.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return []compiler.File{{Name: "same-labels.yaml", Data: policies.Default}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var kept struct{ Files []daemon.File } // of package daemon's storedSet
+	if err := json.Unmarshal(data, &kept); err != nil {
+		return nil, fmt.Errorf("the last policy set: %v", err)
+	}
+	var files []compiler.File
+	for _, f := range kept.Files {
+		files = append(files, compiler.File{Name: f.Name, Data: []byte(f.Data)})
+	}
+	return files, nil
+}
+
+// runningNow returns the workloads that run. Labels of "thole run" are believed
+// only with the key that sealed them.
+func runningNow(state string, bindings []compiler.Binding) ([]compiler.Workload, error) {
+	root, err := watch.OpenRoot()
+	if err != nil {
+		return nil, err
+	}
+	key, err := os.ReadFile(filepath.Join(state, "key"))
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, 32) // no daemon was here: nothing was sealed
+	} else if err != nil {
+		return nil, err
+	}
+	scopes, err := watch.NewScopes(root, key)
+	if err != nil {
+		return nil, err
+	}
+	cgroups, err := watch.NewCgroups(root, scopes)
+	if err != nil {
+		return nil, err
+	}
+	return cgroups.Look(bindings).Workloads, cgroups.Close()
+}
+
+func (s survey) Workloads() []daemon.Workload {
+	var list []daemon.Workload
+	for _, w := range s.workloads {
+		item := daemon.Workload{
+			Name:      w.Name,
+			Namespace: w.Namespace,
+			Kind:      w.Kind.String(),
+			Labels:    w.Labels,
+			Facts:     w.Facts,
+			Cgroup:    w.Cgroup.Path,
+			ID:        w.Cgroup.ID,
+			Position:  w.Position.String(),
+		}
+		// A class number is the loaded table's: it is not known here.
+		item.Ingress, item.Egress = s.isolation(&w)
+		list = append(list, item)
+	}
+	return list
+}
+
+// isolation names the enforced policies that isolate a workload, by direction.
+func (s survey) isolation(w *compiler.Workload) (ingress, egress []string) {
+	ingress, egress = []string{}, []string{}
+	for _, p := range s.policies {
+		if p.Audit || !p.Selector.Matches(w.Label) {
+			continue
+		}
+		if p.Ingress.Isolates {
+			ingress = append(ingress, p.Name)
+		}
+		if p.Egress.Isolates {
+			egress = append(egress, p.Name)
+		}
+	}
+	return ingress, egress
+}
+
+func (s survey) Policies() []daemon.Policy {
+	var list []daemon.Policy
+	for _, p := range s.policies {
+		item := daemon.Policy{
+			Name:     p.Name,
+			Audit:    p.Audit,
+			Ingress:  p.Ingress.Isolates,
+			Egress:   p.Egress.Isolates,
+			Rules:    len(p.Ingress.Allow) + len(p.Egress.Allow),
+			Denies:   len(p.Ingress.Deny) + len(p.Egress.Deny),
+			Position: p.Position.String(),
+		}
+		for i := range s.workloads {
+			if p.Selector.Matches(s.workloads[i].Label) {
+				item.Selected++
+			}
+		}
+		list = append(list, item)
+	}
+	return list
+}
+
+func (s survey) Classes() []daemon.Class {
+	var list []daemon.Class
+	for _, c := range s.classes {
+		list = append(list, classOf(c))
+	}
+	return list
+}

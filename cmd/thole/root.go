@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+// execute runs the command that w.args names and returns the exit code.
+func execute(ctx context.Context, w *world) int {
+	root := newRoot(w)
+	root.SetArgs(w.args)
+	return report(w.stderr, root.ExecuteContext(ctx))
+}
+
+func newRoot(w *world) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "thole COMMAND",
+		Short: "Isolate processes and containers by their labels",
+		Long: `Thole is a label firewall: processes and containers that share this machine's
+network are isolated from each other by their labels, although they share one
+address and one port space. Policies are YAML files; they become one nftables
+table, and the kernel decides.`,
+		Example: `  thole daemon --policies /etc/thole/policies
+  thole run --label app=nginx nginx -g 'daemon off;'
+  thole run --label app=nginx curl http://127.0.0.1
+  thole apply -f policies --dry-run`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          unknownCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(w.stdin)
+	root.SetOut(w.stdout)
+	root.SetErr(w.stderr)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return try(err, cmd.CommandPath()+" --help")
+	})
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	root.AddCommand(
+		newApply(w),
+		newCleanup(w),
+		newCompletion(w),
+		newDaemon(w),
+		newDoctor(w),
+		newGet(w),
+		newMan(w),
+		newRun(w),
+		newStatus(w),
+		newVersion(w),
+	)
+	usageAsWritten(root)
+	return root
+}
+
+// usageAsWritten keeps cobra from adding "[flags]" to usage lines.
+func usageAsWritten(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, sub := range cmd.Commands() {
+		usageAsWritten(sub)
+	}
+}
+
+// unknownCommand refuses the arguments of a command that only has subcommands.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	err := fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return try(err, cmd.CommandPath()+" "+near[0])
+	}
+	return try(err, cmd.CommandPath()+" --help")
+}
+
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return try(fmt.Errorf("%s takes no argument, but was given %q", cmd.CommandPath(), args[0]), cmd.CommandPath()+" --help")
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"thole/compiler"
+	"thole/internal/daemon"
+)
+
+func newRun(w *world) *cobra.Command {
+	var labels []string
+	var name, socket string
+	cmd := &cobra.Command{
+		Use:   "run --label KEY=VALUE… [--name NAME] [--socket PATH] [--] COMMAND [ARGUMENT…]",
+		Short: "Start a command that carries labels",
+		Long: `Run starts a command as a labelled workload. The daemon makes a cgroup for it,
+stores the labels there and moves the caller in; only then is the command
+executed, in place of thole: its exit status, its signals, its terminal and its
+standard input are its own. All that it starts carries the same labels, as do the
+commands of a labelled shell.
+
+Who is not root needs a LabelGrant document that allows the labels.
+
+Everything from the first word that is no option belongs to the command. A "--"
+before the command ends the options. Where there is none, one directly after the
+command's name is dropped, as in "thole run --label=app=nginx curl -- URL"; put
+one before the command if it needs that "--" itself.
+
+Exit status: the command's own; 127 if it is not found, 126 if it can not be
+executed, 1 if the daemon refuses or can not be reached. In these cases nothing
+was started.`,
+		Example: `  thole run --label app=web nginx -g 'daemon off;'
+  thole run -l app=web -l env=dev --name shell /bin/bash
+  thole run --label=app=nginx curl -- http://127.0.0.1`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return nil
+			}
+			return try(errors.New("starting a labelled command: no command is given"), "thole run --label app=web COMMAND")
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			set, err := parseLabels(labels)
+			if err != nil {
+				return err
+			}
+			argv := commandOf(args, cmd.ArgsLenAtDash() >= 0)
+			path, err := findCommand(argv[0], w.getenv("PATH"))
+			if err != nil {
+				return err
+			}
+			request := daemon.RunRequest{Name: name, Labels: set, Command: argv[0]}
+			if _, err := daemon.NewClient(socket).Run(cmd.Context(), request); err != nil {
+				return asking("labelling "+argv[0], socket, err)
+			}
+			return become(w, path, argv)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
+	}
+	cmd.Flags().SetInterspersed(false)
+	cmd.Flags().StringArrayVarP(&labels, "label", "l", nil, "a label, `KEY=VALUE`; may be given several times")
+	cmd.Flags().StringVar(&name, "name", "", "the workload's `NAME` in listings (default: the command's)")
+	socketFlag(cmd, &socket)
+	noFileCompletion(cmd, "label", "name")
+	return cmd
+}
+
+func parseLabels(args []string) (compiler.Labels, error) {
+	if len(args) == 0 {
+		return nil, try(errors.New("starting a labelled command: no label is given"), "thole run --label app=web COMMAND")
+	}
+	labels := compiler.Labels{}
+	for _, arg := range args {
+		key, value, ok := strings.Cut(arg, "=")
+		if !ok || key == "" {
+			return nil, fmt.Errorf("reading --label %q: want KEY=VALUE", arg)
+		}
+		if old, ok := labels[key]; ok && old != value {
+			return nil, fmt.Errorf("reading --label %q: %s has the value %q already", arg, key, old)
+		}
+		labels[key] = value
+	}
+	return labels, nil
+}
+
+// commandOf returns the command's argv. See newRun's Long for what is dropped.
+func commandOf(args []string, dashBefore bool) []string {
+	if !dashBefore && len(args) > 1 && args[1] == "--" {
+		return append([]string{args[0]}, args[2:]...)
+	}
+	return args
+}
+
+func findCommand(name, path string) (string, error) {
+	file, err := lookPath(name, path)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "", exit{exitNotExecutable, fmt.Errorf("finding the command %q: it may not be executed", name)}
+	case err != nil:
+		return "", exit{exitNotFound, fmt.Errorf("finding the command %q: no such file in PATH", name)}
+	}
+	return file, nil
+}
+
+// become replaces this process by the command. As execvp(3) it hands a file that
+// the kernel does not know how to execute to the shell.
+func become(w *world, path string, argv []string) error {
+	err := w.exec(path, argv, w.environ())
+	if errors.Is(err, syscall.ENOEXEC) {
+		err = w.exec("/bin/sh", append([]string{"/bin/sh", path}, argv[1:]...), w.environ())
+	}
+	return exit{exitNotExecutable, fmt.Errorf("executing %s: %v", path, err)}
+}

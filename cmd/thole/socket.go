@@ -1,0 +1,35 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"thole/internal/daemon"
+)
+
+// tableName is the name of our nftables table, of family inet.
+const tableName = "thole"
+
+// completionTimeout is how long a shell waits for names.
+const completionTimeout = 500 * time.Millisecond
+
+func socketFlag(cmd *cobra.Command, socket *string) {
+	cmd.Flags().StringVar(socket, "socket", daemon.DefaultSocket, "the daemon's socket, a `PATH`")
+	fileNames(cmd, "socket")
+}
+
+func stateFlag(cmd *cobra.Command, state *string) {
+	cmd.Flags().StringVar(state, "state", daemon.DefaultState, "where the daemon keeps the last policy set, a `DIR`")
+	dirNames(cmd, "state")
+}
+
+// asking says what was being done when the daemon at the socket failed to answer.
+func asking(what, socket string, err error) error {
+	if errors.Is(err, daemon.ErrNoDaemon) {
+		return try(fmt.Errorf("%s: no daemon answers at %s", what, socket), "thole daemon --help")
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"thole/compiler"
+	"thole/watch"
+)
+
+// readSources reads the files that -f names: a file, the *.yaml and *.yml files of
+// a directory in the order of their names, or "-" for standard input.
+func readSources(w *world, paths []string) ([]compiler.File, error) {
+	var files []compiler.File
+	for _, path := range paths {
+		more, err := readSource(w, path)
+		if err != nil {
+			return nil, fmt.Errorf("reading policies: %w", err)
+		}
+		files = append(files, more...)
+	}
+	return files, nil
+}
+
+func readSource(w *world, path string) ([]compiler.File, error) {
+	if path == "-" {
+		data, err := io.ReadAll(w.stdin)
+		return []compiler.File{{Name: "stdin", Data: data}}, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		file, err := readFile(path)
+		return []compiler.File{file}, err
+	}
+	return watch.ReadDirectory(path)
+}
+
+func readFile(path string) (compiler.File, error) {
+	data, err := os.ReadFile(path)
+	return compiler.File{Name: path, Data: data}, err
+}
+
+// readInventory reads the workloads of an inventory and those that the policy
+// files have beside the policies.
+func readInventory(file string, docs compiler.Documents) ([]compiler.Workload, error) {
+	source, err := readFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the inventory: %w", err)
+	}
+	inventory, err := compiler.Parse([]compiler.File{source})
+	if err != nil {
+		return nil, fmt.Errorf("reading the inventory: %w", err)
+	}
+	if len(inventory.Policies) > 0 || len(inventory.Grants) > 0 {
+		return nil, try(errors.New("reading the inventory: "+file+": it has documents that are not of kind Workload"),
+			"thole apply -f POLICIES --inventory WORKLOADS --dry-run")
+	}
+	workloads, err := compiler.InventoryWorkloads(slices.Concat(docs.Bindings, inventory.Bindings))
+	if err != nil {
+		return nil, fmt.Errorf("reading the inventory: %w", err)
+	}
+	return workloads, nil
+}

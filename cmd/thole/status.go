@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"thole/internal/daemon"
+)
+
+func newStatus(w *world) *cobra.Command {
+	var output, socket string
+	cmd := &cobra.Command{
+		Use:   "status [-o FORMAT] [--socket PATH]",
+		Short: "Say whether the daemon enforces, and what is wrong",
+		Long: `Status prints the daemon's own account: since when it runs, which policy set is
+active, how many workloads it knows, what is wrong, and the table's counters.
+
+Exit status: 0 if it enforces and nothing is wrong with its last change; 1 if
+not, or if no daemon answers. What the table in the kernel decides goes on
+without a daemon; "thole doctor" says whether it is loaded.`,
+		Example: "  thole status\n  thole status -o json",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := daemon.NewClient(socket).Status(cmd.Context())
+			if err != nil {
+				return asking("asking for the status", socket, err)
+			}
+			if output == "json" {
+				err = writeJSON(w.stdout, s)
+			} else {
+				err = writeStatus(w.stdout, s)
+			}
+			if err == nil && (!s.Enforcing || s.LastError != nil) {
+				return exit{code: exitFailed}
+			}
+			return err
+		},
+	}
+	outputFlag(cmd, &output, "text", "json")
+	socketFlag(cmd, &socket)
+	return cmd
+}
+
+func writeStatus(w io.Writer, s daemon.Status) error {
+	rows := [][]string{
+		{"daemon", fmt.Sprintf("%s, process %d, since %s", s.Version, s.PID, s.Started.Format(time.DateTime))},
+		{"enforcing", enforcing(s)},
+		{"policies", fmt.Sprintf("%d, %s", s.Policies, source(s))},
+		{"workloads", fmt.Sprintf("%d in %d classes; %d of thole run", s.Workloads, s.Classes, s.Runs)},
+	}
+	if s.Ended > 0 {
+		rows = append(rows, []string{"ended", fmt.Sprintf("%d cgroups whose sockets live on", s.Ended)})
+	}
+	if s.LastError != nil {
+		rows = append(rows, []string{"error", fmt.Sprintf("%s: %s", s.LastError.Time.Format(time.DateTime), s.LastError.Text)})
+	}
+	for _, p := range s.Problems {
+		rows = append(rows, []string{"problem", p.String()})
+	}
+	for _, p := range s.Warnings {
+		rows = append(rows, []string{"warning", p.String()})
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
+		rows = append(rows, []string{name, fmt.Sprintf("%d packets", s.Counters[name].Packets)})
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		// The second and later lines of a text are aligned with its first.
+		fmt.Fprintf(t, "%s\t%s\n", row[0], strings.ReplaceAll(row[1], "\n", "\n\t"))
+	}
+	return t.Flush()
+}
+
+func enforcing(s daemon.Status) string {
+	if !s.Enforcing {
+		return "no"
+	}
+	return fmt.Sprintf("yes, epoch %d, since %s", s.Epoch, s.Applied.Format(time.DateTime))
+}
+
+func source(s daemon.Status) string {
+	switch s.Source {
+	case daemon.SourceDirectory:
+		return "of " + s.Directory
+	case daemon.SourceApplied:
+		return `given by "thole apply"`
+	default:
+		return "the default set"
+	}
+}

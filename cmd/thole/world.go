@@ -1,0 +1,45 @@
+package main
+
+import (
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A world is what commands touch outside themselves.
+type world struct {
+	args           []string // without the program's name
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	terminal       bool // stdout is one
+	getenv         func(string) string
+	environ        func() []string
+	exec           func(path string, argv, env []string) error // returns only on failure
+	uid            int
+}
+
+func osWorld() *world {
+	return &world{
+		args:     os.Args[1:],
+		stdin:    os.Stdin,
+		stdout:   os.Stdout,
+		stderr:   os.Stderr,
+		terminal: isTerminal(os.Stdout),
+		getenv:   os.Getenv,
+		environ:  os.Environ,
+		exec:     syscall.Exec,
+		uid:      os.Geteuid(),
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// colour reports whether output may be coloured (no-color.org).
+func (w *world) colour() bool {
+	return w.terminal && w.getenv("NO_COLOR") == "" && w.getenv("TERM") != "dumb"
+}

@@ -1,0 +1,165 @@
+package daemon
+
+import (
+	"time"
+
+	"thole/compiler"
+)
+
+// The requests that the daemon answers over its socket: HTTP with JSON bodies.
+// Who asks is known from the socket (SO_PEERCRED), never from the request.
+const (
+	pathRun       = "/v1/run"       // POST RunRequest → RunResponse; anyone, within a LabelGrant
+	pathApply     = "/v1/apply"     // POST ApplyRequest → ApplyResponse; root
+	pathReload    = "/v1/reload"    // POST nothing → ApplyResponse; root
+	pathStatus    = "/v1/status"    // GET → Status
+	pathWorkloads = "/v1/workloads" // GET → []Workload
+	pathPolicies  = "/v1/policies"  // GET → []Policy
+	pathClasses   = "/v1/classes"   // GET → []Class
+)
+
+// A RunRequest asks to label the process that sends it. When it is answered the
+// process is in its cgroup, the table knows that cgroup, and the process may exec.
+type RunRequest struct {
+	Name    string            `json:"name,omitempty"` // "": derived from Command
+	Labels  map[string]string `json:"labels"`
+	Command string            `json:"command"` // only for a derived name; nothing is decided by it
+}
+
+// A RunResponse says what the caller is now.
+type RunResponse struct {
+	Name   string            `json:"name"`
+	Cgroup string            `json:"cgroup"` // below the cgroup root: thole.slice/NAME.scope
+	ID     uint64            `json:"id"`
+	Labels map[string]string `json:"labels"` // those asked for and those that a grant requires
+}
+
+// A File is one policy file.
+type File struct {
+	Name string `json:"name"`
+	Data string `json:"data"`
+}
+
+// An ApplyRequest replaces the whole policy set. With DryRun nothing changes.
+type ApplyRequest struct {
+	Files  []File `json:"files"`
+	DryRun bool   `json:"dryRun,omitempty"`
+}
+
+// An ApplyResponse says what a new policy set changed, or would change.
+type ApplyResponse struct {
+	Changed   bool      `json:"changed"` // the table differs from the one that was loaded
+	DryRun    bool      `json:"dryRun,omitempty"`
+	Epoch     uint16    `json:"epoch"`
+	Policies  int       `json:"policies"`
+	Workloads int       `json:"workloads"`
+	Classes   int       `json:"classes"`
+	Diff      string    `json:"diff,omitempty"`  // the difference, one line an object
+	Table     string    `json:"table,omitempty"` // DryRun: the whole table as an nft script
+	Warnings  []Message `json:"warnings,omitempty"`
+	Problems  []Message `json:"problems,omitempty"`
+}
+
+// A Message is something to tell a person, with the place it is about: a
+// position in a policy file, a cgroup, or "".
+type Message struct {
+	Where string `json:"where,omitempty"`
+	Text  string `json:"text"`
+}
+
+func (m Message) String() string {
+	if m.Where == "" {
+		return m.Text
+	}
+	return m.Where + ": " + m.Text
+}
+
+// Where a policy set came from.
+const (
+	SourceDefault   = "default"   // embedded: no set was given yet
+	SourceDirectory = "directory" // --policies DIR
+	SourceApplied   = "applied"   // thole apply
+)
+
+// Status is the daemon's own account of itself.
+type Status struct {
+	Version   string             `json:"version"`
+	PID       int                `json:"pid"`
+	Started   time.Time          `json:"started"`
+	Enforcing bool               `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
+	Epoch     uint16             `json:"epoch"`
+	Source    string             `json:"source"`              // SourceDefault, …
+	Directory string             `json:"directory,omitempty"` // with --policies
+	Applied   time.Time          `json:"applied"`             // when the table last changed or was found to be equal
+	Policies  int                `json:"policies"`
+	Workloads int                `json:"workloads"`
+	Classes   int                `json:"classes"`
+	Runs      int                `json:"runs"`  // living cgroups of thole run
+	Ended     int                `json:"ended"` // cgroups that ended and are still in the table, because sockets outlive them
+	LastError *Failure           `json:"lastError,omitempty"`
+	Problems  []Message          `json:"problems,omitempty"`
+	Warnings  []Message          `json:"warnings,omitempty"`
+	Counters  map[string]Counter `json:"counters,omitempty"` // the table's named counters
+}
+
+// A Failure is the last thing that went wrong and was not mended since.
+type Failure struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+}
+
+// A Counter is one of the table's counters.
+type Counter struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// A Workload is a labelled cgroup of this node.
+type Workload struct {
+	Name      string            `json:"name"`
+	Namespace string            `json:"namespace,omitempty"`
+	Kind      string            `json:"kind"`
+	Labels    map[string]string `json:"labels"`
+	Facts     map[string]string `json:"facts,omitempty"` // thole/* and the like
+	Cgroup    string            `json:"cgroup"`
+	ID        uint64            `json:"id"`
+	Class     uint32            `json:"class"`    // 0: in none
+	Ingress   []string          `json:"ingress"`  // the enforced policies that isolate it
+	Egress    []string          `json:"egress"`   //
+	Position  string            `json:"position"` // of its Workload document; "-" if there is none
+}
+
+// A Policy is one policy of the active set.
+type Policy struct {
+	Name     string `json:"name"`
+	Audit    bool   `json:"audit,omitempty"`
+	Ingress  bool   `json:"ingress"` // it isolates what it selects
+	Egress   bool   `json:"egress"`
+	Rules    int    `json:"rules"`   // allow rules
+	Denies   int    `json:"denies"`  // deny rules
+	Selected int    `json:"selects"` // workloads that run now
+	Position string `json:"position"`
+}
+
+// A Class are workloads that no policy of the active set tells apart.
+type Class struct {
+	Number    uint32              `json:"number"`
+	Workloads []string            `json:"workloads"`
+	Labels    []map[string]string `json:"labels"`
+	Ingress   []string            `json:"ingress"`
+	Egress    []string            `json:"egress"`
+}
+
+// problemBody is the body of every answer that is not 200.
+type problemBody struct {
+	Error string `json:"error"`
+}
+
+// apiMessages are a compiler's warnings as clients see them.
+func apiMessages(warnings []compiler.Warning) []Message {
+	out := make([]Message, 0, len(warnings))
+	for _, w := range warnings {
+		out = append(out, Message{Where: w.Position.String(), Text: w.Message})
+	}
+	return out
+}

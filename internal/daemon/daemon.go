@@ -1,0 +1,210 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"thole/compiler"
+	"thole/ruleset/kernel"
+	"thole/watch"
+)
+
+// Where things are unless a Config says otherwise.
+const (
+	DefaultState  = "/var/lib/thole"
+	DefaultSocket = "/run/thole/thole.sock"
+)
+
+// Config are the settings of a daemon. The zero value is one that starts with the
+// last good policy set, or the default.
+type Config struct {
+	Policies string // a directory to follow; "": none
+	State    string // "": DefaultState
+	Socket   string // "": DefaultSocket
+	Docker   string // "" or "off": other values are not known yet
+	Deny     compiler.DenyMode
+	Version  string
+	Logger   *slog.Logger // nil: slog.Default()
+}
+
+func (c Config) withDefaults() Config {
+	c.State = cmp.Or(c.State, DefaultState)
+	c.Socket = cmp.Or(c.Socket, DefaultSocket)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+// A Daemon holds the parts together. Its goroutines are those of Run.
+type Daemon struct {
+	host      *host
+	cgroups   *watch.Cgroups
+	directory *watch.Directory // nil: none is followed
+	enforcer  *enforcer
+	server    *server
+	lock      *lock
+	log       *slog.Logger
+}
+
+// New takes the daemon's lock, adopts the table that is loaded, brings it up to
+// date, and listens. It does not answer before it is run (Run). If it fails, what
+// was loaded before stays and enforces.
+func New(config Config) (*Daemon, error) {
+	config = config.withDefaults()
+	if config.Docker != "" && config.Docker != "off" {
+		return nil, fmt.Errorf("--docker %s: containers are not known to this version: use --docker off", config.Docker)
+	}
+	host, err := openHost()
+	if err != nil {
+		return nil, err
+	}
+	return newDaemon(config, host)
+}
+
+// newDaemon takes over the host: it is closed when New fails, or Run returns.
+func newDaemon(config Config, host *host) (_ *Daemon, err error) {
+	d := &Daemon{log: config.Logger, host: host}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	if d.lock, err = takeLock(config.Socket); err != nil {
+		return nil, err
+	}
+	parts, err := newParts(config, host)
+	if err != nil {
+		return nil, err
+	}
+	d.cgroups, d.enforcer = parts.cgroups, parts.enforcer
+	d.enforcer.changed = d.cgroups.Changed()
+	if config.Policies != "" {
+		d.directory = watch.NewDirectory(config.Policies)
+		d.enforcer.directory, d.enforcer.files = config.Policies, d.directory.Files()
+	}
+	if err := d.enforcer.start(); err != nil {
+		return nil, fmt.Errorf("enforcing at the start: %w: see `thole doctor`", err)
+	}
+	listener, err := listen(config.Socket, config.Logger)
+	if err != nil {
+		return nil, err
+	}
+	d.server = &server{
+		listener: listener,
+		enforcer: d.enforcer,
+		runner:   &runner{scopes: parts.scopes, enforcer: d.enforcer, wake: parts.cgroups.Wake, log: config.Logger, now: host.now},
+		limiter:  newLimiter(host.now),
+		kernel:   host.kernel,
+		log:      config.Logger,
+		version:  config.Version,
+		started:  host.now(),
+	}
+	return d, nil
+}
+
+// Run works until the context ends, or a part fails. The table stays loaded.
+func (d *Daemon) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.cgroups.Run(ctx) })
+	group.Go(func() error { return d.enforcer.Run(ctx) })
+	group.Go(func() error { return d.server.Run(ctx) })
+	if d.directory != nil {
+		group.Go(func() error { return d.directory.Run(ctx) })
+	}
+	d.log.Info("ready", "socket", d.server.listener.Addr().String())
+	err := group.Wait()
+	d.log.Info("stopped: the table that is loaded stays and enforces")
+	return errors.Join(err, d.close())
+}
+
+// Reload reads the policies again, as SIGHUP asks for. A bad set is reported and
+// changes nothing.
+func (d *Daemon) Reload(ctx context.Context) error {
+	_, err := d.enforcer.Reload(ctx)
+	return err
+}
+
+// close gives back what New took. The server closes its listener itself.
+func (d *Daemon) close() error {
+	var err error
+	if d.cgroups != nil {
+		err = d.cgroups.Close()
+	}
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.release())
+	}
+	return errors.Join(err, d.host.close())
+}
+
+// A host is what the daemon works on: the effects that tests replace.
+type host struct {
+	root    watch.Root
+	kernel  Kernel
+	sockets func() (map[uint64]bool, error)
+	now     func() time.Time
+	close   func() error
+}
+
+// openHost takes the cgroup tree and the network namespace of this process.
+func openHost() (*host, error) {
+	root, err := watch.OpenRoot()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := kernel.Open(kernel.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("%w: are you root? See `thole doctor`", err)
+	}
+	return &host{root: root, kernel: conn, sockets: socketCgroups, now: time.Now, close: conn.Close}, nil
+}
+
+// Lives reports whether a cgroup with this id exists.
+func (h *host) Lives(cgroup uint64) (bool, error) { return h.root.Lives(cgroup) }
+
+// Sockets returns the ids of the cgroups that living sockets were born in.
+func (h *host) Sockets() (map[uint64]bool, error) { return h.sockets() }
+
+// parts are what a daemon and a single apply have in common.
+type parts struct {
+	scopes   *watch.Scopes
+	cgroups  *watch.Cgroups
+	enforcer *enforcer
+}
+
+func newParts(config Config, host *host) (parts, error) {
+	state, err := openState(config.State)
+	if err != nil {
+		return parts{}, err
+	}
+	key, err := state.key()
+	if err != nil {
+		return parts{}, err
+	}
+	scopes, err := watch.NewScopes(host.root, key)
+	if err != nil {
+		return parts{}, err
+	}
+	cgroups, err := watch.NewCgroups(host.root, scopes)
+	if err != nil {
+		return parts{}, err
+	}
+	return parts{scopes: scopes, cgroups: cgroups, enforcer: &enforcer{
+		kernel:  host.kernel,
+		runs:    cgroups,
+		dead:    host,
+		state:   state,
+		log:     config.Logger,
+		deny:    config.Deny,
+		now:     host.now,
+		orders:  make(chan func()),
+		waiters: make(chan chan error),
+		stopped: make(chan struct{}),
+	}}, nil
+}

@@ -1,0 +1,86 @@
+package daemon
+
+import (
+	"fmt"
+
+	"thole/compiler"
+)
+
+// A graveyard knows which cgroups are gone, and which of these still have sockets.
+type graveyard interface {
+	Lives(cgroup uint64) (bool, error)
+	Sockets() (map[uint64]bool, error) // ids of the cgroups that sockets were born in
+}
+
+// outlived returns those of the enforced workloads whose cgroup is gone and to
+// which a socket may still belong: a socket keeps its cgroup when it is passed on
+// to a process elsewhere. They keep their elements, since without them such a
+// socket would be unlabelled. What can not be found out is taken as a yes.
+func outlived(g graveyard, enforced, running []compiler.Workload) (map[uint64]compiler.Workload, error) {
+	dead := map[uint64]compiler.Workload{}
+	for _, w := range enforced {
+		dead[w.Cgroup.ID] = w
+	}
+	for _, w := range running {
+		delete(dead, w.Cgroup.ID)
+	}
+	for id := range dead {
+		lives, err := g.Lives(id)
+		if err != nil {
+			return dead, err
+		}
+		if lives {
+			delete(dead, id) // it is no workload any more
+		}
+	}
+	if len(dead) == 0 {
+		return nil, nil
+	}
+	sockets, err := g.Sockets()
+	if err != nil {
+		return dead, err
+	}
+	orphan, err := hasOrphan(g, sockets, dead)
+	if err != nil || orphan {
+		return dead, err
+	}
+	for id := range dead {
+		if !sockets[id] {
+			delete(dead, id)
+		}
+	}
+	return dead, nil
+}
+
+// hasOrphan reports whether a socket belongs to a cgroup that is gone and is none
+// of those that are known. It may have been below one of them.
+func hasOrphan(g graveyard, sockets map[uint64]bool, dead map[uint64]compiler.Workload) (bool, error) {
+	for id := range sockets {
+		if _, ok := dead[id]; ok || id == 0 {
+			continue
+		}
+		if lives, err := g.Lives(id); err != nil || !lives {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// withEnded adds the ended workloads to those that run. Where a new cgroup has the
+// path of an old one, the old one's is told apart by its id: to the compiler the
+// path is the identity.
+func withEnded(running []compiler.Workload, ended map[uint64]compiler.Workload) []compiler.Workload {
+	all := append([]compiler.Workload(nil), running...)
+	taken := map[string]bool{}
+	for _, w := range running {
+		taken[w.Cgroup.Path] = true
+	}
+	for id, w := range ended {
+		if taken[w.Cgroup.Path] {
+			w.Cgroup.Path += fmt.Sprintf("#%d", id)
+		}
+		taken[w.Cgroup.Path] = true
+		all = append(all, w)
+	}
+	return all
+}

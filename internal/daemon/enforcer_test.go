@@ -1,0 +1,448 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"thole/compiler"
+)
+
+const badPolicy = `apiVersion: thole/v1
+kind: Policy
+metadata: {name: bad}
+spec:
+  selector: {}
+  ingres: []
+`
+
+func bindUnit(unit string) string {
+	return `---
+apiVersion: thole/v1
+kind: Workload
+metadata: {name: it, labels: {app: web}}
+spec: {unit: ` + unit + `}
+`
+}
+
+func TestDefaultUntilASetIsGiven(t *testing.T) {
+	b := newBench(t)
+	if s := b.status(); s.Source != SourceDefault || !s.Enforcing || s.Policies != 1 || s.Version != "test" || s.Counters["denied"].Packets != 3 {
+		t.Errorf("status %+v", s)
+	}
+	b.apply(allowWeb)
+	policies, err := b.client.Policies(context.Background())
+	want := []Policy{{Name: "web", Ingress: true, Rules: 1, Position: "test.yaml:3:18"}}
+	if len(policies) == 1 {
+		want[0].Position = policies[0].Position
+	}
+	if diff := cmp.Diff(want, policies); err != nil || diff != "" {
+		t.Errorf("%v, policies (-want +got)\n%s", err, diff)
+	}
+	if s := b.status(); s.Source != SourceApplied {
+		t.Errorf("source %s", s.Source)
+	}
+}
+
+func TestBadSetKeepsTheLastGoodOne(t *testing.T) {
+	b := newBench(t)
+	b.apply(allowWeb)
+	before := b.kernel.loaded()
+	for name, files := range map[string][]File{
+		"syntax": {{Name: "bad.yaml", Data: badPolicy}},
+		"none":   {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := b.client.Apply(context.Background(), ApplyRequest{Files: files})
+			refusal, ok := errors.AsType[*Refusal](err)
+			if !ok || refusal.Code != http.StatusUnprocessableEntity || !strings.Contains(refusal.Message, "Nothing was changed") {
+				t.Errorf("apply: %v", err)
+			}
+			if name == "syntax" && !strings.Contains(err.Error(), "bad.yaml:6:3") {
+				t.Errorf("the error %q lacks the place", err)
+			}
+			s := b.status()
+			if s.LastError == nil || !strings.HasPrefix(err.Error(), s.LastError.Text) {
+				t.Errorf("status %+v; want the error", s.LastError)
+			}
+			if !sameTable(before, b.kernel.loaded()) || s.Policies != 1 {
+				t.Error("the table changed")
+			}
+		})
+	}
+	b.stop()
+	b.start()
+	if s := b.status(); s.Source != SourceApplied || s.LastError != nil || !sameTable(before, b.kernel.loaded()) {
+		t.Errorf("after a restart: status %+v", s)
+	}
+	b.apply(allowWeb)
+	if s := b.status(); s.LastError != nil {
+		t.Errorf("after a good set: %+v", s.LastError)
+	}
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	b := newBench(t)
+	before, changes := b.kernel.loaded(), b.kernel.changes()
+	files := []File{{Name: "web.yaml", Data: allowWeb}}
+	a, err := b.client.Apply(context.Background(), ApplyRequest{Files: files, DryRun: true})
+	if err != nil || !a.Changed || !a.DryRun || !strings.Contains(a.Table, "table inet thole") || a.Diff == "" {
+		t.Errorf("dry run: %+v, %v", a, err)
+	}
+	if b.kernel.changes() != changes || !sameTable(before, b.kernel.loaded()) || b.status().Source != SourceDefault {
+		t.Error("something changed")
+	}
+}
+
+func TestFollowedDirectory(t *testing.T) {
+	dir := t.TempDir()
+	write := func(data string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(allowWeb)
+	b := newBench(t, func(b *bench) { b.config.Policies = dir })
+	if s := b.status(); s.Source != SourceDirectory || s.Directory != dir || s.Policies != 1 {
+		t.Fatalf("status %+v", s)
+	}
+	good := b.kernel.loaded()
+
+	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}})
+	if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.Code != http.StatusConflict || !strings.Contains(refusal.Message, dir) {
+		t.Errorf("apply beside a directory: %v", err)
+	}
+
+	write(badPolicy)
+	b.until("the bad file's report", func() bool { return b.status().LastError != nil })
+	if s := b.status(); !strings.Contains(s.LastError.Text, dir+"/a.yaml:6:3") || !sameTable(good, b.kernel.loaded()) {
+		t.Errorf("status %+v", s.LastError)
+	}
+	if err := b.daemon.Reload(context.Background()); err == nil {
+		t.Error("a bad set was reloaded")
+	}
+	b.stop()
+	b.start()
+	if s := b.status(); s.LastError == nil || s.Policies != 1 || !sameTable(good, b.kernel.loaded()) {
+		t.Errorf("after a restart with the bad file: status %+v", s)
+	}
+	write(allowWeb)
+	b.until("the mended file", func() bool { return b.status().LastError == nil })
+
+	write(allowWeb + strings.ReplaceAll("---\n"+allowWeb, "name: web", "name: web2"))
+	b.until("the second policy", func() bool { return b.status().Policies == 2 })
+	if err := b.daemon.Reload(context.Background()); err != nil {
+		t.Errorf("reload: %v", err)
+	}
+}
+
+func TestRestartAdoptsWhatIsThere(t *testing.T) {
+	b := newBench(t)
+	b.apply(allowWeb + bindUnit("nginx.service"))
+	b.host.MkCgroup("system.slice/nginx.service")
+	b.until("the unit", func() bool { return b.status().Workloads == 1 })
+	web := b.run("web", map[string]string{"app": "web"})
+	b.run("db", map[string]string{"app": "db"})
+	was, changes := b.status(), b.kernel.changes()
+	b.stop()
+	b.start()
+	if b.kernel.changes() != changes {
+		t.Errorf("the table was changed: %s", b.kernel.applied[changes])
+	}
+	now := b.status()
+	if now.Runs != 2 || now.Workloads != 3 || now.Epoch != was.Epoch {
+		t.Errorf("status %+v; was %+v", now, was)
+	}
+	web.end()
+	b.until("the end of one", func() bool { return b.status().Runs == 1 })
+	if b.knows(web.Answer.ID) {
+		t.Error("the table still knows what ended")
+	}
+}
+
+// What ended while no daemon was there leaves the table when one comes.
+func TestRestartSeesWhatEnded(t *testing.T) {
+	b := newBench(t)
+	web := b.run("web", map[string]string{"app": "web"})
+	b.stop()
+	web.end()
+	if !b.knows(web.Answer.ID) {
+		t.Error("the table changed without a daemon")
+	}
+	b.start()
+	if b.knows(web.Answer.ID) || !b.empty() {
+		t.Error("the workload is still there")
+	}
+}
+
+func TestUnitsComeAndGo(t *testing.T) {
+	b := newBench(t)
+	b.apply(allowWeb + bindUnit("nginx.service"))
+	for range 3 {
+		id := b.host.MkCgroup("system.slice/nginx.service")
+		b.until("the unit", func() bool { return b.knows(id) })
+		b.host.Rmdir("system.slice/nginx.service")
+		b.until("its end", func() bool { return !b.knows(id) })
+	}
+}
+
+func TestFailedChangeIsTriedAgain(t *testing.T) {
+	b := newBench(t)
+	b.apply(allowWeb + bindUnit("nginx.service"))
+	b.kernel.set(func() { b.kernel.fail = errors.New("cannot allocate memory") })
+	id := b.host.MkCgroup("system.slice/nginx.service")
+	b.until("the failure's report", func() bool { return b.status().LastError != nil })
+	if s := b.status(); !strings.Contains(s.LastError.Text, "cannot allocate memory. What was loaded before stays and enforces") {
+		t.Errorf("status %+v", s.LastError)
+	}
+	b.kernel.set(func() { b.kernel.fail = nil })
+	b.until("another try", func() bool { return b.knows(id) && b.status().LastError == nil })
+}
+
+// Somebody flushes our table: the next change mends it.
+func TestDriftIsMended(t *testing.T) {
+	b := newBench(t)
+	web := b.run("web", map[string]string{"app": "web"})
+	epoch := b.status().Epoch
+	b.kernel.set(func() { b.kernel.table = nil })
+	db := b.run("db", map[string]string{"app": "db"})
+	if !b.knows(web.Answer.ID) || !b.knows(db.Answer.ID) {
+		t.Error("the table was not mended")
+	}
+	if now := b.status().Epoch; now == epoch {
+		t.Error("connections that were made meanwhile are not decided again")
+	}
+}
+
+func TestEpoch(t *testing.T) {
+	b := newBench(t)
+	b.apply(allowWeb + bindUnit("nginx.service"))
+	other := allowWeb + "  egress: []\n"
+	epoch := b.status().Epoch
+	step := func(what string, raises bool, f func()) {
+		t.Helper()
+		f()
+		now := b.status().Epoch
+		if raised := now != epoch; raised != raises {
+			t.Errorf("%s: epoch %d after %d; want raised %v", what, now, epoch, raises)
+		}
+		if loaded := epochOf(b.kernel.loaded()); loaded != now {
+			t.Errorf("%s: the table has epoch %d; the daemon says %d", what, loaded, now)
+		}
+		epoch = now
+	}
+	var web *process
+	step("a run begins", false, func() { web = b.run("web", map[string]string{"app": "web"}) })
+	step("a run ends", false, func() {
+		web.end()
+		b.until("its end", func() bool { return b.status().Workloads == 0 })
+	})
+	step("the same set", false, func() { b.apply(allowWeb + bindUnit("nginx.service")) })
+	step("a unit begins", true, func() {
+		b.host.MkCgroup("system.slice/nginx.service")
+		b.until("the unit", func() bool { return b.status().Workloads == 1 })
+	})
+	step("a policy changes", true, func() {
+		b.apply(other + bindUnit("nginx.service"))
+	})
+	step("a unit's labels change", true, func() {
+		b.apply(other + strings.Replace(bindUnit("nginx.service"), "app: web", "app: db", 1))
+	})
+	step("a unit is not bound any more", true, func() { b.apply(other) })
+	step("a restart", false, func() { b.stop(); b.start() })
+	step("a restart without memory", false, func() {
+		b.stop()
+		if err := os.Remove(filepath.Join(b.config.State, memoryFile)); err != nil {
+			t.Fatal(err)
+		}
+		b.start()
+	})
+}
+
+func TestEpochsGoRound(t *testing.T) {
+	if got := nextEpoch(compiler.MaxEpoch - 1); got != compiler.MaxEpoch {
+		t.Errorf("after %d: %d", compiler.MaxEpoch-1, got)
+	}
+	if got := nextEpoch(compiler.MaxEpoch); got != 1 {
+		t.Errorf("after the last: %d; want 1", got)
+	}
+}
+
+// epochOf finds what the compiler wrote.
+func TestEpochOf(t *testing.T) {
+	set := defaultSet()
+	for _, epoch := range []uint16{1, 2, 1000, compiler.MaxEpoch} {
+		result, err := compiler.Compile(compiler.Input{Policies: set.docs.Policies, Options: compiler.Options{Epoch: epoch}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := epochOf(&result.Table); got != epoch {
+			t.Errorf("epochOf = %d; want %d", got, epoch)
+		}
+	}
+	if got := epochOf(nil); got != 0 {
+		t.Errorf("epochOf(nil) = %d", got)
+	}
+}
+
+func TestSocketsOutliveTheirCgroup(t *testing.T) {
+	b := newBench(t)
+	web := b.run("web", map[string]string{"app": "web"})
+	hold := func(ids ...uint64) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.sockets = map[uint64]bool{}
+		for _, id := range ids {
+			b.sockets[id] = true
+		}
+	}
+	hold(web.Answer.ID)
+	web.end()
+	b.until("the end of the cgroup", func() bool { return b.empty() && b.status().Ended == 1 })
+	if !b.knows(web.Answer.ID) {
+		t.Fatal("a socket of the ended workload is unlabelled")
+	}
+	// A new workload of the same name is another one.
+	again := b.run("web", map[string]string{"app": "web"})
+	if !b.knows(web.Answer.ID) || !b.knows(again.Answer.ID) {
+		t.Error("the table does not know both")
+	}
+	b.stop()
+	b.start()
+	if !b.knows(web.Answer.ID) || b.status().Ended != 1 {
+		t.Error("the ended workload was forgotten by a restart")
+	}
+	hold()
+	b.until("the end of the workload", func() bool { return !b.knows(web.Answer.ID) && b.status().Ended == 0 })
+	if !b.knows(again.Answer.ID) {
+		t.Error("the new workload went with the old one")
+	}
+}
+
+// graves answers for the kernel.
+type graves struct {
+	living, sockets map[uint64]bool
+	err             error
+}
+
+func (g graves) Lives(id uint64) (bool, error)     { return g.living[id], nil }
+func (g graves) Sockets() (map[uint64]bool, error) { return g.sockets, g.err }
+
+func TestOutlived(t *testing.T) {
+	workload := func(id uint64) compiler.Workload { return compiler.Workload{Cgroup: compiler.Cgroup{ID: id}} }
+	enforced := []compiler.Workload{workload(1), workload(2), workload(3)}
+	running := enforced[:1]
+	tests := []struct {
+		name  string
+		world graves
+		want  []uint64
+	}{
+		{"no sockets", graves{living: map[uint64]bool{1: true}}, nil},
+		{"a socket of one", graves{living: map[uint64]bool{1: true}, sockets: map[uint64]bool{1: true, 2: true}}, []uint64{2}},
+		{"one is only not bound any more", graves{living: map[uint64]bool{1: true, 2: true}, sockets: map[uint64]bool{2: true, 3: true}}, []uint64{3}},
+		{"a socket of a child that is gone too", graves{living: map[uint64]bool{1: true}, sockets: map[uint64]bool{99: true}}, []uint64{2, 3}},
+		{"a socket of an unlabelled cgroup", graves{living: map[uint64]bool{1: true, 99: true}, sockets: map[uint64]bool{99: true, 0: true}}, nil},
+		{"it is not known", graves{living: map[uint64]bool{1: true}, err: errors.New("no")}, []uint64{2, 3}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := outlived(tt.world, enforced, running)
+			if !errors.Is(err, tt.world.err) {
+				t.Errorf("error %v", err)
+			}
+			want := map[uint64]compiler.Workload{}
+			for _, id := range tt.want {
+				want[id] = workload(id)
+			}
+			if len(got) != len(want) {
+				t.Errorf("got %v; want %v", got, tt.want)
+			}
+			for id := range want {
+				if _, ok := got[id]; !ok {
+					t.Errorf("got %v; want %v", got, tt.want)
+				}
+			}
+		})
+	}
+}
+
+func TestOneDaemonASocket(t *testing.T) {
+	b := newBench(t)
+	if _, err := b.newDaemon(); !errors.Is(err, errLocked) || !strings.Contains(err.Error(), b.config.Socket) {
+		t.Errorf("a second daemon: %v", err)
+	}
+	_, err := applyOnce(b.config, b.daemon.host, ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}})
+	if !errors.Is(err, errLocked) {
+		t.Errorf("apply beside a daemon: %v", err)
+	}
+	b.status() // the first one is not disturbed
+}
+
+func TestApplyWithoutADaemon(t *testing.T) {
+	b := newBench(t)
+	b.run("web", map[string]string{"app": "web"})
+	host := b.daemon.host
+	b.stop()
+	request := ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true}
+	before := b.kernel.changes()
+	a, err := applyOnce(b.config, host, request)
+	if err != nil || !a.Changed || a.Workloads != 1 || b.kernel.changes() != before {
+		t.Errorf("dry run: %+v, %v", a, err)
+	}
+	request.DryRun = false
+	a, err = applyOnce(b.config, host, request)
+	if err != nil || !a.Changed || a.Workloads != 1 || b.kernel.changes() != before+1 {
+		t.Errorf("apply: %+v, %v", a, err)
+	}
+	b.start()
+	if s := b.status(); s.Source != SourceApplied || b.kernel.changes() != before+1 {
+		t.Errorf("the daemon that came: %+v", s)
+	}
+}
+
+func TestDryRunWithoutADaemonLeavesNoTrace(t *testing.T) {
+	b := newBench(t)
+	host := b.daemon.host
+	b.stop()
+	b.config.State = t.TempDir() + "/none"
+	if _, err := applyOnce(b.config, host, ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true}); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(b.config.State); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("there is a state directory: %v", err)
+	}
+}
+
+func TestCleanup(t *testing.T) {
+	b := newBench(t)
+	web := b.run("web", map[string]string{"app": "web"})
+	host := b.daemon.host
+	b.stop()
+	got, err := cleanup(host)
+	if diff := cmp.Diff(CleanupResult{Table: true, Stay: []string{web.Answer.Cgroup}}, got); err != nil || diff != "" {
+		t.Errorf("cleanup: %v, (-want +got)\n%s", err, diff)
+	}
+	if b.kernel.loaded() != nil {
+		t.Error("the table is still there")
+	}
+	web.end()
+	if got, err := cleanup(host); err != nil || got.Table || len(got.Stay) > 0 || b.host.CgroupID("thole.slice") != 0 {
+		t.Errorf("the second cleanup: %+v, %v", got, err)
+	}
+}
+
+func TestNoDaemon(t *testing.T) {
+	socket := t.TempDir() + "/thole.sock"
+	_, err := NewClient(socket).Status(context.Background())
+	if !errors.Is(err, ErrNoDaemon) || err.Error() != "no daemon at "+socket+": start one with `thole daemon`, or see `thole daemon --help`" {
+		t.Errorf("error %v", err)
+	}
+}

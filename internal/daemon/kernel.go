@@ -1,0 +1,54 @@
+package daemon
+
+import (
+	"thole/compiler"
+	"thole/ruleset"
+	"thole/ruleset/kernel"
+)
+
+// Kernel holds the loaded tables. A change is applied as a whole or not at all.
+type Kernel interface {
+	Read(name string) (*ruleset.Table, error) // nil: there is none
+	Apply(ruleset.Change) error
+	Counters(name string) (map[string]kernel.Counter, error)
+}
+
+// tableName is the one table that is ours.
+const tableName = "thole"
+
+// epochOf returns the epoch that the rules of a table write into the conntrack
+// mark, 0 if they do not agree on one.
+func epochOf(t *ruleset.Table) uint16 {
+	if t == nil {
+		return 0
+	}
+	var found uint16
+	for _, chain := range t.Chains {
+		for _, rule := range chain.Rules {
+			for _, s := range rule.Statements {
+				set, ok := s.(ruleset.SetBits)
+				epoch := uint16(set.Or>>epochShift) & compiler.MaxEpoch
+				if !ok || set.Target != ruleset.CtMark || epoch == 0 {
+					continue
+				}
+				if found != 0 && found != epoch {
+					return 0
+				}
+				found = epoch
+			}
+		}
+	}
+	return found
+}
+
+// epochShift is where the mark has its epoch (compiler/mark.go); a test holds
+// them together.
+const epochShift = 16
+
+// nextEpoch is the one after: 0 is never used, so the last one is followed by 1.
+func nextEpoch(epoch uint16) uint16 {
+	if epoch >= compiler.MaxEpoch {
+		return 1
+	}
+	return epoch + 1
+}

@@ -1,0 +1,36 @@
+package daemon
+
+import "time"
+
+// The limits of the daemon, all of them. None is meant to be met in normal use;
+// each bounds what one user, one request or one mistake can cost.
+const (
+	// Of one request.
+	maxRunBody     = 64 << 10 // bytes: 64 labels of the longest key and value fit
+	maxApplyBody   = 32 << 20 // bytes: twice what a policy directory may hold, for JSON's escapes
+	maxAnswerError = 4 << 20  // bytes of an error that a client reads
+	maxLabels      = 64       // labels of one workload
+
+	readHeaderTimeout = 5 * time.Second
+	requestTimeout    = 30 * time.Second // reading, deciding and answering
+	maxHeaderBytes    = 16 << 10
+
+	// Of one user. Root has no limits but the totals.
+	maxConnectionsPerUser = 128  // more are closed without an answer
+	maxConcurrentPerUser  = 32   // requests at once: more are answered with a refusal
+	requestsPerSecond     = 100  // refill of a user's bucket
+	requestsBurst         = 200  // its size
+	maxRunsPerUser        = 1000 // living cgroups of thole run
+
+	// In total.
+	maxConnections = 1024
+	maxRuns        = 20_000
+	maxUserBuckets = 10_000 // users that are remembered for their rate; the idle ones are forgotten first
+
+	// Of the daemon itself.
+	shutdownTimeout  = 5 * time.Second
+	retryFirst       = 500 * time.Millisecond // after a failed change of the table; doubles
+	retryLast        = 30 * time.Second
+	endedPoll        = 2 * time.Second // how often sockets that outlive their cgroup are looked for, while there are some
+	maxStateFileSize = 64 << 20
+)

@@ -1,0 +1,459 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"thole/internal/nstest"
+	"thole/ruleset"
+	"thole/ruleset/kernel"
+	"thole/watch"
+)
+
+// The test binary runs itself again as a program that asks the daemon for labels,
+// or as a daemon.
+const (
+	modeClient = "daemon-test-client" // SOCKET REQUEST [listen ADDRESS | dial ADDRESS | flood N]
+	modeDaemon = "daemon-test-daemon" // STATE SOCKET
+)
+
+func TestMain(m *testing.M) {
+	switch os.Args[0] {
+	case modeClient:
+		os.Exit(playClient(os.Args[1], os.Args[2], os.Args[3:]))
+	case modeDaemon:
+		os.Exit(playDaemon(os.Args[1], os.Args[2]))
+	}
+	nstest.Main(m)
+}
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+// An outcome is what a client process reports, as one line of JSON.
+type outcome struct {
+	Answer  RunResponse
+	Error   string
+	Code    int    // of a Refusal
+	Network string // of listen and dial: "ok", or the error
+	Codes   map[int]int
+}
+
+// playClient asks for labels and stays until its standard input ends.
+func playClient(socket, request string, then []string) int {
+	var req RunRequest
+	if err := json.Unmarshal([]byte(request), &req); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	var out outcome
+	if len(then) > 0 && then[0] == "flood" {
+		out.Codes = flood(socket, req, then[1])
+	} else {
+		out = ask(socket, req)
+	}
+	if out.Error == "" && len(then) > 0 {
+		out.Network = network(then)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
+		return 1
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	return 0
+}
+
+func ask(socket string, req RunRequest) outcome {
+	answer, err := NewClient(socket).Run(context.Background(), req)
+	out := outcome{Answer: answer}
+	if err != nil {
+		out.Error = err.Error()
+	}
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
+		out.Code = refusal.Code
+	}
+	return out
+}
+
+// flood sends many requests, several at once, and counts the answers by their code.
+func flood(socket string, req RunRequest, times string) map[int]int {
+	var n int
+	_, _ = fmt.Sscan(times, &n)
+	var mu sync.Mutex
+	codes := map[int]int{}
+	work := make(chan struct{}, n)
+	for range n {
+		work <- struct{}{}
+	}
+	close(work)
+	var all sync.WaitGroup
+	for range 2 * maxConcurrentPerUser {
+		all.Go(func() {
+			for range work {
+				o := ask(socket, req)
+				if o.Error == "" {
+					o.Code = 200
+				}
+				mu.Lock()
+				codes[o.Code]++
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	return codes
+}
+
+// network listens for one connection after the other, or dials once.
+func network(then []string) string {
+	switch then[0] {
+	case "listen":
+		l, err := net.Listen("tcp", then[1])
+		if err != nil {
+			return err.Error()
+		}
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_ = conn.Close()
+			}
+		}()
+	case "dial":
+		conn, err := net.DialTimeout("tcp", then[1], patience)
+		if err != nil {
+			return err.Error()
+		}
+		_ = conn.Close()
+	}
+	return "ok"
+}
+
+func playDaemon(state, socket string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	d, err := New(Config{State: state, Socket: socket, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err == nil {
+		err = d.Run(ctx)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// A process is a client that was started.
+type process struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+	outcome
+}
+
+// client starts a process that asks for labels, as user uid, and waits for the answer.
+func startClient(t *testing.T, uid uint32, socket string, req RunRequest, then ...string) *process {
+	t.Helper()
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: clientArgs(t, socket, req, then)}
+	if uid != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid, Groups: []uint32{uid, 4321}}}
+	}
+	return begin(t, cmd)
+}
+
+func clientArgs(t *testing.T, socket string, req RunRequest, then []string) []string {
+	t.Helper()
+	request, err := json.Marshal(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append([]string{modeClient, socket, string(request)}, then...)
+}
+
+// begin starts a client's command and reads what it reports.
+func begin(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd}
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.stdin = stdin
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.end() })
+	if err := json.NewDecoder(stdout).Decode(&p.outcome); err != nil {
+		t.Fatalf("reading what the client reports: %v", err)
+	}
+	return p
+}
+
+// end ends the process and waits for it.
+func (p *process) end() {
+	_ = p.stdin.Close()
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+}
+
+// fakeKernel holds one table as the kernel would: a change applies to what is
+// there, as a whole, or fails.
+type fakeKernel struct {
+	mu      sync.Mutex
+	table   *ruleset.Table
+	applied []ruleset.Change
+	fail    error                // of the next changes
+	before  func(ruleset.Change) // called, unlocked, before a change
+}
+
+func (k *fakeKernel) Read(string) (*ruleset.Table, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.table, nil
+}
+
+func (k *fakeKernel) Apply(c ruleset.Change) error {
+	k.mu.Lock()
+	before := k.before
+	k.mu.Unlock()
+	if before != nil {
+		before(c)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fail != nil {
+		return k.fail
+	}
+	if !sameTable(k.table, c.Have) {
+		return errors.New("no such file or directory")
+	}
+	k.table = c.Want
+	k.applied = append(k.applied, c)
+	return nil
+}
+
+func (k *fakeKernel) Counters(string) (map[string]kernel.Counter, error) {
+	return map[string]kernel.Counter{"denied": {Packets: 3, Bytes: 180}}, nil
+}
+
+// set changes the kernel under its lock.
+func (k *fakeKernel) set(f func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f()
+}
+
+func (k *fakeKernel) loaded() *ruleset.Table {
+	t, _ := k.Read("")
+	return t
+}
+
+func (k *fakeKernel) changes() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.applied)
+}
+
+// A bench is a daemon in this process, over real cgroups and a fake kernel.
+type bench struct {
+	t      *testing.T
+	host   *nstest.Host
+	root   watch.Root
+	kernel *fakeKernel
+	config Config
+	client *Client
+	logs   *logs
+	daemon *Daemon
+	stop   func()
+
+	mu      sync.Mutex
+	sockets map[uint64]bool // that the host says there are
+}
+
+// logs collects what the daemon logs.
+type logs struct {
+	mu    sync.Mutex
+	lines strings.Builder
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.String()
+}
+
+// newBench starts a daemon. The configuration may be changed before.
+func newBench(t *testing.T, configure ...func(*bench)) *bench {
+	t.Helper()
+	host := nstest.New(t)
+	dir, err := os.MkdirTemp("", "thole-daemon-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // other users' clients come in
+		t.Fatal(err)
+	}
+	root, err := watch.RootAt(host.CgroupDir(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, host: host, root: root, kernel: &fakeKernel{}, logs: &logs{}}
+	b.config = Config{
+		State:   filepath.Join(dir, "state"),
+		Socket:  filepath.Join(dir, "run", "thole.sock"),
+		Version: "test",
+		Logger:  slog.New(slog.NewTextHandler(b.logs, nil)),
+	}
+	b.client = NewClient(b.config.Socket)
+	for _, f := range configure {
+		f(b)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the daemon's log:\n%s", b.logs)
+		}
+	})
+	b.start()
+	return b
+}
+
+func (b *bench) newDaemon() (*Daemon, error) {
+	return newDaemon(b.config, &host{
+		root:    b.root,
+		kernel:  b.kernel,
+		sockets: b.socketCgroups,
+		now:     time.Now,
+		close:   func() error { return nil },
+	})
+}
+
+func (b *bench) socketCgroups() (map[uint64]bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sockets, nil
+}
+
+// start starts the daemon; it ends with the test, or by stop.
+func (b *bench) start() {
+	b.t.Helper()
+	d, err := b.newDaemon()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.daemon = d
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	b.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("Run: %v", err)
+		}
+	})
+	b.t.Cleanup(func() { b.stop() })
+}
+
+func (b *bench) status() Status {
+	b.t.Helper()
+	s, err := b.client.Status(context.Background())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+// apply replaces the policy set.
+func (b *bench) apply(policies string) {
+	b.t.Helper()
+	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "test.yaml", Data: policies}}})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// run labels a process of root's.
+func (b *bench) run(name string, labels map[string]string) *process {
+	b.t.Helper()
+	p := startClient(b.t, 0, b.config.Socket, RunRequest{Name: name, Labels: labels, Command: "test"})
+	if p.Error != "" {
+		b.t.Fatalf("run %s: %s", name, p.Error)
+	}
+	return p
+}
+
+// until waits for a condition on what the daemon does by itself.
+func (b *bench) until(what string, cond func() bool) {
+	b.t.Helper()
+	nstest.WaitFor(b.t, patience, what, cond)
+}
+
+// knows reports whether the loaded table has the cgroup in one of its sets.
+func (b *bench) knows(id uint64) bool { return knows(b.kernel.loaded(), id) }
+
+func knows(table *ruleset.Table, id uint64) bool {
+	if table == nil {
+		return false
+	}
+	for _, set := range table.Sets {
+		for i, typ := range set.Key {
+			if typ == ruleset.CgroupV2 && slices.ContainsFunc(set.Elements, func(e ruleset.Element) bool {
+				return e.Key[i].From == ruleset.WordOf(id)
+			}) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// empty reports whether no cgroup of thole run is left.
+func (b *bench) empty() bool {
+	names, err := filepath.Glob(b.root.Path("thole.slice/*.scope"))
+	return err == nil && len(names) == 0
+}
+
+const (
+	allowWeb = `apiVersion: thole/v1
+kind: Policy
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  ingress: [{from: [{workloads: {matchLabels: {app: web}}}]}]
+`
+	grantAlice = `---
+apiVersion: thole/v1
+kind: LabelGrant
+metadata: {name: alice}
+spec:
+  users: [4242]
+  labels: {app: [web, db], env: ["*"]}
+  require: {team: a}
+`
+)

@@ -1,0 +1,112 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"thole/compiler"
+	"thole/ruleset"
+	"thole/watch"
+)
+
+// ApplyOnce does what a daemon would do with the request, where none runs: it
+// compiles the policies and what runs now into the kernel, and keeps the set for
+// the daemon that comes. A dry run changes nothing at all.
+func ApplyOnce(_ context.Context, config Config, req ApplyRequest) (ApplyResponse, error) {
+	host, err := openHost()
+	if err != nil {
+		return ApplyResponse{}, err
+	}
+	answer, err := applyOnce(config.withDefaults(), host, req)
+	return answer, errors.Join(err, host.close())
+}
+
+func applyOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, error) {
+	if req.DryRun {
+		return previewOnce(config, host, compilerFiles(req.Files))
+	}
+	lock, err := takeLock(config.Socket)
+	if err != nil {
+		return ApplyResponse{}, err
+	}
+	defer lock.release() //nolint:errcheck // it ends with the process at the latest
+	parts, err := newParts(config, host)
+	if err != nil {
+		return ApplyResponse{}, err
+	}
+	defer parts.cgroups.Close() //nolint:errcheck // it was not run, and is not needed any more
+	if err := parts.enforcer.adopt(); err != nil {
+		return ApplyResponse{}, err
+	}
+	return parts.enforcer.replace(SourceApplied, compilerFiles(req.Files))
+}
+
+// previewOnce compiles without a daemon, and without a trace.
+func previewOnce(config Config, host *host, files []compiler.File) (ApplyResponse, error) {
+	state := &stateDir{dir: config.State}
+	key, err := os.ReadFile(filepath.Join(config.State, keyFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, keySize) // no daemon was here: there is nothing that a key could prove
+		rand.Read(key)
+	} else if err != nil {
+		return ApplyResponse{}, fmt.Errorf("the key in the state directory: %v: are you root?", err)
+	}
+	scopes, err := watch.NewScopes(host.root, key)
+	if err != nil {
+		return ApplyResponse{}, err
+	}
+	cgroups, err := watch.NewCgroups(host.root, scopes)
+	if err != nil {
+		return ApplyResponse{}, err
+	}
+	defer cgroups.Close() //nolint:errcheck // nothing was waited for
+	e := &enforcer{kernel: host.kernel, runs: looker{cgroups}, dead: host, state: state, log: config.Logger, deny: config.Deny, now: host.now}
+	if err := e.adopt(); err != nil {
+		return ApplyResponse{}, err
+	}
+	return e.preview(files)
+}
+
+// A looker scans without removing empty cgroups.
+type looker struct{ cgroups *watch.Cgroups }
+
+func (l looker) Scan(bindings []compiler.Binding) watch.Snapshot { return l.cgroups.Look(bindings) }
+
+// CleanupResult says what Cleanup did.
+type CleanupResult struct {
+	Table bool     // there was a table
+	Stay  []string // cgroups of thole run in which processes live: they are unlabelled now, and unharmed
+}
+
+// Cleanup removes our table and the empty cgroups of thole run. It touches nothing
+// else and needs no daemon; one that runs would load the table again.
+func Cleanup(context.Context) (CleanupResult, error) {
+	host, err := openHost()
+	if err != nil {
+		return CleanupResult{}, err
+	}
+	result, err := cleanup(host)
+	return result, errors.Join(err, host.close())
+}
+
+func cleanup(host *host) (CleanupResult, error) {
+	var result CleanupResult
+	have, err := host.kernel.Read(tableName)
+	result.Table = have != nil || err != nil
+	// What can not be read may still be deleted: this is the way out.
+	if err != nil {
+		have = &ruleset.Table{Name: tableName}
+	}
+	if have != nil {
+		if err := host.kernel.Apply(ruleset.Diff(have, nil)); err != nil {
+			return result, fmt.Errorf("removing the table: %w: try `nft delete table inet %s`", err, tableName)
+		}
+	}
+	result.Stay, err = watch.RemoveEmptyScopes(host.root)
+	return result, err
+}

@@ -1,0 +1,190 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A peer is the process at the other end of a connection, as the kernel says. The
+// pidfd holds on to that very process: while it lives, its pid is nobody else's.
+type peer struct {
+	pid     int
+	uid     uint32
+	started string // its start time, in ticks since boot
+
+	mu    sync.Mutex
+	pidfd int // -1 when closed: then nothing is known of the process any more
+}
+
+// errPeerGone says that the process ended, or that its pid is another's now.
+var errPeerGone = errors.New("the process that asked has ended")
+
+// newPeer asks the kernel who opened the connection. The caller closes the peer.
+func newPeer(conn *net.UnixConn) (*peer, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("credentials of a connection: %v", err)
+	}
+	p := &peer{pidfd: -1}
+	var asked error
+	err = raw.Control(func(fd uintptr) { asked = p.ask(int(fd)) })
+	if err = errors.Join(err, asked); err != nil {
+		return nil, fmt.Errorf("credentials of a connection: %w", err)
+	}
+	if p.started, err = startTime(p.pid); err != nil {
+		p.close()
+		return nil, errPeerGone
+	}
+	return p, nil
+}
+
+// ask fills in the credentials as they were when the peer connected.
+func (p *peer) ask(socket int) error {
+	cred, err := unix.GetsockoptUcred(socket, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return err
+	}
+	if cred.Pid <= 0 {
+		return errors.New("the process that asked is in another PID namespace: run thole on the host")
+	}
+	p.pid, p.uid = int(cred.Pid), cred.Uid
+	p.pidfd, err = unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOPROTOOPT):
+		return p.openPID() // before Linux 6.5
+	default:
+		return errPeerGone
+	}
+}
+
+// openPID takes hold of whoever has the pid now. That may be another process than
+// the one that connected, so it must have the same user, and it gains nothing by
+// it: what it is given then is what it may ask for itself.
+func (p *peer) openPID() error {
+	var err error
+	if p.pidfd, err = unix.PidfdOpen(p.pid, 0); err != nil {
+		return errPeerGone
+	}
+	ids, err := statusIDs(p.pid, "Uid:")
+	if err != nil || len(ids) < 2 || ids[1] != p.uid || p.check() != nil {
+		p.close()
+		return errPeerGone
+	}
+	return nil
+}
+
+// alive reports whether the process has not ended.
+func (p *peer) alive() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd < 0 {
+		return false
+	}
+	fds := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		return err == nil && n == 0
+	}
+}
+
+// check fails if what was read from /proc/PID just now may be another process's.
+func (p *peer) check() error {
+	if !p.alive() {
+		return errPeerGone
+	}
+	if now, err := startTime(p.pid); p.started != "" && (err != nil || now != p.started) {
+		return errPeerGone
+	}
+	return nil
+}
+
+// groups returns the process's group and supplementary groups.
+func (p *peer) groups() ([]uint32, error) {
+	groups, err := statusIDs(p.pid, "Groups:")
+	if err != nil {
+		return nil, err
+	}
+	ids, err := statusIDs(p.pid, "Gid:")
+	if err != nil {
+		return nil, err
+	}
+	if len(ids) > 1 {
+		groups = append(groups, ids[1]) // the effective one
+	}
+	return groups, p.check()
+}
+
+func (p *peer) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd >= 0 {
+		_ = unix.Close(p.pidfd)
+		p.pidfd = -1
+	}
+}
+
+// statusIDs returns the numbers of one line of /proc/PID/status.
+func statusIDs(pid int, key string) ([]uint32, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil, errPeerGone
+	}
+	var ids []uint32
+	for line := range strings.Lines(string(data)) {
+		rest, ok := strings.CutPrefix(line, key)
+		if !ok {
+			continue
+		}
+		for _, field := range strings.Fields(rest) {
+			id, err := strconv.ParseUint(field, 10, 32)
+			if err != nil {
+				return nil, fmt.Errorf("/proc/%d/status: %s %q is no number", pid, key, field)
+			}
+			ids = append(ids, uint32(id))
+		}
+	}
+	return ids, nil
+}
+
+// startTime returns field 22 of /proc/PID/stat. The second field may have spaces
+// and parentheses in it.
+func startTime(pid int) (string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", err
+	}
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	if len(fields) < 20 {
+		return "", fmt.Errorf("/proc/%d/stat has too few fields", pid)
+	}
+	return string(fields[19]), nil
+}
+
+// closed reports whether the peer hung up. A client sends one request and waits, so
+// there is nothing to read until it does.
+func closed(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	hungUp := true
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(fds, 0)
+		hungUp = err == nil && n > 0
+	})
+	return err != nil || hungUp
+}

@@ -1,0 +1,206 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"thole/watch"
+)
+
+// A runner labels processes that ask for it.
+//
+// The order matters. The table must know the cgroup before the first process is in
+// it, so the process is moved last; and a process can end at any moment and its
+// pid be given to another, so it is looked at again after it was moved.
+type runner struct {
+	scopes   *watch.Scopes
+	enforcer *enforcer
+	wake     func() // has the cgroups looked at again
+	log      *slog.Logger
+	now      func() time.Time
+
+	mu     sync.Mutex // makes counting and creating one step
+	number int        // of the last derived name
+}
+
+// An asker is who asks for labels, and whether he still waits for them.
+type asker interface {
+	caller() (caller, error)
+	process() (pid int, err error) // fails when it has ended
+	waiting() error                // fails when it has hung up
+}
+
+// run labels the process of the asker. If it fails, nothing is left behind.
+func (r *runner) run(ctx context.Context, a asker, req RunRequest) (RunResponse, error) {
+	run, err := r.admit(a, req)
+	if err != nil {
+		return RunResponse{}, err
+	}
+	run, err = r.create(run, req)
+	if err != nil {
+		return RunResponse{}, err
+	}
+	if err := r.bring(ctx, a, run); err != nil {
+		if left := r.scopes.Discard(run); left != nil {
+			r.log.Error("a cgroup of a refused run stays until what is in it has ended", "cgroup", run.Cgroup.Path, "error", left)
+		}
+		return RunResponse{}, err
+	}
+	r.scopes.Settle(run)
+	if _, err := a.process(); err != nil {
+		r.wake() // it ended while its cgroup was not to be removed
+		return RunResponse{}, err
+	}
+	r.log.Info("labelled a process", "name", run.Name, "labels", run.Labels.String(), "uid", run.UID)
+	return RunResponse{Name: run.Name, Cgroup: run.Cgroup.Path, ID: run.Cgroup.ID, Labels: run.Labels}, nil
+}
+
+// admit finds out who asks and with which labels he may run.
+func (r *runner) admit(a asker, req RunRequest) (watch.Run, error) {
+	if err := checkLabels(req.Labels); err != nil {
+		return watch.Run{}, &Refusal{Code: http.StatusBadRequest, Message: err.Error()}
+	}
+	if req.Name != "" && !runName.MatchString(req.Name) {
+		return watch.Run{}, &Refusal{Code: http.StatusBadRequest, Message: fmt.Sprintf(
+			"%q is no name: at most 63 letters, digits, - _ and . are allowed, with a letter or digit first", req.Name)}
+	}
+	c, err := a.caller()
+	if err != nil {
+		return watch.Run{}, err
+	}
+	labels, err := grant(r.enforcer.view.Load().grants, c, req.Labels)
+	if err != nil {
+		return watch.Run{}, &Refusal{Code: http.StatusForbidden, Message: err.Error()}
+	}
+	return watch.Run{Labels: labels, UID: c.uid, User: c.user, Started: r.now().UTC()}, nil
+}
+
+var (
+	runName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+	notInName = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
+)
+
+// create makes the cgroup under the name asked for, or a free one.
+func (r *runner) create(run watch.Run, req RunRequest) (watch.Run, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.room(run.UID); err != nil {
+		return run, err
+	}
+	if req.Name != "" {
+		run.Name = req.Name
+		made, err := r.scopes.Create(run)
+		if errors.Is(err, fs.ErrExist) {
+			return run, &Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
+				"a workload named %q runs already: choose another --name, or see `thole get workloads`", run.Name)}
+		}
+		return made, err
+	}
+	base := deriveName(req.Command)
+	for {
+		r.number++
+		run.Name = fmt.Sprintf("%s-%d", base, r.number)
+		made, err := r.scopes.Create(run)
+		if !errors.Is(err, fs.ErrExist) {
+			return made, err
+		}
+	}
+}
+
+// room fails when there are as many cgroups as there may be.
+func (r *runner) room(uid uint32) error {
+	total, ofUser := r.scopes.Count(uid)
+	switch {
+	case total >= maxRuns:
+		return &Refusal{Code: http.StatusTooManyRequests, Message: fmt.Sprintf(
+			"%d workloads of thole run are living, which is the most there may be: end some, see `thole get workloads`", total)}
+	case uid != 0 && ofUser >= maxRunsPerUser:
+		return &Refusal{Code: http.StatusTooManyRequests, Message: fmt.Sprintf(
+			"uid %d has %d living workloads of thole run, which is the most a user may have: end some, see `thole get workloads`", uid, ofUser)}
+	}
+	return nil
+}
+
+// deriveName makes the first part of a name from a command.
+func deriveName(command string) string {
+	name := notInName.ReplaceAllString(filepath.Base(command), "-")
+	name = strings.TrimLeft(name, "-_")
+	if len(name) > 40 {
+		name = name[:40]
+	}
+	if name == "" {
+		return "run"
+	}
+	return name
+}
+
+// bring loads the table that knows the cgroup, and moves the process in.
+func (r *runner) bring(ctx context.Context, a asker, run watch.Run) error {
+	if err := r.enforcer.Sync(ctx); err != nil {
+		return fmt.Errorf("the process was not started, since its labels could not be loaded: %w", err)
+	}
+	if !r.enforcer.view.Load().ids[run.Cgroup.ID] {
+		return fmt.Errorf("the process was not started: the cgroup %s is not in the table, see `thole status`", run.Cgroup.Path)
+	}
+	if err := a.waiting(); err != nil {
+		return err
+	}
+	pid, err := a.process()
+	if err != nil {
+		return err
+	}
+	if err := r.scopes.Move(run, pid); err != nil {
+		return err
+	}
+	return r.checkMoved(a, run, pid)
+}
+
+// checkMoved makes sure that the process that was moved is the one that asked: if
+// it lives now, its pid was its own when it was moved.
+func (r *runner) checkMoved(a asker, run watch.Run, pid int) error {
+	if _, err := a.process(); err != nil {
+		return err
+	}
+	in, err := r.scopes.Holds(run, pid)
+	if err != nil {
+		return err
+	}
+	if !in {
+		return &Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
+			"the process was moved out of the cgroup %s at once: does it ask several times at the same time?", run.Cgroup.Path)}
+	}
+	return nil
+}
+
+// connAsker is the asker at the other end of a connection.
+type connAsker struct{ conn *peerConn }
+
+func (a connAsker) caller() (caller, error) {
+	p := a.conn.peer
+	if p.uid == 0 {
+		return newCaller(0, nil), nil
+	}
+	groups, err := p.groups()
+	if err != nil {
+		return caller{}, err
+	}
+	return newCaller(p.uid, groups), nil
+}
+
+func (a connAsker) process() (int, error) { return a.conn.peer.pid, a.conn.peer.check() }
+
+func (a connAsker) waiting() error {
+	if closed(a.conn.UnixConn) {
+		return errors.New("the process that asked has closed the connection")
+	}
+	return nil
+}

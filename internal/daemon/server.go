@@ -1,0 +1,263 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// A server answers requests over the socket. Whatever is asked for, who asks is
+// taken from the socket.
+type server struct {
+	listener *peerListener
+	enforcer *enforcer
+	runner   *runner
+	limiter  *limiter
+	kernel   Kernel
+	log      *slog.Logger
+	version  string
+	started  time.Time
+}
+
+// Run answers requests until the context ends; those that have begun are finished.
+func (s *server) Run(ctx context.Context) error {
+	srv := &http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      2 * requestTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, peerKey{}, c) },
+	}
+	srv.SetKeepAlivesEnabled(false) // one request a connection: the peer is asked for once
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := srv.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("listening on %s: %v", s.listener.Addr(), err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if srv.Shutdown(patience) != nil {
+			_ = srv.Close() // some did not end in time
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// peerKey is where a request's context has its *peerConn.
+type peerKey struct{}
+
+func (s *server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("POST "+pathRun, answer(s, anyone, maxRunBody, s.postRun))
+	mux.Handle("POST "+pathApply, answer(s, onlyRoot, maxApplyBody, s.postApply))
+	mux.Handle("POST "+pathReload, answer(s, onlyRoot, 0, s.postReload))
+	mux.Handle("GET "+pathStatus, answer(s, anyone, 0, s.getStatus))
+	mux.Handle("GET "+pathWorkloads, answer(s, anyone, 0, s.getWorkloads))
+	mux.Handle("GET "+pathPolicies, answer(s, anyone, 0, s.getPolicies))
+	mux.Handle("GET "+pathClasses, answer(s, anyone, 0, s.getClasses))
+	return mux
+}
+
+func (s *server) postRun(ctx context.Context, from *peerConn, req RunRequest) (RunResponse, error) {
+	return s.runner.run(ctx, connAsker{from}, req)
+}
+
+func (s *server) postApply(ctx context.Context, from *peerConn, req ApplyRequest) (ApplyResponse, error) {
+	s.log.Info("apply", "files", len(req.Files), "dryRun", req.DryRun, "pid", from.peer.pid)
+	return s.enforcer.Apply(ctx, compilerFiles(req.Files), req.DryRun)
+}
+
+func (s *server) postReload(ctx context.Context, _ *peerConn, _ nothing) (ApplyResponse, error) {
+	return s.enforcer.Reload(ctx)
+}
+
+func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) {
+	counters, err := s.kernel.Counters(tableName)
+	status := s.enforcer.view.Load().status.whole(s.version, s.started, counters)
+	if err != nil {
+		status.Problems = append(status.Problems[:len(status.Problems):len(status.Problems)],
+			Message{Text: fmt.Sprintf("the counters can not be read: %v", err)})
+	}
+	return status, nil
+}
+
+func (s *server) getWorkloads(context.Context, *peerConn, nothing) ([]Workload, error) {
+	return s.enforcer.view.Load().workloads, nil
+}
+
+func (s *server) getPolicies(context.Context, *peerConn, nothing) ([]Policy, error) {
+	return s.enforcer.view.Load().policies, nil
+}
+
+func (s *server) getClasses(context.Context, *peerConn, nothing) ([]Class, error) {
+	return s.enforcer.view.Load().classes, nil
+}
+
+// nothing is the body of a request that needs none.
+type nothing struct{}
+
+// Who may send a request.
+type permission bool
+
+const (
+	anyone   permission = false
+	onlyRoot permission = true
+)
+
+// answer makes a handler of a function: it bounds what one user can ask for, reads
+// the request, and writes the answer or the reason why there is none.
+func answer[Req, Resp any](s *server, who permission, maxBody int64, f func(context.Context, *peerConn, Req) (Resp, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from := r.Context().Value(peerKey{}).(*peerConn)
+		uid := from.peer.uid
+		leave, err := s.limiter.enter(uid)
+		if err != nil {
+			w.Header().Set("Retry-After", "1")
+			s.fail(w, r, uid, &Refusal{Code: http.StatusTooManyRequests, Message: err.Error()})
+			return
+		}
+		defer leave()
+		if who == onlyRoot && uid != 0 {
+			s.fail(w, r, uid, &Refusal{Code: http.StatusForbidden, Message: fmt.Sprintf("only root may do this, and you are uid %d: try `sudo`", uid)})
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		defer cancel()
+		var req Req
+		if err := readBody(w, r, maxBody, &req); err != nil {
+			s.fail(w, r, uid, err)
+			return
+		}
+		resp, err := f(ctx, from, req)
+		if err != nil {
+			s.fail(w, r, uid, err)
+			return
+		}
+		writeJSON(w, http.StatusOK, resp)
+	})
+}
+
+// readBody decodes a bounded body that has nothing but known fields.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, into any) error {
+	if limit == 0 {
+		return nil
+	}
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	d.DisallowUnknownFields()
+	err := d.Decode(into)
+	if _, more := d.Token(); err == nil && more != io.EOF {
+		err = errors.New("there is more than one value")
+	}
+	if tooLong, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return &Refusal{Code: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("the request has more than %d bytes", tooLong.Limit)}
+	}
+	if err != nil {
+		return &Refusal{Code: http.StatusBadRequest, Message: fmt.Sprintf("the request is not understood: %v: are thole and its daemon of the same version?", err)}
+	}
+	return nil
+}
+
+func (s *server) fail(w http.ResponseWriter, r *http.Request, uid uint32, err error) {
+	refusal, ok := errors.AsType[*Refusal](err)
+	if !ok {
+		refusal = &Refusal{Code: http.StatusInternalServerError, Message: err.Error()}
+		s.log.Error("request failed", "path", r.URL.Path, "uid", uid, "error", err)
+	} else {
+		s.log.Debug("request refused", "path", r.URL.Path, "uid", uid, "code", refusal.Code, "error", refusal.Message)
+	}
+	writeJSON(w, refusal.Code, problemBody{Error: refusal.Message})
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // who does not read his answer is not waited for
+}
+
+// A peerConn is a connection with the process at its other end.
+type peerConn struct {
+	*net.UnixConn
+	peer  *peer
+	leave func()
+	once  sync.Once
+}
+
+func (c *peerConn) Close() error {
+	err := c.UnixConn.Close()
+	c.once.Do(func() {
+		c.peer.close()
+		c.leave()
+	})
+	return err
+}
+
+// A peerListener accepts connections whose other end is known, and no more than
+// there may be, in all and of one user.
+type peerListener struct {
+	*net.UnixListener
+	log *slog.Logger
+
+	mu    sync.Mutex
+	total int
+	users map[uint32]int
+}
+
+// Accept returns the next connection. Those that are not served are closed.
+func (l *peerListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		peer, err := newPeer(conn)
+		if err != nil {
+			l.log.Debug("connection refused", "error", err)
+			_ = conn.Close()
+			continue
+		}
+		if !l.enter(peer.uid) {
+			l.log.Debug("connection refused: there are too many", "uid", peer.uid)
+			peer.close()
+			_ = conn.Close()
+			continue
+		}
+		return &peerConn{UnixConn: conn, peer: peer, leave: func() { l.leave(peer.uid) }}, nil
+	}
+}
+
+// enter counts a connection if there is room for it. Root's always has.
+func (l *peerListener) enter(uid uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if uid != 0 && (l.total >= maxConnections || l.users[uid] >= maxConnectionsPerUser) {
+		return false
+	}
+	l.total++
+	l.users[uid]++
+	return true
+}
+
+func (l *peerListener) leave(uid uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if l.users[uid]--; l.users[uid] == 0 {
+		delete(l.users, uid)
+	}
+}

@@ -1,0 +1,165 @@
+package daemon
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"thole/compiler"
+)
+
+// The files of the state directory.
+const (
+	keyFile      = "key"           // what seals the labels on cgroups; 0600
+	policiesFile = "policies.json" // storedSet: the last good policy set
+	memoryFile   = "table.json"    // memory: what the loaded table does not say about itself
+)
+
+// keySize is that of a SHA-256 block's output: a longer key gains nothing.
+const keySize = 32
+
+// A stateDir is the directory in which the daemon keeps what must survive it. The
+// table and the cgroups are not there: the kernel keeps them.
+type stateDir struct{ dir string }
+
+// A storedSet is a policy set as its source files, to be read again.
+type storedSet struct {
+	Version int    `json:"version"`
+	Source  string `json:"source"`
+	Files   []File `json:"files"`
+}
+
+// A memory belongs to the table that is loaded. Without it all is still right, but
+// classes are numbered anew, and every connection is decided once more.
+type memory struct {
+	Version   int                 `json:"version"`
+	Epoch     uint16              `json:"epoch"`
+	Numbers   compiler.Numbers    `json:"numbers"`
+	Workloads []compiler.Workload `json:"workloads"` // those in the table
+}
+
+const stateVersion = 1
+
+// openState makes the directory if there is none.
+func openState(dir string) (*stateDir, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state directory: %v: choose another with --state", err)
+	}
+	return &stateDir{dir: dir}, nil
+}
+
+// key returns the key, and makes one the first time.
+func (s *stateDir) key() ([]byte, error) {
+	path := filepath.Join(s.dir, keyFile)
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key := make([]byte, keySize)
+		rand.Read(key) // it never fails
+		return key, s.write(keyFile, key, true)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the key in the state directory: %v", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s must be a file that only root can read, who knows the key can forge labels: try `chmod 600 %[1]s`", path)
+	}
+	return os.ReadFile(path)
+}
+
+// savePolicies keeps a set as the last good one.
+func (s *stateDir) savePolicies(set policySet) error {
+	stored := storedSet{Version: stateVersion, Source: set.source}
+	for _, f := range set.files {
+		stored.Files = append(stored.Files, File{Name: f.Name, Data: string(f.Data)})
+	}
+	return s.writeJSON(policiesFile, stored, true)
+}
+
+// policies returns the last good set; ok is false if none was given yet.
+func (s *stateDir) policies() (set policySet, ok bool, err error) {
+	var stored storedSet
+	if ok, err := s.readJSON(policiesFile, &stored); !ok {
+		return policySet{}, false, err
+	}
+	set, err = parseSet(stored.Source, compilerFiles(stored.Files))
+	return set, err == nil, err
+}
+
+// saveMemory keeps what belongs to the loaded table. It need not survive a crash of
+// the machine, which the table does not either.
+func (s *stateDir) saveMemory(m memory) error {
+	m.Version = stateVersion
+	return s.writeJSON(memoryFile, m, false)
+}
+
+// memory returns what was kept of the loaded table; the zero value if nothing was.
+func (s *stateDir) memory() (memory, error) {
+	var m memory
+	_, err := s.readJSON(memoryFile, &m)
+	return m, err
+}
+
+func (s *stateDir) writeJSON(name string, v any, sync bool) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %v", name, err)
+	}
+	return s.write(name, data, sync)
+}
+
+// readJSON returns false if there is no such file, or an error.
+func (s *stateDir) readJSON(name string, v any) (bool, error) {
+	f, err := os.Open(filepath.Join(s.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading the state: %v", err)
+	}
+	defer f.Close()
+	if err := json.NewDecoder(io.LimitReader(f, maxStateFileSize)).Decode(v); err != nil {
+		return false, fmt.Errorf("reading %s: %v: it can be removed", f.Name(), err)
+	}
+	return true, nil
+}
+
+// write replaces a file at once: who reads it sees the old content or the new one.
+// With sync this also holds after a crash of the machine.
+func (s *stateDir) write(name string, data []byte, sync bool) error {
+	if err := s.replace(name, data, sync); err != nil {
+		return fmt.Errorf("writing the state: %v", err)
+	}
+	return nil
+}
+
+func (s *stateDir) replace(name string, data []byte, sync bool) error {
+	f, err := os.CreateTemp(s.dir, "."+name+"-*") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // it fails after the renaming, as it should
+	_, err = f.Write(data)
+	if sync && err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(s.dir, name)); err != nil {
+		return err
+	}
+	if !sync {
+		return nil
+	}
+	dir, err := os.Open(s.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

@@ -1,0 +1,98 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"thole/internal/daemon"
+	"thole/ruleset"
+	"thole/ruleset/kernel"
+)
+
+// A daemonClient asks the daemon.
+type daemonClient interface {
+	Status(context.Context) (daemon.Status, error)
+	Workloads(context.Context) ([]daemon.Workload, error)
+}
+
+// enforcement says whether a daemon runs, and whether the table that is loaded is
+// what the daemon says.
+func enforcement(ctx context.Context, client daemonClient, name string) []Finding {
+	status, err := client.Status(ctx)
+	findings := []Finding{daemonState(status, err)}
+	var workloads []daemon.Workload
+	if err == nil {
+		if workloads, err = client.Workloads(ctx); err != nil {
+			return findings // it has just ended
+		}
+	}
+	loaded, err := readTable(name)
+	if err != nil {
+		table := Finding{Check: "table"}
+		return append(findings, table.unknown(err, "it is not known whether anything is enforced", "sudo thole doctor"))
+	}
+	return append(findings, tableState(loaded, status.Enforcing, workloads))
+}
+
+func daemonState(s daemon.Status, err error) Finding {
+	f := Finding{Check: "daemon", Status: OK, Found: fmt.Sprintf("process %d", s.PID)}
+	switch {
+	case errors.Is(err, daemon.ErrNoDaemon):
+		return f.warning("none", "what starts from now on gets no labels; a table that is loaded goes on deciding", "thole daemon --help")
+	case err != nil:
+		return f.unknown(err, "it is not known whether the table is as it should be", "thole status")
+	case s.LastError != nil:
+		return f.missing("its last change failed: "+s.LastError.Text, "what is enforced is older than what is wanted", "thole status")
+	}
+	return f
+}
+
+// restart mends a table that somebody changed: a daemon that starts reads it back.
+const restart = "restart the daemon, for example: systemctl restart thole"
+
+// tableState compares the classes of cgroups in the kernel with the daemon's.
+func tableState(loaded *ruleset.Table, wanted bool, workloads []daemon.Workload) Finding {
+	f := Finding{Check: "table", Status: OK, Found: "none is loaded"}
+	if loaded == nil {
+		if wanted {
+			return f.missing("it is not loaded, although the daemon says so", "nothing is enforced", restart)
+		}
+		return f
+	}
+	classes := classesOf(loaded)
+	f.Found = fmt.Sprintf("loaded, %d cgroups", len(classes))
+	if n := len(loaded.Foreign); n > 0 {
+		return f.missing("somebody else put something into it: "+loaded.Foreign[0], "it may decide otherwise than the policies say", restart)
+	}
+	for _, w := range workloads {
+		if classes[w.ID] != w.Class {
+			return f.missing(fmt.Sprintf("it has cgroup %s in class %d, and the daemon has %s in class %d", w.Cgroup, classes[w.ID], w.Name, w.Class),
+				"it decides otherwise than the policies say", restart)
+		}
+	}
+	return f
+}
+
+// classesOf reads the maps that say which cgroup is in which class.
+func classesOf(t *ruleset.Table) map[uint64]uint32 {
+	classes := map[uint64]uint32{}
+	for _, set := range t.Sets {
+		if len(set.Key) != 1 || set.Key[0] != ruleset.CgroupV2 || set.Data != ruleset.Mark {
+			continue
+		}
+		for _, e := range set.Elements {
+			classes[e.Key[0].From.Uint64()] = e.Number
+		}
+	}
+	return classes
+}
+
+func readTable(name string) (*ruleset.Table, error) {
+	conn, err := kernel.Open(kernel.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.Read(name)
+}

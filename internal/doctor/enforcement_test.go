@@ -1,0 +1,64 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"thole/internal/daemon"
+	"thole/ruleset"
+)
+
+func TestDaemonState(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		status daemon.Status
+		err    error
+		want   Status
+	}{
+		{"runs", daemon.Status{PID: 1, Enforcing: true}, nil, OK},
+		{"none", daemon.Status{}, fmt.Errorf("asking: %w", daemon.ErrNoDaemon), Warning},
+		{"does not answer", daemon.Status{}, errors.New("time-out"), Unknown},
+		{"failed", daemon.Status{PID: 1, Enforcing: true, LastError: &daemon.Failure{Text: "no memory"}}, nil, Missing},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := daemonState(test.status, test.err); got.Status != test.want {
+				t.Errorf("got %+v, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestTableState(t *testing.T) {
+	loaded := &ruleset.Table{Name: "thole", Sets: []ruleset.Set{
+		{Name: "class1", Key: []ruleset.Type{ruleset.CgroupV2}, Data: ruleset.Mark, Elements: []ruleset.Element{
+			{Key: []ruleset.Value{ruleset.Number(77)}, Number: 1},
+		}},
+		{Name: "same1", Key: []ruleset.Type{ruleset.CgroupV2, ruleset.Mark}},
+	}}
+	foreign := &ruleset.Table{Name: "thole", Foreign: []string{"a flowtable"}}
+	workload := func(class uint32) []daemon.Workload {
+		return []daemon.Workload{{Name: "web", Cgroup: "web", ID: 77, Class: class}}
+	}
+	for _, test := range []struct {
+		name      string
+		loaded    *ruleset.Table
+		wanted    bool
+		workloads []daemon.Workload
+		want      Status
+	}{
+		{"neither daemon nor table", nil, false, nil, OK},
+		{"a table without its daemon", loaded, false, nil, OK},
+		{"both agree", loaded, true, workload(1), OK},
+		{"the table was flushed", nil, true, workload(1), Missing},
+		{"another class", loaded, true, workload(2), Missing},
+		{"an element was removed", &ruleset.Table{Name: "thole"}, true, workload(1), Missing},
+		{"something foreign in it", foreign, true, nil, Missing},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := tableState(test.loaded, test.wanted, test.workloads); got.Status != test.want {
+				t.Errorf("got %+v, want %s", got, test.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,246 @@
+package nstest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An Engine is a Docker engine of the machine's own packages (containerd, dockerd, runc) that runs in a host: what it
+// makes, docker0, firewall rules, mounts and cgroups, is the host's. There is no registry; images come from Image. It ends
+// with the host, and its containers with it. A host has room for one.
+//
+//	/                                  the host's cgroups
+//	├── system.slice/containerd.service    containerd, one shim for each container
+//	├── system.slice/docker.service        dockerd, docker-proxy
+//	├── docker/<id>                        a container
+//	└── (root)                             the docker command
+//
+// Its state is in the host's own /run, so it is in memory and gone with the host's last process. Only its socket, and
+// those of the probes in its containers, lie in a directory of the machine, where every namespace finds them. In the host
+// it also answers at /run/docker.sock, Docker's usual place.
+type Engine struct {
+	Socket string // a path, good in the host and on the machine; DOCKER_HOST is "unix://" + Socket
+
+	t          testing.TB
+	host       *Host
+	dir        string // of the sockets
+	flags      []string
+	containerd *Process
+	dockerd    *Process
+
+	mu        sync.Mutex // guards what follows
+	listeners map[string]*net.UnixListener
+	probeArgs []string
+}
+
+const (
+	// dockerCLI is the one that belongs to the distribution's engine: another may come before it in PATH.
+	dockerCLI = "/usr/bin/docker"
+
+	engineSocketRoot = "/tmp" // not TMPDIR: socket paths end at 107 bytes
+	containerdSocket = "/run/containerd/containerd.sock"
+	enginePatience   = 20 * time.Second // for what takes a tenth of a second on an idle machine
+)
+
+// StartEngine starts a Docker engine in the host, with more flags for dockerd ("--iptables=false", "--live-restore"). The
+// cgroup driver is cgroupfs. It returns when the engine answers.
+func StartEngine(t testing.TB, h *Host, flags ...string) *Engine {
+	t.Helper()
+	Need(t, "root", "cgroup2", "containerd", "dockerd", "runc", dockerCLI, "iptables", "busybox")
+	e := &Engine{t: t, host: h, flags: flags, listeners: map[string]*net.UnixListener{}}
+	for _, step := range []func() error{e.makeDirs, e.startContainerd, e.startDockerd} {
+		if err := step(); err != nil {
+			t.Fatalf("nstest: starting a Docker engine: %v", err)
+		}
+	}
+	return e
+}
+
+// makeDirs makes the directory of the sockets, whose name lets the janitor find it, and hides the machine's /etc/docker:
+// an engine reads its configuration there, and some write a key.
+func (e *Engine) makeDirs() (err error) {
+	if e.dir, err = os.MkdirTemp(engineSocketRoot, ownerPrefix()); err != nil {
+		return err
+	}
+	e.host.onEnd(func() error { return os.RemoveAll(e.dir) })
+	if err := os.Chmod(e.dir, 0o755); err != nil {
+		return err
+	}
+	e.Socket = filepath.Join(e.dir, "docker.sock")
+	enterErr := e.host.Do(func() {
+		if err = unix.Mount("tmpfs", "/etc/docker", "tmpfs", 0, "mode=755"); err != nil {
+			err = fmt.Errorf("hiding /etc/docker: %w", err)
+		}
+	})
+	return errors.Join(enterErr, err)
+}
+
+// containerdConfig leaves out what no test needs and what would look for devices and programs of the machine.
+const containerdConfig = `
+version = 2
+root = "/run/containerd-data"
+state = "/run/containerd"
+disabled_plugins = [
+	"io.containerd.grpc.v1.cri",
+	"io.containerd.snapshotter.v1.aufs",
+	"io.containerd.snapshotter.v1.btrfs",
+	"io.containerd.snapshotter.v1.devmapper",
+	"io.containerd.snapshotter.v1.zfs",
+]
+[grpc]
+address = "` + containerdSocket + `"
+[plugins."io.containerd.internal.v1.opt"]
+path = "/run/containerd-opt"
+`
+
+func (e *Engine) startContainerd() error {
+	config := filepath.Join(e.dir, "containerd.toml")
+	if err := os.WriteFile(config, []byte(containerdConfig), 0o644); err != nil {
+		return err
+	}
+	e.containerd = e.host.In("system.slice/containerd.service").Start("containerd", "--config", config, "--log-level", "warn")
+	return nil // dockerd waits for it
+}
+
+func (e *Engine) startDockerd() error {
+	args := append([]string{
+		"--host", "unix://" + e.Socket,
+		"--host", "unix:///run/docker.sock",
+		"--containerd", containerdSocket,
+		"--data-root", "/run/docker-data",
+		"--exec-opt", "native.cgroupdriver=cgroupfs",
+		"--log-level", "warn",
+	}, e.flags...)
+	e.dockerd = e.host.In("system.slice/docker.service").Start("dockerd", args...)
+	var err error
+	ready := func() bool {
+		if err = e.ended(); err != nil {
+			return true
+		}
+		return e.answers()
+	}
+	if !poll(enginePatience, ready) {
+		return fmt.Errorf("dockerd does not answer after %v", enginePatience)
+	}
+	return err
+}
+
+// ended says which of the engine's processes is gone.
+func (e *Engine) ended() error {
+	for name, p := range map[string]*Process{"containerd": e.containerd, "dockerd": e.dockerd} {
+		select {
+		case <-p.Done():
+			return fmt.Errorf("%s ended: %v", name, p.err)
+		default:
+		}
+	}
+	return nil
+}
+
+// answers asks the engine whether it is up. While it starts it accepts connections and lets them wait.
+func (e *Engine) answers() bool {
+	conn, err := net.Dial("unix", e.Socket)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(enginePatience))
+	if _, err := conn.Write([]byte("GET /_ping HTTP/1.0\r\n\r\n")); err != nil {
+		return false
+	}
+	status, err := bufio.NewReader(conn).ReadString('\n')
+	return err == nil && strings.Contains(status, " 200 ")
+}
+
+// Stop has dockerd end in good order (SIGTERM). It takes its containers with it, unless it runs with --live-restore; a
+// container that does not listen to SIGTERM takes ten seconds. Its sockets are gone.
+func (e *Engine) Stop() {
+	e.t.Helper()
+	e.signal(unix.SIGTERM)
+}
+
+// Kill ends dockerd with SIGKILL. Its containers live on; a new dockerd ends them, unless it runs with --live-restore. Its
+// sockets stay, and refuse connections.
+func (e *Engine) Kill() {
+	e.t.Helper()
+	e.signal(unix.SIGKILL)
+}
+
+func (e *Engine) signal(s unix.Signal) {
+	e.t.Helper()
+	if err := e.dockerd.Signal(s); err != nil {
+		e.t.Fatalf("nstest: ending dockerd: %v", err)
+	}
+	select {
+	case <-e.dockerd.Done():
+	case <-time.After(enginePatience):
+		e.t.Fatalf("nstest: dockerd does not end within %v", enginePatience)
+	}
+}
+
+// Start starts dockerd again, after Stop or Kill, with what it had kept. It returns when the engine answers.
+func (e *Engine) Start() {
+	e.t.Helper()
+	if err := e.startDockerd(); err != nil {
+		e.t.Fatalf("nstest: starting dockerd again: %v", err)
+	}
+}
+
+// Restart is Stop and Start.
+func (e *Engine) Restart() {
+	e.t.Helper()
+	e.Stop()
+	e.Start()
+}
+
+// Docker runs the docker command in the host ("run", "-d", image) and returns what it wrote to stdout, without the spaces
+// around it. It must succeed.
+func (e *Engine) Docker(args ...string) string {
+	e.t.Helper()
+	out, err := e.TryDocker(args...)
+	if err != nil {
+		e.t.Fatalf("nstest: docker %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+// TryDocker is Docker for what may fail. What was written to stderr is in the error.
+func (e *Engine) TryDocker(args ...string) (string, error) {
+	e.t.Helper()
+	out, err := output("docker", e.Command(args...))
+	return strings.TrimSpace(out), err
+}
+
+// Command is the docker command with these arguments, for who wants to do more with it than Docker does.
+func (e *Engine) Command(args ...string) *exec.Cmd {
+	e.t.Helper()
+	cmd := e.host.Command(dockerCLI, args...)
+	// Not the configuration of who runs the test.
+	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+e.Socket, "DOCKER_CONFIG=/run/docker-config")
+	return cmd
+}
+
+// ID is the container's full id.
+func (e *Engine) ID(container string) string {
+	e.t.Helper()
+	return e.Docker("inspect", "--type=container", "--format={{.Id}}", container)
+}
+
+// Cgroup is where the container runs: docker/<id>, unless it or the engine was given a --cgroup-parent.
+func (e *Engine) Cgroup(container string) *Cgroup {
+	e.t.Helper()
+	pid := e.Docker("inspect", "--type=container", "--format={{.State.Pid}}", container)
+	line := e.host.Shell("grep ^0:: /proc/" + pid + "/cgroup")
+	return e.host.In(strings.TrimPrefix(strings.TrimSpace(line), "0::"))
+}

@@ -1,0 +1,290 @@
+package nstest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Probe is a process in a cgroup of a host that opens sockets and uses them as the test says. Its methods may be
+// called from several goroutines; it does one thing at a time.
+type Probe struct {
+	Name string // what its servers answer
+
+	host  *Host
+	pid   int
+	pidfd int
+
+	mu      sync.Mutex // held from a request to its reply
+	control *net.UnixConn
+	replies *json.Decoder
+}
+
+// Probe starts a probe in the cgroup.
+func (c *Cgroup) Probe(name string) *Probe {
+	c.host.t.Helper()
+	p, theirs := c.host.newProbe(name)
+	defer theirs.Close()
+	cmd := c.Command(selfExe)
+	cmd.Args = c.host.enterArgs(c.uid, selfExe, []string{modeProbe, name})
+	cmd.ExtraFiles = []*os.File{theirs}
+	p.setPID(c.host.start(cmd).Pid)
+	return p
+}
+
+// newProbe returns a probe that lacks its process, and the end of the control connection that belongs to that.
+func (h *Host) newProbe(name string) (*Probe, *os.File) {
+	h.t.Helper()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		h.t.Fatalf("nstest: probe %s: %v", name, err)
+	}
+	return h.probeOn(name, ours.(*net.UnixConn)), theirs
+}
+
+// probeOn returns a probe, without its process, that is reached by control.
+func (h *Host) probeOn(name string, control *net.UnixConn) *Probe {
+	h.onEnd(func() error {
+		if err := control.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return &Probe{Name: name, host: h, control: control, replies: json.NewDecoder(control)}
+}
+
+func (p *Probe) setPID(pid int) {
+	p.host.t.Helper()
+	var err error
+	p.pid = pid
+	if p.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
+		p.host.t.Fatalf("nstest: probe %s ended at once: %v", p.Name, err)
+	}
+	p.host.onEnd(func() error { return unix.Close(p.pidfd) })
+}
+
+// PID is the probe's process.
+func (p *Probe) PID() int { return p.pid }
+
+// Fork has the probe start a child, itself a probe, that inherits the cgroup and the user, and outlives its parent.
+func (p *Probe) Fork(name string) *Probe {
+	p.host.t.Helper()
+	child, theirs := p.host.newProbe(name)
+	defer theirs.Close()
+	pid, err := p.childPID(p.exchange(request{Op: "fork", Data: name}, unix.UnixRights(int(theirs.Fd()))).PID)
+	if err != nil {
+		p.host.t.Fatalf("nstest: %v", err)
+	}
+	child.setPID(pid)
+	return child
+}
+
+// SetUID makes the probe an unprivileged process of that user. Its sockets stay.
+func (p *Probe) SetUID(uid int) {
+	p.host.t.Helper()
+	p.call(request{Op: "setuid", UID: uid})
+}
+
+// Stop ends the probe and waits until it is gone, and its sockets with it.
+func (p *Probe) Stop() {
+	p.host.t.Helper()
+	p.control.Close()
+	gone, err := pollFD(p.pidfd, unix.POLLIN, endPatience) // readable when the last thread is gone
+	if err != nil || !gone {
+		p.host.t.Fatalf("nstest: probe %s (pid %d) does not end: %v", p.Name, p.pid, err)
+	}
+}
+
+func (p *Probe) call(req request) reply {
+	p.host.t.Helper()
+	return p.exchange(req, nil)
+}
+
+func (p *Probe) exchange(req request, rights []byte) reply {
+	p.host.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	line, err := json.Marshal(req)
+	if err != nil {
+		p.host.t.Fatalf("nstest: %+v: %v", req, err)
+	}
+	if _, _, err := p.control.WriteMsgUnix(line, rights, nil); err != nil {
+		p.host.t.Fatalf("nstest: probe %s takes no requests: %v", p.Name, err)
+	}
+	var r reply
+	if err := p.replies.Decode(&r); err != nil {
+		p.host.t.Fatalf("nstest: probe %s ended instead of answering %s: %v", p.Name, line, err)
+	}
+	if r.Err != "" {
+		p.host.t.Fatalf("nstest: probe %s: %s: %s", p.Name, line, r.Err)
+	}
+	return r
+}
+
+// A Verdict says how an attempt went.
+type Verdict struct {
+	Outcome
+	Server  string        // the name of the probe that answered (TCP) or received (UDP)
+	Elapsed time.Duration // until the outcome was known
+}
+
+// Allowed says whether the other end was reached.
+func (v Verdict) Allowed() bool { return v.Outcome == Connected || v.Outcome == Arrived }
+
+func (v Verdict) String() string {
+	if v.Server == "" {
+		return string(v.Outcome)
+	}
+	return fmt.Sprintf("%s (%s)", v.Outcome, v.Server)
+}
+
+// An Option changes what a socket does.
+type Option string
+
+// Options.
+const (
+	ReusePort Option = "reuseport" // SO_REUSEPORT
+	Greet     Option = "greet"     // TCP: the server speaks first
+	Manual    Option = "manual"    // TCP: connections wait for Accept, and nobody answers by himself
+)
+
+// Target is where to connect to, and how.
+type Target struct {
+	To, From string // addresses with ports; From may be empty, or have port 0
+	Quiet    bool   // let the server speak first; see Greet
+
+	// Patience is how long to wait for a server that is silent. 0 means no longer than packets live: a Barrier decides.
+	// Say more where something outside the kernel has a part in the answer, or a retransmission is to succeed.
+	Patience time.Duration
+}
+
+// answerPatience is how long a server that was reached may take to answer. It ends early in all cases but one: that the
+// answer was lost silently.
+const answerPatience = 2 * time.Second
+
+// TCP connects to an address of a listener of another probe, asks who it is, and closes.
+func (p *Probe) TCP(to string) Verdict {
+	p.host.t.Helper()
+	return p.TCPTo(Target{To: to})
+}
+
+// TCPTo is TCP with all that can be said about a connection.
+func (p *Probe) TCPTo(target Target) Verdict {
+	p.host.t.Helper()
+	conn, v := p.DialTo(target)
+	if conn == nil {
+		return v
+	}
+	defer conn.abort()
+	if !target.Quiet {
+		if v.Outcome = conn.Send("who?\n"); v.Outcome != Connected {
+			return v
+		}
+	}
+	answer, outcome := conn.Receive(answerPatience)
+	v.Outcome, v.Server = outcome, strings.TrimSpace(answer)
+	return v
+}
+
+// Dial connects and keeps the connection, which is nil if there is none.
+func (p *Probe) Dial(to string) (*Conn, Verdict) {
+	p.host.t.Helper()
+	return p.DialTo(Target{To: to})
+}
+
+// DialTo is Dial with all that can be said about a connection.
+func (p *Probe) DialTo(target Target) (*Conn, Verdict) {
+	p.host.t.Helper()
+	r := p.call(request{Op: "connect", To: target.To, From: target.From})
+	if r.Outcome == pending {
+		if target.Patience == 0 {
+			p.host.Barrier()
+		}
+		if r = p.call(request{Op: "connected", Handle: r.Handle, Patience: target.Patience}); r.Outcome == pending {
+			p.close(r.Handle)
+			r.Outcome = Silent
+		}
+	}
+	v := Verdict{Outcome: r.Outcome, Elapsed: r.Elapsed}
+	if r.Outcome != Connected {
+		return nil, v
+	}
+	return &Conn{probe: p, handle: r.Handle, Local: r.Addr}, v
+}
+
+// A Listener is a TCP socket that listens. Unless it is Manual, it answers every line with the name of its probe.
+type Listener struct {
+	Addr string // with the port that was chosen
+
+	probe  *Probe
+	handle int
+}
+
+// Listen listens as net.Listen does: network "tcp" with "[::]:80" is a dual-stack listener, "tcp6" is not.
+func (p *Probe) Listen(network, addr string, options ...Option) *Listener {
+	p.host.t.Helper()
+	r := p.call(request{Op: "listen", Network: network, From: addr, Options: options})
+	return &Listener{Addr: r.Addr, probe: p, handle: r.Handle}
+}
+
+// Accept returns the next connection of a Manual listener, nil if none comes within patience.
+func (l *Listener) Accept(patience time.Duration) *Conn {
+	l.probe.host.t.Helper()
+	r := l.probe.call(request{Op: "accept", Handle: l.handle, Patience: patience})
+	if r.Outcome != Connected {
+		return nil
+	}
+	return &Conn{probe: l.probe, handle: r.Handle, Local: l.Addr, Remote: r.Addr}
+}
+
+// Close closes the listener. Its connections stay.
+func (l *Listener) Close() { l.probe.close(l.handle) }
+
+// A Conn is a TCP connection that a probe holds.
+type Conn struct {
+	Local, Remote string // Remote is known of an accepted connection
+
+	probe  *Probe
+	handle int
+}
+
+// Send hands data to the kernel: Connected, or how the connection had ended before.
+func (c *Conn) Send(data string) Outcome {
+	c.probe.host.t.Helper()
+	return c.probe.call(request{Op: "send", Handle: c.handle, Data: data}).Outcome
+}
+
+// Receive returns what has come: Connected with data, else Closed, Reset, or Silent after patience. With patience 0 a
+// Barrier decides whether what was sent before has come.
+func (c *Conn) Receive(patience time.Duration) (string, Outcome) {
+	c.probe.host.t.Helper()
+	if patience == 0 {
+		c.probe.host.Barrier()
+	}
+	r := c.probe.call(request{Op: "receive", Handle: c.handle, Patience: patience})
+	return r.Data, r.Outcome
+}
+
+// Close closes the connection in good order.
+func (c *Conn) Close() {
+	c.probe.host.t.Helper()
+	c.probe.close(c.handle)
+}
+
+// abort closes with a RST, which leaves no TIME_WAIT behind.
+func (c *Conn) abort() {
+	c.probe.host.t.Helper()
+	c.probe.call(request{Op: "abort", Handle: c.handle})
+}
+
+func (p *Probe) close(handle int) {
+	p.host.t.Helper()
+	p.call(request{Op: "close", Handle: handle})
+}

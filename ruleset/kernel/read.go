@@ -1,0 +1,417 @@
+package kernel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"thole/ruleset"
+)
+
+func nativeUint32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
+
+// messageAttrs returns the attributes behind the header of a message of netfilter.
+func messageAttrs(m netlink.Message) attrMap {
+	if len(m.Data) < 4 {
+		return attrMap{}
+	}
+	return parseAttrs(m.Data[4:])
+}
+
+// Read returns a table as it is loaded, normalised; nil if there is none. What is not
+// of the IR's language, because somebody else put it there, is Foreign. Elements have
+// no comments and cgroups no paths: the kernel keeps none.
+func (c *Conn) Read(name string) (*ruleset.Table, error) {
+	t, _, err := c.ReadAt(name)
+	return t, err
+}
+
+// ReadAt is Read that also returns the generation of what it read, for ApplyAt.
+func (c *Conn) ReadAt(name string) (*ruleset.Table, uint32, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for range readTries {
+		before, err := c.generation()
+		if err != nil {
+			return nil, 0, err
+		}
+		t, err := c.read(name)
+		if errors.Is(err, errInterrupted) {
+			continue
+		}
+		after, genErr := c.generation()
+		if genErr != nil {
+			return nil, 0, genErr
+		}
+		if before != after {
+			continue
+		}
+		return t, before, err
+	}
+	return nil, 0, fmt.Errorf("reading table inet %s: %w, %d times", name, errInterrupted, readTries)
+}
+
+// readTries is how often a read begins anew when nftables changes under it: a table
+// takes many requests.
+const readTries = 20
+
+// errInterrupted says that what was read may be half old and half new.
+var errInterrupted = errors.New("nftables changed while it was read")
+
+// A Counter is what a named counter counted.
+type Counter struct{ Packets, Bytes uint64 }
+
+// Counters returns the named counters of a table; none if there is no table.
+func (c *Conn) Counters(table string) (map[string]Counter, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	objects, err := c.dump(unix.NFT_MSG_GETOBJ, ofTable(unix.NFTA_OBJ_TABLE, table))
+	if err != nil {
+		return nil, fmt.Errorf("reading counters of table inet %s: %w", table, err)
+	}
+	out := map[string]Counter{}
+	for _, o := range objects {
+		if o.str(unix.NFTA_OBJ_TABLE) == table && o.u32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER {
+			data := o.nest(unix.NFTA_OBJ_DATA)
+			out[o.str(unix.NFTA_OBJ_NAME)] = Counter{
+				Packets: data.u64(unix.NFTA_COUNTER_PACKETS),
+				Bytes:   data.u64(unix.NFTA_COUNTER_BYTES),
+			}
+		}
+	}
+	return out, nil
+}
+
+// ofTable returns attributes that ask for what is in a table.
+func ofTable(attr uint16, table string) attrs {
+	var a attrs
+	a.str(attr, table)
+	return a
+}
+
+// dump asks for all of a kind.
+func (c *Conn) dump(typ uint16, a attrs) ([]attrMap, error) {
+	replies, err := c.nl.Execute(netlink.Message{
+		Header: netlink.Header{Type: messageType(typ), Flags: netlink.Request | netlink.Dump},
+		Data:   append(nfgenmsg(family, 0), a...),
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make([]attrMap, 0, len(replies))
+	for _, m := range replies {
+		if m.Header.Flags&netlink.DumpInterrupted != 0 {
+			return nil, errInterrupted
+		}
+		out = append(out, messageAttrs(m))
+	}
+	return out, nil
+}
+
+// A reader reads one table.
+type reader struct {
+	conn  *Conn
+	table *ruleset.Table
+}
+
+// read reads a table once. c.mu is held.
+func (c *Conn) read(name string) (*ruleset.Table, error) {
+	flags, err := c.tableFlags(name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	r := reader{conn: c, table: &ruleset.Table{Name: name}}
+	if flags != 0 {
+		r.foreign("flags %#x", flags)
+	}
+	for _, step := range []func() error{r.objects, r.flowtables, r.sets, r.chains, r.rules} {
+		if err == nil {
+			err = step()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading table inet %s: %w", name, err)
+	}
+	r.table.Normalise()
+	return r.table, nil
+}
+
+// tableFlags returns a table's flags, ENOENT if there is none.
+func (c *Conn) tableFlags(name string) (uint32, error) {
+	replies, err := c.nl.Execute(netlink.Message{
+		Header: netlink.Header{Type: messageType(unix.NFT_MSG_GETTABLE), Flags: netlink.Request},
+		Data:   append(nfgenmsg(family, 0), ofTable(unix.NFTA_TABLE_NAME, name)...),
+	})
+	if err != nil || len(replies) == 0 {
+		return 0, err
+	}
+	return messageAttrs(replies[0]).u32(unix.NFTA_TABLE_FLAGS), nil
+}
+
+func (r *reader) foreign(format string, args ...any) {
+	r.table.Foreign = append(r.table.Foreign, fmt.Sprintf(format, args...))
+}
+
+func (r *reader) objects() error {
+	objects, err := r.conn.dump(unix.NFT_MSG_GETOBJ, ofTable(unix.NFTA_OBJ_TABLE, r.table.Name))
+	for _, o := range objects {
+		name := o.str(unix.NFTA_OBJ_NAME)
+		switch {
+		case o.str(unix.NFTA_OBJ_TABLE) != r.table.Name:
+		case o.u32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER:
+			r.table.Counters = append(r.table.Counters, name)
+		default:
+			r.foreign("object %s of type %d", name, o.u32(unix.NFTA_OBJ_TYPE))
+		}
+	}
+	return err
+}
+
+// Attributes of flowtables (linux/netfilter/nf_tables.h, enum nft_flowtable_attributes).
+const (
+	flowtableTable = 1
+	flowtableName  = 2
+)
+
+func (r *reader) flowtables() error {
+	tables, err := r.conn.dump(unix.NFT_MSG_GETFLOWTABLE, ofTable(flowtableTable, r.table.Name))
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	for _, t := range tables {
+		if t.str(flowtableTable) == r.table.Name {
+			r.foreign("flowtable %s", t.str(flowtableName))
+		}
+	}
+	return err
+}
+
+// chains reads all chains of the family: the kernel does not select them.
+func (r *reader) chains() error {
+	chains, err := r.conn.dump(unix.NFT_MSG_GETCHAIN, nil)
+	for _, a := range chains {
+		if a.str(unix.NFTA_CHAIN_TABLE) == r.table.Name {
+			r.table.Chains = append(r.table.Chains, decodeChain(a))
+		}
+	}
+	return err
+}
+
+// Attributes of chains that x/sys/unix lacks (linux/netfilter/nf_tables.h).
+const (
+	chainFlags = 10 // NFTA_CHAIN_FLAGS
+	chainBase  = 1  // NFT_CHAIN_BASE
+	hookDevs   = 4  // NFTA_HOOK_DEVS
+)
+
+func decodeChain(a attrMap) ruleset.Chain {
+	c := ruleset.Chain{Name: a.str(unix.NFTA_CHAIN_NAME)}
+	if flags := a.u32(chainFlags) &^ chainBase; flags != 0 {
+		c.Foreign = fmt.Sprintf("flags %#x", flags)
+	}
+	if !a.has(unix.NFTA_CHAIN_HOOK) {
+		return c
+	}
+	hook := a.nest(unix.NFTA_CHAIN_HOOK)
+	c.Hook = ruleset.Hook(hook.u32(unix.NFTA_HOOK_HOOKNUM) + 1)
+	c.Priority = int32(hook.u32(unix.NFTA_HOOK_PRIORITY))
+	typ, policy := a.str(unix.NFTA_CHAIN_TYPE), a.u32(unix.NFTA_CHAIN_POLICY)
+	if typ != chainType || policy != chainPolicy || c.Hook > ruleset.Postrouting || hook.has(unix.NFTA_HOOK_DEV) || hook.has(hookDevs) {
+		c.Foreign = fmt.Sprintf("type %s, hook %d, policy %d", typ, hook.u32(unix.NFTA_HOOK_HOOKNUM), policy)
+	}
+	return c
+}
+
+func (r *reader) rules() error {
+	sets := map[string]*ruleset.Set{}
+	for i := range r.table.Sets {
+		sets[r.table.Sets[i].Name] = &r.table.Sets[i]
+	}
+	chains := map[string]*ruleset.Chain{}
+	for i := range r.table.Chains {
+		chains[r.table.Chains[i].Name] = &r.table.Chains[i]
+	}
+	rules, err := r.conn.dump(unix.NFT_MSG_GETRULE, ofTable(unix.NFTA_RULE_TABLE, r.table.Name))
+	for _, a := range rules {
+		if a.str(unix.NFTA_RULE_TABLE) != r.table.Name {
+			continue
+		}
+		c := chains[a.str(unix.NFTA_RULE_CHAIN)]
+		if c == nil {
+			return errInterrupted
+		}
+		c.Rules = append(c.Rules, decodeRule(a[unix.NFTA_RULE_EXPRESSIONS], sets))
+	}
+	return err
+}
+
+func (r *reader) sets() error {
+	sets, err := r.conn.dump(unix.NFT_MSG_GETSET, ofTable(unix.NFTA_SET_TABLE, r.table.Name))
+	if err != nil {
+		return err
+	}
+	for _, a := range sets {
+		// An anonymous set is a part of the rule that it is used in, which is foreign.
+		if a.str(unix.NFTA_SET_TABLE) != r.table.Name || a.u32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
+			continue
+		}
+		s := decodeSet(a)
+		if s.Foreign == "" {
+			if err := r.elements(&s); err != nil {
+				return fmt.Errorf("set %s: %w", s.Name, err)
+			}
+		}
+		r.table.Sets = append(r.table.Sets, s)
+	}
+	return nil
+}
+
+// decodeSet reads what a set is.
+func decodeSet(a attrMap) ruleset.Set {
+	flags := a.u32(unix.NFTA_SET_FLAGS)
+	s := ruleset.Set{
+		Name:     a.str(unix.NFTA_SET_NAME),
+		Key:      keyTypes(a.u32(unix.NFTA_SET_KEY_TYPE)),
+		Interval: flags&unix.NFT_SET_INTERVAL != 0,
+	}
+	isMap := flags&unix.NFT_SET_MAP != 0
+	if isMap {
+		s.Data = typeNumber(a.u32(unix.NFTA_SET_DATA_TYPE))
+	}
+	const known = unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP | setConcat
+	switch {
+	case flags&^known != 0, a.has(setExpr), a.has(setExprs), a.u64(unix.NFTA_SET_TIMEOUT) != 0:
+		s.Foreign = fmt.Sprintf("flags %#x", flags)
+	case len(s.Key) == 0 || slices.Contains(s.Key, ruleset.None) || keyLen(s.Key) != int(a.u32(unix.NFTA_SET_KEY_LEN)):
+		s.Foreign = fmt.Sprintf("key of type %#x", a.u32(unix.NFTA_SET_KEY_TYPE))
+	case isMap && s.Data != ruleset.VerdictType && s.Data != ruleset.Mark && s.Data != ruleset.ClassID:
+		s.Foreign = fmt.Sprintf("data of type %#x", a.u32(unix.NFTA_SET_DATA_TYPE))
+	}
+	return s
+}
+
+// A boundary is an element as the kernel has it. In a set of ranges it is where one
+// begins or, if end is true, the first behind one.
+type boundary struct {
+	key, last []byte
+	end       bool
+	element   ruleset.Element
+}
+
+// elements reads the elements of s. If one has what ours have not, all of s is foreign.
+func (r *reader) elements(s *ruleset.Set) error {
+	var a attrs
+	a.str(unix.NFTA_SET_ELEM_LIST_TABLE, r.table.Name)
+	a.str(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+	lists, err := r.conn.dump(unix.NFT_MSG_GETSETELEM, a)
+	if err != nil {
+		return err
+	}
+	var found []boundary
+	for _, list := range lists {
+		for _, e := range eachAttr(list[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
+			b, err := decodeElement(s, e)
+			if err != nil {
+				s.Foreign = err.Error()
+				return nil
+			}
+			found = append(found, b)
+		}
+	}
+	if isRanges(s) {
+		found = joinRanges(s, found)
+	}
+	s.Elements = make([]ruleset.Element, len(found))
+	for i, b := range found {
+		b.element.Key = decodeKey(s, b.key, b.last)
+		s.Elements[i] = b.element
+	}
+	return nil
+}
+
+// joinRanges makes a range of each beginning: it ends before the next boundary, or
+// with the last value there is (net/netfilter/nft_set_rbtree.c looks up the greatest
+// boundary that is not above the key). Nothing begins at an end of one range, but
+// another range.
+func joinRanges(s *ruleset.Set, found []boundary) []boundary {
+	slices.SortFunc(found, func(a, b boundary) int { return bytes.Compare(a.key, b.key) })
+	var out []boundary
+	for i, b := range found {
+		if b.end {
+			continue
+		}
+		b.last = bytes.Repeat([]byte{0xff}, len(b.key))
+		for _, next := range found[i+1:] {
+			if !bytes.Equal(next.key, b.key) {
+				b.last = slices.Clone(next.key)
+				decrement(b.last)
+				break
+			}
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
+var errElement = errors.New("an element with more than a key and data")
+
+func decodeElement(s *ruleset.Set, b []byte) (boundary, error) {
+	a := parseAttrs(b)
+	flags := a.u32(unix.NFTA_SET_ELEM_FLAGS)
+	for _, typ := range []uint16{unix.NFTA_SET_ELEM_TIMEOUT, unix.NFTA_SET_ELEM_EXPIRATION, unix.NFTA_SET_ELEM_EXPR,
+		unix.NFTA_SET_ELEM_OBJREF, setElemExprs} {
+		if a.has(typ) {
+			return boundary{}, errElement
+		}
+	}
+	out := boundary{
+		key:  a.nest(unix.NFTA_SET_ELEM_KEY)[unix.NFTA_DATA_VALUE],
+		last: a.nest(setElemKeyEnd)[unix.NFTA_DATA_VALUE],
+		end:  flags&unix.NFT_SET_ELEM_INTERVAL_END != 0,
+	}
+	if out.last == nil {
+		out.last = out.key
+	}
+	if flags&setElemCatchAll != 0 || len(out.key) != keyLen(s.Key) || len(out.last) != len(out.key) {
+		return boundary{}, errElement
+	}
+	if out.end {
+		return out, nil
+	}
+	data := a.nest(unix.NFTA_SET_ELEM_DATA)
+	switch s.Data {
+	case ruleset.None:
+		return out, nil
+	case ruleset.VerdictType:
+		v, err := decodeVerdict(data.nest(unix.NFTA_DATA_VERDICT))
+		out.element.Verdict = v
+		return out, err
+	default:
+		value := data[unix.NFTA_DATA_VALUE]
+		if len(value) != 4 {
+			return boundary{}, errElement
+		}
+		out.element.Number = nativeUint32(value)
+		return out, nil
+	}
+}
+
+// decodeKey reads the fields of a key.
+func decodeKey(s *ruleset.Set, first, last []byte) []ruleset.Value {
+	key := make([]ruleset.Value, len(s.Key))
+	at := 0
+	for i, t := range s.Key {
+		n, host := t.Bytes(), t.HostEndian() && !s.Interval
+		key[i] = ruleset.Value{From: wordOf(first[at:at+n], host), To: wordOf(last[at:at+n], host)}
+		at += 4 * slots(n)
+	}
+	return key
+}

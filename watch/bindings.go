@@ -1,0 +1,199 @@
+package watch
+
+import (
+	"cmp"
+	"fmt"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+
+	"thole/compiler"
+)
+
+// A Problem is something that keeps a part of what is wanted from being so.
+type Problem struct {
+	Where string // a position in a policy file, or a cgroup
+	Text  string
+}
+
+// A Snapshot is what ran at one moment.
+type Snapshot struct {
+	Workloads []compiler.Workload // one a cgroup, by path
+	Problems  []Problem
+}
+
+// A resolver finds the cgroups of bindings. watch is called for every directory
+// before it is read, so that nothing that happens after the reading is missed.
+type resolver struct {
+	root       Root
+	lookupUser func(name string) (*user.User, error)
+	watch      func(cgroup string)
+
+	units map[string][]string // unit → its cgroups; nil until a binding asks
+}
+
+// resolve returns the workloads of one binding. A binding whose cgroup does not
+// exist has none, which is no problem: it may come.
+func (r *resolver) resolve(b compiler.Binding) ([]compiler.Workload, error) {
+	w := compiler.Workload{Name: b.Name, Namespace: b.Namespace, Labels: b.Labels, Position: b.Position}
+	var paths []string
+	var err error
+	switch {
+	case b.Unit != "":
+		w.Kind = compiler.KindUnit
+		paths, err = r.unit(b.Unit)
+	case b.User != "":
+		w.Kind = compiler.KindUser
+		var u *user.User
+		if u, err = r.user(b.User); err == nil {
+			w.Facts = compiler.Labels{FactUID: u.Uid}
+			if u.Username != "" {
+				w.Facts[FactUser] = u.Username
+			}
+			r.watch("")
+			r.watch("user.slice")
+			paths = []string{"user.slice/user-" + u.Uid + ".slice"}
+		}
+	case b.Cgroup != "":
+		w.Kind = compiler.KindCgroup
+		paths, err = r.glob(b.Cgroup)
+	default: // container and address: for inventories
+		return nil, fmt.Errorf("workload %q names a container or an address, which only an inventory can: it has no effect here", b.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.existing(w, paths, strings.ContainsAny(b.Cgroup, "*?")), nil
+}
+
+// existing returns a copy of w for each path that exists. Where a pattern names
+// several, each is told by its path.
+func (r *resolver) existing(w compiler.Workload, paths []string, several bool) []compiler.Workload {
+	var found []compiler.Workload
+	for _, path := range paths {
+		id, err := r.root.ID(path)
+		if err != nil {
+			continue // it disappeared, or was never there
+		}
+		one := w
+		one.Cgroup = compiler.Cgroup{Path: path, ID: id}
+		one.Facts = compiler.Labels{FactKind: w.Kind.String()}
+		for k, v := range w.Facts {
+			one.Facts[k] = v
+		}
+		if several {
+			one.Name = w.Name + ":" + path
+		}
+		found = append(found, one)
+	}
+	return found
+}
+
+// unit returns the cgroups of a system unit: the directories of that name in the
+// tree of slices. (systemd keeps system units directly in slices; the units of a
+// user's own manager are below a service, user@UID.service, and are not looked at:
+// that user could name them as he likes.)
+func (r *resolver) unit(name string) ([]string, error) {
+	if r.units == nil {
+		r.units = map[string][]string{}
+		if err := r.readSlices(""); err != nil {
+			return nil, err
+		}
+	}
+	return r.units[name], nil
+}
+
+func (r *resolver) readSlices(parent string) error {
+	r.watch(parent)
+	names, err := r.root.children(parent)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := join(parent, name)
+		if parent != "" || strings.HasSuffix(name, ".slice") {
+			r.units[name] = append(r.units[name], path)
+		}
+		if strings.HasSuffix(name, ".slice") && path != slice {
+			if err := r.readSlices(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// user returns the user with this name or uid. A uid need not have a name.
+func (r *resolver) user(name string) (*user.User, error) {
+	if _, err := strconv.ParseUint(name, 10, 32); err == nil {
+		if u, err := user.LookupId(name); err == nil {
+			return u, nil
+		}
+		return &user.User{Uid: name}, nil
+	}
+	u, err := r.lookupUser(name)
+	if err != nil {
+		return nil, fmt.Errorf("there is no user %q: make it with `useradd`, or write its uid", name)
+	}
+	return u, nil
+}
+
+// glob returns the existing cgroups that match the pattern, component by component.
+func (r *resolver) glob(pattern string) ([]string, error) {
+	paths := []string{""}
+	for component := range strings.SplitSeq(strings.Trim(pattern, "/"), "/") {
+		if component == "" || component == "." || component == ".." {
+			return nil, fmt.Errorf("the cgroup pattern %q has the component %q: write a path below the cgroup root", pattern, component)
+		}
+		var next []string
+		for _, parent := range paths {
+			r.watch(parent)
+			names, err := r.root.children(parent)
+			if err != nil {
+				return nil, err
+			}
+			for _, name := range names {
+				if match(component, name) {
+					next = append(next, join(parent, name))
+				}
+			}
+		}
+		paths = next
+	}
+	return paths, nil
+}
+
+func join(parent, name string) string {
+	if parent == "" {
+		return name
+	}
+	return parent + "/" + name
+}
+
+// settle leaves one workload a cgroup: the one with the smallest kind, then the
+// first by name. The others are reported.
+func settle(workloads []compiler.Workload) Snapshot {
+	slices.SortStableFunc(workloads, func(a, b compiler.Workload) int {
+		return cmp.Or(
+			cmp.Compare(a.Cgroup.Path, b.Cgroup.Path),
+			cmp.Compare(a.Kind, b.Kind),
+			cmp.Compare(a.Namespace, b.Namespace),
+			cmp.Compare(a.Name, b.Name),
+		)
+	})
+	var s Snapshot
+	for _, w := range workloads {
+		if n := len(s.Workloads); n > 0 && s.Workloads[n-1].Cgroup.Path == w.Cgroup.Path {
+			winner := s.Workloads[n-1]
+			s.Problems = append(s.Problems, Problem{
+				Where: w.Position.String(),
+				Text: fmt.Sprintf("workload %q (%s) has no effect on the cgroup %s: it has the labels of %q (%s)",
+					w.Name, w.Kind, w.Cgroup.Path, winner.Name, winner.Kind),
+			})
+			continue
+		}
+		s.Workloads = append(s.Workloads, w)
+	}
+	return s
+}

@@ -1,0 +1,134 @@
+package watch
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"thole/compiler"
+	"thole/internal/nstest"
+)
+
+func labelled(name string, b compiler.Binding) compiler.Binding {
+	b.Name = name
+	b.Labels = compiler.Labels{"app": name}
+	b.Position = compiler.Position{File: name + ".yaml", Line: 1, Column: 1}
+	return b
+}
+
+func TestBindingsFollowTheTree(t *testing.T) {
+	tests := []struct {
+		name    string
+		binding compiler.Binding
+		others  []string // cgroups that must not be bound
+		make    string   // the cgroup that is
+		kind    compiler.Kind
+		facts   compiler.Labels
+	}{
+		{"unit", compiler.Binding{Unit: "nginx.service"},
+			[]string{"system.slice/cron.service", "other/nginx.service", "user.slice/user-7.slice/user@7.service/app.slice/nginx.service"},
+			"system.slice/nginx.service", compiler.KindUnit, nil},
+		{"unit in a slice of a slice", compiler.Binding{Unit: "db.service"}, nil,
+			"site.slice/site-backend.slice/db.service", compiler.KindUnit, nil},
+		{"unit with an escape", compiler.Binding{Unit: `srv\x2dwww.mount`}, []string{"system.slice/srv.mount"},
+			`system.slice/srv\x2dwww.mount`, compiler.KindUnit, nil},
+		{"slice", compiler.Binding{Unit: "batch.slice"}, []string{"other"}, "batch.slice", compiler.KindUnit, nil},
+		{"uid", compiler.Binding{User: "4242"}, []string{"user.slice/user-42.slice"},
+			"user.slice/user-4242.slice", compiler.KindUser, compiler.Labels{FactUID: "4242"}},
+		{"user", compiler.Binding{User: "daemon"}, nil,
+			"user.slice/user-1.slice", compiler.KindUser, compiler.Labels{FactUID: "1", FactUser: "daemon"}},
+		{"path", compiler.Binding{Cgroup: "jobs/nightly"}, []string{"jobs/daily", "nightly"},
+			"jobs/nightly", compiler.KindCgroup, nil},
+		{"pattern", compiler.Binding{Cgroup: "jobs/*/w?"}, []string{"jobs/a", "jobs/b/w10", "jobs/a/b/w1"},
+			"jobs/b/w1", compiler.KindCgroup, nil},
+	}
+	host := nstest.New(t)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tr := newTreeIn(t, host)
+			bindings := []compiler.Binding{labelled("it", tt.binding)}
+			none := func(s Snapshot) bool { return len(s.Workloads) == 0 }
+			tr.until("nothing at the start", bindings, none)
+			for _, path := range tt.others {
+				tr.in(path).ID()
+			}
+			tr.until("nothing among others", bindings, none)
+
+			id := tr.in(tt.make).ID()
+			s := tr.until("the cgroup", bindings, func(s Snapshot) bool { return len(s.Workloads) == 1 })
+			if len(s.Problems) > 0 {
+				t.Errorf("problems: %v", s.Problems)
+			}
+			w := s.Workloads[0]
+			facts := compiler.Labels{FactKind: tt.kind.String()}
+			for k, v := range tt.facts {
+				facts[k] = v
+			}
+			name := "it"
+			if strings.Contains(tt.binding.Cgroup, "*") {
+				name = "it:" + tt.make
+			}
+			want := compiler.Workload{Name: name, Kind: tt.kind, Labels: bindings[0].Labels, Facts: facts,
+				Cgroup: compiler.Cgroup{Path: tt.make, ID: id}, Position: bindings[0].Position}
+			if diff := cmp.Diff(want, w, byValue); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+
+			tr.remove(tt.make)
+			tr.until("the cgroup's end", bindings, none)
+			again := tr.in(tt.make).ID()
+			s = tr.until("another one of the same name", bindings, func(s Snapshot) bool { return len(s.Workloads) == 1 })
+			if got := s.Workloads[0].Cgroup.ID; got != again || got == id {
+				t.Errorf("its id is %d; want %d, not %d", got, again, id)
+			}
+		})
+	}
+}
+
+func TestOneBindingACgroup(t *testing.T) {
+	tr := newTree(t)
+	tr.in("system.slice/nginx.service").ID()
+	tr.in("user.slice/user-7.slice").ID()
+	s := tr.cgroups.Scan([]compiler.Binding{
+		labelled("by-path", compiler.Binding{Cgroup: "system.slice/*"}),
+		labelled("by-unit", compiler.Binding{Unit: "nginx.service"}),
+		labelled("by-unit-too", compiler.Binding{Unit: "nginx.service"}),
+		labelled("by-user", compiler.Binding{User: "7"}),
+		labelled("by-slice", compiler.Binding{Unit: "user-7.slice"}),
+	})
+	got := map[string]string{}
+	for _, w := range s.Workloads {
+		got[w.Cgroup.Path] = w.Name
+	}
+	want := map[string]string{"system.slice/nginx.service": "by-unit", "user.slice/user-7.slice": "by-slice"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("workloads (-want +got)\n%s", diff)
+	}
+	wantProblems := []Problem{
+		{"by-unit-too.yaml:1:1", `workload "by-unit-too" (unit) has no effect on the cgroup system.slice/nginx.service: it has the labels of "by-unit" (unit)`},
+		{"by-path.yaml:1:1", `workload "by-path:system.slice/nginx.service" (cgroup) has no effect on the cgroup system.slice/nginx.service: it has the labels of "by-unit" (unit)`},
+		{"by-user.yaml:1:1", `workload "by-user" (user) has no effect on the cgroup user.slice/user-7.slice: it has the labels of "by-slice" (unit)`},
+	}
+	if diff := cmp.Diff(wantProblems, s.Problems); diff != "" {
+		t.Errorf("problems (-want +got)\n%s", diff)
+	}
+}
+
+func TestBindingsThatCanNotBe(t *testing.T) {
+	tr := newTree(t)
+	tests := []struct {
+		binding compiler.Binding
+		want    string
+	}{
+		{compiler.Binding{User: "no-such-user"}, "useradd"},
+		{compiler.Binding{Container: "web"}, "inventory"},
+		{compiler.Binding{Cgroup: "../.."}, "below the cgroup root"},
+	}
+	for _, tt := range tests {
+		s := tr.cgroups.Scan([]compiler.Binding{labelled("it", tt.binding)})
+		if len(s.Workloads) != 0 || len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Text, tt.want) {
+			t.Errorf("%+v: snapshot %+v; want one problem with %q", tt.binding, s, tt.want)
+		}
+	}
+}

@@ -1,0 +1,185 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/user"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"thole/compiler"
+)
+
+// resyncInterval bounds for how long a change can go unnoticed that inotify did
+// not tell, for example because the system's limit of watches is reached.
+const resyncInterval = time.Minute
+
+// Cgroups watches the cgroup tree for the workloads that run: those of thole run
+// and those that Workload documents name.
+type Cgroups struct {
+	root    Root
+	scopes  *Scopes
+	changed chan struct{} // size 1: something changed since the last Scan began
+
+	mu      sync.Mutex // guards what follows and makes scans one after the other
+	inotify *fsnotify.Watcher
+	watched map[string]uint64 // path → id of what is watched
+}
+
+// NewCgroups watches below root. It must be run (Run) or closed (Close).
+func NewCgroups(root Root, scopes *Scopes) (*Cgroups, error) {
+	inotify, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watching the cgroup tree: %v: see `sysctl fs.inotify.max_user_instances`", err)
+	}
+	return &Cgroups{
+		root:    root,
+		scopes:  scopes,
+		changed: make(chan struct{}, 1),
+		inotify: inotify,
+		watched: map[string]uint64{},
+	}, nil
+}
+
+// Changed receives when a new Scan is worth while. Wake-ups are coalesced.
+func (c *Cgroups) Changed() <-chan struct{} { return c.changed }
+
+// Scan looks at the tree, removes empty cgroups of thole run, and returns what
+// runs. From then on, Changed tells what happens to these bindings.
+func (c *Cgroups) Scan(bindings []compiler.Binding) Snapshot { return c.scan(bindings, true) }
+
+// Look is Scan without removing anything.
+func (c *Cgroups) Look(bindings []compiler.Binding) Snapshot { return c.scan(bindings, false) }
+
+func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seen := map[string]bool{}
+	var unwatched error
+	watch := func(cgroup string) {
+		if err := c.follow(cgroup, seen); err != nil {
+			unwatched = err
+		}
+	}
+	runs, problems := c.scopes.list(sweep, watch)
+	var workloads []compiler.Workload
+	for _, run := range runs {
+		workloads = append(workloads, run.workload())
+	}
+	resolver := resolver{root: c.root, lookupUser: user.Lookup, watch: watch}
+	for _, b := range bindings {
+		found, err := resolver.resolve(b)
+		if err != nil {
+			problems = append(problems, Problem{Where: b.Position.String(), Text: err.Error()})
+		}
+		workloads = append(workloads, found...)
+	}
+	c.forget(seen)
+	if unwatched != nil {
+		problems = append(problems, Problem{Text: fmt.Sprintf(
+			"some cgroups can not be watched, they are looked at every %v only: %v: see `sysctl fs.inotify.max_user_watches`",
+			resyncInterval, unwatched)})
+	}
+	snapshot := settle(workloads)
+	snapshot.Problems = append(problems, snapshot.Problems...)
+	return snapshot
+}
+
+// follow watches a directory, or a file in it, and remembers that this scan needs
+// it. inotify does not tell when a cgroup that it watches is removed, and keeps the
+// watch: so it is known by the id whether there is a new one of the same name.
+func (c *Cgroups) follow(cgroup string, seen map[string]bool) error {
+	path := c.root.Path(cgroup)
+	if seen[path] {
+		return nil
+	}
+	id, err := c.root.ID(cgroup)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	seen[path] = true
+	switch was, ok := c.watched[path]; {
+	case ok && was == id:
+		return nil
+	case ok:
+		c.drop(path)
+	}
+	err = c.inotify.Add(path)
+	switch {
+	case gone(err), errors.Is(err, fsnotify.ErrClosed):
+		return nil
+	case err != nil:
+		return err
+	}
+	c.watched[path] = id
+	return nil
+}
+
+// drop ends a watch. It fails where the path was moved away, and the watch with it.
+func (c *Cgroups) drop(path string) {
+	_ = c.inotify.Remove(path)
+	delete(c.watched, path)
+}
+
+// forget ends the watches that the last scan did not need.
+func (c *Cgroups) forget(seen map[string]bool) {
+	for path := range c.watched {
+		if !seen[path] {
+			c.drop(path)
+		}
+	}
+}
+
+// Run passes the tree's events on until the context ends, and closes the watch.
+func (c *Cgroups) Run(ctx context.Context) error {
+	defer c.Close()
+	resync := time.NewTicker(resyncInterval)
+	defer resync.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-resync.C:
+			c.Wake()
+		case event, ok := <-c.inotify.Events:
+			if !ok {
+				return errors.New("watching the cgroup tree: inotify was closed")
+			}
+			if c.matters(event) {
+				c.Wake()
+			}
+		case _, ok := <-c.inotify.Errors:
+			if !ok {
+				return errors.New("watching the cgroup tree: inotify was closed")
+			}
+			c.Wake() // an overflow: events were lost
+		}
+	}
+}
+
+// matters reports whether an event can change a snapshot: a cgroup came or went, or
+// the last process left a scope.
+func (c *Cgroups) matters(e fsnotify.Event) bool {
+	if e.Has(fsnotify.Write) {
+		return filepath.Base(e.Name) == eventsFile && filepath.Dir(filepath.Dir(e.Name)) == c.root.Path(slice)
+	}
+	return e.Has(fsnotify.Create) || e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)
+}
+
+// Wake makes Changed receive, for a change that inotify can not tell.
+func (c *Cgroups) Wake() {
+	select {
+	case c.changed <- struct{}{}:
+	default: // one wake-up is waiting already
+	}
+}
+
+// Close ends the watch of one that is not run.
+func (c *Cgroups) Close() error { return c.inotify.Close() }

@@ -1,0 +1,20 @@
+// Package watch says what runs and what is wanted.
+//
+// What comes in: the cgroup tree, the Workload documents of the active policy set
+// (bindings), and a policy directory. What goes out: a Snapshot of the workloads
+// that run, on demand and with a wake-up when a new one is worth taking; and the
+// policy directory's files, each time they changed and came to rest.
+//
+//	cgroup tree ── inotify ──► Cgroups ── Changed, Scan ──► Snapshot
+//	thole.slice ── inotify ──► Scopes ───────┘
+//	policy directory ── inotify ──► Directory ──► Files
+//
+// Events say only that something changed, never what: the state is read anew each
+// time, so that a lost or late event cannot make the picture wrong for longer than
+// until the next one. A snapshot is taken by who applies it, when he applies it: one
+// that waited in a queue could be older than a cgroup that has just been made, and
+// applying it would take that cgroup's elements out of the table.
+//
+// The package never talks to nftables or the network, never judges a policy, and
+// never removes a cgroup that is not its own or not empty.
+package watch

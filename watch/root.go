@@ -1,0 +1,187 @@
+package watch
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Root is the root of the cgroup v2 tree as this process sees it. Paths below it
+// are written without a leading slash, as in compiler.Cgroup.
+type Root struct{ dir string }
+
+// OpenRoot finds the cgroup v2 mount of this process's cgroup namespace. (Hybrid
+// hosts have it at /sys/fs/cgroup/unified, and a container may see a mount whose
+// root is outside of its namespace.)
+func OpenRoot() (Root, error) {
+	f, err := os.Open("/proc/thread-self/mountinfo")
+	if err != nil {
+		return Root{}, fmt.Errorf("looking for the cgroup v2 mount: %v", err)
+	}
+	defer f.Close()
+	mounts, err := cgroupMounts(f)
+	if err != nil {
+		return Root{}, fmt.Errorf("reading /proc/thread-self/mountinfo: %v", err)
+	}
+	// A later mount hides an earlier one on the same place.
+	for _, dir := range slices.Backward(mounts) {
+		if root, err := RootAt(dir); err == nil {
+			return root, nil
+		}
+	}
+	return Root{}, errors.New("no cgroup v2 mount with the root of this cgroup namespace: try `mount -t cgroup2 none /sys/fs/cgroup`, or see `thole doctor`")
+}
+
+// RootAt takes the cgroup directory dir as the root. Levels and paths then count
+// from there: it is for trees that are not this process's own.
+func RootAt(dir string) (Root, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return Root{}, fmt.Errorf("cgroup root %s: %v", dir, err)
+	}
+	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return Root{}, fmt.Errorf("%s is not in a cgroup v2 file system", dir)
+	}
+	return Root{dir: filepath.Clean(dir)}, nil
+}
+
+// cgroupMounts returns the mount points of cgroup v2 whose root is the namespace's
+// own, in the order of mountinfo (proc_pid_mountinfo(5)).
+func cgroupMounts(mountinfo io.Reader) ([]string, error) {
+	var found []string
+	lines := bufio.NewScanner(mountinfo)
+	for lines.Scan() {
+		place, fs, ok := strings.Cut(lines.Text(), " - ")
+		fields := strings.Fields(place)
+		if !ok || len(fields) < 5 || fields[3] != "/" || !strings.HasPrefix(fs, "cgroup2 ") {
+			continue
+		}
+		found = append(found, unescape(fields[4]))
+	}
+	return found, lines.Err()
+}
+
+// unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// Dir is the root's directory.
+func (r Root) Dir() string { return r.dir }
+
+// Path is where the cgroup is in the file system.
+func (r Root) Path(cgroup string) string { return filepath.Join(r.dir, cgroup) }
+
+// ID returns the number by which the kernel knows the cgroup. It is never given a
+// second time while the machine runs.
+func (r Root) ID(cgroup string) (uint64, error) {
+	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, r.Path(cgroup), 0)
+	if err != nil {
+		return 0, fmt.Errorf("cgroup %s: asking for its id: %w", cgroup, err)
+	}
+	if handle.Size() != 8 {
+		return 0, fmt.Errorf("cgroup %s: its file handle has %d bytes, not 8", cgroup, handle.Size())
+	}
+	return binary.NativeEndian.Uint64(handle.Bytes()), nil
+}
+
+// Lives reports whether a cgroup with this id exists.
+func (r Root) Lives(id uint64) (bool, error) {
+	dir, err := unix.Open(r.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("opening the cgroup root %s: %v", r.dir, err)
+	}
+	defer unix.Close(dir)
+	handle := unix.NewFileHandle(kernfsHandle, binary.NativeEndian.AppendUint64(nil, id))
+	fd, err := unix.OpenByHandleAt(dir, handle, unix.O_PATH|unix.O_CLOEXEC)
+	switch {
+	case errors.Is(err, unix.ESTALE), errors.Is(err, unix.ENOENT):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("looking for the cgroup with id %d: %v", id, err)
+	}
+	return true, unix.Close(fd)
+}
+
+// kernfsHandle is the type of a cgroup's file handle (linux/exportfs.h, FILEID_KERNFS).
+const kernfsHandle = 0xfe
+
+// children returns the names of the cgroups directly below one, ascending; none
+// where there is no such cgroup.
+func (r Root) children(cgroup string) ([]string, error) {
+	entries, err := os.ReadDir(r.Path(cgroup))
+	if gone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cgroup %s: %v", cgroup, err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// populated reports whether a process lives in the cgroup or below.
+func (r Root) populated(cgroup string) (bool, error) {
+	data, err := os.ReadFile(filepath.Join(r.Path(cgroup), eventsFile))
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if key, value, _ := strings.Cut(strings.TrimSpace(line), " "); key == "populated" {
+			return value != "0", nil
+		}
+	}
+	return false, fmt.Errorf("cgroup %s: %s has no line \"populated\"", cgroup, eventsFile)
+}
+
+// remove removes an empty cgroup and the empty ones below it. It fails with EBUSY
+// where a process lives in one of them.
+func (r Root) remove(cgroup string) error {
+	names, err := r.children(cgroup)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := r.remove(filepath.Join(cgroup, name)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Rmdir(r.Path(cgroup)); err != nil && !gone(err) {
+		return fmt.Errorf("removing the cgroup %s: %w", cgroup, err)
+	}
+	return nil
+}
+
+// eventsFile tells, also by inotify, whether a cgroup is populated.
+const eventsFile = "cgroup.events"
+
+// gone reports whether a cgroup disappeared while it was looked at: ENOENT before
+// it is opened, ENODEV after.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV)
+}

@@ -1,0 +1,269 @@
+package watch
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/containerd/cgroups/v3/cgroup2"
+	"golang.org/x/sys/unix"
+
+	"thole/compiler"
+)
+
+// The place of thole run's cgroups: slice/NAME.scope below the root.
+const (
+	slice = "thole.slice"
+	scope = ".scope"
+)
+
+// Scopes are the cgroups of thole run. A scope begins empty, with its labels
+// stored on it; it is believed because of their seal, also after a restart; and
+// it is removed when the last process in it has ended.
+type Scopes struct {
+	root Root
+	seal seal
+
+	mu       sync.Mutex
+	starting map[string]bool // names of scopes whose process is yet to be moved in: empty and wanted
+	known    map[string]Run  // by name: those whose seal was found good
+}
+
+// NewScopes takes charge of the scopes below root. The key is what proves their
+// labels; who knows it can forge them.
+func NewScopes(root Root, key []byte) (*Scopes, error) {
+	seal, err := newSeal(key)
+	if err != nil {
+		return nil, err
+	}
+	return &Scopes{root: root, seal: seal, starting: map[string]bool{}, known: map[string]Run{}}, nil
+}
+
+// makeSlice makes the parent of all scopes, or checks that it is root's.
+func (s *Scopes) makeSlice() error {
+	dir := s.root.Path(slice)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making the cgroup %s: %v: is the cgroup tree writable? See `thole doctor`", dir, err)
+	}
+	var stat unix.Stat_t
+	if err := unix.Lstat(dir, &stat); err != nil {
+		return fmt.Errorf("cgroup %s: %v", dir, err)
+	}
+	if stat.Uid != 0 {
+		return fmt.Errorf("cgroup %s belongs to uid %d, who could move processes into it: it must be root's, see `chown root %[1]s`", dir, stat.Uid)
+	}
+	return nil
+}
+
+// Create makes the scope run.Name and stores the run on it. Until Settle or Discard
+// it is not removed although it is empty. A name that is in use is fs.ErrExist.
+func (s *Scopes) Create(run Run) (Run, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.makeSlice(); err != nil {
+		return Run{}, err
+	}
+	cgroup := slice + "/" + run.Name + scope
+	if err := os.Mkdir(s.root.Path(cgroup), 0o755); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return Run{}, fmt.Errorf("a workload named %q %w", run.Name, fs.ErrExist)
+		}
+		return Run{}, fmt.Errorf("making the cgroup %s: %v", cgroup, err)
+	}
+	run.Version = runVersion
+	run, err := s.store(run, cgroup)
+	if err != nil {
+		return Run{}, errors.Join(err, s.root.remove(cgroup))
+	}
+	s.starting[run.Name] = true
+	s.known[run.Name] = run
+	return run, nil
+}
+
+func (s *Scopes) store(run Run, cgroup string) (Run, error) {
+	id, err := s.root.ID(cgroup)
+	if err != nil {
+		return Run{}, err
+	}
+	run.Cgroup = compiler.Cgroup{Path: cgroup, ID: id}
+	return run, s.seal.write(s.root, run)
+}
+
+// Move moves a process, with all its threads, into the scope. The pid may have
+// changed hands meanwhile: who calls checks afterwards whom he moved.
+func (s *Scopes) Move(run Run, pid int) error {
+	group, err := cgroup2.Load("/"+run.Cgroup.Path, cgroup2.WithMountpoint(s.root.dir))
+	if err != nil {
+		return fmt.Errorf("cgroup %s: %v", run.Cgroup.Path, err)
+	}
+	if err := group.AddProc(uint64(pid)); err != nil {
+		return fmt.Errorf("moving process %d into the cgroup %s: %v", pid, run.Cgroup.Path, err)
+	}
+	return nil
+}
+
+// Settle says that the scope's process is in it: from now on it is removed when it
+// is empty.
+func (s *Scopes) Settle(run Run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.starting, run.Name)
+}
+
+// Discard gives up a scope. If a process is in it nevertheless, it stays until
+// that has ended.
+func (s *Scopes) Discard(run Run) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.starting, run.Name)
+	if err := s.root.remove(run.Cgroup.Path); err != nil {
+		return err
+	}
+	delete(s.known, run.Name)
+	return nil
+}
+
+// Count returns how many scopes live, and how many of them a user started.
+func (s *Scopes) Count(uid uint32) (total, ofUser int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, run := range s.known {
+		if run.UID == uid {
+			ofUser++
+		}
+	}
+	return len(s.known), ofUser
+}
+
+// list returns the scopes that live, by name, and removes the empty ones if sweep
+// is set. What is in our slice without a good seal is reported and carries no
+// labels. watch is called for each scope before it is looked at.
+func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	watch("")
+	watch(slice)
+	names, err := s.root.children(slice)
+	if err != nil {
+		return nil, []Problem{{Where: slice, Text: err.Error()}}
+	}
+	var runs []Run
+	var problems []Problem
+	living := map[string]bool{}
+	for _, dir := range names {
+		cgroup := slice + "/" + dir
+		name, ours := strings.CutSuffix(dir, scope)
+		if !ours {
+			problems = append(problems, Problem{Where: cgroup, Text: "it is not ours: what runs in it is unlabelled"})
+			continue
+		}
+		watch(cgroup + "/" + eventsFile)
+		if sweep && !s.starting[name] && s.removeEmpty(cgroup) {
+			continue
+		}
+		run, err := s.verify(name, cgroup)
+		switch {
+		case gone(err):
+		case err != nil:
+			problems = append(problems, Problem{Where: cgroup, Text: "refused: " + err.Error() + "; what runs in it is unlabelled"})
+		default:
+			runs = append(runs, run)
+			living[name] = true
+		}
+	}
+	for name := range s.known {
+		if !living[name] {
+			delete(s.known, name)
+		}
+	}
+	return runs, problems
+}
+
+// removeEmpty removes the scope if no process is in it. One that can not be
+// removed is looked at again the next time.
+func (s *Scopes) removeEmpty(cgroup string) bool {
+	populated, err := s.root.populated(cgroup)
+	if gone(err) {
+		return true
+	}
+	return err == nil && !populated && s.root.remove(cgroup) == nil
+}
+
+// verify returns the run that is stored on the cgroup. A seal is checked once: an
+// id is never given to a second cgroup.
+func (s *Scopes) verify(name, cgroup string) (Run, error) {
+	id, err := s.root.ID(cgroup)
+	if err != nil {
+		return Run{}, err
+	}
+	if run, ok := s.known[name]; ok && run.Cgroup.ID == id {
+		return run, nil
+	}
+	run, err := s.seal.read(s.root, compiler.Cgroup{Path: cgroup, ID: id})
+	if err != nil {
+		return Run{}, err
+	}
+	if run.Name != name {
+		return Run{}, fmt.Errorf("its labels are those of %q", run.Name)
+	}
+	s.known[name] = run
+	return run, nil
+}
+
+// RemoveEmptyScopes removes every empty cgroup of thole run, and their parent if
+// nothing is left in it. It needs no key and returns the cgroups that stay because
+// processes live in them.
+func RemoveEmptyScopes(root Root) (stay []string, err error) {
+	names, err := root.children(slice)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		cgroup := slice + "/" + name
+		switch populated, err := root.populated(cgroup); {
+		case gone(err):
+		case err != nil:
+			return stay, fmt.Errorf("cgroup %s: %v", cgroup, err)
+		case populated:
+			stay = append(stay, cgroup)
+		default:
+			if err := root.remove(cgroup); err != nil {
+				return stay, err
+			}
+		}
+	}
+	if len(stay) > 0 {
+		return stay, nil
+	}
+	return nil, root.remove(slice)
+}
+
+// workload is the run as the compiler sees it.
+func (r Run) workload() compiler.Workload {
+	facts := compiler.Labels{FactKind: compiler.KindRun.String(), FactUID: strconv.FormatUint(uint64(r.UID), 10)}
+	if r.User != "" {
+		facts[FactUser] = r.User
+	}
+	return compiler.Workload{Name: r.Name, Kind: compiler.KindRun, Labels: r.Labels, Facts: facts, Cgroup: r.Cgroup}
+}
+
+// The facts: labels that nobody gives and everybody can select by.
+const (
+	FactKind = "thole/kind" // container, run, unit, user or cgroup
+	FactUID  = "thole/uid"  // of the user whose processes these are, or who started them
+	FactUser = "thole/user"
+)
+
+// Holds reports whether the process is in the scope itself.
+func (s *Scopes) Holds(run Run, pid int) (bool, error) {
+	data, err := os.ReadFile(s.root.Path(run.Cgroup.Path + "/cgroup.procs"))
+	if err != nil {
+		return false, fmt.Errorf("cgroup %s: %v", run.Cgroup.Path, err)
+	}
+	return slices.Contains(strings.Fields(string(data)), strconv.Itoa(pid)), nil
+}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"reflect"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,12 +17,6 @@ import (
 
 // errStopped says that the enforcer does not work any more.
 var errStopped = errors.New("the daemon is stopping; the table that is loaded stays")
-
-// errLimit says that policies and workloads together exceed a limit of the compiler.
-var errLimit = errors.New("compiling the policies")
-
-// errDrifted says that the table was not what this daemon had loaded.
-var errDrifted = errors.New("the loaded table is not the one that was expected")
 
 // A scanner says what runs now.
 type scanner interface {
@@ -68,25 +60,24 @@ type enforcer struct {
 	result   compiler.Result
 }
 
-// A plan is a change of the table that is worked out and not made.
-type plan struct {
-	set      policySet
-	problems []watch.Problem
-	running  []compiler.Workload
-	ended    map[uint64]compiler.Workload
-	epoch    uint16
-	result   compiler.Result
-	change   ruleset.Change
-}
-
 // start adopts the table that is loaded and makes the first change. A policy set
 // that can not be used is reported and replaced by the last good one.
 func (e *enforcer) start() error {
 	if err := e.adopt(); err != nil {
 		return err
 	}
-	e.set = e.firstSet()
-	return e.reconcile()
+	var err error
+	if e.set, err = e.firstSet(); err != nil {
+		return err
+	}
+	e.log.Info("policy set", "source", e.set.source, "policies", len(e.set.docs.Policies))
+	if err := e.reconcile(); err != nil {
+		return err
+	}
+	if e.set.source == SourceDirectory && e.badSet == nil {
+		e.keep(e.set)
+	}
+	return nil
 }
 
 // adopt takes over the table that is loaded, if there is one.
@@ -113,33 +104,36 @@ func (e *enforcer) adopt() error {
 }
 
 // firstSet returns the set of the directory that is followed, else the last good
-// one, else the embedded default.
-func (e *enforcer) firstSet() policySet {
+// one, else the embedded default. It fails where the default would replace a set
+// that is enforced and can only not be read.
+func (e *enforcer) firstSet() (policySet, error) {
 	if e.directory != "" {
 		files, err := watch.ReadDirectory(e.directory)
+		var set policySet
 		if err == nil {
-			var set policySet
-			if set, err = parseSet(SourceDirectory, files); err == nil {
-				e.keep(set)
-				return set
-			}
+			set, err = parseSet(SourceDirectory, files)
 		}
-		e.refuse(err)
+		if err == nil {
+			return set, nil
+		}
+		_ = e.refuse(err)
 	}
 	set, ok, err := e.state.policies()
-	if err != nil {
-		e.refuse(fmt.Errorf("the last good policy set: %w", err))
-	}
 	switch {
+	case err != nil && e.loaded != nil:
+		return set, fmt.Errorf("the last good policy set: %w. The table that is loaded stays and enforces: give a set with --policies, or remove it with `thole cleanup`", err)
+	case err != nil:
+		_ = e.refuse(fmt.Errorf("the last good policy set: %w", err))
+		return defaultSet(), nil
 	case !ok:
-		set = defaultSet()
+		return defaultSet(), nil
 	case e.directory == "":
 		set.source = SourceApplied // the directory that it came from is not followed any more
 	}
-	e.log.Info("policy set", "source", set.source, "policies", len(set.docs.Policies))
-	return set
+	return set, nil
 }
 
+// defaultSet is the set that is active until one is given.
 func defaultSet() policySet {
 	set, err := parseSet(SourceDefault, []compiler.File{{Name: "same-labels.yaml", Data: policies.Default}})
 	if err != nil {
@@ -255,6 +249,7 @@ func (e *enforcer) Apply(ctx context.Context, files []compiler.File, dryRun bool
 	ordered := e.order(ctx, func() {
 		if dryRun {
 			answer, err = e.preview(files)
+			e.attempt() // what was looked at and is watched now is the other set's
 		} else {
 			answer, err = e.replace(SourceApplied, files)
 		}
@@ -373,158 +368,4 @@ func (e *enforcer) planAndCommit(set policySet) (plan, error) {
 		return p, err
 	}
 	return p, e.commit(p)
-}
-
-// plan works out what a policy set means for what runs now.
-func (e *enforcer) plan(set policySet) (plan, error) {
-	select {
-	case <-e.changed: // what woke us is seen by this scan
-	default:
-	}
-	snapshot := e.runs.Scan(set.docs.Bindings)
-	p := plan{set: set, problems: snapshot.Problems, running: snapshot.Workloads, epoch: e.epoch}
-	var err error
-	if p.ended, err = outlived(e.dead, e.enforced, snapshot.Workloads); err != nil {
-		p.problems = append(p.problems, watch.Problem{Text: fmt.Sprintf("workloads that ended stay in the table: %v", err)})
-	}
-	if err := e.compile(&p); err != nil {
-		return p, err
-	}
-	if !p.change.Empty() && e.takesAway(p) {
-		p.epoch = nextEpoch(e.epoch)
-		return p, e.compile(&p)
-	}
-	return p, nil
-}
-
-func (e *enforcer) compile(p *plan) error {
-	var err error
-	p.result, err = compiler.Compile(compiler.Input{
-		Policies:  p.set.docs.Policies,
-		Workloads: withEnded(p.running, p.ended),
-		Options:   compiler.Options{Deny: e.deny, Epoch: p.epoch},
-		Numbers:   e.numbers,
-	})
-	if err != nil {
-		return fmt.Errorf("%w: %v", errLimit, err)
-	}
-	p.change = ruleset.Diff(e.loaded, &p.result.Table)
-	return nil
-}
-
-// takesAway reports whether a plan may end an allowance that something living has,
-// so that connections must be decided again. It says no only where all that
-// changes is that cgroups of thole run begin, which are empty until they are in
-// the table, or that workloads ended and left no socket.
-func (e *enforcer) takesAway(p plan) bool {
-	if !e.settled || !reflect.DeepEqual(e.set.docs.Policies, p.set.docs.Policies) {
-		return true
-	}
-	was := map[uint64]compiler.Workload{}
-	for _, w := range e.enforced {
-		was[w.Cgroup.ID] = w
-	}
-	for _, w := range p.running {
-		before, ok := was[w.Cgroup.ID]
-		if !ok && w.Kind != compiler.KindRun {
-			return true // it may have had connections as an unlabelled one
-		}
-		if ok && !sameIdentity(before, w) {
-			return true
-		}
-		delete(was, w.Cgroup.ID)
-	}
-	for id := range was {
-		if _, ok := p.ended[id]; ok {
-			continue
-		}
-		if lives, err := e.dead.Lives(id); err != nil || lives {
-			return true // it is unlabelled now
-		}
-	}
-	return false
-}
-
-// sameIdentity reports whether no policy can tell two states of a cgroup apart.
-func sameIdentity(a, b compiler.Workload) bool {
-	return reflect.DeepEqual(a.Labels, b.Labels) && reflect.DeepEqual(a.Facts, b.Facts)
-}
-
-// commit changes the table as planned. If it fails, the table is as before, and
-// the plan is forgotten.
-func (e *enforcer) commit(p plan) error {
-	if !p.change.Empty() {
-		if err := e.load(p); err != nil {
-			return fmt.Errorf("loading the table: %w. What was loaded before stays and enforces", err)
-		}
-	}
-	e.loaded = &p.result.Table
-	e.set, e.epoch, e.numbers, e.result = p.set, p.epoch, p.result.Numbers, p.result
-	e.enforced, e.ended = withEnded(p.running, p.ended), p.ended
-	e.report(apiProblems(p.problems))
-	e.settled, e.badTable, e.retry = true, nil, retryFirst
-	e.applied = e.now()
-	if p.change.Empty() {
-		return nil
-	}
-	e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps), "workloads", len(p.running), "ended", len(p.ended))
-	e.remember()
-	return nil
-}
-
-// report logs the problems that are new.
-func (e *enforcer) report(problems []Message) {
-	for _, p := range problems {
-		if !slices.Contains(e.problems, p) {
-			e.log.Warn("problem", "where", p.Where, "text", p.Text)
-		}
-	}
-	e.problems = problems
-}
-
-// load applies the plan's change. Where the kernel reports an error, what it holds
-// afterwards is what counts.
-func (e *enforcer) load(p plan) error {
-	failure := e.kernel.Apply(p.change)
-	if failure == nil {
-		return nil
-	}
-	loaded, err := e.kernel.Read(tableName)
-	if err != nil {
-		return errors.Join(failure, err)
-	}
-	e.loaded, e.settled = loaded, false
-	if sameTable(loaded, &p.result.Table) {
-		e.log.Warn("the change is loaded although the kernel reported an error", "error", failure)
-		return nil
-	}
-	if !sameTable(loaded, p.change.Have) {
-		return fmt.Errorf("%w (%v)", errDrifted, failure)
-	}
-	return failure
-}
-
-// sameTable compares two tables, nil being none.
-func sameTable(a, b *ruleset.Table) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return ruleset.Same(*a, *b)
-}
-
-// remember stores what belongs to the loaded table.
-func (e *enforcer) remember() {
-	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced})
-	if err != nil {
-		e.log.Warn("the table is changed, but the daemon will not know its numbers when it is started again", "error", err)
-	}
-}
-
-func (e *enforcer) failed(err error) {
-	if e.badTable == nil {
-		e.retry = retryFirst
-	} else {
-		e.retry = min(2*e.retry, retryLast)
-	}
-	e.badTable = &Failure{Time: e.now(), Text: err.Error()}
 }

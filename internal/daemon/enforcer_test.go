@@ -183,9 +183,34 @@ func TestRestartSeesWhatEnded(t *testing.T) {
 	}
 }
 
+// A set that is enforced and can not be read is not replaced by the default.
+func TestUnreadableLastSet(t *testing.T) {
+	b := newBench(t)
+	b.apply(allowWeb)
+	b.stop()
+	file := filepath.Join(b.config.State, policiesFile)
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	enforced := b.kernel.loaded()
+	if _, err := b.newDaemon(); err == nil || !strings.Contains(err.Error(), policiesFile) || !sameTable(enforced, b.kernel.loaded()) {
+		t.Errorf("with a table: %v", err)
+	}
+	b.kernel.set(func() { b.kernel.table = nil })
+	b.start()
+	if s := b.status(); s.Source != SourceDefault || s.LastError == nil || !s.Enforcing {
+		t.Errorf("without a table: %+v", s)
+	}
+}
+
 func TestUnitsComeAndGo(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb + bindUnit("nginx.service"))
+	// A dry run of another set does not keep this one from being followed.
+	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
 		id := b.host.MkCgroup("system.slice/nginx.service")
 		b.until("the unit", func() bool { return b.knows(id) })

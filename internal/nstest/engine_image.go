@@ -3,7 +3,6 @@ package nstest
 import (
 	"archive/tar"
 	"bytes"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -23,7 +22,7 @@ func (e *Engine) Image(name string, labels map[string]string, programs ...string
 	}
 	args := []string{"import", "--change", `CMD ["/bin/sh"]`}
 	for key, value := range labels {
-		args = append(args, "--change", fmt.Sprintf("LABEL %q=%q", key, value))
+		args = append(args, "--change", "LABEL "+dockerfileQuote(key)+"="+dockerfileQuote(value))
 	}
 	cmd := e.Command(append(args, "-", name)...)
 	cmd.Stdin = content
@@ -31,6 +30,11 @@ func (e *Engine) Image(name string, labels map[string]string, programs ...string
 		e.t.Fatalf("nstest: image %s: %v", name, err)
 	}
 	return name
+}
+
+// dockerfileQuote quotes what is to stay as it is in a Dockerfile.
+func dockerfileQuote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`).Replace(s) + `"`
 }
 
 // imageContent returns the image's files as a tar archive.

@@ -55,7 +55,7 @@ func (e *Engine) ProbeAgain(name string) *Probe {
 
 // listen makes the socket to which the probe of that name connects, which may be another user in the container.
 func (e *Engine) listen(name string) (*net.UnixListener, error) {
-	path := filepath.Join(e.dir, name)
+	path := filepath.Join(e.dir, "probe-"+name)
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
 	if err != nil {
 		return nil, err

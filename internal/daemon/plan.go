@@ -1,0 +1,183 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"thole/compiler"
+	"thole/ruleset"
+	"thole/watch"
+)
+
+// errLimit says that policies and workloads together exceed a limit of the compiler.
+var errLimit = errors.New("compiling the policies")
+
+// errDrifted says that the table was not what this daemon had loaded.
+var errDrifted = errors.New("the loaded table is not the one that was expected")
+
+// A plan is a change of the table that is worked out and not made.
+type plan struct {
+	set      policySet
+	problems []watch.Problem
+	running  []compiler.Workload
+	ended    map[uint64]compiler.Workload
+	epoch    uint16
+	result   compiler.Result
+	change   ruleset.Change
+}
+
+// plan works out what a policy set means for what runs now.
+func (e *enforcer) plan(set policySet) (plan, error) {
+	select {
+	case <-e.changed: // what woke us is seen by this scan
+	default:
+	}
+	snapshot := e.runs.Scan(set.docs.Bindings)
+	p := plan{set: set, problems: snapshot.Problems, running: snapshot.Workloads, epoch: e.epoch}
+	var err error
+	if p.ended, err = outlived(e.dead, e.enforced, snapshot.Workloads); err != nil {
+		p.problems = append(p.problems, watch.Problem{Text: fmt.Sprintf("workloads that ended stay in the table: %v", err)})
+	}
+	if err := e.compile(&p); err != nil {
+		return p, err
+	}
+	if !p.change.Empty() && e.takesAway(p) {
+		p.epoch = nextEpoch(e.epoch)
+		return p, e.compile(&p)
+	}
+	return p, nil
+}
+
+func (e *enforcer) compile(p *plan) error {
+	var err error
+	p.result, err = compiler.Compile(compiler.Input{
+		Policies:  p.set.docs.Policies,
+		Workloads: withEnded(p.running, p.ended),
+		Options:   compiler.Options{Deny: e.deny, Epoch: p.epoch},
+		Numbers:   e.numbers,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %v", errLimit, err)
+	}
+	p.change = ruleset.Diff(e.loaded, &p.result.Table)
+	return nil
+}
+
+// takesAway reports whether a plan may end an allowance that something living has,
+// so that connections must be decided again. It says no only where all that
+// changes is that cgroups of thole run begin, which are empty until they are in
+// the table, or that workloads ended and left no socket.
+func (e *enforcer) takesAway(p plan) bool {
+	if !e.settled || !reflect.DeepEqual(e.set.docs.Policies, p.set.docs.Policies) {
+		return true
+	}
+	was := map[uint64]compiler.Workload{}
+	for _, w := range e.enforced {
+		was[w.Cgroup.ID] = w
+	}
+	for _, w := range p.running {
+		before, ok := was[w.Cgroup.ID]
+		if !ok && w.Kind != compiler.KindRun {
+			return true // it may have had connections as an unlabelled one
+		}
+		if ok && !sameIdentity(before, w) {
+			return true
+		}
+		delete(was, w.Cgroup.ID)
+	}
+	for id := range was {
+		if _, ok := p.ended[id]; ok {
+			continue
+		}
+		if lives, err := e.dead.Lives(id); err != nil || lives {
+			return true // it is unlabelled now
+		}
+	}
+	return false
+}
+
+// sameIdentity reports whether no policy can tell two states of a cgroup apart.
+func sameIdentity(a, b compiler.Workload) bool {
+	return reflect.DeepEqual(a.Labels, b.Labels) && reflect.DeepEqual(a.Facts, b.Facts)
+}
+
+// commit changes the table as planned. If it fails, the table is as before, and
+// the plan is forgotten.
+func (e *enforcer) commit(p plan) error {
+	if !p.change.Empty() {
+		if err := e.load(p); err != nil {
+			return fmt.Errorf("loading the table: %w. What was loaded before stays and enforces", err)
+		}
+	}
+	e.loaded = &p.result.Table
+	e.set, e.epoch, e.numbers, e.result = p.set, p.epoch, p.result.Numbers, p.result
+	e.enforced, e.ended = withEnded(p.running, p.ended), p.ended
+	e.report(apiProblems(p.problems))
+	e.settled, e.badTable, e.retry = true, nil, retryFirst
+	e.applied = e.now()
+	if p.change.Empty() {
+		return nil
+	}
+	e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps), "workloads", len(p.running), "ended", len(p.ended))
+	e.remember()
+	return nil
+}
+
+// report logs the problems that are new.
+func (e *enforcer) report(problems []Message) {
+	for _, p := range problems {
+		if !slices.Contains(e.problems, p) {
+			e.log.Warn("problem", "where", p.Where, "text", p.Text)
+		}
+	}
+	e.problems = problems
+}
+
+// load applies the plan's change. Where the kernel reports an error, what it holds
+// afterwards is what counts.
+func (e *enforcer) load(p plan) error {
+	failure := e.kernel.Apply(p.change)
+	if failure == nil {
+		return nil
+	}
+	loaded, err := e.kernel.Read(tableName)
+	if err != nil {
+		return errors.Join(failure, err)
+	}
+	e.loaded, e.settled = loaded, false
+	if sameTable(loaded, &p.result.Table) {
+		e.log.Warn("the change is loaded although the kernel reported an error", "error", failure)
+		return nil
+	}
+	if !sameTable(loaded, p.change.Have) {
+		return fmt.Errorf("%w (%v)", errDrifted, failure)
+	}
+	return failure
+}
+
+// sameTable compares two tables, nil being none.
+func sameTable(a, b *ruleset.Table) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return ruleset.Same(*a, *b)
+}
+
+// remember stores what belongs to the loaded table.
+func (e *enforcer) remember() {
+	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced})
+	if err != nil {
+		e.log.Warn("the table is changed, but the daemon will not know its numbers when it is started again", "error", err)
+	}
+}
+
+func (e *enforcer) failed(err error) {
+	if e.badTable == nil {
+		e.retry = retryFirst
+	} else {
+		e.retry = min(2*e.retry, retryLast)
+	}
+	e.badTable = &Failure{Time: e.now(), Text: err.Error()}
+}

@@ -14,10 +14,39 @@ const priority = 10
 
 // A layout is what the chains depend on besides the contents of the maps.
 type layout struct {
-	levels []uint8 // of the cgroups that are bound, deepest first
+	levels []level // deepest first
 	epoch  uint32  // shifted into its place in the mark
 	deny   DenyMode
 	audits []auditChain
+}
+
+// A level is a depth in the cgroup tree, and which sets there are of it.
+type level struct {
+	depth   uint8
+	bound   bool // cgroups of workloads
+	free    bool // cgroups that are known to be unlabelled
+	unknown bool // parents of containers
+}
+
+// whose asks, from the deepest level up, whose socket it is. The first cgroup that
+// says something counts: hit returns what to do where it is bound, nobody is the
+// chain for what is unlabelled. Below a parent of containers, what is not known yet
+// is discarded.
+func (l *layout) whose(hit func(depth uint8) []nft.Rule, nobody string) []nft.Rule {
+	var rules []nft.Rule
+	for _, at := range l.levels {
+		key := []nft.Expr{cgroup(at.depth)}
+		if at.bound {
+			rules = append(rules, hit(at.depth)...)
+		}
+		if at.free {
+			rules = append(rules, rule(nft.InSet{Key: key, Set: freeSet(at.depth)}, goTo(nobody)))
+		}
+		if at.unknown {
+			rules = append(rules, because("its labels are not known yet", nft.InSet{Key: key, Set: unknownSet(at.depth)}, goTo("discard")))
+		}
+	}
+	return append(rules, rule(goTo(nobody)))
 }
 
 // An auditChain records what an audit policy would have denied, and lets it pass.
@@ -39,10 +68,10 @@ const (
 // chains returns all chains. docs/ARCHITECTURE.md draws them.
 func (l *layout) chains() []nft.Chain {
 	list := []nft.Chain{
-		l.output(), l.outputReply(), l.outputOdd(), l.classify(), l.unlabelledOut(), l.leave(),
-		l.input(), l.inputReply(), l.inputUDP(), l.inputOther(), l.listener(), l.unlabelledIn(),
+		l.output(), l.outputReply(), l.outputOdd(), l.classify(), l.classifyNobody(), l.unlabelledOut(), l.leave(),
+		l.input(), l.inputReply(), l.replyNobody(), l.inputUDP(), l.inputOther(), l.listener(), l.listenerNobody(), l.unlabelledIn(),
 		l.decide(), l.stranger(), l.ingress(), l.egress(),
-		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(),
+		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(), free(),
 	}
 	for _, a := range l.audits {
 		list = append(list, a.chain())
@@ -86,14 +115,10 @@ func (l *layout) outputOdd() nft.Chain {
 		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
 		rule(anyOf(nft.CtState, nft.StateRelated), verdictReturn),
 	}}
-	for i, level := range l.levels {
-		r := rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, goTo("discard"))
-		if i == 0 {
-			r.Comment = "conntrack does not know it: it leaves no workload"
-		}
-		c.Rules = append(c.Rules, r)
-	}
-	c.Rules = append(c.Rules, rule(accept))
+	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{because("conntrack does not know it: it leaves no workload",
+			nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("discard"))}
+	}, "free")...)
 	return c
 }
 
@@ -101,13 +126,19 @@ func (l *layout) outputOdd() nft.Chain {
 // new class is in no epoch: the connection is decided again.
 func (l *layout) classify() nft.Chain {
 	c := nft.Chain{Name: "classify", Comment: "whose socket sends this, on every packet: ports and class numbers are re-used"}
-	for _, level := range l.levels {
-		c.Rules = append(c.Rules,
-			rule(nft.InSet{Key: []nft.Expr{cgroup(level), ctClass}, Set: sameSet(level)}, verdictReturn),
-			rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, verdictReturn))
-	}
-	c.Rules = append(c.Rules, because("an unlabelled one", fullSocket(nft.SkUID), maskedNot(nft.CtMark, markClass, 0), setMark(0, 0)))
+	c.Rules = l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{
+			rule(nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, verdictReturn),
+			rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, verdictReturn),
+		}
+	}, "classify_nobody")
 	return c
+}
+
+func (l *layout) classifyNobody() nft.Chain {
+	return nft.Chain{Name: "classify_nobody", Rules: []nft.Rule{
+		rule(fullSocket(nft.SkUID), maskedNot(nft.CtMark, markClass, 0), setMark(0, 0)),
+	}}
 }
 
 func (l *layout) unlabelledOut() nft.Chain {
@@ -152,15 +183,20 @@ func (l *layout) inputReply() nft.Chain {
 	c := nft.Chain{Name: "input_reply", Comment: "an answer is for the class that asked, not for who has its UDP port now", Rules: []nft.Rule{
 		rule(isNot(nft.MetaL4Proto, nft.ProtoUDP), accept),
 	}}
-	for _, level := range l.levels {
-		c.Rules = append(c.Rules,
-			rule(nft.InSet{Key: []nft.Expr{cgroup(level), ctClass}, Set: sameSet(level)}, accept),
-			rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, goTo("discard")))
-	}
-	c.Rules = append(c.Rules,
-		rule(masked(nft.CtMark, markClass, 0), accept),
-		rule(goTo("discard")))
+	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{
+			rule(nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, accept),
+			rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("discard")),
+		}
+	}, "reply_nobody")...)
 	return c
+}
+
+func (l *layout) replyNobody() nft.Chain {
+	return nft.Chain{Name: "reply_nobody", Rules: []nft.Rule{
+		rule(masked(nft.CtMark, markClass, 0), accept),
+		rule(goTo("discard")),
+	}}
 }
 
 // inputUDP decides every packet: a UDP port changes hands. What goes to a group or
@@ -194,22 +230,25 @@ func (l *layout) inputOther() nft.Chain {
 	}}
 }
 
-// listener puts the class of the listener into the packet's mark. A SYN, or a
-// packet with a full socket, that finds no class is for something unlabelled; the
-// rest (the last ACK of a handshake finds a request only) was decided at its SYN.
+// listener puts the class of the listener into the packet's mark.
 func (l *layout) listener() nft.Chain {
-	c := nft.Chain{Name: "listener", Comment: "whose socket receives this"}
-	for _, level := range l.levels {
-		c.Rules = append(c.Rules, rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(level)}, Map: classMap(level)}, goTo("decide")))
-	}
-	c.Rules = append(c.Rules,
+	return nft.Chain{Name: "listener", Comment: "whose socket receives this", Rules: l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("decide"))}
+	}, "listener_nobody")}
+}
+
+// listenerNobody sees what no workload listens to. A SYN, or a packet with a full
+// socket, is for something unlabelled; the rest (the last ACK of a handshake finds a
+// request only) was decided at its SYN.
+func (l *layout) listenerNobody() nft.Chain {
+	return nft.Chain{Name: "listener_nobody", Rules: []nft.Rule{
 		rule(masked(nft.CtMark, markClass, 0), goTo("unlabelled_in")),
 		rule(isNot(nft.MetaIif, nft.IfindexLo), goTo("unlabelled_in")),
 		rule(scratch(nft.MetaMark, 0)),
 		rule(is(nft.MetaL4Proto, nft.ProtoUDP), goTo("decide")),
 		rule(masked(nft.TCPFlags, nft.TCPFin|nft.TCPSyn|nft.TCPRst|nft.TCPAck, nft.TCPSyn), goTo("decide")),
-		rule(fullSocket(nft.SocketMark), goTo("decide")))
-	return c
+		rule(fullSocket(nft.SocketMark), goTo("decide")),
+	}}
 }
 
 func (l *layout) unlabelledIn() nft.Chain {
@@ -300,6 +339,8 @@ func (l *layout) refuseOut() nft.Chain {
 	return c
 }
 
+func free() nft.Chain { return nft.Chain{Name: "free", Rules: []nft.Rule{rule(accept)}} }
+
 func (l *layout) discard() nft.Chain {
 	return nft.Chain{Name: "discard", Rules: []nft.Rule{rule(nft.Count{Counter: "discarded"}, drop)}}
 }
@@ -354,9 +395,11 @@ var (
 	verdictReturn = nft.Verdict{Kind: nft.Return}
 )
 
-func cgroup(level uint8) nft.Expr { return nft.Expr{Field: nft.SocketCgroup, Level: level} }
-func classMap(level uint8) string { return fmt.Sprintf("class%d", level) }
-func sameSet(level uint8) string  { return fmt.Sprintf("same%d", level) }
+func cgroup(depth uint8) nft.Expr   { return nft.Expr{Field: nft.SocketCgroup, Level: depth} }
+func classMap(depth uint8) string   { return fmt.Sprintf("class%d", depth) }
+func sameSet(depth uint8) string    { return fmt.Sprintf("same%d", depth) }
+func freeSet(depth uint8) string    { return fmt.Sprintf("free%d", depth) }
+func unknownSet(depth uint8) string { return fmt.Sprintf("unknown%d", depth) }
 
 func rule(s ...nft.Statement) nft.Rule { return nft.Rule{Statements: s} }
 

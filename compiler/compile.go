@@ -27,8 +27,16 @@ const (
 type Input struct {
 	Policies  []Policy
 	Workloads []Workload // at most one of a cgroup path or address
-	Options   Options
-	Numbers   Numbers // of the table that is loaded; the zero value for a fresh one
+
+	// Parents are cgroups below which there are containers alone. What is below one
+	// and is neither a workload nor unlabelled is not known yet: it reaches nobody and
+	// nobody reaches it, silently, so that TCP tries again.
+	Parents    []Cgroup
+	Unlabelled []Unlabelled
+	Bridges    []string // interfaces of bridges to which containers alone are connected
+
+	Options Options
+	Numbers Numbers // of the table that is loaded; the zero value for a fresh one
 }
 
 // Result is what Compile makes.
@@ -67,7 +75,7 @@ func Compile(in Input) (Result, error) {
 		return Result{}, err
 	}
 	return Result{
-		Table:    cs.lower(in.Options),
+		Table:    cs.lower(in),
 		Classes:  cs.report(),
 		Numbers:  numbers,
 		Warnings: warnings(policies, cs),

@@ -101,7 +101,22 @@ type Workload struct {
 	Facts           Labels     // what is selectable and not a user label: tools' labels, thole/*
 	Cgroup          Cgroup     // Kind != KindAddress
 	Address         netip.Addr // Kind == KindAddress
+	Own             *Network   // of a container with a network of its own; nil: the host's
 	Position        Position   // of the Workload document, if there is one
+}
+
+// A Network is how a container with a network of its own is known on this node: by
+// its addresses, on its port of a bridge.
+type Network struct {
+	Bridge    string       // the bridge's interface: "docker0"
+	Port      string       // the bridge's port to which the container is connected: "veth1a2b3c"
+	Addresses []netip.Addr // at least one
+}
+
+// Unlabelled is a container that is known to carry no user labels.
+type Unlabelled struct {
+	Cgroup Cgroup
+	Own    *Network
 }
 
 // Label returns the value that selectors see.

@@ -14,15 +14,16 @@ import (
 type lowering struct {
 	*classes
 	sets   map[string]*nft.Set
-	levels []uint8 // of the bound cgroups, deepest first
+	levels []level // deepest first
 	audits map[string]auditChain
 }
 
 // lower returns the table that does what the policies say of these classes.
-func (cs *classes) lower(o Options) nft.Table {
+func (cs *classes) lower(in Input) nft.Table {
 	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}}
 	l.declare()
-	l.bindCgroups()
+	l.bindWorkloads()
+	l.bindContainers(in.Parents, in.Unlabelled)
 	l.bindPorts()
 	l.bindAddresses()
 	for i := range cs.workloads {
@@ -30,7 +31,7 @@ func (cs *classes) lower(o Options) nft.Table {
 		l.outbound(&cs.workloads[i])
 		l.leaving(&cs.workloads[i])
 	}
-	return l.table(o)
+	return l.table(in.Options)
 }
 
 func (l *lowering) table(o Options) nft.Table {
@@ -83,34 +84,86 @@ func (l *lowering) add(set string, e nft.Element) {
 	s.Elements = append(s.Elements, e)
 }
 
-// bindCgroups maps each bound cgroup to its class, in one map for each level.
-func (l *lowering) bindCgroups() {
+// bindWorkloads maps each bound cgroup to its class, in one map for each depth.
+func (l *lowering) bindWorkloads() {
 	for i := range l.workloads {
 		c := &l.workloads[i]
 		for _, w := range c.members {
-			if w.Kind == KindAddress {
-				continue
+			if w.Kind != KindAddress {
+				l.bind(w.Cgroup, c.number, w.Name+" ("+w.Labels.String()+")")
 			}
-			level := uint8(strings.Count(w.Cgroup.Path, "/") + 1)
-			l.declareLevel(level)
-			key := nft.CgroupValue(w.Cgroup.Path, w.Cgroup.ID)
-			l.add(classMap(level), nft.Element{Key: []nft.Value{key}, Number: c.number, Comment: w.Name + " (" + w.Labels.String() + ")"})
-			l.add(sameSet(level), nft.Element{Key: []nft.Value{key, class(c.number)}})
 		}
 	}
-	slices.SortFunc(l.levels, func(a, b uint8) int { return cmp.Compare(b, a) })
 }
 
-func (l *lowering) declareLevel(level uint8) {
-	if slices.Contains(l.levels, level) {
-		return
+func (l *lowering) bind(cg Cgroup, class uint32, comment string) {
+	at := l.level(cg)
+	if !at.bound {
+		at.bound = true
+		l.declareSet(nft.Set{Name: classMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
+			Comment: fmt.Sprintf("cgroups at depth %d: their class", at.depth)})
+		l.declareSet(nft.Set{Name: sameSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark},
+			Comment: "the same, to ask whether the mark says so already"})
 	}
-	l.levels = append(l.levels, level)
-	l.sets[classMap(level)] = &nft.Set{Name: classMap(level), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
-		Comment: fmt.Sprintf("cgroups at depth %d: their class", level)}
-	l.sets[sameSet(level)] = &nft.Set{Name: sameSet(level), Key: []nft.Type{nft.CgroupV2, nft.Mark},
-		Comment: "the same, to ask whether the mark says so already"}
+	key := nft.CgroupValue(cg.Path, cg.ID)
+	l.add(classMap(at.depth), nft.Element{Key: []nft.Value{key}, Number: class, Comment: comment})
+	l.add(sameSet(at.depth), nft.Element{Key: []nft.Value{key, nft.Number(uint64(class))}})
 }
+
+// bindContainers enters the parents of containers, and the containers below them
+// that are known to be unlabelled: those belong to the deepest workload above
+// them, if there is one.
+func (l *lowering) bindContainers(parents []Cgroup, unlabelled []Unlabelled) {
+	for _, p := range parents {
+		at := l.level(p)
+		if !at.unknown {
+			at.unknown = true
+			l.declareSet(nft.Set{Name: unknownSet(at.depth), Key: []nft.Type{nft.CgroupV2},
+				Comment: "parents of containers: what is below them and in no set of a deeper level is not known yet"})
+		}
+		l.add(unknownSet(at.depth), nft.Element{Key: []nft.Value{nft.CgroupValue(p.Path, p.ID)}})
+	}
+	for _, u := range unlabelled {
+		if class, ok := l.classAbove(u.Cgroup.Path); ok {
+			l.bind(u.Cgroup, class, "unlabelled, in a bound cgroup")
+			continue
+		}
+		at := l.level(u.Cgroup)
+		if !at.free {
+			at.free = true
+			l.declareSet(nft.Set{Name: freeSet(at.depth), Key: []nft.Type{nft.CgroupV2}, Comment: "containers that are known to be unlabelled"})
+		}
+		l.add(freeSet(at.depth), nft.Element{Key: []nft.Value{nft.CgroupValue(u.Cgroup.Path, u.Cgroup.ID)}})
+	}
+	slices.SortFunc(l.levels, func(a, b level) int { return cmp.Compare(b.depth, a.depth) })
+}
+
+// classAbove returns the class of the deepest bound cgroup that contains path.
+func (l *lowering) classAbove(path string) (class uint32, ok bool) {
+	deepest := 0
+	for _, c := range l.workloads {
+		for _, w := range c.members {
+			if above := w.Cgroup.Path + "/"; w.Kind != KindAddress && strings.HasPrefix(path, above) && len(above) > deepest {
+				deepest, class, ok = len(above), c.number, true
+			}
+		}
+	}
+	return class, ok
+}
+
+// level returns the entry of the cgroup's depth.
+func (l *lowering) level(cg Cgroup) *level {
+	depth := uint8(strings.Count(cg.Path, "/") + 1)
+	for i := range l.levels {
+		if l.levels[i].depth == depth {
+			return &l.levels[i]
+		}
+	}
+	l.levels = append(l.levels, level{depth: depth})
+	return &l.levels[len(l.levels)-1]
+}
+
+func (l *lowering) declareSet(s nft.Set) { l.sets[s.Name] = &s }
 
 func (l *lowering) bindPorts() {
 	for i := range l.ports.classes {

@@ -15,6 +15,7 @@ type node struct {
 	*nstest.Host
 	t         testing.TB
 	workloads []compiler.Workload
+	more      compiler.Input // what else the table is made of
 	numbers   compiler.Numbers
 	epoch     uint16
 }
@@ -40,9 +41,9 @@ func (n *node) enforce(yaml []byte) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	result, err := compiler.Compile(compiler.Input{
-		Policies: docs.Policies, Workloads: n.workloads, Numbers: n.numbers, Options: compiler.Options{Epoch: n.epoch},
-	})
+	in := n.more
+	in.Policies, in.Workloads, in.Numbers, in.Options.Epoch = docs.Policies, n.workloads, n.numbers, n.epoch
+	result, err := compiler.Compile(in)
 	if err != nil {
 		n.t.Fatal(err)
 	}

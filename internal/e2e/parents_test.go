@@ -1,0 +1,69 @@
+package e2e
+
+import (
+	"testing"
+
+	"thole/compiler"
+	"thole/internal/nstest"
+	"thole/policies"
+)
+
+// Below a parent of containers, what is not known yet reaches nobody and nobody
+// reaches it, silently; what is known to be unlabelled is free.
+func TestUnknownContainersAreClosed(t *testing.T) {
+	n := newNode(t)
+	parent := func(path string) compiler.Cgroup { return compiler.Cgroup{Path: path, ID: n.MkCgroup(path)} }
+	n.more.Parents = []compiler.Cgroup{parent("docker")}
+	web := n.label("docker/web", app("web")).Probe("web")
+	web2 := n.label("thole.slice/web2", app("web")).Probe("web2")
+	n.more.Unlabelled = []compiler.Unlabelled{{Cgroup: parent("docker/plain")}}
+	plain := n.In("docker/plain/nested").Probe("plain")
+	unknown := n.In("docker/new").Probe("unknown")
+	free := n.In("elsewhere").Probe("free")
+	n.enforce(policies.Default)
+
+	web.Listen("tcp", "127.0.0.1:80")
+	plain.Listen("tcp", "127.0.0.1:81")
+	unknown.Listen("tcp", "127.0.0.1:82")
+	free.Listen("tcp", "127.0.0.1:53")
+	silent := func(what string, v nstest.Verdict) {
+		t.Helper()
+		if v.Outcome != nstest.Silent {
+			t.Errorf("%s: %s, want silence", what, v)
+		}
+	}
+	allowed(t, "a known container", web2.TCP("127.0.0.1:80"))
+	denied(t, "a known container, from unlabelled", free.TCP("127.0.0.1:80"))
+	denied(t, "a known container, from an unlabelled one", plain.TCP("127.0.0.1:80"))
+	allowed(t, "an unlabelled container", free.TCP("127.0.0.1:81"))
+	denied(t, "an unlabelled container, from a workload", web.TCP("127.0.0.1:81"))
+	allowed(t, "unlabelled, from an unlabelled container", plain.TCP("127.0.0.1:53"))
+	silent("to an unknown container, from unlabelled", free.TCP("127.0.0.1:82"))
+	silent("to an unknown container, from a workload", web.TCP("127.0.0.1:82"))
+	silent("from an unknown container to unlabelled", unknown.TCP("127.0.0.1:53"))
+	silent("from an unknown container to a workload", unknown.TCP("127.0.0.1:80"))
+	u := unknown.OpenUDP("udp", "127.0.0.1:82")
+	silent("udp to an unknown container", free.UDP("127.0.0.1:82", u))
+	denied(t, "udp from an unknown container", u.Try("127.0.0.1:83", free.OpenUDP("udp", "127.0.0.1:83")))
+
+	// When its labels are known it is a workload like any other.
+	n.label("docker/new", app("web"))
+	n.enforce(policies.Default)
+	allowed(t, "known now", unknown.TCP("127.0.0.1:80"))
+	allowed(t, "known now", web.TCP("127.0.0.1:82"))
+	denied(t, "known now, from unlabelled", free.TCP("127.0.0.1:82"))
+}
+
+// An unlabelled container in a bound slice is that slice's.
+func TestUnlabelledContainerInABoundSlice(t *testing.T) {
+	n := newNode(t)
+	n.label("docker.slice", app("web"))
+	n.more.Parents = []compiler.Cgroup{{Path: "docker.slice", ID: n.MkCgroup("docker.slice")}}
+	n.more.Unlabelled = []compiler.Unlabelled{{Cgroup: compiler.Cgroup{Path: "docker.slice/plain", ID: n.MkCgroup("docker.slice/plain")}}}
+	plain := n.In("docker.slice/plain").Probe("plain")
+	web := n.label("thole.slice/web", app("web")).Probe("web")
+	n.enforce(policies.Default)
+	plain.Listen("tcp", "127.0.0.1:80")
+	allowed(t, "the slice's labels", web.TCP("127.0.0.1:80"))
+	denied(t, "unlabelled", n.In("elsewhere").Probe("free").TCP("127.0.0.1:80"))
+}

@@ -11,7 +11,7 @@ GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # Debian packages of the tests and the demo. Nothing is started or configured by them.
-PACKAGES = nftables iproute2 iptables util-linux curl nginx-light ncat conntrack procps
+PACKAGES = nftables iproute2 iptables util-linux curl nginx-light ncat conntrack procps docker.io busybox-static
 
 .PHONY: build test test-race demo bench soak lint fuzz install packages clean
 

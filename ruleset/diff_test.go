@@ -40,12 +40,14 @@ func TestDiff(t *testing.T) {
 		text   string
 		steps  []string
 	}{
-		{"nothing", func(t *ruleset.Table) *ruleset.Table {
-			t.Chains[0].Comment = "x"
-			t.Sets[0].Elements[0].Comment = "x"
-			return t
+		{
+			"nothing", func(t *ruleset.Table) *ruleset.Table {
+				t.Chains[0].Comment = "x"
+				t.Sets[0].Elements[0].Comment = "x"
+				return t
+			},
+			"", nil,
 		},
-			"", nil},
 		{"an element", func(t *ruleset.Table) *ruleset.Table {
 			t.Sets[0].Elements[0].Number = 0x12
 			return t
@@ -56,19 +58,26 @@ func TestDiff(t *testing.T) {
 			t.Chains[0].Rules = append(t.Chains[0].Rules, accept)
 			return t
 		}, "+ chain dead: accept\n", []string{"FlushChain", "AddRules"}},
-		{"a hook", func(t *ruleset.Table) *ruleset.Table { t.Chains[1].Priority = -5; return t },
+		{
+			"a hook", func(t *ruleset.Table) *ruleset.Table { t.Chains[1].Priority = -5; return t },
 			`- chain out { type filter hook output priority filter; policy accept; }
 + chain out { type filter hook output priority filter - 5; policy accept; }
-`, []string{"FlushChain", "DeleteChain", "AddChain", "AddRules"}},
-		{"a set's type", func(t *ruleset.Table) *ruleset.Table { t.Sets[0].Data = ruleset.ClassID; return t },
+`,
+			[]string{"FlushChain", "DeleteChain", "AddChain", "AddRules"},
+		},
+		{
+			"a set's type", func(t *ruleset.Table) *ruleset.Table { t.Sets[0].Data = ruleset.ClassID; return t },
 			`- map class { type cgroupsv2 : mark }
 + map class { type cgroupsv2 : classid }
 - map class: "thole/a" : 0x00000010 # web
 - map class: "thole/b" : 0x00000011 # db
 + map class: "thole/a" : 0:10 # web
 + map class: "thole/b" : 0:11 # db
-`, []string{"FlushChain", "DeleteSet", "AddSet", "AddElements", "AddRules"}},
-		{"all objects", func(*ruleset.Table) *ruleset.Table { return &ruleset.Table{Name: "thole", Counters: []string{"new"}} },
+`,
+			[]string{"FlushChain", "DeleteSet", "AddSet", "AddElements", "AddRules"},
+		},
+		{
+			"all objects", func(*ruleset.Table) *ruleset.Table { return &ruleset.Table{Name: "thole", Counters: []string{"new"}} },
 			`- counter denied
 + counter new
 - map class { type cgroupsv2 : mark }
@@ -80,7 +89,9 @@ func TestDiff(t *testing.T) {
 - chain out { type filter hook output priority filter; policy accept; }
 - chain out: ct mark set socket cgroupv2 level 2 map @class
 - chain out: goto dead
-`, []string{"FlushChain", "FlushChain", "DeleteSet", "DeleteChain", "DeleteChain", "DeleteCounter", "AddCounter"}},
+`,
+			[]string{"FlushChain", "FlushChain", "DeleteSet", "DeleteChain", "DeleteChain", "DeleteCounter", "AddCounter"},
+		},
 		{"the table", func(*ruleset.Table) *ruleset.Table { return nil }, `- table inet thole
 - counter denied
 - map class { type cgroupsv2 : mark }
@@ -114,8 +125,10 @@ func TestDiffForeign(t *testing.T) {
 		text  string
 		steps []string
 	}{
-		{"in the table", func(t *ruleset.Table) { t.Foreign = []string{"flags 0x1"} }, "- foreign: flags 0x1\n",
-			[]string{"DeleteTable", "AddTable", "AddCounter", "AddChain", "AddChain", "AddSet", "AddElements", "AddRules", "AddRules"}},
+		{
+			"in the table", func(t *ruleset.Table) { t.Foreign = []string{"flags 0x1"} }, "- foreign: flags 0x1\n",
+			[]string{"DeleteTable", "AddTable", "AddCounter", "AddChain", "AddChain", "AddSet", "AddElements", "AddRules", "AddRules"},
+		},
 		{"a rule", func(t *ruleset.Table) {
 			t.Chains[0].Rules[0].Statements = []ruleset.Statement{ruleset.Foreign{Description: "quota\n"}}
 		}, "- chain dead: (foreign: quota?)\n+ chain dead: counter name \"denied\"\n", []string{"FlushChain", "AddRules"}},

@@ -23,29 +23,62 @@ func TestNormaliseStatements(t *testing.T) {
 		name     string
 		in, want []Statement
 	}{
-		{"a mask of all", []Statement{Match{Left: field(CtMark), Op: Masked, Mask: 1<<32 - 1, Value: 5}},
-			[]Statement{Match{Left: field(CtMark), Value: 5}}},
-		{"not a mask of all", []Statement{Match{Left: field(CtMark), Op: MaskedNot, Mask: 1<<32 - 1, Value: 5}},
-			[]Statement{Match{Left: field(CtMark), Op: NotEqual, Value: 5}}},
-		{"a mask of the field", []Statement{Match{Left: Expr{Field: CtMark, Mask: 0xff}, Value: 5}},
-			[]Statement{Match{Left: field(CtMark), Op: Masked, Mask: 0xff, Value: 5}}},
-		{"any bit of a mark", []Statement{Match{Left: field(CtMark), Op: Any, Value: 6}},
-			[]Statement{Match{Left: field(CtMark), Op: MaskedNot, Mask: 6}}},
-		{"any bit of a set", []Statement{Match{Left: field(CtState), Op: MaskedNot, Mask: 6}},
-			[]Statement{Match{Left: field(CtState), Op: Any, Value: 6}}},
-		{"what is not used", []Statement{Match{Left: Expr{Field: CtMark, Level: 3}, Op: NotEqual, Mask: 7, Value: 5, To: Word{1}}},
-			[]Statement{Match{Left: field(CtMark), Op: NotEqual, Value: 5}}},
-		{"a range of one", []Statement{Match{Left: field(THDport), Op: InRange, From: WordOf(80), To: WordOf(80)}},
-			[]Statement{Match{Left: field(THDport), Value: 80}}},
-		{"a family", []Statement{Match{Left: field(IPSaddr), Value: 1}, Match{Left: field(IPDaddr), Value: 2}},
-			[]Statement{ipv4, Match{Left: field(IPSaddr), Value: 1}, Match{Left: field(IPDaddr), Value: 2}}},
-		{"a family that is there", []Statement{ipv6, InSet{Key: []Expr{field(IP6Saddr)}, Set: "s"}},
-			[]Statement{ipv6, InSet{Key: []Expr{field(IP6Saddr)}, Set: "s"}}},
+		{
+			"a mask of all",
+			[]Statement{Match{Left: field(CtMark), Op: Masked, Mask: 1<<32 - 1, Value: 5}},
+			[]Statement{Match{Left: field(CtMark), Value: 5}},
+		},
+		{
+			"not a mask of all",
+			[]Statement{Match{Left: field(CtMark), Op: MaskedNot, Mask: 1<<32 - 1, Value: 5}},
+			[]Statement{Match{Left: field(CtMark), Op: NotEqual, Value: 5}},
+		},
+		{
+			"a mask of the field",
+			[]Statement{Match{Left: Expr{Field: CtMark, Mask: 0xff}, Value: 5}},
+			[]Statement{Match{Left: field(CtMark), Op: Masked, Mask: 0xff, Value: 5}},
+		},
+		{
+			"any bit of a mark",
+			[]Statement{Match{Left: field(CtMark), Op: Any, Value: 6}},
+			[]Statement{Match{Left: field(CtMark), Op: MaskedNot, Mask: 6}},
+		},
+		{
+			"any bit of a set",
+			[]Statement{Match{Left: field(CtState), Op: MaskedNot, Mask: 6}},
+			[]Statement{Match{Left: field(CtState), Op: Any, Value: 6}},
+		},
+		{
+			"what is not used",
+			[]Statement{Match{Left: Expr{Field: CtMark, Level: 3}, Op: NotEqual, Mask: 7, Value: 5, To: Word{1}}},
+			[]Statement{Match{Left: field(CtMark), Op: NotEqual, Value: 5}},
+		},
+		{
+			"a range of one",
+			[]Statement{Match{Left: field(THDport), Op: InRange, From: WordOf(80), To: WordOf(80)}},
+			[]Statement{Match{Left: field(THDport), Value: 80}},
+		},
+		{
+			"a family",
+			[]Statement{Match{Left: field(IPSaddr), Value: 1}, Match{Left: field(IPDaddr), Value: 2}},
+			[]Statement{ipv4, Match{Left: field(IPSaddr), Value: 1}, Match{Left: field(IPDaddr), Value: 2}},
+		},
+		{
+			"a family that is there",
+			[]Statement{ipv6, InSet{Key: []Expr{field(IP6Saddr)}, Set: "s"}},
+			[]Statement{ipv6, InSet{Key: []Expr{field(IP6Saddr)}, Set: "s"}},
+		},
 		{"a reset", []Statement{Count{"x"}, Reject{TCPReset}}, []Statement{Count{"x"}, tcp, Reject{TCPReset}}},
-		{"a key's mask of all", []Statement{ByMap{Key: []Expr{{Field: CtMark, Mask: 1<<32 - 1}}, Map: "m"}},
-			[]Statement{ByMap{Key: []Expr{field(CtMark)}, Map: "m"}}},
-		{"bits set and kept", []Statement{SetBits{Target: CtMark, And: 0xff, Or: 0x101}},
-			[]Statement{SetBits{Target: CtMark, And: 0xfe, Or: 0x101}}},
+		{
+			"a key's mask of all",
+			[]Statement{ByMap{Key: []Expr{{Field: CtMark, Mask: 1<<32 - 1}}, Map: "m"}},
+			[]Statement{ByMap{Key: []Expr{field(CtMark)}, Map: "m"}},
+		},
+		{
+			"bits set and kept",
+			[]Statement{SetBits{Target: CtMark, And: 0xff, Or: 0x101}},
+			[]Statement{SetBits{Target: CtMark, And: 0xfe, Or: 0x101}},
+		},
 		{"a verdict's chain", []Statement{Verdict{Kind: Drop, Chain: "x"}}, []Statement{Verdict{Kind: Drop}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

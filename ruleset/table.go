@@ -14,7 +14,7 @@ type Table struct {
 // A Set is a set, a map to marks, or a verdict map.
 type Set struct {
 	Name     string
-	Key      []Type // 1 to 4 concatenated fields
+	Key      []Type // 1 to 5 concatenated fields
 	Data     Type   // None: a set; Mark or ClassID: a map; VerdictType: a verdict map
 	Interval bool   // elements may be ranges ("flags interval")
 	Elements []Element

@@ -448,8 +448,10 @@ func numberText(f format, n uint64) string {
 	case address:
 		return WordOf(n).Addr(IPv4Addr).String()
 	case protocol:
-		return nameOr(n, map[uint64]string{ProtoICMP: "icmp", ProtoTCP: "tcp", ProtoUDP: "udp",
-			ProtoICMPv6: "ipv6-icmp", ProtoSCTP: "sctp"})
+		return nameOr(n, map[uint64]string{
+			ProtoICMP: "icmp", ProtoTCP: "tcp", ProtoUDP: "udp",
+			ProtoICMPv6: "ipv6-icmp", ProtoSCTP: "sctp",
+		})
 	case family:
 		return nameOr(n, map[uint64]string{NFProtoIPv4: "ipv4", NFProtoIPv6: "ipv6"})
 	case direction:
@@ -481,8 +483,11 @@ func stateNames(n uint32) (list string, all bool) {
 		bit  uint32
 		name string
 	}{
-		{StateInvalid, "invalid"}, {StateEstablished, "established"}, {StateRelated, "related"},
-		{StateNew, "new"}, {StateUntracked, "untracked"},
+		{StateInvalid, "invalid"},
+		{StateEstablished, "established"},
+		{StateRelated, "related"},
+		{StateNew, "new"},
+		{StateUntracked, "untracked"},
 	} {
 		if n&s.bit != 0 {
 			names = append(names, s.name)

@@ -121,7 +121,8 @@ func prefixOf(table ruleset.Table) string {
 func TestLongPrefix(t *testing.T) {
 	for _, prefix := range []string{strings.Repeat("x", 127), strings.Repeat("x", 128), strings.Repeat("é", 64), strings.Repeat("x", 500)} {
 		table := ruleset.Table{Chains: []ruleset.Chain{{Rules: []ruleset.Rule{{
-			Statements: []ruleset.Statement{ruleset.Log{Prefix: prefix}}}}}}}
+			Statements: []ruleset.Statement{ruleset.Log{Prefix: prefix}},
+		}}}}}
 		if got := prefixOf(table); len(got) > 127 || len(got) < 126 || !strings.HasPrefix(prefix, got) {
 			t.Errorf("%q became %q", prefix, got)
 		}

@@ -48,7 +48,7 @@ const (
 	// dockerCLI is the one that belongs to the distribution's engine: another may come before it in PATH.
 	dockerCLI = "/usr/bin/docker"
 
-	engineSocketRoot = "/tmp" // not TMPDIR: socket paths end at 107 bytes
+	engineSocketRoot = "/tmp"                            // not TMPDIR: socket paths end at 107 bytes
 	containerdSocket = "/run/containerd/containerd.sock" // this and all below /run is the host's own
 	containerdLog    = "/run/containerd.log"
 	enginePatience   = 20 * time.Second // for what takes a tenth of a second on an idle machine
@@ -62,7 +62,7 @@ func StartEngine(t testing.TB, h *Host, flags ...string) *Engine {
 	e := &Engine{t: t, host: h, flags: flags, listeners: map[string]*net.UnixListener{}}
 	for _, step := range []func() error{e.makeDirs, e.startContainerd, e.startDockerd} {
 		if err := step(); err != nil {
-			t.Fatalf("nstest: starting a Docker engine: %v", err)
+			t.Fatalf("nstest: starting a Docker engine: %v\n%s", err, e.containerdOutput())
 		}
 	}
 	return e
@@ -114,6 +114,12 @@ func (e *Engine) startContainerd() error {
 	script := "exec containerd --config " + config + " >" + containerdLog + " 2>&1"
 	e.containerd = e.host.In("system.slice/containerd.service").Start("sh", "-c", script)
 	return nil // dockerd waits for it
+}
+
+func (e *Engine) containerdOutput() string {
+	var out []byte
+	_ = e.host.Do(func() { out, _ = os.ReadFile(containerdLog) })
+	return string(out)
 }
 
 func (e *Engine) startDockerd() error {

@@ -20,9 +20,9 @@ const (
 	containerExe     = modeContainer
 )
 
-// Probe starts a probe as the first process of a container with that name: its sockets are born in the container's cgroup
-// and network. The arguments are those of docker run up to and with the image ("--net=host", "-l", "app=web", image).
-// Probe.Stop ends the container; so does the test's end.
+// Probe starts a probe as the first process of a container with that name (Docker wants two letters at least): its sockets
+// are born in the container's cgroup and network. The arguments are those of docker run up to and with the image
+// ("--net=host", "-l", "app=web", image). Probe.Stop ends the container; so does the test's end.
 //
 // A container with its own network asks for addresses by ARP before it sends. A Barrier covers that where the one who is
 // asked is there; give a Target that nobody answers for some Patience.

@@ -30,8 +30,8 @@ func TestEngineHostNetwork(t *testing.T) {
 	if got, want := cgroup.Pids(), []int{web.PID()}; !slices.Equal(got, want) {
 		t.Errorf("processes in the container's cgroup: %v, want the probe %v", got, want)
 	}
-	if got := strings.TrimSpace(host.Shell("ls /sys/fs/cgroup/docker")); got != e.ID("web") {
-		t.Errorf("the host sees the cgroups %q in /docker, want %s", got, e.ID("web"))
+	if got := host.Shell("find /sys/fs/cgroup/docker/* -type d"); got != "/sys/fs/cgroup/docker/"+e.ID("web")+"\n" {
+		t.Errorf("the host sees in /docker %q, want %s alone", got, e.ID("web"))
 	}
 
 	web.Listen("tcp", "[::]:80")
@@ -121,10 +121,8 @@ func TestEngineThatDoesNotStart(t *testing.T) {
 	nstest.Need(t, "root", "cgroup2")
 	host := nstest.New(t)
 	got := record(t, func(t testing.TB) { nstest.StartEngine(t, host, "--bip=nonsense") })
-	for _, want := range []string{"dockerd ended: exit status 1", "nonsense"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("got %q, want %q in it", got, want)
-		}
+	if want := "fatal: nstest: starting a Docker engine: dockerd ended: exit status 1"; !strings.HasPrefix(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

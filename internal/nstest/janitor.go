@@ -57,10 +57,11 @@ func playJanitor() error {
 	removeDirs(stale)
 	io.Copy(io.Discard, os.Stdin) //nolint:errcheck // whatever ends the read, the test binary is gone
 	ours := func(name string) bool { return strings.HasPrefix(name, os.Args[1]) }
-	for _, name := range sweep(root, ours) {
-		fmt.Println(name)
-	}
+	swept := sweep(root, ours)
 	removeDirs(ours)
+	for _, name := range swept {
+		fmt.Println(name) // last: nobody listens if the test binary was killed, and that ends this process
+	}
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,7 +23,8 @@ import (
 // remains is what a test has made, as it is seen from outside.
 type remains struct {
 	Cgroups []string // directories
-	Members []int    // a process of each host
+	Members []int    // processes, one of each network
+	Dirs    []string // of engines
 	Janitor int      // its pid
 
 	networks []*os.File // kept open, so that their numbers are not used again
@@ -45,7 +47,7 @@ func (r *remains) hold(t *testing.T) {
 		t.Fatalf("janitor %d: %v", r.Janitor, err)
 	}
 	t.Cleanup(func() { unix.Close(r.pidfd) })
-	if len(r.Cgroups) != 2 || len(r.networks) != 2 {
+	if len(r.Cgroups) < 2 || len(r.networks) < 2 {
 		t.Fatalf("it made two hosts, but tells of %+v", r)
 	}
 }
@@ -53,7 +55,7 @@ func (r *remains) hold(t *testing.T) {
 // present lists what of it is still there, the janitor excepted.
 func (r *remains) present() []string {
 	var there []string
-	for _, dir := range r.Cgroups {
+	for _, dir := range slices.Concat(r.Cgroups, r.Dirs) {
 		if _, err := os.Stat(dir); err == nil {
 			there = append(there, dir)
 		}
@@ -142,7 +144,12 @@ func TestVictim(t *testing.T) {
 	if how == "" {
 		return
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(furnish(t)); err != nil {
+	made := furnish(t)
+	how, withEngine := strings.CutPrefix(how, "engine, ")
+	if withEngine {
+		furnishEngine(t, made)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(made); err != nil {
 		t.Fatal(err)
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin) // until it was seen

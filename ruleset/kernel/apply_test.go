@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 
@@ -36,8 +37,13 @@ func marks(n int) *ruleset.Table {
 // join and map to something else, old ones over new ones.
 func TestIntervalChanges(t *testing.T) {
 	for _, key := range [][]ruleset.Type{
-		{ruleset.InetService}, {ruleset.Mark}, {ruleset.IPv4Addr}, {ruleset.IPv6Addr}, {ruleset.ICMPType},
-		{ruleset.InetProto, ruleset.InetService}, {ruleset.Mark, ruleset.IPv4Addr, ruleset.InetProto, ruleset.InetService},
+		{ruleset.InetService},
+		{ruleset.Mark},
+		{ruleset.IPv4Addr},
+		{ruleset.IPv6Addr},
+		{ruleset.ICMPType},
+		{ruleset.InetProto, ruleset.InetService},
+		{ruleset.Mark, ruleset.IPv4Addr, ruleset.InetProto, ruleset.InetService},
 	} {
 		for _, data := range []ruleset.Type{ruleset.None, ruleset.Mark, ruleset.VerdictType} {
 			t.Run(fmt.Sprintf("%v:%v", key, data), func(t *testing.T) {
@@ -77,6 +83,40 @@ func TestLargeBatch(t *testing.T) {
 	}
 }
 
+// TestReadUncounted reads a hash table that still grows, as on a kernel that does not
+// tell how many elements it has.
+func TestReadUncounted(t *testing.T) {
+	_, c := open(t)
+	want := marks(60_000)
+	mustApply(t, c, nil, want)
+	got := want.Sets[0]
+	got.Elements = nil
+	r := reader{conn: c, table: &ruleset.Table{Name: "thole"}}
+	if err := r.elements(&got, attrMap{}); err != nil {
+		t.Fatal(err)
+	}
+	checkTable(t, "read", tableOf(got), *want)
+}
+
+// TestNetNS opens another network namespace than the thread's.
+func TestNetNS(t *testing.T) {
+	h, inside := open(t)
+	want := marks(3)
+	mustApply(t, inside, nil, want)
+	var ns *os.File
+	var err error
+	if doErr := h.Do(func() { ns, err = os.Open("/proc/thread-self/ns/net") }); doErr != nil || err != nil {
+		t.Fatal(doErr, err)
+	}
+	defer ns.Close()
+	c, err := Open(Options{NetNS: int(ns.Fd())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	checkTable(t, "from outside", mustRead(t, c), *want)
+}
+
 func TestDelete(t *testing.T) {
 	h, c := open(t)
 	const other = "table inet other {\n\tchain c {\n\t\taccept\n\t}\n}\n"
@@ -114,7 +154,8 @@ func TestFailure(t *testing.T) {
 	for i := range cycle.Chains {
 		if cycle.Chains[i].Name == "settle" {
 			cycle.Chains[i].Rules = []ruleset.Rule{{Statements: []ruleset.Statement{
-				ruleset.Verdict{Kind: ruleset.Jump, Chain: "settle"}}}}
+				ruleset.Verdict{Kind: ruleset.Jump, Chain: "settle"},
+			}}}
 		}
 	}
 	absent := base
@@ -183,8 +224,10 @@ func TestUnloadable(t *testing.T) {
 		return tableOf(ruleset.Set{Name: "s", Key: []ruleset.Type{key}, Elements: []ruleset.Element{{Key: values}}})
 	}
 	rule := func(s ruleset.Statement) *ruleset.Table {
-		return &ruleset.Table{Name: "thole", Chains: []ruleset.Chain{{Name: "c",
-			Rules: []ruleset.Rule{{Statements: []ruleset.Statement{s}}}}}}
+		return &ruleset.Table{Name: "thole", Chains: []ruleset.Chain{{
+			Name:  "c",
+			Rules: []ruleset.Rule{{Statements: []ruleset.Statement{s}}},
+		}}}
 	}
 	for _, test := range []struct {
 		want *ruleset.Table
@@ -197,8 +240,10 @@ func TestUnloadable(t *testing.T) {
 		{set(ruleset.VerdictType), "set s: verdict can not be the type of a key"},
 		{rule(ruleset.Foreign{Description: "x"}), "chain c, rule 1: can not load what is foreign: x"},
 		{rule(ruleset.InSet{Set: "s"}), "chain c, rule 1: no set or map @s"},
-		{rule(ruleset.Match{Left: ruleset.Expr{Field: ruleset.SocketCgroup}}),
-			"chain c, rule 1: socket cgroupv2 can be looked up in a set only"},
+		{
+			rule(ruleset.Match{Left: ruleset.Expr{Field: ruleset.SocketCgroup}}),
+			"chain c, rule 1: socket cgroupv2 can be looked up in a set only",
+		},
 		{rule(ruleset.SetBits{Target: ruleset.CtState}), "chain c, rule 1: ct state can not be set"},
 		{rule(ruleset.Verdict{}), "chain c, rule 1: unknown verdict 0"},
 	} {
@@ -288,7 +333,8 @@ func alternate(n int, a, b *ruleset.Table) iter.Seq2[*ruleset.Table, *ruleset.Ta
 // lookedUp adds a chain to t.
 func lookedUp(t *ruleset.Table, chain string) *ruleset.Table {
 	t.Chains = []ruleset.Chain{{Name: chain, Rules: []ruleset.Rule{{Statements: []ruleset.Statement{
-		ruleset.ByMap{Key: []ruleset.Expr{{Field: ruleset.CtMark}, {Field: ruleset.MetaMark}, {Field: ruleset.MetaPriority}}, Map: "big"}}}}}}
+		ruleset.ByMap{Key: []ruleset.Expr{{Field: ruleset.CtMark}, {Field: ruleset.MetaMark}, {Field: ruleset.MetaPriority}}, Map: "big"},
+	}}}}}
 	return t
 }
 
@@ -296,11 +342,14 @@ func lookedUp(t *ruleset.Table, chain string) *ruleset.Table {
 func TestCounters(t *testing.T) {
 	h, c := open(t)
 	table := func(rules ...ruleset.Rule) *ruleset.Table {
-		return &ruleset.Table{Name: "thole", Counters: []string{"all", "none"},
-			Chains: []ruleset.Chain{{Name: "out", Hook: ruleset.Output, Rules: rules}}}
+		return &ruleset.Table{
+			Name: "thole", Counters: []string{"all", "none"},
+			Chains: []ruleset.Chain{{Name: "out", Hook: ruleset.Output, Rules: rules}},
+		}
 	}
 	counting := ruleset.Rule{Statements: []ruleset.Statement{
-		ruleset.Match{Left: ruleset.Expr{Field: ruleset.MetaL4Proto}, Value: ruleset.ProtoUDP}, ruleset.Count{Counter: "all"}}}
+		ruleset.Match{Left: ruleset.Expr{Field: ruleset.MetaL4Proto}, Value: ruleset.ProtoUDP}, ruleset.Count{Counter: "all"},
+	}}
 	one, two := table(counting), table(counting, counting)
 	mustApply(t, c, nil, one)
 	h.Shell("echo -n 12345678 >/dev/udp/127.0.0.1/9 || python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"12345678\", (\"127.0.0.1\", 9))'")

@@ -100,9 +100,8 @@ func messageType(typ uint16) netlink.HeaderType {
 }
 
 // named returns the attributes that name an object of the table.
-func (b *batch) named(tableAttr, nameAttr uint16, name string) attrs {
-	var a attrs
-	a.str(tableAttr, b.table)
+func (b *batch) named(nameAttr uint16, name string) attrs {
+	a := ofTable(b.table)
 	a.str(nameAttr, name)
 	return a
 }
@@ -121,7 +120,7 @@ func (b *batch) step(s ruleset.Step) error {
 		return b.addSet(&s.Set)
 	case ruleset.DeleteSet:
 		b.command("delete set "+s.Name, unix.NFT_MSG_DELSET, remove,
-			b.named(unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME, s.Name))
+			b.named(unix.NFTA_SET_NAME, s.Name))
 	case ruleset.AddElements:
 		return b.elements("add elements of "+s.Set.Name, unix.NFT_MSG_NEWSETELEM, create, &s.Set)
 	case ruleset.DeleteElements:
@@ -130,10 +129,10 @@ func (b *batch) step(s ruleset.Step) error {
 		return b.addChain(&s.Chain)
 	case ruleset.DeleteChain:
 		b.command("delete chain "+s.Name, unix.NFT_MSG_DELCHAIN, remove,
-			b.named(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, s.Name))
+			b.named(unix.NFTA_CHAIN_NAME, s.Name))
 	case ruleset.FlushChain:
 		b.command("flush chain "+s.Name, unix.NFT_MSG_DELRULE, remove,
-			b.named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, s.Name))
+			b.named(unix.NFTA_RULE_CHAIN, s.Name))
 	case ruleset.AddRules:
 		return b.addRules(&s.Chain)
 	default:
@@ -143,13 +142,11 @@ func (b *batch) step(s ruleset.Step) error {
 }
 
 func (b *batch) tableCommand(what string, typ uint16, flags netlink.HeaderFlags) {
-	var a attrs
-	a.str(unix.NFTA_TABLE_NAME, b.table)
-	b.command(what, typ, flags, a)
+	b.command(what, typ, flags, ofTable(b.table))
 }
 
 func (b *batch) counter(what string, typ uint16, flags netlink.HeaderFlags, name string) {
-	a := b.named(unix.NFTA_OBJ_TABLE, unix.NFTA_OBJ_NAME, name)
+	a := b.named(unix.NFTA_OBJ_NAME, name)
 	a.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
 	if typ == unix.NFT_MSG_NEWOBJ {
 		a.nest(unix.NFTA_OBJ_DATA, func(*attrs) {})
@@ -171,7 +168,7 @@ func (b *batch) addSet(s *ruleset.Set) error {
 func (b *batch) elements(what string, typ uint16, flags netlink.HeaderFlags, s *ruleset.Set) error {
 	var list attrs
 	flush := func() {
-		a := b.named(unix.NFTA_SET_ELEM_LIST_TABLE, unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+		a := b.named(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
 		a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *attrs) { *a = append(*a, list...) })
 		b.command(what, typ, flags, a)
 		list = list[:0]
@@ -194,7 +191,7 @@ func (b *batch) addChain(c *ruleset.Chain) error {
 	if c.Foreign != "" {
 		return fmt.Errorf("chain %s: can not load what is foreign: %s", c.Name, c.Foreign)
 	}
-	a := b.named(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, c.Name)
+	a := b.named(unix.NFTA_CHAIN_NAME, c.Name)
 	if c.Hook != ruleset.NoHook {
 		a.nest(unix.NFTA_CHAIN_HOOK, func(a *attrs) {
 			a.u32(unix.NFTA_HOOK_HOOKNUM, uint32(c.Hook-1))
@@ -220,7 +217,7 @@ func (b *batch) addRules(c *ruleset.Chain) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		a := b.named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, c.Name)
+		a := b.named(unix.NFTA_RULE_CHAIN, c.Name)
 		if err := exprAttrs(&a, exprs); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}

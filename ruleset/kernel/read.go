@@ -70,13 +70,13 @@ type Counter struct{ Packets, Bytes uint64 }
 func (c *Conn) Counters(table string) (map[string]Counter, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	objects, err := c.dump(unix.NFT_MSG_GETOBJ, ofTable(unix.NFTA_OBJ_TABLE, table))
+	objects, err := c.dump(unix.NFT_MSG_GETOBJ, ofTable(table))
 	if err != nil {
 		return nil, fmt.Errorf("reading counters of table inet %s: %w", table, err)
 	}
 	out := map[string]Counter{}
 	for _, o := range objects {
-		if o.str(unix.NFTA_OBJ_TABLE) == table && o.u32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER {
+		if o.str(tableAttr) == table && o.u32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER {
 			data := o.nest(unix.NFTA_OBJ_DATA)
 			out[o.str(unix.NFTA_OBJ_NAME)] = Counter{
 				Packets: data.u64(unix.NFTA_COUNTER_PACKETS),
@@ -87,10 +87,14 @@ func (c *Conn) Counters(table string) (map[string]Counter, error) {
 	return out, nil
 }
 
+// tableAttr is the attribute of a table's name in all messages (NFTA_TABLE_NAME,
+// NFTA_CHAIN_TABLE, NFTA_RULE_TABLE and so on).
+const tableAttr = unix.NFTA_TABLE_NAME
+
 // ofTable returns attributes that ask for what is in a table.
-func ofTable(attr uint16, table string) attrs {
+func ofTable(table string) attrs {
 	var a attrs
-	a.str(attr, table)
+	a.str(tableAttr, table)
 	return a
 }
 
@@ -148,7 +152,7 @@ func (c *Conn) read(name string) (*ruleset.Table, error) {
 func (c *Conn) tableFlags(name string) (uint32, error) {
 	replies, err := c.nl.Execute(netlink.Message{
 		Header: netlink.Header{Type: messageType(unix.NFT_MSG_GETTABLE), Flags: netlink.Request},
-		Data:   append(nfgenmsg(family, 0), ofTable(unix.NFTA_TABLE_NAME, name)...),
+		Data:   append(nfgenmsg(family, 0), ofTable(name)...),
 	})
 	if err != nil || len(replies) == 0 {
 		return 0, err
@@ -161,11 +165,11 @@ func (r *reader) foreign(format string, args ...any) {
 }
 
 func (r *reader) objects() error {
-	objects, err := r.conn.dump(unix.NFT_MSG_GETOBJ, ofTable(unix.NFTA_OBJ_TABLE, r.table.Name))
+	objects, err := r.conn.dump(unix.NFT_MSG_GETOBJ, ofTable(r.table.Name))
 	for _, o := range objects {
 		name := o.str(unix.NFTA_OBJ_NAME)
 		switch {
-		case o.str(unix.NFTA_OBJ_TABLE) != r.table.Name:
+		case o.str(tableAttr) != r.table.Name:
 		case o.u32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER:
 			r.table.Counters = append(r.table.Counters, name)
 		default:
@@ -175,19 +179,16 @@ func (r *reader) objects() error {
 	return err
 }
 
-// Attributes of flowtables (linux/netfilter/nf_tables.h, enum nft_flowtable_attributes).
-const (
-	flowtableTable = 1
-	flowtableName  = 2
-)
+// flowtableName is NFTA_FLOWTABLE_NAME (linux/netfilter/nf_tables.h).
+const flowtableName = 2
 
 func (r *reader) flowtables() error {
-	tables, err := r.conn.dump(unix.NFT_MSG_GETFLOWTABLE, ofTable(flowtableTable, r.table.Name))
+	tables, err := r.conn.dump(unix.NFT_MSG_GETFLOWTABLE, ofTable(r.table.Name))
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		return nil
 	}
 	for _, t := range tables {
-		if t.str(flowtableTable) == r.table.Name {
+		if t.str(tableAttr) == r.table.Name {
 			r.foreign("flowtable %s", t.str(flowtableName))
 		}
 	}
@@ -198,7 +199,7 @@ func (r *reader) flowtables() error {
 func (r *reader) chains() error {
 	chains, err := r.conn.dump(unix.NFT_MSG_GETCHAIN, nil)
 	for _, a := range chains {
-		if a.str(unix.NFTA_CHAIN_TABLE) == r.table.Name {
+		if a.str(tableAttr) == r.table.Name {
 			r.table.Chains = append(r.table.Chains, decodeChain(a))
 		}
 	}
@@ -239,9 +240,9 @@ func (r *reader) rules() error {
 	for i := range r.table.Chains {
 		chains[r.table.Chains[i].Name] = &r.table.Chains[i]
 	}
-	rules, err := r.conn.dump(unix.NFT_MSG_GETRULE, ofTable(unix.NFTA_RULE_TABLE, r.table.Name))
+	rules, err := r.conn.dump(unix.NFT_MSG_GETRULE, ofTable(r.table.Name))
 	for _, a := range rules {
-		if a.str(unix.NFTA_RULE_TABLE) != r.table.Name {
+		if a.str(tableAttr) != r.table.Name {
 			continue
 		}
 		c := chains[a.str(unix.NFTA_RULE_CHAIN)]
@@ -254,18 +255,18 @@ func (r *reader) rules() error {
 }
 
 func (r *reader) sets() error {
-	sets, err := r.conn.dump(unix.NFT_MSG_GETSET, ofTable(unix.NFTA_SET_TABLE, r.table.Name))
+	sets, err := r.conn.dump(unix.NFT_MSG_GETSET, ofTable(r.table.Name))
 	if err != nil {
 		return err
 	}
 	for _, a := range sets {
 		// An anonymous set is a part of the rule that it is used in, which is foreign.
-		if a.str(unix.NFTA_SET_TABLE) != r.table.Name || a.u32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
+		if a.str(tableAttr) != r.table.Name || a.u32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
 			continue
 		}
 		s := decodeSet(a)
 		if s.Foreign == "" {
-			if err := r.elements(&s); err != nil {
+			if err := r.elements(&s, a); err != nil {
 				return fmt.Errorf("set %s: %w", s.Name, err)
 			}
 		}
@@ -298,6 +299,44 @@ func decodeSet(a attrMap) ruleset.Set {
 	return s
 }
 
+// setCount is how many elements a set has (linux/netfilter/nf_tables.h,
+// NFTA_SET_COUNT; newer kernels tell). Of ranges, the number is not exact.
+const setCount = 20
+
+// elements reads the elements of s. If one has what ours have not, all of s is foreign.
+//
+// A hash table grows in the background for a while after a large batch, and what is
+// read meanwhile lacks some elements: an element's place in a list of several messages
+// is how far the walk through the table came (net/netfilter/nft_set_hash.c,
+// nft_rhash_walk; 6.18 lost 5,000 of 60,000, more often than not). So they are read
+// until there are as many as the kernel counts, or as the time before.
+func (r *reader) elements(s *ruleset.Set, a attrMap) error {
+	counted, expected := a.has(setCount), int(a.u32(setCount))
+	for range readTries {
+		lists, err := r.elementLists(s)
+		if err != nil {
+			return err
+		}
+		if err := decodeElements(s, lists); err != nil {
+			s.Foreign, s.Elements = err.Error(), nil
+			return nil
+		}
+		if s.Interval || len(s.Elements) == expected || !counted && len(lists) <= 1 {
+			return nil
+		}
+		if !counted {
+			expected = len(s.Elements)
+		}
+	}
+	return errInterrupted
+}
+
+func (r *reader) elementLists(s *ruleset.Set) ([]attrMap, error) {
+	a := ofTable(r.table.Name)
+	a.str(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+	return r.conn.dump(unix.NFT_MSG_GETSETELEM, a)
+}
+
 // A boundary is an element as the kernel has it. In a set of ranges it is where one
 // begins or, if end is true, the first behind one.
 type boundary struct {
@@ -306,34 +345,28 @@ type boundary struct {
 	element   ruleset.Element
 }
 
-// elements reads the elements of s. If one has what ours have not, all of s is foreign.
-func (r *reader) elements(s *ruleset.Set) error {
-	var a attrs
-	a.str(unix.NFTA_SET_ELEM_LIST_TABLE, r.table.Name)
-	a.str(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
-	lists, err := r.conn.dump(unix.NFT_MSG_GETSETELEM, a)
-	if err != nil {
-		return err
-	}
+// decodeElements reads the elements of s, in ascending order, from lists.
+func decodeElements(s *ruleset.Set, lists []attrMap) error {
 	var found []boundary
 	for _, list := range lists {
 		for _, e := range eachAttr(list[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
 			b, err := decodeElement(s, e)
 			if err != nil {
-				s.Foreign = err.Error()
-				return nil
+				return err
 			}
 			found = append(found, b)
 		}
 	}
 	if isRanges(s) {
-		found = joinRanges(s, found)
+		found = joinRanges(found)
 	}
 	s.Elements = make([]ruleset.Element, len(found))
 	for i, b := range found {
 		b.element.Key = decodeKey(s, b.key, b.last)
 		s.Elements[i] = b.element
 	}
+	slices.SortFunc(s.Elements, ruleset.Element.Compare)
+	s.Elements = slices.CompactFunc(s.Elements, func(a, b ruleset.Element) bool { return a.CompareKey(b) == 0 })
 	return nil
 }
 
@@ -341,7 +374,7 @@ func (r *reader) elements(s *ruleset.Set) error {
 // with the last value there is (net/netfilter/nft_set_rbtree.c looks up the greatest
 // boundary that is not above the key). Nothing begins at an end of one range, but
 // another range.
-func joinRanges(s *ruleset.Set, found []boundary) []boundary {
+func joinRanges(found []boundary) []boundary {
 	slices.SortFunc(found, func(a, b boundary) int { return bytes.Compare(a.key, b.key) })
 	var out []boundary
 	for i, b := range found {
@@ -366,8 +399,10 @@ var errElement = errors.New("an element with more than a key and data")
 func decodeElement(s *ruleset.Set, b []byte) (boundary, error) {
 	a := parseAttrs(b)
 	flags := a.u32(unix.NFTA_SET_ELEM_FLAGS)
-	for _, typ := range []uint16{unix.NFTA_SET_ELEM_TIMEOUT, unix.NFTA_SET_ELEM_EXPIRATION, unix.NFTA_SET_ELEM_EXPR,
-		unix.NFTA_SET_ELEM_OBJREF, setElemExprs} {
+	for _, typ := range []uint16{
+		unix.NFTA_SET_ELEM_TIMEOUT, unix.NFTA_SET_ELEM_EXPIRATION, unix.NFTA_SET_ELEM_EXPR,
+		unix.NFTA_SET_ELEM_OBJREF, setElemExprs,
+	} {
 		if a.has(typ) {
 			return boundary{}, errElement
 		}

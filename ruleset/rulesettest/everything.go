@@ -63,49 +63,70 @@ func everySet(a, b Cgroup) []ruleset.Set {
 		return e
 	}
 	return []ruleset.Set{
-		{Name: "class", Key: []ruleset.Type{ruleset.CgroupV2}, Data: ruleset.Mark, Comment: "who is who",
+		{
+			Name: "class", Key: []ruleset.Type{ruleset.CgroupV2}, Data: ruleset.Mark, Comment: "who is who",
 			Elements: []ruleset.Element{
 				says(to(key(b.value()), 0x11), "web; policies/a.yaml:3\n}}\x1b[31m\\"),
 				to(key(a.value()), 0x10),
-			}},
-		{Name: "same", Key: []ruleset.Type{ruleset.CgroupV2, ruleset.Mark},
-			Elements: []ruleset.Element{key(a.value(), ruleset.Number(0x10)), key(b.value(), ruleset.Number(0x11))}},
-		{Name: "ports", Key: []ruleset.Type{ruleset.InetProto, ruleset.InetService}, Data: ruleset.ClassID, Interval: true,
+			},
+		},
+		{
+			Name: "same", Key: []ruleset.Type{ruleset.CgroupV2, ruleset.Mark},
+			Elements: []ruleset.Element{key(a.value(), ruleset.Number(0x10)), key(b.value(), ruleset.Number(0x11))},
+		},
+		{
+			Name: "ports", Key: []ruleset.Type{ruleset.InetProto, ruleset.InetService}, Data: ruleset.ClassID, Interval: true,
 			Elements: []ruleset.Element{
 				to(num(6, 80), 1), to(key(ruleset.Number(6), ruleset.Span(8000, 8100)), 2),
 				to(key(ruleset.Number(132), ruleset.Span(0, 65535)), 3),
 				to(key(ruleset.Span(200, 255), ruleset.Span(0, 65535)), 1<<32-1),
-			}},
-		{Name: "icmp4", Key: []ruleset.Type{ruleset.ICMPType}, Data: ruleset.ClassID, Interval: true,
-			Elements: []ruleset.Element{to(num(8), 0x1fffe), to(key(ruleset.Span(9, 255)), 6)}},
+			},
+		},
+		{
+			Name: "icmp4", Key: []ruleset.Type{ruleset.ICMPType}, Data: ruleset.ClassID, Interval: true,
+			Elements: []ruleset.Element{to(num(8), 0x1fffe), to(key(ruleset.Span(9, 255)), 6)},
+		},
 		{Name: "icmp6", Key: []ruleset.Type{ruleset.ICMPv6Type}, Elements: []ruleset.Element{num(128), num(129)}},
-		{Name: "world4", Key: []ruleset.Type{ruleset.IPv4Addr}, Data: ruleset.Mark, Interval: true,
+		{
+			Name: "world4", Key: []ruleset.Type{ruleset.IPv4Addr}, Data: ruleset.Mark, Interval: true,
 			Elements: []ruleset.Element{
 				to(key(prefix("10.0.0.0/8")), 0x20), to(key(addrs("11.0.0.0", "11.0.0.9")), 0x21),
 				to(key(addrs("11.0.0.10", "11.0.0.10")), 0x22), to(key(prefix("128.0.0.0/1")), 0),
-			}},
-		{Name: "world6", Key: []ruleset.Type{ruleset.IPv6Addr}, Data: ruleset.Mark, Interval: true,
-			Elements: []ruleset.Element{to(key(prefix("fd00::/8")), 0x20), to(key(addrs("::2", "::9")), 0x21)}},
+			},
+		},
+		{
+			Name: "world6", Key: []ruleset.Type{ruleset.IPv6Addr}, Data: ruleset.Mark, Interval: true,
+			Elements: []ruleset.Element{to(key(prefix("fd00::/8")), 0x20), to(key(addrs("::2", "::9")), 0x21)},
+		},
 		{Name: "hosts4", Key: []ruleset.Type{ruleset.IPv4Addr}, Elements: []ruleset.Element{key(addrs("10.0.0.1", "10.0.0.1"))}},
 		{Name: "hosts6", Key: []ruleset.Type{ruleset.IPv6Addr, ruleset.InetService}, Elements: []ruleset.Element{
-			key(addrs("fd00::1", "fd00::1"), ruleset.Number(53))}},
+			key(addrs("fd00::1", "fd00::1"), ruleset.Number(53)),
+		}},
 		{Name: "all4", Key: []ruleset.Type{ruleset.IPv4Addr}, Interval: true, Elements: []ruleset.Element{key(prefix("0.0.0.0/0"))}},
 		{Name: "empty", Key: []ruleset.Type{ruleset.Mark}, Data: ruleset.VerdictType},
-		{Name: "marks", Key: []ruleset.Type{ruleset.Mark}, Interval: true,
-			Elements: []ruleset.Element{num(0), key(ruleset.Span(0x10, 0x1ff)), num(0x200), num(1<<32 - 1)}},
-		{Name: "in", Key: []ruleset.Type{ruleset.Mark, ruleset.Mark, ruleset.ClassID}, Data: ruleset.VerdictType,
+		{
+			Name: "marks", Key: []ruleset.Type{ruleset.Mark}, Interval: true,
+			Elements: []ruleset.Element{num(0), key(ruleset.Span(0x10, 0x1ff)), num(0x200), num(1<<32 - 1)},
+		},
+		{
+			Name: "in", Key: []ruleset.Type{ruleset.Mark, ruleset.Mark, ruleset.ClassID}, Data: ruleset.VerdictType,
 			Elements: []ruleset.Element{
 				do(num(0x10, 0x11, 1), ruleset.Return, ""), do(num(0x10, 0x11, 2), ruleset.Drop, ""),
 				do(num(0x10, 0x11, 3), ruleset.Accept, ""), do(num(0x10, 0x12, 3), ruleset.Jump, "dead"),
-			}},
-		{Name: "out4", Key: []ruleset.Type{ruleset.Mark, ruleset.IPv4Addr, ruleset.InetProto, ruleset.InetService},
+			},
+		},
+		{
+			Name: "out4", Key: []ruleset.Type{ruleset.Mark, ruleset.IPv4Addr, ruleset.InetProto, ruleset.InetService},
 			Data: ruleset.VerdictType, Interval: true,
 			Elements: []ruleset.Element{
 				do(key(ruleset.Number(0x10), prefix("10.0.0.0/8"), ruleset.Span(0, 255), ruleset.Span(0, 65535)), ruleset.Goto, "dead"),
 				do(key(ruleset.Number(0x10), addrs("11.0.0.0", "11.0.0.9"), ruleset.Number(6), ruleset.Number(80)), ruleset.Goto, "settle"),
-			}},
-		{Name: "out6", Key: []ruleset.Type{ruleset.ClassID, ruleset.IPv6Addr}, Interval: true,
-			Elements: []ruleset.Element{key(ruleset.Number(0x20003), prefix("fd00::/8"))}},
+			},
+		},
+		{
+			Name: "out6", Key: []ruleset.Type{ruleset.ClassID, ruleset.IPv6Addr}, Interval: true,
+			Elements: []ruleset.Element{key(ruleset.Number(0x20003), prefix("fd00::/8"))},
+		},
 	}
 }
 
@@ -253,10 +274,14 @@ func assignments() []ruleset.Rule {
 		ruleset.SetByMap{Target: ruleset.MetaMark, Key: []ruleset.Expr{f(ruleset.IP6Saddr)}, Map: "world6"},
 		ruleset.SetByMap{Target: ruleset.MetaPriority, Key: []ruleset.Expr{f(ruleset.MetaL4Proto), f(ruleset.THDport)}, Map: "ports"},
 		ruleset.SetByMap{Target: ruleset.MetaPriority, Key: []ruleset.Expr{f(ruleset.ICMPTypeOf)}, Map: "icmp4"},
-		ruleset.SetBits{Target: ruleset.CtMark}, ruleset.SetBits{Target: ruleset.CtMark, Or: 0x12345678},
-		ruleset.SetBits{Target: ruleset.CtMark, And: 1<<32 - 1}, ruleset.SetBits{Target: ruleset.CtMark, And: 0xffff},
-		ruleset.SetBits{Target: ruleset.CtMark, And: 0xff0f, Or: 0x10000}, ruleset.SetBits{Target: ruleset.CtMark, And: 0xff, Or: 0x1},
-		ruleset.SetBits{Target: ruleset.MetaMark, Or: 1}, ruleset.SetBits{Target: ruleset.MetaPriority},
+		ruleset.SetBits{Target: ruleset.CtMark},
+		ruleset.SetBits{Target: ruleset.CtMark, Or: 0x12345678},
+		ruleset.SetBits{Target: ruleset.CtMark, And: 1<<32 - 1},
+		ruleset.SetBits{Target: ruleset.CtMark, And: 0xffff},
+		ruleset.SetBits{Target: ruleset.CtMark, And: 0xff0f, Or: 0x10000},
+		ruleset.SetBits{Target: ruleset.CtMark, And: 0xff, Or: 0x1},
+		ruleset.SetBits{Target: ruleset.MetaMark, Or: 1},
+		ruleset.SetBits{Target: ruleset.MetaPriority},
 		ruleset.SetBits{Target: ruleset.MetaPriority, Or: 0x10002},
 	} {
 		out = append(out, ruleset.Rule{Statements: stmts{s}})

@@ -16,6 +16,7 @@ const (
 	iface
 	routeType
 	cgroup
+	ifname
 )
 
 // A shape is what the kernel stores for a type, or puts in a register for a field.
@@ -47,6 +48,8 @@ func (t Type) shape() shape {
 		return shape{"icmp_type", 1, false, decimal}
 	case ICMPv6Type:
 		return shape{"icmpv6_type", 1, false, decimal}
+	case IfName:
+		return shape{"ifname", 16, false, ifname}
 	case VerdictType:
 		return shape{name: "verdict"}
 	case None:
@@ -88,6 +91,8 @@ func (f Field) shape() shape {
 		return shape{"iif", 4, true, iface}
 	case MetaOif:
 		return shape{"oif", 4, true, iface}
+	case MetaIifName:
+		return shape{"iifname", 16, false, ifname}
 	case SocketCgroup:
 		return shape{"socket cgroupv2", 8, true, cgroup}
 	case SocketMark:

@@ -28,6 +28,7 @@ type Packet struct {
 	Socket    *Socket    // nil: none. OUTPUT: of the sender; INPUT: of the listener
 
 	Iif, Oif  uint32 // interface indexes; 0: none
+	IifName   string
 	L4Proto   uint8
 	From, To  netip.Addr
 	Port      uint16 // destination, of TCP, UDP, SCTP
@@ -243,6 +244,8 @@ func (e Expr) read(p *Packet) (Word, bool) {
 			return Word{}, false
 		}
 		return Number(p.Socket.Cgroups[e.Level-1]).From, true
+	case MetaIifName:
+		return Interface(p.IifName).From, true
 	case IPSaddr, IP6Saddr:
 		return Address(p.From).From, p.From.Is4() == (e.Field == IPSaddr)
 	case IPDaddr, IP6Daddr:

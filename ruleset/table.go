@@ -76,6 +76,7 @@ const (
 	IPv6Addr         // ipv6_addr: 16 bytes
 	ICMPType         // icmp_type: 1 byte
 	ICMPv6Type       // icmpv6_type: 1 byte
+	IfName           // ifname: 16 bytes, a name padded with zeros
 	VerdictType      // verdict
 )
 
@@ -128,6 +129,7 @@ const (
 	MetaNFProto                   // meta nfproto: 2 ipv4, 10 ipv6
 	MetaIif                       // iif: an interface's index; lo is 1
 	MetaOif                       // oif
+	MetaIifName                   // iifname: an interface's name
 	SocketCgroup                  // socket cgroupv2 level N: the id of the socket's ancestor at depth N
 	SocketMark                    // socket mark: no more than "there is a full socket" is asked of it
 	SkUID                         // meta skuid: "a full socket sent this"

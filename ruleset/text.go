@@ -211,6 +211,8 @@ func valueText(t Type, v Value) string {
 		return `"` + v.Path + `"`
 	case address:
 		return addressText(t, v)
+	case ifname:
+		return `"` + v.From.Name() + `"`
 	}
 	if v.Single() {
 		return numberText(sh.format, v.From.Uint64())

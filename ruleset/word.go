@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // WordOf returns n as a Word.
@@ -37,6 +38,9 @@ func (w Word) Addr(t Type) netip.Addr {
 // Compare orders words as numbers.
 func (w Word) Compare(v Word) int { return bytes.Compare(w[:], v[:]) }
 
+// Name returns the interface's name that Interface made w of.
+func (w Word) Name() string { return strings.TrimRight(string(w[:]), "\x00") }
+
 // Number returns a single number.
 func Number(n uint64) Value { return Span(n, n) }
 
@@ -58,6 +62,13 @@ func Prefix(p netip.Prefix) Value {
 	}
 	last, _ := netip.AddrFromSlice(hi)
 	return AddressRange(lo, last)
+}
+
+// Interface returns the name of a network interface, of at most 15 bytes.
+func Interface(name string) Value {
+	var w Word
+	copy(w[:len(w)-1], name)
+	return Value{From: w, To: w}
 }
 
 // CgroupValue returns a cgroup: its path below the root of the hierarchy, for text,

@@ -186,6 +186,7 @@ func (d *decoder) meta(a attrMap) error {
 		expr.MetaKeyIIF:      ruleset.MetaIif,
 		expr.MetaKeyOIF:      ruleset.MetaOif,
 		expr.MetaKeySKUID:    ruleset.SkUID,
+		expr.MetaKeyIIFNAME:  ruleset.MetaIifName,
 	}
 	field, ok := fields[expr.MetaKey(a.u32(unix.NFTA_META_KEY))]
 	if !ok {

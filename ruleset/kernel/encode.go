@@ -94,6 +94,8 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 		return &expr.Meta{Key: expr.MetaKeyIIF, Register: reg}, nil
 	case ruleset.MetaOif:
 		return &expr.Meta{Key: expr.MetaKeyOIF, Register: reg}, nil
+	case ruleset.MetaIifName:
+		return &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg}, nil
 	case ruleset.SkUID:
 		return &expr.Meta{Key: expr.MetaKeySKUID, Register: reg}, nil
 	case ruleset.SocketCgroup:

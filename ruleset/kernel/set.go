@@ -36,6 +36,7 @@ var dataTypes = map[ruleset.Type]nftables.SetDatatype{
 	ruleset.IPv6Addr:    nftables.TypeIP6Addr,
 	ruleset.ICMPType:    nftables.TypeICMPType,
 	ruleset.ICMPv6Type:  nftables.TypeICMP6Type,
+	ruleset.IfName:      nftables.TypeIFName,
 }
 
 // typeNumber is the opposite: the type of a number, None if it is not ours.
@@ -156,7 +157,7 @@ func setUserData(s *ruleset.Set) []byte {
 	switch {
 	case len(s.Key) > 1:
 		order = mixed
-	case s.Key[0].HostEndian():
+	case s.Key[0].HostEndian() || s.Key[0] == ruleset.IfName: // a name has no order, but nft prints only this one
 		order = host
 	}
 	data := userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, order)

@@ -71,6 +71,21 @@ func everySet(a, b Cgroup) []ruleset.Set {
 			},
 		},
 		{
+			Name: "containers", Key: []ruleset.Type{ruleset.IfName, ruleset.IPv4Addr}, Data: ruleset.Mark,
+			Elements: []ruleset.Element{
+				to(key(ruleset.Interface("docker0"), ruleset.Address(addr("172.17.0.2"))), 0x10),
+				to(key(ruleset.Interface("br-0123456789ab"), ruleset.Address(addr("172.18.0.2"))), 0x11),
+			},
+		},
+		{
+			Name: "containers6", Key: []ruleset.Type{ruleset.IfName, ruleset.IPv6Addr}, Data: ruleset.Mark,
+			Elements: []ruleset.Element{to(key(ruleset.Interface("docker0"), ruleset.Address(addr("fd00::2"))), 0x10)},
+		},
+		{
+			Name: "bridges", Key: []ruleset.Type{ruleset.IfName},
+			Elements: []ruleset.Element{key(ruleset.Interface("docker0")), key(ruleset.Interface("br-0123456789ab"))},
+		},
+		{
 			Name: "same", Key: []ruleset.Type{ruleset.CgroupV2, ruleset.Mark},
 			Elements: []ruleset.Element{key(a.value(), ruleset.Number(0x10)), key(b.value(), ruleset.Number(0x11))},
 		},
@@ -256,6 +271,7 @@ func lookups() []ruleset.Rule {
 		ruleset.InSet{Key: []ruleset.Expr{f(ruleset.ICMPv6TypeOf)}, Set: "icmp6"},
 		ruleset.InSet{Key: []ruleset.Expr{f(ruleset.IPDaddr)}, Set: "all4"},
 		ruleset.InSet{Key: []ruleset.Expr{class}, Set: "marks"},
+		ruleset.InSet{Key: []ruleset.Expr{f(ruleset.MetaIifName)}, Set: "bridges"},
 		ruleset.InSet{Key: []ruleset.Expr{f(ruleset.MetaPriority), f(ruleset.IP6Daddr)}, Set: "out6"},
 		ruleset.ByMap{Key: []ruleset.Expr{class}, Map: "empty"},
 		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.MetaMark), f(ruleset.MetaPriority)}, Map: "in"},
@@ -270,6 +286,8 @@ func assignments() []ruleset.Rule {
 	var out []ruleset.Rule
 	for _, s := range []ruleset.Statement{
 		ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{cgroup(3)}, Map: "class"},
+		ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{f(ruleset.MetaIifName), f(ruleset.IPSaddr)}, Map: "containers"},
+		ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{f(ruleset.MetaIifName), f(ruleset.IP6Saddr)}, Map: "containers6"},
 		ruleset.SetByMap{Target: ruleset.MetaMark, Key: []ruleset.Expr{f(ruleset.IPSaddr)}, Map: "world4"},
 		ruleset.SetByMap{Target: ruleset.MetaMark, Key: []ruleset.Expr{f(ruleset.IP6Saddr)}, Map: "world6"},
 		ruleset.SetByMap{Target: ruleset.MetaPriority, Key: []ruleset.Expr{f(ruleset.MetaL4Proto), f(ruleset.THDport)}, Map: "ports"},

@@ -18,6 +18,8 @@ type layout struct {
 	epoch  uint32  // shifted into its place in the mark
 	deny   DenyMode
 	audits []auditChain
+
+	bridges bool // there are bridges of containers
 }
 
 // A level is a depth in the cgroup tree, and which sets there are of it.
@@ -274,13 +276,21 @@ func (l *layout) decide() nft.Chain {
 	}}
 }
 
-// stranger gives who is outside this node the class of its address.
+// stranger gives who comes from elsewhere than lo a class: containers with a network
+// of their own by their address on their bridge, all else by its address.
 func (l *layout) stranger() nft.Chain {
-	return nft.Chain{Name: "stranger", Comment: "the class of an address outside", Rules: []nft.Rule{
+	c := nft.Chain{Name: "stranger", Comment: "the class of who comes from elsewhere than lo"}
+	if l.bridges {
+		c.Rules = append(c.Rules,
+			rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{iifName, ipSaddr}, Map: "container4"}, verdictReturn),
+			rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{iifName, ip6Saddr}, Map: "container6"}, verdictReturn),
+			because("a container whose labels are not known yet, or a forged address", nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}, goTo("discard")))
+	}
+	c.Rules = append(c.Rules,
 		rule(setMark(0, elsewhere)),
 		rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ipSaddr}, Map: "address4"}),
-		rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ip6Saddr}, Map: "address6"}),
-	}}
+		rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ip6Saddr}, Map: "address6"}))
+	return c
 }
 
 func (l *layout) ingress() nft.Chain {
@@ -380,6 +390,7 @@ var (
 	ipSaddr      = nft.Expr{Field: nft.IPSaddr}
 	ipDaddr      = nft.Expr{Field: nft.IPDaddr}
 	ip6Saddr     = nft.Expr{Field: nft.IP6Saddr}
+	iifName      = nft.Expr{Field: nft.MetaIifName}
 	ip6Daddr     = nft.Expr{Field: nft.IP6Daddr}
 	icmp         = nft.Expr{Field: nft.ICMPTypeOf}
 	icmp6        = nft.Expr{Field: nft.ICMPv6TypeOf}

@@ -24,6 +24,7 @@ func (cs *classes) lower(in Input) nft.Table {
 	l.declare()
 	l.bindWorkloads()
 	l.bindContainers(in.Parents, in.Unlabelled)
+	l.bindNetworks(in.Bridges, in.Unlabelled)
 	l.bindPorts()
 	l.bindAddresses()
 	for i := range cs.workloads {
@@ -35,7 +36,8 @@ func (cs *classes) lower(in Input) nft.Table {
 }
 
 func (l *lowering) table(o Options) nft.Table {
-	lay := layout{levels: l.levels, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny}
+	_, bridges := l.sets["bridges"]
+	lay := layout{levels: l.levels, bridges: bridges, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny}
 	t := nft.Table{Name: "thole", Counters: slices.Clone(counters)}
 	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
 		a := l.audits[name]
@@ -136,6 +138,40 @@ func (l *lowering) bindContainers(parents []Cgroup, unlabelled []Unlabelled) {
 		l.add(freeSet(at.depth), nft.Element{Key: []nft.Value{nft.CgroupValue(u.Cgroup.Path, u.Cgroup.ID)}})
 	}
 	slices.SortFunc(l.levels, func(a, b level) int { return cmp.Compare(b.depth, a.depth) })
+}
+
+// bindNetworks maps the addresses of containers with a network of their own to
+// their class.
+func (l *lowering) bindNetworks(bridges []string, unlabelled []Unlabelled) {
+	if len(bridges) == 0 {
+		return
+	}
+	l.declareSet(nft.Set{Name: "bridges", Key: []nft.Type{nft.IfName}, Comment: "bridges of containers"})
+	l.declareSet(nft.Set{Name: "container4", Key: []nft.Type{nft.IfName, nft.IPv4Addr}, Data: nft.Mark,
+		Comment: "containers with a network of their own: their class"})
+	l.declareSet(nft.Set{Name: "container6", Key: []nft.Type{nft.IfName, nft.IPv6Addr}, Data: nft.Mark})
+	for _, b := range bridges {
+		l.add("bridges", nft.Element{Key: []nft.Value{nft.Interface(b)}})
+	}
+	for i := range l.workloads {
+		for _, w := range l.workloads[i].members {
+			l.bindNetwork(w.Own, l.workloads[i].number, w.Name+" ("+w.Labels.String()+")")
+		}
+	}
+	for _, u := range unlabelled {
+		l.bindNetwork(u.Own, markSeen, "unlabelled")
+	}
+}
+
+func (l *lowering) bindNetwork(n *Network, mark uint32, comment string) {
+	if n == nil {
+		return
+	}
+	for _, a := range n.Addresses {
+		l.add("container"+family(addressRange{a, a}), nft.Element{
+			Key: []nft.Value{nft.Interface(n.Bridge), nft.Address(a)}, Number: mark, Comment: comment,
+		})
+	}
 }
 
 // classAbove returns the class of the deepest bound cgroup that contains path.

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 
 	"thole/compiler"
@@ -67,3 +69,53 @@ func TestUnlabelledContainerInABoundSlice(t *testing.T) {
 	allowed(t, "the slice's labels", web.TCP("127.0.0.1:80"))
 	denied(t, "unlabelled", n.In("elsewhere").Probe("free").TCP("127.0.0.1:80"))
 }
+
+// A container with a network of its own is known by its address on its bridge.
+func TestContainersOnABridge(t *testing.T) {
+	n := newNode(t)
+	bridge := netip.MustParsePrefix("172.17.0.1/16")
+	container := nstest.New(t)
+	device, veth := nstest.Link(n.Host, bridge.String(), "fd00:17::1/64", container, "172.17.0.2/16", "fd00:17::2/64")
+	container.Shell("ip addr add 172.17.0.3/16 dev " + veth + "; ip addr add 172.17.0.4/16 dev " + veth + "; ip addr add fd00:17::4/64 dev " + veth + " nodad")
+	web := n.label("thole.slice/web", app("web")).Probe("web")
+	n.label("docker/a", app("web"))
+	own := func(addresses ...string) *compiler.Network {
+		network := &compiler.Network{Bridge: device}
+		for _, a := range addresses {
+			network.Addresses = append(network.Addresses, netip.MustParseAddr(a))
+		}
+		return network
+	}
+	n.workloads[1].Own = own("172.17.0.2", "fd00:17::2")
+	n.more.Bridges = []string{device}
+	n.more.Unlabelled = []compiler.Unlabelled{{Cgroup: compiler.Cgroup{Path: "docker/b", ID: n.MkCgroup("docker/b")}, Own: own("172.17.0.3")}}
+	n.enforce(slices.Concat(policies.Default, policyForDNS))
+
+	inside := container.In("app").Probe("inside")
+	from := func(source, to string) nstest.Verdict {
+		return inside.TCPTo(nstest.Target{From: join(source, 0), To: to})
+	}
+	web.Listen("tcp", "[::]:80")
+	allowed(t, "the same labels", from("172.17.0.2", "172.17.0.1:80"))
+	allowed(t, "the same labels over IPv6", from("fd00:17::2", "[fd00:17::1]:80"))
+	denied(t, "an unlabelled container", from("172.17.0.3", "172.17.0.1:80"))
+	denied(t, "one that is not known", from("172.17.0.4", "172.17.0.1:80"))
+	denied(t, "one that is not known, over IPv6", from("fd00:17::4", "[fd00:17::1]:80"))
+
+	dns := n.label("thole.slice/dns", app("dns")).Probe("dns")
+	n.enforce(slices.Concat(policies.Default, policyForDNS))
+	dns.Listen("tcp", "[::]:53")
+	allowed(t, "unlabelled, where that is allowed", from("172.17.0.3", "172.17.0.1:53"))
+	denied(t, "one that is not known, where any is allowed", from("172.17.0.4", "172.17.0.1:53"))
+}
+
+var policyForDNS = []byte(`
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: dns}
+spec:
+  selector: {matchLabels: {app: dns}}
+  ingress:
+  - from: [{any: true}]
+`)

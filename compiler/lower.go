@@ -47,14 +47,38 @@ func (l *lowering) table(o Options) nft.Table {
 		}
 	}
 	for _, s := range l.sets {
-		t.Sets = append(t.Sets, *s)
+		if len(s.Elements) > 0 {
+			t.Sets = append(t.Sets, *s)
+		}
 	}
 	t.Chains = lay.chains()
+	for i := range t.Chains {
+		t.Chains[i].Rules = slices.DeleteFunc(t.Chains[i].Rules, l.asksNothing)
+	}
 	t.Normalise()
 	return t
 }
 
-// declare makes the maps that every table has, empty.
+// asksNothing says whether a rule looks something up in a set that has no elements:
+// neither is written.
+func (l *lowering) asksNothing(r nft.Rule) bool {
+	return slices.ContainsFunc(r.Statements, func(s nft.Statement) bool {
+		name := ""
+		switch s := s.(type) {
+		case nft.InSet:
+			name = s.Set
+		case nft.ByMap:
+			name = s.Map
+		case nft.SetByMap:
+			name = s.Map
+		default:
+			return false
+		}
+		return len(l.sets[name].Elements) == 0
+	})
+}
+
+// declare makes the maps that a table may have, empty.
 func (l *lowering) declare() {
 	for _, s := range []nft.Set{
 		{Name: "ports", Key: []nft.Type{nft.InetProto, nft.InetService}, Data: nft.ClassID, Interval: true, Comment: "classes of ports; 0 is every other port"},

@@ -101,7 +101,7 @@ type Workload struct {
 	Facts           Labels     // what is selectable and not a user label: tools' labels, thole/*
 	Cgroup          Cgroup     // Kind != KindAddress
 	Address         netip.Addr // Kind == KindAddress
-	Own             *Network   // of a container with a network of its own; nil: the host's
+	Own             []Network  // of a container with networks of its own; none: the host's
 	Position        Position   // of the Workload document, if there is one
 }
 
@@ -116,7 +116,7 @@ type Network struct {
 // Unlabelled is a container that is known to carry no user labels.
 type Unlabelled struct {
 	Cgroup Cgroup
-	Own    *Network
+	Own    []Network
 }
 
 // Label returns the value that selectors see.

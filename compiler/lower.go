@@ -187,14 +187,13 @@ func (l *lowering) bindNetworks(bridges []string, unlabelled []Unlabelled) {
 	}
 }
 
-func (l *lowering) bindNetwork(n *Network, mark uint32, comment string) {
-	if n == nil {
-		return
-	}
-	for _, a := range n.Addresses {
-		l.add("container"+family(addressRange{a, a}), nft.Element{
-			Key: []nft.Value{nft.Interface(n.Bridge), nft.Address(a)}, Number: mark, Comment: comment,
-		})
+func (l *lowering) bindNetwork(networks []Network, mark uint32, comment string) {
+	for _, n := range networks {
+		for _, a := range n.Addresses {
+			l.add("container"+family(addressRange{a, a}), nft.Element{
+				Key: []nft.Value{nft.Interface(n.Bridge), nft.Address(a)}, Number: mark, Comment: comment,
+			})
+		}
 	}
 }
 

@@ -55,11 +55,18 @@ func BenchmarkConnect(b *testing.B) {
 	fmt.Printf("connect p50: thole %v, conntrack %v, nothing %v\n", thole.median(50), conntrack.median(50), nothing.median(50))
 }
 
-// A contestant is a namespace with a server and a client of the same labels.
+// A contestant is a namespace with a server and a client of the same labels. The
+// server sleeps while the client connects, so that nothing but the client's own way
+// through the kernel is measured; it empties its queue between rounds.
 type contestant struct {
-	in     io.Writer
-	out    *bufio.Reader
-	rounds []percentiles
+	client, server role
+	rounds         []percentiles
+}
+
+// A role is a process that answers each line that it is told.
+type role struct {
+	in  io.Writer
+	out *bufio.Reader
 }
 
 type percentiles struct{ p50, p99 time.Duration }
@@ -76,21 +83,28 @@ func newContestant(b *testing.B, setup func(*node)) *contestant {
 	server := n.label("thole.slice/server", app("web"))
 	client := n.label("thole.slice/client", app("web"))
 	setup(n)
-	_, ready := startRole(b, server, roleServer)
-	if line, err := ready.ReadString('\n'); err != nil {
+	c := &contestant{server: startRole(b, server, roleServer)}
+	c.drain(b)
+	c.client = startRole(b, client, roleClient)
+	return c
+}
+
+// drain has the server accept all that waits.
+func (c *contestant) drain(b *testing.B) {
+	fmt.Fprintln(c.server.in, "drain")
+	if line, err := c.server.out.ReadString('\n'); err != nil {
 		b.Fatalf("server: %q: %v", line, err)
 	}
-	in, out := startRole(b, client, roleClient)
-	return &contestant{in: in, out: out}
 }
 
 // round has the client connect n times.
 func (c *contestant) round(b *testing.B, n int) percentiles {
-	fmt.Fprintln(c.in, n)
+	fmt.Fprintln(c.client.in, n)
 	times := make([]uint64, n)
-	if err := binary.Read(c.out, binary.LittleEndian, times); err != nil {
+	if err := binary.Read(c.client.out, binary.LittleEndian, times); err != nil {
 		b.Fatal(err)
 	}
+	c.drain(b)
 	slices.Sort(times)
 	return percentiles{time.Duration(times[n/2]), time.Duration(times[n*99/100])}
 }
@@ -121,10 +135,10 @@ const (
 	roleClient = "client"
 )
 
-func startRole(b *testing.B, cg *nstest.Cgroup, role string) (io.Writer, *bufio.Reader) {
+func startRole(b *testing.B, cg *nstest.Cgroup, name string) role {
 	exe, err := os.Executable()
 	must(b, err)
-	cmd := cg.Command(exe, roleFlag, role)
+	cmd := cg.Command(exe, roleFlag, name)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	must(b, err)
@@ -132,7 +146,7 @@ func startRole(b *testing.B, cg *nstest.Cgroup, role string) (io.Writer, *bufio.
 	must(b, err)
 	must(b, cmd.Start())
 	b.Cleanup(func() { endRole(cmd, in) })
-	return in, bufio.NewReader(out)
+	return role{in, bufio.NewReader(out)}
 }
 
 func endRole(cmd *exec.Cmd, in io.Closer) {
@@ -159,26 +173,32 @@ func playRole(role string) {
 
 var benchAddress = &unix.SockaddrInet4{Port: 4242, Addr: [4]byte{127, 0, 0, 1}}
 
-// serveConnects accepts and closes until it is killed.
+// serveConnects listens; for each line it accepts and closes what waits, and answers.
 func serveConnects() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	if err := unix.Bind(fd, benchAddress); err != nil {
 		return err
 	}
-	if err := unix.Listen(fd, 128); err != nil {
+	if err := unix.Listen(fd, 1024); err != nil {
 		return err
 	}
-	fmt.Println("ready")
-	for {
-		conn, _, err := unix.Accept(fd)
-		if err != nil {
-			return err
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		for {
+			conn, _, err := unix.Accept(fd)
+			if err == unix.EAGAIN { //nolint:errorlint // a system call's own
+				break
+			}
+			if err == nil {
+				unix.Close(conn)
+			}
 		}
-		unix.Close(conn)
+		fmt.Println("empty")
 	}
+	return lines.Err()
 }
 
 // makeConnects reads numbers and answers each with as many durations, in nanoseconds.

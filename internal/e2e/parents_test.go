@@ -79,12 +79,12 @@ func TestContainersOnABridge(t *testing.T) {
 	container.Shell("ip addr add 172.17.0.3/16 dev " + veth + "; ip addr add 172.17.0.4/16 dev " + veth + "; ip addr add fd00:17::4/64 dev " + veth + " nodad")
 	web := n.label("thole.slice/web", app("web")).Probe("web")
 	n.label("docker/a", app("web"))
-	own := func(addresses ...string) *compiler.Network {
-		network := &compiler.Network{Bridge: device}
+	own := func(addresses ...string) []compiler.Network {
+		network := compiler.Network{Bridge: device}
 		for _, a := range addresses {
 			network.Addresses = append(network.Addresses, netip.MustParseAddr(a))
 		}
-		return network
+		return []compiler.Network{network}
 	}
 	n.workloads[1].Own = own("172.17.0.2", "fd00:17::2")
 	n.more.Bridges = []string{device}

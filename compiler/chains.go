@@ -72,9 +72,11 @@ func (l *layout) chains() []nft.Chain {
 	list := []nft.Chain{
 		l.output(), l.outputReply(), l.outputOdd(), l.classify(), l.classifyNobody(), l.unlabelledOut(), l.leave(),
 		l.input(), l.inputReply(), l.replyNobody(), l.inputUDP(), l.inputOther(), l.listener(), l.listenerNobody(), l.unlabelledIn(),
-		l.decide(), l.stranger(), l.ingress(), l.egress(),
+		l.decide(), l.stranger(), l.port(),
 		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(), free(),
 	}
+	list = append(list, l.side("ingress", metaMark)...)
+	list = append(list, l.side("egress", ctClass)...)
 	for _, a := range l.audits {
 		list = append(list, a.chain())
 	}
@@ -130,7 +132,7 @@ func (l *layout) classify() nft.Chain {
 	c := nft.Chain{Name: "classify", Comment: "whose socket sends this, on every packet: ports and class numbers are re-used"}
 	c.Rules = l.whose(func(depth uint8) []nft.Rule {
 		return []nft.Rule{
-			rule(nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, verdictReturn),
+			rule(maskedNot(nft.CtMark, markClass, 0), nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, verdictReturn),
 			rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, verdictReturn),
 		}
 	}, "classify_nobody")
@@ -223,10 +225,6 @@ func (l *layout) inputOther() nft.Chain {
 		rule(v6, within(nft.IP6Daddr, groups[1]), accept),
 		neighbourDiscovery,
 		rule(scratch(nft.MetaMark, 0)),
-		rule(scratch(nft.MetaPriority, 0)),
-		rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{l4proto, dport}, Map: "ports"}),
-		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp}, Map: "icmp4"}),
-		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp6}, Map: "icmp6"}),
 		rule(jump("egress")),
 		rule(goTo("settle")),
 	}}
@@ -261,15 +259,14 @@ func (l *layout) unlabelledIn() nft.Chain {
 }
 
 // decide asks both sides. The class of the sender is in the conntrack mark, that of
-// the listener in the packet's mark; that of the port goes into its priority.
+// the listener in the packet's mark; that of the port goes into its priority when it
+// is asked for.
 // Every sender on this node was given a class or marked as seen at OUTPUT; who has
 // neither was injected on lo by a raw socket.
 func (l *layout) decide() nft.Chain {
 	return nft.Chain{Name: "decide", Comment: "ct mark: class of the sender; mark: of the listener; priority: of the port", Rules: []nft.Rule{
 		rule(isNot(nft.MetaIif, nft.IfindexLo), jump("stranger")),
 		because("injected: no socket sent it", is(nft.CtMark, 0), nft.Count{Counter: "injected"}, drop),
-		rule(scratch(nft.MetaPriority, 0)),
-		rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{l4proto, dport}, Map: "ports"}),
 		rule(jump("ingress")),
 		rule(jump("egress")),
 		rule(goTo("settle")),
@@ -293,21 +290,40 @@ func (l *layout) stranger() nft.Chain {
 	return c
 }
 
-func (l *layout) ingress() nft.Chain {
-	return nft.Chain{Name: "ingress", Comment: "what the listener's side says; falling through is to allow", Rules: []nft.Rule{
-		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark, metaPriority}, Map: "ingress_peer_port"}),
-		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark}, Map: "ingress_peer"}),
-		rule(nft.ByMap{Key: []nft.Expr{metaMark, metaPriority}, Map: "ingress_port"}),
-		rule(nft.ByMap{Key: []nft.Expr{metaMark}, Map: "ingress_class"}),
-	}}
+// side returns the chains that ask one side of a connection. What it says of a peer,
+// or of all others, may depend on the port; only then the port's class is looked up.
+// To fall through is to allow, but where ports are listed: there it is to deny.
+func (l *layout) side(name string, self nft.Expr) []nft.Chain {
+	peer, class := name+"_peer", name+"_class"
+	both := []nft.Expr{ctClass, metaMark}
+	withPort := func(key ...nft.Expr) []nft.Expr { return append(key, metaPriority) }
+	return []nft.Chain{
+		{Name: name, Comment: "what the " + name + " side says; to fall through is to allow", Rules: []nft.Rule{
+			rule(nft.ByMap{Key: both, Map: peer}),
+			rule(nft.ByMap{Key: []nft.Expr{self}, Map: class}),
+		}},
+		{Name: peer + "_ports", Rules: []nft.Rule{
+			rule(jump("port")),
+			rule(nft.ByMap{Key: withPort(both...), Map: peer + "_port"}),
+			rule(nft.ByMap{Key: both, Map: peer + "_rest"}),
+			rule(goTo("refuse")),
+		}},
+		{Name: class + "_ports", Rules: []nft.Rule{
+			rule(jump("port")),
+			rule(nft.ByMap{Key: withPort(self), Map: class + "_port"}),
+			rule(nft.ByMap{Key: []nft.Expr{self}, Map: class + "_rest"}),
+			rule(goTo("refuse")),
+		}},
+	}
 }
 
-func (l *layout) egress() nft.Chain {
-	return nft.Chain{Name: "egress", Comment: "what the sender's side says; falling through is to allow", Rules: []nft.Rule{
-		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark, metaPriority}, Map: "egress_peer_port"}),
-		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark}, Map: "egress_peer"}),
-		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaPriority}, Map: "egress_port"}),
-		rule(nft.ByMap{Key: []nft.Expr{ctClass}, Map: "egress_class"}),
+// port puts the class of the port, or of the ICMP type, into the packet's priority.
+func (l *layout) port() nft.Chain {
+	return nft.Chain{Name: "port", Rules: []nft.Rule{
+		rule(scratch(nft.MetaPriority, 0)),
+		rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{l4proto, dport}, Map: "ports"}),
+		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp}, Map: "icmp4"}),
+		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp6}, Map: "icmp6"}),
 	}}
 }
 

@@ -86,14 +86,6 @@ func (l *lowering) declare() {
 		{Name: "icmp6", Key: []nft.Type{nft.ICMPv6Type}, Data: nft.ClassID, Interval: true},
 		{Name: "address4", Key: []nft.Type{nft.IPv4Addr}, Data: nft.Mark, Interval: true, Comment: "classes of addresses outside; 0x8000 is elsewhere"},
 		{Name: "address6", Key: []nft.Type{nft.IPv6Addr}, Data: nft.Mark, Interval: true},
-		{Name: "ingress_peer_port", Key: []nft.Type{nft.Mark, nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . listener . port: where it differs from ingress_peer"},
-		{Name: "ingress_peer", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType, Comment: "sender . listener: where it differs from ingress_port"},
-		{Name: "ingress_port", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "listener . port, whoever sends: where it differs from ingress_class"},
-		{Name: "ingress_class", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "listener"},
-		{Name: "egress_peer_port", Key: []nft.Type{nft.Mark, nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . listener . port: where it differs from egress_peer"},
-		{Name: "egress_peer", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType, Comment: "sender . listener: where it differs from egress_port"},
-		{Name: "egress_port", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . port, whoever listens: where it differs from egress_class"},
-		{Name: "egress_class", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "sender"},
 		{Name: "leave4", Key: []nft.Type{nft.Mark, nft.IPv4Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . protocol . port: where it differs from leave_class or leave_group"},
 		{Name: "leave6", Key: []nft.Type{nft.Mark, nft.IPv6Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true},
 		{Name: "leave_icmp4", Key: []nft.Type{nft.Mark, nft.IPv4Addr, nft.ICMPType}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . ICMP type: where it differs from leave4"},
@@ -101,7 +93,25 @@ func (l *lowering) declare() {
 		{Name: "leave_group", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "sender, to a multicast address"},
 		{Name: "leave_class", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "sender, to any other address"},
 	} {
-		l.sets[s.Name] = &s
+		l.declareSet(s)
+	}
+	l.declareSide("ingress", "listener")
+	l.declareSide("egress", "sender")
+}
+
+// declareSide makes the maps that chains of layout.side ask.
+func (l *lowering) declareSide(name, self string) {
+	both, one := []nft.Type{nft.Mark, nft.Mark}, []nft.Type{nft.Mark}
+	for _, s := range []nft.Set{
+		{Name: name + "_peer", Key: both, Comment: "sender . listener: where it differs from " + name + "_class"},
+		{Name: name + "_peer_port", Key: append(slices.Clone(both), nft.ClassID), Comment: "sender . listener . port"},
+		{Name: name + "_peer_rest", Key: both, Comment: "sender . listener, on other ports"},
+		{Name: name + "_class", Key: one, Comment: self},
+		{Name: name + "_class_port", Key: append(slices.Clone(one), nft.ClassID), Comment: self + " . port"},
+		{Name: name + "_class_rest", Key: one, Comment: self + ", on other ports"},
+	} {
+		s.Data = nft.VerdictType
+		l.declareSet(s)
 	}
 }
 
@@ -291,42 +301,57 @@ type line struct {
 }
 
 // matrix writes what c says of each peer: what it says of most of them for all,
-// and then only what differs, so that elements do not grow with the square of the
+// and then only who differs, so that elements do not grow with the square of the
 // classes.
 func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 	lines := l.lines(c, d, peers)
+	side := map[direction]side{ingress: {"ingress", atIngress}, egress: {"egress", atEgress}}[d]
 	usual := lines[0].row
-	name := map[direction]string{ingress: "ingress", egress: "egress"}[d]
-	stage := map[direction]stage{ingress: atIngress, egress: atEgress}[d]
-	verdict := func(j judgement) nft.Verdict { return l.verdict(j, stage) }
-
-	if usual[0].ruling != allow { // to allow is to fall through
-		l.add(name+"_class", element(verdict(usual[0]), describe(c, d, nil, nil, usual[0]), class(c.number)))
-	}
-	for i, j := range usual {
-		if !j.same(usual[0]) {
-			pc := &l.ports.classes[i]
-			l.add(name+"_port", element(verdict(j), describe(c, d, nil, pc, j), class(c.number), class(pc.number)))
-		}
+	if !uniform(usual) || usual[0].ruling != allow { // to allow is to fall through
+		l.writeRow(side, "_class", usual, func(pc *portClass, j judgement) string { return describe(c, d, nil, pc, j) }, class(c.number))
 	}
 	for _, line := range lines[1:] {
-		base, all := closest(line.row, usual)
 		for _, p := range line.peers {
 			key := []nft.Value{class(p.number()), class(c.number)}
 			if d == egress {
 				slices.Reverse(key)
 			}
-			if all {
-				l.add(name+"_peer", element(verdict(base[0]), describe(c, d, &p, nil, base[0]), key...))
-			}
-			for i, j := range line.row {
-				if !j.same(base[i]) {
-					pc := &l.ports.classes[i]
-					l.add(name+"_peer_port", element(verdict(j), describe(c, d, &p, pc, j), append(slices.Clone(key), class(pc.number))...))
-				}
-			}
+			l.writeRow(side, "_peer", line.row, func(pc *portClass, j judgement) string { return describe(c, d, &p, pc, j) }, key...)
 		}
 	}
+}
+
+// A side names the maps of one side of a connection.
+type side struct {
+	name  string
+	stage stage
+}
+
+// writeRow writes the judgements of all classes of ports about one key: one element
+// if they are the same, else one that leads to those of the ports that differ from
+// the rest.
+func (l *lowering) writeRow(s side, part string, row []judgement, describe func(*portClass, judgement) string, key ...nft.Value) {
+	set := s.name + part
+	rest := row[0]
+	if uniform(row) {
+		l.add(set, element(l.verdict(rest, s.stage), describe(nil, rest), key...))
+		return
+	}
+	l.add(set, element(goTo(set+"_ports"), describe(nil, rest)+", but for some ports", key...))
+	if rest.ruling != deny { // to deny is to fall through
+		l.add(set+"_rest", element(l.verdict(rest, s.stage), describe(nil, rest), key...))
+	}
+	for i, j := range row {
+		if !j.same(rest) {
+			pc := &l.ports.classes[i]
+			l.add(set+"_port", element(l.verdict(j, s.stage), describe(pc, j), append(slices.Clone(key), class(pc.number))...))
+		}
+	}
+}
+
+// uniform says whether all ports are judged alike.
+func uniform(row []judgement) bool {
+	return !slices.ContainsFunc(row, func(j judgement) bool { return !j.same(row[0]) })
 }
 
 // lines groups the peers of which c says the same, the largest group first.
@@ -357,26 +382,6 @@ func (l *lowering) signature(row []judgement) string {
 		}
 	}
 	return b.String()
-}
-
-// closest returns the row from which a peer's row differs least: the usual one, or
-// (all is true) what the peer's row says of unnamed ports for every port.
-func closest(row, usual []judgement) (base []judgement, all bool) {
-	flat := slices.Repeat(row[:1], len(row))
-	if 1+differences(row, flat) < differences(row, usual) {
-		return flat, true
-	}
-	return usual, false
-}
-
-func differences(a, b []judgement) int {
-	n := 0
-	for i := range a {
-		if !a[i].same(b[i]) {
-			n++
-		}
-	}
-	return n
 }
 
 // verdict turns a judgement into what the map says at that stage.

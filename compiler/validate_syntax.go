@@ -1,11 +1,13 @@
 package compiler
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // What follows are the syntaxes of single words. They are pure, and their errors
@@ -49,6 +51,28 @@ func foreignPrefix(key string) string {
 		}
 	}
 	return ""
+}
+
+// IsUserLabel reports whether labels with this key are a person's: neither a tool's
+// nor the daemon's.
+func IsUserLabel(key string) bool { return foreignPrefix(key) == "" }
+
+// CheckContainerLabel accepts the labels that a container may have. Docker takes any
+// text, and people write sentences, paths and rules. What is no word of a selector
+// can not be selected by its value, but it is compared (sameLabels).
+func CheckContainerLabel(key, value string) error {
+	for _, s := range []string{key, value} {
+		switch {
+		case len(s) > maxForeignValue:
+			return fmt.Errorf("the label %s has %d bytes; allowed: %d for the key and for the value", quote(key), len(s), maxForeignValue)
+		case !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl):
+			return fmt.Errorf("the label %s has a control character; allowed: printable text", quote(key))
+		}
+	}
+	if key == "" {
+		return errors.New("a label has no key; allowed: KEY=VALUE")
+	}
+	return nil
 }
 
 // checkUserLabelKey accepts the keys that a document may give.

@@ -70,10 +70,10 @@ const (
 // chains returns all chains. docs/ARCHITECTURE.md draws them.
 func (l *layout) chains() []nft.Chain {
 	list := []nft.Chain{
-		l.output(), l.outputReply(), l.outputOdd(), l.classify(), l.classifyNobody(), l.unlabelledOut(), l.leave(),
-		l.input(), l.inputReply(), l.replyNobody(), l.inputUDP(), l.inputOther(), l.listener(), l.listenerNobody(), l.unlabelledIn(),
-		l.decide(), l.stranger(), l.port(),
-		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(), free(),
+		l.output(), l.outputReply(), l.senderNobody(), l.unlabelledOut(), l.sent(), l.leave(),
+		l.input(), l.inputReply(), l.replyNobody(), l.inputTCP(), l.inputUDP(), l.inputOther(), l.listenerNobody(), l.unlabelledIn(),
+		l.decide(), l.stranger(), l.ask(), l.port(),
+		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(),
 	}
 	list = append(list, l.side("ingress", metaMark)...)
 	list = append(list, l.side("egress", ctClass)...)
@@ -83,18 +83,40 @@ func (l *layout) chains() []nft.Chain {
 	return list
 }
 
-// output sees what this node sends. It classifies senders and decides what leaves;
-// what stays on this node is decided at INPUT, where the listener is known.
+// output sees what this node sends. It writes the sender's class into the mark, on
+// every packet, unless it is there already: ports and class numbers are re-used. A
+// new class is in no epoch, so that the connection is decided again.
 func (l *layout) output() nft.Chain {
-	return nft.Chain{Name: "output", Hook: nft.Output, Priority: priority, Rules: []nft.Rule{
+	c := nft.Chain{Name: "output", Hook: nft.Output, Priority: priority, Rules: []nft.Rule{
 		rule(is(nft.CtDirection, nft.DirReply), goTo("output_reply")),
-		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked|nft.StateRelated), jump("output_odd")),
-		rule(jump("classify")),
+	}}
+	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{
+			rule(maskedNot(nft.CtMark, markClass, 0), nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, goTo("sent")),
+			rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("sent")),
+		}
+	}, "sender_nobody")...)
+	return c
+}
+
+// senderNobody sees what no workload's socket sends: something unlabelled, or the
+// kernel for a connection.
+func (l *layout) senderNobody() nft.Chain {
+	return nft.Chain{Name: "sender_nobody", Rules: []nft.Rule{
+		rule(fullSocket(nft.SkUID), maskedNot(nft.CtMark, markClass, 0), setMark(0, 0)),
 		rule(masked(nft.CtMark, markClass, 0), goTo("unlabelled_out")),
+		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), accept),
+		rule(goTo("sent")),
+	}}
+}
+
+// sent lets pass what is decided, or what INPUT will decide, where the listener is known.
+func (l *layout) sent() nft.Chain {
+	return nft.Chain{Name: "sent", Comment: "by a workload", Rules: []nft.Rule{
 		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
-		because("oif is the one before NAT", anyOf(nft.CtStatus, nft.StatusDNAT), is(nft.FibDaddrType, nft.RTNLocal), accept),
+		because("INPUT decides; oif is the one before NAT", is(nft.MetaOif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtStatus, nft.StatusDNAT, 0), accept),
+		rule(anyOf(nft.CtStatus, nft.StatusDNAT), is(nft.FibDaddrType, nft.RTNLocal), accept),
 		rule(anyOf(nft.CtStatus, nft.StatusDNAT), goTo("leave")),
-		because("INPUT decides", is(nft.MetaOif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), accept),
 		rule(v4, within(nft.IPDaddr, groups[0]), goTo("leave")),
 		rule(v6, within(nft.IP6Daddr, groups[1]), goTo("leave")),
 		rule(is(nft.MetaOif, nft.IfindexLo), accept),
@@ -111,40 +133,6 @@ func (l *layout) outputReply() nft.Chain {
 	}}
 }
 
-// outputOdd lets errors about a connection pass, and keeps workloads from sending
-// what has no conntrack entry, and so no mark.
-func (l *layout) outputOdd() nft.Chain {
-	c := nft.Chain{Name: "output_odd", Rules: []nft.Rule{
-		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
-		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
-		rule(anyOf(nft.CtState, nft.StateRelated), verdictReturn),
-	}}
-	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{because("conntrack does not know it: it leaves no workload",
-			nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("discard"))}
-	}, "free")...)
-	return c
-}
-
-// classify writes the sender's class into the mark, unless it is there already. A
-// new class is in no epoch: the connection is decided again.
-func (l *layout) classify() nft.Chain {
-	c := nft.Chain{Name: "classify", Comment: "whose socket sends this, on every packet: ports and class numbers are re-used"}
-	c.Rules = l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{
-			rule(maskedNot(nft.CtMark, markClass, 0), nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, verdictReturn),
-			rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, verdictReturn),
-		}
-	}, "classify_nobody")
-	return c
-}
-
-func (l *layout) classifyNobody() nft.Chain {
-	return nft.Chain{Name: "classify_nobody", Rules: []nft.Rule{
-		rule(fullSocket(nft.SkUID), maskedNot(nft.CtMark, markClass, 0), setMark(0, 0)),
-	}}
-}
-
 func (l *layout) unlabelledOut() nft.Chain {
 	return nft.Chain{Name: "unlabelled_out", Rules: []nft.Rule{
 		rule(masked(nft.CtMark, markSeen, 0), setMark(allOnes, markSeen)),
@@ -158,6 +146,8 @@ func (l *layout) leave() nft.Chain {
 	key := func(e ...nft.Expr) []nft.Expr { return append([]nft.Expr{ctClass}, e...) }
 	return nft.Chain{Name: "leave", Comment: "to addresses outside this node", Rules: []nft.Rule{
 		neighbourDiscovery,
+		because("an error about a connection", anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
+		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
 		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.ByMap{Key: key(ipDaddr, icmp), Map: "leave_icmp4"}),
 		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.ByMap{Key: key(ip6Daddr, icmp6), Map: "leave_icmp6"}),
 		rule(v4, nft.ByMap{Key: key(ipDaddr, l4proto, dport), Map: "leave4"}),
@@ -175,11 +165,22 @@ func (l *layout) leave() nft.Chain {
 func (l *layout) input() nft.Chain {
 	return nft.Chain{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
 		rule(is(nft.CtDirection, nft.DirReply), goTo("input_reply")),
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), goTo("input_tcp")),
 		rule(is(nft.MetaL4Proto, nft.ProtoUDP), goTo("input_udp")),
-		rule(masked(nft.CtMark, markEpoch|markDead|markOut, l.epoch), accept),
-		rule(is(nft.MetaL4Proto, nft.ProtoTCP), goTo("listener")),
 		rule(goTo("input_other")),
 	}}
+}
+
+// listener puts the class of the listener into the packet's mark.
+func (l *layout) listener() []nft.Rule {
+	return l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("decide"))}
+	}, "listener_nobody")
+}
+
+func (l *layout) inputTCP() nft.Chain {
+	decided := rule(masked(nft.CtMark, markEpoch|markDead|markOut, l.epoch), accept)
+	return nft.Chain{Name: "input_tcp", Rules: append([]nft.Rule{decided}, l.listener()...)}
 }
 
 // inputReply lets an answer of UDP through only to a socket of the class that asked.
@@ -207,17 +208,19 @@ func (l *layout) replyNobody() nft.Chain {
 // to all is delivered to all their sockets, but the kernel finds one of them at
 // most: there the sender alone decides, at its OUTPUT.
 func (l *layout) inputUDP() nft.Chain {
-	return nft.Chain{Name: "input_udp", Comment: "a port changes hands: every packet is decided", Rules: []nft.Rule{
+	c := nft.Chain{Name: "input_udp", Comment: "a port changes hands: every packet is decided", Rules: []nft.Rule{
 		because("decided by the sender alone", v4, within(nft.IPDaddr, groups[0]), accept),
 		rule(v6, within(nft.IP6Daddr, groups[1]), accept),
 		rule(isNot(nft.MetaIif, nft.IfindexLo), is(nft.FibDaddrType, nft.RTNBroadcast), accept),
-		rule(goTo("listener")),
 	}}
+	c.Rules = append(c.Rules, l.listener()...)
+	return c
 }
 
 // inputOther sees what has no listener that could be found: its sender alone decides.
 func (l *layout) inputOther() nft.Chain {
 	return nft.Chain{Name: "input_other", Comment: "no listener can be found: the sender alone decides", Rules: []nft.Rule{
+		rule(masked(nft.CtMark, markEpoch|markDead|markOut, l.epoch), accept),
 		rule(isNot(nft.MetaIif, nft.IfindexLo), accept),
 		rule(masked(nft.CtMark, markClass, 0), accept),
 		rule(anyOf(nft.CtState, nft.StateRelated), accept),
@@ -225,16 +228,8 @@ func (l *layout) inputOther() nft.Chain {
 		rule(v6, within(nft.IP6Daddr, groups[1]), accept),
 		neighbourDiscovery,
 		rule(scratch(nft.MetaMark, 0)),
-		rule(jump("egress")),
-		rule(goTo("settle")),
+		rule(goTo("ask")),
 	}}
-}
-
-// listener puts the class of the listener into the packet's mark.
-func (l *layout) listener() nft.Chain {
-	return nft.Chain{Name: "listener", Comment: "whose socket receives this", Rules: l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("decide"))}
-	}, "listener_nobody")}
 }
 
 // listenerNobody sees what no workload listens to. A SYN, or a packet with a full
@@ -258,18 +253,15 @@ func (l *layout) unlabelledIn() nft.Chain {
 	}}
 }
 
-// decide asks both sides. The class of the sender is in the conntrack mark, that of
-// the listener in the packet's mark; that of the port goes into its priority when it
-// is asked for.
-// Every sender on this node was given a class or marked as seen at OUTPUT; who has
-// neither was injected on lo by a raw socket.
+// decide finds out who sent it. The class of a sender on this node was written into
+// the conntrack mark at OUTPUT, or the bit that an unlabelled socket sent it; what
+// has neither was injected on lo by a raw socket.
 func (l *layout) decide() nft.Chain {
-	return nft.Chain{Name: "decide", Comment: "ct mark: class of the sender; mark: of the listener; priority: of the port", Rules: []nft.Rule{
-		rule(isNot(nft.MetaIif, nft.IfindexLo), jump("stranger")),
-		because("injected: no socket sent it", is(nft.CtMark, 0), nft.Count{Counter: "injected"}, drop),
-		rule(jump("ingress")),
-		rule(jump("egress")),
-		rule(goTo("settle")),
+	return nft.Chain{Name: "decide", Rules: []nft.Rule{
+		rule(is(nft.MetaIif, nft.IfindexLo), isNot(nft.CtMark, 0), goTo("ask")),
+		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("discard")),
+		because("injected: no socket sent it", is(nft.MetaIif, nft.IfindexLo), nft.Count{Counter: "injected"}, drop),
+		rule(goTo("stranger")),
 	}}
 }
 
@@ -279,15 +271,26 @@ func (l *layout) stranger() nft.Chain {
 	c := nft.Chain{Name: "stranger", Comment: "the class of who comes from elsewhere than lo"}
 	if l.bridges {
 		c.Rules = append(c.Rules,
-			rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{iifName, ipSaddr}, Map: "container4"}, verdictReturn),
-			rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{iifName, ip6Saddr}, Map: "container6"}, verdictReturn),
+			rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{iifName, ipSaddr}, Map: "container4"}, goTo("ask")),
+			rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{iifName, ip6Saddr}, Map: "container6"}, goTo("ask")),
 			because("a container whose labels are not known yet, or a forged address", nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}, goTo("discard")))
 	}
 	c.Rules = append(c.Rules,
 		rule(setMark(0, elsewhere)),
 		rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ipSaddr}, Map: "address4"}),
-		rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ip6Saddr}, Map: "address6"}))
+		rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ip6Saddr}, Map: "address6"}),
+		rule(goTo("ask")))
 	return c
+}
+
+// ask asks both sides: at once where both allow the pair everything, else one by one.
+func (l *layout) ask() nft.Chain {
+	return nft.Chain{Name: "ask", Comment: "ct mark: class of the sender; mark: of the listener; priority: of the port", Rules: []nft.Rule{
+		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark}, Map: "pair"}),
+		rule(jump("ingress")),
+		rule(jump("egress")),
+		rule(goTo("settle")),
+	}}
 }
 
 // side returns the chains that ask one side of a connection. What it says of a peer,
@@ -364,8 +367,6 @@ func (l *layout) refuseOut() nft.Chain {
 		rule(nft.Reject{With: nft.AdminProhibited}))
 	return c
 }
-
-func free() nft.Chain { return nft.Chain{Name: "free", Rules: []nft.Rule{rule(accept)}} }
 
 func (l *layout) discard() nft.Chain {
 	return nft.Chain{Name: "discard", Rules: []nft.Rule{rule(nft.Count{Counter: "discarded"}, drop)}}

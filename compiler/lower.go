@@ -95,6 +95,7 @@ func (l *lowering) declare() {
 	} {
 		l.declareSet(s)
 	}
+	l.declareSet(nft.Set{Name: "pair", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType, Comment: "sender . listener: both sides allow everything"})
 	l.declareSide("ingress", "listener")
 	l.declareSide("egress", "sender")
 }
@@ -302,12 +303,12 @@ type line struct {
 
 // matrix writes what c says of each peer: what it says of most of them for all,
 // and then only who differs, so that elements do not grow with the square of the
-// classes.
+// classes. Where both sides allow a pair everything, one element says so for both.
 func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 	lines := l.lines(c, d, peers)
 	side := map[direction]side{ingress: {"ingress", atIngress}, egress: {"egress", atEgress}}[d]
 	usual := lines[0].row
-	if !uniform(usual) || usual[0].ruling != allow { // to allow is to fall through
+	if !allowsAll(usual) { // to allow is to fall through
 		l.writeRow(side, "_class", usual, func(pc *portClass, j judgement) string { return describe(c, d, nil, pc, j) }, class(c.number))
 	}
 	for _, line := range lines[1:] {
@@ -316,9 +317,23 @@ func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 			if d == egress {
 				slices.Reverse(key)
 			}
-			l.writeRow(side, "_peer", line.row, func(pc *portClass, j judgement) string { return describe(c, d, &p, pc, j) }, key...)
+			comment := func(pc *portClass, j judgement) string { return describe(c, d, &p, pc, j) }
+			if allowsAll(line.row) && l.otherSideAllowsAll(c, d, p) {
+				l.add("pair", element(goTo("settle"), comment(nil, line.row[0]), key...))
+				continue
+			}
+			l.writeRow(side, "_peer", line.row, comment, key...)
 		}
 	}
+}
+
+// otherSideAllowsAll says whether p, as the other end of a connection with c, allows
+// it on every port.
+func (l *lowering) otherSideAllowsAll(c *workloadClass, d direction, p peer) bool {
+	if p.workloads == nil {
+		return true // it has no policies
+	}
+	return allowsAll(l.judge(p.workloads, 1-d, peer{workloads: c}))
 }
 
 // A side names the maps of one side of a connection.
@@ -348,6 +363,8 @@ func (l *lowering) writeRow(s side, part string, row []judgement, describe func(
 		}
 	}
 }
+
+func allowsAll(row []judgement) bool { return uniform(row) && row[0].ruling == allow }
 
 // uniform says whether all ports are judged alike.
 func uniform(row []judgement) bool {

@@ -160,7 +160,8 @@ func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
 	return Verdict{}
 }
 
-// set writes a mark; it fails where there is no conntrack entry to write to.
+// set writes a mark. Without a conntrack entry it writes nothing, and fails only where
+// it would have to read the mark first (linux: net/netfilter/nft_ct.c).
 func (p *Packet) set(target Field, and, or uint32) bool {
 	switch target {
 	case MetaMark:
@@ -169,7 +170,7 @@ func (p *Packet) set(target Field, and, or uint32) bool {
 		p.Priority = p.Priority&and | or
 	default:
 		if p.Conntrack == nil {
-			return false
+			return and == 0
 		}
 		p.Conntrack.Mark = p.Conntrack.Mark&and | or
 	}

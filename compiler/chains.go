@@ -70,9 +70,9 @@ const (
 // chains returns all chains. docs/ARCHITECTURE.md draws them.
 func (l *layout) chains() []nft.Chain {
 	list := []nft.Chain{
-		l.output(), l.outputReply(), l.senderNobody(), l.unlabelledOut(), l.sent(), l.leave(),
+		l.output(), l.outputReply(), l.outputUnasked(), outputFree(), l.senderNobody(), l.unlabelledOut(), l.sent(), l.leave(),
 		l.input(), l.inputReply(), l.replyNobody(), l.inputTCP(), l.inputUDP(), l.inputOther(), l.listenerNobody(), l.unlabelledIn(),
-		l.decide(), l.stranger(), l.ask(), l.port(),
+		l.decide(), l.stranger(), l.ask(), l.askNobody(), l.port(),
 		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(),
 	}
 	list = append(list, l.side("ingress", metaMark)...)
@@ -99,6 +99,18 @@ func (l *layout) output() nft.Chain {
 	return c
 }
 
+// outputUnasked sees answers of UDP to what no workload was asked: who has the port
+// now is not who was asked.
+func (l *layout) outputUnasked() nft.Chain {
+	return nft.Chain{Name: "output_unasked", Comment: "what was asked reached no workload: none may answer", Rules: l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("discard"))}
+	}, "output_free")}
+}
+
+func outputFree() nft.Chain {
+	return nft.Chain{Name: "output_free", Rules: []nft.Rule{rule(masked(nft.CtMark, markDead, 0), accept), rule(anyOf(nft.CtState, nft.StateRelated), accept), rule(goTo("discard"))}}
+}
+
 // senderNobody sees what no workload's socket sends: something unlabelled, or the
 // kernel for a connection.
 func (l *layout) senderNobody() nft.Chain {
@@ -115,6 +127,7 @@ func (l *layout) sent() nft.Chain {
 	return nft.Chain{Name: "sent", Comment: "by a workload", Rules: []nft.Rule{
 		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
 		because("INPUT decides; oif is the one before NAT", is(nft.MetaOif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtStatus, nft.StatusDNAT, 0), accept),
+		because("conntrack does not know it: it leaves no workload", anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("discard")),
 		rule(anyOf(nft.CtStatus, nft.StatusDNAT), is(nft.FibDaddrType, nft.RTNLocal), accept),
 		rule(anyOf(nft.CtStatus, nft.StatusDNAT), goTo("leave")),
 		rule(v4, within(nft.IPDaddr, groups[0]), goTo("leave")),
@@ -126,6 +139,7 @@ func (l *layout) sent() nft.Chain {
 
 func (l *layout) outputReply() nft.Chain {
 	return nft.Chain{Name: "output_reply", Comment: "answers belong to their connection", Rules: []nft.Rule{
+		rule(is(nft.MetaL4Proto, nft.ProtoUDP), masked(nft.CtMark, markEpoch, 0), goTo("output_unasked")),
 		rule(masked(nft.CtMark, markDead, 0), accept),
 		because("our own answers", anyOf(nft.CtState, nft.StateRelated), accept),
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), accept),
@@ -179,7 +193,7 @@ func (l *layout) listener() []nft.Rule {
 }
 
 func (l *layout) inputTCP() nft.Chain {
-	decided := rule(masked(nft.CtMark, markEpoch|markDead|markOut, l.epoch), accept)
+	decided := because("a SYN may be one of ports used before", maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn), masked(nft.CtMark, markEpoch|markDead|markOut, l.epoch), accept)
 	return nft.Chain{Name: "input_tcp", Rules: append([]nft.Rule{decided}, l.listener()...)}
 }
 
@@ -211,7 +225,9 @@ func (l *layout) inputUDP() nft.Chain {
 	c := nft.Chain{Name: "input_udp", Comment: "a port changes hands: every packet is decided", Rules: []nft.Rule{
 		because("decided by the sender alone", v4, within(nft.IPDaddr, groups[0]), accept),
 		rule(v6, within(nft.IP6Daddr, groups[1]), accept),
+		because("a workload's own, come back", isNot(nft.MetaIif, nft.IfindexLo), maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), is(nft.FibDaddrType, nft.RTNBroadcast), goTo("discard")),
 		rule(isNot(nft.MetaIif, nft.IfindexLo), is(nft.FibDaddrType, nft.RTNBroadcast), accept),
+		rule(is(nft.MetaIif, nft.IfindexLo), v4, within(nft.IPDaddr, loopbackBroadcast), maskedNot(nft.CtMark, markClass, 0), goTo("discard")),
 	}}
 	c.Rules = append(c.Rules, l.listener()...)
 	return c
@@ -228,7 +244,7 @@ func (l *layout) inputOther() nft.Chain {
 		rule(v6, within(nft.IP6Daddr, groups[1]), accept),
 		neighbourDiscovery,
 		rule(scratch(nft.MetaMark, 0)),
-		rule(goTo("ask")),
+		rule(goTo("ask_nobody")),
 	}}
 }
 
@@ -237,18 +253,19 @@ func (l *layout) inputOther() nft.Chain {
 // request only) was decided at its SYN.
 func (l *layout) listenerNobody() nft.Chain {
 	return nft.Chain{Name: "listener_nobody", Rules: []nft.Rule{
+		because("no workload sent it", anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("unlabelled_in")),
 		rule(masked(nft.CtMark, markClass, 0), goTo("unlabelled_in")),
 		rule(isNot(nft.MetaIif, nft.IfindexLo), goTo("unlabelled_in")),
 		rule(scratch(nft.MetaMark, 0)),
-		rule(is(nft.MetaL4Proto, nft.ProtoUDP), goTo("decide")),
-		rule(masked(nft.TCPFlags, nft.TCPFin|nft.TCPSyn|nft.TCPRst|nft.TCPAck, nft.TCPSyn), goTo("decide")),
-		rule(fullSocket(nft.SocketMark), goTo("decide")),
+		rule(is(nft.MetaL4Proto, nft.ProtoUDP), goTo("ask_nobody")),
+		rule(masked(nft.TCPFlags, tcpOpening, nft.TCPSyn), goTo("ask_nobody")),
+		rule(fullSocket(nft.SocketMark), goTo("ask_nobody")),
 	}}
 }
 
 func (l *layout) unlabelledIn() nft.Chain {
 	return nft.Chain{Name: "unlabelled_in", Rules: []nft.Rule{
-		rule(is(nft.MetaL4Proto, nft.ProtoTCP), setMark(markClass|markSeen, l.epoch)),
+		because("a time-wait socket is not who will get it", is(nft.MetaL4Proto, nft.ProtoTCP), fullSocket(nft.SocketMark), setMark(markClass|markSeen, l.epoch)),
 		rule(nft.Count{Counter: "unlabelled"}, accept),
 	}}
 }
@@ -290,6 +307,19 @@ func (l *layout) ask() nft.Chain {
 		rule(jump("ingress")),
 		rule(jump("egress")),
 		rule(goTo("settle")),
+	}}
+}
+
+// askNobody asks the sender's side alone. A connection is settled only where a full
+// socket was found: a SYN may also meet the time-wait socket of an earlier one, and
+// then be for a listener that was not asked.
+func (l *layout) askNobody() nft.Chain {
+	return nft.Chain{Name: "ask_nobody", Rules: []nft.Rule{
+		rule(jump("egress")),
+		because("not settled: see output_unasked", is(nft.MetaL4Proto, nft.ProtoUDP), nft.Count{Counter: "allowed"}, accept),
+		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), goTo("settle")),
+		rule(fullSocket(nft.SocketMark), goTo("settle")),
+		rule(nft.Count{Counter: "allowed"}, accept),
 	}}
 }
 
@@ -396,6 +426,12 @@ func AuditCounter(policy string) string { return "would_deny_" + policy }
 
 // counters are those that every table has.
 var counters = []string{"allowed", "denied", "discarded", "injected", "unlabelled"}
+
+// tcpOpening are the flags that tell a SYN from all else.
+const tcpOpening = nft.TCPFin | nft.TCPSyn | nft.TCPRst | nft.TCPAck
+
+// loopbackBroadcast reaches every socket of lo.
+var loopbackBroadcast = netip.MustParsePrefix("127.255.255.255/32")
 
 // The expressions, matches and verdicts of the chains above.
 var (

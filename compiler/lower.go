@@ -318,7 +318,7 @@ func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 				slices.Reverse(key)
 			}
 			comment := func(pc *portClass, j judgement) string { return describe(c, d, &p, pc, j) }
-			if allowsAll(line.row) && l.otherSideAllowsAll(c, d, p) {
+			if allowsAll(line.row) && p.number() != 0 && l.otherSideAllowsAll(c, d, p) {
 				l.add("pair", element(goTo("settle"), comment(nil, line.row[0]), key...))
 				continue
 			}

@@ -53,7 +53,7 @@ lint:
 
 install: build
 	install -D bin/thole $(DESTDIR)$(PREFIX)/bin/thole
-	bin/thole man $(DESTDIR)$(PREFIX)/share/man/man8
+	bin/thole man $(DESTDIR)$(PREFIX)/share/man/man1
 	mkdir -p $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	bin/thole completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/thole
 

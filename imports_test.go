@@ -16,7 +16,7 @@ var mayImport = map[string][]string{
 	"thole/ruleset/kernel":  {"thole/ruleset", "github.com/google/nftables/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
 	"thole/compiler":        {"thole/ruleset", "gopkg.in/yaml.v3"},
 	"thole/policies":        {},
-	"thole/watch":           {"thole/compiler", "github.com/containerd/cgroups/v3/...", "github.com/docker/docker/...", "github.com/fsnotify/fsnotify", "golang.org/x/sys/...", "golang.org/x/sync/..."},
+	"thole/watch":           {"thole/compiler", "github.com/containerd/cgroups/v3/...", "github.com/docker/docker/...", "github.com/fsnotify/fsnotify", "github.com/containerd/errdefs/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...", "golang.org/x/sync/..."},
 	"thole/datapath":        {"github.com/florianl/go-nfqueue/v2", "golang.org/x/sys/..."},
 	"thole/internal/daemon": {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/datapath", "thole/policies", "github.com/...", "golang.org/x/..."},
 	"thole/internal/doctor": {"thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/internal/daemon", "github.com/...", "golang.org/x/..."},

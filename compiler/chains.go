@@ -70,7 +70,7 @@ const (
 // chains returns all chains. docs/ARCHITECTURE.md draws them.
 func (l *layout) chains() []nft.Chain {
 	list := []nft.Chain{
-		l.output(), l.outputReply(), l.outputUnasked(), outputFree(), l.senderNobody(), l.unlabelledOut(), l.sent(), l.leave(),
+		l.output(), l.outputReply(), l.outputUnasked(), outputPair(), outputFree(), l.senderNobody(), l.unlabelledOut(), l.sent(), l.leave(),
 		l.input(), l.inputReply(), l.replyNobody(), l.inputTCP(), l.inputUDP(), l.inputOther(), l.listenerNobody(), l.unlabelledIn(),
 		l.decide(), l.stranger(), l.ask(), l.askNobody(), l.port(),
 		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(),
@@ -99,12 +99,23 @@ func (l *layout) output() nft.Chain {
 	return c
 }
 
-// outputUnasked sees answers of UDP to what no workload was asked: who has the port
-// now is not who was asked.
+// outputUnasked sees answers on connections that INPUT settled with no listener. A
+// workload's socket may not answer there: it has a UDP port that another was asked
+// on, or is bound to a device, so that no lookup on lo finds it. Only where both
+// sides allow everything it may (a SYN that met a time-wait socket is not settled
+// either).
 func (l *layout) outputUnasked() nft.Chain {
-	return nft.Chain{Name: "output_unasked", Comment: "what was asked reached no workload: none may answer", Rules: l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("discard"))}
+	return nft.Chain{Name: "output_unasked", Comment: "what was asked reached no workload that was found: who answers?", Rules: l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("output_pair"))}
 	}, "output_free")}
+}
+
+func outputPair() nft.Chain {
+	return nft.Chain{Name: "output_pair", Rules: []nft.Rule{
+		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark}, Map: "pair"}),
+		rule(anyOf(nft.CtState, nft.StateRelated), accept),
+		rule(goTo("discard")),
+	}}
 }
 
 func outputFree() nft.Chain {
@@ -139,7 +150,7 @@ func (l *layout) sent() nft.Chain {
 
 func (l *layout) outputReply() nft.Chain {
 	return nft.Chain{Name: "output_reply", Comment: "answers belong to their connection", Rules: []nft.Rule{
-		rule(is(nft.MetaL4Proto, nft.ProtoUDP), masked(nft.CtMark, markEpoch, 0), goTo("output_unasked")),
+		rule(masked(nft.CtMark, markEpoch, 0), goTo("output_unasked")),
 		rule(masked(nft.CtMark, markDead, 0), accept),
 		because("our own answers", anyOf(nft.CtState, nft.StateRelated), accept),
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), accept),
@@ -223,6 +234,8 @@ func (l *layout) replyNobody() nft.Chain {
 // most: there the sender alone decides, at its OUTPUT.
 func (l *layout) inputUDP() nft.Chain {
 	c := nft.Chain{Name: "input_udp", Comment: "a port changes hands: every packet is decided", Rules: []nft.Rule{
+		because("injected: no socket sent it", is(nft.MetaIif, nft.IfindexLo), is(nft.CtMark, 0), v4, within(nft.IPDaddr, groups[0]), nft.Count{Counter: "injected"}, drop),
+		rule(is(nft.MetaIif, nft.IfindexLo), is(nft.CtMark, 0), v6, within(nft.IP6Daddr, groups[1]), nft.Count{Counter: "injected"}, drop),
 		because("decided by the sender alone", v4, within(nft.IPDaddr, groups[0]), accept),
 		rule(v6, within(nft.IP6Daddr, groups[1]), accept),
 		because("a workload's own, come back", isNot(nft.MetaIif, nft.IfindexLo), maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), is(nft.FibDaddrType, nft.RTNBroadcast), goTo("discard")),
@@ -265,6 +278,7 @@ func (l *layout) listenerNobody() nft.Chain {
 
 func (l *layout) unlabelledIn() nft.Chain {
 	return nft.Chain{Name: "unlabelled_in", Rules: []nft.Rule{
+		because("it was denied by who had the port before", masked(nft.CtMark, markDead, markDead), setMark(markClass|markSeen, 0)),
 		because("a time-wait socket is not who will get it", is(nft.MetaL4Proto, nft.ProtoTCP), fullSocket(nft.SocketMark), setMark(markClass|markSeen, l.epoch)),
 		rule(nft.Count{Counter: "unlabelled"}, accept),
 	}}
@@ -372,15 +386,17 @@ func (l *layout) settle(name string, bits uint32) nft.Chain {
 // refuse denies at INPUT: sources on this node are answered, others are not. What
 // conntrack does not know is never answered: it may be a stray of a live connection.
 func (l *layout) refuse() nft.Chain {
-	answer := rule(is(nft.MetaIif, nft.IfindexLo), goTo("refuse_out"))
-	if l.deny == DenyReject {
-		answer = rule(goTo("refuse_out"))
-	}
-	return nft.Chain{Name: "refuse", Rules: []nft.Rule{
+	c := nft.Chain{Name: "refuse", Rules: []nft.Rule{
 		rule(anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("discard")),
-		answer,
-		rule(setMark(allOnes, markDead), nft.Count{Counter: "denied"}, drop),
 	}}
+	if l.deny == DenyReject {
+		c.Rules = append(c.Rules, rule(goTo("refuse_out")))
+		return c
+	}
+	c.Rules = append(c.Rules,
+		rule(is(nft.MetaIif, nft.IfindexLo), goTo("refuse_out")),
+		rule(setMark(allOnes, markDead), nft.Count{Counter: "denied"}, drop))
+	return c
 }
 
 // refuseOut denies, with an answer at once.

@@ -116,12 +116,7 @@ func selecting(policies []Policy, w *Workload) []*Policy {
 }
 
 // identity names a workload uniquely among those of one node.
-func (w *Workload) identity() string {
-	if w.Kind == KindAddress {
-		return w.Address.String()
-	}
-	return w.Cgroup.Path
-}
+func (w *Workload) identity() string { return w.Cgroup.Path }
 
 // allRules visits every rule of every policy.
 func allRules(policies []Policy) iter.Seq[*Rule] {

@@ -67,6 +67,8 @@ type Warning struct {
 // names the limit.
 func Compile(in Input) (Result, error) {
 	policies := slices.SortedFunc(slices.Values(in.Policies), func(a, b Policy) int { return strings.Compare(a.Name, b.Name) })
+	unfiltered := addressed(in.Workloads)
+	in.Workloads = slices.DeleteFunc(slices.Clone(in.Workloads), func(w Workload) bool { return w.Kind == KindAddress })
 	workloads := slices.SortedFunc(slices.Values(in.Workloads), func(a, b Workload) int { return strings.Compare(a.identity(), b.identity()) })
 
 	cs := classify(policies, workloads)
@@ -78,7 +80,7 @@ func Compile(in Input) (Result, error) {
 		Table:    cs.lower(in),
 		Classes:  cs.report(),
 		Numbers:  numbers,
-		Warnings: warnings(policies, cs),
+		Warnings: append(unfiltered, warnings(policies, cs)...),
 	}, nil
 }
 
@@ -91,9 +93,9 @@ func classify(policies []Policy, workloads []Workload) *classes {
 		ports:     classifyPorts(policies),
 		masks:     map[*Rule][]bool{},
 	}
-	together := func(*Workload) bool { return false }
-	cs.workloads = classifyWorkloads(policies, workloads, together)
 	alone := map[*Workload]bool{}
+	apart := func(w *Workload) bool { return alone[w] }
+	cs.workloads = classifyWorkloads(policies, workloads, apart)
 	for i := range cs.workloads {
 		c := &cs.workloads[i]
 		if len(c.members) > 1 && !cs.reachesItself(c) {
@@ -103,7 +105,7 @@ func classify(policies []Policy, workloads []Workload) *classes {
 		}
 	}
 	if len(alone) > 0 {
-		cs.workloads = classifyWorkloads(policies, workloads, func(w *Workload) bool { return alone[w] })
+		cs.workloads = classifyWorkloads(policies, workloads, apart)
 	}
 	return cs
 }

@@ -6,8 +6,8 @@
 //
 //	parse     YAML text            → documents, with positions
 //	validate  documents            → one valid set (names, references)
-//	resolve   policies × workloads → which workload each policy selects
 //	classify  workloads, addresses, ports → classes that no policy can tell apart
+//	number    classes → numbers, those of the loaded table where possible
 //	judge     class × class        → what is allowed, denied, would be denied
 //	lower     judgements           → chains, maps and elements
 //

@@ -15,6 +15,7 @@ func Loaded(t *ruleset.Table) (Numbers, uint16) {
 			switch {
 			case strings.HasPrefix(s.Name, "class"):
 				n.Workloads[cgroupKey(e.Key[0].From.Uint64())] = e.Number
+				n.Next = max(n.Next, e.Number+1)
 			case s.Name == "ports":
 				n.Ports[spanOf(uint8(e.Key[0].From.Uint64()), e.Key[1]).String()] = e.Number
 			case s.Name == "icmp4":

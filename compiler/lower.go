@@ -126,9 +126,7 @@ func (l *lowering) bindWorkloads() {
 	for i := range l.workloads {
 		c := &l.workloads[i]
 		for _, w := range c.members {
-			if w.Kind != KindAddress {
-				l.bind(w.Cgroup, c.number, w.Name+" ("+w.Labels.String()+")")
-			}
+			l.bind(w.Cgroup, c.number, w.Name+" ("+w.Labels.String()+")")
 		}
 	}
 }
@@ -213,7 +211,7 @@ func (l *lowering) classAbove(path string) (class uint32, ok bool) {
 	deepest := 0
 	for _, c := range l.workloads {
 		for _, w := range c.members {
-			if above := w.Cgroup.Path + "/"; w.Kind != KindAddress && strings.HasPrefix(path, above) && len(above) > deepest {
+			if above := w.Cgroup.Path + "/"; strings.HasPrefix(path, above) && len(above) > deepest {
 				deepest, class, ok = len(above), c.number, true
 			}
 		}

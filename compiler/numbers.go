@@ -7,6 +7,10 @@ import "fmt"
 // and by id), spans of ports and ranges of addresses.
 type Numbers struct {
 	Workloads, Ports, Addresses map[string]uint32
+
+	// Next is the number of the next new class of workloads. A freed one is not used
+	// again before all others were: connections of its class may be remembered yet.
+	Next uint32
 }
 
 // The bounds of numbers. A class number has 16 bits in the conntrack mark, 0 is
@@ -22,9 +26,13 @@ const (
 )
 
 // number gives each group a number from first to last: that of its first member
-// that had one which no earlier group took, else the lowest free one. It returns
-// them with what to remember.
-func number(what string, groups [][]string, had map[string]uint32, first, last uint32) ([]uint32, map[string]uint32, error) {
+// that had one which no earlier group took, else the next free one from next on,
+// and then from first on again. It returns them with what to remember, and what is
+// next.
+func number(what string, groups [][]string, had map[string]uint32, first, last uint32, next *uint32) ([]uint32, map[string]uint32, error) {
+	if len(groups) > int(last-first+1) {
+		return nil, nil, fmt.Errorf("%d classes of %s: the limit is %d", len(groups), what, last-first+1)
+	}
 	numbers := make([]uint32, len(groups))
 	taken := map[uint32]bool{}
 	for i, members := range groups {
@@ -35,17 +43,16 @@ func number(what string, groups [][]string, had map[string]uint32, first, last u
 			}
 		}
 	}
-	next := first
 	has := map[string]uint32{}
 	for i, members := range groups {
-		if numbers[i] == 0 {
-			for taken[next] {
-				next++
+		for numbers[i] == 0 {
+			if *next < first || *next > last {
+				*next = first
 			}
-			if next > last {
-				return nil, nil, fmt.Errorf("%d classes of %s: the limit is %d", len(groups), what, last-first+1)
+			if !taken[*next] {
+				numbers[i], taken[*next] = *next, true
 			}
-			numbers[i], taken[next] = next, true
+			*next++
 		}
 		for _, m := range members {
 			has[m] = numbers[i]
@@ -57,7 +64,9 @@ func number(what string, groups [][]string, had map[string]uint32, first, last u
 // number numbers all classes, keeping what had says where it can.
 func (c *classes) number(had Numbers) (has Numbers, err error) {
 	var numbers []uint32
-	numbers, has.Workloads, err = number("workloads", identities(c.workloads), had.Workloads, firstWorkloadClass, lastWorkloadClass)
+	var lowest uint32
+	has.Next = had.Next
+	numbers, has.Workloads, err = number("workloads", identities(c.workloads), had.Workloads, firstWorkloadClass, lastWorkloadClass, &has.Next)
 	if err != nil {
 		return has, err
 	}
@@ -65,7 +74,7 @@ func (c *classes) number(had Numbers) (has Numbers, err error) {
 		c.workloads[i].number = numbers[i]
 	}
 	ports := c.ports.classes[1:]
-	numbers, has.Ports, err = number("ports", stringsOf(ports, func(p portClass) []span { return p.spans }), had.Ports, firstPortClass, lastPortClass)
+	numbers, has.Ports, err = number("ports", stringsOf(ports, func(p portClass) []span { return p.spans }), had.Ports, firstPortClass, lastPortClass, &lowest)
 	if err != nil {
 		return has, err
 	}
@@ -73,7 +82,8 @@ func (c *classes) number(had Numbers) (has Numbers, err error) {
 		ports[i].number = numbers[i]
 	}
 	addresses := c.addresses.classes[1:]
-	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, func(a addressClass) []addressRange { return a.ranges }), had.Addresses, firstAddressClass, lastAddressClass)
+	lowest = 0
+	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, func(a addressClass) []addressRange { return a.ranges }), had.Addresses, firstAddressClass, lastAddressClass, &lowest)
 	if err != nil {
 		return has, err
 	}

@@ -1,6 +1,9 @@
 package compiler
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // warnings lists what is valid and probably not meant.
 func warnings(policies []Policy, cs *classes) []Warning {
@@ -11,7 +14,18 @@ func warnings(policies []Policy, cs *classes) []Warning {
 			list = append(list, Warning{p.Position, fmt.Sprintf("policy %s selects no workload that runs now", p.Name)})
 		}
 		list = append(list, listenerless(p)...)
-		list = append(list, dodgeable(p)...)
+	}
+	return append(list, cs.dodgeable()...)
+}
+
+// addressed finds workloads of an inventory that have an address instead of a cgroup:
+// what they say and hear does not pass a socket of this node.
+func addressed(workloads []Workload) []Warning {
+	var list []Warning
+	for _, w := range workloads {
+		if w.Kind == KindAddress {
+			list = append(list, Warning{w.Position, fmt.Sprintf("workload %s has an address of its own: its connections are not filtered", w.Name)})
+		}
 	}
 	return list
 }
@@ -43,26 +57,41 @@ func listenerless(p *Policy) []Warning {
 	return list
 }
 
-// dodgeable finds denies by label beside an allowance by address: who is on another
-// node and leaves its labels out comes in by the latter.
-func dodgeable(p *Policy) []Warning {
-	byAddress := false
-	for _, r := range p.Ingress.Allow {
-		byAddress = byAddress || r.Peers == nil
-		for _, peer := range r.Peers {
-			byAddress = byAddress || peer.Any || peer.CIDR != nil
-		}
-	}
-	if !byAddress {
-		return nil
-	}
+// dodgeable finds denies by label of workloads that addresses or anybody may reach:
+// who is on another node and leaves its labels out is not denied.
+func (cs *classes) dodgeable() []Warning {
 	var list []Warning
-	for _, r := range p.Ingress.Deny {
-		for _, peer := range r.Peers {
-			if peer.Workloads != nil || peer.SameLabels != nil {
-				list = append(list, Warning{peer.Position, fmt.Sprintf("policy %s: another node's process dodges this deny by leaving its labels out, since cidr or any admits it; allow by label instead", p.Name)})
+	seen := map[*Peer]bool{}
+	for _, c := range cs.workloads {
+		if !c.openToAddresses() {
+			continue
+		}
+		for _, p := range c.policies {
+			for i := range p.Ingress.Deny {
+				for j := range p.Ingress.Deny[i].Peers {
+					peer := &p.Ingress.Deny[i].Peers[j]
+					if (peer.Workloads == nil && peer.SameLabels == nil) || seen[peer] {
+						continue
+					}
+					seen[peer] = true
+					list = append(list, Warning{peer.Position, fmt.Sprintf("policy %s: another node's process dodges this deny by leaving its labels out, since addresses are admitted; allow by label instead", p.Name)})
+				}
 			}
 		}
 	}
 	return list
+}
+
+// openToAddresses says whether some address outside this node may reach c, before denies.
+func (c *workloadClass) openToAddresses() bool {
+	isolated := false
+	for _, p := range c.policies {
+		isolated = isolated || p.Ingress.Isolates && !p.Audit
+		for _, r := range p.Ingress.Allow {
+			if r.Peers == nil || slices.ContainsFunc(r.Peers, func(p Peer) bool { return p.Any || p.CIDR != nil }) {
+				return true
+			}
+		}
+	}
+	return !isolated
 }

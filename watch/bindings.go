@@ -19,8 +19,11 @@ type Problem struct {
 
 // A Snapshot is what ran at one moment.
 type Snapshot struct {
-	Workloads []compiler.Workload // one a cgroup, by path
-	Problems  []Problem
+	Workloads  []compiler.Workload   // one a cgroup, by path
+	Unlabelled []compiler.Unlabelled // containers without labels, by path
+	Parents    []compiler.Cgroup     // cgroups that belong to containers alone, by path
+	Bridges    []string              // to which containers alone are connected, ascending
+	Problems   []Problem
 }
 
 // A resolver finds the cgroups of bindings. watch is called for every directory

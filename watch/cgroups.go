@@ -18,11 +18,12 @@ import (
 // not tell, for example because the system's limit of watches is reached.
 const resyncInterval = time.Minute
 
-// Cgroups watches the cgroup tree for the workloads that run: those of thole run
-// and those that Workload documents name.
+// Cgroups watches the cgroup tree for the workloads that run: those of thole run,
+// those that Workload documents name, and Docker's containers.
 type Cgroups struct {
 	root    Root
 	scopes  *Scopes
+	docker  *Docker       // nil: it is not followed
 	changed chan struct{} // size 1: something changed since the last Scan began
 
 	mu      sync.Mutex // guards what follows and makes scans one after the other
@@ -30,19 +31,25 @@ type Cgroups struct {
 	watched map[string]uint64 // path → id of what is watched
 }
 
-// NewCgroups watches below root. It must be run (Run) or closed (Close).
-func NewCgroups(root Root, scopes *Scopes) (*Cgroups, error) {
+// NewCgroups watches below root. It must be run (Run) or closed (Close); docker, which
+// may be nil, is run beside it.
+func NewCgroups(root Root, scopes *Scopes, docker *Docker) (*Cgroups, error) {
 	inotify, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watching the cgroup tree: %v: see `sysctl fs.inotify.max_user_instances`", err)
 	}
-	return &Cgroups{
+	c := &Cgroups{
 		root:    root,
 		scopes:  scopes,
+		docker:  docker,
 		changed: make(chan struct{}, 1),
 		inotify: inotify,
 		watched: map[string]uint64{},
-	}, nil
+	}
+	if docker != nil {
+		docker.wake = c.Wake
+	}
+	return c, nil
 }
 
 // Changed receives when a new Scan is worth while. Wake-ups are coalesced.
@@ -78,6 +85,12 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 		}
 		workloads = append(workloads, found...)
 	}
+	var containers dockerSurvey
+	if c.docker != nil {
+		containers = c.docker.list(watch)
+		workloads = append(workloads, containers.workloads...)
+		problems = append(problems, containers.problems...)
+	}
 	c.forget(seen)
 	if unwatched != nil {
 		problems = append(problems, Problem{Text: fmt.Sprintf(
@@ -85,6 +98,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 			resyncInterval, unwatched)})
 	}
 	snapshot := settle(workloads)
+	containers.enter(&snapshot)
 	snapshot.Problems = append(problems, snapshot.Problems...)
 	return snapshot
 }
@@ -152,7 +166,7 @@ func (c *Cgroups) Run(ctx context.Context) error {
 			if !ok {
 				return errors.New("watching the cgroup tree: inotify was closed")
 			}
-			if c.matters(event) {
+			if c.matters(event) && !c.asksDocker(event) {
 				c.Wake()
 			}
 		case _, ok := <-c.inotify.Errors:
@@ -171,6 +185,21 @@ func (c *Cgroups) matters(e fsnotify.Event) bool {
 		return filepath.Base(e.Name) == eventsFile && filepath.Dir(filepath.Dir(e.Name)) == c.root.Path(slice)
 	}
 	return e.Has(fsnotify.Create) || e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)
+}
+
+// asksDocker reports whether an event is the birth of a container that Docker has to
+// be asked about. It wakes us with the answer, which is worth a scan.
+func (c *Cgroups) asksDocker(e fsnotify.Event) bool {
+	id, ok := containerID(filepath.Base(e.Name))
+	return ok && c.docker != nil && e.Has(fsnotify.Create) && !c.docker.born(id)
+}
+
+// Recall takes over what was known when the loaded table was made, for what can not
+// be asked at once.
+func (c *Cgroups) Recall(s Snapshot) {
+	if c.docker != nil {
+		c.docker.Recall(s)
+	}
 }
 
 // Wake makes Changed receive, for a change that inotify can not tell.

@@ -26,6 +26,7 @@ type tree struct {
 	root    Root
 	scopes  *Scopes
 	cgroups *Cgroups
+	docker  *Docker // nil: none is followed
 }
 
 func newTree(t *testing.T) *tree {
@@ -62,14 +63,22 @@ func (tr *tree) restart() {
 	if err != nil {
 		tr.t.Fatal(err)
 	}
-	cgroups, err := NewCgroups(tr.root, scopes)
+	cgroups, err := NewCgroups(tr.root, scopes, tr.docker)
 	if err != nil {
 		tr.t.Fatal(err)
 	}
 	tr.scopes, tr.cgroups = scopes, cgroups
+	tr.run(cgroups.Run)
+	if tr.docker != nil {
+		tr.run(tr.docker.Run)
+	}
+}
+
+// run runs what watches until the test ends.
+func (tr *tree) run(run func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- cgroups.Run(ctx) }()
+	go func() { done <- run(ctx) }()
 	tr.t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -51,7 +51,12 @@ be; 1 if not.`,
   sudo thole apply -f web.yaml -f db.yaml --dry-run
   thole apply -f policies --inventory workloads.yaml --dry-run > table.nft
   cat web.yaml | sudo thole apply -f -`,
-		Args: noArguments,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return try(fmt.Errorf("applying policies: %q is given without -f", args[0]), "thole apply -f "+strings.Join(args, " -f "))
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return apply(cmd, w, o) },
 	}
 	f := cmd.Flags()

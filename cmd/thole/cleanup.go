@@ -64,9 +64,14 @@ func writeCleanup(out io.Writer, r daemon.CleanupResult) error {
 
 // refuseBesideDaemon keeps cleanup from a fight with a daemon.
 func refuseBesideDaemon(ctx context.Context, socket string, force bool) error {
+	if force {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	s, err := daemon.NewClient(socket).Status(ctx)
 	switch {
-	case force || errors.Is(err, daemon.ErrNoDaemon):
+	case errors.Is(err, daemon.ErrNoDaemon):
 		return nil
 	case err != nil: // somebody has the socket
 		return try(fmt.Errorf("cleaning up: a daemon may be running: %w", err), "thole cleanup --force")

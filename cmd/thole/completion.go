@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -17,7 +18,7 @@ policies that the daemon knows.`,
 		Example: `  source <(thole completion bash)
   thole completion zsh > "${fpath[1]}/_thole"
   thole completion fish > ~/.config/fish/completions/thole.fish`,
-		Args:      cobra.ExactArgs(1),
+		Args:      oneArgument,
 		ValidArgs: shells,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root := cmd.Root()
@@ -29,7 +30,7 @@ policies that the daemon knows.`,
 			case "zsh":
 				return root.GenZshCompletion(w.stdout)
 			}
-			return fmt.Errorf("completing for %q: want one of %v", args[0], shells)
+			return fmt.Errorf("completing for %q: want %s", args[0], strings.Join(shells, ", "))
 		},
 	}
 }

@@ -27,7 +27,7 @@ type daemonOptions struct {
 func newDaemon(w *world) *cobra.Command {
 	var o daemonOptions
 	cmd := &cobra.Command{
-		Use:   "daemon [--policies DIR] [--deny HOW] [--log-format FORMAT] [--log-level LEVEL]",
+		Use:   "daemon [--policies DIR] [--docker HOST] [--deny HOW] [--log-format FORMAT] [--log-level LEVEL]",
 		Short: "Follow policies and workloads, and keep the table as they say",
 		Long: `Daemon compiles the policies and what runs into one nftables table, and follows
 both: a new workload or a changed policy file is a small change of the table, in
@@ -37,6 +37,10 @@ With --policies it follows a directory: each time its *.yaml and *.yml files com
 to rest they become the active set. A bad file changes nothing. Without it the
 active set is the one that "thole apply" gave last, or the default: workloads with
 equal labels may talk to each other, and all may talk to the outside.
+
+It follows Docker's containers where Docker is, at the socket that the docker
+command would use (DOCKER_HOST, the current context, /var/run/docker.sock), or at
+--docker HOST. While Docker does not answer, what is known of containers stays.
 
 Signals: SIGHUP reads the policies again. SIGTERM and SIGINT end the daemon; the
 table stays and goes on deciding. "thole cleanup" removes it.
@@ -50,8 +54,8 @@ Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
 	f := cmd.Flags()
 	f.StringVar(&o.policies, "policies", "", "follow the policy files in this `DIR`")
 	dirNames(cmd, "policies")
-	f.StringVar(&o.docker, "docker", "off", "Docker's API `HOST`, or off")
-	completeFlag(cmd, "docker", "off")
+	f.StringVar(&o.docker, "docker", "", "Docker's API is at this `HOST` (unix:///run/docker.sock), or off")
+	completeFlag(cmd, "docker", daemon.DockerOff, "unix:///var/run/docker.sock")
 	stateFlag(cmd, &o.state)
 	socketFlag(cmd, &o.socket)
 	denyFlag(cmd, &o.deny)

@@ -98,9 +98,9 @@ func writeFindings(w *world, findings []doctor.Finding) error {
 			fmt.Fprintf(out, "%8s try: %s\n", "", f.Mend)
 		}
 	}
-	verdict := "Enforcement is complete on this machine."
+	verdict := "Nothing is missing: this machine can enforce policies."
 	if !doctor.Complete(findings) {
-		verdict = "Enforcement would be INCOMPLETE on this machine."
+		verdict = "Enforcement is, or would be, INCOMPLETE on this machine."
 	}
 	fmt.Fprintln(out, verdict)
 	return out.Flush()

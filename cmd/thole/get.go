@@ -70,8 +70,9 @@ that no policy isolates is free.`,
 			{"LABELS", false, func(w daemon.Workload) string { return compiler.Labels(w.Labels).String() }},
 			{"INGRESS", false, func(w daemon.Workload) string { return strings.Join(w.Ingress, ",") }},
 			{"EGRESS", false, func(w daemon.Workload) string { return strings.Join(w.Egress, ",") }},
-			{"CLASS", true, func(w daemon.Workload) string { return strconv.FormatUint(uint64(w.Class), 10) }},
+			{"CLASS", true, classNumber},
 			{"CGROUP", true, func(w daemon.Workload) string { return w.Cgroup }},
+			{"NETWORKS", true, func(w daemon.Workload) string { return strings.Join(w.Networks, ", ") }},
 			{"ID", true, func(w daemon.Workload) string { return strconv.FormatUint(w.ID, 10) }},
 			{"FROM", true, func(w daemon.Workload) string { return w.Position }},
 		},
@@ -127,7 +128,9 @@ func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
 		Long:    l.long,
 		Example: l.example,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			items, err := l.fetch(daemon.NewClient(socket), cmd.Context())
+			ctx, cancel := context.WithTimeout(cmd.Context(), answerTimeout)
+			defer cancel()
+			items, err := l.fetch(daemon.NewClient(socket), ctx)
 			if errors.Is(err, daemon.ErrNoDaemon) {
 				fmt.Fprintf(w.stderr, "thole: no daemon answers at %s: this is what the last policy set says about what runs now\n", socket)
 				items, err = l.withoutDaemon(state)
@@ -216,6 +219,14 @@ func nonNil[T any](items []T) []T {
 		return []T{}
 	}
 	return items
+}
+
+// classNumber is empty where a workload is in no class, or it is not known in which.
+func classNumber(w daemon.Workload) string {
+	if w.Class == 0 {
+		return ""
+	}
+	return strconv.FormatUint(uint64(w.Class), 10)
 }
 
 func isolates(p daemon.Policy) string {

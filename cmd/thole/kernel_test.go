@@ -358,7 +358,7 @@ func TestDoctor(t *testing.T) {
 	m := newMachine(t)
 	before := m.NftList()
 	r := m.thole("doctor", "--socket", m.socket)
-	if r.code != 0 || !strings.Contains(r.stdout, "Enforcement is complete") {
+	if r.code != 0 || !strings.Contains(r.stdout, "Nothing is missing") {
 		t.Errorf("exit status %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	var found diagnosis

@@ -17,7 +17,7 @@ func newMan(w *world) *cobra.Command {
 		Long: `Man writes a manual page for every command into a directory. Their date is that
 of SOURCE_DATE_EPOCH, where that is set.`,
 		Example: "  thole man man1",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneArgument,
 		Hidden:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			date, err := pageDate(w.getenv("SOURCE_DATE_EPOCH"))

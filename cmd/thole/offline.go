@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"thole/compiler"
 	"thole/internal/daemon"
@@ -21,6 +23,9 @@ type survey struct {
 	workloads []compiler.Workload
 	classes   []compiler.Class
 }
+
+// dockerPatience is how long Docker has to tell what runs.
+const dockerPatience = 3 * time.Second
 
 // lookAround makes a survey. It changes nothing.
 func lookAround(state string) (survey, error) {
@@ -78,10 +83,18 @@ func runningNow(state string, bindings []compiler.Binding) ([]compiler.Workload,
 	if err != nil {
 		return nil, err
 	}
-	cgroups, err := watch.NewCgroups(root, scopes)
+	host, err := watch.FindDocker("", os.Getenv)
 	if err != nil {
 		return nil, err
 	}
+	docker := watch.NewDocker(root, host)
+	cgroups, err := watch.NewCgroups(root, scopes, docker)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), dockerPatience)
+	defer cancel()
+	_ = docker.Load(ctx) // the containers are left out then
 	return cgroups.Look(bindings).Workloads, cgroups.Close()
 }
 

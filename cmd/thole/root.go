@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -52,7 +53,14 @@ table, and the kernel decides.`,
 		newVersion(w),
 	)
 	usageAsWritten(root)
+	root.SetUsageTemplate(usageTemplate(root.UsageTemplate()))
 	return root
+}
+
+// usageTemplate is cobra's without the second usage line of commands that have
+// subcommands: their own says it.
+func usageTemplate(cobras string) string {
+	return strings.Replace(cobras, "{{if .HasAvailableSubCommands}}\n  {{.CommandPath}} [command]{{end}}", "", 1)
 }
 
 // usageAsWritten keeps cobra from adding "[flags]" to usage lines.
@@ -81,4 +89,11 @@ func noArguments(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	return try(fmt.Errorf("%s takes no argument, but was given %q", cmd.CommandPath(), args[0]), cmd.CommandPath()+" --help")
+}
+
+func oneArgument(cmd *cobra.Command, args []string) error {
+	if len(args) == 1 {
+		return nil
+	}
+	return try(fmt.Errorf("%s takes one argument, but was given %d", cmd.CommandPath(), len(args)), cmd.CommandPath()+" --help")
 }

@@ -16,6 +16,10 @@ const tableName = "thole"
 // completionTimeout is how long a shell waits for names.
 const completionTimeout = 500 * time.Millisecond
 
+// answerTimeout is how long a daemon may take to say what it knows. One that hangs
+// is then reported, and not waited for.
+const answerTimeout = 10 * time.Second
+
 func socketFlag(cmd *cobra.Command, socket *string) {
 	cmd.Flags().StringVar(socket, "socket", daemon.DefaultSocket, "the daemon's socket, a `PATH`")
 	fileNames(cmd, "socket")

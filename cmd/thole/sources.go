@@ -27,7 +27,7 @@ func readSources(w *world, paths []string) ([]compiler.File, error) {
 
 func readSource(w *world, path string) ([]compiler.File, error) {
 	if path == "-" {
-		data, err := io.ReadAll(w.stdin)
+		data, err := readBounded(w.stdin)
 		return []compiler.File{{Name: "stdin", Data: data}}, err
 	}
 	info, err := os.Stat(path)
@@ -42,9 +42,20 @@ func readSource(w *world, path string) ([]compiler.File, error) {
 }
 
 func readFile(path string) (compiler.File, error) {
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return compiler.File{}, err
+	}
+	defer f.Close()
+	data, err := readBounded(f)
 	return compiler.File{Name: path, Data: data}, err
 }
+
+// maxSource is more than the compiler takes of one file: it says so, and where.
+const maxSource = 2 << 20 // bytes
+
+// readBounded reads no more than it takes to see that a file is too long.
+func readBounded(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxSource)) }
 
 // readInventory reads the workloads of an inventory and those that the policy
 // files have beside the policies.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -28,7 +29,9 @@ without a daemon; "thole doctor" says whether it is loaded.`,
 		Example: "  thole status\n  thole status -o json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := daemon.NewClient(socket).Status(cmd.Context())
+			ctx, cancel := context.WithTimeout(cmd.Context(), answerTimeout)
+			defer cancel()
+			s, err := daemon.NewClient(socket).Status(ctx)
 			if err != nil {
 				return asking("asking for the status", socket, err)
 			}
@@ -53,7 +56,10 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 		{"daemon", fmt.Sprintf("%s, process %d, since %s", s.Version, s.PID, s.Started.Format(time.DateTime))},
 		{"enforcing", enforcing(s)},
 		{"policies", fmt.Sprintf("%d, %s", s.Policies, source(s))},
-		{"workloads", fmt.Sprintf("%d in %d classes; %d of thole run", s.Workloads, s.Classes, s.Runs)},
+		{"workloads", fmt.Sprintf("%d in %s; %d of thole run", s.Workloads, plural(s.Classes, "class", "classes"), s.Runs)},
+	}
+	if s.Docker != nil {
+		rows = append(rows, []string{"docker", dockerState(*s.Docker)})
 	}
 	if s.Ended > 0 {
 		rows = append(rows, []string{"ended", fmt.Sprintf("%d cgroups whose sockets live on", s.Ended)})
@@ -83,6 +89,14 @@ func enforcing(s daemon.Status) string {
 		return "no"
 	}
 	return fmt.Sprintf("yes, epoch %d, since %s", s.Epoch, s.Applied.Format(time.DateTime))
+}
+
+func dockerState(d daemon.DockerStatus) string {
+	state := "connected"
+	if !d.Connected {
+		state = "away"
+	}
+	return fmt.Sprintf("%s, %s since %s; %d containers known", d.Host, state, d.Since.Format(time.DateTime), d.Containers)
 }
 
 func source(s daemon.Status) string {

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
+
+// version is set by the Makefile (-ldflags -X); else Go's own stamp counts.
+var version string
 
 // A build says what this program was built from.
 type build struct {
@@ -44,7 +48,7 @@ func buildOf(info *debug.BuildInfo, ok bool) build {
 	if !ok {
 		return b
 	}
-	b.Version = info.Main.Version
+	b.Version = cmp.Or(version, info.Main.Version)
 	for _, s := range info.Settings {
 		switch s.Key {
 		case "vcs.revision":

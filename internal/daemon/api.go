@@ -94,12 +94,22 @@ type Status struct {
 	Policies  int                `json:"policies"`
 	Workloads int                `json:"workloads"`
 	Classes   int                `json:"classes"`
-	Runs      int                `json:"runs"`  // living cgroups of thole run
-	Ended     int                `json:"ended"` // cgroups that ended and are still in the table, because sockets outlive them
+	Runs      int                `json:"runs"`             // living cgroups of thole run
+	Ended     int                `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
+	Docker    *DockerStatus      `json:"docker,omitempty"` // absent: it is not followed
 	LastError *Failure           `json:"lastError,omitempty"`
 	Problems  []Message          `json:"problems,omitempty"`
 	Warnings  []Message          `json:"warnings,omitempty"`
 	Counters  map[string]Counter `json:"counters,omitempty"` // the table's named counters
+}
+
+// A DockerStatus says whether Docker answers.
+type DockerStatus struct {
+	Host       string    `json:"host"`
+	Connected  bool      `json:"connected"`
+	Since      time.Time `json:"since"`
+	Error      string    `json:"error,omitempty"` // why it is not connected
+	Containers int       `json:"containers"`      // that are known, also those that do not run
 }
 
 // A Failure is the last thing that went wrong and was not mended since.
@@ -123,10 +133,11 @@ type Workload struct {
 	Facts     map[string]string `json:"facts,omitempty"` // thole/* and the like
 	Cgroup    string            `json:"cgroup"`
 	ID        uint64            `json:"id"`
-	Class     uint32            `json:"class"`    // 0: in none
-	Ingress   []string          `json:"ingress"`  // the enforced policies that isolate it
-	Egress    []string          `json:"egress"`   //
-	Position  string            `json:"position"` // of its Workload document; "-" if there is none
+	Networks  []string          `json:"networks,omitempty"` // of a container with networks of its own: bridge, port, addresses
+	Class     uint32            `json:"class"`              // 0: in none
+	Ingress   []string          `json:"ingress"`            // the enforced policies that isolate it
+	Egress    []string          `json:"egress"`             //
+	Position  string            `json:"position"`           // of its Workload document; "-" if there is none
 }
 
 // A Policy is one policy of the active set.

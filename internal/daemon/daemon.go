@@ -27,7 +27,7 @@ type Config struct {
 	Policies string // a directory to follow; "": none
 	State    string // "": DefaultState
 	Socket   string // "": DefaultSocket
-	Docker   string // "" or "off": other values are not known yet
+	Docker   string // where Docker answers; "": as the docker command finds it; DockerOff
 	Deny     compiler.DenyMode
 	Version  string
 	Logger   *slog.Logger // nil: slog.Default()
@@ -46,6 +46,7 @@ func (c Config) withDefaults() Config {
 type Daemon struct {
 	host      *host
 	cgroups   *watch.Cgroups
+	docker    *watch.Docker    // nil: it is not followed
 	directory *watch.Directory // nil: none is followed
 	enforcer  *enforcer
 	server    *server
@@ -58,9 +59,6 @@ type Daemon struct {
 // was loaded before stays and enforces.
 func New(config Config) (*Daemon, error) {
 	config = config.withDefaults()
-	if config.Docker != "" && config.Docker != "off" {
-		return nil, fmt.Errorf("--docker %s: containers are not known to this version: use --docker off", config.Docker)
-	}
 	host, err := openHost()
 	if err != nil {
 		return nil, err
@@ -83,7 +81,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d.cgroups, d.enforcer = parts.cgroups, parts.enforcer
+	d.cgroups, d.docker, d.enforcer = parts.cgroups, parts.docker, parts.enforcer
 	d.enforcer.changed = d.cgroups.Changed()
 	if config.Policies != "" {
 		d.directory = watch.NewDirectory(config.Policies)
@@ -102,6 +100,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 		runner:   &runner{scopes: parts.scopes, enforcer: d.enforcer, wake: parts.cgroups.Wake, log: config.Logger, now: host.now},
 		limiter:  newLimiter(host.now),
 		kernel:   host.kernel,
+		docker:   parts.docker,
 		log:      config.Logger,
 		version:  config.Version,
 		started:  host.now(),
@@ -115,6 +114,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	group.Go(func() error { return d.cgroups.Run(ctx) })
 	group.Go(func() error { return d.enforcer.Run(ctx) })
 	group.Go(func() error { return d.server.Run(ctx) })
+	if d.docker != nil {
+		group.Go(func() error { return d.docker.Run(ctx) })
+	}
 	if d.directory != nil {
 		group.Go(func() error { return d.directory.Run(ctx) })
 	}
@@ -174,6 +176,7 @@ func (h *host) Sockets() (map[uint64]bool, error) { return h.sockets() }
 // parts are what a daemon and a single apply have in common.
 type parts struct {
 	scopes   *watch.Scopes
+	docker   *watch.Docker // nil: it is not followed
 	cgroups  *watch.Cgroups
 	enforcer *enforcer
 }
@@ -191,11 +194,16 @@ func newParts(config Config, host *host) (parts, error) {
 	if err != nil {
 		return parts{}, err
 	}
-	cgroups, err := watch.NewCgroups(host.root, scopes)
+	docker, err := newDocker(config, host)
 	if err != nil {
 		return parts{}, err
 	}
-	return parts{scopes: scopes, cgroups: cgroups, enforcer: &enforcer{
+	cgroups, err := watch.NewCgroups(host.root, scopes, docker)
+	if err != nil {
+		return parts{}, err
+	}
+	askOnce(docker)
+	return parts{scopes: scopes, docker: docker, cgroups: cgroups, enforcer: &enforcer{
 		kernel:  host.kernel,
 		runs:    cgroups,
 		dead:    host,

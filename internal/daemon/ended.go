@@ -76,6 +76,7 @@ func withEnded(running []compiler.Workload, ended map[uint64]compiler.Workload) 
 		taken[w.Cgroup.Path] = true
 	}
 	for id, w := range ended {
+		w.Own = nil // its addresses may be another's by now
 		if taken[w.Cgroup.Path] {
 			w.Cgroup.Path += fmt.Sprintf("#%d", id)
 		}

@@ -21,6 +21,7 @@ var errStopped = errors.New("the daemon is stopping; the table that is loaded st
 // A scanner says what runs now.
 type scanner interface {
 	Scan([]compiler.Binding) watch.Snapshot
+	Recall(loaded watch.Snapshot) // takes over what was known when the loaded table was made
 }
 
 // An enforcer brings the table to what the policy set and the running workloads
@@ -51,6 +52,7 @@ type enforcer struct {
 	epoch    uint16
 	enforced []compiler.Workload          // those in the loaded table
 	ended    map[uint64]compiler.Workload // those of them whose cgroup is gone, by its id
+	around   containers                   // what the loaded table knows of containers beside them
 	settled  bool                         // set and enforced are those of the loaded table
 	problems []Message                    // of the last scan
 	badSet   *Failure                     // the last set that was offered, if it was bad
@@ -98,7 +100,13 @@ func (e *enforcer) adopt() error {
 	if epoch := epochOf(e.loaded); epoch != 0 {
 		e.epoch = epoch
 	}
-	e.numbers, e.enforced = remembered.Numbers, remembered.Workloads
+	e.numbers, e.enforced, e.around = remembered.Numbers, remembered.Workloads, remembered.containers
+	e.runs.Recall(watch.Snapshot{
+		Workloads:  remembered.Workloads,
+		Unlabelled: remembered.Unlabelled,
+		Parents:    remembered.Parents,
+		Bridges:    remembered.Bridges,
+	})
 	e.log.Info("adopted the table that is loaded", "epoch", e.epoch, "workloads", len(e.enforced))
 	return nil
 }

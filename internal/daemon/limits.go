@@ -29,6 +29,7 @@ const (
 
 	// Of the daemon itself.
 	shutdownTimeout  = 5 * time.Second
+	dockerPatience   = 3 * time.Second        // at the start
 	retryFirst       = 500 * time.Millisecond // after a failed change of the table; doubles
 	retryLast        = 30 * time.Second
 	endedPoll        = 2 * time.Second // how often sockets that outlive their cgroup are looked for, while there are some

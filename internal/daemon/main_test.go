@@ -148,7 +148,7 @@ func network(then []string) string {
 func playDaemon(state, socket string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	d, err := New(Config{State: state, Socket: socket, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	d, err := New(Config{State: state, Socket: socket, Docker: DockerOff, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err == nil {
 		err = d.Run(ctx)
 	}
@@ -329,6 +329,7 @@ func newBench(t *testing.T, configure ...func(*bench)) *bench {
 		State:   filepath.Join(dir, "state"),
 		Socket:  filepath.Join(dir, "run", "thole.sock"),
 		Version: "test",
+		Docker:  DockerOff,
 		Logger:  slog.New(slog.NewTextHandler(b.logs, nil)),
 	}
 	b.client = NewClient(b.config.Socket)

@@ -60,10 +60,15 @@ func previewOnce(config Config, host *host, files []compiler.File) (ApplyRespons
 	if err != nil {
 		return ApplyResponse{}, err
 	}
-	cgroups, err := watch.NewCgroups(host.root, scopes)
+	docker, err := newDocker(config, host)
 	if err != nil {
 		return ApplyResponse{}, err
 	}
+	cgroups, err := watch.NewCgroups(host.root, scopes, docker)
+	if err != nil {
+		return ApplyResponse{}, err
+	}
+	askOnce(docker)
 	defer cgroups.Close() //nolint:errcheck // nothing was waited for
 	e := &enforcer{kernel: host.kernel, runs: looker{cgroups}, dead: host, state: state, log: config.Logger, deny: config.Deny, now: host.now}
 	if err := e.adopt(); err != nil {
@@ -74,6 +79,8 @@ func previewOnce(config Config, host *host, files []compiler.File) (ApplyRespons
 
 // A looker scans without removing empty cgroups.
 type looker struct{ cgroups *watch.Cgroups }
+
+func (l looker) Recall(loaded watch.Snapshot) { l.cgroups.Recall(loaded) }
 
 func (l looker) Scan(bindings []compiler.Binding) watch.Snapshot { return l.cgroups.Look(bindings) }
 

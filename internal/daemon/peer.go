@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,8 @@ import (
 type peer struct {
 	pid     int
 	uid     uint32
-	started string // its start time, in ticks since boot
+	groups  []uint32 // its group and supplementary groups, when it connected
+	started string   // its start time, in ticks since boot
 
 	mu    sync.Mutex
 	pidfd int // -1 when closed: then nothing is known of the process any more
@@ -56,6 +58,13 @@ func (p *peer) ask(socket int) error {
 		return errors.New("the process that asked is in another PID namespace: run thole on the host")
 	}
 	p.pid, p.uid = int(cred.Pid), cred.Uid
+	// Not those of /proc/PID/status: since it connected, it may have become a setgid
+	// program, which speaks for nobody.
+	groups, err := peerGroups(socket)
+	if err != nil {
+		return err
+	}
+	p.groups = append(groups, cred.Gid)
 	p.pidfd, err = unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	switch {
 	case err == nil:
@@ -111,20 +120,24 @@ func (p *peer) check() error {
 	return nil
 }
 
-// groups returns the process's group and supplementary groups.
-func (p *peer) groups() ([]uint32, error) {
-	groups, err := statusIDs(p.pid, "Groups:")
-	if err != nil {
-		return nil, err
+// peerGroups returns the supplementary groups of who connected (unix(7) has no
+// word of SO_PEERGROUPS; linux: net/core/sock.c, groups_to_user).
+func peerGroups(socket int) ([]uint32, error) {
+	const most = 65536 // NGROUPS_MAX
+	groups := make([]uint32, 32)
+	for {
+		size := uint32(4 * len(groups))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(socket), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
+		switch {
+		case errno == 0:
+			return groups[:size/4], nil
+		case errno == unix.ERANGE && len(groups) < most: // size is what is needed
+			groups = make([]uint32, min(size/4, most))
+		default:
+			return nil, errno
+		}
 	}
-	ids, err := statusIDs(p.pid, "Gid:")
-	if err != nil {
-		return nil, err
-	}
-	if len(ids) > 1 {
-		groups = append(groups, ids[1]) // the effective one
-	}
-	return groups, p.check()
 }
 
 func (p *peer) close() {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"path"
 	"reflect"
 	"slices"
 
@@ -22,6 +23,7 @@ type plan struct {
 	set      policySet
 	problems []watch.Problem
 	running  []compiler.Workload
+	around   containers
 	ended    map[uint64]compiler.Workload
 	epoch    uint16
 	result   compiler.Result
@@ -35,7 +37,13 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	default:
 	}
 	snapshot := e.runs.Scan(set.docs.Bindings)
-	p := plan{set: set, problems: snapshot.Problems, running: snapshot.Workloads, epoch: e.epoch}
+	p := plan{
+		set:      set,
+		problems: snapshot.Problems,
+		running:  snapshot.Workloads,
+		around:   containers{Unlabelled: snapshot.Unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
+		epoch:    e.epoch,
+	}
 	var err error
 	if p.ended, err = outlived(e.dead, e.enforced, snapshot.Workloads); err != nil {
 		p.problems = append(p.problems, watch.Problem{Text: fmt.Sprintf("workloads that ended stay in the table: %v", err)})
@@ -53,10 +61,13 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 func (e *enforcer) compile(p *plan) error {
 	var err error
 	p.result, err = compiler.Compile(compiler.Input{
-		Policies:  p.set.docs.Policies,
-		Workloads: withEnded(p.running, p.ended),
-		Options:   compiler.Options{Deny: e.deny, Epoch: p.epoch},
-		Numbers:   e.numbers,
+		Policies:   p.set.docs.Policies,
+		Workloads:  withEnded(p.running, p.ended),
+		Parents:    p.around.Parents,
+		Unlabelled: p.around.Unlabelled,
+		Bridges:    p.around.Bridges,
+		Options:    compiler.Options{Deny: e.deny, Epoch: p.epoch},
+		Numbers:    e.numbers,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %v", errLimit, err)
@@ -67,10 +78,10 @@ func (e *enforcer) compile(p *plan) error {
 
 // takesAway reports whether a plan may end an allowance that something living has,
 // so that connections must be decided again. It says no only where all that
-// changes is that cgroups of thole run begin, which are empty until they are in
-// the table, or that workloads ended and left no socket.
+// changes is that cgroups begin that had no connections, or that workloads ended
+// and left no socket.
 func (e *enforcer) takesAway(p plan) bool {
-	if !e.settled || !reflect.DeepEqual(e.set.docs.Policies, p.set.docs.Policies) {
+	if !e.settled || !reflect.DeepEqual(e.set.docs.Policies, p.set.docs.Policies) || e.closes(p.around) {
 		return true
 	}
 	was := map[uint64]compiler.Workload{}
@@ -79,10 +90,10 @@ func (e *enforcer) takesAway(p plan) bool {
 	}
 	for _, w := range p.running {
 		before, ok := was[w.Cgroup.ID]
-		if !ok && w.Kind != compiler.KindRun {
+		if !ok && !e.beginsAlone(w) {
 			return true // it may have had connections as an unlabelled one
 		}
-		if ok && !sameIdentity(before, w) {
+		if ok && (!sameIdentity(before, w) || missing(before.Own, w.Own)) {
 			return true
 		}
 		delete(was, w.Cgroup.ID)
@@ -96,6 +107,48 @@ func (e *enforcer) takesAway(p plan) bool {
 		}
 	}
 	return false
+}
+
+// beginsAlone reports whether a new workload had no connections: cgroups of thole run
+// are empty until they are in the table, and a container below a parent that the
+// table knows was closed.
+func (e *enforcer) beginsAlone(w compiler.Workload) bool {
+	if w.Kind == compiler.KindRun {
+		return true
+	}
+	free := slices.ContainsFunc(e.around.Unlabelled, func(u compiler.Unlabelled) bool { return u.Cgroup.ID == w.Cgroup.ID })
+	return !free && slices.ContainsFunc(e.around.Parents, func(p compiler.Cgroup) bool {
+		return p.Path == path.Dir(w.Cgroup.Path)
+	})
+}
+
+// closes reports whether containers that were free may be closed now, whatever they
+// are: below another parent, on another bridge, or no more known to be unlabelled.
+func (e *enforcer) closes(now containers) bool {
+	if missing(now.Parents, e.around.Parents) || missing(now.Bridges, e.around.Bridges) {
+		return true
+	}
+	free := map[uint64]compiler.Unlabelled{}
+	for _, u := range now.Unlabelled {
+		free[u.Cgroup.ID] = u
+	}
+	for _, before := range e.around.Unlabelled {
+		u, ok := free[before.Cgroup.ID]
+		if ok && !missing(before.Own, u.Own) {
+			continue
+		}
+		if lives, err := e.dead.Lives(before.Cgroup.ID); err != nil || lives {
+			return true
+		}
+	}
+	return false
+}
+
+// missing reports whether something of one list is not in the other.
+func missing[T any](of, in []T) bool {
+	return slices.ContainsFunc(of, func(a T) bool {
+		return !slices.ContainsFunc(in, func(b T) bool { return reflect.DeepEqual(a, b) })
+	})
 }
 
 // sameIdentity reports whether no policy can tell two states of a cgroup apart.
@@ -113,7 +166,7 @@ func (e *enforcer) commit(p plan) error {
 	}
 	e.loaded = &p.result.Table
 	e.set, e.epoch, e.numbers, e.result = p.set, p.epoch, p.result.Numbers, p.result
-	e.enforced, e.ended = withEnded(p.running, p.ended), p.ended
+	e.enforced, e.ended, e.around = withEnded(p.running, p.ended), p.ended, p.around
 	e.report(apiProblems(p.problems))
 	e.settled, e.badTable, e.retry = true, nil, retryFirst
 	e.applied = e.now()
@@ -167,7 +220,7 @@ func sameTable(a, b *ruleset.Table) bool {
 
 // remember stores what belongs to the loaded table.
 func (e *enforcer) remember() {
-	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced})
+	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced, containers: e.around})
 	if err != nil {
 		e.log.Warn("the table is changed, but the daemon will not know its numbers when it is started again", "error", err)
 	}

@@ -189,11 +189,7 @@ func (a connAsker) caller() (caller, error) {
 	if p.uid == 0 {
 		return newCaller(0, nil), nil
 	}
-	groups, err := p.groups()
-	if err != nil {
-		return caller{}, err
-	}
-	return newCaller(p.uid, groups), nil
+	return newCaller(p.uid, p.groups), nil
 }
 
 func (a connAsker) process() (int, error) { return a.conn.peer.pid, a.conn.peer.check() }

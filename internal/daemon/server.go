@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"thole/watch"
 )
 
 // A server answers requests over the socket. Whatever is asked for, who asks is
@@ -23,6 +25,7 @@ type server struct {
 	runner   *runner
 	limiter  *limiter
 	kernel   Kernel
+	docker   *watch.Docker // nil: it is not followed
 	log      *slog.Logger
 	version  string
 	started  time.Time
@@ -90,6 +93,7 @@ func (s *server) postReload(ctx context.Context, _ *peerConn, _ nothing) (ApplyR
 func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) {
 	counters, err := s.kernel.Counters(tableName)
 	status := s.enforcer.view.Load().status.whole(s.version, s.started, counters)
+	status.Docker = apiDocker(s.docker)
 	if err != nil {
 		status.Problems = append(status.Problems[:len(status.Problems):len(status.Problems)],
 			Message{Text: fmt.Sprintf("the counters can not be read: %v", err)})

@@ -41,6 +41,14 @@ type memory struct {
 	Epoch     uint16              `json:"epoch"`
 	Numbers   compiler.Numbers    `json:"numbers"`
 	Workloads []compiler.Workload `json:"workloads"` // those in the table
+	containers
+}
+
+// What a table knows of containers beside the workloads (compiler.Input).
+type containers struct {
+	Unlabelled []compiler.Unlabelled `json:"unlabelled,omitempty"`
+	Parents    []compiler.Cgroup     `json:"parents,omitempty"`
+	Bridges    []string              `json:"bridges,omitempty"`
 }
 
 const stateVersion = 1

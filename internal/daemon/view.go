@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"thole/compiler"
@@ -102,11 +103,26 @@ func apiWorkload(w compiler.Workload, class compiler.Class) Workload {
 		Facts:     w.Facts,
 		Cgroup:    w.Cgroup.Path,
 		ID:        w.Cgroup.ID,
+		Networks:  networks(w.Own),
 		Class:     class.Number,
 		Ingress:   orEmpty(class.Ingress),
 		Egress:    orEmpty(class.Egress),
 		Position:  w.Position.String(),
 	}
+}
+
+// networks says where a container with networks of its own is known:
+// "docker0 veth1a2b3c 172.17.0.2".
+func networks(own []compiler.Network) []string {
+	var list []string
+	for _, n := range own {
+		words := []string{n.Bridge, n.Port}
+		for _, a := range n.Addresses {
+			words = append(words, a.String())
+		}
+		list = append(list, strings.Join(words, " "))
+	}
+	return list
 }
 
 func apiClass(c compiler.Class) Class {

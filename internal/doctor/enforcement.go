@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"thole/internal/daemon"
 	"thole/ruleset"
@@ -16,14 +18,19 @@ type daemonClient interface {
 	Workloads(context.Context) ([]daemon.Workload, error)
 }
 
+// answerTimeout is how long the daemon may take to answer.
+const answerTimeout = 10 * time.Second
+
 // enforcement says whether a daemon runs, and whether the table that is loaded is
 // what the daemon says.
 func enforcement(ctx context.Context, client daemonClient, name string) []Finding {
-	status, err := client.Status(ctx)
+	asking, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	status, err := client.Status(asking)
 	findings := []Finding{daemonState(status, err)}
 	var workloads []daemon.Workload
 	if err == nil {
-		if workloads, err = client.Workloads(ctx); err != nil {
+		if workloads, err = client.Workloads(asking); err != nil {
 			return findings // it has just ended
 		}
 	}
@@ -51,9 +58,10 @@ func daemonState(s daemon.Status, err error) Finding {
 // restart mends a table that somebody changed: a daemon that starts reads it back.
 const restart = "restart the daemon, for example: systemctl restart thole"
 
-// tableState compares the classes of cgroups in the kernel with the daemon's.
+// tableState looks for what somebody else did to the table, and compares its classes
+// of cgroups with the daemon's.
 func tableState(loaded *ruleset.Table, wanted bool, workloads []daemon.Workload) Finding {
-	f := Finding{Check: "table", Status: OK, Found: "none is loaded"}
+	f := Finding{Check: "table", Status: OK, Found: "none is loaded: nothing is enforced now"}
 	if loaded == nil {
 		if wanted {
 			return f.missing("it is not loaded, although the daemon says so", "nothing is enforced", restart)
@@ -65,6 +73,9 @@ func tableState(loaded *ruleset.Table, wanted bool, workloads []daemon.Workload)
 	if n := len(loaded.Foreign); n > 0 {
 		return f.missing("somebody else put something into it: "+loaded.Foreign[0], "it may decide otherwise than the policies say", restart)
 	}
+	if place := hollow(loaded); place != "" {
+		return f.missing("somebody else emptied it: "+place, "what passes there is not decided", restart)
+	}
 	for _, w := range workloads {
 		if classes[w.ID] != w.Class {
 			return f.missing(fmt.Sprintf("it has cgroup %s in class %d, and the daemon has %s in class %d", w.Cgroup, classes[w.ID], w.Name, w.Class),
@@ -72,6 +83,18 @@ func tableState(loaded *ruleset.Table, wanted bool, workloads []daemon.Workload)
 		}
 	}
 	return f
+}
+
+// hollow names a hook at which no rule of the table is: every table that was compiled
+// has rules at both. "" is none.
+func hollow(t *ruleset.Table) string {
+	for _, hook := range []ruleset.Hook{ruleset.Input, ruleset.Output} {
+		hooked := func(c ruleset.Chain) bool { return c.Hook == hook && len(c.Rules) > 0 }
+		if !slices.ContainsFunc(t.Chains, hooked) {
+			return "no rule is at hook " + hook.String()
+		}
+	}
+	return ""
 }
 
 // classesOf reads the maps that say which cgroup is in which class.

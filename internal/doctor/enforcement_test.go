@@ -30,12 +30,18 @@ func TestDaemonState(t *testing.T) {
 }
 
 func TestTableState(t *testing.T) {
-	loaded := &ruleset.Table{Name: "thole", Sets: []ruleset.Set{
+	chains := []ruleset.Chain{
+		{Name: "input", Hook: ruleset.Input, Rules: rules(accept)},
+		{Name: "output", Hook: ruleset.Output, Rules: rules(accept)},
+	}
+	sets := []ruleset.Set{
 		{Name: "class1", Key: []ruleset.Type{ruleset.CgroupV2}, Data: ruleset.Mark, Elements: []ruleset.Element{
 			{Key: []ruleset.Value{ruleset.Number(77)}, Number: 1},
 		}},
 		{Name: "same1", Key: []ruleset.Type{ruleset.CgroupV2, ruleset.Mark}},
-	}}
+	}
+	loaded := &ruleset.Table{Name: "thole", Sets: sets, Chains: chains}
+	flushed := &ruleset.Table{Name: "thole", Sets: sets, Chains: []ruleset.Chain{{Name: "input", Hook: ruleset.Input}, chains[1]}}
 	foreign := &ruleset.Table{Name: "thole", Foreign: []string{"a flowtable"}}
 	workload := func(class uint32) []daemon.Workload {
 		return []daemon.Workload{{Name: "web", Cgroup: "web", ID: 77, Class: class}}
@@ -52,7 +58,9 @@ func TestTableState(t *testing.T) {
 		{"both agree", loaded, true, workload(1), OK},
 		{"the table was flushed", nil, true, workload(1), Missing},
 		{"another class", loaded, true, workload(2), Missing},
-		{"an element was removed", &ruleset.Table{Name: "thole"}, true, workload(1), Missing},
+		{"an element was removed", &ruleset.Table{Name: "thole", Chains: chains}, true, workload(1), Missing},
+		{"a chain was flushed", flushed, true, workload(1), Missing},
+		{"a chain was removed", &ruleset.Table{Name: "thole", Sets: sets, Chains: chains[:1]}, true, workload(1), Missing},
 		{"something foreign in it", foreign, true, nil, Missing},
 	} {
 		t.Run(test.name, func(t *testing.T) {

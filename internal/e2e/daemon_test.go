@@ -84,7 +84,7 @@ func (m *machine) apply(yaml string) error {
 func TestNothingLeavesBeforeTheLabelsHold(t *testing.T) {
 	m := newMachine(t)
 	sender := filepath.Join(t.TempDir(), "sender")
-	must(t, os.WriteFile(sender, firstInstruction(4001, 4002), 0o755))
+	must(t, os.WriteFile(sender, firstInstruction(localhost, 4001, 4002), 0o755))
 	busy := m.In("busy")
 	for range 2 {
 		busy.Start("sh", "-c", "while :; do :; done")
@@ -133,8 +133,8 @@ func (m *machine) labelledProbe(name, label string) *nstest.Probe {
 }
 
 // firstInstruction is a program for linux/amd64 whose first instructions make a
-// socket and send one datagram to each port of 127.0.0.1.
-func firstInstruction(ports ...uint16) []byte {
+// socket and send one datagram to each port of an address.
+func firstInstruction(to [4]byte, ports ...uint16) []byte {
 	code := []byte{
 		0xbf, 2, 0, 0, 0, // mov edi, AF_INET
 		0xbe, 2, 0, 0, 0, // mov esi, SOCK_DGRAM
@@ -147,7 +147,7 @@ func firstInstruction(ports ...uint16) []byte {
 		code = append(code,
 			0x89, 0xdf, // mov edi, ebx
 			0x68, 0x7f, 0, 0, 1, // push 127.0.0.1 (the upper half of the push is sign: 0)
-			0x48, 0xb8, 2, 0, byte(port>>8), byte(port), 0x7f, 0, 0, 1, // mov rax, sockaddr_in
+			0x48, 0xb8, 2, 0, byte(port>>8), byte(port), to[0], to[1], to[2], to[3], // mov rax, sockaddr_in
 			0x50,             // push rax
 			0x49, 0x89, 0xe0, // mov r8, rsp
 			0x41, 0xb9, 16, 0, 0, 0, // mov r9d, 16
@@ -166,6 +166,8 @@ func firstInstruction(ports ...uint16) []byte {
 	)
 	return elf(code)
 }
+
+var localhost = [4]byte{127, 0, 0, 1}
 
 // elf wraps code for linux/amd64 in the least that can be executed (elf(5)).
 func elf(code []byte) []byte {

@@ -1,0 +1,288 @@
+package attack
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"thole/compiler"
+	"thole/internal/nstest"
+)
+
+// The attacks of this file succeeded once.
+
+// A workload's flow leaves; it ends; the next workload gets its class number, takes
+// its port, and goes on with the flow that it may not have.
+func TestClassNumberReused(t *testing.T) {
+	m := newMachine(t)
+	m.apply(jailPolicy)
+	outside := nstest.New(t)
+	nstest.Link(m.Host, ours+"/24", ours6+"/64", outside, theirs+"/24", theirs6+"/64")
+	world := newAgent(t, outside, outside.In("")).udp(theirs + ":6000")
+
+	reader := m.run(0, "reader", compiler.Labels{"app": "reader"})
+	reader.udp("0.0.0.0:7000").sendTo(theirs+":6000", "allowed")
+	allowed(t, "the reader", world.got() == "allowed")
+	reader.end()
+	m.gone("reader")
+
+	jail := m.run(1234, "jail", compiler.Labels{"app": "jail"})
+	s := jail.udp("0.0.0.0:7000")
+	world.sendTo(ours+":7000", "for the reader")
+	denied(t, "an answer for who had the number and the port before", s.got() != "")
+	other := jail.udp("0.0.0.0:7001")
+	other.sendTo(theirs+":6000", "secret")
+	denied(t, "out, from another port", world.got() != "")
+	s.sendTo(theirs+":6000", "secret")
+	denied(t, "out, as who had the number and the port before", world.got() != "")
+}
+
+// A user connects, leaves the connection to a child, and executes a setgid program.
+// The daemon asks for the groups of the program that runs now, not of who connected.
+func TestGroupOfSetgidProgram(t *testing.T) {
+	m := newMachine(t)
+	m.apply(jailPolicy + `---
+apiVersion: thole/v1
+kind: LabelGrant
+metadata: {name: staff}
+spec: {groups: ["4444"], labels: {app: [secret]}}
+`)
+	m.Shell("cp /bin/sleep /run/sleep && chgrp 4444 /run/sleep && chmod 2755 /run/sleep")
+	a := newAgent(t, m.Host, m.In("users").As(1234))
+	const body = `{"labels":{"app":"secret"},"command":"x"}`
+	if answer := a.request("POST /v1/run", body); !strings.Contains(answer, " 403 ") {
+		t.Fatalf("without the group: %s", answer)
+	}
+	r := a.do(call{Op: "setgid", To: daemonSocket, Device: "/run/sleep", A: 4444,
+		Data: fmt.Appendf(nil, "POST /v1/run HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", len(body), body)})
+	if !strings.Contains(r.From, " 403 ") {
+		t.Errorf("as a setgid program: %s", r.From)
+	}
+}
+
+// The same, in a dialogue: what the workload answers reaches the stranger.
+func TestAnswersOfListenerBoundToDevice(t *testing.T) {
+	s := newScene(t, sameLabels)
+	l := s.db.socket("0.0.0.0:80", unix.SOCK_STREAM)
+	l.device("veth0")
+	l.bind("0.0.0.0:80")
+	l.listen()
+	c := s.free.tcp("0.0.0.0:0")
+	if c.connect(ours+":80") != 0 {
+		return
+	}
+	c.send("question")
+	if conn := l.accept(); conn != nil {
+		conn.send("answer")
+		denied(t, "an answer of a listener bound to a device", c.got() != "")
+	}
+}
+
+// A SYN for a connection that is in TIME_WAIT at the server: nftables finds what
+// waits and not the listener.
+func TestSYNIntoTimeWait(t *testing.T) {
+	for _, c := range []struct {
+		name, from, to, at string
+	}{
+		{"unlabelled", "127.0.0.1:5000", "127.0.0.1:80", "0.0.0.0:80"},
+		{"outside", theirs + ":5000", ours + ":80", "0.0.0.0:80"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t, sameLabels)
+			attacker := s.free
+			if c.name == "outside" {
+				attacker = s.stranger()
+			}
+			before := s.free.listen(c.at)
+			old := attacker.tcp(c.from)
+			if errno := old.connect(c.to); errno != 0 {
+				t.Fatal(errno)
+			}
+			conn := before.accept()
+			conn.close() // the server closes first: its side waits
+			s.Barrier()
+			old.close()
+			before.close()
+			s.Barrier()
+			l := s.db.listen(c.at)
+			denied(t, c.name+" from another port", reaches(attacker, "", c.to, l))
+			denied(t, c.name+" into TIME_WAIT", reaches(attacker, c.from, c.to, l))
+		})
+	}
+}
+
+// A connection that its server reset stays in conntrack for 10 s, allowed; a SYN of
+// the same ports belongs to it, whoever listens there now.
+func TestSYNIntoResetConnection(t *testing.T) {
+	for _, c := range []struct {
+		name, from, to, at string
+	}{
+		{"unlabelled", "127.0.0.1:5000", "127.0.0.1:80", "0.0.0.0:80"},
+		{"other labels", "127.0.0.1:5000", "127.0.0.1:80", "0.0.0.0:80"},
+		{"outside", theirs + ":5000", ours + ":80", "0.0.0.0:80"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t, sameLabels)
+			attacker, first := s.free, s.free
+			switch c.name {
+			case "other labels":
+				attacker, first = s.web2, s.web
+			case "outside":
+				attacker = s.stranger()
+			}
+			before := first.listen(c.at)
+			old := attacker.tcp(c.from)
+			if errno := old.connect(c.to); errno != 0 {
+				t.Fatal(errno)
+			}
+			conn := before.accept()
+			conn.abort()
+			before.close()
+			s.Barrier()
+			old.close()
+			l := s.db.listen(c.at)
+			denied(t, c.name+" from another port", reaches(attacker, "", c.to, l))
+			denied(t, c.name+" with the ports of a reset connection", reaches(attacker, c.from, c.to, l))
+		})
+	}
+}
+
+// A stranger sends to a closed UDP port; an isolated workload then opens it, and
+// what it sends to the stranger counts as an answer.
+func TestUDPAnswerToWhoAskedNobody(t *testing.T) {
+	s := newScene(t, denyAll)
+	outside := s.stranger().udp(theirs + ":6000")
+	free := s.free.udp("127.0.0.1:6000")
+	sock := s.db.udp("0.0.0.0:7001")
+	denied(t, "to outside, unasked", sock.sendTo(theirs+":6000", "secret") == 0 && outside.got() != "")
+	outside.sendTo(ours+":7000", "knock")
+	free.sendTo("127.0.0.1:7000", "knock")
+	s.Barrier()
+	sock = s.db.udp("0.0.0.0:7000")
+	sock.sendTo(theirs+":6000", "secret")
+	sock.sendTo("127.0.0.1:6000", "secret")
+	denied(t, "to outside as an answer", outside.got() != "")
+	denied(t, "to unlabelled as an answer", free.got() != "")
+}
+
+// A workload sends to the broadcast address of a network that its cidr allows, and
+// the kernel delivers a copy to the workloads of this node.
+func TestBroadcastOfWorkloadComesBack(t *testing.T) {
+	s := newScene(t, sameLabels)
+	u := s.web.udp("0.0.0.0:8125")
+	for _, to := range []string{"10.0.0.255:8125", "255.255.255.255:8125", "127.255.255.255:8125"} {
+		denied(t, "broadcast to "+to, reachesUDP(s.db, "", to, u))
+	}
+}
+
+// 127.255.255.255 is decided by the one socket that nftables finds, the attacker's
+// own decoy, and delivered to all.
+func TestBroadcastOnLoopbackWithDecoy(t *testing.T) {
+	s := newScene(t, sameLabels)
+	u := s.web.udp("0.0.0.0:5353")
+	decoy := s.db.udp("127.255.255.255:5353")
+	denied(t, "broadcast on lo beside a decoy", reachesUDP(s.db, "", "127.255.255.255:5353", u))
+	decoy.close()
+}
+
+// What is unlabelled is free, also where another program's rules keep its packets
+// from conntrack.
+func TestUntrackedUnlabelled(t *testing.T) {
+	s := newScene(t, sameLabels)
+	must(t, s.Nft(`table inet other {
+		chain o { type filter hook output priority raw; udp dport 5300 notrack; tcp dport 5300 notrack; tcp sport 5300 notrack; }
+		chain p { type filter hook prerouting priority raw; udp dport 5300 notrack; tcp dport 5300 notrack; tcp sport 5300 notrack; }
+	}`))
+	u := s.free.udp("0.0.0.0:5300")
+	allowed(t, "untracked UDP, unlabelled to unlabelled", reachesUDP(s.free, "", "127.0.0.1:5300", u))
+	l := s.free.listen("0.0.0.0:5300")
+	allowed(t, "untracked TCP, unlabelled to unlabelled", reaches(s.free, "", "127.0.0.1:5300", l))
+	// And what is labelled stays closed.
+	lu := s.db.udp("127.0.0.1:5301")
+	denied(t, "UDP", reachesUDP(s.free, "", "127.0.0.1:5301", lu))
+}
+
+// A conntrack helper expects a second connection, which inherits the mark of the
+// first: allowed, in this epoch, wherever its listener is.
+func TestExpectedConnectionInheritsAllowance(t *testing.T) {
+	s := newScene(t, sameLabels)
+	if err := s.Nft(`table inet other {
+		ct helper ftp { type "ftp" protocol tcp; }
+		chain o { type filter hook output priority -150; tcp dport 21 ct helper set "ftp"; }
+	}`); err != nil {
+		t.Skipf("no conntrack helper: %v", err)
+	}
+	control := s.web.listen("127.0.0.1:21")
+	c := s.web2.tcp("0.0.0.0:0")
+	if errno := c.connect("127.0.0.1:21"); errno != 0 {
+		t.Fatal(errno)
+	}
+	server := control.accept()
+	l := s.db.listen("127.0.0.1:5432")
+	denied(t, "before", reaches(s.web2, "", "127.0.0.1:5432", l))
+	server.send("220 ready\r\n")
+	c.send("PASV\r\n")
+	server.got()
+	server.send("227 Entering Passive Mode (127,0,0,1,21,56)\r\n") // 21*256+56 = 5432
+	c.got()
+	denied(t, "as the data connection of FTP", reaches(s.web2, "", "127.0.0.1:5432", l))
+}
+
+// A server that defers accept (Apache does) has only a request for a connection
+// until data comes. The client opens one, waits until the policy forbids it, and
+// then sends: no full socket is found, and the connection is settled anew.
+func TestDeferredAcceptOutlivesRevocation(t *testing.T) {
+	for _, who := range []string{"unlabelled", "outside"} {
+		t.Run(who, func(t *testing.T) {
+			s := newScene(t, openDB)
+			attacker, to := s.free, "127.0.0.1:80"
+			if who == "outside" {
+				attacker, to = s.stranger(), ours+":80"
+			}
+			l := s.db.listen("0.0.0.0:80", [3]int{unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 30})
+			c := attacker.tcp("0.0.0.0:0")
+			if errno := c.connect(to); errno != 0 {
+				t.Fatal(errno)
+			}
+			s.enforce(closedDB)
+			c.send("one")
+			got := ""
+			if conn := l.accept(); conn != nil {
+				c.send("two")
+				got = conn.got()
+			}
+			denied(t, "after the revocation: "+got, strings.Contains(got, "two"))
+		})
+	}
+}
+
+// An unlabelled client was denied by a workload. Then something unlabelled has the
+// port: the flow is still dead, and its answers are discarded.
+func TestDeadFlowBetweenUnlabelled(t *testing.T) {
+	s := newScene(t, sameLabels)
+	victim := s.db.udp("127.0.0.1:5300")
+	c := s.free.udp("127.0.0.1:5301")
+	c.sendTo("127.0.0.1:5300", "question")
+	denied(t, "to a workload", victim.got() != "")
+	victim.close()
+	server := s.free.udp("127.0.0.1:5300")
+	c.got() // the ICMP error
+	c.sendTo("127.0.0.1:5300", "question")
+	allowed(t, "to unlabelled", server.got() == "question")
+	server.sendTo("127.0.0.1:5301", "answer")
+	allowed(t, "the answer", c.got() == "answer")
+}
+
+// A multicast that a packet socket injects on lo came past the OUTPUT that decides
+// about its sender.
+func TestInjectedMulticast(t *testing.T) {
+	s := newScene(t, sameLabels)
+	s.Shell("ip link set lo multicast on")
+	u := s.web.udp("0.0.0.0:5353")
+	s.web.ok(call{Op: "join", FD: u.fd, To: "224.0.0.251", Device: "lo"})
+	s.db.only(unix.CAP_NET_RAW)
+	s.db.inject("lo", udp4("192.0.2.7:5000", "224.0.0.251:5353", "secret"))
+	denied(t, "injected multicast", u.got() != "")
+}

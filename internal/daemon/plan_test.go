@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"net/netip"
+	"testing"
+
+	"thole/compiler"
+)
+
+// Connections are decided again only where something living may have lost an allowance.
+func TestContainersThatTakeAllowancesAway(t *testing.T) {
+	cgroup := func(path string, id uint64) compiler.Cgroup { return compiler.Cgroup{Path: path, ID: id} }
+	container := func(path string, id uint64, own ...compiler.Network) compiler.Workload {
+		return compiler.Workload{Kind: compiler.KindContainer, Labels: compiler.Labels{"app": "web"}, Cgroup: cgroup(path, id), Own: own}
+	}
+	free := func(path string, id uint64) compiler.Unlabelled {
+		return compiler.Unlabelled{Cgroup: cgroup(path, id)}
+	}
+	network := compiler.Network{Bridge: "docker0", Port: "veth0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}
+	parents := []compiler.Cgroup{cgroup("docker", 1)}
+	type state struct {
+		workloads []compiler.Workload
+		containers
+	}
+	for _, tt := range []struct {
+		name        string
+		before, now state
+		want        bool
+	}{
+		{"a container begins where it was closed",
+			state{nil, containers{Parents: parents}},
+			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}}, false},
+		{"a container begins where it was free",
+			state{},
+			state{workloads: []compiler.Workload{container("system.slice/docker-a.scope", 2)}}, true},
+		{"a container begins together with its parent",
+			state{},
+			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
+		{"an unlabelled container begins",
+			state{nil, containers{Parents: parents}},
+			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{free("docker/a", 2)}}}, false},
+		{"an unlabelled container ends",
+			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{free("docker/a", 3)}}},
+			state{nil, containers{Parents: parents}}, false},
+		{"an unlabelled container lives, and is not known any more",
+			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{free("docker/a", 2)}}},
+			state{nil, containers{Parents: parents}}, true},
+		{"an unlabelled container is labelled",
+			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{free("docker/a", 2)}}},
+			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
+		{"a container is connected",
+			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}},
+			state{[]compiler.Workload{container("docker/a", 2, network)}, containers{Parents: parents}}, false},
+		{"a container is disconnected",
+			state{[]compiler.Workload{container("docker/a", 2, network)}, containers{Parents: parents}},
+			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
+		{"a bridge begins", state{}, state{nil, containers{Bridges: []string{"docker0"}}}, true},
+		{"a bridge ends", state{nil, containers{Bridges: []string{"docker0"}}}, state{}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := &enforcer{settled: true, dead: graves{living: map[uint64]bool{1: true, 2: true}}, enforced: tt.before.workloads, around: tt.before.containers}
+			if got := e.takesAway(plan{running: tt.now.workloads, around: tt.now.containers}); got != tt.want {
+				t.Errorf("takesAway is %t, want %t", got, tt.want)
+			}
+		})
+	}
+}

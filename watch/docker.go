@@ -1,0 +1,527 @@
+package watch
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"thole/compiler"
+)
+
+const (
+	dockerTimeout    = 10 * time.Second // for an answer that Docker has at once
+	inspectTimeout   = 30 * time.Second // it waits until a container that is being started runs
+	inspectsAtOnce   = 8
+	reconnectFirst   = 50 * time.Millisecond // after Docker went away; doubles
+	reconnectLast    = time.Second
+	reconcileTimeout = time.Minute
+)
+
+// Docker knows the containers of an engine.
+//
+// A container's cgroup says that it runs, and Docker says what it is. Its cgroup is
+// made some 30 ms or more before its first instruction; Docker's event comes at about
+// the same time as that. So who is asked about is decided by the cgroup tree:
+//
+//	cgroup made ──► births ── List ──────┐
+//	                joins ─── Networks ──┼─► records ── list ──► Snapshot
+//	events, cgroups ► inspects, Inspect ─┘
+//
+// List answers at once also about a container that is just being started, with its
+// labels; Inspect waits until that is done, and knows how it is connected. The labels
+// of a container never change: what was known once stays known while Docker is away,
+// and across the daemon's restarts (Recall).
+type Docker struct {
+	host  DockerHost
+	root  Root
+	dial  func(context.Context, DockerHost) (engine, func() error, error)
+	links switchboard
+	now   func() time.Time
+	wake  func() // has the cgroups looked at again
+
+	births   *backlog // have a cgroup and no record
+	inspects *backlog
+	joins    *backlog      // are being connected to a bridge
+	networks chan struct{} // size 1: a network came or went
+
+	mu        sync.Mutex // guards what follows
+	records   map[string]*record
+	strangers map[string]bool            // ids of which Docker said that there is none
+	living    map[string]compiler.Cgroup // those that had a cgroup at the last look
+	parents   map[string]bool            // cgroups that Docker named as a place of containers
+	bridges   map[string]string          // the interfaces of networks, by the network's id
+	alike     []string                   // those of them to which containers alone are connected
+	problems  []Problem                  // of the network interfaces
+	status    DockerStatus
+	knew      bool // it answered once
+}
+
+// A DockerStatus says whether Docker answers.
+type DockerStatus struct {
+	Host       string
+	Connected  bool
+	Since      time.Time
+	Error      string // why it is not connected
+	Containers int    // that are known, also those that do not run
+}
+
+// NewDocker makes one that is not connected yet.
+func NewDocker(root Root, host DockerHost) *Docker {
+	return &Docker{
+		host:     host,
+		root:     root,
+		dial:     dialDocker,
+		links:    links{},
+		now:      time.Now,
+		wake:     func() {},
+		births:   newBacklog(),
+		inspects: newBacklog(),
+		joins:    newBacklog(),
+		networks: make(chan struct{}, 1),
+		records:  map[string]*record{}, strangers: map[string]bool{}, living: map[string]compiler.Cgroup{},
+		parents: map[string]bool{}, bridges: map[string]string{},
+		status: DockerStatus{Host: host.Address, Since: time.Now()},
+	}
+}
+
+// Status says whether Docker answers, and since when.
+func (d *Docker) Status() DockerStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.status
+	s.Containers = len(d.records)
+	return s
+}
+
+// Recall takes over what an earlier daemon knew, until Docker is asked.
+func (d *Docker) Recall(s Snapshot) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.knew {
+		return
+	}
+	recall := func(cgroup string, r *record) {
+		if id, ok := containerID(path.Base(cgroup)); ok && d.records[id] == nil {
+			d.records[id] = r
+		}
+	}
+	for _, w := range s.Workloads {
+		if w.Kind == compiler.KindContainer {
+			recall(w.Cgroup.Path, &record{name: w.Name, labels: w.Labels, facts: w.Facts, own: w.Own})
+		}
+	}
+	for _, u := range s.Unlabelled {
+		recall(u.Cgroup.Path, &record{own: u.Own})
+	}
+	for _, p := range s.Parents {
+		if _, one := containerID(path.Base(p.Path)); !one {
+			d.parents[p.Path] = true
+		}
+	}
+	d.alike = s.Bridges
+}
+
+// Load asks Docker once, for all that runs. Where no container has a cgroup there
+// is nothing to ask.
+func (d *Docker) Load(ctx context.Context) error {
+	if d.list(func(string) {}); !d.anyLives() {
+		return nil
+	}
+	e, hangUp, err := d.connect(ctx)
+	if err != nil {
+		d.lost(err)
+		return err
+	}
+	defer hangUp() //nolint:errcheck // all was answered
+	d.list(func(string) {})
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(inspectsAtOnce)
+	for _, id := range d.inspects.takeAll() {
+		group.Go(func() error {
+			defer d.inspects.done(id)
+			return d.inspect(ctx, e, id)
+		})
+	}
+	return group.Wait()
+}
+
+func (d *Docker) anyLives() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.living) > 0
+}
+
+// Run follows Docker until the context ends. When it goes away, what is known stays.
+func (d *Docker) Run(ctx context.Context) error {
+	pause := reconnectFirst
+	for {
+		connected, err := d.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		d.lost(err)
+		if connected {
+			pause = reconnectFirst
+		}
+		again := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			again.Stop()
+			return nil
+		case <-again.C:
+			pause = min(2*pause, reconnectLast)
+		}
+	}
+}
+
+// connect returns a connection over which all containers were listed.
+func (d *Docker) connect(ctx context.Context) (engine, func() error, error) {
+	e, hangUp, err := d.dial(ctx, d.host)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.reconcile(ctx, e); err != nil {
+		return nil, nil, errors.Join(err, hangUp())
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.knew = true
+	d.status = DockerStatus{Host: d.host.Address, Connected: true, Since: d.now()}
+	return e, hangUp, nil
+}
+
+// lost records why there is no connection.
+func (d *Docker) lost(err error) {
+	d.mu.Lock()
+	before := d.status
+	d.status.Error = err.Error()
+	if before.Connected {
+		d.status.Connected, d.status.Since = false, d.now()
+	}
+	changed := before != d.status
+	d.mu.Unlock()
+	if changed {
+		d.wake()
+	}
+}
+
+// away says what follows where Docker does not answer.
+func (d *Docker) away() []Problem {
+	problems := slices.Clone(d.problems)
+	if !d.status.Connected && d.status.Error != "" && (d.knew || d.host.Given || len(d.living) > 0) {
+		problems = append(problems, Problem{Where: "docker", Text: fmt.Sprintf(
+			"what was known of containers stays, those that start now are not known: %s: see `systemctl status docker`, or --docker", d.status.Error)})
+	}
+	return problems
+}
+
+// follow keeps the records true over one connection. It returns when that ends.
+func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
+	since := d.now() // events from then on are told, whenever we come to hear them
+	e, hangUp, err := d.connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer hangUp() //nolint:errcheck // it is given up
+	d.wake()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return e.Events(ctx, since, d.heard) })
+	group.Go(func() error { return d.ask(ctx, e) })
+	group.Go(func() error { return d.join(ctx, e) })
+	for range inspectsAtOnce {
+		group.Go(func() error { d.inspectAll(ctx, e); return nil })
+	}
+	return true, group.Wait()
+}
+
+// heard takes an event: many about one container are one question.
+func (d *Docker) heard(ev event) {
+	if ev.container != "" {
+		d.inspects.add(ev.container)
+	}
+	if ev.networks {
+		select {
+		case d.networks <- struct{}{}:
+		default: // it will be asked already
+		}
+	}
+}
+
+// born says that a cgroup of a container was made. It returns whether its labels
+// are known; if not, they are asked for, and wake is called when they are.
+func (d *Docker) born(id string) (known bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.records[id] != nil {
+		return true
+	}
+	d.births.add(id)
+	return false
+}
+
+// ask asks what is answered at once. It fails if it is not.
+func (d *Docker) ask(ctx context.Context, e engine) error {
+	resync := time.NewTicker(resyncInterval)
+	defer resync.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.births.ready:
+			err = d.askBirths(ctx, e)
+		case <-d.networks:
+			err = d.readBridges(ctx, e)
+		case <-resync.C:
+			err = d.reconcile(ctx, e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// askBirths asks about containers that are being started.
+func (d *Docker) askBirths(ctx context.Context, e engine) error {
+	ids := d.births.takeAll()
+	if len(ids) == 0 {
+		return nil
+	}
+	defer d.births.done(ids...)
+	list, err := e.List(ctx, ids...)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	for _, id := range ids {
+		d.strangers[id] = true
+	}
+	for _, c := range list {
+		d.listed(c)
+	}
+	d.mu.Unlock()
+	d.wake()
+	return nil
+}
+
+// listed enters what a listing says. It needs the lock.
+func (d *Docker) listed(c container) {
+	r := newRecord(c)
+	r.update(d.records[c.id])
+	d.records[c.id] = r
+	delete(d.strangers, c.id)
+}
+
+// reconcile lists all containers, forgets those that are gone, and has inspected
+// those that run and those that never were: events may have been lost.
+func (d *Docker) reconcile(ctx context.Context, e engine) error {
+	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+	defer cancel()
+	if err := d.readBridges(ctx, e); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	gone := maps.Clone(d.records) // not those that are entered while Docker answers
+	d.mu.Unlock()
+	list, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	clear(d.strangers)
+	for _, c := range list {
+		d.listed(c)
+		delete(gone, c.id)
+	}
+	for id := range gone {
+		delete(d.records, id)
+	}
+	for id, r := range d.records {
+		if _, runs := d.living[id]; runs || !r.whole {
+			d.inspects.add(id)
+		}
+	}
+	d.mu.Unlock()
+	d.wake()
+	return nil
+}
+
+// inspectAll inspects one container after the other. What fails is tried again
+// when the cgroups are looked at the next time.
+func (d *Docker) inspectAll(ctx context.Context, e engine) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.inspects.ready:
+		}
+		for id, ok := d.inspects.take(); ok; id, ok = d.inspects.take() {
+			_ = d.inspect(ctx, e, id)
+			d.inspects.done(id)
+		}
+	}
+}
+
+// inspect has one container's record say what Docker says now.
+func (d *Docker) inspect(ctx context.Context, e engine, id string) error {
+	d.mu.Lock()
+	cgroup := d.living[id].ID
+	d.mu.Unlock()
+	c, err := e.Inspect(ctx, id)
+	if errors.Is(err, errNoContainer) {
+		d.store(id, nil)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r := newRecord(c)
+	r.asked = cgroup
+	if r.own, err = d.connections(ctx, e, c); err != nil {
+		return err
+	}
+	d.learnParents(c, cgroup)
+	d.store(id, r)
+	return nil
+}
+
+// store replaces a record; nil is none.
+func (d *Docker) store(id string, r *record) {
+	d.mu.Lock()
+	before := d.records[id]
+	if r == nil {
+		delete(d.records, id)
+	} else {
+		d.records[id] = r
+		delete(d.strangers, id)
+	}
+	d.mu.Unlock()
+	if !before.same(r) {
+		d.wake()
+	}
+}
+
+// same reports whether a snapshot is the same with either record.
+func (r *record) same(other *record) bool {
+	if r == nil || other == nil {
+		return r == other
+	}
+	a, b := *r, *other
+	a.asked, a.whole, b.asked, b.whole = 0, false, 0, false
+	return reflect.DeepEqual(a, b)
+}
+
+// learnParents enters where a container's cgroup is or will be.
+func (d *Docker) learnParents(c container, cgroup uint64) {
+	places := parentsOf(c.details.parent)
+	if cgroup == 0 && c.details.pid != 0 { // it runs, and was not found
+		if p, ok := d.placeOfProcess(c.details.pid, c.id); ok {
+			places = append(places, p)
+		}
+	}
+	d.mu.Lock()
+	before := len(d.parents)
+	for _, p := range places {
+		d.parents[p] = true
+	}
+	more := len(d.parents) > before
+	d.mu.Unlock()
+	if more {
+		d.wake()
+	}
+}
+
+// connections returns on which bridges the container is known. One whose port is
+// not known is left out: what comes from there is closed.
+func (d *Docker) connections(ctx context.Context, e engine, c container) ([]compiler.Network, error) {
+	if c.details.pid == 0 || len(c.details.addresses) == 0 {
+		return nil, nil
+	}
+	bridges, err := d.bridgesOf(ctx, e, c)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := d.links.Ports(c.details.pid)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := d.placeOfProcess(c.details.pid, c.id); !ok {
+		return nil, nil // it has ended, and the number may be another's
+	}
+	var own []compiler.Network
+	for network, addresses := range c.details.addresses {
+		bridge := bridges[network]
+		if port := ports[bridge]; port != "" {
+			own = append(own, compiler.Network{Bridge: bridge, Port: port, Addresses: addresses})
+		}
+	}
+	sortNetworks(own)
+	return own, nil
+}
+
+func sortNetworks(own []compiler.Network) {
+	slices.SortFunc(own, func(a, b compiler.Network) int { return cmp.Compare(a.Bridge, b.Bridge) })
+}
+
+// bridgesOf returns the interfaces of networks, by id. Docker is asked if one of the
+// container's is not known: it may be new.
+func (d *Docker) bridgesOf(ctx context.Context, e engine, c container) (map[string]string, error) {
+	known := func() (map[string]string, bool) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for network := range c.details.addresses {
+			if d.bridges[network] == "" {
+				return d.bridges, false
+			}
+		}
+		return d.bridges, true
+	}
+	if bridges, all := known(); all {
+		return bridges, nil
+	}
+	err := d.readBridges(ctx, e)
+	bridges, _ := known()
+	return bridges, err
+}
+
+// readBridges asks which bridges there are, and looks at what is connected to them.
+func (d *Docker) readBridges(ctx context.Context, e engine) error {
+	networks, err := e.Networks(ctx)
+	if err != nil {
+		return err
+	}
+	bridges := map[string]string{}
+	for _, n := range networks {
+		bridges[n.id] = n.bridge
+	}
+	var alike []string
+	var problems []Problem
+	for _, bridge := range slices.Sorted(maps.Values(bridges)) {
+		switch foreign, ok, err := d.links.Foreign(bridge); {
+		case err != nil:
+			return err
+		case len(foreign) > 0:
+			problems = append(problems, Problem{Where: bridge, Text: fmt.Sprintf(
+				"not only containers are connected to this bridge, but also %v: containers on it are taken for strangers", foreign)})
+		case ok:
+			alike = append(alike, bridge)
+		}
+	}
+	d.mu.Lock()
+	changed := !slices.Equal(d.alike, alike)
+	d.bridges, d.alike, d.problems = bridges, alike, problems
+	d.mu.Unlock()
+	if changed {
+		d.wake()
+	}
+	return nil
+}

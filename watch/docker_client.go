@@ -1,0 +1,252 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	dockercontainer "github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/versions"
+	"github.com/docker/docker/client"
+)
+
+// oldestAPI is that of Docker 20.10: the first with cgroup v2.
+const oldestAPI = "1.41"
+
+// dockerClient is an engine that is reached by Docker's own client.
+type dockerClient struct {
+	api      *client.Client
+	ownUsers bool // the engine maps the users of containers to others
+
+	mu     sync.Mutex                   // guards what follows
+	images map[string]map[string]string // image id → labels, which never change
+}
+
+// dialDocker connects to an engine and agrees with it on a version of the API.
+func dialDocker(ctx context.Context, host DockerHost) (engine, func() error, error) {
+	options := []client.Opt{client.WithHost(host.Address), client.WithAPIVersionNegotiation()}
+	if host.CA != "" || host.Cert != "" {
+		options = append(options, client.WithTLSClientConfig(host.CA, host.Cert, host.Key))
+	}
+	api, err := client.NewClientWithOpts(options...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("calling Docker at %s: %v: see --docker", host.Address, err)
+	}
+	c := &dockerClient{api: api, images: map[string]map[string]string{}}
+	if err := c.greet(ctx); err != nil {
+		return nil, nil, errors.Join(err, api.Close())
+	}
+	return c, api.Close, nil
+}
+
+// greet finds out whom we talk to.
+func (c *dockerClient) greet(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	info, err := c.api.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("asking Docker who it is: %v", err)
+	}
+	if v := c.api.ClientVersion(); versions.LessThan(v, oldestAPI) {
+		return fmt.Errorf("this Docker (%s) speaks API version %s, at least %s is needed: upgrade it to 20.10 or newer", info.ServerVersion, v, oldestAPI)
+	}
+	c.ownUsers = slices.ContainsFunc(info.SecurityOptions, func(o string) bool {
+		return strings.Contains(o, "name=userns") || strings.Contains(o, "name=rootless")
+	})
+	return nil
+}
+
+func (c *dockerClient) List(ctx context.Context, ids ...string) ([]container, error) {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	only := filters.NewArgs()
+	for _, id := range ids {
+		only.Add("id", id)
+	}
+	list, err := c.api.ContainerList(ctx, dockercontainer.ListOptions{All: true, Filters: only})
+	if err != nil {
+		return nil, fmt.Errorf("listing containers: %v", err)
+	}
+	found := make([]container, len(list))
+	for i, s := range list {
+		found[i] = container{id: s.ID, name: ownName(s.Names), image: s.Image, network: networkMode(s.HostConfig.NetworkMode), labels: s.Labels}
+		if found[i].imageLabels, err = c.imageLabels(ctx, s.ImageID); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+func (c *dockerClient) Inspect(ctx context.Context, id string) (container, error) {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	r, err := c.api.ContainerInspect(ctx, id)
+	switch {
+	case errdefs.IsNotFound(err):
+		return container{}, errNoContainer
+	case err != nil:
+		return container{}, fmt.Errorf("inspecting container %s: %v", id, err)
+	case r.ContainerJSONBase == nil || r.State == nil || r.HostConfig == nil || r.Config == nil || r.NetworkSettings == nil:
+		return container{}, fmt.Errorf("inspecting container %s: the answer is not whole", id)
+	}
+	found := container{
+		id:      r.ID,
+		name:    strings.TrimPrefix(r.Name, "/"),
+		image:   r.Config.Image,
+		network: networkMode(string(r.HostConfig.NetworkMode)),
+		labels:  r.Config.Labels,
+		details: &details{
+			user:      r.Config.User,
+			ownUsers:  c.ownUsers && !r.HostConfig.UsernsMode.IsHost(),
+			parent:    r.HostConfig.CgroupParent,
+			pid:       r.State.Pid,
+			addresses: map[string][]netip.Addr{},
+		},
+	}
+	for _, n := range r.NetworkSettings.Networks {
+		if list := addresses(n); len(list) > 0 {
+			found.details.addresses[n.NetworkID] = list
+		}
+	}
+	found.imageLabels, err = c.imageLabels(ctx, r.Image)
+	return found, err
+}
+
+// imageLabels returns the labels of an image: not nil, unless it is gone.
+func (c *dockerClient) imageLabels(ctx context.Context, image string) (map[string]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if labels, ok := c.images[image]; ok {
+		return labels, nil
+	}
+	r, err := c.api.ImageInspect(ctx, image)
+	switch {
+	case errdefs.IsNotFound(err), errdefs.IsInternal(err): // or Docker can not read it
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("inspecting image %s: %v", image, err)
+	}
+	labels := map[string]string{}
+	if r.Config != nil && r.Config.Labels != nil {
+		labels = r.Config.Labels
+	}
+	c.images[image] = labels
+	return labels, nil
+}
+
+func (c *dockerClient) Networks(ctx context.Context, ids ...string) ([]bridgeNetwork, error) {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	if len(ids) == 0 {
+		list, err := c.api.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(filters.Arg("driver", "bridge"))})
+		if err != nil {
+			return nil, fmt.Errorf("listing networks: %v", err)
+		}
+		var found []bridgeNetwork
+		for _, n := range list {
+			if n.Name != swarmGateway {
+				found = append(found, newNetwork(n))
+			}
+		}
+		return found, nil
+	}
+	var found []bridgeNetwork
+	for _, id := range ids {
+		n, err := c.api.NetworkInspect(ctx, id, network.InspectOptions{})
+		switch {
+		case errdefs.IsNotFound(err):
+		case err != nil:
+			return nil, fmt.Errorf("inspecting network %s: %v", id, err)
+		default:
+			found = append(found, newNetwork(n))
+		}
+	}
+	return found, nil
+}
+
+// swarmGateway is a bridge to which Swarm connects containers without telling.
+const swarmGateway = "docker_gwbridge"
+
+func newNetwork(n network.Inspect) bridgeNetwork {
+	made := bridgeNetwork{id: n.ID, bridge: n.Options["com.docker.network.bridge.name"], members: map[string][]netip.Addr{}}
+	if made.bridge == "" {
+		made.bridge = "br-" + n.ID[:min(12, len(n.ID))]
+	}
+	for id, endpoint := range n.Containers {
+		for _, s := range []string{endpoint.IPv4Address, endpoint.IPv6Address} {
+			if p, err := netip.ParsePrefix(s); err == nil {
+				made.members[id] = append(made.members[id], p.Addr())
+			}
+		}
+	}
+	return made
+}
+
+// followed are the actions that can change what is known. All others are left out
+// already by Docker: health checks and exec have events, too.
+var followed = []events.Action{
+	events.ActionCreate, events.ActionStart, events.ActionRestart, events.ActionPause, events.ActionUnPause,
+	events.ActionRename, events.ActionUpdate, events.ActionDie, events.ActionDestroy,
+	events.ActionConnect, events.ActionDisconnect,
+}
+
+func (c *dockerClient) Events(ctx context.Context, since time.Time, changed func(event)) error {
+	only := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.NetworkEventType)))
+	for _, a := range followed {
+		only.Add("event", string(a))
+	}
+	messages, errs := c.api.Events(ctx, events.ListOptions{Since: strconv.FormatInt(since.Unix(), 10), Filters: only})
+	for {
+		select {
+		case m := <-messages:
+			if m.Type == events.NetworkEventType {
+				changed(event{container: m.Actor.Attributes["container"], networks: true})
+			} else {
+				changed(event{container: m.Actor.ID})
+			}
+		case err := <-errs:
+			return fmt.Errorf("following Docker's events: %v", err)
+		}
+	}
+}
+
+// ownName is the container's name among those that others have linked it by.
+func ownName(names []string) string {
+	for _, n := range names {
+		if n = strings.TrimPrefix(n, "/"); !strings.Contains(n, "/") {
+			return n
+		}
+	}
+	return ""
+}
+
+// networkMode calls the default network by its name.
+func networkMode(mode string) string {
+	if mode == "default" || mode == "" {
+		return "bridge"
+	}
+	return mode
+}
+
+func addresses(n *network.EndpointSettings) []netip.Addr {
+	if n == nil {
+		return nil
+	}
+	var list []netip.Addr
+	for _, s := range []string{n.IPAddress, n.GlobalIPv6Address} {
+		if a, err := netip.ParseAddr(s); err == nil {
+			list = append(list, a)
+		}
+	}
+	return list
+}

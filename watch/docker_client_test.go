@@ -1,0 +1,48 @@
+package watch
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// An engine's API version is agreed on; one that is too old is said so.
+func TestDialDockerAgreesOnAVersion(t *testing.T) {
+	for _, tt := range []struct{ engine, used, err string }{
+		{"1.40", "1.40", "this Docker (19) speaks API version 1.40, at least 1.41 is needed: upgrade it"},
+		{"1.41", "1.41", ""},
+		{"1.44", "1.44", ""},
+		{"9.99", "1.51", ""},
+	} {
+		t.Run(tt.engine, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "docker.sock")
+			listener, err := net.Listen("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			used := make(chan string, 1)
+			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Api-Version", tt.engine)
+				if version, ok := strings.CutSuffix(r.URL.Path, "/info"); ok {
+					used <- strings.TrimPrefix(version, "/v")
+					_, _ = w.Write([]byte(`{"ServerVersion": "19"}`))
+				}
+			})}
+			go server.Serve(listener) //nolint:errcheck // it ends with the test
+			t.Cleanup(func() { _ = server.Close() })
+			_, hangUp, err := dialDocker(context.Background(), DockerHost{Address: "unix://" + socket})
+			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
+				t.Errorf("error %v, want %q", err, tt.err)
+			}
+			if err == nil {
+				_ = hangUp()
+			}
+			if got := <-used; got != tt.used {
+				t.Errorf("asked in version %s, want %s", got, tt.used)
+			}
+		})
+	}
+}

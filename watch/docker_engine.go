@@ -1,0 +1,64 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+)
+
+// An engine is a connection to Docker. A connection that broke is not mended: there
+// is a new one.
+type engine interface {
+	// List returns all containers, or those with these ids, also those that do not
+	// run. It answers at once, and knows no details.
+	List(ctx context.Context, ids ...string) ([]container, error)
+
+	// Inspect returns a container with its details. Of one that is being started it
+	// waits until that is done. errNoContainer: there is none.
+	Inspect(ctx context.Context, id string) (container, error)
+
+	// Networks returns the networks that are bridges on this machine. Of those that are
+	// asked for by their id it returns the members, too.
+	Networks(ctx context.Context, ids ...string) ([]bridgeNetwork, error)
+
+	// Events tells what changed since a moment, until the context or the connection
+	// ends.
+	Events(ctx context.Context, since time.Time, changed func(event)) error
+}
+
+// errNoContainer says that Docker has no container with that id.
+var errNoContainer = errors.New("no such container")
+
+// An event says that something changed, not what.
+type event struct {
+	container string // its id; "": none
+	networks  bool   // a network came or went
+}
+
+// A bridgeNetwork is a network of containers on one bridge.
+type bridgeNetwork struct {
+	id      string
+	bridge  string                  // the interface
+	members map[string][]netip.Addr // container id → addresses; also of those that are being started
+}
+
+// A container is what Docker says of one. Its id and its labels never change.
+type container struct {
+	id          string
+	name        string
+	image       string            // the reference by which it was made
+	network     string            // "host", "bridge", "none", "container:ID" or a network's name
+	labels      map[string]string // those of the image included
+	imageLabels map[string]string // nil: its image is gone
+	details     *details          // nil: it was only listed
+}
+
+// details are what Docker tells only of a container that is not just being started.
+type details struct {
+	user      string                  // as in docker run --user or the image: a name or number, "" for root
+	ownUsers  bool                    // its users are not those of this machine (user namespaces)
+	parent    string                  // --cgroup-parent
+	pid       int                     // of its first process; 0: it does not run
+	addresses map[string][]netip.Addr // by the id of the network that it is connected to
+}

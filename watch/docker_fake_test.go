@@ -1,0 +1,212 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"thole/compiler"
+)
+
+// fakeDocker holds containers as Docker would.
+type fakeDocker struct {
+	mu         sync.Mutex
+	containers map[string]container
+	networks   []bridgeNetwork
+	away       error         // not nil: nobody answers
+	broken     chan struct{} // closed: the connection ended
+	held       chan struct{} // Inspect waits until it is closed; nil: it does not
+	heard      func(event)
+	untold     []event // while nobody listens
+	inspected  int     // how often Inspect was called
+}
+
+var errAway = errors.New("nobody answers")
+
+func (f *fakeDocker) dial(context.Context, DockerHost) (engine, func() error, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.away != nil {
+		return nil, nil, f.away
+	}
+	f.broken = make(chan struct{})
+	return f, func() error { return nil }, nil
+}
+
+// leave ends the connection and lets nobody connect; come is its end.
+func (f *fakeDocker) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.away = errAway
+	close(f.broken)
+}
+
+func (f *fakeDocker) come() { f.set(func() { f.away = nil }) }
+
+// set changes it under its lock.
+func (f *fakeDocker) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *fakeDocker) put(c container) {
+	f.set(func() {
+		if c.imageLabels == nil {
+			c.imageLabels = map[string]string{}
+		}
+		f.containers[c.id] = c
+	})
+}
+
+func (f *fakeDocker) List(_ context.Context, ids ...string) ([]container, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.away != nil {
+		return nil, f.away
+	}
+	var list []container
+	for _, id := range slices.Sorted(maps.Keys(f.containers)) {
+		if c := f.containers[id]; len(ids) == 0 || slices.Contains(ids, id) {
+			c.details = nil
+			list = append(list, c)
+		}
+	}
+	return list, nil
+}
+
+func (f *fakeDocker) Inspect(ctx context.Context, id string) (container, error) {
+	f.mu.Lock()
+	held := f.held
+	f.inspected++
+	f.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return container{}, ctx.Err()
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.away != nil {
+		return container{}, f.away
+	}
+	c, ok := f.containers[id]
+	if !ok {
+		return container{}, errNoContainer
+	}
+	if c.details == nil {
+		c.details = &details{}
+	}
+	return c, nil
+}
+
+func (f *fakeDocker) Networks(context.Context, ...string) ([]bridgeNetwork, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.networks, f.away
+}
+
+func (f *fakeDocker) Events(ctx context.Context, _ time.Time, changed func(event)) error {
+	f.mu.Lock()
+	f.heard = changed
+	broken, untold := f.broken, f.untold
+	f.untold = nil
+	f.mu.Unlock()
+	for _, ev := range untold {
+		changed(ev)
+	}
+	select {
+	case <-ctx.Done():
+	case <-broken:
+	}
+	return errAway
+}
+
+// tell sends an event, at once or when somebody listens.
+func (f *fakeDocker) tell(ev event) {
+	f.mu.Lock()
+	heard := f.heard
+	if heard == nil {
+		f.untold = append(f.untold, ev)
+	}
+	f.mu.Unlock()
+	if heard != nil {
+		heard(ev)
+	}
+}
+
+// fakePorts are the ports of every process, by bridge.
+type fakePorts struct {
+	ports   map[string]string
+	foreign map[string][]string // bridges that are not containers' alone
+}
+
+func (p fakePorts) Ports(int) (map[string]string, error) { return p.ports, nil }
+
+func (p fakePorts) Foreign(bridge string) ([]string, bool, error) {
+	return p.foreign[bridge], true, nil
+}
+
+// newDockerTree is a tree whose containers a fake knows.
+func newDockerTree(t *testing.T, change ...func(*Docker)) (*tree, *fakeDocker) {
+	t.Helper()
+	tr := newTree(t)
+	fake := &fakeDocker{containers: map[string]container{}}
+	tr.docker = newFakeDocker(tr, fake)
+	for _, f := range change {
+		f(tr.docker)
+	}
+	tr.restart()
+	return tr, fake
+}
+
+func newFakeDocker(tr *tree, fake *fakeDocker) *Docker {
+	d := NewDocker(tr.root, DockerHost{Address: "fake", Given: true})
+	d.dial = fake.dial
+	d.links = fakePorts{ports: map[string]string{"docker0": "veth0"}}
+	return d
+}
+
+// idOf makes an id such as Docker does.
+func idOf(letter string) string { return strings.Repeat(letter, 64) }
+
+// containerWith is a container with a label.
+func containerWith(letter, key, value string) container {
+	return container{id: idOf(letter), name: "name-" + letter, network: "host", labels: map[string]string{key: value}}
+}
+
+// names are those of a snapshot's workloads.
+func names(s Snapshot) []string {
+	var list []string
+	for _, w := range s.Workloads {
+		list = append(list, w.Name)
+	}
+	return list
+}
+
+func has(want ...string) func(Snapshot) bool {
+	return func(s Snapshot) bool { return slices.Equal(names(s), want) }
+}
+
+func paths(list []compiler.Cgroup) []string {
+	var paths []string
+	for _, cg := range list {
+		paths = append(paths, cg.Path)
+	}
+	return paths
+}
+
+func problemsOf(s Snapshot) string {
+	var b strings.Builder
+	for _, p := range s.Problems {
+		b.WriteString(p.Where + ": " + p.Text + "\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,113 @@
+package watch
+
+import (
+	"maps"
+	"strconv"
+	"strings"
+
+	"thole/compiler"
+)
+
+// The facts of containers.
+const (
+	FactContainer = "thole/container" // the container's name
+	FactImage     = "thole/image"     // the reference by which it was made
+	FactNetwork   = "thole/network"   // host, bridge, none or the name of a network
+)
+
+// A record is what is known of a container. It holds as long as there is one of
+// that id, also where Docker does not answer.
+type record struct {
+	name    string
+	labels  compiler.Labels // a person's; none: it is unlabelled
+	facts   compiler.Labels
+	refused string             // why its labels can not be taken: it is closed
+	whole   bool               // it was inspected, not only listed
+	own     []compiler.Network // on which bridges it is known
+	asked   uint64             // the cgroup that it had when it was inspected; 0: it had none
+}
+
+// newRecord tells a person's labels from those of the image and of tools. Which
+// bridges the container is connected to is not known by Docker alone.
+func newRecord(c container) *record {
+	r := &record{name: c.name, labels: compiler.Labels{}, facts: compiler.Labels{}, whole: c.details != nil}
+	if c.imageLabels == nil {
+		r.refused = "its image is gone, so that its labels can not be told from the image's: make the container anew"
+	}
+	for key, value := range c.labels {
+		inherited, ok := c.imageLabels[key]
+		mine := compiler.IsUserLabel(key) && !(ok && inherited == value)
+		err := compiler.CheckContainerLabel(key, value)
+		switch {
+		case strings.HasPrefix(key, ownPrefix): // only we set these
+		case mine && err != nil:
+			r.refused = err.Error()
+		case mine:
+			r.labels[key] = value
+		case err == nil:
+			r.facts[key] = value
+		}
+	}
+	maps.Copy(r.facts, c.facts())
+	return r
+}
+
+// ownPrefix is that of the facts that we set.
+const ownPrefix = "thole/"
+
+func (c container) facts() compiler.Labels {
+	facts := compiler.Labels{
+		FactKind:      compiler.KindContainer.String(),
+		FactContainer: c.name,
+		FactImage:     c.image,
+		FactNetwork:   c.network,
+	}
+	if uid, ok := c.details.uid(); ok {
+		facts[FactUID] = uid
+	}
+	return facts
+}
+
+// uid is the user that the first process starts as, where it is a number of this
+// machine.
+func (d *details) uid() (string, bool) {
+	if d == nil || d.ownUsers {
+		return "", false
+	}
+	user, _, _ := strings.Cut(d.user, ":")
+	switch n, err := strconv.ParseUint(user, 10, 32); {
+	case user == "" || user == "root":
+		return "0", true
+	case err != nil:
+		return "", false
+	default:
+		return strconv.FormatUint(n, 10), true
+	}
+}
+
+// update takes over what a listing does not tell and was told before.
+func (r *record) update(before *record) {
+	if before == nil {
+		return
+	}
+	r.whole, r.own, r.asked = before.whole, before.own, before.asked
+	if uid, ok := before.facts[FactUID]; ok {
+		r.facts[FactUID] = uid
+	}
+}
+
+// complete reports whether all is known of a container that has this cgroup. Each time
+// it is started it gets another one, and is connected anew.
+func (r *record) complete(cg compiler.Cgroup) bool {
+	return r.whole && (r.asked == cg.ID || r.hosted())
+}
+
+// hosted reports whether it is never connected to a bridge.
+func (r *record) hosted() bool {
+	network := r.facts[FactNetwork]
+	return network == "host" || network == "none"
+}
+
+func (r *record) workload(cg compiler.Cgroup) compiler.Workload {
+	return compiler.Workload{Name: r.name, Kind: compiler.KindContainer, Labels: r.labels, Facts: r.facts, Cgroup: cg, Own: r.own}
+}

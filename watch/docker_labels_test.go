@@ -1,0 +1,94 @@
+package watch
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"thole/compiler"
+)
+
+func TestLabelsOfContainers(t *testing.T) {
+	base := compiler.Labels{FactKind: "container", FactContainer: "", FactImage: "", FactNetwork: ""}
+	with := func(key, value string) compiler.Labels {
+		facts := compiler.Labels{key: value}
+		for k, v := range base {
+			facts[k] = v
+		}
+		return facts
+	}
+	image := map[string]string{"app": "nginx", "maintainer": "somebody"}
+	for _, tt := range []struct {
+		name    string
+		labels  map[string]string
+		image   map[string]string
+		want    compiler.Labels
+		facts   compiler.Labels
+		refused string
+	}{
+		{"a person's", map[string]string{"app": "web"}, map[string]string{}, compiler.Labels{"app": "web"}, base, ""},
+		{"any text", map[string]string{"rule": "Host(`a`) && Path(`/b`)"}, map[string]string{}, compiler.Labels{"rule": "Host(`a`) && Path(`/b`)"}, base, ""},
+		{"the image's", map[string]string{"app": "nginx"}, image, compiler.Labels{}, with("app", "nginx"), ""},
+		{"the image's key", map[string]string{"app": "web"}, image, compiler.Labels{"app": "web"}, base, ""},
+		{"a tool's", map[string]string{"com.docker.compose.project": "shop"}, map[string]string{}, compiler.Labels{}, with("com.docker.compose.project", "shop"), ""},
+		{"ours", map[string]string{"thole/uid": "0"}, map[string]string{}, compiler.Labels{}, base, ""},
+		{"a tool's text of several lines", map[string]string{"org.opencontainers.image.description": "a\nb"}, map[string]string{}, compiler.Labels{}, base, ""},
+		{"text of several lines", map[string]string{"app": "a\nb"}, map[string]string{}, compiler.Labels{}, base,
+			`the label "app" has a control character; allowed: printable text`},
+		{"no key", map[string]string{"": "a"}, map[string]string{}, compiler.Labels{}, base, "a label has no key; allowed: KEY=VALUE"},
+		{"the image is gone", map[string]string{"app": "web"}, nil, compiler.Labels{"app": "web"}, base,
+			"its image is gone, so that its labels can not be told from the image's: make the container anew"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRecord(container{labels: tt.labels, imageLabels: tt.image})
+			if diff := cmp.Diff(tt.want, r.labels); diff != "" {
+				t.Errorf("labels (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.facts, r.facts); diff != "" {
+				t.Errorf("facts (-want +got):\n%s", diff)
+			}
+			if r.refused != tt.refused {
+				t.Errorf("refused: %q, want %q", r.refused, tt.refused)
+			}
+		})
+	}
+}
+
+func TestUserOfContainers(t *testing.T) {
+	for _, tt := range []struct {
+		details *details
+		want    string
+	}{
+		{nil, ""},
+		{&details{}, "0"},
+		{&details{user: "root"}, "0"},
+		{&details{user: "1000"}, "1000"},
+		{&details{user: "0010:5"}, "10"},
+		{&details{user: "nginx"}, ""},
+		{&details{user: "1000", ownUsers: true}, ""},
+	} {
+		if got, _ := tt.details.uid(); got != tt.want {
+			t.Errorf("%+v: uid %q, want %q", tt.details, got, tt.want)
+		}
+	}
+}
+
+func TestContainerID(t *testing.T) {
+	id := idOf("a")
+	for name, want := range map[string]string{
+		id:                         id,
+		"docker-" + id + ".scope":  id,
+		"docker-" + id:             "",
+		id + ".scope":              "",
+		id[1:]:                     "",
+		idOf("A"):                  "",
+		"libpod-" + id + ".scope":  "",
+		"docker-" + id + ".mount":  "",
+		"docker-docker.scope":      "",
+		"docker-" + idOf("") + "x": "",
+	} {
+		if got, _ := containerID(name); got != want {
+			t.Errorf("%s: id %q, want %q", name, got, want)
+		}
+	}
+}

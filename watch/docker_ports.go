@@ -1,0 +1,175 @@
+package watch
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A switchboard knows which namespace is behind which port of a bridge.
+type switchboard interface {
+	// Ports returns the port by which the network namespace of a process is connected
+	// to each bridge.
+	Ports(pid int) (map[string]string, error)
+
+	// Foreign returns the ports of a bridge that are not such as containers have
+	// (veth): the machine's own, or those of virtual machines. ok is false if there is
+	// no such bridge.
+	Foreign(bridge string) (ports []string, ok bool, err error)
+}
+
+// links are the network interfaces of the network namespace in which its methods
+// are called.
+type links struct{}
+
+// A link is one of them, as rtnetlink(7) tells.
+type link struct {
+	index  uint32
+	name   string
+	master uint32 // index of the bridge whose port it is; 0: none
+	veth   bool
+	behind int32 // number of the network namespace in which its other end is; -1: this one, or it has none
+}
+
+func (links) Ports(pid int) (map[string]string, error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, fmt.Errorf("listing network interfaces: %v", err)
+	}
+	defer conn.Close()
+	list, err := listLinks(conn) // the kernel numbers the namespaces where it tells of them
+	if err != nil {
+		return nil, err
+	}
+	namespace, err := namespaceOf(conn, pid)
+	if err != nil || namespace < 0 {
+		return nil, err
+	}
+	names := map[uint32]string{}
+	for _, l := range list {
+		names[l.index] = l.name
+	}
+	ports := map[string]string{}
+	for _, l := range list {
+		if l.master != 0 && l.behind == namespace {
+			ports[names[l.master]] = l.name
+		}
+	}
+	return ports, nil
+}
+
+func (links) Foreign(bridge string) (ports []string, ok bool, err error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, false, fmt.Errorf("listing network interfaces: %v", err)
+	}
+	defer conn.Close()
+	list, err := listLinks(conn)
+	if err != nil {
+		return nil, false, err
+	}
+	at := slices.IndexFunc(list, func(l link) bool { return l.name == bridge })
+	if at < 0 {
+		return nil, false, nil
+	}
+	for _, l := range list {
+		if l.master == list[at].index && !l.veth {
+			ports = append(ports, l.name)
+		}
+	}
+	return ports, true, nil
+}
+
+// linkHeaderSize is that of struct ifinfomsg; the index is at 4.
+const linkHeaderSize = 16
+
+func listLinks(conn *netlink.Conn) ([]link, error) {
+	answers, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Dump},
+		Data:   make([]byte, linkHeaderSize),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing network interfaces: %v", err)
+	}
+	var list []link
+	for _, answer := range answers {
+		l, err := parseLink(answer.Data)
+		if err != nil {
+			return nil, fmt.Errorf("listing network interfaces: %v", err)
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+func parseLink(data []byte) (link, error) {
+	if len(data) < linkHeaderSize {
+		return link{}, errors.New("the kernel's answer is too short")
+	}
+	l := link{index: binary.NativeEndian.Uint32(data[4:]), behind: -1}
+	attributes, err := netlink.NewAttributeDecoder(data[linkHeaderSize:])
+	if err != nil {
+		return link{}, err
+	}
+	for attributes.Next() {
+		switch attributes.Type() {
+		case unix.IFLA_IFNAME:
+			l.name = attributes.String()
+		case unix.IFLA_MASTER:
+			l.master = attributes.Uint32()
+		case unix.IFLA_LINK_NETNSID:
+			l.behind = attributes.Int32()
+		case unix.IFLA_LINKINFO:
+			attributes.Nested(func(info *netlink.AttributeDecoder) error {
+				for info.Next() {
+					if info.Type() == unix.IFLA_INFO_KIND {
+						l.veth = info.String() == "veth"
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return l, attributes.Err()
+}
+
+// namespaceOf returns the number that the network namespace of a process has in
+// this one (RTM_GETNSID: struct rtgenmsg, one byte and padding, and attributes);
+// -1: it has none, so nothing here is connected to it.
+func namespaceOf(conn *netlink.Conn, pid int) (int32, error) {
+	attributes, err := netlink.MarshalAttributes([]netlink.Attribute{{
+		Type: unix.NETNSA_PID, Data: binary.NativeEndian.AppendUint32(nil, uint32(pid)),
+	}})
+	if err != nil {
+		return -1, err
+	}
+	answers, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETNSID, Flags: netlink.Request},
+		Data:   append(make([]byte, 4), attributes...),
+	})
+	switch {
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL):
+		return -1, nil // the process has ended
+	case err != nil:
+		return -1, fmt.Errorf("asking for the network namespace of process %d: %v", pid, err)
+	}
+	for _, answer := range answers {
+		if len(answer.Data) < 4 {
+			continue
+		}
+		decoder, err := netlink.NewAttributeDecoder(answer.Data[4:])
+		if err != nil {
+			return -1, err
+		}
+		for decoder.Next() {
+			if decoder.Type() == unix.NETNSA_NSID {
+				return decoder.Int32(), nil
+			}
+		}
+	}
+	return -1, nil
+}

@@ -1,0 +1,311 @@
+package watch
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"thole/compiler"
+	"thole/internal/nstest"
+)
+
+// A container is a workload while Docker is still starting it, when Inspect waits.
+func TestContainerIsKnownWhileItIsStarted(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	docker.set(func() { docker.held = make(chan struct{}) })
+	docker.put(containerWith("a", "app", "web"))
+	docker.put(container{id: idOf("b"), name: "plain", network: "host"})
+	tr.in("docker/" + idOf("b"))
+	s := tr.until("the unlabelled container", nil, func(s Snapshot) bool { return len(s.Unlabelled) == 1 })
+	if len(s.Workloads) != 0 {
+		t.Errorf("workloads %q before a cgroup is made", names(s))
+	}
+	id := tr.in("docker/" + idOf("a")).ID()
+	s = tr.until("the workload", nil, has("name-a"))
+	want := compiler.Workload{
+		Name: "name-a", Kind: compiler.KindContainer, Labels: compiler.Labels{"app": "web"},
+		Facts:  compiler.Labels{FactKind: "container", FactContainer: "name-a", FactImage: "", FactNetwork: "host"},
+		Cgroup: compiler.Cgroup{Path: "docker/" + idOf("a"), ID: id},
+	}
+	if diff := cmp.Diff(want, s.Workloads[0], byValue); diff != "" {
+		t.Errorf("the workload (-want +got):\n%s", diff)
+	}
+	if got := paths(s.Parents); !slices.Equal(got, []string{"docker"}) {
+		t.Errorf("parents %q, want docker", got)
+	}
+	tr.remove("docker/" + idOf("a"))
+	tr.until("the workload's end", nil, has())
+}
+
+func TestDockerAway(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	docker.put(containerWith("a", "app", "web"))
+	tr.in("docker/" + idOf("a"))
+	tr.until("the workload", nil, has("name-a"))
+
+	docker.leave()
+	s := tr.until("a problem", nil, func(s Snapshot) bool { return len(s.Problems) > 0 })
+	if !has("name-a")(s) || !strings.Contains(problemsOf(s), errAway.Error()) {
+		t.Errorf("without Docker: workloads %q, problems %s", names(s), problemsOf(s))
+	}
+	if status := tr.docker.Status(); status.Connected || status.Containers != 1 {
+		t.Errorf("status without Docker: %+v", status)
+	}
+	// What happens meanwhile is known afterwards, without an event.
+	docker.set(func() { delete(docker.containers, idOf("a")) })
+	tr.remove("docker/" + idOf("a"))
+	docker.put(containerWith("b", "app", "db"))
+	tr.in("docker/" + idOf("b"))
+	tr.until("the container that ended", nil, has())
+
+	docker.come()
+	s = tr.until("the container that began", nil, has("name-b"))
+	if len(s.Problems) > 0 {
+		t.Errorf("with Docker again: %s", problemsOf(s))
+	}
+	if status := tr.docker.Status(); !status.Connected || status.Containers != 1 {
+		t.Errorf("status with Docker again: %+v", status)
+	}
+}
+
+// An event about a container that runs has it inspected; many are one question.
+func TestEventsAreCoalesced(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	letters := []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}
+	for _, l := range letters {
+		docker.put(containerWith(l, "app", "web"))
+		tr.in("docker/" + idOf(l))
+	}
+	tr.until("the containers", nil, func(s Snapshot) bool { return len(s.Workloads) == len(letters) })
+	held := make(chan struct{})
+	nstest.WaitFor(t, patience, "the first inspections", func() bool { return tr.inspectedAll() })
+	var before int
+	docker.set(func() { docker.held, before = held, docker.inspected })
+	for i := range 500 {
+		l := letters[i%len(letters)]
+		c := containerWith(l, "app", "web")
+		c.name = "renamed-" + l
+		docker.put(c)
+		docker.tell(event{container: c.id})
+	}
+	close(held)
+	tr.until("the new names", nil, func(s Snapshot) bool {
+		return !slices.ContainsFunc(s.Workloads, func(w compiler.Workload) bool { return !strings.HasPrefix(w.Name, "renamed-") })
+	})
+	docker.set(func() {
+		if n := docker.inspected - before; n > 2*len(letters)+1 {
+			t.Errorf("%d inspections for 500 events about %d containers", n, len(letters))
+		}
+	})
+}
+
+// inspectedAll reports whether every container's details are known.
+func (tr *tree) inspectedAll() bool {
+	tr.docker.mu.Lock()
+	defer tr.docker.mu.Unlock()
+	for id, cg := range tr.docker.living {
+		if r := tr.docker.records[id]; r == nil || !r.complete(cg) {
+			return false
+		}
+	}
+	return true
+}
+
+func TestDestroyedContainerIsForgotten(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	docker.put(containerWith("a", "app", "web"))
+	tr.in("docker/" + idOf("a"))
+	tr.until("the workload", nil, has("name-a"))
+	docker.set(func() { delete(docker.containers, idOf("a")) })
+	docker.tell(event{container: idOf("a")})
+	nstest.WaitFor(t, patience, "the container to be forgotten", func() bool { return tr.docker.Status().Containers == 0 })
+}
+
+func TestPlacesOfContainers(t *testing.T) {
+	const notice = `Give Docker a slice of its own`
+	for _, tt := range []struct {
+		name    string
+		cgroup  string   // of the container, with ID for its id
+		parent  string   // as Docker tells it
+		others  []string // cgroups that are there, too
+		parents []string
+		problem string
+	}{
+		{name: "cgroupfs", cgroup: "docker/ID", parents: []string{"docker"}},
+		{name: "systemd", cgroup: "system.slice/docker-ID.scope", others: []string{"system.slice/cron.service"}, problem: notice},
+		{name: "a slice", cgroup: "docker.slice/docker-ID.scope", parents: []string{"docker.slice"}},
+		{name: "a slice in a slice", cgroup: "my.slice/my-app.slice/docker-ID.scope", parent: "my-app.slice", parents: []string{"my.slice/my-app.slice"}},
+		{name: "a path", cgroup: "a/b/c/ID", parent: "/a/b/c", parents: []string{"a/b/c"}},
+		{name: "the root", cgroup: "ID", parent: "/", problem: notice},
+		{name: "with others", cgroup: "docker/ID", others: []string{"docker/other"}, problem: "with other: "},
+		{name: "with a build", cgroup: "docker/ID", others: []string{"docker/buildkit/x"}, parents: []string{"docker"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tr, docker := newDockerTree(t)
+			for _, path := range tt.others {
+				tr.in(path)
+			}
+			c := containerWith("a", "app", "web")
+			c.details = &details{parent: tt.parent}
+			docker.put(c)
+			docker.tell(event{container: c.id})
+			tr.in(strings.ReplaceAll(tt.cgroup, "ID", c.id))
+			s := tr.until("the workload", nil, has("name-a"))
+			if got := paths(s.Parents); !slices.Equal(got, tt.parents) {
+				t.Errorf("parents %q, want %q", got, tt.parents)
+			}
+			if got := problemsOf(s); !strings.Contains(got, tt.problem) || tt.problem == "" && got != "" {
+				t.Errorf("problems %q, want %q", got, tt.problem)
+			}
+		})
+	}
+}
+
+// What only looks like a container is closed among containers, and left alone
+// elsewhere.
+func TestStrangersAmongContainers(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	tr.in("podman/" + idOf("c"))
+	tr.in("docker/" + idOf("b"))
+	docker.put(containerWith("a", "app", "web"))
+	tr.in("docker/" + idOf("a"))
+	s := tr.until("the workload and the problem", nil, func(s Snapshot) bool { return has("name-a")(s) && len(s.Problems) > 0 })
+	if got, want := problemsOf(s), "docker/"+idOf("b")+": Docker at fake has no such container: what runs in it is closed\n"; got != want {
+		t.Errorf("problems %q, want %q", got, want)
+	}
+	if got := paths(s.Parents); !slices.Equal(got, []string{"docker"}) || len(s.Unlabelled) > 0 {
+		t.Errorf("parents %q, unlabelled %v", got, s.Unlabelled)
+	}
+}
+
+// A container whose labels can not be taken is closed, wherever it is.
+func TestRefusedContainerIsClosed(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	docker.put(containerWith("a", "app", "two\nlines"))
+	cgroup := "system.slice/docker-" + idOf("a") + ".scope"
+	tr.in(cgroup)
+	s := tr.until("the closed container", nil, func(s Snapshot) bool { return len(s.Parents) == 1 })
+	if got := paths(s.Parents); got[0] != cgroup || len(s.Workloads)+len(s.Unlabelled) > 0 {
+		t.Errorf("closed are %q, want %s; workloads %q", got, cgroup, names(s))
+	}
+	if got := problemsOf(s); !strings.Contains(got, "container name-a: the label \"app\" has a control character") {
+		t.Errorf("problems %q", got)
+	}
+}
+
+func TestContainerBeforeOtherBindings(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	docker.put(containerWith("a", "app", "web"))
+	docker.put(container{id: idOf("b"), name: "plain", network: "host"})
+	tr.in("docker/" + idOf("a"))
+	tr.in("docker/" + idOf("b"))
+	all := []compiler.Binding{{Name: "all", Labels: compiler.Labels{"app": "any"}, Cgroup: "docker/*"}}
+	s := tr.until("both", all, has("name-a", "all:docker/"+idOf("b")))
+	if len(s.Unlabelled) > 0 {
+		t.Errorf("unlabelled: %v, want none", s.Unlabelled)
+	}
+	if got := problemsOf(s); !strings.Contains(got, `has the labels of "name-a" (container)`) {
+		t.Errorf("problems %q", got)
+	}
+}
+
+func TestContainersOnBridges(t *testing.T) {
+	tr, docker := newDockerTree(t, func(d *Docker) {
+		d.links = fakePorts{ports: map[string]string{"docker0": "veth0", "br0": "veth1"}, foreign: map[string][]string{"br0": {"eth0"}}}
+	})
+	address := []netip.Addr{netip.MustParseAddr("172.17.0.2")}
+	docker.set(func() {
+		docker.held = make(chan struct{}) // it is just being started
+		docker.networks = []bridgeNetwork{
+			{id: "n0", bridge: "docker0", members: map[string][]netip.Addr{idOf("a"): address}},
+			{id: "n1", bridge: "br0"},
+		}
+	})
+	docker.tell(event{networks: true})
+	c := containerWith("a", "app", "web")
+	c.network = "bridge"
+	p := tr.in("docker/"+c.id).Start("sleep", "infinity")
+	c.details = &details{pid: p.Pid, addresses: map[string][]netip.Addr{"n0": address, "n2": address}}
+	docker.put(c)
+	want := []compiler.Network{{Bridge: "docker0", Port: "veth0", Addresses: address}}
+	s := tr.until("the network", nil, func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
+	if diff := cmp.Diff(want, s.Workloads[0].Own, byValue); diff != "" {
+		t.Errorf("while it is started (-want +got):\n%s", diff)
+	}
+	docker.set(func() { close(docker.held); docker.held = nil })
+	nstest.WaitFor(t, patience, "the inspection", tr.inspectedAll)
+	s = tr.cgroups.Scan(nil)
+	if diff := cmp.Diff(want, s.Workloads[0].Own, byValue); diff != "" {
+		t.Errorf("started (-want +got):\n%s", diff)
+	}
+	if !slices.Equal(s.Bridges, []string{"docker0"}) || !strings.Contains(problemsOf(s), "br0: not only containers are connected to this bridge, but also [eth0]") {
+		t.Errorf("bridges %q, problems %q", s.Bridges, problemsOf(s))
+	}
+	p.Kill()
+	c.details = &details{}
+	docker.put(c)
+	docker.tell(event{container: c.id})
+	tr.until("the network's end", nil, func(s Snapshot) bool { return s.Workloads[0].Own == nil })
+}
+
+// What an earlier daemon knew holds until Docker answers.
+func TestRecall(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	docker.put(containerWith("a", "app", "web"))
+	docker.put(container{id: idOf("b"), name: "plain", network: "host"})
+	docker.put(containerWith("c", "app", "db"))
+	for _, l := range []string{"a", "b", "c"} {
+		tr.in("x/y/docker-" + idOf(l) + ".scope")
+	}
+	c := containerWith("d", "app", "web")
+	c.details = &details{parent: "/x/y"}
+	docker.put(c)
+	docker.tell(event{container: c.id})
+	known := func(s Snapshot) bool { return has("name-a", "name-c")(s) && len(s.Unlabelled) == 1 }
+	before := tr.until("the containers", nil, known)
+
+	docker.leave()
+	tr.docker = newFakeDocker(tr, docker)
+	tr.docker.Recall(before)
+	tr.restart()
+	tr.remove("x/y/docker-" + idOf("c") + ".scope")
+	after := tr.until("the living containers", nil, func(s Snapshot) bool { return has("name-a")(s) && len(s.Problems) > 0 })
+	if diff := cmp.Diff(before.Unlabelled, after.Unlabelled, byValue); diff != "" {
+		t.Errorf("unlabelled (-before +after):\n%s", diff)
+	}
+	if diff := cmp.Diff(before.Parents, after.Parents); diff != "" {
+		t.Errorf("parents (-before +after):\n%s", diff)
+	}
+	docker.set(func() { docker.away = nil; delete(docker.containers, idOf("b")) })
+	s := tr.until("Docker", nil, func(s Snapshot) bool { return tr.docker.Status().Connected && len(s.Unlabelled) == 0 })
+	tr.docker.Recall(before)
+	if s = tr.cgroups.Scan(nil); len(s.Unlabelled) > 0 {
+		t.Errorf("what Docker denied is recalled: %v", s.Unlabelled)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	tr := newTree(t)
+	docker := &fakeDocker{containers: map[string]container{}}
+	d := newFakeDocker(tr, docker)
+	docker.set(func() { docker.away = errAway })
+	if err := d.Load(context.Background()); err != nil {
+		t.Errorf("nothing runs, and Docker is needed nevertheless: %v", err)
+	}
+	tr.in("docker/" + idOf("a"))
+	if err := d.Load(context.Background()); err == nil {
+		t.Error("Docker is away, and nothing is said")
+	}
+	docker.come()
+	docker.put(containerWith("a", "app", "web"))
+	if err := d.Load(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if found := d.list(func(string) {}); len(found.workloads) != 1 || found.workloads[0].Name != "name-a" {
+		t.Errorf("loaded: %+v", found)
+	}
+}

@@ -118,8 +118,16 @@ func outputPair() nft.Chain {
 	}}
 }
 
+// outputFree lets what is unlabelled answer, but on a connection that a workload
+// opened only after its own side was asked. (A SYN-ACK has no full socket: of it,
+// "meta skuid" would say that of the listener.)
 func outputFree() nft.Chain {
-	return nft.Chain{Name: "output_free", Rules: []nft.Rule{rule(masked(nft.CtMark, markDead, 0), accept), rule(anyOf(nft.CtState, nft.StateRelated), accept), rule(goTo("discard"))}}
+	return nft.Chain{Name: "output_free", Rules: []nft.Rule{
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), fullSocket(nft.SocketMark), goTo("discard")),
+		rule(masked(nft.CtMark, markDead, 0), accept),
+		rule(anyOf(nft.CtState, nft.StateRelated), accept),
+		rule(goTo("discard")),
+	}}
 }
 
 // senderNobody sees what no workload's socket sends: something unlabelled, or the
@@ -136,7 +144,8 @@ func (l *layout) senderNobody() nft.Chain {
 // sent lets pass what is decided, or what INPUT will decide, where the listener is known.
 func (l *layout) sent() nft.Chain {
 	return nft.Chain{Name: "sent", Comment: "by a workload", Rules: []nft.Rule{
-		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
+		because("a SYN may have the mark of another connection: of its ports, or of its control", maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn), masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
+		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
 		because("INPUT decides; oif is the one before NAT", is(nft.MetaOif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtStatus, nft.StatusDNAT, 0), accept),
 		because("conntrack does not know it: it leaves no workload", anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("discard")),
 		rule(anyOf(nft.CtStatus, nft.StatusDNAT), is(nft.FibDaddrType, nft.RTNLocal), accept),
@@ -240,7 +249,7 @@ func (l *layout) inputUDP() nft.Chain {
 		rule(v6, within(nft.IP6Daddr, groups[1]), accept),
 		because("a workload's own, come back", isNot(nft.MetaIif, nft.IfindexLo), maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), is(nft.FibDaddrType, nft.RTNBroadcast), goTo("discard")),
 		rule(isNot(nft.MetaIif, nft.IfindexLo), is(nft.FibDaddrType, nft.RTNBroadcast), accept),
-		rule(is(nft.MetaIif, nft.IfindexLo), v4, within(nft.IPDaddr, loopbackBroadcast), maskedNot(nft.CtMark, markClass, 0), goTo("discard")),
+		rule(is(nft.MetaIif, nft.IfindexLo), maskedNot(nft.CtMark, markClass, 0), is(nft.FibDaddrType, nft.RTNBroadcast), goTo("discard")),
 	}}
 	c.Rules = append(c.Rules, l.listener()...)
 	return c
@@ -261,9 +270,11 @@ func (l *layout) inputOther() nft.Chain {
 	}}
 }
 
-// listenerNobody sees what no workload listens to. A SYN, or a packet with a full
-// socket, is for something unlabelled; the rest (the last ACK of a handshake finds a
-// request only) was decided at its SYN.
+// listenerNobody sees what no workload's socket was found for. Only where a full
+// socket was found it is something unlabelled. A SYN may meet the time-wait socket of
+// an earlier connection, the last ACK of a handshake finds a request: these pass
+// unsettled, and are decided at the first packet that finds the socket, or at the
+// first answer (output_unasked).
 func (l *layout) listenerNobody() nft.Chain {
 	return nft.Chain{Name: "listener_nobody", Rules: []nft.Rule{
 		because("no workload sent it", anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked), goTo("unlabelled_in")),
@@ -271,7 +282,6 @@ func (l *layout) listenerNobody() nft.Chain {
 		rule(isNot(nft.MetaIif, nft.IfindexLo), goTo("unlabelled_in")),
 		rule(scratch(nft.MetaMark, 0)),
 		rule(is(nft.MetaL4Proto, nft.ProtoUDP), goTo("ask_nobody")),
-		rule(masked(nft.TCPFlags, tcpOpening, nft.TCPSyn), goTo("ask_nobody")),
 		rule(fullSocket(nft.SocketMark), goTo("ask_nobody")),
 	}}
 }
@@ -324,16 +334,12 @@ func (l *layout) ask() nft.Chain {
 	}}
 }
 
-// askNobody asks the sender's side alone. A connection is settled only where a full
-// socket was found: a SYN may also meet the time-wait socket of an earlier one, and
-// then be for a listener that was not asked.
+// askNobody asks the sender's side alone.
 func (l *layout) askNobody() nft.Chain {
 	return nft.Chain{Name: "ask_nobody", Rules: []nft.Rule{
 		rule(jump("egress")),
 		because("not settled: see output_unasked", is(nft.MetaL4Proto, nft.ProtoUDP), nft.Count{Counter: "allowed"}, accept),
-		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), goTo("settle")),
-		rule(fullSocket(nft.SocketMark), goTo("settle")),
-		rule(nft.Count{Counter: "allowed"}, accept),
+		rule(goTo("settle")),
 	}}
 }
 
@@ -445,9 +451,6 @@ var counters = []string{"allowed", "denied", "discarded", "injected", "unlabelle
 
 // tcpOpening are the flags that tell a SYN from all else.
 const tcpOpening = nft.TCPFin | nft.TCPSyn | nft.TCPRst | nft.TCPAck
-
-// loopbackBroadcast reaches every socket of lo.
-var loopbackBroadcast = netip.MustParsePrefix("127.255.255.255/32")
 
 // The expressions, matches and verdicts of the chains above.
 var (

@@ -99,6 +99,11 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 	}
 	snapshot := settle(workloads)
 	containers.enter(&snapshot)
+	if id, err := c.root.ID(Slice); err == nil {
+		// A scope is in the table before its first process is in it. What is below the
+		// slice and not in the table is a socket that outlived its scope, or no scope of ours.
+		snapshot.Parents = append(snapshot.Parents, compiler.Cgroup{Path: Slice, ID: id})
+	}
 	snapshot.Problems = append(problems, snapshot.Problems...)
 	return snapshot
 }
@@ -182,7 +187,7 @@ func (c *Cgroups) Run(ctx context.Context) error {
 // the last process left a scope.
 func (c *Cgroups) matters(e fsnotify.Event) bool {
 	if e.Has(fsnotify.Write) {
-		return filepath.Base(e.Name) == eventsFile && filepath.Dir(filepath.Dir(e.Name)) == c.root.Path(slice)
+		return filepath.Base(e.Name) == eventsFile && filepath.Dir(filepath.Dir(e.Name)) == c.root.Path(Slice)
 	}
 	return e.Has(fsnotify.Create) || e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)
 }

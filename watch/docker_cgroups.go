@@ -45,7 +45,7 @@ func containerID(name string) (id string, ok bool) {
 const buildGroup = "buildkit"
 
 // shared are the places that containers share with all else, whatever is in them now.
-var shared = []string{"", "system.slice", "user.slice", "init.scope", slice}
+var shared = []string{"", "system.slice", "user.slice", "init.scope", Slice}
 
 // dockerPlace is where the cgroupfs driver puts containers.
 const dockerPlace = "docker"
@@ -70,7 +70,7 @@ func (d *Docker) places(watch func(cgroup string)) ([]place, error) {
 		}
 	}
 	for _, name := range top {
-		if _, container := containerID(name); container || name == slice || name == "user.slice" || name == "init.scope" {
+		if _, container := containerID(name); container || name == Slice || name == "user.slice" || name == "init.scope" {
 			continue
 		}
 		watch(name)

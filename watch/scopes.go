@@ -18,7 +18,7 @@ import (
 
 // The place of thole run's cgroups: slice/NAME.scope below the root.
 const (
-	slice = "thole.slice"
+	Slice = "thole.slice"
 	scope = ".scope"
 )
 
@@ -46,7 +46,7 @@ func NewScopes(root Root, key []byte) (*Scopes, error) {
 
 // makeSlice makes the parent of all scopes, or checks that it is root's.
 func (s *Scopes) makeSlice() error {
-	dir := s.root.Path(slice)
+	dir := s.root.Path(Slice)
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("making the cgroup %s: %v: is the cgroup tree writable? See `thole doctor`", dir, err)
 	}
@@ -68,7 +68,7 @@ func (s *Scopes) Create(run Run) (Run, error) {
 	if err := s.makeSlice(); err != nil {
 		return Run{}, err
 	}
-	cgroup := slice + "/" + run.Name + scope
+	cgroup := Slice + "/" + run.Name + scope
 	if err := os.Mkdir(s.root.Path(cgroup), 0o755); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return Run{}, fmt.Errorf("a workload named %q %w", run.Name, fs.ErrExist)
@@ -147,19 +147,19 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	watch("")
-	watch(slice)
-	names, err := s.root.children(slice)
+	watch(Slice)
+	names, err := s.root.children(Slice)
 	if err != nil {
-		return nil, []Problem{{Where: slice, Text: err.Error()}}
+		return nil, []Problem{{Where: Slice, Text: err.Error()}}
 	}
 	var runs []Run
 	var problems []Problem
 	living := map[string]bool{}
 	for _, dir := range names {
-		cgroup := slice + "/" + dir
+		cgroup := Slice + "/" + dir
 		name, ours := strings.CutSuffix(dir, scope)
 		if !ours {
-			problems = append(problems, Problem{Where: cgroup, Text: "it is not ours: what runs in it is unlabelled"})
+			problems = append(problems, Problem{Where: cgroup, Text: "it is not ours: what runs in it reaches nobody"})
 			continue
 		}
 		watch(cgroup + "/" + eventsFile)
@@ -170,7 +170,7 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) 
 		switch {
 		case gone(err):
 		case err != nil:
-			problems = append(problems, Problem{Where: cgroup, Text: "refused: " + err.Error() + "; what runs in it is unlabelled"})
+			problems = append(problems, Problem{Where: cgroup, Text: "refused: " + err.Error() + "; what runs in it reaches nobody"})
 		default:
 			runs = append(runs, run)
 			living[name] = true
@@ -219,12 +219,12 @@ func (s *Scopes) verify(name, cgroup string) (Run, error) {
 // nothing is left in it. It needs no key and returns the cgroups that stay because
 // processes live in them.
 func RemoveEmptyScopes(root Root) (stay []string, err error) {
-	names, err := root.children(slice)
+	names, err := root.children(Slice)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		cgroup := slice + "/" + name
+		cgroup := Slice + "/" + name
 		switch populated, err := root.populated(cgroup); {
 		case gone(err):
 		case err != nil:
@@ -240,7 +240,7 @@ func RemoveEmptyScopes(root Root) (stay []string, err error) {
 	if len(stay) > 0 {
 		return stay, nil
 	}
-	return nil, root.remove(slice)
+	return nil, root.remove(Slice)
 }
 
 // workload is the run as the compiler sees it.

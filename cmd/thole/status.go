@@ -61,6 +61,9 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 	if s.Docker != nil {
 		rows = append(rows, []string{"docker", dockerState(*s.Docker)})
 	}
+	if s.Mended > 0 {
+		rows = append(rows, []string{"mended", fmt.Sprintf("%d times, after another program had changed the table", s.Mended)})
+	}
 	if s.Ended > 0 {
 		rows = append(rows, []string{"ended", fmt.Sprintf("%d cgroups whose sockets live on", s.Ended)})
 	}

@@ -286,3 +286,108 @@ func TestInjectedMulticast(t *testing.T) {
 	s.db.inject("lo", udp4("192.0.2.7:5000", "224.0.0.251:5353", "secret"))
 	denied(t, "injected multicast", u.got() != "")
 }
+
+// A jailed process has a child take other, equal labels; the child makes a socket,
+// hands it over and ends. The socket's cgroup is gone, nothing lists it, and it is
+// unlabelled.
+func TestUnboundSocketOutlivesItsScope(t *testing.T) {
+	m := newMachine(t)
+	m.apply(jailPolicy)
+	free := newAgent(t, m.Host, m.In("elsewhere"))
+	u := free.udp("127.0.0.1:6000")
+	l := free.listen("127.0.0.1:6000")
+	jail := m.run(1234, "jail", compiler.Labels{"app": "jail"})
+	denied(t, "the jail's own socket", reachesUDP(jail, "", "127.0.0.1:6000", u))
+
+	child := m.run(1234, "child", compiler.Labels{"app": "jail"})
+	udp := child.socket("0.0.0.0:0", unix.SOCK_DGRAM).pass(jail)
+	tcp := child.socket("0.0.0.0:0", unix.SOCK_STREAM).pass(jail)
+	denied(t, "the child's own socket", reachesUDP(child, "", "127.0.0.1:6000", u))
+	child.end()
+	m.gone("child")
+
+	udp.sendTo("127.0.0.1:6000", "secret")
+	denied(t, "UDP from a socket whose cgroup is gone", u.got() != "")
+	errno := tcp.connect("127.0.0.1:6000")
+	denied(t, "TCP from a socket whose cgroup is gone", errno == 0 && l.accept() != nil)
+}
+
+// A client whose kernel gives it a source port that is in TIME_WAIT at the server
+// is not refused: the labels allow it.
+func TestAllowedSYNIntoTimeWait(t *testing.T) {
+	s := newScene(t, sameLabels)
+	l := s.web.listen("127.0.0.1:80")
+	for range 2 {
+		c := s.web2.tcp("127.0.0.1:5000")
+		if errno := c.connect("127.0.0.1:80"); errno != 0 {
+			t.Errorf("the second connect: %v", errno)
+			break
+		}
+		c.send("hello")
+		conn := l.accept()
+		allowed(t, "data", conn != nil && conn.got() == "hello")
+		conn.close() // first: its side waits
+		s.Barrier()
+		c.close()
+		s.Barrier()
+	}
+}
+
+// The same with a server that speaks first.
+func TestAllowedSYNIntoTimeWaitGreeting(t *testing.T) {
+	s := newScene(t, sameLabels)
+	l := s.web.listen("127.0.0.1:80")
+	for range 2 {
+		c := s.web2.tcp("127.0.0.1:5000")
+		if errno := c.connect("127.0.0.1:80"); errno != 0 {
+			t.Errorf("the second connect: %v", errno)
+			break
+		}
+		conn := l.accept()
+		conn.send("welcome")
+		allowed(t, "greeting", c.got() == "welcome")
+		conn.close()
+		s.Barrier()
+		c.close()
+		s.Barrier()
+	}
+}
+
+// Another network whose address is on lo has a broadcast address, too: what is sent
+// there is decided by the attacker's own decoy, and delivered to all.
+func TestBroadcastOfAddressOnLoopback(t *testing.T) {
+	s := newScene(t, sameLabels)
+	s.Shell("ip addr add 10.8.8.8/24 dev lo")
+	u := s.web.udp("0.0.0.0:5353")
+	s.db.udp("10.8.8.255:5353")
+	denied(t, "broadcast of a network on lo", reachesUDP(s.db, "", "10.8.8.255:5353", u))
+}
+
+// The same for one that leaves this node: the server outside names the port.
+func TestExpectedConnectionLeaves(t *testing.T) {
+	s := newScene(t, `apiVersion: thole/v1
+kind: Policy
+metadata: {name: ftp}
+spec:
+  selector: {matchLabels: {app: web}}
+  egress: [{to: [{cidr: 10.0.0.0/24}], ports: ["21/tcp"]}]
+`)
+	must(t, s.Nft(`table inet other {
+		ct helper ftp { type "ftp" protocol tcp; }
+		chain o { type filter hook output priority -150; tcp dport 21 ct helper set "ftp"; }
+	}`))
+	x := s.stranger()
+	control, l := x.listen(theirs+":21"), x.listen(theirs+":5432")
+	c := s.web2.tcp("0.0.0.0:0")
+	if errno := c.connect(theirs + ":21"); errno != 0 {
+		t.Fatal(errno)
+	}
+	server := control.accept()
+	denied(t, "before", reaches(s.web2, "", theirs+":5432", l))
+	server.send("220 ready\r\n")
+	c.send("PASV\r\n")
+	server.got()
+	server.send("227 Entering Passive Mode (10,0,0,2,21,56)\r\n")
+	c.got()
+	denied(t, "as the data connection of FTP", reaches(s.web2, "", theirs+":5432", l))
+}

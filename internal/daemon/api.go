@@ -95,6 +95,7 @@ type Status struct {
 	Workloads int                `json:"workloads"`
 	Classes   int                `json:"classes"`
 	Runs      int                `json:"runs"`             // living cgroups of thole run
+	Mended    int                `json:"mended"`           // how often another program's change of the table was found and mended
 	Ended     int                `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
 	Docker    *DockerStatus      `json:"docker,omitempty"` // absent: it is not followed
 	LastError *Failure           `json:"lastError,omitempty"`

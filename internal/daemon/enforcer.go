@@ -48,6 +48,8 @@ type enforcer struct {
 	// What follows belongs to the goroutine of Run, and before it to start's.
 	set      policySet
 	loaded   *ruleset.Table // nil: there is none
+	seen     uint32         // the generation of nftables in which that was so
+	mended   int            // how often somebody else's change was found
 	numbers  compiler.Numbers
 	epoch    uint16
 	enforced []compiler.Workload          // those in the loaded table
@@ -85,6 +87,9 @@ func (e *enforcer) start() error {
 // adopt takes over the table that is loaded, if there is one.
 func (e *enforcer) adopt() error {
 	var err error
+	if e.seen, err = e.kernel.Generation(); err != nil {
+		return err
+	}
 	if e.loaded, err = e.kernel.Read(tableName); err != nil {
 		return fmt.Errorf("reading the table that is loaded, which stays as it is: %v", err)
 	}
@@ -166,26 +171,57 @@ func (e *enforcer) Run(ctx context.Context) error {
 		case first := <-e.waiters:
 			e.answer(first)
 		case <-again:
-			e.attempt()
+			e.again()
 		}
 		stop()
 	}
 	return nil
 }
 
-// alarm says when to try again without an event: after a failure, or to see whether
-// the sockets that outlived their cgroup are gone.
+// alarm says when to look again without an event: after a failure, to see whether
+// the sockets that outlived their cgroup are gone, or whether somebody else changed
+// the table.
 func (e *enforcer) alarm() (<-chan time.Time, func() bool) {
+	wait := driftPoll
 	switch {
 	case e.badTable != nil:
-		t := time.NewTimer(e.retry)
-		return t.C, t.Stop
+		wait = e.retry
 	case len(e.ended) > 0:
-		t := time.NewTimer(endedPoll)
-		return t.C, t.Stop
-	default:
-		return nil, func() bool { return false }
+		wait = endedPoll
 	}
+	t := time.NewTimer(wait)
+	return t.C, t.Stop
+}
+
+// again does what the alarm was for.
+func (e *enforcer) again() {
+	if e.badTable != nil || len(e.ended) > 0 {
+		e.attempt()
+		return
+	}
+	if drifted, err := e.look(); err != nil || drifted {
+		e.attempt() // it reports the error, if it persists
+	}
+}
+
+// look notices that another program changed the table: it is read only where
+// nftables has seen a transaction that was not ours.
+func (e *enforcer) look() (drifted bool, err error) {
+	generation, err := e.kernel.Generation()
+	if err != nil || generation == e.seen {
+		return false, err
+	}
+	loaded, err := e.kernel.Read(tableName)
+	if err != nil {
+		return false, fmt.Errorf("reading the table back: %w", err)
+	}
+	if !sameTable(loaded, e.loaded) {
+		e.log.Warn("somebody else changed the table: mending it", "removed", loaded == nil)
+		e.loaded, e.settled, drifted = loaded, false, true
+		e.mended++
+	}
+	e.seen = generation
+	return drifted, nil
 }
 
 // attempt reconciles when nobody waits for the outcome.
@@ -371,6 +407,9 @@ func (e *enforcer) enforce(set policySet) (plan, error) {
 }
 
 func (e *enforcer) planAndCommit(set policySet) (plan, error) {
+	if _, err := e.look(); err != nil {
+		return plan{}, err
+	}
 	p, err := e.plan(set)
 	if err != nil {
 		return p, err

@@ -10,6 +10,7 @@ import (
 type Kernel interface {
 	Read(name string) (*ruleset.Table, error) // nil: there is none
 	Apply(ruleset.Change) error
+	Generation() (uint32, error) // one more with each transaction of any program
 	Counters(name string) (map[string]kernel.Counter, error)
 }
 

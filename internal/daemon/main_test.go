@@ -221,6 +221,7 @@ func (p *process) end() {
 type fakeKernel struct {
 	mu      sync.Mutex
 	table   *ruleset.Table
+	seen    uint32 // the generation
 	applied []ruleset.Change
 	fail    error                // of the next changes
 	before  func(ruleset.Change) // called, unlocked, before a change
@@ -248,6 +249,7 @@ func (k *fakeKernel) Apply(c ruleset.Change) error {
 		return errors.New("no such file or directory")
 	}
 	k.table = c.Want
+	k.seen++
 	k.applied = append(k.applied, c)
 	return nil
 }
@@ -260,7 +262,14 @@ func (k *fakeKernel) Counters(string) (map[string]kernel.Counter, error) {
 func (k *fakeKernel) set(f func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.seen++
 	f()
+}
+
+func (k *fakeKernel) Generation() (uint32, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.seen, nil
 }
 
 func (k *fakeKernel) loaded() *ruleset.Table {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"reflect"
 	"slices"
@@ -44,6 +45,7 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 		around:   containers{Unlabelled: snapshot.Unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
 		epoch:    e.epoch,
 	}
+	p.running = append(p.running, e.unresolved(set, snapshot.Workloads)...)
 	var err error
 	if p.ended, err = outlived(e.dead, e.enforced, snapshot.Workloads); err != nil {
 		p.problems = append(p.problems, watch.Problem{Text: fmt.Sprintf("workloads that ended stay in the table: %v", err)})
@@ -56,6 +58,38 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 		return p, e.compile(&p)
 	}
 	return p, nil
+}
+
+// unresolved returns the enforced workloads whose Workload document stands unchanged
+// and whose cgroup lives, but which the scan did not find: a user's name can not be
+// resolved just now, or a cgroup not be read. They keep their labels.
+func (e *enforcer) unresolved(set policySet, found []compiler.Workload) []compiler.Workload {
+	is := map[uint64]bool{}
+	for _, w := range found {
+		is[w.Cgroup.ID] = true
+	}
+	var kept []compiler.Workload
+	for _, w := range e.enforced {
+		if w.Kind < compiler.KindUnit || is[w.Cgroup.ID] || !stillBinds(set, e.set, w) {
+			continue
+		}
+		if lives, err := e.dead.Lives(w.Cgroup.ID); err != nil || lives {
+			kept = append(kept, w)
+		}
+	}
+	return kept
+}
+
+// stillBinds reports whether the document that bound w in the old set (which is
+// empty at the start) is in the new one, and says the same.
+func stillBinds(now, old policySet, w compiler.Workload) bool {
+	named := func(b compiler.Binding) bool { return b.Name == w.Name }
+	i := slices.IndexFunc(now.docs.Bindings, named)
+	if i < 0 || !maps.Equal(now.docs.Bindings[i].Labels, w.Labels) {
+		return false
+	}
+	j := slices.IndexFunc(old.docs.Bindings, named)
+	return j < 0 || reflect.DeepEqual(now.docs.Bindings[i], old.docs.Bindings[j])
 }
 
 func (e *enforcer) compile(p *plan) error {
@@ -125,7 +159,7 @@ func (e *enforcer) beginsAlone(w compiler.Workload) bool {
 // closes reports whether containers that were free may be closed now, whatever they
 // are: below another parent, on another bridge, or no more known to be unlabelled.
 func (e *enforcer) closes(now containers) bool {
-	if missing(now.Parents, e.around.Parents) || missing(now.Bridges, e.around.Bridges) {
+	if missing(others(now.Parents), e.around.Parents) || missing(now.Bridges, e.around.Bridges) {
 		return true
 	}
 	free := map[uint64]compiler.Unlabelled{}
@@ -142,6 +176,11 @@ func (e *enforcer) closes(now containers) bool {
 		}
 	}
 	return false
+}
+
+// others are the parents but that of thole run's scopes, which is empty when it is made.
+func others(parents []compiler.Cgroup) []compiler.Cgroup {
+	return slices.DeleteFunc(slices.Clone(parents), func(p compiler.Cgroup) bool { return p.Path == watch.Slice })
 }
 
 // missing reports whether something of one list is not in the other.
@@ -193,6 +232,10 @@ func (e *enforcer) report(problems []Message) {
 func (e *enforcer) load(p plan) error {
 	failure := e.kernel.Apply(p.change)
 	if failure == nil {
+		// If others were at it meanwhile, what they did is looked at next time.
+		if now, err := e.kernel.Generation(); err == nil && now == e.seen+1 {
+			e.seen = now
+		}
 		return nil
 	}
 	loaded, err := e.kernel.Read(tableName)

@@ -37,6 +37,7 @@ func (e *enforcer) publish() {
 			Workloads: len(e.enforced) - len(e.ended),
 			Classes:   len(e.result.Classes),
 			Ended:     len(e.ended),
+			Mended:    e.mended,
 			Problems:  e.problems,
 			Warnings:  apiMessages(e.result.Warnings),
 			LastError: e.badTable,

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -189,7 +190,7 @@ func serveConnects() error {
 	for lines.Scan() {
 		for {
 			conn, _, err := unix.Accept(fd)
-			if err == unix.EAGAIN { //nolint:errorlint // a system call's own
+			if errors.Is(err, unix.EAGAIN) {
 				break
 			}
 			if err == nil {

@@ -272,3 +272,47 @@ func TestContainersOnBridges(t *testing.T) {
 		return len(m.workloads("container")["web"].Networks) == 1
 	})
 }
+
+// Containers that start while the daemon is dead are closed where containers have a
+// parent of their own, until it is back.
+func TestContainersThatStartWithoutTheDaemon(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		engine []string
+	}{
+		{"Docker's own parent", nil},
+		{"a slice", []string{"--cgroup-parent=/docker.slice"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m, e := newDockerMachine(t, tt.engine...)
+			image := e.Image("box", nil)
+			e.Docker("run", "-d", "--name=first", "--net=host", "-l", "app=web", image, "sleep", "1000")
+			m.untilWorkloads("first")
+			server := m.labelledProbe("server", "app=web")
+			server.Listen("tcp", "127.0.0.1:80")
+			m.In("shell").Probe("shell").Listen("tcp", "127.0.0.1:81")
+
+			m.daemon.Kill()
+			_ = m.daemon.Wait() // it was killed
+			web := e.Probe("web", "--net=host", "-l", "app=web", image)
+			plain := e.Probe("plain", "--net=host", image)
+			for _, p := range []*nstest.Probe{web, plain} {
+				for _, addr := range []string{"127.0.0.1:80", "127.0.0.1:81"} {
+					if v := p.TCP(addr); v.Outcome != nstest.Silent {
+						t.Errorf("without the daemon, %s → %s: %v, want silence", p.Name, addr, v)
+					}
+				}
+			}
+			m.start(followDocker)
+			if v := web.TCP("127.0.0.1:80"); v.Server != "server" {
+				t.Errorf("with the daemon, web → server: %v, want it connected", v)
+			}
+			if v := plain.TCP("127.0.0.1:81"); v.Server != "shell" {
+				t.Errorf("with the daemon, plain → shell: %v, want it connected", v)
+			}
+			if v := plain.TCP("127.0.0.1:80"); v.Allowed() {
+				t.Errorf("with the daemon, plain → server: %v, want it denied", v)
+			}
+		})
+	}
+}

@@ -176,3 +176,18 @@ spec: {users: ["1234"], labels: {app: [web, shop], env: ["*"]}, require: {team: 
 		return !strings.Contains(m.Shell("ls /sys/fs/cgroup/thole.slice 2>/dev/null || true"), ".scope")
 	})
 }
+
+// Another program flushes or edits our table: it is noticed and mended.
+func TestDriftIsMended(t *testing.T) {
+	m := newMachine(t)
+	m.labelledProbe("web", "app=web").Listen("tcp", "127.0.0.1:80")
+	free := m.In("elsewhere").Probe("free")
+	denied(t, "before", free.TCP("127.0.0.1:80"))
+	for _, edit := range []string{"flush ruleset", "delete table inet thole", "flush chain inet thole input", "add rule inet thole output accept"} {
+		must(t, m.Nft(edit))
+		nstest.WaitFor(t, 10*time.Second, "the table to be mended after "+edit, func() bool {
+			return strings.Contains(m.Shell(m.thole+" status"), "mended") && !free.TCP("127.0.0.1:80").Allowed() &&
+				!strings.Contains(m.Shell("nft list chain inet thole output 2>/dev/null || true"), "\taccept\n\t}")
+		})
+	}
+}

@@ -2,6 +2,7 @@ package nstest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -123,7 +124,7 @@ func (b *beacon) bounce() error {
 			return err
 		}
 		err := b.await(b.seq)
-		if err != unix.EAGAIN || time.Now().After(deadline) {
+		if !errors.Is(err, unix.EAGAIN) || time.Now().After(deadline) {
 			return err
 		}
 	}

@@ -98,11 +98,11 @@ func (s rawSocket) readAll() ([]Packet, error) {
 	buf, oob := make([]byte, 64<<10), make([]byte, 256)
 	for {
 		n, oobn, _, from, err := unix.Recvmsg(s.fd, buf, oob, unix.MSG_DONTWAIT)
-		switch err {
-		case nil:
-		case unix.EINTR:
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.EINTR):
 			continue
-		case unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return all, nil
 		default:
 			return nil, err

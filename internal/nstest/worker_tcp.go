@@ -125,7 +125,7 @@ func (w *worker) connect(req request) (reply, error) {
 		}
 	}
 	err = unix.Connect(fd, to)
-	if err == unix.EINPROGRESS {
+	if errors.Is(err, unix.EINPROGRESS) {
 		return w.connected(request{Handle: handle})
 	}
 	return w.settle(handle, d, err)
@@ -204,7 +204,7 @@ func (w *worker) receive(req request) (reply, error) {
 	}
 	buf := make([]byte, 64<<10)
 	n, err := readNow(conn, buf)
-	if err == unix.EAGAIN && req.Patience > 0 {
+	if errors.Is(err, unix.EAGAIN) && req.Patience > 0 {
 		if err := conn.SetReadDeadline(time.Now().Add(req.Patience)); err != nil {
 			return reply{}, err
 		}

@@ -1,0 +1,181 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"reflect"
+	"time"
+)
+
+// ask asks what is answered at once. It fails if it is not.
+func (d *Docker) ask(ctx context.Context, e engine) error {
+	resync := time.NewTicker(resyncInterval)
+	defer resync.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.births.ready:
+			err = d.askBirths(ctx, e)
+		case <-d.networks:
+			err = d.readBridges(ctx, e)
+		case <-resync.C:
+			err = d.reconcile(ctx, e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// askBirths asks about containers that are being started.
+func (d *Docker) askBirths(ctx context.Context, e engine) error {
+	ids := d.births.takeAll()
+	if len(ids) == 0 {
+		return nil
+	}
+	defer d.births.done(ids...)
+	list, err := e.List(ctx, ids...)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	for _, id := range ids {
+		d.strangers[id] = true
+	}
+	for _, c := range list {
+		d.listed(c)
+	}
+	d.mu.Unlock()
+	d.wake()
+	return nil
+}
+
+// listed enters what a listing says. It needs the lock.
+func (d *Docker) listed(c container) {
+	r := newRecord(c)
+	r.update(d.records[c.id])
+	d.records[c.id] = r
+	delete(d.strangers, c.id)
+}
+
+// reconcile lists all containers, forgets those that are gone, and has inspected
+// those that run and those that never were: events may have been lost.
+func (d *Docker) reconcile(ctx context.Context, e engine) error {
+	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+	defer cancel()
+	if err := d.readBridges(ctx, e); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	gone := maps.Clone(d.records) // not those that are entered while Docker answers
+	d.mu.Unlock()
+	list, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	clear(d.strangers)
+	for _, c := range list {
+		d.listed(c)
+		delete(gone, c.id)
+	}
+	for id := range gone {
+		delete(d.records, id)
+	}
+	for id, r := range d.records {
+		if _, runs := d.living[id]; runs || !r.whole {
+			d.inspects.add(id)
+		}
+	}
+	d.mu.Unlock()
+	d.wake()
+	return nil
+}
+
+// inspectAll inspects one container after the other. What fails is tried again
+// when the cgroups are looked at the next time.
+func (d *Docker) inspectAll(ctx context.Context, e engine) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.inspects.ready:
+		}
+		for id, ok := d.inspects.take(); ok; id, ok = d.inspects.take() {
+			_ = d.inspect(ctx, e, id)
+			d.inspects.done(id)
+		}
+	}
+}
+
+// inspect has one container's record say what Docker says now.
+func (d *Docker) inspect(ctx context.Context, e engine, id string) error {
+	d.mu.Lock()
+	cgroup := d.living[id].ID
+	d.mu.Unlock()
+	c, err := e.Inspect(ctx, id)
+	if errors.Is(err, errNoContainer) {
+		d.store(id, nil)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r := newRecord(c)
+	r.asked = cgroup
+	if r.own, err = d.connections(ctx, e, c); err != nil {
+		return err
+	}
+	d.learnParents(c, cgroup)
+	d.store(id, r)
+	return nil
+}
+
+// store replaces a record; nil is none.
+func (d *Docker) store(id string, r *record) {
+	d.mu.Lock()
+	before := d.records[id]
+	if r == nil {
+		delete(d.records, id)
+	} else {
+		d.records[id] = r
+		delete(d.strangers, id)
+	}
+	d.mu.Unlock()
+	if !before.same(r) {
+		d.wake()
+	}
+}
+
+// same reports whether a snapshot is the same with either record.
+func (r *record) same(other *record) bool {
+	if r == nil || other == nil {
+		return r == other
+	}
+	a, b := *r, *other
+	a.asked, a.whole, b.asked, b.whole = 0, false, 0, false
+	return reflect.DeepEqual(a, b)
+}
+
+// learnParents enters where a container's cgroup is or will be.
+func (d *Docker) learnParents(c container, cgroup uint64) {
+	places := parentsOf(c.details.parent)
+	if cgroup == 0 && c.details.pid != 0 { // it runs, and was not found
+		if p, ok := d.placeOfProcess(c.details.pid, c.id); ok {
+			places = append(places, p)
+		}
+	}
+	d.mu.Lock()
+	before := len(d.parents)
+	for _, p := range places {
+		d.parents[p] = true
+	}
+	more := len(d.parents) > before
+	d.mu.Unlock()
+	if more {
+		d.wake()
+	}
+}

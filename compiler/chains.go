@@ -399,9 +399,11 @@ func (l *layout) refuse() nft.Chain {
 		c.Rules = append(c.Rules, rule(goTo("refuse_out")))
 		return c
 	}
-	c.Rules = append(c.Rules,
-		rule(is(nft.MetaIif, nft.IfindexLo), goTo("refuse_out")),
-		rule(setMark(allOnes, markDead), nft.Count{Counter: "denied"}, drop))
+	c.Rules = append(c.Rules, rule(is(nft.MetaIif, nft.IfindexLo), goTo("refuse_out")))
+	if l.bridges {
+		c.Rules = append(c.Rules, rule(nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}, goTo("refuse_out")))
+	}
+	c.Rules = append(c.Rules, rule(setMark(allOnes, markDead), nft.Count{Counter: "denied"}, drop))
 	return c
 }
 

@@ -79,7 +79,7 @@ func (e *enforcer) start() error {
 		return err
 	}
 	if e.set.source == SourceDirectory && e.badSet == nil {
-		e.keep(e.set)
+		_ = e.keep(e.set) // it is logged, and in the status
 	}
 	return nil
 }
@@ -369,20 +369,22 @@ func (e *enforcer) replace(source string, files []compiler.File) (ApplyResponse,
 	}
 	e.badSet = nil
 	e.log.Info("policy set", "source", set.source, "policies", len(set.docs.Policies))
-	e.keep(set)
-	return p.answer(false), nil
+	return p.answer(false), e.keep(set)
 }
 
 // keep stores a set as the last good one. The default is not: the next version of
-// the program may have another.
-func (e *enforcer) keep(set policySet) {
+// the program may have another. If it fails, the set is enforced all the same.
+func (e *enforcer) keep(set policySet) error {
 	if set.source == SourceDefault {
-		return
+		return nil
 	}
 	if err := e.state.savePolicies(set); err != nil {
-		e.badSet = &Failure{Time: e.now(), Text: fmt.Sprintf("the policy set is enforced, but is lost when the daemon is started again: %v", err)}
+		err = fmt.Errorf("the policy set is enforced, but is lost when the daemon is started again: %w", err)
+		e.badSet = &Failure{Time: e.now(), Text: err.Error()}
 		e.log.Error("the policy set is enforced, but not stored", "error", err)
+		return err
 	}
+	return nil
 }
 
 // reconcile brings the table to what runs now.

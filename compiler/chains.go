@@ -161,7 +161,7 @@ func (l *layout) outputReply() nft.Chain {
 	return nft.Chain{Name: "output_reply", Comment: "answers belong to their connection", Rules: []nft.Rule{
 		rule(masked(nft.CtMark, markEpoch, 0), goTo("output_unasked")),
 		rule(masked(nft.CtMark, markDead, 0), accept),
-		because("our own answers", anyOf(nft.CtState, nft.StateRelated), accept),
+		because("our own answers: the kernel attaches them to the connection as related", anyOf(nft.CtState, nft.StateRelated), accept),
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), accept),
 		rule(goTo("discard")),
 	}}

@@ -3,6 +3,7 @@
 # make demo       the story as a terminal session, in namespaces of its own
 # make bench      latency of local connects, as ratios
 # make soak       the long tests
+# make fuzz       a minute of random policy files
 # make lint       gofmt, vet, staticcheck, errorlint
 # make install    bin/thole, man pages, completion → $(PREFIX)
 
@@ -11,7 +12,9 @@ GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # Debian packages of the tests and the demo. Nothing is started or configured by them.
-PACKAGES = nftables iproute2 iptables util-linux curl nginx-light ncat conntrack procps docker.io busybox-static
+# A Docker engine that is there is never replaced.
+PACKAGES = nftables iproute2 iptables util-linux curl nginx-light ncat conntrack procps busybox-static \
+	$(shell command -v dockerd >/dev/null || echo docker.io)
 
 .PHONY: build test test-race demo bench soak lint fuzz install packages clean
 
@@ -44,6 +47,9 @@ bench: packages
 soak: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./compiler -args -cases 1000000
 	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./internal/e2e -args -samples 5000
+
+fuzz:
+	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime 60s ./compiler
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w"; exit 1; }

@@ -42,9 +42,13 @@ func newMachine(t *testing.T) *machine {
 	}
 }
 
-// letIn lets other users into a test's directory and its parent.
+// letIn lets other users into a test's directory and its parent, which must be a
+// test's, too.
 func letIn(t *testing.T, dir string) {
 	t.Helper()
+	if filepath.Dir(dir) == filepath.Clean(os.TempDir()) {
+		t.Fatalf("%s is the machine's", filepath.Dir(dir))
+	}
 	for _, d := range []string{filepath.Dir(dir), dir} {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)

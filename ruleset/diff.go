@@ -8,14 +8,16 @@ import (
 )
 
 // A Change is what makes one table of another: the kernel takes its Steps in order,
-// in one transaction. Both tables are normalised, and nil where there is none.
+// in one transaction, first those in family inet, then those in family bridge. Both
+// tables are normalised, and nil where there is none.
 type Change struct {
 	Have, Want *Table
 	Steps      []Step
+	Bridge     []Step
 }
 
 // Empty says that there is nothing to do.
-func (c Change) Empty() bool { return len(c.Steps) == 0 }
+func (c Change) Empty() bool { return len(c.Steps)+len(c.Bridge) == 0 }
 
 // A Step is one of the types below: one command to the kernel.
 type Step interface{ step() }
@@ -77,35 +79,54 @@ func (AddRules) step()       {}
 // until the kernel commits the whole batch, then the new ones.
 func Diff(have, want *Table) Change {
 	c := Change{Have: normalisedCopy(have), Want: normalisedCopy(want)}
-	switch {
-	case c.Have == nil && c.Want == nil:
-	case c.Want == nil:
-		c.add(DeleteTable{c.Have.Name})
-	case c.Have == nil:
-		c.build(differ(&Table{}, c.Want))
-	case len(c.Have.Foreign) > 0:
-		c.add(DeleteTable{c.Have.Name})
-		c.build(differ(&Table{}, c.Want))
-	default:
-		d := differ(c.Have, c.Want)
-		c.takeApart(d)
-		c.build(d)
-	}
+	c.Steps = stepsBetween(c.Have.inet(), c.Want.inet())
+	c.Bridge = stepsBetween(c.Have.bridge(), c.Want.bridge())
 	return c
 }
 
-func normalisedCopy(t *Table) *Table {
+// inet returns t, nil if there is no such table.
+func (t *Table) inet() *Table {
+	if t == nil || t.Name == "" {
+		return nil
+	}
+	return t
+}
+
+// bridge returns the table of family bridge, nil if there is none.
+func (t *Table) bridge() *Table {
 	if t == nil {
 		return nil
 	}
-	n := t.normalised()
-	return &n
+	return t.Bridge
 }
 
-func (c *Change) add(steps ...Step) { c.Steps = append(c.Steps, steps...) }
+// stepsBetween compares two tables of one family.
+func stepsBetween(have, want *Table) []Step {
+	var s steps
+	switch {
+	case have == nil && want == nil:
+	case want == nil:
+		s.add(DeleteTable{have.Name})
+	case have == nil:
+		s.build(want.Name, differ(&Table{}, want))
+	case len(have.Foreign) > 0:
+		s.add(DeleteTable{have.Name})
+		s.build(want.Name, differ(&Table{}, want))
+	default:
+		d := differ(have, want)
+		s.takeApart(d)
+		s.build(want.Name, d)
+	}
+	return s
+}
+
+// steps is a list that is being written.
+type steps []Step
+
+func (c *steps) add(s ...Step) { *c = append(*c, s...) }
 
 // takeApart removes what is not wanted.
-func (c *Change) takeApart(d difference) {
+func (c *steps) takeApart(d difference) {
 	for _, ch := range d.chains {
 		if ch.have != nil && ch.refill && len(ch.have.Rules) > 0 {
 			c.add(FlushChain{ch.have.Name})
@@ -134,9 +155,9 @@ func (c *Change) takeApart(d difference) {
 }
 
 // build adds what is wanted and not there.
-func (c *Change) build(d difference) {
+func (c *steps) build(table string, d difference) {
 	if d.whole {
-		c.add(AddTable{c.Want.Name})
+		c.add(AddTable{table})
 	}
 	for _, p := range d.counters {
 		if p.have == nil {
@@ -309,30 +330,38 @@ func pairs[T any](have, want []T, name func(T) string) []pair[T] {
 // that goes (-) or comes (+), in terms of nft. Rules that are only loaded again do
 // not show.
 func (c Change) String() string {
-	have, want := &Table{}, &Table{}
 	var w diffWriter
-	if c.Have != nil {
-		have = c.Have
+	if len(c.Steps) > 0 {
+		w.filter = filterPriority
+		w.family("inet", c.Have.inet(), c.Want.inet())
 	}
-	if c.Want != nil {
-		want = c.Want
+	if len(c.Bridge) > 0 {
+		w.filter = bridgeFilterPriority
+		w.family("bridge", c.Have.bridge(), c.Want.bridge())
 	}
+	return w.b.String()
+}
+
+// family writes what differs between two tables of one family, of which one may be nil.
+func (w *diffWriter) family(name string, have, want *Table) {
 	switch {
-	case c.Empty():
-		return ""
-	case c.Want == nil:
-		w.line('-', "table inet %s", have.Name)
-	case c.Have == nil:
-		w.line('+', "table inet %s", want.Name)
+	case want == nil:
+		w.line('-', "table %s %s", name, have.Name)
+		want = &Table{}
+	case have == nil:
+		w.line('+', "table %s %s", name, want.Name)
+		have = &Table{}
 	}
 	for _, f := range have.Foreign {
 		w.line('-', "foreign: %s", f)
 	}
 	w.tables(differ(have, want))
-	return w.b.String()
 }
 
-type diffWriter struct{ b strings.Builder }
+type diffWriter struct {
+	b      strings.Builder
+	filter int32 // what nft calls priority filter in this family
+}
 
 func (w *diffWriter) line(sign rune, format string, args ...any) {
 	fmt.Fprintf(&w.b, "%c %s\n", sign, oneLine(fmt.Sprintf(format, args...)))
@@ -389,13 +418,13 @@ func (w *diffWriter) chain(c chainDifference) {
 	if c.have != nil {
 		have = c.have.Rules
 		if c.remake {
-			w.line('-', "%s", c.have.headText())
+			w.line('-', "%s", c.have.headText(w.filter))
 		}
 	}
 	if c.want != nil {
 		want = c.want.Rules
 		if c.remake {
-			w.line('+', "%s", c.want.headText())
+			w.line('+', "%s", c.want.headText(w.filter))
 		}
 	}
 	name := cmp.Or(c.have, c.want).Name
@@ -407,12 +436,12 @@ func (w *diffWriter) chain(c chainDifference) {
 }
 
 // headText is a chain without its rules.
-func (c Chain) headText() string {
+func (c Chain) headText(filter int32) string {
 	switch {
 	case c.Foreign != "":
 		return fmt.Sprintf("chain %s { foreign: %s }", c.Name, c.Foreign)
 	case c.Hook != NoHook:
-		return fmt.Sprintf("chain %s { %s }", c.Name, c.hookText())
+		return fmt.Sprintf("chain %s { %s }", c.Name, c.hookText(filter))
 	default:
 		return "chain " + c.Name
 	}

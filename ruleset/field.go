@@ -17,6 +17,7 @@ const (
 	routeType
 	cgroup
 	ifname
+	etherType
 )
 
 // A shape is what the kernel stores for a type, or puts in a register for a field.
@@ -87,6 +88,8 @@ func (f Field) shape() shape {
 		return shape{"meta l4proto", 1, false, protocol}
 	case MetaNFProto:
 		return shape{"meta nfproto", 1, false, family}
+	case MetaProtocol:
+		return shape{"meta protocol", 2, false, etherType}
 	case MetaIif:
 		return shape{"iif", 4, true, iface}
 	case MetaOif:
@@ -111,6 +114,8 @@ func (f Field) shape() shape {
 		return shape{"ip6 saddr", 16, false, address}
 	case IP6Daddr:
 		return shape{"ip6 daddr", 16, false, address}
+	case ARPSaddrIP:
+		return shape{"arp saddr ip", 4, false, address}
 	case ICMPTypeOf:
 		return shape{"icmp type", 1, false, decimal}
 	case ICMPv6TypeOf:
@@ -131,21 +136,24 @@ func (f Field) Bytes() int { return f.shape().bytes }
 // HostEndian says that a register holds the field in the machine's byte order.
 func (f Field) HostEndian() bool { return f.shape().host }
 
-// Needs returns the match that must hold before f can be read: f is in a header of
-// one family or protocol. There is none if ok is false.
-func (f Field) Needs() (m Match, ok bool) {
+// Needs returns the matches of which one must hold before f can be read: f is in a
+// header of one family or protocol. There are none if every packet has f.
+func (f Field) Needs() []Match {
+	is := func(f Field, value uint32) Match { return Match{Left: Expr{Field: f}, Value: value} }
 	switch f {
 	case IPSaddr, IPDaddr:
-		return Match{Left: Expr{Field: MetaNFProto}, Value: NFProtoIPv4}, true
+		return []Match{is(MetaNFProto, NFProtoIPv4), is(MetaProtocol, EtherIPv4)}
 	case IP6Saddr, IP6Daddr:
-		return Match{Left: Expr{Field: MetaNFProto}, Value: NFProtoIPv6}, true
+		return []Match{is(MetaNFProto, NFProtoIPv6), is(MetaProtocol, EtherIPv6)}
+	case ARPSaddrIP:
+		return []Match{is(MetaProtocol, EtherARP)}
 	case TCPFlags:
-		return Match{Left: Expr{Field: MetaL4Proto}, Value: ProtoTCP}, true
+		return []Match{is(MetaL4Proto, ProtoTCP)}
 	case ICMPTypeOf:
-		return Match{Left: Expr{Field: MetaL4Proto}, Value: ProtoICMP}, true
+		return []Match{is(MetaL4Proto, ProtoICMP)}
 	case ICMPv6TypeOf:
-		return Match{Left: Expr{Field: MetaL4Proto}, Value: ProtoICMPv6}, true
+		return []Match{is(MetaL4Proto, ProtoICMPv6)}
 	default:
-		return Match{}, false
+		return nil
 	}
 }

@@ -12,7 +12,8 @@ import (
 //
 //   - counters, sets, chains and elements are in ascending order, without repetition;
 //   - a rule matches the family or protocol of a header before it reads it, as nft
-//     adds by itself ("payload dependencies", nftables, src/payload.c);
+//     adds by itself ("payload dependencies", nftables, src/payload.c). What nft would
+//     add in family bridge is not added: it is to be there;
 //   - each comparison and assignment is written in one of its several ways;
 //   - what nft's text can not hold of a log prefix is replaced.
 //
@@ -33,17 +34,35 @@ func (t Table) normalised() Table {
 		t.Chains[i] = t.Chains[i].normalise()
 	}
 	slices.SortFunc(t.Chains, func(a, b Chain) int { return cmp.Compare(a.Name, b.Name) })
+	t.Bridge = normalisedCopy(t.Bridge)
 	return t
+}
+
+func normalisedCopy(t *Table) *Table {
+	if t == nil {
+		return nil
+	}
+	n := t.normalised()
+	return &n
 }
 
 // Same says that two tables are equal to the kernel.
 func Same(a, b Table) bool {
 	a, b = a.normalised(), b.normalised()
+	return equalTables(&a, &b)
+}
+
+// equalTables compares two normalised tables, nil being none.
+func equalTables(a, b *Table) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
 	return a.Name == b.Name &&
 		slices.Equal(a.Counters, b.Counters) &&
 		slices.Equal(a.Foreign, b.Foreign) &&
 		slices.EqualFunc(a.Sets, b.Sets, equalSets) &&
-		slices.EqualFunc(a.Chains, b.Chains, equalChains)
+		slices.EqualFunc(a.Chains, b.Chains, equalChains) &&
+		equalTables(a.Bridge, b.Bridge)
 }
 
 // equalSets compares two normalised sets.
@@ -124,8 +143,9 @@ func (r Rule) normalise() Rule {
 	for _, s := range r.Statements {
 		s = normaliseStatement(s)
 		for _, need := range needs(s) {
-			if !slices.Contains(out, Statement(need)) {
-				out = append(out, need)
+			stated := func(m Match) bool { return slices.Contains(out, Statement(m)) }
+			if !slices.ContainsFunc(need, stated) {
+				out = append(out, need[0])
 			}
 		}
 		out = append(out, s)
@@ -134,8 +154,8 @@ func (r Rule) normalise() Rule {
 	return r
 }
 
-// needs returns the matches that must hold before s.
-func needs(s Statement) []Match {
+// needs returns what must hold before s: one match of each list.
+func needs(s Statement) [][]Match {
 	var fields []Expr
 	switch s := s.(type) {
 	case Match:
@@ -148,13 +168,13 @@ func needs(s Statement) []Match {
 		fields = s.Key
 	case Reject:
 		if s.With == TCPReset {
-			return []Match{{Left: Expr{Field: MetaL4Proto}, Value: ProtoTCP}}
+			return [][]Match{TCPFlags.Needs()}
 		}
 	}
-	var out []Match
+	var out [][]Match
 	for _, f := range fields {
-		if m, ok := f.Field.Needs(); ok {
-			out = append(out, m)
+		if need := f.Field.Needs(); need != nil {
+			out = append(out, need)
 		}
 	}
 	return out

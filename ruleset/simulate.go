@@ -47,7 +47,7 @@ type Outcome struct {
 	Logged   []string
 }
 
-// A Simulator runs packets through a table. It does what the kernel does (linux:
+// A Simulator runs packets through a table of family inet. It does what the kernel does (linux:
 // net/netfilter/nf_tables_core.c, nft_do_chain), slowly.
 type Simulator struct {
 	table  *Table
@@ -288,6 +288,11 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 			return NFProtoIPv4, true
 		}
 		return NFProtoIPv6, true
+	case MetaProtocol:
+		if p.To.Is4() {
+			return EtherIPv4, true
+		}
+		return EtherIPv6, true
 	case MetaIif:
 		return p.Iif, true
 	case MetaOif:

@@ -1,14 +1,19 @@
 package ruleset
 
-// A Table is one nftables table of family inet. Chains, Sets and Counters are in
-// ascending order of their names, elements in ascending order of their keys
-// (Normalise brings them there); rules are in the order of their evaluation.
+// A Table is one nftables table of family inet and, beside it, one of family bridge.
+// Chains, Sets and Counters are in ascending order of their names, elements in
+// ascending order of their keys (Normalise brings them there); rules are in the order
+// of their evaluation.
 type Table struct {
-	Name     string
+	Name     string   // "": there is none of family inet, only a Bridge
 	Counters []string // named counter objects
 	Sets     []Set    // sets and maps
 	Chains   []Chain
 	Foreign  []string // see Foreign: flags of the table, objects and flowtables in it
+
+	// Bridge is the table of the same name in family bridge, which sees frames as they
+	// enter a bridge by one of its ports. It has none itself.
+	Bridge *Table
 }
 
 // A Set is a set, a map to marks, or a verdict map.
@@ -35,7 +40,7 @@ type Element struct {
 type Chain struct {
 	Name     string
 	Hook     Hook
-	Priority int32 // relative to filter (0)
+	Priority int32 // as the kernel has it; filter is 0 in family inet, -200 in family bridge
 	Rules    []Rule
 	Comment  string // text only
 	Foreign  string // see Foreign
@@ -50,7 +55,8 @@ type Rule struct {
 // A Hook is where the kernel calls a base chain.
 type Hook uint8
 
-// The hooks of family inet (linux/netfilter.h, enum nf_inet_hooks, plus 1).
+// The hooks of families inet and bridge (linux/netfilter.h, enum nf_inet_hooks, and
+// linux/netfilter_bridge.h, plus 1).
 const (
 	NoHook Hook = iota
 	Prerouting
@@ -126,7 +132,8 @@ const (
 	MetaMark                      // meta mark
 	MetaPriority                  // meta priority
 	MetaL4Proto                   // meta l4proto
-	MetaNFProto                   // meta nfproto: 2 ipv4, 10 ipv6
+	MetaNFProto                   // meta nfproto: 2 ipv4, 10 ipv6; in family bridge 7
+	MetaProtocol                  // meta protocol: the frame's EtherType, behind VLAN tags
 	MetaIif                       // iif: an interface's index; lo is 1
 	MetaOif                       // oif
 	MetaIifName                   // iifname: an interface's name
@@ -141,6 +148,7 @@ const (
 	IP6Daddr                      // ip6 daddr
 	ICMPTypeOf                    // icmp type
 	ICMPv6TypeOf                  // icmpv6 type
+	ARPSaddrIP                    // arp saddr ip: of an ARP packet, who says where it is
 	FibDaddrType                  // fib daddr type: linux/rtnetlink.h, RTN_*
 )
 
@@ -161,6 +169,11 @@ const (
 
 	NFProtoIPv4 = 2
 	NFProtoIPv6 = 10
+
+	// meta protocol (linux/if_ether.h, ETH_P_*).
+	EtherIPv4 = 0x0800
+	EtherARP  = 0x0806
+	EtherIPv6 = 0x86dd
 
 	IfindexLo = 1
 

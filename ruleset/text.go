@@ -21,11 +21,21 @@ import (
 // is a rule that holds something Foreign: the script loads without them.
 func (t Table) Text() string {
 	t = t.normalised()
-	w := &textWriter{}
+	w := &textWriter{filter: filterPriority}
 	w.line(0, "# Made by thole. Loading this file replaces the table: nft -f FILE")
-	w.line(0, "table inet %s", t.Name)
-	w.line(0, "delete table inet %s", t.Name)
-	w.line(0, "table inet %s {", t.Name)
+	w.table("inet", t)
+	if t.Bridge != nil {
+		w.filter = bridgeFilterPriority
+		w.blank()
+		w.table("bridge", *t.Bridge)
+	}
+	return w.b.String()
+}
+
+func (w *textWriter) table(family string, t Table) {
+	w.line(0, "table %s %s", family, t.Name)
+	w.line(0, "delete table %s %s", family, t.Name)
+	w.line(0, "table %s %s {", family, t.Name)
 	for _, f := range t.Foreign {
 		w.comment(1, "foreign: "+f)
 	}
@@ -42,11 +52,20 @@ func (t Table) Text() string {
 		w.chain(c)
 	}
 	w.line(0, "}")
-	return w.b.String()
 }
 
 // textWriter collects indented lines.
-type textWriter struct{ b strings.Builder }
+type textWriter struct {
+	b      strings.Builder
+	filter int32 // what nft calls priority filter in this family
+}
+
+// What nft calls priority filter (linux/netfilter_ipv4.h, NF_IP_PRI_FILTER;
+// linux/netfilter_bridge.h, NF_BR_PRI_FILTER_BRIDGED).
+const (
+	filterPriority       = 0
+	bridgeFilterPriority = -200
+)
 
 func (w *textWriter) line(indent int, format string, args ...any) {
 	w.b.WriteString(strings.Repeat("\t", indent))
@@ -109,7 +128,7 @@ func (w *textWriter) chain(c Chain) {
 	}
 	w.line(1, "chain %s {", c.Name)
 	if c.Hook != NoHook {
-		w.line(2, "%s", c.hookText())
+		w.line(2, "%s", c.hookText(w.filter))
 	}
 	for _, r := range c.Rules {
 		w.comment(2, r.Comment)
@@ -131,13 +150,14 @@ func (h Hook) String() string {
 	return fmt.Sprintf("hook %d", h)
 }
 
-func (c Chain) hookText() string {
+// hookText writes the priority as nft does: by its distance from filter.
+func (c Chain) hookText(filter int32) string {
 	priority := "filter"
-	switch {
-	case c.Priority > 0:
-		priority += fmt.Sprintf(" + %d", c.Priority)
-	case c.Priority < 0:
-		priority += fmt.Sprintf(" - %d", -int64(c.Priority))
+	switch distance := int64(c.Priority) - int64(filter); {
+	case distance > 0:
+		priority += fmt.Sprintf(" + %d", distance)
+	case distance < 0:
+		priority += fmt.Sprintf(" - %d", -distance)
 	}
 	return fmt.Sprintf("type filter hook %s priority %s; policy accept;", c.Hook, priority)
 }
@@ -456,6 +476,8 @@ func numberText(f format, n uint64) string {
 		})
 	case family:
 		return nameOr(n, map[uint64]string{NFProtoIPv4: "ipv4", NFProtoIPv6: "ipv6"})
+	case etherType:
+		return nameOr(n, map[uint64]string{EtherIPv4: "ip", EtherIPv6: "ip6", EtherARP: "arp"})
 	case direction:
 		return nameOr(n, map[uint64]string{DirOriginal: "original", DirReply: "reply"})
 	case iface:

@@ -45,7 +45,7 @@ type ApplyError struct {
 }
 
 func (e *ApplyError) Error() string {
-	return fmt.Sprintf("loading table inet %s: %v; %s", e.Table, e.Err, e.Outcome)
+	return fmt.Sprintf("loading table %s: %v; %s", e.Table, e.Err, e.Outcome)
 }
 
 func (e *ApplyError) Unwrap() error { return e.Err }

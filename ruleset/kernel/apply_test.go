@@ -91,7 +91,7 @@ func TestReadUncounted(t *testing.T) {
 	mustApply(t, c, nil, want)
 	got := want.Sets[0]
 	got.Elements = nil
-	r := reader{conn: c, table: &ruleset.Table{Name: "thole"}}
+	r := reader{conn: c, family: inet, table: &ruleset.Table{Name: "thole"}}
 	if err := r.elements(&got, attrMap{}); err != nil {
 		t.Fatal(err)
 	}
@@ -364,5 +364,34 @@ func TestCounters(t *testing.T) {
 	}
 	if got, err := c.Counters("absent"); err != nil || len(got) != 0 {
 		t.Errorf("of no table: %v, %v", got, err)
+	}
+}
+
+// TestOneFamily mends tables of which another program removed one.
+func TestOneFamily(t *testing.T) {
+	for _, gone := range []string{"inet", "bridge"} {
+		t.Run(gone, func(t *testing.T) {
+			h, c := open(t)
+			want := everything(h)
+			mustApply(t, c, nil, &want)
+			if err := h.Nft("delete table " + gone + " thole\n"); err != nil {
+				t.Fatal(err)
+			}
+			left := mustRead(t, c)
+			if left == nil || (left.Name == "") != (gone == "inet") || (left.Bridge == nil) != (gone == "bridge") {
+				t.Fatalf("read %+v", left)
+			}
+			mustApply(t, c, left, &want)
+			checkTable(t, "mended", mustRead(t, c), want)
+			if err := h.Nft("delete table " + gone + " thole\n"); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Delete("thole"); err != nil {
+				t.Fatal(err)
+			}
+			if left := mustRead(t, c); left != nil {
+				t.Errorf("left: %+v", left)
+			}
+		})
 	}
 }

@@ -11,8 +11,21 @@ import (
 	"thole/ruleset"
 )
 
-// family is the family of our table (linux/netfilter.h, NFPROTO_INET).
-const family = unix.NFPROTO_INET
+// A family is one of the two of our tables (linux/netfilter.h).
+type family uint8
+
+const (
+	inet   family = unix.NFPROTO_INET
+	bridge family = unix.NFPROTO_BRIDGE
+)
+
+// String returns the family's name in nft.
+func (f family) String() string {
+	if f == bridge {
+		return "bridge"
+	}
+	return "inet"
+}
 
 // maxElements is how many bytes of elements go into one message: well below the 64
 // KiB that a netlink attribute can say it is long.
@@ -21,6 +34,7 @@ const maxElements = 32 << 10
 // A batch is a transaction being written.
 type batch struct {
 	table    string
+	family   family // of what is written now
 	encoder  encoder
 	messages []netlink.Message
 	whats    []string // for each message, what it does
@@ -30,24 +44,51 @@ type batch struct {
 // newBatch writes a change. If generation is not 0, the kernel refuses the batch when
 // anything was loaded since (linux/netfilter/nfnetlink.h, NFNL_BATCH_GENID).
 func newBatch(c ruleset.Change, generation uint32) (*batch, error) {
-	b := &batch{encoder: encoder{sets: map[string]*ruleset.Set{}}}
-	if c.Have != nil {
-		b.table = c.Have.Name
-	}
-	if c.Want != nil {
-		b.table = c.Want.Name
-		for i := range c.Want.Sets {
-			b.encoder.sets[c.Want.Sets[i].Name] = &c.Want.Sets[i]
-		}
-	}
+	b := &batch{table: nameOf(c)}
 	b.begin(generation)
-	for _, s := range c.Steps {
-		if err := b.step(s); err != nil {
-			return nil, err
+	err := b.steps(inet, c.Steps, c.Want)
+	if err == nil && len(c.Bridge) > 0 {
+		var want *ruleset.Table
+		if c.Want != nil {
+			want = c.Want.Bridge
 		}
+		err = b.steps(bridge, c.Bridge, want)
+	}
+	if err != nil {
+		return nil, err
 	}
 	b.end()
 	return b, nil
+}
+
+// nameOf returns the name of the tables of a change.
+func nameOf(c ruleset.Change) string {
+	for _, t := range []*ruleset.Table{c.Want, c.Have} {
+		switch {
+		case t == nil:
+		case t.Name != "":
+			return t.Name
+		case t.Bridge != nil:
+			return t.Bridge.Name
+		}
+	}
+	return ""
+}
+
+// steps writes what is done in one family. The table will be as wanted.
+func (b *batch) steps(f family, steps []ruleset.Step, want *ruleset.Table) error {
+	b.family, b.encoder = f, encoder{sets: map[string]*ruleset.Set{}}
+	if want != nil {
+		for i := range want.Sets {
+			b.encoder.sets[want.Sets[i].Name] = &want.Sets[i]
+		}
+	}
+	for _, s := range steps {
+		if err := b.step(s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // begin writes the head of the batch, whose header names a subsystem where others
@@ -91,7 +132,7 @@ const (
 
 // command appends a message of nf_tables.
 func (b *batch) command(what string, typ uint16, flags netlink.HeaderFlags, a attrs) {
-	b.append(what, messageType(typ), flags, nfgenmsg(family, 0), a)
+	b.append(what, messageType(typ), flags, nfgenmsg(uint8(b.family), 0), a)
 }
 
 // messageType returns the netlink type of a message of nf_tables.
@@ -218,7 +259,7 @@ func (b *batch) addRules(c *ruleset.Chain) error {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		a := b.named(unix.NFTA_RULE_CHAIN, c.Name)
-		if err := exprAttrs(&a, exprs); err != nil {
+		if err := exprAttrs(&a, b.family, exprs); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		b.command(what, unix.NFT_MSG_NEWRULE, oneMore, a)
@@ -227,12 +268,12 @@ func (b *batch) addRules(c *ruleset.Chain) error {
 }
 
 // exprAttrs writes the list of a rule's expressions.
-func exprAttrs(a *attrs, exprs []expr.Any) error {
+func exprAttrs(a *attrs, f family, exprs []expr.Any) error {
 	var err error
 	a.nest(unix.NFTA_RULE_EXPRESSIONS, func(a *attrs) {
 		for _, e := range exprs {
 			var data []byte
-			if data, err = expr.Marshal(family, e); err != nil {
+			if data, err = expr.Marshal(byte(f), e); err != nil {
 				return
 			}
 			a.bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)

@@ -183,6 +183,7 @@ func (d *decoder) meta(a attrMap) error {
 		expr.MetaKeyPRIORITY: ruleset.MetaPriority,
 		expr.MetaKeyL4PROTO:  ruleset.MetaL4Proto,
 		expr.MetaKeyNFPROTO:  ruleset.MetaNFProto,
+		expr.MetaKeyPROTOCOL: ruleset.MetaProtocol,
 		expr.MetaKeyIIF:      ruleset.MetaIif,
 		expr.MetaKeyOIF:      ruleset.MetaOif,
 		expr.MetaKeySKUID:    ruleset.SkUID,
@@ -254,8 +255,9 @@ func (d *decoder) payload(a attrMap) error {
 
 // mayRead says that the rule matches what f needs.
 func (d *decoder) mayRead(f ruleset.Field) bool {
-	needed, ok := f.Needs()
-	return !ok || slices.Contains(d.out, ruleset.Statement(needed))
+	need := f.Needs()
+	stated := func(m ruleset.Match) bool { return slices.Contains(d.out, ruleset.Statement(m)) }
+	return need == nil || slices.ContainsFunc(need, stated)
 }
 
 func (d *decoder) immediate(a attrMap) error {

@@ -90,6 +90,8 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 		return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, nil
 	case ruleset.MetaNFProto:
 		return &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg}, nil
+	case ruleset.MetaProtocol:
+		return &expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg}, nil
 	case ruleset.MetaIif:
 		return &expr.Meta{Key: expr.MetaKeyIIF, Register: reg}, nil
 	case ruleset.MetaOif:
@@ -123,6 +125,7 @@ var headerFields = []struct {
 	{ruleset.IPDaddr, expr.PayloadBaseNetworkHeader, 16},
 	{ruleset.IP6Saddr, expr.PayloadBaseNetworkHeader, 8},
 	{ruleset.IP6Daddr, expr.PayloadBaseNetworkHeader, 24},
+	{ruleset.ARPSaddrIP, expr.PayloadBaseNetworkHeader, 14},
 	{ruleset.THDport, expr.PayloadBaseTransportHeader, 2},
 	{ruleset.TCPFlags, expr.PayloadBaseTransportHeader, 13},
 	{ruleset.ICMPTypeOf, expr.PayloadBaseTransportHeader, 0},

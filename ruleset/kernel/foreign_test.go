@@ -131,7 +131,7 @@ func TestDecodeRange(t *testing.T) {
 		bigEndian(4, 8),
 		&expr.Range{Op: expr.CmpOpEq, Register: 8, FromData: []byte{0, 0, 0, 1}, ToData: []byte{0, 0, 1, 0}},
 	}
-	if err := exprAttrs(&list, exprs); err != nil {
+	if err := exprAttrs(&list, inet, exprs); err != nil {
 		t.Fatal(err)
 	}
 	got := decodeRule(list[attrHeader:], nil)

@@ -23,7 +23,8 @@ func messageAttrs(m netlink.Message) attrMap {
 	return parseAttrs(m.Data[4:])
 }
 
-// Read returns a table as it is loaded, normalised; nil if there is none. What is not
+// Read returns a table as it is loaded, with that of family bridge beside it,
+// normalised; nil if there is neither. What is not
 // of the IR's language, because somebody else put it there, is Foreign. Elements have
 // no comments and cgroups no paths: the kernel keeps none.
 func (c *Conn) Read(name string) (*ruleset.Table, error) {
@@ -53,7 +54,7 @@ func (c *Conn) ReadAt(name string) (*ruleset.Table, uint32, error) {
 		}
 		return t, before, err
 	}
-	return nil, 0, fmt.Errorf("reading table inet %s: %w, %d times", name, errInterrupted, readTries)
+	return nil, 0, fmt.Errorf("reading table %s: %w, %d times", name, errInterrupted, readTries)
 }
 
 // readTries is how often a read begins anew when nftables changes under it: a table
@@ -66,21 +67,24 @@ var errInterrupted = errors.New("nftables changed while it was read")
 // A Counter is what a named counter counted.
 type Counter struct{ Packets, Bytes uint64 }
 
-// Counters returns the named counters of a table; none if there is no table.
+// Counters returns the named counters of a table, of both families; none if there is
+// no table.
 func (c *Conn) Counters(table string) (map[string]Counter, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	objects, err := c.dump(unix.NFT_MSG_GETOBJ, ofTable(table))
-	if err != nil {
-		return nil, fmt.Errorf("reading counters of table inet %s: %w", table, err)
-	}
 	out := map[string]Counter{}
-	for _, o := range objects {
-		if o.str(tableAttr) == table && o.u32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER {
-			data := o.nest(unix.NFTA_OBJ_DATA)
-			out[o.str(unix.NFTA_OBJ_NAME)] = Counter{
-				Packets: data.u64(unix.NFTA_COUNTER_PACKETS),
-				Bytes:   data.u64(unix.NFTA_COUNTER_BYTES),
+	for _, f := range []family{inet, bridge} {
+		objects, err := c.dump(f, unix.NFT_MSG_GETOBJ, ofTable(table))
+		if err != nil {
+			return nil, fmt.Errorf("reading counters of table %s %s: %w", f, table, err)
+		}
+		for _, o := range objects {
+			if o.str(tableAttr) == table && o.u32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER {
+				data := o.nest(unix.NFTA_OBJ_DATA)
+				out[o.str(unix.NFTA_OBJ_NAME)] = Counter{
+					Packets: data.u64(unix.NFTA_COUNTER_PACKETS),
+					Bytes:   data.u64(unix.NFTA_COUNTER_BYTES),
+				}
 			}
 		}
 	}
@@ -99,10 +103,10 @@ func ofTable(table string) attrs {
 }
 
 // dump asks for all of a kind.
-func (c *Conn) dump(typ uint16, a attrs) ([]attrMap, error) {
+func (c *Conn) dump(f family, typ uint16, a attrs) ([]attrMap, error) {
 	replies, err := c.nl.Execute(netlink.Message{
 		Header: netlink.Header{Type: messageType(typ), Flags: netlink.Request | netlink.Dump},
-		Data:   append(nfgenmsg(family, 0), a...),
+		Data:   append(nfgenmsg(uint8(f), 0), a...),
 	})
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -120,19 +124,36 @@ func (c *Conn) dump(typ uint16, a attrs) ([]attrMap, error) {
 	return out, nil
 }
 
-// A reader reads one table.
-type reader struct {
-	conn  *Conn
-	table *ruleset.Table
-}
-
 // read reads a table once. c.mu is held.
 func (c *Conn) read(name string) (*ruleset.Table, error) {
-	flags, err := c.tableFlags(name)
+	table, err := c.readFamily(inet, name)
+	if err != nil {
+		return nil, err
+	}
+	beside, err := c.readFamily(bridge, name)
+	if err != nil || beside == nil {
+		return table, err
+	}
+	if table == nil {
+		table = &ruleset.Table{}
+	}
+	table.Bridge = beside
+	return table, nil
+}
+
+// A reader reads one table of one family.
+type reader struct {
+	conn   *Conn
+	family family
+	table  *ruleset.Table
+}
+
+func (c *Conn) readFamily(f family, name string) (*ruleset.Table, error) {
+	flags, err := c.tableFlags(f, name)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
-	r := reader{conn: c, table: &ruleset.Table{Name: name}}
+	r := reader{conn: c, family: f, table: &ruleset.Table{Name: name}}
 	if flags != 0 {
 		r.foreign("flags %#x", flags)
 	}
@@ -142,17 +163,17 @@ func (c *Conn) read(name string) (*ruleset.Table, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading table inet %s: %w", name, err)
+		return nil, fmt.Errorf("reading table %s %s: %w", f, name, err)
 	}
 	r.table.Normalise()
 	return r.table, nil
 }
 
 // tableFlags returns a table's flags, ENOENT if there is none.
-func (c *Conn) tableFlags(name string) (uint32, error) {
+func (c *Conn) tableFlags(f family, name string) (uint32, error) {
 	replies, err := c.nl.Execute(netlink.Message{
 		Header: netlink.Header{Type: messageType(unix.NFT_MSG_GETTABLE), Flags: netlink.Request},
-		Data:   append(nfgenmsg(family, 0), ofTable(name)...),
+		Data:   append(nfgenmsg(uint8(f), 0), ofTable(name)...),
 	})
 	if err != nil || len(replies) == 0 {
 		return 0, err
@@ -160,12 +181,16 @@ func (c *Conn) tableFlags(name string) (uint32, error) {
 	return messageAttrs(replies[0]).u32(unix.NFTA_TABLE_FLAGS), nil
 }
 
+func (r *reader) dump(typ uint16, a attrs) ([]attrMap, error) {
+	return r.conn.dump(r.family, typ, a)
+}
+
 func (r *reader) foreign(format string, args ...any) {
 	r.table.Foreign = append(r.table.Foreign, fmt.Sprintf(format, args...))
 }
 
 func (r *reader) objects() error {
-	objects, err := r.conn.dump(unix.NFT_MSG_GETOBJ, ofTable(r.table.Name))
+	objects, err := r.dump(unix.NFT_MSG_GETOBJ, ofTable(r.table.Name))
 	for _, o := range objects {
 		name := o.str(unix.NFTA_OBJ_NAME)
 		switch {
@@ -183,7 +208,7 @@ func (r *reader) objects() error {
 const flowtableName = 2
 
 func (r *reader) flowtables() error {
-	tables, err := r.conn.dump(unix.NFT_MSG_GETFLOWTABLE, ofTable(r.table.Name))
+	tables, err := r.dump(unix.NFT_MSG_GETFLOWTABLE, ofTable(r.table.Name))
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		return nil
 	}
@@ -197,7 +222,7 @@ func (r *reader) flowtables() error {
 
 // chains reads all chains of the family: the kernel does not select them.
 func (r *reader) chains() error {
-	chains, err := r.conn.dump(unix.NFT_MSG_GETCHAIN, nil)
+	chains, err := r.dump(unix.NFT_MSG_GETCHAIN, nil)
 	for _, a := range chains {
 		if a.str(tableAttr) == r.table.Name {
 			r.table.Chains = append(r.table.Chains, decodeChain(a))
@@ -240,7 +265,7 @@ func (r *reader) rules() error {
 	for i := range r.table.Chains {
 		chains[r.table.Chains[i].Name] = &r.table.Chains[i]
 	}
-	rules, err := r.conn.dump(unix.NFT_MSG_GETRULE, ofTable(r.table.Name))
+	rules, err := r.dump(unix.NFT_MSG_GETRULE, ofTable(r.table.Name))
 	for _, a := range rules {
 		if a.str(tableAttr) != r.table.Name {
 			continue
@@ -255,7 +280,7 @@ func (r *reader) rules() error {
 }
 
 func (r *reader) sets() error {
-	sets, err := r.conn.dump(unix.NFT_MSG_GETSET, ofTable(r.table.Name))
+	sets, err := r.dump(unix.NFT_MSG_GETSET, ofTable(r.table.Name))
 	if err != nil {
 		return err
 	}
@@ -334,7 +359,7 @@ func (r *reader) elements(s *ruleset.Set, a attrMap) error {
 func (r *reader) elementLists(s *ruleset.Set) ([]attrMap, error) {
 	a := ofTable(r.table.Name)
 	a.str(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
-	return r.conn.dump(unix.NFT_MSG_GETSETELEM, a)
+	return r.dump(unix.NFT_MSG_GETSETELEM, a)
 }
 
 // A boundary is an element as the kernel has it. In a set of ranges it is where one

@@ -30,6 +30,37 @@ func Everything(a, b Cgroup) ruleset.Table {
 		Counters: []string{"unlabelled", "denied"},
 		Sets:     everySet(a, b),
 		Chains:   everyChain(),
+		Bridge:   bridge(),
+	}
+}
+
+// bridge is a table beside it, with what is there alone.
+func bridge() *ruleset.Table {
+	protocol := func(n uint32) ruleset.Match {
+		return ruleset.Match{Left: ruleset.Expr{Field: ruleset.MetaProtocol}, Value: n}
+	}
+	port := func(f ruleset.Field) []ruleset.Expr {
+		return []ruleset.Expr{{Field: ruleset.MetaIifName}, {Field: f}}
+	}
+	accept, drop := ruleset.Verdict{Kind: ruleset.Accept}, ruleset.Verdict{Kind: ruleset.Drop}
+	return &ruleset.Table{
+		Name:     "thole",
+		Counters: []string{"forged"},
+		Sets: []ruleset.Set{
+			{Name: "port4", Key: []ruleset.Type{ruleset.IfName, ruleset.IPv4Addr}, Elements: []ruleset.Element{
+				key(ruleset.Interface("veth0"), ruleset.Address(addr("172.17.0.2"))),
+			}},
+			{Name: "port6", Key: []ruleset.Type{ruleset.IfName, ruleset.IPv6Addr}},
+		},
+		Chains: []ruleset.Chain{
+			{Name: "early", Hook: ruleset.Prerouting, Priority: -300},
+			{Name: "prerouting", Hook: ruleset.Prerouting, Priority: -200, Rules: []ruleset.Rule{
+				{Statements: []ruleset.Statement{protocol(ruleset.EtherIPv4), ruleset.InSet{Key: port(ruleset.IPSaddr), Set: "port4"}, accept}},
+				{Statements: []ruleset.Statement{protocol(ruleset.EtherIPv6), ruleset.InSet{Key: port(ruleset.IP6Saddr), Set: "port6"}, accept}},
+				{Statements: []ruleset.Statement{protocol(ruleset.EtherARP), ruleset.InSet{Key: port(ruleset.ARPSaddrIP), Set: "port4"}, accept}},
+				{Statements: []ruleset.Statement{protocol(0x88cc), ruleset.Count{Counter: "forged"}, drop}},
+			}},
+		},
 	}
 }
 

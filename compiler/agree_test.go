@@ -2,6 +2,7 @@ package compiler_test
 
 import (
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -39,18 +40,16 @@ func TestSimulatorAgrees(t *testing.T) {
 // disagrees returns how the simulator's verdict on some connection of c differs
 // from the evaluator's, or "".
 func disagrees(c reference.Case) string {
-	var workloads []compiler.Workload
-	for _, w := range c.Workloads {
-		workloads = append(workloads, *w)
-	}
-	result, err := compiler.Compile(compiler.Input{Policies: c.Policies, Workloads: workloads, Options: compiler.Options{Epoch: 7}})
+	result, err := compiler.Compile(compiler.Input{
+		Policies: c.Policies, Workloads: withContainers(c), Bridges: []compiler.Bridge{{Name: docker0}}, Options: compiler.Options{Epoch: 7},
+	})
 	if err != nil {
 		return err.Error()
 	}
 	sim := ruleset.NewSimulator(&result.Table)
 	host := hostOf(c)
 	for _, conn := range c.Connections {
-		if throughForward(conn) {
+		if elsewhere(conn) {
 			continue
 		}
 		want := reference.Judge(c.Policies, conn)
@@ -61,18 +60,44 @@ func disagrees(c reference.Case) string {
 	return ""
 }
 
-// throughForward: containers with a network of their own are decided at FORWARD,
-// which is issue 3's.
-func throughForward(c reference.Connection) bool {
+const docker0 = "docker0"
+
+// withContainers returns the workloads of a case. Those that have an address run in
+// containers with a network of their own.
+func withContainers(c reference.Case) []compiler.Workload {
+	var workloads []compiler.Workload
+	for i, w := range c.Workloads {
+		w := *w
+		if w.Kind == compiler.KindAddress {
+			w.Kind = compiler.KindContainer
+			w.Cgroup = compiler.Cgroup{Path: fmt.Sprintf("docker/%d", i), ID: 1<<42 + uint64(i)}
+			w.Own = []compiler.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{w.Address}}}
+		}
+		workloads = append(workloads, w)
+	}
+	return workloads
+}
+
+// elsewhere: of what containers with a network of their own send and receive, only
+// that is decided of which the other end is a workload on the host network. What they
+// send is decided by INPUT, and so only TCP and UDP.
+func elsewhere(c reference.Connection) bool {
 	own := func(e reference.Endpoint) bool { return e.Workload != nil && e.Workload.Kind == compiler.KindAddress }
-	return own(c.From) || own(c.To)
+	switch {
+	case own(c.From):
+		return c.To.Workload == nil || own(c.To) || c.Protocol != ruleset.ProtoTCP && c.Protocol != ruleset.ProtoUDP
+	case own(c.To):
+		return c.From.Workload == nil
+	default:
+		return false
+	}
 }
 
 // simulate runs the first packet of a connection through OUTPUT, INPUT or both.
 func (h host) simulate(sim *ruleset.Simulator, c reference.Connection) reference.Verdict {
 	p := packet(c)
 	var logged []string
-	fromHere := !c.From.Address.IsValid()
+	fromHere := !c.From.Address.IsValid() && p.IifName == ""
 	if fromHere {
 		p.Socket = h.socket(c.From)
 		out := sim.Run(ruleset.Output, &p)
@@ -81,7 +106,7 @@ func (h host) simulate(sim *ruleset.Simulator, c reference.Connection) reference
 			return reference.Verdict{}
 		}
 	}
-	if !c.To.Address.IsValid() {
+	if p.Oif != toBridge && !c.To.Address.IsValid() {
 		p.Socket = nil
 		if c.Protocol == ruleset.ProtoTCP || c.Protocol == ruleset.ProtoUDP {
 			p.Socket = h.socket(c.To)
@@ -129,9 +154,17 @@ func packet(c reference.Connection) ruleset.Packet {
 		p.To, p.Oif, p.RouteType = c.Group, 2, ruleset.RTNMulticast
 	case c.To.Address.IsValid():
 		p.To, p.Oif, p.RouteType = c.To.Address, 2, 1
+	case c.To.Workload != nil && c.To.Workload.Address.IsValid():
+		p.To, p.Oif, p.OifName, p.RouteType = c.To.Workload.Address, toBridge, docker0, 1
+	}
+	if c.From.Workload != nil && c.From.Workload.Address.IsValid() {
+		p.From, p.IifName = c.From.Workload.Address, docker0
 	}
 	return p
 }
+
+// toBridge is the index of docker0.
+const toBridge = 3
 
 // A host knows the id of every cgroup of a case.
 type host map[string]uint64

@@ -175,13 +175,24 @@ func (l *layout) unlabelledOut() nft.Chain {
 }
 
 // leave decides what goes to addresses outside this node: first what differs by
-// address, protocol and port, then by class.
+// address, protocol and port, then by class. What goes to a container with a network of
+// its own does not leave this node; its first packet has its mark written.
 func (l *layout) leave() nft.Chain {
 	key := func(e ...nft.Expr) []nft.Expr { return append([]nft.Expr{ctClass}, e...) }
-	return nft.Chain{Name: "leave", Comment: "to addresses outside this node", Rules: []nft.Rule{
+	c := nft.Chain{Name: "leave", Comment: "to addresses outside this node", Rules: []nft.Rule{
 		neighbourDiscovery,
 		because("an error about a connection", anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
 		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
+	}}
+	if l.bridges {
+		c.Rules = append(c.Rules,
+			rule(v4, nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{ipDaddr}, Map: "to_container4"}, goTo("ask")),
+			rule(v6, nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{ip6Daddr}, Map: "to_container6"}, goTo("ask")),
+			because("a container whose labels are not known yet", v4, nft.InSet{Key: []nft.Expr{ipDaddr}, Set: "container_net4"}, goTo("discard")),
+			rule(v6, nft.InSet{Key: []nft.Expr{ip6Daddr}, Set: "container_net6"}, goTo("discard")),
+			because("a container, nobody knows which: unlabelled", v6, within(nft.IP6Daddr, linkLocal), nft.InSet{Key: []nft.Expr{oifName}, Set: "bridges"}, scratch(nft.MetaMark, 0), goTo("ask")))
+	}
+	c.Rules = append(c.Rules,
 		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.ByMap{Key: key(ipDaddr, icmp), Map: "leave_icmp4"}),
 		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.ByMap{Key: key(ip6Daddr, icmp6), Map: "leave_icmp6"}),
 		rule(v4, nft.ByMap{Key: key(ipDaddr, l4proto, dport), Map: "leave4"}),
@@ -191,8 +202,8 @@ func (l *layout) leave() nft.Chain {
 		rule(v6, within(nft.IP6Daddr, groups[1]), nft.ByMap{Key: key(), Map: "leave_group"}),
 		rule(v6, within(nft.IP6Daddr, groups[1]), goTo("settle_out")),
 		rule(nft.ByMap{Key: key(), Map: "leave_class"}),
-		rule(goTo("settle_out")),
-	}}
+		rule(goTo("settle_out")))
+	return c
 }
 
 // input sees what reaches this node.
@@ -401,7 +412,9 @@ func (l *layout) refuse() nft.Chain {
 	}
 	c.Rules = append(c.Rules, rule(is(nft.MetaIif, nft.IfindexLo), goTo("refuse_out")))
 	if l.bridges {
-		c.Rules = append(c.Rules, rule(nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}, goTo("refuse_out")))
+		c.Rules = append(c.Rules,
+			rule(nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}, goTo("refuse_out")),
+			because("sent by this node, to a container", is(nft.MetaIif, 0), goTo("refuse_out")))
 	}
 	c.Rules = append(c.Rules, rule(setMark(allOnes, markDead), nft.Count{Counter: "denied"}, drop))
 	return c
@@ -465,12 +478,15 @@ var (
 	ipDaddr      = nft.Expr{Field: nft.IPDaddr}
 	ip6Saddr     = nft.Expr{Field: nft.IP6Saddr}
 	iifName      = nft.Expr{Field: nft.MetaIifName}
+	oifName      = nft.Expr{Field: nft.MetaOifName}
 	ip6Daddr     = nft.Expr{Field: nft.IP6Daddr}
 	icmp         = nft.Expr{Field: nft.ICMPTypeOf}
 	icmp6        = nft.Expr{Field: nft.ICMPv6TypeOf}
 
 	v4 = is(nft.MetaNFProto, nft.NFProtoIPv4)
 	v6 = is(nft.MetaNFProto, nft.NFProtoIPv6)
+
+	linkLocal = netip.MustParsePrefix("fe80::/10")
 
 	// RFC 4861, 4: solicitations, advertisements, redirects.
 	neighbourDiscovery = because("neighbour discovery", is(nft.MetaL4Proto, nft.ProtoICMPv6), between(nft.ICMPv6TypeOf, 133, 137), accept)

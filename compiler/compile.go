@@ -33,7 +33,7 @@ type Input struct {
 	// nobody reaches it, silently, so that TCP tries again.
 	Parents    []Cgroup
 	Unlabelled []Unlabelled
-	Bridges    []string // interfaces of bridges to which containers alone are connected
+	Bridges    []Bridge
 
 	Options Options
 	Numbers Numbers // of the table that is loaded; the zero value for a fresh one

@@ -113,10 +113,22 @@ type Network struct {
 	Addresses []netip.Addr // at least one
 }
 
+// A Bridge is one to which containers alone are connected.
+type Bridge struct {
+	Name     string         // of its interface: "docker0"
+	Networks []netip.Prefix // whose addresses are its containers', but for this node's own
+}
+
 // Unlabelled is a container that is known to carry no user labels.
 type Unlabelled struct {
 	Cgroup Cgroup
 	Own    []Network
+}
+
+// hasOwnNetwork says that w is not on the host network.
+func (w *Workload) hasOwnNetwork() bool {
+	network := w.Facts["thole/network"]
+	return len(w.Own) > 0 || network != "" && network != "host" && network != "none"
 }
 
 // Label returns the value that selectors see.

@@ -16,6 +16,7 @@ type lowering struct {
 	sets   map[string]*nft.Set
 	levels []level // deepest first
 	audits map[string]auditChain
+	bridge *nft.Table // of family bridge; nil: it is not needed
 }
 
 // lower returns the table that does what the policies say of these classes.
@@ -55,6 +56,7 @@ func (l *lowering) table(o Options) nft.Table {
 	for i := range t.Chains {
 		t.Chains[i].Rules = slices.DeleteFunc(t.Chains[i].Rules, l.asksNothing)
 	}
+	t.Bridge = l.bridge
 	t.Normalise()
 	return t
 }
@@ -171,39 +173,6 @@ func (l *lowering) bindContainers(parents []Cgroup, unlabelled []Unlabelled) {
 		l.add(freeSet(at.depth), nft.Element{Key: []nft.Value{nft.CgroupValue(u.Cgroup.Path, u.Cgroup.ID)}})
 	}
 	slices.SortFunc(l.levels, func(a, b level) int { return cmp.Compare(b.depth, a.depth) })
-}
-
-// bindNetworks maps the addresses of containers with a network of their own to
-// their class.
-func (l *lowering) bindNetworks(bridges []string, unlabelled []Unlabelled) {
-	if len(bridges) == 0 {
-		return
-	}
-	l.declareSet(nft.Set{Name: "bridges", Key: []nft.Type{nft.IfName}, Comment: "bridges of containers"})
-	l.declareSet(nft.Set{Name: "container4", Key: []nft.Type{nft.IfName, nft.IPv4Addr}, Data: nft.Mark,
-		Comment: "containers with a network of their own: their class"})
-	l.declareSet(nft.Set{Name: "container6", Key: []nft.Type{nft.IfName, nft.IPv6Addr}, Data: nft.Mark})
-	for _, b := range bridges {
-		l.add("bridges", nft.Element{Key: []nft.Value{nft.Interface(b)}})
-	}
-	for i := range l.workloads {
-		for _, w := range l.workloads[i].members {
-			l.bindNetwork(w.Own, l.workloads[i].number, w.Name+" ("+w.Labels.String()+")")
-		}
-	}
-	for _, u := range unlabelled {
-		l.bindNetwork(u.Own, markSeen, "unlabelled")
-	}
-}
-
-func (l *lowering) bindNetwork(networks []Network, mark uint32, comment string) {
-	for _, n := range networks {
-		for _, a := range n.Addresses {
-			l.add("container"+family(addressRange{a, a}), nft.Element{
-				Key: []nft.Value{nft.Interface(n.Bridge), nft.Address(a)}, Number: mark, Comment: comment,
-			})
-		}
-	}
 }
 
 // classAbove returns the class of the deepest bound cgroup that contains path.

@@ -3,6 +3,7 @@ package compiler
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // warnings lists what is valid and probably not meant.
@@ -14,6 +15,7 @@ func warnings(policies []Policy, cs *classes) []Warning {
 			list = append(list, Warning{p.Position, fmt.Sprintf("policy %s selects no workload that runs now", p.Name)})
 		}
 		list = append(list, listenerless(p)...)
+		list = append(list, cs.elsewhere(p)...)
 	}
 	return append(list, cs.dodgeable()...)
 }
@@ -40,6 +42,30 @@ func (cs *classes) selectsAny(s *Selector) bool {
 	}
 	return false
 }
+
+// elsewhere finds the containers with a network of their own that p selects: most of
+// what they send and receive passes no chain of ours.
+func (cs *classes) elsewhere(p *Policy) []Warning {
+	var names []string
+	for _, c := range cs.workloads {
+		for _, w := range c.members {
+			if w.hasOwnNetwork() && p.Selector.Matches(w.Label) {
+				names = append(names, w.Name)
+			}
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	slices.Sort(names)
+	if more := len(names) - namesShown; more > 0 {
+		names = append(names[:namesShown], fmt.Sprintf("%d more", more))
+	}
+	return []Warning{{p.Position, fmt.Sprintf("policy %s is enforced only in part for containers with a network of their own (%s): between them and workloads on the host network, and not for what else they send and receive. "+
+		"It is enforced in full for `docker run --net=host`", p.Name, strings.Join(names, ", "))}}
+}
+
+const namesShown = 3
 
 // listenerless finds ingress rules for protocols of which no listener can be found
 // on the host network.

@@ -96,6 +96,8 @@ func (f Field) shape() shape {
 		return shape{"oif", 4, true, iface}
 	case MetaIifName:
 		return shape{"iifname", 16, false, ifname}
+	case MetaOifName:
+		return shape{"oifname", 16, false, ifname}
 	case SocketCgroup:
 		return shape{"socket cgroupv2", 8, true, cgroup}
 	case SocketMark:

@@ -29,6 +29,7 @@ type Packet struct {
 
 	Iif, Oif  uint32 // interface indexes; 0: none
 	IifName   string
+	OifName   string
 	L4Proto   uint8
 	From, To  netip.Addr
 	Port      uint16 // destination, of TCP, UDP, SCTP
@@ -247,6 +248,8 @@ func (e Expr) read(p *Packet) (Word, bool) {
 		return Number(p.Socket.Cgroups[e.Level-1]).From, true
 	case MetaIifName:
 		return Interface(p.IifName).From, true
+	case MetaOifName:
+		return Interface(p.OifName).From, true
 	case IPSaddr, IP6Saddr:
 		return Address(p.From).From, p.From.Is4() == (e.Field == IPSaddr)
 	case IPDaddr, IP6Daddr:

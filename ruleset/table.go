@@ -137,6 +137,7 @@ const (
 	MetaIif                       // iif: an interface's index; lo is 1
 	MetaOif                       // oif
 	MetaIifName                   // iifname: an interface's name
+	MetaOifName                   // oifname
 	SocketCgroup                  // socket cgroupv2 level N: the id of the socket's ancestor at depth N
 	SocketMark                    // socket mark: no more than "there is a full socket" is asked of it
 	SkUID                         // meta skuid: "a full socket sent this"

@@ -22,7 +22,7 @@ type Snapshot struct {
 	Workloads  []compiler.Workload   // one a cgroup, by path
 	Unlabelled []compiler.Unlabelled // containers without labels, by path
 	Parents    []compiler.Cgroup     // cgroups that belong to containers alone, by path
-	Bridges    []string              // to which containers alone are connected, ascending
+	Bridges    []compiler.Bridge     // ascending
 	Problems   []Problem
 }
 

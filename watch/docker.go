@@ -56,7 +56,7 @@ type Docker struct {
 	living    map[string]compiler.Cgroup // those that had a cgroup at the last look
 	parents   map[string]bool            // cgroups that Docker named as a place of containers
 	bridges   map[string]string          // the interfaces of networks, by the network's id
-	alike     []string                   // those of them to which containers alone are connected
+	alike     []compiler.Bridge          // those of them to which containers alone are connected
 	problems  []Problem                  // of the network interfaces
 	status    DockerStatus
 	knew      bool // it answered once

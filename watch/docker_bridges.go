@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
+	"reflect"
 	"slices"
 
 	"thole/compiler"
@@ -70,10 +72,12 @@ func (d *Docker) readBridges(ctx context.Context, e engine) error {
 		return err
 	}
 	bridges := map[string]string{}
+	subnets := map[string][]netip.Prefix{}
 	for _, n := range networks {
 		bridges[n.id] = n.bridge
+		subnets[n.bridge] = n.subnets
 	}
-	var alike []string
+	var alike []compiler.Bridge
 	var problems []Problem
 	for _, bridge := range slices.Sorted(maps.Values(bridges)) {
 		switch foreign, ok, err := d.links.Foreign(bridge); {
@@ -83,11 +87,11 @@ func (d *Docker) readBridges(ctx context.Context, e engine) error {
 			problems = append(problems, Problem{Where: bridge, Text: fmt.Sprintf(
 				"not only containers are connected to this bridge, but also %v: containers on it are taken for strangers", foreign)})
 		case ok:
-			alike = append(alike, bridge)
+			alike = append(alike, compiler.Bridge{Name: bridge, Networks: subnets[bridge]})
 		}
 	}
 	d.mu.Lock()
-	changed := !slices.Equal(d.alike, alike)
+	changed := !reflect.DeepEqual(d.alike, alike)
 	d.bridges, d.alike, d.problems = bridges, alike, problems
 	d.mu.Unlock()
 	if changed {

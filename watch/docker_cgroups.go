@@ -100,7 +100,7 @@ type dockerSurvey struct {
 	workloads  []compiler.Workload
 	unlabelled []compiler.Unlabelled
 	parents    []compiler.Cgroup
-	bridges    []string
+	bridges    []compiler.Bridge
 	problems   []Problem
 }
 

@@ -182,6 +182,11 @@ func newNetwork(n network.Inspect) bridgeNetwork {
 	if made.bridge == "" {
 		made.bridge = "br-" + n.ID[:min(12, len(n.ID))]
 	}
+	for _, c := range n.IPAM.Config {
+		if p, err := netip.ParsePrefix(c.Subnet); err == nil {
+			made.subnets = append(made.subnets, p.Masked())
+		}
+	}
 	for id, endpoint := range n.Containers {
 		for _, s := range []string{endpoint.IPv4Address, endpoint.IPv6Address} {
 			if p, err := netip.ParsePrefix(s); err == nil {

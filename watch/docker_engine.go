@@ -40,6 +40,7 @@ type event struct {
 type bridgeNetwork struct {
 	id      string
 	bridge  string                  // the interface
+	subnets []netip.Prefix
 	members map[string][]netip.Addr // container id → addresses; also of those that are being started
 }
 

@@ -132,7 +132,10 @@ func (e *enforcer) takesAway(p plan) bool {
 		}
 		delete(was, w.Cgroup.ID)
 	}
-	for id := range was {
+	for id, w := range was {
+		if len(w.Own) > 0 {
+			return true // its addresses may be another's now
+		}
 		if _, ok := p.ended[id]; ok {
 			continue
 		}
@@ -170,6 +173,9 @@ func (e *enforcer) closes(now containers) bool {
 		u, ok := free[before.Cgroup.ID]
 		if ok && !missing(before.Own, u.Own) {
 			continue
+		}
+		if len(before.Own) > 0 {
+			return true // its addresses may be another's now
 		}
 		if lives, err := e.dead.Lives(before.Cgroup.ID); err != nil || lives {
 			return true

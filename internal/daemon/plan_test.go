@@ -54,8 +54,14 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 		{"a container is disconnected",
 			state{[]compiler.Workload{container("docker/a", 2, network)}, containers{Parents: parents}},
 			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
-		{"a bridge begins", state{}, state{nil, containers{Bridges: []string{"docker0"}}}, true},
-		{"a bridge ends", state{nil, containers{Bridges: []string{"docker0"}}}, state{}, false},
+		{"a container with an address ends",
+			state{[]compiler.Workload{container("docker/a", 3, network)}, containers{Parents: parents}},
+			state{nil, containers{Parents: parents}}, true},
+		{"an unlabelled container with an address ends",
+			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{{Cgroup: cgroup("docker/a", 3), Own: []compiler.Network{network}}}}},
+			state{nil, containers{Parents: parents}}, true},
+		{"a bridge begins", state{}, state{nil, containers{Bridges: []compiler.Bridge{{Name: "docker0"}}}}, true},
+		{"a bridge ends", state{nil, containers{Bridges: []compiler.Bridge{{Name: "docker0"}}}}, state{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := &enforcer{settled: true, dead: graves{living: map[uint64]bool{1: true, 2: true}}, enforced: tt.before.workloads, around: tt.before.containers}

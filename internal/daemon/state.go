@@ -48,7 +48,7 @@ type memory struct {
 type containers struct {
 	Unlabelled []compiler.Unlabelled `json:"unlabelled,omitempty"`
 	Parents    []compiler.Cgroup     `json:"parents,omitempty"`
-	Bridges    []string              `json:"bridges,omitempty"`
+	Bridges    []compiler.Bridge     `json:"bridges,omitempty"`
 }
 
 const stateVersion = 1

@@ -27,7 +27,7 @@ func enforcement(ctx context.Context, client daemonClient, name string) []Findin
 	asking, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	status, err := client.Status(asking)
-	findings := []Finding{daemonState(status, err)}
+	findings := append([]Finding{daemonState(status, err)}, policyState(status)...)
 	var workloads []daemon.Workload
 	if err == nil {
 		if workloads, err = client.Workloads(asking); err != nil {
@@ -53,6 +53,16 @@ func daemonState(s daemon.Status, err error) Finding {
 		return f.missing("its last change failed: "+s.LastError.Text, "what is enforced is older than what is wanted", "thole status")
 	}
 	return f
+}
+
+// policyState names the policies that are valid and not enforced as they may be meant.
+func policyState(s daemon.Status) []Finding {
+	var findings []Finding
+	for _, w := range s.Warnings {
+		f := Finding{Check: "policies"}
+		findings = append(findings, f.warning(w.Text, "see "+w.Where, "thole get policies"))
+	}
+	return findings
 }
 
 // restart mends a table that somebody changed: a daemon that starts reads it back.

@@ -19,6 +19,7 @@ type feature struct {
 	rules    []nft.Rule
 	sets     []nft.Set
 	counters []string
+	bridge   *nft.Table // beside the table
 }
 
 // table has the rules in both hooks that compiled tables use.
@@ -27,6 +28,7 @@ func (f feature) table() nft.Table {
 		Name:     tableName,
 		Counters: f.counters,
 		Sets:     f.sets,
+		Bridge:   f.bridge,
 		Chains: []nft.Chain{
 			{Name: "input", Hook: nft.Input, Priority: 10, Rules: f.rules},
 			{Name: "output", Hook: nft.Output, Priority: 10, Rules: f.rules},
@@ -42,6 +44,7 @@ func features(cgroup nft.Value, level uint8) []feature {
 		cgroupFeatures(cgroup, nft.Expr{Field: nft.SocketCgroup, Level: level}),
 		mapFeatures(),
 		answerFeatures(),
+		bridgeFeatures(),
 	)
 }
 
@@ -169,6 +172,27 @@ func answerFeatures() []feature {
 		follows: "audit policies can not be loaded",
 		needs:   "CONFIG_NFT_LOG and CONFIG_NFT_LIMIT",
 		rules:   rules(nft.Log{Prefix: "thole: ", PerSecond: 10}),
+	}}
+}
+
+func bridgeFeatures() []feature {
+	port := nft.Set{Name: "port4", Key: []nft.Type{nft.IfName, nft.IPv4Addr}}
+	frames := rules(
+		nft.Match{Left: nft.Expr{Field: nft.MetaProtocol}, Value: nft.EtherARP},
+		nft.InSet{Key: []nft.Expr{{Field: nft.MetaIifName}, {Field: nft.ARPSaddrIP}}, Set: port.Name},
+		accept,
+	)
+	return []feature{{
+		name:    "family bridge",
+		found:   "a container's address is its own by its port",
+		follows: "no table can be loaded while containers with a network of their own run",
+		needs:   "CONFIG_NF_TABLES_BRIDGE",
+		rules:   rules(accept),
+		bridge: &nft.Table{
+			Name:   tableName,
+			Sets:   []nft.Set{port},
+			Chains: []nft.Chain{{Name: "prerouting", Hook: nft.Prerouting, Priority: -200, Rules: frames}},
+		},
 	}}
 }
 

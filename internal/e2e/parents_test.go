@@ -87,7 +87,7 @@ func TestContainersOnABridge(t *testing.T) {
 		return []compiler.Network{network}
 	}
 	n.workloads[1].Own = own("172.17.0.2", "fd00:17::2")
-	n.more.Bridges = []string{device}
+	n.more.Bridges = []compiler.Bridge{{Name: device, Networks: []netip.Prefix{bridge.Masked()}}}
 	n.more.Unlabelled = []compiler.Unlabelled{{Cgroup: compiler.Cgroup{Path: "docker/b", ID: n.MkCgroup("docker/b")}, Own: own("172.17.0.3")}}
 	n.enforce(slices.Concat(policies.Default, policyForDNS))
 

@@ -188,6 +188,7 @@ func (d *decoder) meta(a attrMap) error {
 		expr.MetaKeyOIF:      ruleset.MetaOif,
 		expr.MetaKeySKUID:    ruleset.SkUID,
 		expr.MetaKeyIIFNAME:  ruleset.MetaIifName,
+		expr.MetaKeyOIFNAME:  ruleset.MetaOifName,
 	}
 	field, ok := fields[expr.MetaKey(a.u32(unix.NFTA_META_KEY))]
 	if !ok {

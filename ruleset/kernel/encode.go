@@ -98,6 +98,8 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 		return &expr.Meta{Key: expr.MetaKeyOIF, Register: reg}, nil
 	case ruleset.MetaIifName:
 		return &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg}, nil
+	case ruleset.MetaOifName:
+		return &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, nil
 	case ruleset.SkUID:
 		return &expr.Meta{Key: expr.MetaKeySKUID, Register: reg}, nil
 	case ruleset.SocketCgroup:

@@ -51,7 +51,7 @@ func classifyAddresses(policies []Policy) *addressClasses {
 	ac.collect(policies)
 	ac.classes = []addressClass{{matches: make([]bool, len(ac.lists))}}
 	index := map[string]int{signature(ac.classes[0].matches): 0}
-	for _, atom := range ac.atoms() {
+	for _, atom := range atoms(slices.Concat(ac.lists...)) {
 		matches := make([]bool, len(ac.lists))
 		for i, list := range ac.lists {
 			matches[i] = slices.ContainsFunc(list, func(c *CIDR) bool { return c.matches(atom.from) })
@@ -90,14 +90,16 @@ func (ac *addressClasses) collect(policies []Policy) {
 	}
 }
 
-// matched says whether one of the rule's CIDRs matches the addresses of c.
-func (ac *addressClasses) matched(r *Rule, c *addressClass) bool {
-	i, ok := ac.index[r]
-	return ok && c.matches[i]
+// listOf returns which of the lists is the rule's; -1: it has no CIDR.
+func (ac *addressClasses) listOf(r *Rule) int {
+	if i, ok := ac.index[r]; ok {
+		return i
+	}
+	return -1
 }
 
 // atoms cuts both families where a CIDR, an exception or the multicast addresses begin or end.
-func (ac *addressClasses) atoms() []addressRange {
+func atoms(cidrs []*CIDR) []addressRange {
 	starts := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	cut := func(p netip.Prefix) {
 		starts = append(starts, p.Addr())
@@ -108,7 +110,7 @@ func (ac *addressClasses) atoms() []addressRange {
 	for _, g := range groups {
 		cut(g)
 	}
-	for _, c := range slices.Concat(ac.lists...) {
+	for _, c := range cidrs {
 		cut(c.Prefix)
 		for _, e := range c.Except {
 			cut(e)
@@ -116,29 +118,30 @@ func (ac *addressClasses) atoms() []addressRange {
 	}
 	slices.SortFunc(starts, netip.Addr.Compare) // IPv4 sorts before IPv6
 	starts = slices.Compact(starts)
-	atoms := make([]addressRange, len(starts))
+	ranges := make([]addressRange, len(starts))
 	for i, from := range starts {
 		to := lastAddr(netip.PrefixFrom(from, 0))
 		if i+1 < len(starts) && starts[i+1].Is4() == from.Is4() {
 			to = starts[i+1].Prev()
 		}
-		atoms[i] = addressRange{from, to}
+		ranges[i] = addressRange{from, to}
 	}
-	return atoms
+	return ranges
 }
 
 // appendRange adds r, joined to the last range where it continues that. Ranges on
 // either side of where the multicast addresses begin or end stay apart: the two
 // have different defaults.
 func appendRange(ranges []addressRange, r addressRange) []addressRange {
-	if n := len(ranges); n > 0 {
-		last := &ranges[n-1]
-		if last.to.Next() == r.from && isGroup(last.to) == isGroup(r.from) {
-			last.to = r.to
-			return ranges
-		}
+	if n := len(ranges); n > 0 && continues(ranges[n-1], r) {
+		ranges[n-1].to = r.to
+		return ranges
 	}
 	return append(ranges, r)
+}
+
+func continues(a, b addressRange) bool {
+	return a.to.Next() == b.from && isGroup(a.to) == isGroup(b.from)
 }
 
 // lastAddr returns the last address of p.

@@ -3,9 +3,9 @@ package compiler
 import (
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strconv"
-	"strings"
 )
 
 // A workloadClass are the workloads that no policy of the set can tell apart.
@@ -14,6 +14,8 @@ type workloadClass struct {
 	number   uint32
 	members  []*Workload
 	policies []*Policy // those that select it, by name
+	index    int       // in classes.workloads
+	dockets  [2]*docket
 }
 
 // classes are everything that the table speaks of: who, whence, and on what port.
@@ -22,32 +24,35 @@ type classes struct {
 	addresses *addressClasses
 	ports     *portClasses
 
-	masks map[*Rule][]bool // which classes of ports a rule names
+	matchers map[*Rule]*matcher
 }
 
 // classifyWorkloads groups workloads by all that the policies ask of them. Those
 // of which alone says so get a class of their own.
 func classifyWorkloads(policies []Policy, workloads []Workload, alone func(*Workload) bool) []workloadClass {
 	ask := questions(policies)
-	groups := map[string]*workloadClass{}
-	var order []string
+	var list []workloadClass
+	byView, byAnswers := map[string]int{}, map[string]int{} // index in list
 	for i := range workloads {
 		w := &workloads[i]
-		key := ask.answers(w)
+		view := ask.view(w)
 		if alone(w) {
-			key = w.identity()
+			view = "alone: " + w.identity()
 		}
-		g, ok := groups[key]
-		if !ok {
-			g = &workloadClass{policies: selecting(policies, w)}
-			groups[key] = g
-			order = append(order, key)
+		at, known := byView[view]
+		if !known {
+			answers := ask.answers(w)
+			if alone(w) {
+				answers = view
+			}
+			if at, known = byAnswers[answers]; !known {
+				at = len(list)
+				byAnswers[answers] = at
+				list = append(list, workloadClass{policies: selecting(policies, w), index: at})
+			}
+			byView[view] = at
 		}
-		g.members = append(g.members, w)
-	}
-	list := make([]workloadClass, len(order))
-	for i, key := range order {
-		list[i] = *groups[key]
+		list[at].members = append(list[at].members, w)
 	}
 	return list
 }
@@ -56,6 +61,7 @@ func classifyWorkloads(policies []Policy, workloads []Workload, alone func(*Work
 type questionnaire struct {
 	selectors  []Selector
 	keys       []string // of sameLabels
+	seen       []string // all keys that are looked at
 	userLabels bool     // sameLabels: all
 }
 
@@ -66,6 +72,9 @@ func questions(policies []Policy) questionnaire {
 		if id := fmt.Sprintf("%q", s); !seen[id] {
 			seen[id] = true
 			q.selectors = append(q.selectors, s)
+			for _, r := range s.Requirements {
+				q.seen = append(q.seen, r.Key)
+			}
 		}
 	}
 	for _, p := range policies {
@@ -84,25 +93,51 @@ func questions(policies []Policy) questionnaire {
 	}
 	slices.Sort(q.keys)
 	q.keys = slices.Compact(q.keys)
+	q.seen = append(q.seen, q.keys...)
+	slices.Sort(q.seen)
+	q.seen = slices.Compact(q.seen)
 	return q
+}
+
+// view returns all of w that q looks at: equal views give equal answers. Most
+// workloads share their view with many, and it is found out sooner than the answers.
+func (q questionnaire) view(w *Workload) string {
+	var b []byte
+	b = q.values(b, q.seen, w)
+	return string(q.labels(b, w))
 }
 
 // answers returns one string for all that q asks of w: equal strings, equal answers.
 func (q questionnaire) answers(w *Workload) string {
-	var b strings.Builder
+	var b []byte
 	for _, s := range q.selectors {
-		b.WriteString(strconv.FormatBool(s.Matches(w.Label)) + ",")
+		b = strconv.AppendBool(b, s.Matches(w.Label))
 	}
-	for _, k := range q.keys {
+	b = q.values(b, q.keys, w)
+	return string(q.labels(b, w))
+}
+
+// values appends what w has for the keys.
+func (q questionnaire) values(b []byte, keys []string, w *Workload) []byte {
+	for _, k := range keys {
 		if v, ok := w.Label(k); ok {
-			b.WriteString(strconv.Quote(v))
+			b = strconv.AppendQuote(b, v)
 		}
-		b.WriteByte(',')
+		b = append(b, ',')
 	}
-	if q.userLabels {
-		fmt.Fprintf(&b, "%q", map[string]string(w.Labels))
+	return b
+}
+
+// labels appends the user labels, where they are asked for.
+func (q questionnaire) labels(b []byte, w *Workload) []byte {
+	if !q.userLabels {
+		return b
 	}
-	return b.String()
+	for _, k := range slices.Sorted(maps.Keys(w.Labels)) {
+		b = strconv.AppendQuote(b, k)
+		b = strconv.AppendQuote(b, w.Labels[k])
+	}
+	return b
 }
 
 func selecting(policies []Policy, w *Workload) []*Policy {

@@ -91,7 +91,7 @@ func classify(policies []Policy, workloads []Workload) *classes {
 	cs := &classes{
 		addresses: classifyAddresses(policies),
 		ports:     classifyPorts(policies),
-		masks:     map[*Rule][]bool{},
+		matchers:  map[*Rule]*matcher{},
 	}
 	alone := map[*Workload]bool{}
 	apart := func(w *Workload) bool { return alone[w] }
@@ -106,6 +106,7 @@ func classify(policies []Policy, workloads []Workload) *classes {
 	}
 	if len(alone) > 0 {
 		cs.workloads = classifyWorkloads(policies, workloads, apart)
+		clear(cs.matchers)
 	}
 	return cs
 }

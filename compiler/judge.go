@@ -1,6 +1,12 @@
 package compiler
 
-import "maps"
+import (
+	"encoding/binary"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
 
 // A direction is a side of a policy: what comes in or what goes out.
 type direction uint8
@@ -61,119 +67,219 @@ type reason struct {
 	position Position
 }
 
-// judge says for each class of ports whether c, as the given side of a connection
-// with p, allows it.
-func (cs *classes) judge(c *workloadClass, d direction, p peer) []judgement {
-	if p.workloads == c && len(c.members) == 1 {
-		return make([]judgement, len(cs.ports.classes)) // a workload may always reach itself
+// A docket is what one side of a class's connections is judged by.
+type docket struct {
+	entries           []entry
+	isolated, audited *Policy // the first that isolates the class: enforced, audited
+
+	// ports are the classes of ports that an entry tells from the rest, by their index,
+	// ascending. A row has a judgement of the rest, and then of each of these.
+	ports []int
+
+	rows map[string]*row // by which entries match
+}
+
+// An entry is a rule of a policy that selects the class.
+type entry struct {
+	*matcher
+	policy *Policy
+	sort   sort
+}
+
+// A sort of rules: enforced or audited, allow or deny.
+type sort uint8
+
+const (
+	allows sort = iota
+	denies
+	auditAllows
+	auditDenies
+	sorts
+)
+
+// A row says of connections with one peer whether they are allowed: on ports that the
+// docket does not tell apart, and on each of docket.ports.
+type row struct {
+	judgements []judgement
+	signature  string // equal for rows that the table would treat alike
+}
+
+// docket returns what c is judged by, on one side.
+func (cs *classes) docket(c *workloadClass, d direction) *docket {
+	if dk := c.dockets[d]; dk != nil {
+		return dk
 	}
-	hearings := make([]hearing, len(cs.ports.classes))
-	var isolated, audited *Policy // the first that isolates c: enforced, audited
+	dk := &docket{rows: map[string]*row{}}
+	c.dockets[d] = dk
+	named := make([]bool, len(cs.ports.classes))
 	for _, policy := range c.policies {
 		side := policy.side(d)
-		if side.Isolates {
-			first := &isolated
-			if policy.Audit {
-				first = &audited
-			}
-			if *first == nil {
-				*first = policy
-			}
+		first, allow, deny := &dk.isolated, allows, denies
+		if policy.Audit {
+			first, allow, deny = &dk.audited, auditAllows, auditDenies
 		}
-		cs.hear(hearings, policy, side, c, p)
-	}
-	row := make([]judgement, len(hearings))
-	for i := range hearings {
-		row[i] = hearings[i].conclude(isolated, audited)
-	}
-	return row
-}
-
-// A hearing holds the first rule of each sort that matches: enforced or audited,
-// allow or deny.
-type hearing struct {
-	allow, deny, auditAllow, auditDeny reason
-}
-
-// hear enters into the hearings the rules of one policy that match the peer.
-func (cs *classes) hear(hearings []hearing, policy *Policy, side *Side, c *workloadClass, p peer) {
-	enter := func(rules []Rule, slot func(*hearing) *reason) {
-		for i := range rules {
-			r := &rules[i]
-			if !cs.matchesAny(r, c, p) {
-				continue
-			}
-			for at, named := range cs.mask(r) {
-				if s := slot(&hearings[at]); named && s.policy == nil {
-					*s = reason{policy, r.Position}
+		if side.Isolates && *first == nil {
+			*first = policy
+		}
+		for _, list := range []struct {
+			rules []Rule
+			sort  sort
+		}{{side.Allow, allow}, {side.Deny, deny}} {
+			for i := range list.rules {
+				m := cs.matcher(&list.rules[i])
+				dk.entries = append(dk.entries, entry{m, policy, list.sort})
+				for at, is := range m.ports {
+					named[at] = named[at] || is
 				}
 			}
 		}
 	}
-	if policy.Audit {
-		enter(side.Allow, func(h *hearing) *reason { return &h.auditAllow })
-		enter(side.Deny, func(h *hearing) *reason { return &h.auditDeny })
-	} else {
-		enter(side.Allow, func(h *hearing) *reason { return &h.allow })
-		enter(side.Deny, func(h *hearing) *reason { return &h.deny })
+	for at, is := range named {
+		if is {
+			dk.ports = append(dk.ports, at)
+		}
 	}
+	return dk
 }
+
+// judge says whether c, as the given side of connections with p, allows them.
+func (cs *classes) judge(c *workloadClass, d direction, p peer) *row {
+	dk := cs.docket(c, d)
+	if p.workloads == c && len(c.members) == 1 {
+		return newRow(make([]judgement, len(dk.ports)+1)) // a workload may always reach itself
+	}
+	return dk.judge(func(m *matcher) bool { return m.matches(c, p) })
+}
+
+// judge hears the entries that match.
+func (dk *docket) judge(matches func(*matcher) bool) *row {
+	var few [128]byte // on the stack, for most
+	which := few[:0]
+	for i := range dk.entries {
+		if matches(dk.entries[i].matcher) {
+			which = binary.NativeEndian.AppendUint32(which, uint32(i))
+		}
+	}
+	if r := dk.rows[string(which)]; r != nil {
+		return r
+	}
+	hearings := make([]hearing, len(dk.ports)+1)
+	for rest := which; len(rest) > 0; rest = rest[4:] {
+		e := &dk.entries[binary.NativeEndian.Uint32(rest)]
+		for at := range hearings {
+			first := &hearings[at][e.sort]
+			if first.policy == nil && (e.ports == nil || at > 0 && e.ports[dk.ports[at-1]]) {
+				*first = reason{e.policy, e.rule.Position}
+			}
+		}
+	}
+	judgements := make([]judgement, len(hearings))
+	for i := range hearings {
+		judgements[i] = hearings[i].conclude(dk.isolated, dk.audited)
+	}
+	r := newRow(judgements)
+	dk.rows[string(which)] = r
+	return r
+}
+
+func newRow(judgements []judgement) *row {
+	var b strings.Builder
+	for _, j := range judgements {
+		b.WriteByte('0' + byte(j.ruling))
+		if j.policy != nil {
+			b.WriteString(j.policy.Name)
+		}
+	}
+	return &row{judgements, b.String()}
+}
+
+// uniform says whether all ports are judged alike.
+func (r *row) uniform() bool {
+	return !slices.ContainsFunc(r.judgements, func(j judgement) bool { return !j.same(r.judgements[0]) })
+}
+
+func (r *row) allowsAll() bool { return r.uniform() && r.judgements[0].ruling == allow }
+
+// A hearing holds the first rule of each sort that matches.
+type hearing [sorts]reason
 
 // conclude weighs what was heard (docs/POLICY.md: isolation, deny, audit).
 func (h *hearing) conclude(isolated, audited *Policy) judgement {
-	allowed := h.allow.policy != nil
+	allowed := h[allows].policy != nil
 	switch {
-	case h.deny.policy != nil:
-		return judgement{deny, nil, h.deny}
+	case h[denies].policy != nil:
+		return judgement{deny, nil, h[denies]}
 	case isolated != nil && !allowed:
 		return judgement{deny, nil, reason{isolated, isolated.Position}}
-	case h.auditDeny.policy != nil:
-		return judgement{would, h.auditDeny.policy, h.auditDeny}
-	case audited != nil && !allowed && h.auditAllow.policy == nil:
+	case h[auditDenies].policy != nil:
+		return judgement{would, h[auditDenies].policy, h[auditDenies]}
+	case audited != nil && !allowed && h[auditAllows].policy == nil:
 		return judgement{would, audited, reason{audited, audited.Position}}
 	default:
-		return judgement{allow, nil, h.allow}
+		return judgement{allow, nil, h[allows]}
 	}
 }
 
-// mask says for each class of ports whether the rule names it.
-func (cs *classes) mask(r *Rule) []bool {
-	m, ok := cs.masks[r]
-	if !ok {
-		m = cs.ports.mask(r.Ports)
-		cs.masks[r] = m
+// A matcher is a rule, made ready to be asked often.
+type matcher struct {
+	rule       *Rule
+	everybody  bool
+	unlabelled bool
+	workloads  []bool // by the index of their class; nil: none
+	same       []*SameLabels
+	cidrs      []*CIDR
+	list       int    // of addressClasses; -1: none
+	ports      []bool // by the index of their class; nil: every port
+}
+
+// matcher returns that of a rule. The classes must be there.
+func (cs *classes) matcher(r *Rule) *matcher {
+	if m := cs.matchers[r]; m != nil {
+		return m
+	}
+	m := &matcher{rule: r, everybody: r.Peers == nil, list: cs.addresses.listOf(r), ports: cs.ports.mask(r.Ports)}
+	cs.matchers[r] = m
+	for _, p := range r.Peers {
+		switch {
+		case p.Any:
+			m.everybody = true
+		case p.Unlabelled:
+			m.unlabelled = true
+		case p.SameLabels != nil:
+			m.same = append(m.same, p.SameLabels)
+		case p.CIDR != nil:
+			m.cidrs = append(m.cidrs, p.CIDR)
+		case p.Workloads != nil:
+			if m.workloads == nil {
+				m.workloads = make([]bool, len(cs.workloads))
+			}
+			for i := range cs.workloads {
+				m.workloads[i] = m.workloads[i] || p.Workloads.Matches(cs.workloads[i].members[0].Label)
+			}
+		}
 	}
 	return m
 }
 
-// matchesAny says whether any of a rule's peers matches p, for a rule of a policy
-// that selects c.
-func (cs *classes) matchesAny(r *Rule, c *workloadClass, p peer) bool {
-	if p.addresses != nil && cs.addresses.matched(r, p.addresses) {
+// matches says whether any of the rule's peers is p, for a policy that selects c.
+func (m *matcher) matches(c *workloadClass, p peer) bool {
+	switch {
+	case m.everybody:
 		return true
+	case p.addresses != nil:
+		return m.list >= 0 && p.addresses.matches[m.list]
+	case p.workloads == nil:
+		return m.unlabelled
+	case m.workloads != nil && m.workloads[p.workloads.index]:
+		return true
+	default:
+		return slices.ContainsFunc(m.same, func(s *SameLabels) bool { return s.match(c.members[0], p.workloads.members[0]) })
 	}
-	for i := range r.Peers {
-		if r.Peers[i].matches(c, p) {
-			return true
-		}
-	}
-	return r.Peers == nil
 }
 
-// matches says whether the peer of a rule, other than a CIDR, matches p.
-func (rule *Peer) matches(c *workloadClass, p peer) bool {
-	switch {
-	case rule.Any:
-		return true
-	case rule.Unlabelled:
-		return p.workloads == nil && p.addresses == nil
-	case rule.Workloads != nil:
-		return p.workloads != nil && rule.Workloads.Matches(p.workloads.members[0].Label)
-	case rule.SameLabels != nil:
-		return p.workloads != nil && rule.SameLabels.match(c.members[0], p.workloads.members[0])
-	default:
-		return false
-	}
+// matchesAddress says whether the rule matches an address outside this node.
+func (m *matcher) matchesAddress(a netip.Addr) bool {
+	return m.everybody || slices.ContainsFunc(m.cidrs, func(c *CIDR) bool { return c.matches(a) })
 }
 
 // match says whether both workloads have the labels with equal values.
@@ -193,12 +299,6 @@ func (s *SameLabels) match(a, b *Workload) bool {
 // reachesItself says whether both sides allow c everything with its own class. If
 // not, its workloads must be told apart: each may reach itself.
 func (cs *classes) reachesItself(c *workloadClass) bool {
-	for _, d := range []direction{ingress, egress} {
-		for _, j := range cs.judge(c, d, peer{workloads: c}) {
-			if j.ruling != allow {
-				return false
-			}
-		}
-	}
-	return true
+	itself := peer{workloads: c}
+	return cs.judge(c, ingress, itself).allowsAll() && cs.judge(c, egress, itself).allowsAll()
 }

@@ -10,14 +10,8 @@ import (
 // has no scratch register, so addresses and ports stand in the keys themselves:
 // the maps hold only what differs from what c says of most addresses.
 func (l *lowering) leaving(c *workloadClass) {
-	var ranges []destination
-	for i := range l.addresses.classes {
-		a := &l.addresses.classes[i]
-		row := l.judge(c, egress, peer{addresses: a})
-		for _, r := range a.ranges {
-			ranges = append(ranges, destination{r, row})
-		}
-	}
+	dk := l.docket(c, egress)
+	ranges := destinations(dk)
 	for _, part := range []struct {
 		set    string
 		groups bool
@@ -28,7 +22,7 @@ func (l *lowering) leaving(c *workloadClass) {
 				list = append(list, r)
 			}
 		}
-		usual, cells := l.cheapest(list)
+		usual, cells := l.cheapest(dk, list)
 		if usual.ruling != allow {
 			l.add(part.set, element(l.verdict(usual, atLeave), describe(c, egress, nil, nil, usual), class(c.number)))
 		}
@@ -38,10 +32,28 @@ func (l *lowering) leaving(c *workloadClass) {
 	}
 }
 
-// A destination is a range of addresses with a judgement for each class of ports.
+// A destination is a range of addresses of which the same is said.
 type destination struct {
 	addressRange
-	row []judgement
+	*row
+}
+
+// destinations divides all addresses outside this node by what the docket says of them.
+func destinations(dk *docket) []destination {
+	var cidrs []*CIDR
+	for _, e := range dk.entries {
+		cidrs = append(cidrs, e.cidrs...)
+	}
+	var list []destination
+	for _, atom := range atoms(cidrs) {
+		r := dk.judge(func(m *matcher) bool { return m.matchesAddress(atom.from) })
+		if n := len(list); n > 0 && list[n-1].signature == r.signature && continues(list[n-1].addressRange, atom) {
+			list[n-1].to = atom.to
+			continue
+		}
+		list = append(list, destination{atom, r})
+	}
+	return list
 }
 
 // A cell is a range of addresses, and a rectangle of protocols and ports or a span
@@ -56,10 +68,10 @@ type cell struct {
 
 // cheapest returns the judgement that leaves the fewest cells to be written, and
 // those cells. Of two it takes the first that says no.
-func (l *lowering) cheapest(list []destination) (judgement, []cell) {
+func (l *lowering) cheapest(dk *docket, list []destination) (judgement, []cell) {
 	var candidates []judgement
 	for _, d := range list {
-		for _, j := range d.row {
+		for _, j := range d.judgements {
 			if !slices.ContainsFunc(candidates, j.same) {
 				candidates = append(candidates, j)
 			}
@@ -71,7 +83,7 @@ func (l *lowering) cheapest(list []destination) (judgement, []cell) {
 	for i, usual := range candidates {
 		var differ []cell
 		for _, d := range list {
-			differ = append(differ, l.cells(d, usual)...)
+			differ = append(differ, l.cells(dk, d, usual)...)
 		}
 		if i == 0 || len(differ) < len(cells) {
 			best, cells = usual, differ
@@ -85,8 +97,8 @@ func rank(j judgement) int {
 }
 
 // cells returns what differs from the usual judgement at one destination.
-func (l *lowering) cells(d destination, usual judgement) []cell {
-	other := d.row[0] // of every port, type and protocol that no rule names
+func (l *lowering) cells(dk *docket, d destination, usual judgement) []cell {
+	other := d.judgements[0] // of every port, type and protocol that no rule names
 	var cells []cell
 	put := func(protoFrom, protoTo uint8, from, to uint16, j judgement) {
 		cells = append(cells, cell{d.addressRange, protoFrom, protoTo, from, to, false, j})
@@ -98,7 +110,7 @@ func (l *lowering) cells(d destination, usual judgement) []cell {
 		}
 	}
 	for _, proto := range []uint8{uint8(TCP), uint8(UDP), uint8(SCTP)} {
-		spans := l.spansOf(proto, d.row)
+		spans := l.spansOf(proto, dk, d.row)
 		if len(spans) == 1 && spans[0].judgement.same(other) {
 			continue
 		}
@@ -111,17 +123,17 @@ func (l *lowering) cells(d destination, usual judgement) []cell {
 		}
 	}
 	plain(256)
-	return append(cells, l.typeCells(d, other)...)
+	return append(cells, l.typeCells(dk, d, other)...)
 }
 
 // typeCells returns the ICMP types that differ from what is said of other protocols.
-func (l *lowering) typeCells(d destination, other judgement) []cell {
+func (l *lowering) typeCells(dk *docket, d destination, other judgement) []cell {
 	proto := uint8(ICMP)
 	if !d.from.Is4() {
 		proto = protoICMPv6
 	}
 	var cells []cell
-	for _, s := range l.spansOf(proto, d.row) {
+	for _, s := range l.spansOf(proto, dk, d.row) {
 		if !s.judgement.same(other) {
 			cells = append(cells, cell{d.addressRange, proto, proto, s.from, s.to, true, s.judgement})
 		}
@@ -136,16 +148,16 @@ type judgedSpan struct {
 }
 
 // spansOf covers a protocol's ports or types, ascending, with as few spans as can be.
-func (l *lowering) spansOf(proto uint8, row []judgement) []judgedSpan {
+func (l *lowering) spansOf(proto uint8, dk *docket, r *row) []judgedSpan {
 	last := uint16(65535)
 	if proto == uint8(ICMP) || proto == protoICMPv6 {
 		last = 255
 	}
 	var named []judgedSpan
-	for i, c := range l.ports.classes {
-		for _, s := range c.spans {
+	for i, at := range dk.ports {
+		for _, s := range l.ports.classes[at].spans {
 			if s.proto == proto {
-				named = append(named, judgedSpan{s.from, s.to, row[i]})
+				named = append(named, judgedSpan{s.from, s.to, r.judgements[i+1]})
 			}
 		}
 	}
@@ -161,13 +173,13 @@ func (l *lowering) spansOf(proto uint8, row []judgement) []judgedSpan {
 	next := 0
 	for _, s := range named {
 		if next < int(s.from) {
-			put(judgedSpan{uint16(next), s.from - 1, row[0]})
+			put(judgedSpan{uint16(next), s.from - 1, r.judgements[0]})
 		}
 		put(s)
 		next = int(s.to) + 1
 	}
 	if next <= int(last) {
-		put(judgedSpan{uint16(next), last, row[0]})
+		put(judgedSpan{uint16(next), last, r.judgements[0]})
 	}
 	return spans
 }

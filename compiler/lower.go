@@ -16,12 +16,13 @@ type lowering struct {
 	sets   map[string]*nft.Set
 	levels []level // deepest first
 	audits map[string]auditChain
-	bridge *nft.Table // of family bridge; nil: it is not needed
+	bridge *nft.Table        // of family bridge; nil: it is not needed
+	bound  map[string]uint32 // the class of each bound cgroup, by path
 }
 
 // lower returns the table that does what the policies say of these classes.
 func (cs *classes) lower(in Input) nft.Table {
-	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}}
+	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]uint32{}}
 	l.declare()
 	l.bindWorkloads()
 	l.bindContainers(in.Parents, in.Unlabelled)
@@ -128,6 +129,7 @@ func (l *lowering) bindWorkloads() {
 	for i := range l.workloads {
 		c := &l.workloads[i]
 		for _, w := range c.members {
+			l.bound[w.Cgroup.Path] = c.number
 			l.bind(w.Cgroup, c.number, w.Name+" ("+w.Labels.String()+")")
 		}
 	}
@@ -176,16 +178,13 @@ func (l *lowering) bindContainers(parents []Cgroup, unlabelled []Unlabelled) {
 }
 
 // classAbove returns the class of the deepest bound cgroup that contains path.
-func (l *lowering) classAbove(path string) (class uint32, ok bool) {
-	deepest := 0
-	for _, c := range l.workloads {
-		for _, w := range c.members {
-			if above := w.Cgroup.Path + "/"; strings.HasPrefix(path, above) && len(above) > deepest {
-				deepest, class, ok = len(above), c.number, true
-			}
+func (l *lowering) classAbove(cgroup string) (class uint32, ok bool) {
+	for at := strings.LastIndexByte(cgroup, '/'); at >= 0; at = strings.LastIndexByte(cgroup[:at], '/') {
+		if class, ok = l.bound[cgroup[:at]]; ok {
+			return class, true
 		}
 	}
-	return class, ok
+	return 0, false
 }
 
 // level returns the entry of the cgroup's depth.
@@ -261,11 +260,10 @@ func (l *lowering) local() []peer {
 	return peers
 }
 
-// A line is what one class says of peers about which it says the same: one
-// judgement for each class of ports.
+// A line is what one class says of peers about which it says the same.
 type line struct {
 	peers []peer
-	row   []judgement
+	*row
 }
 
 // matrix writes what c says of each peer: what it says of most of them for all,
@@ -274,9 +272,9 @@ type line struct {
 func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 	lines := l.lines(c, d, peers)
 	side := map[direction]side{ingress: {"ingress", atIngress}, egress: {"egress", atEgress}}[d]
-	usual := lines[0].row
-	if !allowsAll(usual) { // to allow is to fall through
-		l.writeRow(side, "_class", usual, func(pc *portClass, j judgement) string { return describe(c, d, nil, pc, j) }, class(c.number))
+	dk, usual := l.docket(c, d), lines[0].row
+	if !usual.allowsAll() { // to allow is to fall through
+		l.writeRow(side, "_class", dk, usual, func(pc *portClass, j judgement) string { return describe(c, d, nil, pc, j) }, class(c.number))
 	}
 	for _, line := range lines[1:] {
 		for _, p := range line.peers {
@@ -285,11 +283,11 @@ func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 				slices.Reverse(key)
 			}
 			comment := func(pc *portClass, j judgement) string { return describe(c, d, &p, pc, j) }
-			if allowsAll(line.row) && p.number() != 0 && l.otherSideAllowsAll(c, d, p) {
-				l.add("pair", element(goTo("settle"), comment(nil, line.row[0]), key...))
+			if line.allowsAll() && p.number() != 0 && l.otherSideAllowsAll(c, d, p) {
+				l.add("pair", element(goTo("settle"), comment(nil, line.judgements[0]), key...))
 				continue
 			}
-			l.writeRow(side, "_peer", line.row, comment, key...)
+			l.writeRow(side, "_peer", dk, line.row, comment, key...)
 		}
 	}
 }
@@ -300,7 +298,7 @@ func (l *lowering) otherSideAllowsAll(c *workloadClass, d direction, p peer) boo
 	if p.workloads == nil {
 		return true // it has no policies
 	}
-	return allowsAll(l.judge(p.workloads, 1-d, peer{workloads: c}))
+	return l.judge(p.workloads, 1-d, peer{workloads: c}).allowsAll()
 }
 
 // A side names the maps of one side of a connection.
@@ -312,10 +310,10 @@ type side struct {
 // writeRow writes the judgements of all classes of ports about one key: one element
 // if they are the same, else one that leads to those of the ports that differ from
 // the rest.
-func (l *lowering) writeRow(s side, part string, row []judgement, describe func(*portClass, judgement) string, key ...nft.Value) {
+func (l *lowering) writeRow(s side, part string, dk *docket, r *row, describe func(*portClass, judgement) string, key ...nft.Value) {
 	set := s.name + part
-	rest := row[0]
-	if uniform(row) {
+	rest := r.judgements[0]
+	if r.uniform() {
 		l.add(set, element(l.verdict(rest, s.stage), describe(nil, rest), key...))
 		return
 	}
@@ -323,19 +321,12 @@ func (l *lowering) writeRow(s side, part string, row []judgement, describe func(
 	if rest.ruling != deny { // to deny is to fall through
 		l.add(set+"_rest", element(l.verdict(rest, s.stage), describe(nil, rest), key...))
 	}
-	for i, j := range row {
-		if !j.same(rest) {
-			pc := &l.ports.classes[i]
+	for i, at := range dk.ports {
+		if j := r.judgements[i+1]; !j.same(rest) {
+			pc := &l.ports.classes[at]
 			l.add(set+"_port", element(l.verdict(j, s.stage), describe(pc, j), append(slices.Clone(key), class(pc.number))...))
 		}
 	}
-}
-
-func allowsAll(row []judgement) bool { return uniform(row) && row[0].ruling == allow }
-
-// uniform says whether all ports are judged alike.
-func uniform(row []judgement) bool {
-	return !slices.ContainsFunc(row, func(j judgement) bool { return !j.same(row[0]) })
 }
 
 // lines groups the peers of which c says the same, the largest group first.
@@ -343,29 +334,17 @@ func (l *lowering) lines(c *workloadClass, d direction, peers []peer) []line {
 	var lines []line
 	index := map[string]int{}
 	for _, p := range peers {
-		row := l.judge(c, d, p)
-		sig := l.signature(row)
-		at, ok := index[sig]
+		r := l.judge(c, d, p)
+		at, ok := index[r.signature]
 		if !ok {
 			at = len(lines)
-			index[sig] = at
-			lines = append(lines, line{row: row})
+			index[r.signature] = at
+			lines = append(lines, line{row: r})
 		}
 		lines[at].peers = append(lines[at].peers, p)
 	}
 	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(len(b.peers), len(a.peers)) })
 	return lines
-}
-
-func (l *lowering) signature(row []judgement) string {
-	var b strings.Builder
-	for _, j := range row {
-		b.WriteByte('0' + byte(j.ruling))
-		if j.policy != nil {
-			b.WriteString(j.policy.Name)
-		}
-	}
-	return b.String()
 }
 
 // verdict turns a judgement into what the map says at that stage.

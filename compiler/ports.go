@@ -143,11 +143,15 @@ func appendSpan(spans []span, s span) []span {
 	return append(spans, s)
 }
 
-// mask says for each class of ports whether a rule's ports name it; nil ports name every class.
+// mask says for each class of ports whether a rule's ports name it; nil ports, and a
+// nil mask, name every class.
 func (pc *portClasses) mask(ports []Port) []bool {
-	mask := make([]bool, len(pc.classes))
+	if ports == nil {
+		return nil
+	}
+	mask, at := make([]bool, len(pc.classes)), pc.index[fmt.Sprint(ports)]
 	for i, c := range pc.classes {
-		mask[i] = ports == nil || c.named[pc.index[fmt.Sprint(ports)]]
+		mask[i] = c.named[at]
 	}
 	return mask
 }

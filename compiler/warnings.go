@@ -33,14 +33,7 @@ func addressed(workloads []Workload) []Warning {
 }
 
 func (cs *classes) selectsAny(s *Selector) bool {
-	for _, c := range cs.workloads {
-		for _, w := range c.members {
-			if s.Matches(w.Label) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(cs.workloads, func(c workloadClass) bool { return s.Matches(c.members[0].Label) })
 }
 
 // elsewhere finds the containers with a network of their own that p selects: most of
@@ -48,8 +41,11 @@ func (cs *classes) selectsAny(s *Selector) bool {
 func (cs *classes) elsewhere(p *Policy) []Warning {
 	var names []string
 	for _, c := range cs.workloads {
+		if !p.Selector.Matches(c.members[0].Label) {
+			continue
+		}
 		for _, w := range c.members {
-			if w.hasOwnNetwork() && p.Selector.Matches(w.Label) {
+			if w.hasOwnNetwork() {
 				names = append(names, w.Name)
 			}
 		}

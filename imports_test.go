@@ -18,6 +18,8 @@ var mayImport = map[string][]string{
 	"thole/policies":        {},
 	"thole/watch":           {"thole/compiler", "github.com/containerd/cgroups/v3/...", "github.com/docker/docker/...", "github.com/fsnotify/fsnotify", "github.com/containerd/errdefs/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...", "golang.org/x/sync/..."},
 	"thole/datapath":        {"github.com/florianl/go-nfqueue/v2", "golang.org/x/sys/..."},
+	"thole/datapath/token":  {},
+	"thole/datapath/packet": {"thole/datapath/token"},
 	"thole/internal/daemon": {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/datapath", "thole/policies", "github.com/...", "golang.org/x/..."},
 	"thole/internal/doctor": {"thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/internal/daemon", "github.com/...", "golang.org/x/..."},
 	"thole/internal/nstest": {"golang.org/x/sys/..."},

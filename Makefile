@@ -3,7 +3,7 @@
 # make demo       the story as a terminal session, in namespaces of its own
 # make bench      latency of local connects, as ratios
 # make soak       the long tests
-# make fuzz       a minute of random policy files
+# make fuzz       a minute each of random policy files, tokens, statements, packets and ICMP errors
 # make lint       gofmt, vet, staticcheck, errorlint
 # make install    bin/thole, man pages, completion → $(PREFIX)
 
@@ -50,6 +50,10 @@ soak: packages
 
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime 60s ./compiler
+	$(GO) test -run '^$$' -fuzz FuzzToken -fuzztime 60s ./datapath/token
+	$(GO) test -run '^$$' -fuzz FuzzStatement -fuzztime 60s ./datapath/token
+	$(GO) test -run '^$$' -fuzz FuzzPacket -fuzztime 60s ./datapath/packet
+	$(GO) test -run '^$$' -fuzz FuzzQuote -fuzztime 60s ./datapath/packet
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w"; exit 1; }

@@ -3,6 +3,7 @@ package packet
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"testing"
 
 	"thole/datapath/token"
@@ -22,10 +23,8 @@ func FuzzPacket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, n uint16) {
 		b = bytes.Clone(b)[:len(b):len(b)]
 		before := bytes.Clone(b)
-		if _, err := Parse(b); err != nil {
-			if _, ok := err.(Reason); !ok {
-				t.Errorf("%v is no Reason", err)
-			}
+		if _, err := Parse(b); err != nil && !errors.As(err, new(Reason)) {
+			t.Errorf("%v is no Reason", err)
 		}
 		if !bytes.Equal(b, before) {
 			t.Error("the parser wrote to the packet")
@@ -130,10 +129,8 @@ func FuzzQuote(f *testing.F) {
 	f.Add(icmpError{v6: true, typ: 2, quote: segment{v6: true, flags: SYN}.build()}.build(), uint32(1))
 	f.Fuzz(func(t *testing.T, b []byte, d uint32) {
 		b = bytes.Clone(b)[:len(b):len(b)]
-		if _, err := ParseQuote(b); err != nil {
-			if _, ok := err.(Reason); !ok {
-				t.Errorf("%v is no Reason", err)
-			}
+		if _, err := ParseQuote(b); err != nil && !errors.As(err, new(Reason)) {
+			t.Errorf("%v is no Reason", err)
 		}
 		q, err := parseQuote(b)
 		if err != nil {

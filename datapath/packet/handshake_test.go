@@ -220,8 +220,8 @@ func TestProofAlone(t *testing.T) {
 			_, err = p.AppendProof(nil, 1001, t3, 1500)
 			var tooBig *TooBigError
 			switch {
-			case name == "a keepalive" && err != WrongPacket,
-				name == "SACK blocks" && err != NoRoom,
+			case name == "a keepalive" && !errors.Is(err, WrongPacket),
+				name == "SACK blocks" && !errors.Is(err, NoRoom),
 				name == "a full segment" && !(errors.As(err, &tooBig) && tooBig.Size == len(s.build())+28 && tooBig.Limit == 1500):
 				t.Errorf("%s with its proof: %v", name, err)
 			}
@@ -278,7 +278,7 @@ func TestSignedSegmentsStay(t *testing.T) {
 	} {
 		p := mustParse(t, segment{flags: SYN, options: option}.build())
 		_, err := p.AppendSYN(nil, token.TypeShortT1, fill(68, 'A'), 1500)
-		if err != Signed {
+		if !errors.Is(err, Signed) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -325,7 +325,7 @@ func TestWrongPacket(t *testing.T) {
 		allowed := strings.Split(c.allowed, ", ")
 		for name, f := range operations {
 			err := f(&p)
-			if want := slices.Contains(allowed, name); want && err != nil || !want && err != WrongPacket {
+			if want := slices.Contains(allowed, name); want && err != nil || !want && !errors.Is(err, WrongPacket) {
 				t.Errorf("flags %#x, token %d, %d bytes, %s: %v", p.Flags, p.Token, len(p.Payload()), name, err)
 			}
 		}
@@ -364,7 +364,7 @@ func TestPacketPathDoesNotAllocate(t *testing.T) {
 			none(step.name+", back", step.wire.build(), step.take)
 		}
 		none("refusal", segment{v6: v6, flags: RST}.build(), func(p *Packet, dst []byte) ([]byte, error) {
-			if _, err := p.AppendStrippedSYN(dst); err != WrongPacket {
+			if _, err := p.AppendStrippedSYN(dst); !errors.Is(err, WrongPacket) {
 				return nil, err
 			}
 			return dst, nil

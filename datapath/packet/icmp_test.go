@@ -3,6 +3,7 @@ package packet
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"testing"
 )
 
@@ -106,7 +107,7 @@ func TestQuoteRefuses(t *testing.T) {
 			wantReason(t, err, c.want)
 		})
 	}
-	if _, err := Parse(error4); err != NotTCP {
+	if _, err := Parse(error4); !errors.Is(err, NotTCP) {
 		t.Errorf("as TCP: %v", err)
 	}
 }

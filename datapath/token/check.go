@@ -17,7 +17,7 @@ type Verifier interface {
 // An Identity is what a certificate says of a node.
 type Identity struct {
 	PublicKey ed25519.PublicKey
-	NotAfter  time.Time // the certificate's
+	NotAfter  time.Time // as the certificate says; MaxSkew comes on top
 	Rights
 }
 
@@ -71,22 +71,22 @@ func (c *Checker) Check(s *Statement, from netip.Addr, now time.Time) (*Claim, e
 // another packet. Whether the certificate was revoked meanwhile is for who keeps the
 // claim.
 func (c *Claim) Admit(from netip.Addr, now time.Time) error {
-	if reason := c.Statement.holds(now); reason != 0 {
-		return reason
+	if now.Before(c.Statement.NotBefore.Add(-MaxSkew)) {
+		return NotYetValid
 	}
-	if now.After(c.Identity.NotAfter) {
+	if now.After(c.Until()) {
 		return Expired
 	}
-	if !c.Identity.MaySpeakFrom(from.Unmap()) {
+	if !c.Identity.MaySpeakFrom(from) {
 		return WrongAddress
 	}
 	return nil
 }
 
-// Until is when the claim ends at the latest.
+// Until is the last moment of the claim: of its statement or of the certificate.
 func (c *Claim) Until() time.Time {
-	if end := c.Statement.end(); end.Before(c.Identity.NotAfter) {
+	if end := c.Identity.NotAfter.Add(MaxSkew); end.Before(c.Statement.end()) {
 		return end
 	}
-	return c.Identity.NotAfter
+	return c.Statement.end()
 }

@@ -236,16 +236,5 @@ func (s *Statement) signedBy(key ed25519.PublicKey) bool {
 	return ed25519.Verify(key, signed(s.bytes[:end]), s.bytes[end:])
 }
 
-// holds reports why s does not hold at now, or zero.
-func (s *Statement) holds(now time.Time) Reason {
-	switch {
-	case now.Before(s.NotBefore.Add(-MaxSkew)):
-		return NotYetValid
-	case now.After(s.end()):
-		return Expired
-	}
-	return 0
-}
-
 // end is the last moment at which s holds, on a clock that is as late as may be.
 func (s *Statement) end() time.Time { return s.NotBefore.Add(s.Lifetime + MaxSkew) }

@@ -184,10 +184,13 @@ func TestCheck(t *testing.T) {
 		t.Errorf("until %v, want %v", claim.Until(), want)
 	}
 	claim.Identity.NotAfter = begin.Add(time.Second)
-	if !claim.Until().Equal(begin.Add(time.Second)) {
+	if !claim.Until().Equal(begin.Add(time.Second + MaxSkew)) {
 		t.Error("a claim outlives its certificate")
 	}
-	wantReason(t, claim.Admit(somewhere, begin.Add(2*time.Second)), Expired)
+	if err := claim.Admit(somewhere, claim.Until()); err != nil {
+		t.Error(err)
+	}
+	wantReason(t, claim.Admit(somewhere, claim.Until().Add(1)), Expired)
 }
 
 func TestCheckRefuses(t *testing.T) {
@@ -212,7 +215,7 @@ func TestCheckRefuses(t *testing.T) {
 	}{
 		{"300 s early", nil, c.own.Statement, "192.0.2.1", begin.Add(-MaxSkew), 0, nil},
 		{"300 s late", nil, c.own.Statement, "192.0.2.1", ends, 0, nil},
-		{"IPv4 as IPv6", nil, c.own.Statement, "::ffff:192.0.2.1", begin, 0, nil},
+		{"IPv4 as IPv6", nil, c.own.Statement, "::ffff:192.0.2.1", begin, WrongAddress, nil},
 		{"earlier", nil, c.own.Statement, "192.0.2.1", begin.Add(-MaxSkew - 1), NotYetValid, nil},
 		{"later", nil, c.own.Statement, "192.0.2.1", ends.Add(1), Expired, nil},
 		{"an hour early", nil, c.own.Statement, "192.0.2.1", begin.Add(-time.Hour), NotYetValid, nil},

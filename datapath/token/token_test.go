@@ -3,6 +3,7 @@ package token
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -173,7 +174,7 @@ func TestTokenIsRefused(t *testing.T) {
 	for _, b := range [][]byte{h.shortT1, h.fullT1, h.shortT2, h.fullT2, h.proof} {
 		of := Type(b[1])
 		for typ, parse := range parsers {
-			if err := parse(b); typ == of && err != nil || typ != of && err != BadType {
+			if err := parse(b); typ == of && err != nil || typ != of && !errors.Is(err, BadType) {
 				t.Errorf("type %d as %d: %v", of, typ, err)
 			}
 		}

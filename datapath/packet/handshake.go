@@ -50,7 +50,8 @@ func (p *Packet) AppendStrippedSYNACK(dst []byte) ([]byte, error) {
 
 // AppendProof appends p with T3 before its data. First is the number of the client's
 // first byte, c + 1, which must be p's own. A *TooBigError or NoRoom means that T3 goes
-// alone, by AppendProofAlone, and p after it as it is.
+// alone, by AppendProofAlone, and p after it as it is. The kernel made p as big as the
+// path allows; who does not know the path takes 1280 for the limit.
 func (p *Packet) AppendProof(dst []byte, first uint32, t3 []byte, limit int) ([]byte, error) {
 	if !p.mayProve(t3) || p.Seq != first {
 		return dst, WrongPacket

@@ -138,13 +138,16 @@ func (p *Packet) scanOptions(b []byte) error {
 		case option[0] == kindMD5 || option[0] == kindAO:
 			p.signed = true
 		case isExperimental(option, exID):
-			if len(option) != optionLength || option[4] < byte(token.TypeShortT1) || option[4] > byte(token.TypeT3) || option[5] != token.Version {
+			if len(option) != optionLength || option[5] != token.Version {
 				return BadOption
 			}
 			if p.Token != 0 {
 				return DuplicateOption
 			}
 			p.Token = token.Type(option[4])
+			if p.Token < token.TypeShortT1 || p.Token > token.TypeT3 {
+				return BadOption
+			}
 		}
 		b = rest
 	}

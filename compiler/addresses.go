@@ -34,6 +34,7 @@ func (r addressRange) String() string { return r.from.String() + "-" + r.to.Stri
 // tell apart.
 type addressClass struct {
 	number  uint32
+	index   int            // in addressClasses.classes
 	matches []bool         // which of addressClasses.lists match it
 	ranges  []addressRange // ascending
 }
@@ -43,6 +44,7 @@ type addressClasses struct {
 	lists   [][]*CIDR // the distinct lists of cidr: peers of all rules
 	index   map[*Rule]int
 	classes []addressClass
+	matched [][]int // for each list, the indexes of the classes that it matches
 }
 
 // classifyAddresses finds the classes of all addresses that rules can tell apart.
@@ -61,9 +63,17 @@ func classifyAddresses(policies []Policy) *addressClasses {
 		if !ok {
 			at = len(ac.classes)
 			index[sig] = at
-			ac.classes = append(ac.classes, addressClass{matches: matches})
+			ac.classes = append(ac.classes, addressClass{index: at, matches: matches})
 		}
 		ac.classes[at].ranges = appendRange(ac.classes[at].ranges, atom)
+	}
+	ac.matched = make([][]int, len(ac.lists))
+	for at, c := range ac.classes {
+		for list, is := range c.matches {
+			if is {
+				ac.matched[list] = append(ac.matched[list], at)
+			}
+		}
 	}
 	return ac
 }

@@ -30,7 +30,7 @@ func (l *lowering) bindNetworks(bridges []Bridge, unlabelled []Unlabelled) {
 	for i := range l.workloads {
 		c := &l.workloads[i]
 		for _, w := range c.members {
-			l.bindNetwork(w.Own, c.number, w.Name+" ("+w.Labels.String()+")")
+			l.bindNetwork(w.Own, c.number, l.commentOf(w))
 			own = append(own, w.Own...)
 		}
 	}

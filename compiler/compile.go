@@ -11,6 +11,10 @@ import (
 type Options struct {
 	Deny  DenyMode
 	Epoch uint16 // 1 to MaxEpoch; 0 is taken as 1
+
+	// Comments says that elements get comments: whose they are, and which policy says
+	// so. They are for Text, and cost more than all the rest.
+	Comments bool
 }
 
 // A DenyMode says how a denied connection is answered.

@@ -14,6 +14,7 @@ import (
 
 func compile(t *testing.T, in compiler.Input) compiler.Result {
 	t.Helper()
+	in.Options.Comments = true
 	r, err := compiler.Compile(in)
 	if err != nil {
 		t.Fatal(err)

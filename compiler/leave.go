@@ -24,7 +24,7 @@ func (l *lowering) leaving(c *workloadClass) {
 		}
 		usual, cells := l.cheapest(dk, list)
 		if usual.ruling != allow {
-			l.add(part.set, element(l.verdict(usual, atLeave), describe(c, egress, nil, nil, usual), class(c.number)))
+			l.add(part.set, element(l.verdict(usual, atLeave), l.describe(c, egress, nil, nil, usual), class(c.number)))
 		}
 		for _, cell := range cells {
 			l.addCell(c, cell)
@@ -193,6 +193,9 @@ func (l *lowering) addCell(c *workloadClass, cell cell) {
 	} else {
 		key = append(key, nft.Span(uint64(cell.protoFrom), uint64(cell.protoTo)), nft.Span(uint64(cell.from), uint64(cell.to)))
 	}
-	to := cell.addressRange.String()
-	l.add(set, element(l.verdict(cell.judgement, atLeave), c.String()+" → "+to+": "+cell.judgement.String(), key...))
+	comment := ""
+	if l.comments {
+		comment = c.String() + " → " + cell.addressRange.String() + ": " + cell.judgement.String()
+	}
+	l.add(set, element(l.verdict(cell.judgement, atLeave), comment, key...))
 }

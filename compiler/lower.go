@@ -18,11 +18,13 @@ type lowering struct {
 	audits map[string]auditChain
 	bridge *nft.Table        // of family bridge; nil: it is not needed
 	bound  map[string]uint32 // the class of each bound cgroup, by path
+
+	comments bool
 }
 
 // lower returns the table that does what the policies say of these classes.
 func (cs *classes) lower(in Input) nft.Table {
-	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]uint32{}}
+	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]uint32{}, comments: in.Options.Comments}
 	l.declare()
 	l.bindWorkloads()
 	l.bindContainers(in.Parents, in.Unlabelled)
@@ -130,7 +132,7 @@ func (l *lowering) bindWorkloads() {
 		c := &l.workloads[i]
 		for _, w := range c.members {
 			l.bound[w.Cgroup.Path] = c.number
-			l.bind(w.Cgroup, c.number, w.Name+" ("+w.Labels.String()+")")
+			l.bind(w.Cgroup, c.number, l.commentOf(w))
 		}
 	}
 }
@@ -274,7 +276,7 @@ func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 	side := map[direction]side{ingress: {"ingress", atIngress}, egress: {"egress", atEgress}}[d]
 	dk, usual := l.docket(c, d), lines[0].row
 	if !usual.allowsAll() { // to allow is to fall through
-		l.writeRow(side, "_class", dk, usual, func(pc *portClass, j judgement) string { return describe(c, d, nil, pc, j) }, class(c.number))
+		l.writeRow(side, "_class", dk, usual, func(pc *portClass, j judgement) string { return l.describe(c, d, nil, pc, j) }, class(c.number))
 	}
 	for _, line := range lines[1:] {
 		for _, p := range line.peers {
@@ -282,7 +284,7 @@ func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 			if d == egress {
 				slices.Reverse(key)
 			}
-			comment := func(pc *portClass, j judgement) string { return describe(c, d, &p, pc, j) }
+			comment := func(pc *portClass, j judgement) string { return l.describe(c, d, &p, pc, j) }
 			if line.allowsAll() && p.number() != 0 && l.otherSideAllowsAll(c, d, p) {
 				l.add("pair", element(goTo("settle"), comment(nil, line.judgements[0]), key...))
 				continue
@@ -317,7 +319,7 @@ func (l *lowering) writeRow(s side, part string, dk *docket, r *row, describe fu
 		l.add(set, element(l.verdict(rest, s.stage), describe(nil, rest), key...))
 		return
 	}
-	l.add(set, element(goTo(set+"_ports"), describe(nil, rest)+", but for some ports", key...))
+	l.add(set, element(goTo(set+"_ports"), butForPorts(describe(nil, rest)), key...))
 	if rest.ruling != deny { // to deny is to fall through
 		l.add(set+"_rest", element(l.verdict(rest, s.stage), describe(nil, rest), key...))
 	}
@@ -333,8 +335,16 @@ func (l *lowering) writeRow(s side, part string, dk *docket, r *row, describe fu
 func (l *lowering) lines(c *workloadClass, d direction, peers []peer) []line {
 	var lines []line
 	index := map[string]int{}
+	mentioned := l.mentioned(l.docket(c, d))
+	var plain *row // of addresses that no rule of c mentions
 	for _, p := range peers {
-		r := l.judge(c, d, p)
+		r := plain
+		if r == nil || p.addresses == nil || mentioned[p.addresses.index] {
+			r = l.judge(c, d, p)
+		}
+		if p.addresses != nil && !mentioned[p.addresses.index] {
+			plain = r
+		}
 		at, ok := index[r.signature]
 		if !ok {
 			at = len(lines)
@@ -345,6 +355,19 @@ func (l *lowering) lines(c *workloadClass, d direction, peers []peer) []line {
 	}
 	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(len(b.peers), len(a.peers)) })
 	return lines
+}
+
+// mentioned says which classes of addresses a CIDR of the docket matches.
+func (l *lowering) mentioned(dk *docket) []bool {
+	is := make([]bool, len(l.addresses.classes))
+	for _, e := range dk.entries {
+		if e.list >= 0 {
+			for _, at := range l.addresses.matched[e.list] {
+				is[at] = true
+			}
+		}
+	}
+	return is
 }
 
 // verdict turns a judgement into what the map says at that stage.
@@ -373,7 +396,10 @@ func element(v nft.Verdict, comment string, key ...nft.Value) nft.Element {
 
 // describe says for a reader of the table who may reach whom and why. A nil peer
 // is whoever is not listed; nil ports are those that are not listed.
-func describe(c *workloadClass, d direction, p *peer, ports *portClass, j judgement) string {
+func (l *lowering) describe(c *workloadClass, d direction, p *peer, ports *portClass, j judgement) string {
+	if !l.comments {
+		return ""
+	}
 	other := "others"
 	if p != nil {
 		other = p.String()
@@ -387,6 +413,21 @@ func describe(c *workloadClass, d direction, p *peer, ports *portClass, j judgem
 		where = " " + ports.String()
 	}
 	return fmt.Sprintf("%s → %s%s: %s", from, to, where, j)
+}
+
+func butForPorts(comment string) string {
+	if comment == "" {
+		return ""
+	}
+	return comment + ", but for some ports"
+}
+
+// commentOf names a workload for a reader of the table.
+func (l *lowering) commentOf(w *Workload) string {
+	if !l.comments {
+		return ""
+	}
+	return w.Name + " (" + w.Labels.String() + ")"
 }
 
 func (c *workloadClass) String() string {

@@ -110,7 +110,7 @@ func planInventory(w *world, o applyOptions, files []compiler.File) error {
 	result, err := compiler.Compile(compiler.Input{
 		Policies:  docs.Policies,
 		Workloads: workloads,
-		Options:   compiler.Options{Deny: denyMode(o.deny)},
+		Options:   compiler.Options{Deny: denyMode(o.deny), Comments: true},
 	})
 	if err != nil {
 		return fmt.Errorf("compiling policies: %w", err)

@@ -345,6 +345,9 @@ func (e *enforcer) preview(files []compiler.File) (ApplyResponse, error) {
 	if err == nil {
 		p, err = e.plan(set)
 	}
+	if err == nil {
+		err = e.explain(&p)
+	}
 	if err != nil {
 		return ApplyResponse{}, &Refusal{Code: http.StatusUnprocessableEntity, Message: err.Error()}
 	}
@@ -365,6 +368,9 @@ func (e *enforcer) replace(source string, files []compiler.File) (ApplyResponse,
 	}
 	if err != nil {
 		e.log.Error("the policy set could not be loaded: the one before stays", "error", err)
+		return ApplyResponse{}, err
+	}
+	if err := e.explain(&p); err != nil {
 		return ApplyResponse{}, err
 	}
 	e.badSet = nil

@@ -29,6 +29,10 @@ type plan struct {
 	epoch    uint16
 	result   compiler.Result
 	change   ruleset.Change
+
+	loaded   *ruleset.Table   // what the change is made for
+	numbers  compiler.Numbers // of that
+	comments bool             // there is somebody to read them
 }
 
 // plan works out what a policy set means for what runs now.
@@ -44,6 +48,8 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 		running:  snapshot.Workloads,
 		around:   containers{Unlabelled: snapshot.Unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
 		epoch:    e.epoch,
+		loaded:   e.loaded,
+		numbers:  e.numbers,
 	}
 	p.running = append(p.running, e.unresolved(set, snapshot.Workloads)...)
 	var err error
@@ -100,14 +106,20 @@ func (e *enforcer) compile(p *plan) error {
 		Parents:    p.around.Parents,
 		Unlabelled: p.around.Unlabelled,
 		Bridges:    p.around.Bridges,
-		Options:    compiler.Options{Deny: e.deny, Epoch: p.epoch},
-		Numbers:    e.numbers,
+		Options:    compiler.Options{Deny: e.deny, Epoch: p.epoch, Comments: p.comments},
+		Numbers:    p.numbers,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %v", errLimit, err)
 	}
-	p.change = ruleset.Diff(e.loaded, &p.result.Table)
+	p.change = ruleset.Diff(p.loaded, &p.result.Table)
 	return nil
+}
+
+// explain compiles a plan anew, with comments for who reads it.
+func (e *enforcer) explain(p *plan) error {
+	p.comments = true
+	return e.compile(p)
 }
 
 // takesAway reports whether a plan may end an allowance that something living has,

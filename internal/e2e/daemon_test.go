@@ -44,11 +44,17 @@ type machine struct {
 // newMachine starts a daemon on a new host and waits until it enforces.
 func newMachine(t *testing.T, args ...string) *machine {
 	t.Helper()
-	thole, err := tholeBinary()
-	must(t, err)
-	m := &machine{Host: nstest.New(t), t: t, thole: thole}
+	m := bareMachine(t)
 	m.start(args...)
 	return m
+}
+
+// bareMachine is a machine whose daemon was not started yet.
+func bareMachine(t *testing.T) *machine {
+	t.Helper()
+	thole, err := tholeBinary()
+	must(t, err)
+	return &machine{Host: nstest.New(t), t: t, thole: thole}
 }
 
 func (m *machine) start(args ...string) {

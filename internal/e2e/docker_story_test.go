@@ -188,7 +188,9 @@ func dialogue(c *nstest.Probe, to string, server *nstest.UDPSocket) string {
 
 // curl is a command line that asks for pages, one after the other, and does not wait
 // for ever. Its status is that of the last.
-func curl(urls ...string) []string { return append([]string{"curl", "-sS", "--max-time", "5"}, urls...) }
+func curl(urls ...string) []string {
+	return append([]string{"curl", "-sS", "--max-time", "5"}, urls...)
+}
 
 // wantPage runs a command that ends with curl's status. Where the page is "", nothing
 // must have come, and the connection must have been refused at once.

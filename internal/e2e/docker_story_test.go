@@ -166,7 +166,8 @@ func everyPair(t *testing.T, m *machine, e *nstest.Engine, image string) {
 	}
 }
 
-// dialogue sends a datagram, and an answer if it arrives, and says what came of it.
+// dialogue sends a datagram from a new socket, an answer if it arrives, and says what
+// came of it.
 func dialogue(c *nstest.Probe, to string, server *nstest.UDPSocket) string {
 	any := "0.0.0.0:0"
 	if strings.HasPrefix(to, "[") {
@@ -176,7 +177,7 @@ func dialogue(c *nstest.Probe, to string, server *nstest.UDPSocket) string {
 	defer s.Close()
 	v := s.Try(to, server)
 	if !v.Allowed() {
-		return string(v.Outcome)
+		return v.String()
 	}
 	received := server.Received()
 	server.Send(received[len(received)-1].From, "answer")

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
@@ -56,7 +57,12 @@ const agentFlag = "--agent"
 // newAgent starts an agent in the cgroup.
 func newAgent(t testing.TB, h *nstest.Host, cg *nstest.Cgroup) *agent {
 	t.Helper()
-	cmd := cg.Command("/proc/self/exe", agentFlag)
+	return startAgent(t, h, cg.Command("/proc/self/exe", agentFlag))
+}
+
+// startAgent runs a command that becomes an agent, or passes on what is said to one.
+func startAgent(t testing.TB, h *nstest.Host, cmd *exec.Cmd) *agent {
+	t.Helper()
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	must(t, err)
@@ -304,6 +310,10 @@ func perform(c call) (r result, err error) {
 		return receive(c.FD)
 	case "inject":
 		err = inject(c)
+	case "xattr":
+		err = unix.Setxattr(c.To, c.Device, c.Data, 0)
+	case "unshare":
+		err = unix.Unshare(c.A)
 	case "caps":
 		err = keepCapability(c.A)
 	case "setgid":

@@ -242,20 +242,26 @@ var tholeBinary = sync.OnceValues(func() (string, error) {
 // A machine is a host with a daemon.
 type machine struct {
 	*nstest.Host
-	t     testing.TB
-	thole string
+	t       testing.TB
+	thole   string
+	process *nstest.Process // the daemon
 }
 
 const daemonSocket = "/run/thole/thole.sock"
 
-func newMachine(t testing.TB) *machine {
+func newMachine(t testing.TB, args ...string) *machine {
 	t.Helper()
 	thole, err := tholeBinary()
 	must(t, err)
 	m := &machine{Host: nstest.New(t), t: t, thole: thole}
-	m.In("daemon").Start(m.thole, "daemon", "--state", "/run/state")
-	nstest.WaitFor(t, 10*time.Second, "the daemon to enforce", func() bool { return m.status().Enforcing })
+	m.start(args...)
 	return m
+}
+
+func (m *machine) start(args ...string) {
+	m.t.Helper()
+	m.process = m.In("daemon").Start(m.thole, append([]string{"daemon", "--state", "/run/state"}, args...)...)
+	nstest.WaitFor(m.t, 10*time.Second, "the daemon to enforce", func() bool { return m.status().Enforcing })
 }
 
 func (m *machine) status() (status daemon.Status) {

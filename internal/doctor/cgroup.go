@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -43,6 +44,33 @@ func cgroupNamespace() []Finding {
 	}
 	return []Finding{f.warning("not the machine's", "only what runs below this namespace's root can be labelled",
 		"run the daemon outside of containers, or with their cgroup namespace set to host")}
+}
+
+// cgroupDelegation asks whether a cgroup namespace is a boundary for processes, which
+// is a property of the whole cgroup v2 tree (cgroups(7), nsdelegate).
+func cgroupDelegation(root watch.Root) []Finding {
+	f := Finding{Check: "cgroup delegation", Status: OK, Found: "nsdelegate"}
+	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
+	switch {
+	case err != nil || root.Dir() == "":
+		return nil // the line cgroup v2 says so
+	case delegates(string(mounts)):
+		return []Finding{f}
+	}
+	return []Finding{f.warning("no nsdelegate", "a container that may write to the node's cgroup tree (-v /sys/fs/cgroup) can leave its labels behind",
+		"mount -o remount,nsdelegate "+root.Dir())}
+}
+
+// delegates looks at the options of the file system in
+// "41 31 0:38 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw,nsdelegate".
+func delegates(mountinfo string) bool {
+	for line := range strings.Lines(mountinfo) {
+		_, device, ok := strings.Cut(strings.TrimSpace(line), " - cgroup2 ")
+		if fields := strings.Fields(device); ok && len(fields) == 2 && slices.Contains(strings.Split(fields[1], ","), "nsdelegate") {
+			return true
+		}
+	}
+	return false
 }
 
 // inScratch makes a cgroup, checks it, and runs the probe inside it.

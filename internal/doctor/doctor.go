@@ -61,6 +61,7 @@ func Examine(ctx context.Context, m Machine) []Finding {
 	return slices.Concat(
 		[]Finding{privileges(), kernelVersion(), mounted},
 		cgroupNamespace(),
+		cgroupDelegation(root),
 		inScratch(ctx, root, m.ProbeCommand),
 		[]Finding{peerPidfd(), conntrackTable()},
 		socketListing(),

@@ -310,6 +310,10 @@ func perform(c call) (r result, err error) {
 		return receive(c.FD)
 	case "inject":
 		err = inject(c)
+	case "mkdir":
+		err = os.MkdirAll(c.To, 0o755)
+	case "write":
+		err = os.WriteFile(c.To, c.Data, 0)
 	case "xattr":
 		err = unix.Setxattr(c.To, c.Device, c.Data, 0)
 	case "unshare":

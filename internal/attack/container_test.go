@@ -104,27 +104,38 @@ func (s *ship) holds(t testing.TB, what string, a *agent, here string) {
 
 const local, gateway = "127.0.0.1", "172.17.0.1"
 
+func TestContainersRoot(t *testing.T) {
+	s := newShip(t)
+	t.Run("in its own cgroups", s.ownCgroups)
+	t.Run("below thole.slice", s.belowTholeSlice)
+	t.Run("moves out", s.movesOut)
+	t.Run("with the whole tree", s.wholeTree)
+	t.Run("with marks", s.marks)
+	t.Run("with raw sockets", s.rawSockets)
+	t.Run("with nobody's address", s.nobodysAddress)
+	t.Run("outlived by its sockets", s.outlived)
+}
+
 // With CAP_SYS_ADMIN a container's root mounts its own part of the cgroup tree, makes
 // cgroups in it with the names of others, writes the attribute of thole run on them,
 // made up and copied, and moves into them. The daemon is started again on top of it.
-func TestContainerInItsOwnCgroups(t *testing.T) {
-	s := newShip(t)
-	victim := s.engine.Docker("run", "-d", "--init", "-l", "app=web", "--net=host", s.image, "sleep", "1000")
-	a := s.captive("captive", "--cap-add=SYS_ADMIN")
+func (s *ship) ownCgroups(t *testing.T) {
+	victim := s.engine.Docker("run", "-d", "--init", "--name=victim", "-l", "app=web", "--net=host", s.image, "sleep", "1000")
+	a := s.captive("forger", "--cap-add=SYS_ADMIN")
 	s.holds(t, "at first", a, local)
-	must(t, s.inside("captive", "mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg && cat /proc/self/cgroup | grep -qx 0::/"))
-
+	must(t, s.inside("forger", "mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg && cat /proc/self/cgroup | grep -qx 0::/"))
+	move := func(path, file string) {
+		a.ok(call{Op: "mkdir", To: "/tmp/cg" + path})
+		a.ok(call{Op: "write", To: "/tmp/cg" + path + "/" + file, Data: []byte("0")})
+	}
 	forgeries := [][]byte{s.attribute("thole.slice/web.scope"), []byte(`{"mac":"","run":{"version":1,"name":"web","labels":{"app":"web"},"uid":0}}`)}
 	for i, path := range []string{
 		"", "/thole.slice/web.scope", "/docker/" + victim, "/" + victim, "/system.slice/docker-" + victim + ".scope",
 		"/system.slice/docker.service", "/docker/buildkit", "/buildkit",
 	} {
-		must(t, s.inside("captive", "mkdir -p /tmp/cg"+path))
+		move(path, "cgroup.procs")
 		for _, forged := range forgeries {
 			a.ok(call{Op: "xattr", To: "/tmp/cg" + path, Device: attribute, Data: forged})
-		}
-		if path != "" {
-			must(t, s.inside("captive", "echo 1 >/tmp/cg"+path+"/cgroup.procs"))
 		}
 		s.holds(t, "in "+path, a, local)
 		if i == 1 {
@@ -132,16 +143,20 @@ func TestContainerInItsOwnCgroups(t *testing.T) {
 			s.holds(t, "in "+path+" as the root of a cgroup namespace", a, local)
 		}
 	}
-	must(t, s.inside("captive", "echo 1 >/tmp/cg/cgroup.procs && mkdir /tmp/cg/t && echo threaded >/tmp/cg/t/cgroup.type && echo 1 >/tmp/cg/t/cgroup.threads"))
+	move("", "cgroup.procs")
+	a.ok(call{Op: "mkdir", To: "/tmp/cg/threaded"})
+	a.ok(call{Op: "write", To: "/tmp/cg/threaded/cgroup.type", Data: []byte("threaded")})
+	move("/threaded", "cgroup.threads")
 	s.holds(t, "in a threaded cgroup", a, local)
 
+	before := s.status().Workloads
 	must(t, s.process.Signal(syscall.SIGTERM))
 	must(t, s.process.Wait())
 	s.start(followDocker)
 	s.follows()
 	s.holds(t, "after a restart of the daemon", a, local)
-	if status := s.status(); status.Workloads != 4 {
-		t.Errorf("%d workloads, want web, db, the captive and the victim", status.Workloads)
+	if after := s.status().Workloads; after != before {
+		t.Errorf("%d workloads after a restart of the daemon, want %d", after, before)
 	}
 }
 
@@ -149,21 +164,20 @@ const attribute = "trusted.thole.labels"
 
 // Whoever starts a container below thole.slice puts it where attributes are looked
 // for. Theirs are not believed: what is not ours there reaches nobody.
-func TestContainerBelowTholeSlice(t *testing.T) {
-	s := newShip(t)
+func (s *ship) belowTholeSlice(t *testing.T) {
 	genuine := s.attribute("thole.slice/web.scope")
-	a := s.captive("captive", "--cap-add=SYS_ADMIN", "--cgroup-parent=/thole.slice")
+	a := s.captive("below-slice", "--cap-add=SYS_ADMIN", "--cgroup-parent=/thole.slice")
 	s.reachesNobody(t, "below thole.slice", a)
-	must(t, s.inside("captive", "mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg && mkdir /tmp/cg/web.scope"))
+	must(t, s.inside("below-slice", "mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg && mkdir /tmp/cg/web.scope"))
 	a.ok(call{Op: "xattr", To: "/tmp/cg", Device: attribute, Data: genuine})
 	a.ok(call{Op: "xattr", To: "/tmp/cg/web.scope", Device: attribute, Data: genuine})
-	must(t, s.inside("captive", "echo 1 >/tmp/cg/web.scope/cgroup.procs"))
+	must(t, s.inside("below-slice", "echo 1 >/tmp/cg/web.scope/cgroup.procs"))
 	s.reachesNobody(t, "below thole.slice with an attribute", a)
 
-	// In a scope it is a container in what has labels; its own go before.
-	a = s.captive("inner", "--cgroup-parent=/thole.slice/web.scope")
-	denied(t, "in a scope of other labels: to these", reaches(a, "", local+":7001", s.webTCP))
-	denied(t, "in a scope of other labels: to unlabelled", reaches(a, "", local+":7002", s.freeTCP))
+	// In a scope of other labels it is a container all the same.
+	a = s.captive("below-scope", "--cgroup-parent=/thole.slice/web.scope")
+	nstest.WaitFor(t, 10*time.Second, "the container's own labels", func() bool { return reaches(a, "", local+":7003", s.dbTCP) })
+	s.holds(t, "below a scope", a, local)
 }
 
 func (s *ship) reachesNobody(t testing.TB, what string, a *agent) {
@@ -187,8 +201,7 @@ func (s *ship) attribute(cgroup string) []byte {
 
 // A container's root writes its first process into every cgroup that it can see: it
 // sees those of others for reading only, or its own alone, whatever else it may do.
-func TestContainerMovesOut(t *testing.T) {
-	s := newShip(t)
+func (s *ship) movesOut(t *testing.T) {
 	for name, args := range map[string][]string{
 		"default":   nil,
 		"strong":    {"--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--security-opt=seccomp=unconfined"}, // but one, which not every root has
@@ -211,12 +224,11 @@ func TestContainerMovesOut(t *testing.T) {
 // The whole tree is mounted into a container for writing, as some do for systemd in
 // containers. In a cgroup namespace of its own it can not leave its cgroup where the
 // tree is mounted with nsdelegate, as systemd does; else it can, as SECURITY.md says.
-func TestContainerWithTheWholeTree(t *testing.T) {
-	s := newShip(t)
-	a := s.captive("captive", "-v", "/sys/fs/cgroup:/tmp/all:rw")
+func (s *ship) wholeTree(t *testing.T) {
+	a := s.captive("whole-tree", "-v", "/sys/fs/cgroup:/tmp/all:rw")
 	s.holds(t, "at first", a, local)
 	before := a.tcp("0.0.0.0:0")
-	err := s.inside("captive", "echo 1 >/tmp/all/elsewhere/cgroup.procs")
+	err := s.inside("whole-tree", "echo 1 >/tmp/all/elsewhere/cgroup.procs")
 	if mounts := s.Shell("grep ' - cgroup2 ' /proc/self/mountinfo"); strings.Contains(mounts, "nsdelegate") {
 		if err == nil {
 			t.Error("it left its cgroup in spite of nsdelegate")
@@ -234,8 +246,7 @@ func TestContainerWithTheWholeTree(t *testing.T) {
 
 // SO_MARK needs CAP_NET_RAW alone, which Docker gives: no value of it makes a socket
 // another's, on the host's network or on a bridge.
-func TestContainerWithMarks(t *testing.T) {
-	s := newShip(t)
+func (s *ship) marks(t *testing.T) {
 	var marks []int
 	for _, bits := range []int{0, 1 << 28, 1 << 29, 1 << 31, 1<<31 | 1<<28} { // seen, dead, out
 		for epoch := range 3 {
@@ -278,11 +289,10 @@ func (s *ship) bridged(name string) *agent {
 
 // CAP_NET_RAW on the host's network: what goes through a raw socket is the container's,
 // whatever source it names; what a packet socket injects on lo opens no connection.
-func TestContainerWithRawSockets(t *testing.T) {
-	s := newShip(t)
-	s.engine.Docker("run", "-d", "--init", "-l", "app=web", "--name=web", s.image, "sleep", "1000")
-	web := s.engine.Docker("inspect", "--format={{.NetworkSettings.IPAddress}}", "web") // could reach 7001
-	a := s.captive("captive")
+func (s *ship) rawSockets(t *testing.T) {
+	s.engine.Docker("run", "-d", "--init", "-l", "app=web", "--name=bridged-web", s.image, "sleep", "1000")
+	web := s.engine.Docker("inspect", "--format={{.NetworkSettings.IPAddress}}", "bridged-web") // could reach 7001
+	a := s.captive("raw")
 	raw := a.raw(unix.AF_INET)
 	for _, from := range []string{local, gateway, web, "192.0.2.7"} {
 		for _, to := range []string{local, gateway} {
@@ -312,8 +322,7 @@ func TestContainerWithRawSockets(t *testing.T) {
 // A container on a bridge that may change its network sends from addresses there that
 // are nobody's: what is labelled stays closed. (From an address that is another
 // container's: see SECURITY.md.)
-func TestContainerWithNobodysAddress(t *testing.T) {
-	s := newShip(t)
+func (s *ship) nobodysAddress(t *testing.T) {
 	for name, args := range map[string][]string{"labelled": {"-l", "app=db"}, "unlabelled": nil} {
 		a := s.container(name, append(args, "--cap-add=NET_ADMIN")...)
 		must(t, s.inside(name, "ip addr add 172.17.99.9/16 dev eth0; ip addr add 10.99.9.9/32 dev eth0"))
@@ -331,12 +340,12 @@ func TestContainerWithNobodysAddress(t *testing.T) {
 
 // A captive hands its sockets to an unlabelled container, by an abstract Unix socket
 // of the network that they share, and is removed: nothing lists the cgroup any more.
-func TestContainersSocketOutlivesIt(t *testing.T) {
-	s := newShip(t)
+func (s *ship) outlived(t *testing.T) {
+	before := s.status().Workloads
 	friend := s.container("friend", "--net=host")
 	allowed(t, "the friend to unlabelled", reaches(friend, "", local+":7002", s.freeTCP))
 	for _, parent := range []string{"", "/system.slice", "/apps.slice"} {
-		name := "captive" + strings.ReplaceAll(parent, "/", "-")
+		name := "outlived" + strings.ReplaceAll(parent, "/", "-")
 		a := s.captive(name, "--cgroup-parent="+parent)
 		s.holds(t, "below "+parent, a, local)
 		udp := a.socket("0.0.0.0:0", unix.SOCK_DGRAM).pass(friend)
@@ -349,7 +358,7 @@ func TestContainersSocketOutlivesIt(t *testing.T) {
 			denied(t, "below "+parent+": by a socket of a container that is gone, UDP", s.webUDP.got() != "" || s.freeUDP.got() != "")
 			denied(t, "below "+parent+": TCP", tcp.connect(local+":7002") == 0)
 			denied(t, "below "+parent+": from unlabelled", reaches(s.free, "", local+":7005", listener))
-			nstest.WaitFor(t, 10*time.Second, "the workloads that are left", func() bool { return s.status().Workloads == 2 })
+			nstest.WaitFor(t, 10*time.Second, "the workloads that are left", func() bool { return s.status().Workloads == before })
 		}
 		listener.close()
 	}

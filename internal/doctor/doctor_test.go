@@ -43,9 +43,9 @@ func TestParseRelease(t *testing.T) {
 func TestDelegates(t *testing.T) {
 	for mountinfo, want := range map[string]bool{
 		"35 24 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n": true,
-		"41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n":                      false,
-		"41 31 0:38 / /nsdelegate rw,relatime - cgroup2 nsdelegate rw\n":                              false,
-		"36 24 0:31 / /sys/fs/cgroup rw - cgroup cgroup rw,nsdelegate\n":                              false,
+		"41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n":                       false,
+		"41 31 0:38 / /nsdelegate rw,relatime - cgroup2 nsdelegate rw\n":                               false,
+		"36 24 0:31 / /sys/fs/cgroup rw - cgroup cgroup rw,nsdelegate\n":                               false,
 		"": false,
 	} {
 		if got := delegates(mountinfo); got != want {

@@ -74,6 +74,9 @@ func TestStory(t *testing.T) {
 		wantPage(t, "nginxnginxnginxnginx", docker(append([]string{"--net=host", "-l", "app=nginx", image}, curl(all...)...)...))
 		wantPage(t, "", docker(append([]string{"--net=host", image}, curl(all...)...)...))
 		wantPage(t, "nginx", e.Command(append([]string{"exec", "nginx"}, curl(all[0])...)...))
+		// Or in the network of one that is there.
+		wantPage(t, "nginx", docker(append([]string{"--net=container:nginx", "-l", "app=nginx", image}, curl(all[0])...)...))
+		wantPage(t, "", docker(append([]string{"--net=container:nginx", "-l", "app=web", image}, curl(all[:2]...)...)...))
 	})
 	t.Run("5: a process with the labels", func(t *testing.T) {
 		for _, url := range all {

@@ -310,6 +310,8 @@ func perform(c call) (r result, err error) {
 		return receive(c.FD)
 	case "inject":
 		err = inject(c)
+	case "frame":
+		err = sendFrame(c)
 	case "mkdir":
 		err = os.MkdirAll(c.To, 0o755)
 	case "write":
@@ -432,6 +434,20 @@ func inject(c call) error {
 		copy(to.Addr[:], mac)
 	}
 	return unix.Sendto(fd, c.Data, 0, to)
+}
+
+// sendFrame sends a frame by a packet socket, its Ethernet header included.
+func sendFrame(c call) error {
+	device, err := net.InterfaceByName(c.Device)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Sendto(fd, c.Data, 0, &unix.SockaddrLinklayer{Ifindex: device.Index})
 }
 
 // randomReuseport has the kernel choose by chance among the sockets that share a

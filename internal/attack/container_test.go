@@ -35,7 +35,7 @@ type ship struct {
 
 func newShip(t testing.TB) *ship {
 	s := &ship{machine: newMachine(t, followDocker)}
-	s.engine = nstest.StartEngine(t, s.Host)
+	s.engine = nstest.StartEngine(t, s.Host, "--ipv6", "--fixed-cidr-v6="+gateway6+"/64")
 	s.follows()
 	exe, err := os.Executable()
 	must(t, err)
@@ -43,9 +43,9 @@ func newShip(t testing.TB) *ship {
 	s.web = s.run(0, "web", compiler.Labels{"app": "web"})
 	s.db = s.run(0, "db", compiler.Labels{"app": "db"})
 	s.free = newAgent(t, s.Host, s.In("elsewhere"))
-	s.webTCP, s.webUDP = s.web.listen("0.0.0.0:7001"), s.web.udp("0.0.0.0:7001")
-	s.freeTCP, s.freeUDP = s.free.listen("0.0.0.0:7002"), s.free.udp("0.0.0.0:7002")
-	s.dbTCP, s.dbUDP = s.db.listen("0.0.0.0:7003"), s.db.udp("0.0.0.0:7003")
+	s.webTCP, s.webUDP = s.web.listen("[::]:7001"), s.web.udp("[::]:7001")
+	s.freeTCP, s.freeUDP = s.free.listen("[::]:7002"), s.free.udp("[::]:7002")
+	s.dbTCP, s.dbUDP = s.db.listen("[::]:7003"), s.db.udp("[::]:7003")
 	return s
 }
 
@@ -102,7 +102,7 @@ func (s *ship) holds(t testing.TB, what string, a *agent, here string) {
 	u.close()
 }
 
-const local, gateway = "127.0.0.1", "172.17.0.1"
+const local, gateway, gateway6 = "127.0.0.1", "172.17.0.1", "fd00:17::1"
 
 func TestContainersRoot(t *testing.T) {
 	s := newShip(t)
@@ -113,6 +113,8 @@ func TestContainersRoot(t *testing.T) {
 	t.Run("with marks", s.marks)
 	t.Run("with raw sockets", s.rawSockets)
 	t.Run("with nobody's address", s.nobodysAddress)
+	t.Run("with another's address", s.anothersAddress)
+	t.Run("with another's address behind two tags", s.behindTwoTags)
 	t.Run("outlived by its sockets", s.outlived)
 }
 
@@ -291,7 +293,7 @@ func (s *ship) bridged(name string) *agent {
 // whatever source it names; what a packet socket injects on lo opens no connection.
 func (s *ship) rawSockets(t *testing.T) {
 	s.engine.Docker("run", "-d", "--init", "-l", "app=web", "--name=bridged-web", s.image, "sleep", "1000")
-	web := s.engine.Docker("inspect", "--format={{.NetworkSettings.IPAddress}}", "bridged-web") // could reach 7001
+	web, _ := s.addresses("bridged-web") // could reach 7001
 	a := s.captive("raw")
 	raw := a.raw(unix.AF_INET)
 	for _, from := range []string{local, gateway, web, "192.0.2.7"} {
@@ -320,8 +322,7 @@ func (s *ship) rawSockets(t *testing.T) {
 }
 
 // A container on a bridge that may change its network sends from addresses there that
-// are nobody's: what is labelled stays closed. (From an address that is another
-// container's: see SECURITY.md.)
+// are nobody's: what is labelled stays closed.
 func (s *ship) nobodysAddress(t *testing.T) {
 	for name, args := range map[string][]string{"labelled": {"-l", "app=db"}, "unlabelled": nil} {
 		a := s.container(name, append(args, "--cap-add=NET_ADMIN")...)
@@ -336,6 +337,44 @@ func (s *ship) nobodysAddress(t *testing.T) {
 		}
 	}
 	denied(t, "from nobody's address, UDP", s.webUDP.got() != "" || s.dbUDP.got() != "")
+}
+
+// A container on a bridge sends frames with the address of one that has other labels,
+// bare and behind a tag of VLAN 0, which the kernel takes off.
+func (s *ship) anothersAddress(t *testing.T) {
+	s.forge(t, "bare", nil, []uint16{unix.ETH_P_8021Q}, []uint16{unix.ETH_P_8021AD})
+}
+
+// forge has a new container send its own frame and forged ones, behind these tags.
+func (s *ship) forge(t testing.TB, name string, behind ...[]uint16) {
+	t.Helper()
+	other := s.engine.Docker("run", "-d", "--init", "-l", "app=web", s.image, "sleep", "1000")
+	a := s.bridged(name)
+	mac := s.engine.Docker("exec", name, "cat", "/sys/class/net/eth0/address")
+	bridge := s.Shell("cat /sys/class/net/docker0/address")
+	from4, from6 := s.addresses(other)
+	own, _ := s.addresses(name)
+	for _, tags := range behind {
+		send := func(packet []byte) {
+			a.ok(call{Op: "frame", Device: "eth0", Data: frame(bridge, mac, packet, tags...)})
+		}
+		what := fmt.Sprintf("behind tags %x", tags)
+		if len(tags) < 2 {
+			send(udp4(own+":5000", gateway+":7003", "mine"))
+			allowed(t, "its own, "+what, s.dbUDP.got() != "")
+		}
+		send(udp4(from4+":5000", gateway+":7001", "forged"))
+		denied(t, "IPv4 of another, "+what, s.webUDP.got() != "")
+		send(udp6("["+from6+"]:5000", "["+gateway6+"]:7001", "forged"))
+		denied(t, "IPv6 of another, "+what, s.webUDP.got() != "")
+	}
+}
+
+// addresses are a container's on Docker's bridge.
+func (s *ship) addresses(container string) (v4, v6 string) {
+	s.t.Helper()
+	both := strings.Fields(s.engine.Docker("inspect", "--format={{.NetworkSettings.IPAddress}} {{.NetworkSettings.GlobalIPv6Address}}", container))
+	return both[0], both[1]
 }
 
 // A captive hands its sockets to an unlabelled container, by an abstract Unix socket

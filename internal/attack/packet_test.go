@@ -2,7 +2,10 @@ package attack
 
 import (
 	"encoding/binary"
+	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +36,22 @@ func tcp4(from, to string, flags byte) []byte {
 	binary.BigEndian.PutUint16(h[14:], 1024)
 	binary.BigEndian.PutUint16(h[16:], checksum(pseudo(src.Addr(), dst.Addr(), unix.IPPROTO_TCP, h)))
 	return ip4(src.Addr(), dst.Addr(), unix.IPPROTO_TCP, 0, h)
+}
+
+// frame is an Ethernet frame with a packet behind tags of VLANs (their types; all are of
+// VLAN 0, which is a priority alone).
+func frame(to, from string, packet []byte, tags ...uint16) []byte {
+	dst, errTo := net.ParseMAC(strings.TrimSpace(to))
+	src, errFrom := net.ParseMAC(strings.TrimSpace(from))
+	if errTo != nil || errFrom != nil {
+		panic(fmt.Sprint(errTo, errFrom))
+	}
+	f := append(dst, src...)
+	for _, t := range tags {
+		f = append(binary.BigEndian.AppendUint16(f, t), 0, 0)
+	}
+	protocol := map[byte]uint16{4: unix.ETH_P_IP, 6: unix.ETH_P_IPV6}[packet[0]>>4]
+	return append(binary.BigEndian.AppendUint16(f, protocol), packet...)
 }
 
 // ip4 is an IPv4 packet; fragment is its field of flags and offset.

@@ -39,7 +39,7 @@ type event struct {
 // A bridgeNetwork is a network of containers on one bridge.
 type bridgeNetwork struct {
 	id      string
-	bridge  string                  // the interface
+	bridge  string // the interface
 	subnets []netip.Prefix
 	members map[string][]netip.Addr // container id → addresses; also of those that are being started
 }

@@ -91,6 +91,20 @@ func onPorts(own []Network) *nft.Table {
 		Name: "prerouting", Hook: nft.Prerouting, Priority: bridgePriority,
 		Comment: "what enters a bridge: an address of a container comes from its own port",
 	}
+	ports := nft.Set{Name: "ports", Key: []nft.Type{nft.IfName}, Comment: "ports of containers"}
+	for _, n := range own {
+		if n.Port != "" {
+			ports.Elements = append(ports.Elements, nft.Element{Key: []nft.Value{nft.Interface(n.Port)}})
+		}
+	}
+	if len(ports.Elements) == 0 {
+		return nil
+	}
+	t.Sets = append(t.Sets, ports)
+	for _, tags := range []uint32{nft.EtherVLAN, nft.EtherQinQ} {
+		chain.Rules = append(chain.Rules, because("what is behind a second tag is seen by those who strip it, and not here",
+			is(nft.MetaProtocol, tags), nft.InSet{Key: []nft.Expr{iifName}, Set: ports.Name}, nft.Count{Counter: "forged"}, drop))
+	}
 	for v, as := range []struct {
 		address  nft.Type
 		protocol uint32
@@ -117,9 +131,6 @@ func onPorts(own []Network) *nft.Table {
 		if v == 0 {
 			chain.Rules = append(chain.Rules, fromPorts(nft.EtherARP, nft.ARPSaddrIP, port.Name, taken.Name)...)
 		}
-	}
-	if len(chain.Rules) == 0 {
-		return nil
 	}
 	t.Chains = []nft.Chain{chain}
 	return t

@@ -174,6 +174,8 @@ const (
 	// meta protocol (linux/if_ether.h, ETH_P_*).
 	EtherIPv4 = 0x0800
 	EtherARP  = 0x0806
+	EtherVLAN = 0x8100 // 802.1Q
+	EtherQinQ = 0x88a8 // 802.1ad
 	EtherIPv6 = 0x86dd
 
 	IfindexLo = 1

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 
 	"thole/compiler"
 	"thole/internal/nstest"
@@ -182,14 +181,4 @@ func TestAllowedSYNIntoTimeWaitByPort(t *testing.T) {
 			s.Barrier()
 		}
 	}
-}
-
-// A container with CAP_NET_RAW, Docker's default, sends with another's address behind
-// two tags of VLAN 0 (a priority alone). At the bridge's prerouting the kernel has taken
-// off one of them, so that "meta protocol" is the other's and no rule for IP matches;
-// on the bridge's own way up it takes off all, and INPUT believes the address.
-func (s *ship) behindTwoTags(t *testing.T) {
-	b := knownBroken(t, "13")
-	const q, ad = unix.ETH_P_8021Q, unix.ETH_P_8021AD
-	s.forge(b, "tagged", []uint16{q, q}, []uint16{ad, q}, []uint16{q, ad}, []uint16{q, q, q})
 }

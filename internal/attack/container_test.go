@@ -345,6 +345,14 @@ func (s *ship) anothersAddress(t *testing.T) {
 	s.forge(t, "bare", nil, []uint16{unix.ETH_P_8021Q}, []uint16{unix.ETH_P_8021AD})
 }
 
+// behindTwoTags: at a bridge's prerouting the kernel has taken off one tag of VLAN 0 (a
+// priority alone), so that "meta protocol" is the other's and no rule for IP matches; on
+// the way up it takes off all.
+func (s *ship) behindTwoTags(t *testing.T) {
+	const q, ad = unix.ETH_P_8021Q, unix.ETH_P_8021AD
+	s.forge(t, "tagged", []uint16{q, q}, []uint16{ad, q}, []uint16{q, ad}, []uint16{q, q, q})
+}
+
 // forge has a new container send its own frame and forged ones, behind these tags.
 func (s *ship) forge(t testing.TB, name string, behind ...[]uint16) {
 	t.Helper()

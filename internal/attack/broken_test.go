@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 
 	"thole/compiler"
 	"thole/internal/nstest"

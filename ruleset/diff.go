@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A Change is what makes one table of another: the kernel takes its Steps in order,
@@ -291,6 +292,10 @@ func (c Chain) refersTo(sets map[string]bool) bool {
 				if sets[s.Map] {
 					return true
 				}
+			case Update:
+				if sets[s.Set] {
+					return true
+				}
 			case SetByMap:
 				if sets[s.Map] {
 					return true
@@ -409,6 +414,8 @@ func (s Set) headText() string {
 		body = "foreign: " + s.Foreign
 	case s.Interval:
 		body += "; flags interval"
+	case s.Timeout != 0:
+		body += fmt.Sprintf("; flags dynamic,timeout; timeout %ds; size %d", s.Timeout/time.Second, s.Size)
 	}
 	return fmt.Sprintf("%s %s { %s }", s.kind(), s.Name, body)
 }

@@ -104,6 +104,10 @@ func (f Field) shape() shape {
 		return shape{"socket mark", 4, true, hexadecimal}
 	case SkUID:
 		return shape{"meta skuid", 4, true, decimal}
+	case THSport:
+		return shape{"th sport", 2, false, decimal}
+	case TCPOption:
+		return shape{"tcp option", 1, false, decimal}
 	case THDport:
 		return shape{"th dport", 2, false, decimal}
 	case TCPFlags:
@@ -149,7 +153,7 @@ func (f Field) Needs() []Match {
 		return []Match{is(MetaNFProto, NFProtoIPv6), is(MetaProtocol, EtherIPv6)}
 	case ARPSaddrIP:
 		return []Match{is(MetaProtocol, EtherARP)}
-	case TCPFlags:
+	case TCPFlags, TCPOption:
 		return []Match{is(MetaL4Proto, ProtoTCP)}
 	case ICMPTypeOf:
 		return []Match{is(MetaL4Proto, ProtoICMP)}

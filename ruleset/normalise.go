@@ -73,7 +73,7 @@ func equalSets(a, b Set) bool {
 // sameSet compares what can not be changed of a set.
 func sameSet(a, b Set) bool {
 	return a.Name == b.Name && slices.Equal(a.Key, b.Key) && a.Data == b.Data &&
-		a.Interval == b.Interval && a.Foreign == b.Foreign
+		a.Interval == b.Interval && a.Foreign == b.Foreign && a.Timeout == b.Timeout && a.Size == b.Size
 }
 
 func equalElements(a, b Element) bool { return a.Compare(b) == 0 }
@@ -96,6 +96,11 @@ func equalRules(a, b Rule) bool {
 }
 
 func (s Set) normalise() Set {
+	if s.Timeout != 0 {
+		s.Elements = nil
+		return s
+	}
+	s.Size = 0
 	s.Elements = slices.Clone(s.Elements)
 	for i := range s.Elements {
 		s.Elements[i] = s.Elements[i].normalise(s.Data)
@@ -166,6 +171,8 @@ func needs(s Statement) [][]Match {
 		fields = s.Key
 	case SetByMap:
 		fields = s.Key
+	case Update:
+		fields = s.Key
 	case Reject:
 		if s.With == TCPReset {
 			return [][]Match{TCPFlags.Needs()}
@@ -193,6 +200,9 @@ func normaliseStatement(s Statement) Statement {
 	case SetByMap:
 		s.Key = normaliseKey(s.Key)
 		return s
+	case Update:
+		s.Key = normaliseKey(s.Key)
+		return s
 	case SetBits:
 		s.And &^= s.Or
 		return s
@@ -216,7 +226,7 @@ func normaliseKey(key []Expr) []Expr {
 
 // normalise clears what e's field does not use, and a mask of all ones.
 func (e Expr) normalise() Expr {
-	if e.Field != SocketCgroup {
+	if e.Field != SocketCgroup && e.Field != TCPOption {
 		e.Level = 0
 	}
 	if e.Mask == e.Field.ones() {

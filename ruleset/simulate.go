@@ -44,6 +44,7 @@ type Packet struct {
 type Outcome struct {
 	Verdict  VerdictKind // Accept or Drop
 	Rejected bool        // with an answer; Verdict is Drop
+	Queued   bool        // userspace has the verdict; Accept until then
 	Counted  []string    // the counters that counted it, in order
 	Logged   []string
 }
@@ -145,6 +146,15 @@ func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
 			if !p.set(st.Target, st.And, st.Or) {
 				return Verdict{}
 			}
+		case Copy:
+			v, ok := Expr{Field: st.Source}.number(p)
+			if !ok || !p.set(st.Target, 0, v) {
+				return Verdict{}
+			}
+		case Update: // nothing asks
+		case Queue:
+			out.Queued = true
+			return Verdict{Kind: Accept}
 		case Count:
 			out.Counted = append(out.Counted, st.Counter)
 		case Log:
@@ -304,6 +314,10 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return 0, full
 	case THDport:
 		return uint32(p.Port), true
+	case THSport:
+		return 0, true
+	case TCPOption:
+		return 0, p.L4Proto == ProtoTCP
 	case TCPFlags:
 		return uint32(p.TCPFlags), p.L4Proto == ProtoTCP
 	case ICMPTypeOf:

@@ -1,5 +1,7 @@
 package ruleset
 
+import "time"
+
 // A Table is one nftables table of family inet and, beside it, one of family bridge.
 // Chains, Sets and Counters are in ascending order of their names, elements in
 // ascending order of their keys (Normalise brings them there); rules are in the order
@@ -25,6 +27,11 @@ type Set struct {
 	Elements []Element
 	Comment  string // text only
 	Foreign  string // see Foreign; such a set is read without its elements
+
+	// Timeout, where it is not 0, is how long an element lasts that a rule added (Update).
+	// Such a set has at most Size elements; those that it has are not read.
+	Timeout time.Duration
+	Size    uint32
 }
 
 // An Element is a member of a set, or an entry of a map.
@@ -141,7 +148,9 @@ const (
 	SocketCgroup                  // socket cgroupv2 level N: the id of the socket's ancestor at depth N
 	SocketMark                    // socket mark: no more than "there is a full socket" is asked of it
 	SkUID                         // meta skuid: "a full socket sent this"
-	THDport                       // th dport: of TCP, UDP, SCTP
+	THSport                       // th sport: of TCP, UDP, SCTP
+	THDport                       // th dport
+	TCPOption                     // tcp option Level: whether a TCP packet has it: 0, 1
 	TCPFlags                      // tcp flags
 	IPSaddr                       // ip saddr
 	IPDaddr                       // ip daddr
@@ -201,7 +210,7 @@ const (
 // An Expr reads a field. A Mask other than 0 is applied to it (CtMark only).
 type Expr struct {
 	Field Field
-	Level uint8  // SocketCgroup: 1 is directly below the root
+	Level uint8  // SocketCgroup: 1 is directly below the root; TCPOption: its kind
 	Mask  uint32 // CtMark: 0 is no mask
 }
 
@@ -261,6 +270,20 @@ type SetBits struct {
 	And, Or uint32
 }
 
+// Copy sets Target to what Source holds, all of its bits.
+type Copy struct{ Target, Source Field } // CtMark, MetaMark
+
+// Update adds the key to a set with a Timeout, or lets it last anew. If the set is full,
+// the rule ends.
+type Update struct {
+	Key []Expr
+	Set string
+}
+
+// Queue hands the packet to userspace (NFQUEUE), which gives the verdict: to accept is to
+// go on with the next base chain. If nobody listens, it is dropped.
+type Queue struct{ Number uint16 }
+
 // Count adds the packet to a named counter.
 type Count struct{ Counter string }
 
@@ -294,6 +317,9 @@ func (InSet) statement()    {}
 func (ByMap) statement()    {}
 func (SetByMap) statement() {}
 func (SetBits) statement()  {}
+func (Copy) statement()     {}
+func (Update) statement()   {}
+func (Queue) statement()    {}
 func (Count) statement()    {}
 func (Log) statement()      {}
 func (Reject) statement()   {}

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -92,6 +93,11 @@ func (w *textWriter) set(s Set) {
 	w.line(2, "type %s", s.typeText())
 	if s.Interval {
 		w.line(2, "flags interval")
+	}
+	if s.Timeout != 0 {
+		w.line(2, "flags dynamic,timeout")
+		w.line(2, "timeout %ds", s.Timeout/time.Second)
+		w.line(2, "size %d", s.Size)
 	}
 	w.elements(s)
 	w.line(1, "}")
@@ -303,6 +309,12 @@ func statementText(s Statement) string {
 		return s.text()
 	case SetBits:
 		return s.text()
+	case Copy:
+		return fmt.Sprintf("%s set %s", s.Target, s.Source)
+	case Update:
+		return fmt.Sprintf("update @%s { %s }", s.Set, keyExprText(s.Key))
+	case Queue:
+		return fmt.Sprintf("queue num %d", s.Number)
 	case Count:
 		return fmt.Sprintf("counter name %q", s.Counter)
 	case Log:
@@ -395,8 +407,11 @@ func keyExprText(key []Expr) string {
 
 func (e Expr) text() string {
 	text := e.Field.String()
-	if e.Field == SocketCgroup {
+	switch e.Field {
+	case SocketCgroup:
 		text += fmt.Sprintf(" level %d", e.Level)
+	case TCPOption:
+		text += fmt.Sprintf(" %d", e.Level)
 	}
 	if e.Mask != 0 {
 		text += fmt.Sprintf(" & 0x%08x", e.Mask)
@@ -408,6 +423,9 @@ func (e Expr) text() string {
 // that equality needs its sign.
 func (m Match) text() string {
 	left, value := m.Left.text(), m.Left.Field.valueText(m.Value)
+	if m.Left.Field == TCPOption {
+		return left + map[bool]string{true: " exists", false: " missing"}[m.exists()]
+	}
 	switch m.Op {
 	case Equal:
 		if m.Left.Field.isBits() {
@@ -433,6 +451,9 @@ func (m Match) text() string {
 		return fmt.Sprintf("(unknown operator %d of %s)", m.Op, left)
 	}
 }
+
+// exists says that a match of a TCP option asks for its presence.
+func (m Match) exists() bool { return (m.Op == Equal) == (m.Value == 1) }
 
 func (m Match) rangeText() string {
 	sh := m.Left.Field.shape()

@@ -62,12 +62,16 @@ func (c *Conn) ApplyAt(change ruleset.Change, generation uint32) error {
 	if change.Empty() {
 		return nil
 	}
-	b, err := newBatch(change, generation)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	compat, err := c.compat(change)
 	if err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	b, err := newBatch(change, generation, compat)
+	if err != nil {
+		return err
+	}
 	if err := c.send(b); err != nil {
 		return &ApplyError{Table: b.table, Outcome: c.outcome(b.table, change), Err: err}
 	}

@@ -395,3 +395,20 @@ func TestOneFamily(t *testing.T) {
 		})
 	}
 }
+
+// TestQueue loads what nft can only print: on this kernel perhaps not even that.
+func TestQueue(t *testing.T) {
+	_, c := open(t)
+	is, err := c.NativeQueue()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the expression queue: %t", is)
+	want := ruleset.Table{Name: "thole", Chains: []ruleset.Chain{{
+		Name: "prerouting", Hook: ruleset.Prerouting, Priority: -300,
+		Rules: []ruleset.Rule{{Statements: []ruleset.Statement{ruleset.Queue{Number: 5447}}}},
+	}}}
+	want.Normalise()
+	mustApply(t, c, nil, &want)
+	checkTable(t, "loaded", mustRead(t, c), want)
+}

@@ -35,6 +35,10 @@ func (a *attrs) u32(typ uint16, n uint32) {
 	a.bytes(typ, binary.BigEndian.AppendUint32(nil, n))
 }
 
+func (a *attrs) u64(typ uint16, n uint64) {
+	a.bytes(typ, binary.BigEndian.AppendUint64(nil, n))
+}
+
 // str appends a string with its final zero.
 func (a *attrs) str(typ uint16, s string) { a.bytes(typ, append([]byte(s), 0)) }
 
@@ -84,6 +88,13 @@ func (m attrMap) u32(typ uint16) uint32 {
 }
 
 // u64 returns a number of 8 bytes, 0 if there is none.
+func (m attrMap) u16(typ uint16) uint16 {
+	if len(m[typ]) != 2 {
+		return 0
+	}
+	return binary.BigEndian.Uint16(m[typ])
+}
+
 func (m attrMap) u64(typ uint16) uint64 {
 	if b := m[typ]; len(b) == 8 {
 		return binary.BigEndian.Uint64(b)

@@ -35,6 +35,7 @@ const maxElements = 32 << 10
 type batch struct {
 	table    string
 	family   family // of what is written now
+	compat   bool   // the kernel has no expression "queue"
 	encoder  encoder
 	messages []netlink.Message
 	whats    []string // for each message, what it does
@@ -43,8 +44,8 @@ type batch struct {
 
 // newBatch writes a change. If generation is not 0, the kernel refuses the batch when
 // anything was loaded since (linux/netfilter/nfnetlink.h, NFNL_BATCH_GENID).
-func newBatch(c ruleset.Change, generation uint32) (*batch, error) {
-	b := &batch{table: nameOf(c)}
+func newBatch(c ruleset.Change, generation uint32, compat bool) (*batch, error) {
+	b := &batch{table: nameOf(c), compat: compat}
 	b.begin(generation)
 	err := b.steps(inet, c.Steps, c.Want)
 	if err == nil && len(c.Bridge) > 0 {
@@ -77,7 +78,7 @@ func nameOf(c ruleset.Change) string {
 
 // steps writes what is done in one family. The table will be as wanted.
 func (b *batch) steps(f family, steps []ruleset.Step, want *ruleset.Table) error {
-	b.family, b.encoder = f, encoder{sets: map[string]*ruleset.Set{}}
+	b.family, b.encoder = f, encoder{sets: map[string]*ruleset.Set{}, compat: b.compat}
 	if want != nil {
 		for i := range want.Sets {
 			b.encoder.sets[want.Sets[i].Name] = &want.Sets[i]

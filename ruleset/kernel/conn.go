@@ -23,6 +23,8 @@ type Options struct {
 type Conn struct {
 	mu sync.Mutex // held while a request is sent and answered
 	nl *netlink.Conn
+
+	queueing queueing
 }
 
 // Open opens a connection.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -96,6 +97,14 @@ func (d *decoder) expression(name string, a attrMap) error {
 		return d.inRange(a)
 	case "lookup":
 		return d.lookup(a)
+	case "exthdr":
+		return d.exthdr(a)
+	case "dynset":
+		return d.dynset(a)
+	case "queue":
+		return d.queue(a)
+	case "target":
+		return d.target(a)
 	case "objref":
 		return d.objref(a)
 	case "limit":
@@ -477,13 +486,61 @@ func (d *decoder) store(target ruleset.Field, reg uint32) error {
 		d.emit(s)
 	case o.constant != nil && len(o.constant) == target.Bytes():
 		d.emit(ruleset.SetBits{Target: target, Or: uint32(wordOf(o.constant, target.HostEndian()).Uint64())})
-	case o.field.Field != target || o.swapped || o.and&o.xor != 0:
+	case o.swapped || o.and&o.xor != 0:
+		return errUnknown
+	case o.field.Field != target && o.field.Field.Bytes() == target.Bytes() && !o.masked && o.field.Field != 0:
+		d.emit(ruleset.Copy{Target: target, Source: o.field.Field})
+	case o.field.Field != target:
 		return errUnknown
 	case o.masked:
 		d.emit(ruleset.SetBits{Target: target, And: o.and, Or: o.xor})
 	default:
 		d.emit(ruleset.SetBits{Target: target, And: 1<<32 - 1})
 	}
+	return nil
+}
+
+// exthdr reads whether a TCP packet has an option.
+func (d *decoder) exthdr(a attrMap) error {
+	typ := a[unix.NFTA_EXTHDR_TYPE]
+	if a.u32(unix.NFTA_EXTHDR_OP) != unix.NFT_EXTHDR_OP_TCPOPT || a.u32(unix.NFTA_EXTHDR_FLAGS) != unix.NFT_EXTHDR_F_PRESENT ||
+		a.u32(unix.NFTA_EXTHDR_OFFSET) != 0 || a.u32(unix.NFTA_EXTHDR_LEN) != 1 || len(typ) != 1 || a.has(unix.NFTA_EXTHDR_SREG) ||
+		!d.mayRead(ruleset.TCPOption) {
+		return errUnknown
+	}
+	return d.load(a.u32(unix.NFTA_EXTHDR_DREG), ruleset.Expr{Field: ruleset.TCPOption, Level: typ[0]})
+}
+
+func (d *decoder) dynset(a attrMap) error {
+	set := d.sets[a.str(unix.NFTA_DYNSET_SET_NAME)]
+	if set == nil || set.Timeout == 0 || a.u32(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_UPDATE || a.u32(unix.NFTA_DYNSET_FLAGS) != 0 ||
+		a.has(unix.NFTA_DYNSET_SREG_DATA) || a.has(unix.NFTA_DYNSET_EXPR) || a.u64(unix.NFTA_DYNSET_TIMEOUT) != 0 {
+		return errUnknown
+	}
+	key, err := d.key(set, a.u32(unix.NFTA_DYNSET_SREG_KEY))
+	if err == nil {
+		d.emit(ruleset.Update{Key: key, Set: set.Name})
+	}
+	return err
+}
+
+func (d *decoder) queue(a attrMap) error {
+	number := a[unix.NFTA_QUEUE_NUM]
+	if len(number) != 2 || a.u16(unix.NFTA_QUEUE_TOTAL) > 1 || a.u16(unix.NFTA_QUEUE_FLAGS) != 0 {
+		return errUnknown
+	}
+	d.emit(ruleset.Queue{Number: a.u16(unix.NFTA_QUEUE_NUM)})
+	return nil
+}
+
+// target reads NFQUEUE (see encoder.queue), the one of xtables' targets that is ours.
+func (d *decoder) target(a attrMap) error {
+	info := a[unix.NFTA_TARGET_INFO]
+	if a.str(unix.NFTA_TARGET_NAME) != nfqueueTarget || a.u32(unix.NFTA_TARGET_REV) != nfqueueRevision || len(info) < 6 ||
+		binary.NativeEndian.Uint16(info[2:]) != 1 || binary.NativeEndian.Uint16(info[4:]) != 0 {
+		return errUnknown
+	}
+	d.emit(ruleset.Queue{Number: binary.NativeEndian.Uint16(info)})
 	return nil
 }
 

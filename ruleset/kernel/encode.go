@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 
 	"thole/ruleset"
@@ -28,7 +29,8 @@ func slots(n int) int { return (n + 3) / 4 }
 // An encoder turns rules into the expressions that nft makes of their text
 // (nft --debug=netlink shows them).
 type encoder struct {
-	sets map[string]*ruleset.Set // of the table as it will be
+	sets   map[string]*ruleset.Set // of the table as it will be
+	compat bool                    // the kernel has no expression "queue"
 }
 
 func (e *encoder) rule(r ruleset.Rule) ([]expr.Any, error) {
@@ -55,6 +57,12 @@ func (e *encoder) statement(s ruleset.Statement) ([]expr.Any, error) {
 		return e.setByMap(s)
 	case ruleset.SetBits:
 		return encodeSetBits(s)
+	case ruleset.Copy:
+		return encodeCopy(s)
+	case ruleset.Update:
+		return e.update(s)
+	case ruleset.Queue:
+		return []expr.Any{e.queue(s)}, nil
 	case ruleset.Count:
 		return []expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: s.Counter}}, nil
 	case ruleset.Log:
@@ -106,6 +114,8 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 		return &expr.Socket{Key: expr.SocketKeyCgroupv2, Level: uint32(f.Level), Register: reg}, nil
 	case ruleset.SocketMark:
 		return &expr.Socket{Key: expr.SocketKeyMark, Register: reg}, nil
+	case ruleset.TCPOption:
+		return &expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: f.Level, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, DestRegister: reg}, nil
 	case ruleset.FibDaddrType:
 		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true}, nil
 	}
@@ -128,6 +138,7 @@ var headerFields = []struct {
 	{ruleset.IP6Saddr, expr.PayloadBaseNetworkHeader, 8},
 	{ruleset.IP6Daddr, expr.PayloadBaseNetworkHeader, 24},
 	{ruleset.ARPSaddrIP, expr.PayloadBaseNetworkHeader, 14},
+	{ruleset.THSport, expr.PayloadBaseTransportHeader, 0},
 	{ruleset.THDport, expr.PayloadBaseTransportHeader, 2},
 	{ruleset.TCPFlags, expr.PayloadBaseTransportHeader, 13},
 	{ruleset.ICMPTypeOf, expr.PayloadBaseTransportHeader, 0},
@@ -284,6 +295,44 @@ func (e *encoder) setByMap(s ruleset.SetByMap) ([]expr.Any, error) {
 	}
 	store, err := store(s.Target)
 	return append(out, store), err
+}
+
+func encodeCopy(s ruleset.Copy) ([]expr.Any, error) {
+	from, err := load(ruleset.Expr{Field: s.Source}, firstReg)
+	if err != nil {
+		return nil, err
+	}
+	to, err := store(s.Target)
+	return []expr.Any{from, to}, err
+}
+
+// update loads a key and adds it to a set.
+func (e *encoder) update(s ruleset.Update) ([]expr.Any, error) {
+	out, err := e.lookup(s.Key, expr.Lookup{SetName: s.Set})
+	if err != nil {
+		return nil, err
+	}
+	out[len(out)-1] = &expr.Dynset{SrcRegKey: firstReg, SetName: s.Set, Operation: unix.NFT_DYNSET_OP_UPDATE}
+	return out, nil
+}
+
+// The target NFQUEUE of xtables, for kernels without the expression: struct
+// xt_NFQ_info_v3 (linux/netfilter/xt_NFQUEUE.h), of three numbers of 2 bytes in the
+// machine's order, queue, how many queues, flags; as x_tables aligns it.
+const (
+	nfqueueTarget   = "NFQUEUE"
+	nfqueueRevision = 3
+	nfqueueInfo     = 8
+)
+
+func (e *encoder) queue(s ruleset.Queue) expr.Any {
+	if !e.compat {
+		return &expr.Queue{Num: s.Number, Total: 1}
+	}
+	info := make(xt.Unknown, nfqueueInfo)
+	binary.NativeEndian.PutUint16(info, s.Number)
+	binary.NativeEndian.PutUint16(info[2:], 1)
+	return &expr.Target{Name: nfqueueTarget, Rev: nfqueueRevision, Info: &info}
 }
 
 // store writes the first register to a field.

@@ -22,10 +22,15 @@ func eachSeed(t *testing.T, f func(r *rand.Rand)) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
-	for s := first; s < first+uint64(*count); s++ {
-		f(rand.New(rand.NewPCG(s, 0)))
+	s := first
+	defer func() { // also after t.Fatal
 		if t.Failed() {
-			t.Fatalf("to repeat: -run %s -seed %d -tables 1", t.Name(), s)
+			t.Logf("to repeat: -run %s -seed %d -tables 1", t.Name(), s)
+		}
+	}()
+	for ; s < first+uint64(*count); s++ {
+		if f(rand.New(rand.NewPCG(s, 0))); t.Failed() {
+			return
 		}
 	}
 }

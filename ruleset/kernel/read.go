@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -290,7 +291,7 @@ func (r *reader) sets() error {
 			continue
 		}
 		s := decodeSet(a)
-		if s.Foreign == "" {
+		if s.Foreign == "" && s.Timeout == 0 {
 			if err := r.elements(&s, a); err != nil {
 				return fmt.Errorf("set %s: %w", s.Name, err)
 			}
@@ -313,8 +314,14 @@ func decodeSet(a attrMap) ruleset.Set {
 		s.Data = typeNumber(a.u32(unix.NFTA_SET_DATA_TYPE))
 	}
 	const known = unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP | setConcat
+	const ofRules = unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL
+	if flags == ofRules {
+		flags = 0
+		s.Timeout = time.Duration(a.u64(unix.NFTA_SET_TIMEOUT)) * time.Millisecond
+		s.Size = a.nest(unix.NFTA_SET_DESC).u32(unix.NFTA_SET_DESC_SIZE)
+	}
 	switch {
-	case flags&^known != 0, a.has(setExpr), a.has(setExprs), a.u64(unix.NFTA_SET_TIMEOUT) != 0:
+	case flags&^known != 0, a.has(setExpr), a.has(setExprs), a.u64(unix.NFTA_SET_TIMEOUT) != 0 && s.Timeout == 0:
 		s.Foreign = fmt.Sprintf("flags %#x", flags)
 	case len(s.Key) == 0 || slices.Contains(s.Key, ruleset.None) || keyLen(s.Key) != int(a.u32(unix.NFTA_SET_KEY_LEN)):
 		s.Foreign = fmt.Sprintf("key of type %#x", a.u32(unix.NFTA_SET_KEY_TYPE))

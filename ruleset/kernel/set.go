@@ -120,6 +120,10 @@ func setAttrs(a *attrs, table string, s *ruleset.Set, id uint32) error {
 		return fmt.Errorf("%s can not be the type of a map's data", s.Data)
 	}
 	a.u32(unix.NFTA_SET_ID, id)
+	if s.Timeout != 0 {
+		a.u64(unix.NFTA_SET_TIMEOUT, uint64(s.Timeout.Milliseconds()))
+		a.nest(unix.NFTA_SET_DESC, func(a *attrs) { a.u32(unix.NFTA_SET_DESC_SIZE, s.Size) })
+	}
 	if setFlags(s)&setConcat != 0 {
 		a.nest(unix.NFTA_SET_DESC, func(a *attrs) { describeFields(a, s.Key) })
 	}
@@ -131,6 +135,9 @@ func setFlags(s *ruleset.Set) uint32 {
 	var flags uint32
 	if s.Data != ruleset.None {
 		flags |= unix.NFT_SET_MAP
+	}
+	if s.Timeout != 0 {
+		flags |= unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL
 	}
 	if s.Interval {
 		flags |= unix.NFT_SET_INTERVAL

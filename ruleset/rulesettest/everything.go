@@ -4,6 +4,7 @@ package rulesettest
 
 import (
 	"net/netip"
+	"time"
 
 	"thole/ruleset"
 )
@@ -100,6 +101,10 @@ func everySet(a, b Cgroup) []ruleset.Set {
 				says(to(key(b.value()), 0x11), "web; policies/a.yaml:3\n}}\x1b[31m\\"),
 				to(key(a.value()), 0x10),
 			},
+		},
+		{
+			Name: "pending4", Key: []ruleset.Type{ruleset.IPv4Addr, ruleset.InetService, ruleset.IPv4Addr, ruleset.InetService},
+			Timeout: 75 * time.Second, Size: 4096,
 		},
 		{
 			Name: "containers", Key: []ruleset.Type{ruleset.IfName, ruleset.IPv4Addr}, Data: ruleset.Mark,
@@ -256,6 +261,7 @@ func deadRules() []ruleset.Rule {
 func comparisons() []ruleset.Rule {
 	var out []ruleset.Rule
 	for _, m := range []match{
+		{Left: ruleset.Expr{Field: ruleset.TCPOption, Level: 254}, Value: 1}, {Left: ruleset.Expr{Field: ruleset.TCPOption, Level: 254}, Value: 0},
 		is(ruleset.CtDirection, ruleset.DirOriginal), op(ruleset.CtDirection, ruleset.NotEqual, ruleset.DirReply),
 		op(ruleset.CtState, ruleset.Any, ruleset.StateInvalid|ruleset.StateUntracked), op(ruleset.CtState, ruleset.Any, 0x80),
 		is(ruleset.CtState, ruleset.StateNew), op(ruleset.CtState, ruleset.NotEqual, ruleset.StateNew),
@@ -313,6 +319,10 @@ func lookups() []ruleset.Rule {
 	return out
 }
 
+func pending() []ruleset.Expr {
+	return []ruleset.Expr{f(ruleset.IPSaddr), f(ruleset.THSport), f(ruleset.IPDaddr), f(ruleset.THDport)}
+}
+
 func assignments() []ruleset.Rule {
 	var out []ruleset.Rule
 	for _, s := range []ruleset.Statement{
@@ -332,6 +342,10 @@ func assignments() []ruleset.Rule {
 		ruleset.SetBits{Target: ruleset.MetaMark, Or: 1},
 		ruleset.SetBits{Target: ruleset.MetaPriority},
 		ruleset.SetBits{Target: ruleset.MetaPriority, Or: 0x10002},
+		ruleset.Copy{Target: ruleset.CtMark, Source: ruleset.MetaMark},
+		ruleset.Copy{Target: ruleset.MetaMark, Source: ruleset.CtMark},
+		ruleset.Update{Key: pending(), Set: "pending4"},
+		ruleset.InSet{Key: pending(), Set: "pending4"},
 	} {
 		out = append(out, ruleset.Rule{Statements: stmts{s}})
 	}

@@ -20,10 +20,11 @@ var mayImport = map[string][]string{
 	"thole/datapath":        {"github.com/florianl/go-nfqueue/v2", "golang.org/x/sys/..."},
 	"thole/datapath/token":  {},
 	"thole/datapath/packet": {"thole/datapath/token"},
+	"thole/datapath/pki":    {},
 	"thole/internal/daemon": {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/datapath", "thole/policies", "github.com/...", "golang.org/x/..."},
 	"thole/internal/doctor": {"thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/internal/daemon", "github.com/...", "golang.org/x/..."},
 	"thole/internal/nstest": {"golang.org/x/sys/..."},
-	"thole/cmd/thole":       {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/policies", "thole/internal/daemon", "thole/internal/doctor", "github.com/spf13/...", "golang.org/x/sys/...", "gopkg.in/yaml.v3"},
+	"thole/cmd/thole":       {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/policies", "thole/datapath/pki", "thole/internal/daemon", "thole/internal/doctor", "github.com/spf13/...", "golang.org/x/sys/...", "gopkg.in/yaml.v3"},
 
 	// For tests and tools only: nothing above imports them.
 	"thole/compiler/reference":  {"thole/compiler", "gopkg.in/yaml.v3"},

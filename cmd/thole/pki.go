@@ -1,0 +1,185 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"thole/datapath/pki"
+)
+
+// defaultPKI is the directory of a node's key and certificate.
+const defaultPKI = "/etc/thole/pki"
+
+// maxPKIFile bounds the files that are given on the command line.
+const maxPKIFile = 4 << 20
+
+func newPKI(w *world) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pki COMMAND",
+		Short: "Keys and certificates of the fleet's nodes",
+		Long: `Pki makes what nodes need to prove their workloads' labels to each other: a CA for
+the fleet, and for each node a key and a certificate. The certificate says which
+labels the node may assert and at which addresses it may speak.
+
+Keys stay where they were made: the CA's with you, a node's on the node. Only
+requests, certificates and revocation lists travel, and none of them is a secret.
+
+A running daemon takes up what is installed, without a restart; connections that
+are still allowed go on. Where something is wrong, fleet traffic closes and
+connections within the node go on.`,
+		Example: `  thole pki init --pki /root/fleet
+  thole pki request --node web-1 > web-1.csr
+  thole pki issue --pki /root/fleet --grant app=web --address 192.0.2.1 web-1.csr > web-1.crt
+  thole pki install --ca ca.crt web-1.crt
+  thole pki show`,
+		Args: unknownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(
+		newPKIInit(w),
+		newPKIInstall(w),
+		newPKIIssue(w),
+		newPKIRenew(w),
+		newPKIRequest(w),
+		newPKIRevoke(w),
+		newPKIShow(w),
+	)
+	return cmd
+}
+
+func nodePKIFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "pki", defaultPKI, "the node's key and certificate, a `DIR`")
+	dirNames(cmd, "pki")
+}
+
+// caPKIFlag has no default: a CA does not live beside a node's key.
+func caPKIFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "pki", "", "the CA's key and what it issued, a `CADIR`")
+	dirNames(cmd, "pki")
+	if err := cmd.MarkFlagRequired("pki"); err != nil {
+		panic(err) // there is no such flag
+	}
+}
+
+func daysFlag(cmd *cobra.Command, days *int, standard int) {
+	cmd.Flags().IntVar(days, "days", standard, "how many `DAYS` the certificate holds")
+	noFileCompletion(cmd, "days")
+}
+
+// validFor returns the validity that begins now.
+func validFor(days int) (pki.Validity, error) {
+	const most = 36500 // a hundred years: time.Duration ends at 292
+	if days < 1 || days > most {
+		return pki.Validity{}, fmt.Errorf("reading --days %d: want 1 to %d", days, most)
+	}
+	return pki.For(time.Now(), time.Duration(days)*24*time.Hour), nil
+}
+
+// readPEM reads a file, or standard input for "-".
+func readPEM(w *world, path string) ([]byte, error) {
+	in := w.stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading a file: %v", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxPKIFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading a file: %v", err)
+	}
+	if len(data) > maxPKIFile {
+		return nil, fmt.Errorf("reading %s: it has more than %d bytes", path, maxPKIFile)
+	}
+	return data, nil
+}
+
+// readPEMs reads several files as one; nil if there are none.
+func readPEMs(w *world, paths []string) ([]byte, error) {
+	var all []byte
+	for _, path := range paths {
+		data, err := readPEM(w, path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(append(all, data...), '\n')
+	}
+	return all, nil
+}
+
+// openCA adds to the error how a CA is made.
+func openCA(w *world, what, dir string) (*pki.CADir, error) {
+	ca, err := pki.OpenCA(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, try(fmt.Errorf("%s: there is no CA in %s: %w", what, dir, err), "thole pki init --pki "+dir)
+	}
+	if err != nil {
+		return nil, failed(w, what, err)
+	}
+	return ca, nil
+}
+
+// failed says what was being done, and to whom it would be allowed.
+func failed(w *world, what string, err error) error {
+	err = fmt.Errorf("%s: %w", what, err)
+	if errors.Is(err, fs.ErrPermission) {
+		return asRoot(w, err)
+	}
+	return err
+}
+
+// scopeFlags are what a certificate says that a person decides.
+type scopeFlags struct{ grants, require, addresses []string }
+
+func (s *scopeFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&s.grants, "grant", nil, "labels that may be asserted, `KEY=VALUE,…`; a value may end in *; may be given several times")
+	f.StringArrayVar(&s.require, "require", nil, "a label that all its workloads carry, `KEY=VALUE`; may be given several times")
+	f.StringArrayVar(&s.addresses, "address", nil, "where the node may speak from, an address, a `CIDR`, or any; may be given several times")
+	noFileCompletion(cmd, "grant", "require", "address")
+}
+
+// over returns base with the parts that flags give.
+func (s *scopeFlags) over(base pki.Scope) (pki.Scope, error) {
+	var err error
+	if s.grants != nil && err == nil {
+		base.Grants, err = pki.ParseGrants(s.grants)
+	}
+	if s.require != nil && err == nil {
+		base.Require, err = pki.ParseRequire(s.require)
+	}
+	if s.addresses != nil && err == nil {
+		base.Addresses, err = pki.ParseAddresses(s.addresses)
+	}
+	return base, err
+}
+
+// labelRoom is what a handshake has for the certificate and a workload's labels.
+const labelRoom = 1042
+
+// delivered writes a new certificate and, for people, what it says.
+func delivered(w *world, data []byte, id *pki.Identity) error {
+	if _, err := w.stdout.Write(data); err != nil {
+		return fmt.Errorf("writing the certificate: %v", err)
+	}
+	made, err := pki.Inspect(data, time.Now())
+	if err != nil {
+		return fmt.Errorf("reading the new certificate: %w", err)
+	}
+	row := summaryRow(made[0])
+	_, err = fmt.Fprintf(w.stderr, `node %s (key %s) may assert: %s
+required of it: %s
+it may speak from: %s
+certificate %s, until %s: %d bytes, which leave %d for a workload's labels
+`, id.Node, made[0].Key, cmp.Or(row[5], "nothing"), cmp.Or(row[6], "nothing"), row[7], id.Serial, row[4], made[0].Bytes, labelRoom-made[0].Bytes)
+	return err
+}

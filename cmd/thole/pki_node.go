@@ -1,0 +1,209 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"thole/compiler"
+	"thole/datapath/pki"
+)
+
+func newPKIRequest(w *world) *cobra.Command {
+	var dir, node string
+	var next bool
+	cmd := &cobra.Command{
+		Use:   "request --node NAME [--new-key] [--pki DIR]",
+		Short: "Ask for a node's certificate",
+		Long: `Request writes a request for a certificate to standard output. The key for it is
+made where there is none, as a file that only its owner can read, and stays there.
+The request is no secret; its key's fingerprint, which is printed, is what whoever
+issues the certificate compares.
+
+With --new-key the request is for a new key. The present key and certificate are
+used until the new certificate is installed.`,
+		Example: "  thole pki request --node web-1 > web-1.csr\n  thole pki request --pki /etc/thole/pki --node web-1 --new-key > web-1.csr",
+		Args:    noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			data, err := pki.Request(dir, node, next)
+			if err != nil {
+				return failed(w, "requesting a certificate", err)
+			}
+			if _, err := w.stdout.Write(data); err != nil {
+				return fmt.Errorf("writing the request: %v", err)
+			}
+			made, err := pki.Inspect(data, time.Now())
+			if err != nil {
+				return fmt.Errorf("requesting a certificate: %w", err)
+			}
+			_, err = fmt.Fprintf(w.stderr, "node %s (key %s)\n", made[0].Name, made[0].Key)
+			return err
+		},
+	}
+	nodePKIFlag(cmd, &dir)
+	cmd.Flags().StringVar(&node, "node", "", "the node's `NAME`, which becomes the label thole/node")
+	cmd.Flags().BoolVar(&next, "new-key", false, "for a new key")
+	noFileCompletion(cmd, "node")
+	if err := cmd.MarkFlagRequired("node"); err != nil {
+		panic(err) // there is no such flag
+	}
+	return cmd
+}
+
+func newPKIInstall(w *world) *cobra.Command {
+	var dir string
+	var cas, lists []string
+	cmd := &cobra.Command{
+		Use:   "install [--ca FILE]… [--crl FILE]… [--pki DIR] [CERTIFICATE]",
+		Short: "Give a node its certificate, its CA, a revocation list",
+		Long: `Install verifies what it is given and puts it into the node's directory, all of it
+or nothing. A running daemon takes it up by itself. "-" is standard input.
+
+CERTIFICATE takes the place of the present one; its key must be here, and a CA
+that is trusted must have issued it.
+
+--ca gives the CAs that are trusted from now on: one, or two (twice --ca, or both
+in one file) while the fleet changes from one to the other. --crl gives a CA's
+revocation list; an older one than is known is refused.`,
+		Example: `  thole pki install --ca ca.crt web-1.crt
+  thole pki install --crl ca.crl
+  thole pki install --ca old/ca.crt --ca new/ca.crt`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && cas == nil && lists == nil {
+				return try(errors.New("installing: nothing is given"), cmd.CommandPath()+" --help")
+			}
+			if len(args) == 0 {
+				return nil
+			}
+			return oneArgument(cmd, args)
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			delivery, err := readDelivery(w, args, cas, lists)
+			if err != nil {
+				return err
+			}
+			if _, err := pki.Install(dir, delivery, time.Now()); err != nil {
+				return failed(w, "installing", err)
+			}
+			return show(w, dir, "table")
+		},
+	}
+	nodePKIFlag(cmd, &dir)
+	cmd.Flags().StringArrayVar(&cas, "ca", nil, "trust the CA of this certificate, a `FILE`; may be given twice")
+	cmd.Flags().StringArrayVar(&lists, "crl", nil, "a CA's revocation list, a `FILE`; may be given twice")
+	fileNames(cmd, "ca", "crt", "pem")
+	fileNames(cmd, "crl", "crl", "pem")
+	return cmd
+}
+
+func readDelivery(w *world, certificate, cas, lists []string) (d pki.Delivery, err error) {
+	if d.Certificate, err = readPEMs(w, certificate); err != nil {
+		return d, err
+	}
+	if d.CAs, err = readPEMs(w, cas); err != nil {
+		return d, err
+	}
+	d.Lists, err = readPEMs(w, lists)
+	return d, err
+}
+
+func newPKIShow(w *world) *cobra.Command {
+	var dir, output string
+	cmd := &cobra.Command{
+		Use:   "show [--pki DIR] [-o FORMAT] [FILE…]",
+		Short: "Show certificates, CAs and revocation lists",
+		Long: `Show lists what is in the directory of a node or a CA: whom the node trusts and
+its certificate, or all certificates that the CA issued. With FILE it shows what
+is in these files instead (a certificate, a request, a revocation list, or "-"),
+which nothing vouches for.
+
+Exit status: 1 if the node's certificate does not hold now, or there is none.`,
+		Example: "  thole pki show\n  thole pki show --pki /root/fleet -o wide\n  thole pki show web-1.csr -o json",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return show(w, dir, output)
+			}
+			var all []pki.Summary
+			for _, path := range args {
+				data, err := readPEM(w, path)
+				if err != nil {
+					return err
+				}
+				found, err := pki.Inspect(data, time.Now())
+				if err != nil {
+					return fmt.Errorf("reading %s: %w", path, err)
+				}
+				all = append(all, found...)
+			}
+			return writeSummaries(w, all, output)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{"crt", "csr", "crl", "pem"}, cobra.ShellCompDirectiveFilterFileExt
+		},
+	}
+	cmd.Flags().StringVar(&dir, "pki", defaultPKI, "the directory of a node or a CA, a `DIR`")
+	dirNames(cmd, "pki")
+	outputFlag(cmd, &output, "table", "wide", "json", "yaml")
+	return cmd
+}
+
+// show prints what is in a directory; a node's certificate that does not hold is an error.
+func show(w *world, dir, output string) error {
+	now := time.Now()
+	all, err := pki.Survey(dir, now)
+	if err != nil {
+		return failed(w, "reading "+dir, err)
+	}
+	if err := writeSummaries(w, all, output); err != nil {
+		return err
+	}
+	if pki.IsCA(dir) {
+		return nil
+	}
+	if _, err := pki.Load(dir, now); err != nil {
+		return failed(w, "reading "+dir, err)
+	}
+	return nil
+}
+
+func writeSummaries(w *world, all []pki.Summary, output string) error {
+	switch output {
+	case "json":
+		return writeJSON(w.stdout, all)
+	case "yaml":
+		return writeYAML(w.stdout, all)
+	}
+	header := []string{"KIND", "NAME", "STATE", "SERIAL", "UNTIL", "GRANTS", "REQUIRE", "ADDRESSES"}
+	if output == "wide" {
+		header = append(header, "ISSUER", "BYTES", "KEY")
+	}
+	rows := make([][]string, len(all))
+	for i, s := range all {
+		rows[i] = summaryRow(s)[:len(header)]
+	}
+	return writeTable(w.stdout, header, rows)
+}
+
+func summaryRow(s pki.Summary) []string {
+	serial, until := s.Serial, ""
+	if s.Revoked != nil {
+		serial = fmt.Sprintf("%d(%d revoked)", s.Number, *s.Revoked)
+	}
+	if !s.NotAfter.IsZero() {
+		until = s.NotAfter.UTC().Format(time.RFC3339)
+	}
+	networks := make([]string, len(s.Addresses))
+	for i, p := range s.Addresses {
+		networks[i] = p.String()
+	}
+	return []string{
+		s.Kind, s.Name, strings.ReplaceAll(s.State, " ", "-"), serial, until,
+		strings.ReplaceAll(s.Grants.String(), " ", ";"), compiler.Labels(s.Require).String(), strings.Join(networks, ","),
+		cmp.Or(s.Issuer, "-"), strconv.Itoa(s.Bytes), s.Key,
+	}
+}

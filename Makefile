@@ -3,7 +3,7 @@
 # make demo       the story as a terminal session, in namespaces of its own
 # make bench      latency of local connects, as ratios
 # make soak       the long tests
-# make fuzz       a minute each of random policy files, tokens, statements, packets and ICMP errors
+# make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, grants and certificates
 # make lint       gofmt, vet, staticcheck, errorlint
 # make install    bin/thole, man pages, completion → $(PREFIX)
 
@@ -54,6 +54,8 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzStatement -fuzztime 60s ./datapath/token
 	$(GO) test -run '^$$' -fuzz FuzzPacket -fuzztime 60s ./datapath/packet
 	$(GO) test -run '^$$' -fuzz FuzzQuote -fuzztime 60s ./datapath/packet
+	$(GO) test -run '^$$' -fuzz FuzzGrants -fuzztime 60s ./datapath/pki
+	$(GO) test -run '^$$' -fuzz FuzzVerify -fuzztime 60s ./datapath/pki
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w"; exit 1; }

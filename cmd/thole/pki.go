@@ -137,6 +137,18 @@ func failed(w *world, what string, err error) error {
 	return err
 }
 
+// failedNode adds how a node's directory is made, and what is missing there.
+func failedNode(w *world, what, dir string, err error) error {
+	err = failed(w, what, err)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, statErr := os.Stat(dir); errors.Is(statErr, fs.ErrNotExist) {
+		return try(err, "thole pki request --pki "+dir+" --node NAME > NAME.csr")
+	}
+	return try(err, "thole pki install --pki "+dir+" --ca ca.crt NAME.crt")
+}
+
 // scopeFlags are what a certificate says that a person decides.
 type scopeFlags struct{ grants, require, addresses []string }
 

@@ -88,7 +88,7 @@ revocation list; an older one than is known is refused.`,
 				return err
 			}
 			if _, err := pki.Install(dir, delivery, time.Now()); err != nil {
-				return failed(w, "installing", err)
+				return failedNode(w, "installing", dir, err)
 			}
 			return show(w, dir, "table")
 		},
@@ -157,7 +157,7 @@ func show(w *world, dir, output string) error {
 	now := time.Now()
 	all, err := pki.Survey(dir, now)
 	if err != nil {
-		return failed(w, "reading "+dir, err)
+		return failedNode(w, "reading "+dir, dir, err)
 	}
 	if err := writeSummaries(w, all, output); err != nil {
 		return err
@@ -166,7 +166,7 @@ func show(w *world, dir, output string) error {
 		return nil
 	}
 	if _, err := pki.Load(dir, now); err != nil {
-		return failed(w, "reading "+dir, err)
+		return failedNode(w, "reading "+dir, dir, err)
 	}
 	return nil
 }

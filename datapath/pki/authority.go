@@ -27,7 +27,7 @@ type Authority struct {
 // the fleet; what tells two CAs of one name apart is added to it.
 func NewAuthority(name string, validity Validity) (*Authority, error) {
 	if err := checkNode(name); err != nil || len(name) > 16 {
-		return nil, fmt.Errorf("%q is no name of a CA; allowed: at most 16 lower-case letters, digits, - and .", name)
+		return nil, fmt.Errorf("%q is no name of a CA; allowed: at most 16 lower-case letters, digits, . and - between them", name)
 	}
 	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -7,6 +7,7 @@ import "errors"
 var (
 	ErrMalformed   = errors.New("malformed")
 	ErrForeign     = errors.New("from no trusted CA")
+	ErrNoKey       = errors.New("no key for the certificate")
 	ErrUsage       = errors.New("not made for a node of a fleet")
 	ErrNotYetValid = errors.New("not valid yet")
 	ErrExpired     = errors.New("expired")

@@ -121,7 +121,7 @@ func (d directory) keyOf(id *Identity) (name string, key ed25519.PrivateKey, err
 			return name, key, nil
 		}
 	}
-	return "", nil, fmt.Errorf("%w: %s has no key for the certificate %s of node %s; it was requested with another", ErrForeign, d.path, id.Serial, id.Node)
+	return "", nil, fmt.Errorf("%w: %s of node %s was requested with a key that is not in %s", ErrNoKey, id.Serial, id.Node, d.path)
 }
 
 func (d directory) key(name string) (ed25519.PrivateKey, error) {

@@ -154,12 +154,12 @@ func TestLoadRefuses(t *testing.T) {
 		"certificate written":   {func(d string) { f.must(os.Chmod(d+"/node.crt", 0o646)) }, ErrPermissions},
 		"trust written":         {func(d string) { f.must(os.Chmod(d+"/trust.pem", 0o664)) }, ErrPermissions},
 		"directory written":     {func(d string) { f.must(os.Chmod(d, 0o777)) }, ErrPermissions},
-		"no key":                {func(d string) { f.must(os.Remove(d + "/node.key")) }, ErrForeign},
-		"another's key":         {func(d string) { f.must(os.Rename(f.path("other/node.key"), d+"/node.key")) }, ErrForeign},
+		"no key":                {func(d string) { f.must(os.Remove(d + "/node.key")) }, ErrNoKey},
+		"another's key":         {func(d string) { f.must(os.Rename(f.path("other/node.key"), d+"/node.key")) }, ErrNoKey},
 		"no certificate":        {func(d string) { f.must(os.Remove(d + "/node.crt")) }, fs.ErrNotExist},
 		"no trust":              {func(d string) { f.must(os.Remove(d + "/trust.pem")) }, fs.ErrNotExist},
 		"no directory":          {func(d string) { f.must(os.RemoveAll(d)) }, fs.ErrNotExist},
-		"another's certificate": {func(d string) { f.must(os.Rename(f.path("other/node.crt"), d+"/node.crt")) }, ErrForeign},
+		"another's certificate": {func(d string) { f.must(os.Rename(f.path("other/node.crt"), d+"/node.crt")) }, ErrNoKey},
 		"a CA as the certificate": {func(d string) {
 			f.must(os.Link(f.path("ca/ca.crt"), d+"/node2"))
 			f.must(os.Rename(d+"/node2", d+"/node.crt"))
@@ -316,7 +316,7 @@ func TestInstallRefuses(t *testing.T) {
 		want error
 	}{
 		"a foreign certificate":     {Delivery{Certificate: f.issue("foreign", "n", false)}, ErrForeign},
-		"another's certificate":     {Delivery{Certificate: f.issue("ca", "other", false)}, ErrForeign},
+		"another's certificate":     {Delivery{Certificate: f.issue("ca", "other", false)}, ErrNoKey},
 		"a CA that did not issue":   {Delivery{CAs: f.read("foreign/ca.crt")}, ErrForeign},
 		"a foreign list":            {Delivery{Lists: f.read("foreign/ca.crl")}, ErrForeign},
 		"a list as a CA":            {Delivery{CAs: f.read("ca/ca.crl")}, ErrMalformed},

@@ -390,7 +390,7 @@ func TestGeneration(t *testing.T) {
 		}
 		seen[trust.Generation()] = name
 	}
-	if trustIn(t, a).Generation() != trustIn(t, a).Generation() {
+	if one, other := trustIn(t, a), trustIn(t, a); one.Generation() != other.Generation() {
 		t.Error("equal trusts are of different generations")
 	}
 }

@@ -144,6 +144,7 @@ func TestNode(t *testing.T) {
 
 func TestLoadRefuses(t *testing.T) {
 	f := newFleet(t)
+	f.join("other")
 	for name, test := range map[string]struct {
 		spoil func(dir string)
 		want  error
@@ -155,29 +156,27 @@ func TestLoadRefuses(t *testing.T) {
 		"trust written":         {func(d string) { f.must(os.Chmod(d+"/trust.pem", 0o664)) }, ErrPermissions},
 		"directory written":     {func(d string) { f.must(os.Chmod(d, 0o777)) }, ErrPermissions},
 		"no key":                {func(d string) { f.must(os.Remove(d + "/node.key")) }, ErrNoKey},
-		"another's key":         {func(d string) { f.must(os.Rename(f.path("other/node.key"), d+"/node.key")) }, ErrNoKey},
+		"another's key":         {func(string) { f.write("n/node.key", f.read("other/node.key"), 0o600) }, ErrNoKey},
 		"no certificate":        {func(d string) { f.must(os.Remove(d + "/node.crt")) }, fs.ErrNotExist},
 		"no trust":              {func(d string) { f.must(os.Remove(d + "/trust.pem")) }, fs.ErrNotExist},
 		"no directory":          {func(d string) { f.must(os.RemoveAll(d)) }, fs.ErrNotExist},
-		"another's certificate": {func(d string) { f.must(os.Rename(f.path("other/node.crt"), d+"/node.crt")) }, ErrNoKey},
+		"another's certificate": {func(string) { f.write("n/node.crt", f.read("other/node.crt"), 0o644) }, ErrNoKey},
 		"a CA as the certificate": {func(d string) {
 			f.must(os.Link(f.path("ca/ca.crt"), d+"/node2"))
 			f.must(os.Rename(d+"/node2", d+"/node.crt"))
 		}, ErrUsage},
 		"a key as a symlink":     {func(d string) { f.must(os.Rename(d+"/node.key", d+"/k")); f.must(os.Symlink("k", d+"/node.key")) }, syscall.ELOOP},
 		"a key as a pipe":        {func(d string) { f.must(os.Remove(d + "/node.key")); f.must(syscall.Mkfifo(d+"/node.key", 0o600)) }, nil},
-		"garbage as the key":     {func(d string) { f.write("n/node.key", []byte("garbage"), 0o600) }, ErrMalformed},
-		"garbage as certificate": {func(d string) { f.write("n/node.crt", []byte("garbage"), 0o644) }, ErrMalformed},
-		"garbage behind trust":   {func(d string) { f.write("n/trust.pem", append(f.read("n/trust.pem"), 'x'), 0o644) }, ErrMalformed},
-		"two certificates":       {func(d string) { f.write("n/node.crt", bytes.Repeat(f.read("n/node.crt"), 2), 0o644) }, ErrMalformed},
-		"a key of another kind":  {func(d string) { f.write("n/node.key", ecKeyPEM(t), 0o600) }, ErrMalformed},
-		"without end":            {func(d string) { f.write("n/node.crt", make([]byte, maxFileSize+1), 0o644) }, nil},
+		"garbage as the key":     {func(string) { f.write("n/node.key", []byte("garbage"), 0o600) }, ErrMalformed},
+		"garbage as certificate": {func(string) { f.write("n/node.crt", []byte("garbage"), 0o644) }, ErrMalformed},
+		"garbage behind trust":   {func(string) { f.write("n/trust.pem", append(f.read("n/trust.pem"), 'x'), 0o644) }, ErrMalformed},
+		"two certificates":       {func(string) { f.write("n/node.crt", bytes.Repeat(f.read("n/node.crt"), 2), 0o644) }, ErrMalformed},
+		"a key of another kind":  {func(string) { f.write("n/node.key", ecKeyPEM(t), 0o600) }, ErrMalformed},
+		"without end":            {func(string) { f.write("n/node.crt", make([]byte, maxFileSize+1), 0o644) }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, node := range []string{"n", "other"} {
-				f.must(os.RemoveAll(f.path(node)))
-				f.join(node)
-			}
+			f.must(os.RemoveAll(f.path("n")))
+			f.join("n")
 			test.spoil(f.path("n"))
 			n, err := Load(f.path("n"), now)
 			if err == nil || n != nil {

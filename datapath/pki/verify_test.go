@@ -85,7 +85,7 @@ func TestEveryFlippedBitIsRefused(t *testing.T) {
 
 func TestEveryFlippedBitOfAListIsRefused(t *testing.T) {
 	a := newAuthority(t)
-	der := listOf(t, a, 7, newSerial(), newSerial())
+	der := listOf(t, a, 7, newSerial())
 	for i := range 8 * len(der) {
 		flipped := bytes.Clone(der)
 		flipped[i/8] ^= 1 << (i % 8)

@@ -125,7 +125,7 @@ func (d *Docker) inspect(ctx context.Context, e engine, id string) error {
 		return err
 	}
 	r := newRecord(c)
-	r.asked = cgroup
+	r.asked, r.ownAs = cgroup, cgroup
 	if r.own, err = d.connections(ctx, e, c); err != nil {
 		return err
 	}
@@ -134,13 +134,17 @@ func (d *Docker) inspect(ctx context.Context, e engine, id string) error {
 	return nil
 }
 
-// store replaces a record; nil is none.
+// store replaces a record; nil is none. What was asked before the container was
+// started says nothing of how it is connected since.
 func (d *Docker) store(id string, r *record) {
 	d.mu.Lock()
 	before := d.records[id]
 	if r == nil {
 		delete(d.records, id)
 	} else {
+		if before != nil && r.asked != d.living[id].ID {
+			r.own, r.ownAs = before.own, before.ownAs
+		}
 		d.records[id] = r
 		delete(d.strangers, id)
 	}

@@ -183,7 +183,7 @@ func (d *Docker) listContainer(s *dockerSurvey, id string, cg compiler.Cgroup) b
 	case len(r.labels) > 0:
 		s.workloads = append(s.workloads, r.workload(cg))
 	default:
-		s.unlabelled = append(s.unlabelled, compiler.Unlabelled{Cgroup: cg, Own: r.own})
+		s.unlabelled = append(s.unlabelled, compiler.Unlabelled{Cgroup: cg, Own: r.connected(cg)})
 	}
 	return true
 }

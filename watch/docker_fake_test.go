@@ -24,6 +24,7 @@ type fakeDocker struct {
 	heard      func(event)
 	untold     []event // while nobody listens
 	inspected  int     // how often Inspect was called
+	looked     int     // how often Networks was
 }
 
 var errAway = errors.New("nobody answers")
@@ -110,6 +111,7 @@ func (f *fakeDocker) Inspect(ctx context.Context, id string) (container, error) 
 func (f *fakeDocker) Networks(context.Context, ...string) ([]bridgeNetwork, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.looked++
 	return f.networks, f.away
 }
 

@@ -2,8 +2,10 @@ package watch
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -13,14 +15,21 @@ import (
 
 const (
 	joinInterval = 20 * time.Millisecond // between two looks at a container that is being connected
-	joinPatience = 5 * time.Second       // Inspect tells it in the end
+	joinPatience = inspectTimeout        // Inspect tells it in the end
 )
+
+// A joining is a container that is being started, and what was seen of it.
+type joining struct {
+	until time.Time
+	ports map[string]string  // by bridge
+	own   []compiler.Network // what Docker said of these ports
+}
 
 // join finds out how containers that are being started are connected, before their
 // first instruction: Docker connects them when their first process waits already in
-// its namespaces, and nobody tells.
+// its namespaces, and nobody tells. They are looked at until Inspect has told it.
 func (d *Docker) join(ctx context.Context, e engine) error {
-	starting := map[string]time.Time{} // until when
+	starting := map[string]*joining{}
 	for {
 		var again <-chan time.Time
 		if len(starting) > 0 {
@@ -32,46 +41,68 @@ func (d *Docker) join(ctx context.Context, e engine) error {
 		case <-again:
 		case <-d.joins.ready:
 			for _, id := range d.joins.takeAll() {
-				if _, ok := starting[id]; !ok {
-					starting[id] = d.now().Add(joinPatience)
+				if starting[id] == nil {
+					starting[id] = &joining{until: d.now().Add(joinPatience)}
 				}
 				d.joins.done(id)
 			}
 		}
-		for id, until := range starting {
-			joined, err := d.joined(ctx, e, id)
+		for id, j := range starting {
+			known, err := d.look(ctx, e, id, j)
 			if err != nil {
 				return err
 			}
-			if joined || d.now().After(until) {
+			if known || d.now().After(j.until) {
 				delete(starting, id)
 			}
 		}
 	}
 }
 
-// joined looks once at a container. It returns true if there is nothing more to see.
-func (d *Docker) joined(ctx context.Context, e engine, id string) (bool, error) {
+// look looks once at a container. It returns true if there is nothing more to see.
+// Docker is asked only where the ports are others than before.
+func (d *Docker) look(ctx context.Context, e engine, id string, j *joining) (known bool, err error) {
 	d.mu.Lock()
-	cgroup, r := d.living[id], d.records[id]
-	bridges := d.bridges
+	cgroup, r, bridges := d.living[id], d.records[id], d.bridges
 	d.mu.Unlock()
 	if r == nil || cgroup.ID == 0 || r.complete(cgroup) {
 		return true, nil
 	}
 	ports := d.portsOf(cgroup)
+	if !maps.Equal(ports, j.ports) {
+		if j.own, err = d.members(ctx, e, id, ports, bridges); err != nil {
+			return false, err
+		}
+		if len(j.own) == len(ports) {
+			j.ports = ports // else it is asked again
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.records[id] == r && !reflect.DeepEqual(r.connected(cgroup), j.own) { // if it was replaced, it is looked at again
+		with := *r
+		with.own, with.ownAs = j.own, cgroup.ID
+		d.records[id] = &with
+		d.wake()
+	}
+	return false, nil
+}
+
+// members returns the addresses that Docker gave a container on the bridges to which
+// these ports belong.
+func (d *Docker) members(ctx context.Context, e engine, id string, ports, bridges map[string]string) ([]compiler.Network, error) {
 	var connected []string
-	for id, bridge := range bridges {
+	for network, bridge := range bridges {
 		if ports[bridge] != "" {
-			connected = append(connected, id)
+			connected = append(connected, network)
 		}
 	}
 	if len(connected) == 0 {
-		return false, nil
+		return nil, nil
 	}
 	networks, err := e.Networks(ctx, connected...)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	var own []compiler.Network
 	for _, n := range networks {
@@ -79,19 +110,8 @@ func (d *Docker) joined(ctx context.Context, e engine, id string) (bool, error) 
 			own = append(own, compiler.Network{Bridge: n.bridge, Port: ports[n.bridge], Addresses: n.members[id]})
 		}
 	}
-	if len(own) == 0 {
-		return false, nil
-	}
 	sortNetworks(own)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.records[id] == r { // what Inspect told meanwhile is newer
-		with := *r
-		with.own = own
-		d.records[id] = &with
-		d.wake()
-	}
-	return true, nil
+	return own, nil
 }
 
 // portsOf returns by which ports the first process of a cgroup is connected; none if

@@ -24,6 +24,7 @@ type record struct {
 	refused string             // why its labels can not be taken: it is closed
 	whole   bool               // it was inspected, not only listed
 	own     []compiler.Network // on which bridges it is known
+	ownAs   uint64             // the cgroup that it had when that was found out: started again, it may have other addresses
 	asked   uint64             // the cgroup that it had when it was inspected; 0: it had none
 }
 
@@ -90,7 +91,7 @@ func (r *record) update(before *record) {
 	if before == nil {
 		return
 	}
-	r.whole, r.own, r.asked = before.whole, before.own, before.asked
+	r.whole, r.own, r.ownAs, r.asked = before.whole, before.own, before.ownAs, before.asked
 	if uid, ok := before.facts[FactUID]; ok {
 		r.facts[FactUID] = uid
 	}
@@ -102,6 +103,14 @@ func (r *record) complete(cg compiler.Cgroup) bool {
 	return r.whole && (r.asked == cg.ID || r.hosted())
 }
 
+// connected returns on which bridges a container that has this cgroup is known.
+func (r *record) connected(cg compiler.Cgroup) []compiler.Network {
+	if r.ownAs != cg.ID {
+		return nil
+	}
+	return r.own
+}
+
 // hosted reports whether it is never connected to a bridge.
 func (r *record) hosted() bool {
 	network := r.facts[FactNetwork]
@@ -109,5 +118,5 @@ func (r *record) hosted() bool {
 }
 
 func (r *record) workload(cg compiler.Cgroup) compiler.Workload {
-	return compiler.Workload{Name: r.name, Kind: compiler.KindContainer, Labels: r.labels, Facts: r.facts, Cgroup: cg, Own: r.own}
+	return compiler.Workload{Name: r.name, Kind: compiler.KindContainer, Labels: r.labels, Facts: r.facts, Cgroup: cg, Own: r.connected(cg)}
 }

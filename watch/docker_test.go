@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -250,6 +251,100 @@ func TestContainersOnBridges(t *testing.T) {
 	docker.put(c)
 	docker.tell(event{container: c.id})
 	tr.until("the network's end", nil, func(s Snapshot) bool { return s.Workloads[0].Own == nil })
+}
+
+// A container that is being started, which can take seconds, costs one question as
+// soon as it is connected, and one snapshot.
+func TestContainerThatIsStartedCostsLittle(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	address := []netip.Addr{netip.MustParseAddr("172.17.0.2")}
+	docker.set(func() {
+		docker.held = make(chan struct{})
+		docker.networks = []bridgeNetwork{{id: "n0", bridge: "docker0", members: map[string][]netip.Addr{idOf("a"): address}}}
+	})
+	c := containerWith("a", "app", "web")
+	c.network = "bridge"
+	docker.put(c)
+	docker.tell(event{networks: true})
+	tr.in("docker/"+c.id).Start("sleep", "infinity")
+	tr.until("the network", nil, func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
+	var before int
+	docker.set(func() { before = docker.looked })
+	woken, over := 0, time.After(10*joinInterval)
+	for done := false; !done; {
+		select {
+		case <-tr.cgroups.Changed():
+			woken++
+			tr.cgroups.Scan(nil)
+		case <-over:
+			done = true
+		}
+	}
+	docker.set(func() {
+		if n := docker.looked - before; n > 0 || woken > 1 {
+			t.Errorf("while it is started Docker was asked %d times and %d snapshots were made, want 0 and at most 1", n, woken)
+		}
+	})
+}
+
+// Addresses belong to one run of a container: the next one may have others, and they
+// may be another container's by then.
+func TestAddressesEndWithTheRun(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	address := []netip.Addr{netip.MustParseAddr("172.17.0.2")}
+	docker.set(func() { docker.networks = []bridgeNetwork{{id: "n0", bridge: "docker0"}} })
+	c := containerWith("a", "app", "web")
+	c.network = "bridge"
+	p := tr.in("docker/"+c.id).Start("sleep", "infinity")
+	c.details = &details{pid: p.Pid, addresses: map[string][]netip.Addr{"n0": address}}
+	docker.put(c)
+	tr.until("the network", nil, func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
+	nstest.WaitFor(t, patience, "the inspection", tr.inspectedAll)
+
+	docker.set(func() { docker.held = make(chan struct{}) }) // it is being started again, and not connected yet
+	p.Kill()
+	nstest.WaitFor(t, patience, "the cgroup to be empty", func() bool { return len(tr.in("docker/"+c.id).Pids()) == 0 })
+	old := tr.id("docker/" + c.id)
+	tr.remove("docker/" + c.id)
+	tr.in("docker/" + c.id)
+	s := tr.until("the next run", nil, func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Cgroup.ID != old })
+	if own := s.Workloads[0].Own; own != nil {
+		t.Errorf("the next run has the addresses of the one before: %v", own)
+	}
+}
+
+// What Docker said of a container before it was started does not undo what is known
+// of it since.
+func TestLateInspection(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	address := []netip.Addr{netip.MustParseAddr("172.17.0.2")}
+	held := make(chan struct{})
+	docker.set(func() {
+		docker.held = held
+		docker.networks = []bridgeNetwork{{id: "n0", bridge: "docker0", members: map[string][]netip.Addr{idOf("a"): address}}}
+	})
+	c := containerWith("a", "app", "web")
+	c.network = "bridge"
+	docker.put(c)
+	docker.tell(event{networks: true})
+	docker.tell(event{container: c.id}) // it was made
+	nstest.WaitFor(t, patience, "the inspection to be asked for", func() (asked bool) {
+		docker.set(func() { asked = docker.inspected > 0 })
+		return asked
+	})
+	docker.set(func() { docker.held = make(chan struct{}) }) // the next one waits
+	tr.in("docker/"+c.id).Start("sleep", "infinity")
+	known := func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil }
+	tr.until("the network", nil, known)
+	close(held)
+	nstest.WaitFor(t, patience, "the late answer", func() bool {
+		tr.docker.mu.Lock()
+		defer tr.docker.mu.Unlock()
+		return tr.docker.records[c.id].whole
+	})
+	if s := tr.cgroups.Scan(nil); !known(s) {
+		t.Errorf("after the late answer: %+v", s.Workloads)
+	}
 }
 
 // What an earlier daemon knew holds until Docker answers.

@@ -18,8 +18,9 @@ const (
 	dockerTimeout    = 10 * time.Second // for an answer that Docker has at once
 	inspectTimeout   = 30 * time.Second // it waits until a container that is being started runs
 	inspectsAtOnce   = 8
-	reconnectFirst   = 50 * time.Millisecond // after Docker went away; doubles
-	reconnectLast    = time.Second
+	reconnectFirst   = 50 * time.Millisecond  // after Docker went away; doubles
+	reconnectLast    = 250 * time.Millisecond // a socket at which nobody listens says so at once
+	listInterval     = 5 * time.Second        // bounds for how long lost events go unnoticed
 	reconcileTimeout = time.Minute
 )
 
@@ -56,6 +57,7 @@ type Docker struct {
 	living    map[string]compiler.Cgroup // those that had a cgroup at the last look
 	parents   map[string]bool            // cgroups that Docker named as a place of containers
 	bridges   map[string]string          // the interfaces of networks, by the network's id
+	named     map[string]string          // their ids, by name
 	alike     []compiler.Bridge          // those of them to which containers alone are connected
 	problems  []Problem                  // of the network interfaces
 	status    DockerStatus
@@ -161,13 +163,14 @@ func (d *Docker) anyLives() bool {
 func (d *Docker) Run(ctx context.Context) error {
 	pause := reconnectFirst
 	for {
-		connected, err := d.follow(ctx)
+		began := d.now()
+		err := d.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		d.lost(err)
-		if connected {
-			pause = reconnectFirst
+		if d.now().Sub(began) > reconnectLast {
+			pause = reconnectFirst // it had answered, or will not be asked too often
 		}
 		again := time.NewTimer(pause)
 		select {
@@ -222,11 +225,11 @@ func (d *Docker) away() []Problem {
 }
 
 // follow keeps the records true over one connection. It returns when that ends.
-func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
+func (d *Docker) follow(ctx context.Context) error {
 	since := d.now() // events from then on are told, whenever we come to hear them
 	e, hangUp, err := d.connect(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer hangUp() //nolint:errcheck // it is given up
 	d.wake()
@@ -237,7 +240,7 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 	for range inspectsAtOnce {
 		group.Go(func() error { d.inspectAll(ctx, e); return nil })
 	}
-	return true, group.Wait()
+	return group.Wait()
 }
 
 // heard takes an event: many about one container are one question.

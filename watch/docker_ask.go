@@ -10,8 +10,8 @@ import (
 
 // ask asks what is answered at once. It fails if it is not.
 func (d *Docker) ask(ctx context.Context, e engine) error {
-	resync := time.NewTicker(resyncInterval)
-	defer resync.Stop()
+	list := time.NewTicker(listInterval)
+	defer list.Stop()
 	for {
 		var err error
 		select {
@@ -21,7 +21,7 @@ func (d *Docker) ask(ctx context.Context, e engine) error {
 			err = d.askBirths(ctx, e)
 		case <-d.networks:
 			err = d.readBridges(ctx, e)
-		case <-resync.C:
+		case <-list.C:
 			err = d.reconcile(ctx, e)
 		}
 		if err != nil {
@@ -53,16 +53,22 @@ func (d *Docker) askBirths(ctx context.Context, e engine) error {
 	return nil
 }
 
-// listed enters what a listing says. It needs the lock.
-func (d *Docker) listed(c container) {
+// listed enters what a listing says, and returns whether that is new. It needs the lock.
+func (d *Docker) listed(c container) (changed bool) {
+	before := d.records[c.id]
 	r := newRecord(c)
-	r.update(d.records[c.id])
+	r.update(before)
 	d.records[c.id] = r
 	delete(d.strangers, c.id)
+	_, runs := d.living[c.id]
+	if !r.whole || runs && !maps.Equal(before.endpoints, r.endpoints) {
+		d.inspects.add(c.id)
+	}
+	return !before.same(r)
 }
 
 // reconcile lists all containers, forgets those that are gone, and has inspected
-// those that run and those that never were: events may have been lost.
+// those of which the list does not tell all that changed: events may have been lost.
 func (d *Docker) reconcile(ctx context.Context, e engine) error {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
@@ -77,21 +83,20 @@ func (d *Docker) reconcile(ctx context.Context, e engine) error {
 		return err
 	}
 	d.mu.Lock()
+	changed := len(d.strangers) > 0 // they are asked about anew
 	clear(d.strangers)
 	for _, c := range list {
-		d.listed(c)
+		changed = d.listed(c) || changed
 		delete(gone, c.id)
 	}
 	for id := range gone {
+		changed = true
 		delete(d.records, id)
 	}
-	for id, r := range d.records {
-		if _, runs := d.living[id]; runs || !r.whole {
-			d.inspects.add(id)
-		}
-	}
 	d.mu.Unlock()
-	d.wake()
+	if changed {
+		d.wake()
+	}
 	return nil
 }
 
@@ -142,6 +147,9 @@ func (d *Docker) store(id string, r *record) {
 	if r == nil {
 		delete(d.records, id)
 	} else {
+		if before != nil {
+			r.endpoints = before.endpoints
+		}
 		if before != nil && r.asked != d.living[id].ID {
 			r.own, r.ownAs = before.own, before.ownAs
 		}
@@ -160,7 +168,7 @@ func (r *record) same(other *record) bool {
 		return r == other
 	}
 	a, b := *r, *other
-	a.asked, a.whole, b.asked, b.whole = 0, false, 0, false
+	a.asked, a.whole, a.endpoints, b.asked, b.whole, b.endpoints = 0, false, nil, 0, false, nil
 	return reflect.DeepEqual(a, b)
 }
 

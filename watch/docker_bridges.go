@@ -71,11 +71,9 @@ func (d *Docker) readBridges(ctx context.Context, e engine) error {
 	if err != nil {
 		return err
 	}
-	bridges := map[string]string{}
-	subnets := map[string][]netip.Prefix{}
+	bridges, named, subnets := map[string]string{}, map[string]string{}, map[string][]netip.Prefix{}
 	for _, n := range networks {
-		bridges[n.id] = n.bridge
-		subnets[n.bridge] = n.subnets
+		bridges[n.id], named[n.name], subnets[n.bridge] = n.bridge, n.id, n.subnets
 	}
 	var alike []compiler.Bridge
 	var problems []Problem
@@ -92,7 +90,7 @@ func (d *Docker) readBridges(ctx context.Context, e engine) error {
 	}
 	d.mu.Lock()
 	changed := !reflect.DeepEqual(d.alike, alike)
-	d.bridges, d.alike, d.problems = bridges, alike, problems
+	d.bridges, d.named, d.alike, d.problems = bridges, named, alike, problems
 	d.mu.Unlock()
 	if changed {
 		d.wake()

@@ -80,6 +80,7 @@ func (c *dockerClient) List(ctx context.Context, ids ...string) ([]container, er
 	found := make([]container, len(list))
 	for i, s := range list {
 		found[i] = container{id: s.ID, name: ownName(s.Names), image: s.Image, network: networkMode(s.HostConfig.NetworkMode), labels: s.Labels}
+		found[i].endpoints = endpoints(s.NetworkSettings)
 		if found[i].imageLabels, err = c.imageLabels(ctx, s.ImageID); err != nil {
 			return nil, err
 		}
@@ -178,7 +179,7 @@ func (c *dockerClient) Networks(ctx context.Context, ids ...string) ([]bridgeNet
 const swarmGateway = "docker_gwbridge"
 
 func newNetwork(n network.Inspect) bridgeNetwork {
-	made := bridgeNetwork{id: n.ID, bridge: n.Options["com.docker.network.bridge.name"], members: map[string][]netip.Addr{}}
+	made := bridgeNetwork{id: n.ID, name: n.Name, bridge: n.Options["com.docker.network.bridge.name"], members: map[string][]netip.Addr{}}
 	if made.bridge == "" {
 		made.bridge = "br-" + n.ID[:min(12, len(n.ID))]
 	}
@@ -223,6 +224,19 @@ func (c *dockerClient) Events(ctx context.Context, since time.Time, changed func
 			return fmt.Errorf("following Docker's events: %v", err)
 		}
 	}
+}
+
+func endpoints(s *dockercontainer.NetworkSettingsSummary) map[string]string {
+	ids := map[string]string{}
+	if s == nil {
+		return ids
+	}
+	for _, n := range s.Networks {
+		if n != nil && n.EndpointID != "" {
+			ids[n.NetworkID] = n.EndpointID
+		}
+	}
+	return ids
 }
 
 // ownName is the container's name among those that others have linked it by.

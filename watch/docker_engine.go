@@ -39,6 +39,7 @@ type event struct {
 // A bridgeNetwork is a network of containers on one bridge.
 type bridgeNetwork struct {
 	id      string
+	name    string
 	bridge  string // the interface
 	subnets []netip.Prefix
 	members map[string][]netip.Addr // container id → addresses; also of those that are being started
@@ -52,6 +53,7 @@ type container struct {
 	network     string            // "host", "bridge", "none", "container:ID" or a network's name
 	labels      map[string]string // those of the image included
 	imageLabels map[string]string // nil: its image is gone
+	endpoints   map[string]string // only of one that was listed: the id of its end in each network that it is connected to
 	details     *details          // nil: it was only listed
 }
 

@@ -2,13 +2,15 @@ package watch
 
 import (
 	"context"
-	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"thole/compiler"
 )
@@ -18,17 +20,30 @@ const (
 	joinPatience = inspectTimeout        // Inspect tells it in the end
 )
 
-// A joining is a container that is being started, and what was seen of it.
+// A joining is a container that is being started, and what is known of how it will
+// be connected.
 type joining struct {
-	until time.Time
-	ports map[string]string  // by bridge
-	own   []compiler.Network // what Docker said of these ports
+	cgroup    uint64
+	until     time.Time
+	asking    bool
+	asked     bool
+	addresses map[string][]netip.Addr // by bridge
+}
+
+// An answer is what Docker said of the networks about which it was asked for a container.
+type answer struct {
+	id       string
+	cgroup   uint64 // that it had
+	networks []bridgeNetwork
 }
 
 // join finds out how containers that are being started are connected, before their
-// first instruction: Docker connects them when their first process waits already in
-// its namespaces, and nobody tells. They are looked at until Inspect has told it.
+// first instruction. Docker knows their addresses when their cgroup is made, and is
+// asked then; it connects them when their first process waits already in its
+// namespaces, and nobody tells. So they are looked at until Inspect has told all.
 func (d *Docker) join(ctx context.Context, e engine) error {
+	questions, ctx := errgroup.WithContext(ctx)
+	answers := make(chan answer)
 	starting := map[string]*joining{}
 	for {
 		var again <-chan time.Time
@@ -37,8 +52,12 @@ func (d *Docker) join(ctx context.Context, e engine) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return questions.Wait()
 		case <-again:
+		case a := <-answers:
+			if j := starting[a.id]; j != nil {
+				j.take(a)
+			}
 		case <-d.joins.ready:
 			for _, id := range d.joins.takeAll() {
 				if starting[id] == nil {
@@ -48,70 +67,83 @@ func (d *Docker) join(ctx context.Context, e engine) error {
 			}
 		}
 		for id, j := range starting {
-			known, err := d.look(ctx, e, id, j)
-			if err != nil {
-				return err
-			}
+			ask, known := d.look(id, j)
 			if known || d.now().After(j.until) {
 				delete(starting, id)
+				continue
 			}
+			if len(ask) == 0 || j.asking {
+				continue
+			}
+			j.asking, j.asked = true, true
+			cgroup := j.cgroup
+			questions.Go(func() error {
+				networks, err := e.Networks(ctx, ask...)
+				if err != nil {
+					return err
+				}
+				select {
+				case answers <- answer{id, cgroup, networks}:
+				case <-ctx.Done():
+				}
+				return nil
+			})
 		}
 	}
 }
 
-// look looks once at a container. It returns true if there is nothing more to see.
-// Docker is asked only where the ports are others than before.
-func (d *Docker) look(ctx context.Context, e engine, id string, j *joining) (known bool, err error) {
+// take enters the addresses that Docker gave the container.
+func (j *joining) take(a answer) {
+	j.asking = false
+	if j.cgroup != a.cgroup {
+		return // the next run may have others
+	}
+	for _, n := range a.networks {
+		if len(n.members[a.id]) > 0 {
+			j.addresses[n.bridge] = n.members[a.id]
+		}
+	}
+}
+
+// look looks once at a container. It returns about which networks Docker is to be
+// asked, or that there is nothing more to see.
+func (d *Docker) look(id string, j *joining) (ask []string, known bool) {
 	d.mu.Lock()
-	cgroup, r, bridges := d.living[id], d.records[id], d.bridges
+	cgroup, r, bridges, network := d.living[id], d.records[id], d.bridges, ""
+	if r != nil {
+		network = d.named[r.facts[FactNetwork]]
+	}
 	d.mu.Unlock()
 	if r == nil || cgroup.ID == 0 || r.complete(cgroup) {
-		return true, nil
+		return nil, true
+	}
+	if j.cgroup != cgroup.ID { // it is being started again
+		j.cgroup, j.asked, j.addresses = cgroup.ID, false, map[string][]netip.Addr{}
+	}
+	if !j.asked && network != "" {
+		ask = append(ask, network)
 	}
 	ports := d.portsOf(cgroup)
-	if !maps.Equal(ports, j.ports) {
-		if j.own, err = d.members(ctx, e, id, ports, bridges); err != nil {
-			return false, err
-		}
-		if len(j.own) == len(ports) {
-			j.ports = ports // else it is asked again
-		}
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.records[id] == r && !reflect.DeepEqual(r.connected(cgroup), j.own) { // if it was replaced, it is looked at again
-		with := *r
-		with.own, with.ownAs = j.own, cgroup.ID
-		d.records[id] = &with
-		d.wake()
-	}
-	return false, nil
-}
-
-// members returns the addresses that Docker gave a container on the bridges to which
-// these ports belong.
-func (d *Docker) members(ctx context.Context, e engine, id string, ports, bridges map[string]string) ([]compiler.Network, error) {
-	var connected []string
-	for network, bridge := range bridges {
-		if ports[bridge] != "" {
-			connected = append(connected, network)
-		}
-	}
-	if len(connected) == 0 {
-		return nil, nil
-	}
-	networks, err := e.Networks(ctx, connected...)
-	if err != nil {
-		return nil, err
-	}
 	var own []compiler.Network
-	for _, n := range networks {
-		if len(n.members[id]) > 0 {
-			own = append(own, compiler.Network{Bridge: n.bridge, Port: ports[n.bridge], Addresses: n.members[id]})
+	for network, bridge := range bridges {
+		switch port := ports[bridge]; {
+		case port == "":
+		case j.addresses[bridge] == nil:
+			ask = append(ask, network)
+		default:
+			own = append(own, compiler.Network{Bridge: bridge, Port: port, Addresses: j.addresses[bridge]})
 		}
 	}
 	sortNetworks(own)
-	return own, nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.records[id] == r && !reflect.DeepEqual(r.connected(cgroup), own) { // if it was replaced, it is looked at again
+		with := *r
+		with.own, with.ownAs = own, cgroup.ID
+		d.records[id] = &with
+		d.wake()
+	}
+	return ask, false
 }
 
 // portsOf returns by which ports the first process of a cgroup is connected; none if

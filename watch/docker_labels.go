@@ -21,17 +21,19 @@ type record struct {
 	name    string
 	labels  compiler.Labels // a person's; none: it is unlabelled
 	facts   compiler.Labels
-	refused string             // why its labels can not be taken: it is closed
-	whole   bool               // it was inspected, not only listed
-	own     []compiler.Network // on which bridges it is known
-	ownAs   uint64             // the cgroup that it had when that was found out: started again, it may have other addresses
-	asked   uint64             // the cgroup that it had when it was inspected; 0: it had none
+	refused string // why its labels can not be taken: it is closed
+	whole   bool   // it was inspected, not only listed
+	// By the id of the network: when another list has others, it is inspected anew.
+	endpoints map[string]string
+	own       []compiler.Network // on which bridges it is known
+	ownAs     uint64             // the cgroup that it had when that was found out: started again, it may have other addresses
+	asked     uint64             // the cgroup that it had when it was inspected; 0: it had none
 }
 
 // newRecord tells a person's labels from those of the image and of tools. Which
 // bridges the container is connected to is not known by Docker alone.
 func newRecord(c container) *record {
-	r := &record{name: c.name, labels: compiler.Labels{}, facts: compiler.Labels{}, whole: c.details != nil}
+	r := &record{name: c.name, labels: compiler.Labels{}, facts: compiler.Labels{}, whole: c.details != nil, endpoints: c.endpoints}
 	if c.imageLabels == nil {
 		r.refused = "its image is gone, so that its labels can not be told from the image's: make the container anew"
 	}

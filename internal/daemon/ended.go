@@ -40,30 +40,37 @@ func outlived(g graveyard, enforced, running []compiler.Workload) (map[uint64]co
 	if err != nil {
 		return dead, err
 	}
-	orphan, err := hasOrphan(g, sockets, dead)
-	if err != nil || orphan {
+	orphan, err := youngestOrphan(g, sockets, dead)
+	if err != nil {
 		return dead, err
 	}
 	for id := range dead {
-		if !sockets[id] {
+		if !sockets[id] && id > orphan {
 			delete(dead, id)
 		}
 	}
 	return dead, nil
 }
 
-// hasOrphan reports whether a socket belongs to a cgroup that is gone and is none
-// of those that are known. It may have been below one of them.
-func hasOrphan(g graveyard, sockets map[uint64]bool, dead map[uint64]compiler.Workload) (bool, error) {
+// youngestOrphan returns the highest of the cgroups that are gone, that are none of
+// those that are known, and to which a socket belongs; 0 if there is none. Such a
+// cgroup may have been below one of those that are known, but only below an older
+// one, which has a lower id: the kernel gives ids to cgroups in ascending order. So a
+// socket that lives for ever does not hold all that ends after it was made.
+func youngestOrphan(g graveyard, sockets map[uint64]bool, dead map[uint64]compiler.Workload) (youngest uint64, err error) {
 	for id := range sockets {
-		if _, ok := dead[id]; ok || id == 0 {
+		if _, ok := dead[id]; ok || id <= youngest {
 			continue
 		}
-		if lives, err := g.Lives(id); err != nil || !lives {
-			return true, err
+		lives, err := g.Lives(id)
+		if err != nil {
+			return 0, err
+		}
+		if !lives {
+			youngest = id
 		}
 	}
-	return false, nil
+	return youngest, nil
 }
 
 // withEnded adds the ended workloads to those that run. Where a new cgroup has the

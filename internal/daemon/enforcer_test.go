@@ -363,19 +363,21 @@ func (g graves) Sockets() (map[uint64]bool, error) { return g.sockets, g.err }
 
 func TestOutlived(t *testing.T) {
 	workload := func(id uint64) compiler.Workload { return compiler.Workload{Cgroup: compiler.Cgroup{ID: id}} }
-	enforced := []compiler.Workload{workload(1), workload(2), workload(3)}
+	enforced := []compiler.Workload{workload(11), workload(12), workload(14)}
 	running := enforced[:1]
 	tests := []struct {
 		name  string
 		world graves
 		want  []uint64
 	}{
-		{"no sockets", graves{living: map[uint64]bool{1: true}}, nil},
-		{"a socket of one", graves{living: map[uint64]bool{1: true}, sockets: map[uint64]bool{1: true, 2: true}}, []uint64{2}},
-		{"one is only not bound any more", graves{living: map[uint64]bool{1: true, 2: true}, sockets: map[uint64]bool{2: true, 3: true}}, []uint64{3}},
-		{"a socket of a child that is gone too", graves{living: map[uint64]bool{1: true}, sockets: map[uint64]bool{99: true}}, []uint64{2, 3}},
-		{"a socket of an unlabelled cgroup", graves{living: map[uint64]bool{1: true, 99: true}, sockets: map[uint64]bool{99: true, 0: true}}, nil},
-		{"it is not known", graves{living: map[uint64]bool{1: true}, err: errors.New("no")}, []uint64{2, 3}},
+		{"no sockets", graves{living: map[uint64]bool{11: true}}, nil},
+		{"a socket of one", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{11: true, 12: true}}, []uint64{12}},
+		{"one is only not bound any more", graves{living: map[uint64]bool{11: true, 12: true}, sockets: map[uint64]bool{12: true, 14: true}}, []uint64{14}},
+		{"a socket of a child that is gone too", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{99: true}}, []uint64{12, 14}},
+		{"a socket of a child of the older", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{13: true}}, []uint64{12}},
+		{"a socket of a cgroup that was gone before", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{7: true}}, nil},
+		{"a socket of an unlabelled cgroup", graves{living: map[uint64]bool{11: true, 99: true}, sockets: map[uint64]bool{99: true, 0: true}}, nil},
+		{"it is not known", graves{living: map[uint64]bool{11: true}, err: errors.New("no")}, []uint64{12, 14}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -90,7 +90,7 @@ func (m *machine) apply(yaml string) error {
 func TestNothingLeavesBeforeTheLabelsHold(t *testing.T) {
 	m := newMachine(t)
 	sender := filepath.Join(t.TempDir(), "sender")
-	must(t, os.WriteFile(sender, firstInstruction(localhost, 4001, 4002), 0o755))
+	must(t, os.WriteFile(sender, firstInstruction(localhost, then{}, 4001, 4002), 0o755))
 	busy := m.In("busy")
 	for range 2 {
 		busy.Start("sh", "-c", "while :; do :; done")
@@ -138,9 +138,15 @@ func (m *machine) labelledProbe(name, label string) *nstest.Probe {
 	return m.In(path).Probe(name)
 }
 
+// then is what a program does when it has sent.
+type then struct {
+	linger time.Duration // before it ends
+	again  bool          // it does not end, but sends again
+}
+
 // firstInstruction is a program for linux/amd64 whose first instructions make a
 // socket and send one datagram to each port of an address.
-func firstInstruction(to [4]byte, ports ...uint16) []byte {
+func firstInstruction(to [4]byte, next then, ports ...uint16) []byte {
 	code := []byte{
 		0xbf, 2, 0, 0, 0, // mov edi, AF_INET
 		0xbe, 2, 0, 0, 0, // mov esi, SOCK_DGRAM
@@ -149,6 +155,7 @@ func firstInstruction(to [4]byte, ports ...uint16) []byte {
 		0x0f, 0x05, // syscall
 		0x89, 0xc3, // mov ebx, eax
 	}
+	sending := len(code)
 	for _, port := range ports {
 		code = append(code,
 			0x89, 0xdf, // mov edi, ebx
@@ -164,6 +171,13 @@ func firstInstruction(to [4]byte, ports ...uint16) []byte {
 			0x0f, 0x05, // syscall
 			0x85, 0xc0, // test eax, eax: the result is not looked at
 		)
+	}
+	code = append(code, 0x31, 0xff, 0x31, 0xf6, 0xba) // xor edi, edi; xor esi, esi; mov edx, milliseconds
+	code = binary.LittleEndian.AppendUint32(code, uint32(next.linger.Milliseconds()))
+	code = append(code, 0xb8, 7, 0, 0, 0, 0x0f, 0x05) // mov eax, SYS_poll; syscall
+	if next.again {
+		code = append(code, 0xe9) // jmp, counted from the next instruction
+		code = binary.LittleEndian.AppendUint32(code, uint32(sending-len(code)-4))
 	}
 	code = append(code,
 		0x31, 0xff, // xor edi, edi

@@ -4,10 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -76,59 +73,6 @@ func (m *machine) untilWorkloads(names ...string) map[string]daemon.Workload {
 		return !slices.ContainsFunc(names, func(n string) bool { _, ok := found[n]; return !ok })
 	})
 	return found
-}
-
-// Containers whose first instructions send, started again and again while both
-// cores are busy: what is forbidden never arrives, what is allowed always does.
-func TestContainersAreKnownBeforeTheirFirstInstruction(t *testing.T) {
-	for _, tt := range []struct {
-		network          string
-		to               [4]byte
-		command          []string
-		starts, restarts int
-	}{
-		{"host", localhost, []string{"sender"}, 20, 5},
-		// A packet on a bridge waits for an answer to ARP: the container must still be there.
-		{"bridge", [4]byte{172, 17, 0, 1}, []string{"sh", "-c", "sender; sleep 1"}, 8, 2},
-	} {
-		t.Run(tt.network, func(t *testing.T) {
-			m, e := newDockerMachine(t)
-			sender := filepath.Join(t.TempDir(), "sender")
-			must(t, os.WriteFile(sender, firstInstruction(tt.to, 4001, 4002), 0o755))
-			image := e.Image("sender", nil, sender)
-			busy := m.In("busy")
-			for range 2 {
-				busy.Start("sh", "-c", "while :; do :; done")
-			}
-			forbidden := m.labelledProbe("other", "app=db").OpenUDP("udp", "0.0.0.0:4001")
-			expected := m.labelledProbe("friend", "app=web").OpenUDP("udp", "0.0.0.0:4002")
-
-			var all sync.WaitGroup
-			for worker := range 4 {
-				all.Go(func() {
-					for i := range tt.starts / 4 {
-						name := fmt.Sprintf("sender-%d-%d", worker, i)
-						e.Docker(append([]string{"run", "--name", name, "--net", tt.network, "-l", "app=web", image}, tt.command...)...)
-					}
-				})
-			}
-			all.Wait()
-			for range tt.restarts {
-				e.Docker("start", "-a", "sender-0-0")
-			}
-			m.Barrier()
-			starts := tt.starts + tt.restarts
-			if n := len(forbidden.Received()); n != 0 {
-				t.Errorf("%d forbidden packets of %d starts arrived", n, starts)
-			}
-			// On a bridge one was lost, once, with the whole suite running beside this: whether the container was gone
-			// before ARP, or its address known too late, is not known yet (issue 3, done 2, is open).
-			lost := map[string]int{"host": 0, "bridge": 1}[tt.network]
-			if n := len(expected.Received()); n < starts-lost || n > starts {
-				t.Errorf("%d of %d allowed packets arrived", n, starts)
-			}
-		})
-	}
 }
 
 // The story of those who share the host's network (PREDECESSOR.md, steps 2 to 5).

@@ -36,7 +36,7 @@ var tholeBinary = sync.OnceValues(func() (string, error) {
 // A machine is a host with a daemon.
 type machine struct {
 	*nstest.Host
-	t      *testing.T
+	t      testing.TB
 	thole  string
 	daemon *nstest.Process
 }

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os/exec"
 	"slices"
 	"syscall"
 	"testing"
@@ -44,8 +46,18 @@ func (m *machine) until(what string, ok func(daemon.Status) bool) {
 // ask reads what a command answers in JSON. (status fails where there is a problem to tell of.)
 func (m *machine) ask(answer any, command ...string) {
 	m.t.Helper()
-	out, _ := m.Command(m.thole, append(command, "-o", "json")...).Output()
-	must(m.t, json.Unmarshal(out, answer))
+	decode(m.t, m.Command(m.thole, append(command, "-o", "json")...), answer)
+}
+
+// decode reads what a command writes in JSON, also where it fails in the end.
+func decode(t testing.TB, cmd *exec.Cmd, answer any) {
+	t.Helper()
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, _ := cmd.Output() // what failed is in the answer
+	if err := json.Unmarshal(out, answer); err != nil {
+		t.Fatalf("%v: %v: %s", cmd.Args, err, errs.String())
+	}
 }
 
 // workloads are those of a kind, by name.

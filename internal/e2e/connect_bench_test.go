@@ -134,6 +134,7 @@ const (
 	roleFlag   = "--role" // the first argument
 	roleServer = "server"
 	roleClient = "client"
+	rolePasser = "passer"
 )
 
 func startRole(b *testing.B, cg *nstest.Cgroup, name string) role {
@@ -164,6 +165,8 @@ func playRole(role string) {
 		err = serveConnects()
 	case roleClient:
 		err = makeConnects()
+	case rolePasser:
+		err = passSocket()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, role, err)

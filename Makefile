@@ -1,7 +1,7 @@
 # make            build bin/thole
 # make test       install what tests need from Debian's packages, run everything but what is long by nature
 # make demo       the story as a terminal session, in namespaces of its own
-# make bench      latency of local connects, as ratios
+# make bench      latency of local connects, as ratios; how soon the table is right when Docker is back
 # make soak       the long tests
 # make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, grants and certificates
 # make lint       gofmt, vet, staticcheck, errorlint
@@ -42,11 +42,12 @@ demo: packages build
 	@docs/story.sh bin/thole
 
 bench: packages
-	THOLE_MUST=1 $(GO) test -run '^$$' -bench Connect -benchtime 1x ./internal/e2e
+	THOLE_MUST=1 $(GO) test -run '^$$' -bench 'Connect|Reconcile' -benchtime 1x ./internal/e2e
 
 soak: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./compiler -args -cases 1000000
 	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./internal/e2e -args -samples 5000
+	THOLE_MUST=1 $(GO) test -timeout 60m -run 'Containers(AreKnown|ThatSend)|DockerFails|Restarts' ./internal/e2e -args -starts 200 -restarts 1000 -away 1m
 
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime 60s ./compiler

@@ -109,7 +109,8 @@ type footprint struct {
 
 func (m *machine) footprint() (f footprint) {
 	m.t.Helper()
-	for _, set := range m.loaded().Sets {
+	table := m.loaded()
+	for _, set := range append(table.Sets, table.Bridge.Sets...) {
 		f.elements += len(set.Elements)
 	}
 	pid := m.daemon.Pid

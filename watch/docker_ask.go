@@ -76,7 +76,7 @@ func (d *Docker) reconcile(ctx context.Context, e engine) error {
 		return err
 	}
 	d.mu.Lock()
-	gone := maps.Clone(d.records) // not those that are entered while Docker answers
+	absent := maps.Clone(d.records) // not those that are entered while Docker answers
 	d.mu.Unlock()
 	list, err := e.List(ctx)
 	if err != nil {
@@ -87,12 +87,13 @@ func (d *Docker) reconcile(ctx context.Context, e engine) error {
 	clear(d.strangers)
 	for _, c := range list {
 		changed = d.listed(c) || changed
-		delete(gone, c.id)
+		delete(absent, c.id)
 	}
-	for id := range gone {
+	for id := range absent {
 		changed = true
 		delete(d.records, id)
 	}
+	d.forgetParents()
 	d.mu.Unlock()
 	if changed {
 		d.wake()
@@ -101,7 +102,7 @@ func (d *Docker) reconcile(ctx context.Context, e engine) error {
 }
 
 // inspectAll inspects one container after the other. What fails is tried again
-// when the cgroups are looked at the next time.
+// when the containers are listed the next time, or the cgroups looked at.
 func (d *Docker) inspectAll(ctx context.Context, e engine) {
 	for {
 		select {
@@ -110,7 +111,9 @@ func (d *Docker) inspectAll(ctx context.Context, e engine) {
 		case <-d.inspects.ready:
 		}
 		for id, ok := d.inspects.take(); ok; id, ok = d.inspects.take() {
-			_ = d.inspect(ctx, e, id)
+			if err := d.inspect(ctx, e, id); err != nil {
+				d.doubt(id)
+			}
 			d.inspects.done(id)
 		}
 	}
@@ -134,9 +137,20 @@ func (d *Docker) inspect(ctx context.Context, e engine, id string) error {
 	if r.own, err = d.connections(ctx, e, c); err != nil {
 		return err
 	}
-	d.learnParents(c, cgroup)
+	r.places = d.learnParents(c, cgroup)
 	d.store(id, r)
 	return nil
+}
+
+// doubt says that not all is known of a container any more.
+func (d *Docker) doubt(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r := d.records[id]; r != nil {
+		less := *r
+		less.whole = false
+		d.records[id] = &less
+	}
 }
 
 // store replaces a record; nil is none. What was asked before the container was
@@ -168,12 +182,13 @@ func (r *record) same(other *record) bool {
 		return r == other
 	}
 	a, b := *r, *other
-	a.asked, a.whole, a.endpoints, b.asked, b.whole, b.endpoints = 0, false, nil, 0, false, nil
+	a.asked, a.whole, a.endpoints, a.places = 0, false, nil, nil
+	b.asked, b.whole, b.endpoints, b.places = 0, false, nil, nil
 	return reflect.DeepEqual(a, b)
 }
 
 // learnParents enters where a container's cgroup is or will be.
-func (d *Docker) learnParents(c container, cgroup uint64) {
+func (d *Docker) learnParents(c container, cgroup uint64) []string {
 	places := parentsOf(c.details.parent)
 	if cgroup == 0 && c.details.pid != 0 { // it runs, and was not found
 		if p, ok := d.placeOfProcess(c.details.pid, c.id); ok {
@@ -190,4 +205,20 @@ func (d *Docker) learnParents(c container, cgroup uint64) {
 	if more {
 		d.wake()
 	}
+	return places
+}
+
+// forgetParents forgets places that are gone and that no container names any more. It
+// needs the lock.
+func (d *Docker) forgetParents() {
+	named := map[string]bool{}
+	for _, r := range d.records {
+		for _, p := range r.places {
+			named[p] = true
+		}
+	}
+	maps.DeleteFunc(d.parents, func(place string, _ bool) bool {
+		_, err := d.root.ID(place)
+		return gone(err) && !named[place]
+	})
 }

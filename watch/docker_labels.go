@@ -27,6 +27,7 @@ type record struct {
 	endpoints map[string]string
 	own       []compiler.Network // on which bridges it is known
 	ownAs     uint64             // the cgroup that it had when that was found out: started again, it may have other addresses
+	places    []string           // where its cgroup is or will be, as far as Docker said
 	asked     uint64             // the cgroup that it had when it was inspected; 0: it had none
 }
 
@@ -93,7 +94,7 @@ func (r *record) update(before *record) {
 	if before == nil {
 		return
 	}
-	r.whole, r.own, r.ownAs, r.asked = before.whole, before.own, before.ownAs, before.asked
+	r.whole, r.own, r.ownAs, r.asked, r.places = before.whole, before.own, before.ownAs, before.asked, before.places
 	if uid, ok := before.facts[FactUID]; ok {
 		r.facts[FactUID] = uid
 	}

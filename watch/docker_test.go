@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -164,6 +165,40 @@ func TestPlacesOfContainers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Places that are gone, and that no container names, are not looked for any more.
+func TestPlacesAreForgotten(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	for _, l := range []string{"a", "b", "c"} {
+		c := containerWith(l, "app", "web")
+		c.details = &details{parent: "/jobs/" + l}
+		docker.put(c)
+		docker.tell(event{container: c.id})
+	}
+	tr.in("jobs/b")
+	parents := func() []string {
+		tr.docker.mu.Lock()
+		defer tr.docker.mu.Unlock()
+		return slices.Sorted(maps.Keys(tr.docker.parents))
+	}
+	nstest.WaitFor(t, patience, "the places", func() bool { return slices.Equal(parents(), []string{"jobs/a", "jobs/b", "jobs/c"}) })
+	docker.set(func() { delete(docker.containers, idOf("a")); delete(docker.containers, idOf("b")) })
+	docker.leave()
+	docker.come() // it is listed anew
+	nstest.WaitFor(t, patience, "the place that is gone to be forgotten", func() bool { return slices.Equal(parents(), []string{"jobs/b", "jobs/c"}) })
+}
+
+// What an inspection could not tell is asked again.
+func TestFailedInspection(t *testing.T) {
+	tr, docker := newDockerTree(t)
+	docker.put(containerWith("a", "app", "web"))
+	tr.in("docker/" + idOf("a"))
+	tr.until("the workload", nil, has("name-a"))
+	nstest.WaitFor(t, patience, "the inspection", tr.inspectedAll)
+	tr.docker.doubt(idOf("a"))
+	tr.cgroups.Scan(nil)
+	nstest.WaitFor(t, patience, "the next inspection", tr.inspectedAll)
 }
 
 // What only looks like a container is closed among containers, and left alone

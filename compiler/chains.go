@@ -3,6 +3,7 @@ package compiler
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	nft "thole/ruleset"
 )
@@ -20,6 +21,7 @@ type layout struct {
 	audits []auditChain
 
 	bridges bool // there are bridges of containers
+	fleet   *Fleet
 }
 
 // A level is a depth in the cgroup tree, and which sets there are of it.
@@ -77,6 +79,9 @@ func (l *layout) chains() []nft.Chain {
 	}
 	list = append(list, l.side("ingress", metaMark)...)
 	list = append(list, l.side("egress", ctClass)...)
+	if l.fleet != nil {
+		list = append(list, l.fleetChains()...)
+	}
 	for _, a := range l.audits {
 		list = append(list, a.chain())
 	}
@@ -90,6 +95,9 @@ func (l *layout) output() nft.Chain {
 	c := nft.Chain{Name: "output", Hook: nft.Output, Priority: priority, Rules: []nft.Rule{
 		rule(is(nft.CtDirection, nft.DirReply), goTo("output_reply")),
 	}}
+	if l.fleet != nil {
+		c.Rules = append(c.Rules, rule(masked(nft.CtMark, remoteMask|markOut, remoteClass|markOut), goTo("output_fleet")))
+	}
 	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
 		return []nft.Rule{
 			rule(maskedNot(nft.CtMark, markClass, 0), nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, goTo("sent")),
@@ -158,13 +166,18 @@ func (l *layout) sent() nft.Chain {
 }
 
 func (l *layout) outputReply() nft.Chain {
-	return nft.Chain{Name: "output_reply", Comment: "answers belong to their connection", Rules: []nft.Rule{
+	c := nft.Chain{Name: "output_reply", Comment: "answers belong to their connection"}
+	if l.fleet != nil {
+		c.Rules = append(c.Rules, because("a handshake that another node began", masked(nft.CtMark, markPending|markOut, markPending), nft.Queue{Number: l.fleet.Queue}))
+	}
+	c.Rules = append(c.Rules, []nft.Rule{
 		rule(masked(nft.CtMark, markEpoch, 0), goTo("output_unasked")),
 		rule(masked(nft.CtMark, markDead, 0), accept),
 		because("our own answers: the kernel attaches them to the connection as related", anyOf(nft.CtState, nft.StateRelated), accept),
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), accept),
 		rule(goTo("discard")),
-	}}
+	}...)
+	return c
 }
 
 func (l *layout) unlabelledOut() nft.Chain {
@@ -191,6 +204,12 @@ func (l *layout) leave() nft.Chain {
 			because("a container whose labels are not known yet", v4, nft.InSet{Key: []nft.Expr{ipDaddr}, Set: "container_net4"}, goTo("discard")),
 			rule(v6, nft.InSet{Key: []nft.Expr{ip6Daddr}, Set: "container_net6"}, goTo("discard")),
 			because("a container, nobody knows which: unlabelled", v6, within(nft.IP6Daddr, linkLocal), nft.InSet{Key: []nft.Expr{oifName}, Set: "bridges"}, scratch(nft.MetaMark, 0), goTo("ask")))
+	}
+	if l.fleet != nil {
+		opens := []nft.Statement{is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.TCPFlags, tcpOpening, nft.TCPSyn), nft.InSet{Key: key(), Set: "introduced"}}
+		c.Rules = append(c.Rules,
+			rule(slices.Concat(opens, []nft.Statement{v4, nft.InSet{Key: []nft.Expr{ipDaddr}, Set: "fleet4"}, goTo("introduce")})...),
+			rule(slices.Concat(opens, []nft.Statement{v6, nft.InSet{Key: []nft.Expr{ip6Daddr}, Set: "fleet6"}, goTo("introduce")})...))
 	}
 	c.Rules = append(c.Rules,
 		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.ByMap{Key: key(ipDaddr, icmp), Map: "leave_icmp4"}),
@@ -321,6 +340,9 @@ func (l *layout) decide() nft.Chain {
 // of their own by their address on their bridge, all else by its address.
 func (l *layout) stranger() nft.Chain {
 	c := nft.Chain{Name: "stranger", Comment: "the class of who comes from elsewhere than lo"}
+	if l.fleet != nil {
+		c.Rules = append(c.Rules, because("it proved its labels", masked(nft.CtMark, remoteMask|markOut, remoteClass), goTo("ask")))
+	}
 	if l.bridges {
 		c.Rules = append(c.Rules,
 			rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{iifName, ipSaddr}, Map: "container4"}, goTo("ask")),
@@ -394,10 +416,22 @@ func (l *layout) port() nft.Chain {
 // settle writes the epoch: until it changes, no packet of this connection is asked
 // about again. What conntrack does not know can not be settled, and goes nowhere.
 func (l *layout) settle(name string, bits uint32) nft.Chain {
-	return nft.Chain{Name: name, Rules: []nft.Rule{
+	c := nft.Chain{Name: name}
+	switch {
+	case l.fleet == nil:
+	case bits&markOut == 0:
+		c.Rules = []nft.Rule{because("its proof is still to come", masked(nft.CtMark, markPending|markOut, markPending), nft.Count{Counter: "allowed"}, accept)}
+	default:
+		opens := []nft.Statement{is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.TCPFlags, tcpOpening, nft.TCPSyn)}
+		c.Rules = []nft.Rule{
+			rule(append(slices.Clone(opens), v4, nft.InSet{Key: []nft.Expr{ipDaddr}, Set: "fleet4"}, goTo("introduce"))...),
+			rule(append(slices.Clone(opens), v6, nft.InSet{Key: []nft.Expr{ip6Daddr}, Set: "fleet6"}, goTo("introduce"))...),
+		}
+	}
+	c.Rules = append(c.Rules,
 		rule(setMark(markClass|markSeen, bits), nft.Count{Counter: "allowed"}, accept),
-		rule(goTo("discard")),
-	}}
+		rule(goTo("discard")))
+	return c
 }
 
 // refuse denies at INPUT: sources on this node are answered, others are not. What
@@ -412,9 +446,10 @@ func (l *layout) refuse() nft.Chain {
 	}
 	c.Rules = append(c.Rules, rule(is(nft.MetaIif, nft.IfindexLo), goTo("refuse_out")))
 	if l.bridges {
-		c.Rules = append(c.Rules,
-			rule(nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}, goTo("refuse_out")),
-			because("sent by this node, to a container", is(nft.MetaIif, 0), goTo("refuse_out")))
+		c.Rules = append(c.Rules, rule(nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}, goTo("refuse_out")))
+	}
+	if l.bridges || l.fleet != nil {
+		c.Rules = append(c.Rules, because("sent by this node, to a container or to another node", is(nft.MetaIif, 0), goTo("refuse_out")))
 	}
 	c.Rules = append(c.Rules, rule(setMark(allOnes, markDead), nft.Count{Counter: "denied"}, drop))
 	return c
@@ -473,6 +508,7 @@ var (
 	metaMark     = nft.Expr{Field: nft.MetaMark}
 	metaPriority = nft.Expr{Field: nft.MetaPriority}
 	l4proto      = nft.Expr{Field: nft.MetaL4Proto}
+	sport        = nft.Expr{Field: nft.THSport}
 	dport        = nft.Expr{Field: nft.THDport}
 	ipSaddr      = nft.Expr{Field: nft.IPSaddr}
 	ipDaddr      = nft.Expr{Field: nft.IPDaddr}

@@ -14,15 +14,19 @@ type workloadClass struct {
 	number   uint32
 	members  []*Workload
 	policies []*Policy // those that select it, by name
-	index    int       // in classes.workloads
+	index    int       // in classes.workloads, and behind them classes.remotes
+	remote   *Remote   // on another node: its first member; policies is nil
 	dockets  [2]*docket
 }
 
 // classes are everything that the table speaks of: who, whence, and on what port.
 type classes struct {
 	workloads []workloadClass
+	remotes   []workloadClass // of other nodes
 	addresses *addressClasses
 	ports     *portClasses
+
+	remoteClass []int // of Input.Remotes, in remotes
 
 	matchers map[*Rule]*matcher
 }
@@ -150,8 +154,14 @@ func selecting(policies []Policy, w *Workload) []*Policy {
 	return list
 }
 
-// identity names a workload uniquely among those of one node.
-func (w *Workload) identity() string { return w.Cgroup.Path }
+// identity names a workload uniquely among those of one node; of another, by its labels
+// and address.
+func (w *Workload) identity() string {
+	if w.Cgroup.Path == "" {
+		return w.Name + " " + w.Labels.String()
+	}
+	return w.Cgroup.Path
+}
 
 // allRules visits every rule of every policy.
 func allRules(policies []Policy) iter.Seq[*Rule] {

@@ -39,6 +39,9 @@ type Input struct {
 	Unlabelled []Unlabelled
 	Bridges    []Bridge
 
+	Fleet   *Fleet // nil: there are no other nodes
+	Remotes []Remote
+
 	Options Options
 	Numbers Numbers // of the table that is loaded; the zero value for a fresh one
 }
@@ -49,6 +52,9 @@ type Result struct {
 	Classes  []Class // of workloads, by number
 	Numbers  Numbers
 	Warnings []Warning
+	Remotes  []uint32 // the number of the class of each of Input.Remotes
+
+	classes *classes
 }
 
 // A Class are the workloads that no policy of the set can tell apart.
@@ -76,16 +82,28 @@ func Compile(in Input) (Result, error) {
 	workloads := slices.SortedFunc(slices.Values(in.Workloads), func(a, b Workload) int { return strings.Compare(a.identity(), b.identity()) })
 
 	cs := classify(policies, workloads)
+	if in.Fleet != nil {
+		cs.classifyRemotes(policies, in.Remotes)
+		clear(cs.matchers) // they do not know of these
+		for i := range cs.workloads {
+			cs.workloads[i].dockets = [2]*docket{}
+		}
+	}
 	numbers, err := cs.number(in.Numbers)
 	if err != nil {
 		return Result{}, err
 	}
-	return Result{
+	r := Result{
 		Table:    cs.lower(in),
 		Classes:  cs.report(),
 		Numbers:  numbers,
 		Warnings: append(unfiltered, warnings(policies, cs)...),
-	}, nil
+		classes:  cs,
+	}
+	for _, at := range cs.remoteClass {
+		r.Remotes = append(r.Remotes, cs.remotes[at].number)
+	}
+	return r, nil
 }
 
 // classify divides workloads, addresses and ports into classes. A class of several

@@ -30,6 +30,9 @@ type peer struct {
 	addresses *addressClass
 }
 
+// elsewhere reports whether p is a workload of another node.
+func (p peer) elsewhere() bool { return p.workloads != nil && p.workloads.remote != nil }
+
 func (p peer) number() uint32 {
 	switch {
 	case p.workloads != nil:
@@ -126,7 +129,7 @@ func (cs *classes) docket(c *workloadClass, d direction) *docket {
 			sort  sort
 		}{{side.Allow, allow}, {side.Deny, deny}} {
 			for i := range list.rules {
-				m := cs.matcher(&list.rules[i])
+				m := cs.matcher(&list.rules[i], list.sort == denies || list.sort == auditDenies)
 				dk.entries = append(dk.entries, entry{m, policy, list.sort})
 				for at, is := range m.ports {
 					named[at] = named[at] || is
@@ -232,8 +235,8 @@ type matcher struct {
 	ports      []bool // by the index of their class; nil: every port
 }
 
-// matcher returns that of a rule. The classes must be there.
-func (cs *classes) matcher(r *Rule) *matcher {
+// matcher returns that of a rule, which allows or denies. The classes must be there.
+func (cs *classes) matcher(r *Rule, deny bool) *matcher {
 	if m := cs.matchers[r]; m != nil {
 		return m
 	}
@@ -251,11 +254,19 @@ func (cs *classes) matcher(r *Rule) *matcher {
 			m.cidrs = append(m.cidrs, p.CIDR)
 		case p.Workloads != nil:
 			if m.workloads == nil {
-				m.workloads = make([]bool, len(cs.workloads))
+				m.workloads = make([]bool, len(cs.workloads)+len(cs.remotes))
 			}
 			for i := range cs.workloads {
 				m.workloads[i] = m.workloads[i] || p.Workloads.Matches(cs.workloads[i].members[0].Label)
 			}
+		}
+	}
+	for i := range cs.remotes {
+		if matchesRemote(r, deny, cs.remotes[i].remote) {
+			if m.workloads == nil {
+				m.workloads = make([]bool, len(cs.workloads)+len(cs.remotes))
+			}
+			m.workloads[len(cs.workloads)+i] = true
 		}
 	}
 	return m

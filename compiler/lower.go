@@ -29,6 +29,7 @@ func (cs *classes) lower(in Input) nft.Table {
 	l.bindWorkloads()
 	l.bindContainers(in.Parents, in.Unlabelled)
 	l.bindNetworks(in.Bridges, in.Unlabelled)
+	l.bindFleet(in.Fleet)
 	l.bindPorts()
 	l.bindAddresses()
 	for i := range cs.workloads {
@@ -36,12 +37,13 @@ func (cs *classes) lower(in Input) nft.Table {
 		l.outbound(&cs.workloads[i])
 		l.leaving(&cs.workloads[i])
 	}
-	return l.table(in.Options)
+	return l.table(in)
 }
 
-func (l *lowering) table(o Options) nft.Table {
+func (l *lowering) table(in Input) nft.Table {
+	o := in.Options
 	_, bridges := l.sets["bridges"]
-	lay := layout{levels: l.levels, bridges: bridges, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny}
+	lay := layout{levels: l.levels, bridges: bridges, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny, fleet: in.Fleet}
 	t := nft.Table{Name: "thole", Counters: slices.Clone(counters)}
 	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
 		a := l.audits[name]
@@ -51,7 +53,7 @@ func (l *lowering) table(o Options) nft.Table {
 		}
 	}
 	for _, s := range l.sets {
-		if len(s.Elements) > 0 {
+		if len(s.Elements) > 0 || s.Timeout != 0 && in.Fleet != nil {
 			t.Sets = append(t.Sets, *s)
 		}
 	}
@@ -79,7 +81,7 @@ func (l *lowering) asksNothing(r nft.Rule) bool {
 		default:
 			return false
 		}
-		return len(l.sets[name].Elements) == 0
+		return len(l.sets[name].Elements) == 0 && l.sets[name].Timeout == 0
 	})
 }
 
@@ -259,6 +261,9 @@ func (l *lowering) local() []peer {
 	for i := range l.workloads {
 		peers = append(peers, peer{workloads: &l.workloads[i]})
 	}
+	for i := range l.remotes {
+		peers = append(peers, peer{workloads: &l.remotes[i]})
+	}
 	return peers
 }
 
@@ -285,7 +290,7 @@ func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 				slices.Reverse(key)
 			}
 			comment := func(pc *portClass, j judgement) string { return l.describe(c, d, &p, pc, j) }
-			if line.allowsAll() && p.number() != 0 && l.otherSideAllowsAll(c, d, p) {
+			if line.allowsAll() && p.number() != 0 && !p.elsewhere() && l.otherSideAllowsAll(c, d, p) {
 				l.add("pair", element(goTo("settle"), comment(nil, line.judgements[0]), key...))
 				continue
 			}

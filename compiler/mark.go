@@ -4,7 +4,7 @@ package compiler
 //
 //	 31  30   29   28  27       16 15            0
 //	┌───┬────┬────┬────┬──────────┬──────────────┐
-//	│out│    │dead│seen│  epoch   │    class     │
+//	│out│pend│dead│seen│  epoch   │    class     │
 //	└───┴────┴────┴────┴──────────┴──────────────┘
 //
 //	class  of who opened the connection; 0: unlabelled, on this node
@@ -13,15 +13,20 @@ package compiler
 //	seen   a socket without labels sent its first packet: nobody injected it on lo
 //	dead   it was denied after it had been allowed
 //	out    it was allowed at OUTPUT, as one that leaves; that says nothing to INPUT
-//	30     kept for connections between nodes that are not proven yet
+//	pend   between nodes: the handshake goes on, and nothing but it passes
 const (
-	markClass  = 0x0000ffff
-	markEpoch  = 0x0fff0000
-	markSeen   = 1 << 28
-	markDead   = 1 << 29
-	markOut    = 1 << 31
-	epochShift = 16
-	allOnes    = 0xffffffff
+	markClass   = 0x0000ffff
+	markEpoch   = 0x0fff0000
+	markSeen    = 1 << 28
+	markDead    = 1 << 29
+	markPending = 1 << 30
+	markOut     = 1 << 31
+	epochShift  = 16
+	allOnes     = 0xffffffff
+
+	// The classes of other nodes' workloads: firstRemoteClass to lastRemoteClass.
+	remoteMask  = 0xc000
+	remoteClass = 0x4000
 )
 
 // MaxEpoch is the last epoch; the next one is 1 again.

@@ -7,17 +7,21 @@ import "fmt"
 // and by id), spans of ports and ranges of addresses.
 type Numbers struct {
 	Workloads, Ports, Addresses map[string]uint32
+	Remotes                     map[string]uint32 `json:",omitempty"`
 
 	// Next is the number of the next new class of workloads. A freed one is not used
 	// again before all others were: connections of its class may be remembered yet.
-	Next uint32
+	Next       uint32
+	NextRemote uint32 `json:",omitempty"`
 }
 
 // The bounds of numbers. A class number has 16 bits in the conntrack mark, 0 is
 // what is unlabelled on this node.
 const (
 	firstWorkloadClass = 1
-	lastWorkloadClass  = 0x7fff
+	lastWorkloadClass  = 0x3fff
+	firstRemoteClass   = 0x4000 // workloads of other nodes
+	lastRemoteClass    = 0x7fff
 	elsewhere          = 0x8000 // addresses that no CIDR matches
 	firstAddressClass  = 0x8001
 	lastAddressClass   = 0xffff
@@ -72,6 +76,14 @@ func (c *classes) number(had Numbers) (has Numbers, err error) {
 	}
 	for i := range c.workloads {
 		c.workloads[i].number = numbers[i]
+	}
+	has.NextRemote = had.NextRemote
+	numbers, has.Remotes, err = number("other nodes' workloads", identities(c.remotes), had.Remotes, firstRemoteClass, lastRemoteClass, &has.NextRemote)
+	if err != nil {
+		return has, err
+	}
+	for i := range c.remotes {
+		c.remotes[i].number = numbers[i]
 	}
 	ports := c.ports.classes[1:]
 	numbers, has.Ports, err = number("ports", stringsOf(ports, func(p portClass) []span { return p.spans }), had.Ports, firstPortClass, lastPortClass, &lowest)

@@ -1,0 +1,302 @@
+package compiler
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	nft "thole/ruleset"
+)
+
+// A Fleet is where other nodes are, and how the datapath is reached.
+type Fleet struct {
+	Networks []netip.Prefix
+	Queue    uint16 // NFQUEUE
+}
+
+// A Remote is what a workload of another node proved of itself. Policies of this node
+// do not select it; it is a peer, whose class is Result.Remotes.
+type Remote struct {
+	Labels  Labels     // user labels
+	Node    string     // thole/node
+	Address netip.Addr // from which it speaks, or at which it is spoken to
+
+	// Unsaid are the keys that its node may assert and of which it said nothing: they are
+	// not absent, but unknown, as are thole/* and tools' labels.
+	Unsaid []string
+}
+
+// workload returns r as the peer that selectors see.
+func (r *Remote) workload() *Workload {
+	return &Workload{Name: r.Node + " " + r.Address.String(), Labels: r.Labels, Facts: Labels{nodeKey: r.Node}}
+}
+
+const nodeKey = "thole/node"
+
+// unknown reports whether it is not known if r has a label with the key.
+func (r *Remote) unknown(key string) bool {
+	if _, ok := r.Labels[key]; ok || key == nodeKey {
+		return false
+	}
+	return !IsUserLabel(key) || slices.Contains(r.Unsaid, key)
+}
+
+// selected reports whether a selector of an allow rule, or of a deny rule, matches r:
+// an allow rule asks for nothing that is not known.
+func (r *Remote) selected(s *Selector, deny bool) bool {
+	w := r.workload()
+	if !deny && slices.ContainsFunc(s.Requirements, func(q Requirement) bool { return r.unknown(q.Key) }) {
+		return false
+	}
+	return s.Matches(w.Label)
+}
+
+// matchesRemote reports whether a peer of the rule, but for sameLabels, matches r.
+func matchesRemote(rule *Rule, deny bool, r *Remote) bool {
+	return slices.ContainsFunc(rule.Peers, func(p Peer) bool {
+		return p.Workloads != nil && r.selected(p.Workloads, deny) || p.CIDR != nil && p.CIDR.matches(r.Address)
+	})
+}
+
+// classifyRemotes groups what other nodes proved by all that the policies ask of it.
+// The class of remotes[i] is cs.remoteClass[i].
+func (cs *classes) classifyRemotes(policies []Policy, remotes []Remote) {
+	ask := questions(policies)
+	index := map[string]int{}
+	for i := range remotes {
+		r := &remotes[i]
+		var key []byte
+		for rules, deny := range rulesBySort(policies) {
+			for j := range rules {
+				key = append(key, '0'+b2i(matchesRemote(&rules[j], deny, r)))
+			}
+		}
+		w := r.workload()
+		key = ask.labels(ask.values(key, ask.keys, w), w)
+		at, ok := index[string(key)]
+		if !ok {
+			at = len(cs.remotes)
+			index[string(key)] = at
+			cs.remotes = append(cs.remotes, workloadClass{remote: r, index: len(cs.workloads) + at})
+		}
+		cs.remotes[at].members = append(cs.remotes[at].members, w)
+		cs.remoteClass = append(cs.remoteClass, at)
+	}
+}
+
+func b2i(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// rulesBySort visits every list of rules of every policy, and whether it denies.
+func rulesBySort(policies []Policy) func(yield func([]Rule, bool) bool) {
+	return func(yield func([]Rule, bool) bool) {
+		for i := range policies {
+			p := &policies[i]
+			if !yield(p.Ingress.Allow, false) || !yield(p.Ingress.Deny, true) || !yield(p.Egress.Allow, false) || !yield(p.Egress.Deny, true) {
+				return
+			}
+		}
+	}
+}
+
+// Allows reports whether the egress of a workload of this node, by the number of its
+// class, allows a connection to what a workload of another node proved to be. Audit
+// policies do not count.
+func (r Result) Allows(from, to uint32, p Protocol, port uint16) bool {
+	c, peer := r.classes.numbered(from), r.classes.numbered(to)
+	if c == nil || peer == nil {
+		return false
+	}
+	dk := r.classes.docket(c, egress)
+	row := r.classes.judge(c, egress, peerOf(peer))
+	for i, at := range dk.ports {
+		if slices.ContainsFunc(r.classes.ports.classes[at].spans, func(s span) bool {
+			return s.proto == uint8(p) && s.from <= port && port <= s.to
+		}) {
+			return row.judgements[i+1].ruling != deny
+		}
+	}
+	return row.judgements[0].ruling != deny
+}
+
+func peerOf(c *workloadClass) peer { return peer{workloads: c} }
+
+// numbered returns the class of workloads with a number, nil if there is none.
+func (cs *classes) numbered(n uint32) *workloadClass {
+	for _, list := range [][]workloadClass{cs.workloads, cs.remotes} {
+		for i := range list {
+			if list[i].number == n {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
+// How long a handshake may take: a little longer than Linux sends SYNs again by default
+// (tcp_syn_retries 6: 127 s), and how many there may be.
+const (
+	pendingTimeout = 130 * time.Second
+	pendingSize    = 65536
+)
+
+// bindFleet makes the sets of connections between nodes.
+func (l *lowering) bindFleet(f *Fleet) {
+	for i, address := range []nft.Type{nft.IPv4Addr, nft.IPv6Addr} {
+		v := families[i]
+		l.declareSet(nft.Set{Name: "fleet" + v, Key: []nft.Type{address}, Interval: true, Comment: "where other nodes are"})
+		l.declareSet(nft.Set{Name: "pending" + v, Key: []nft.Type{address, nft.InetService, address, nft.InetService},
+			Timeout: pendingTimeout, Size: pendingSize, Comment: "connections whose handshake goes on, as their answers come in"})
+	}
+	l.declareSet(nft.Set{Name: "introduced", Key: []nft.Type{nft.Mark}, Comment: "who may reach other nodes' workloads by their labels"})
+	if f == nil {
+		return
+	}
+	for _, n := range disjoint(f.Networks) {
+		l.add("fleet"+families[version(n.Addr())], nft.Element{Key: []nft.Value{nft.Prefix(n)}})
+	}
+	for i := range l.workloads {
+		c := &l.workloads[i]
+		if slices.ContainsFunc(l.docket(c, egress).entries, entry.allowsByLabel) {
+			l.add("introduced", nft.Element{Key: []nft.Value{class(c.number)}, Comment: strings.TrimSpace(l.commentOf(c.members[0]))})
+		}
+	}
+}
+
+// allowsByLabel reports whether the rule may allow something because of its labels.
+func (e entry) allowsByLabel() bool {
+	return (e.sort == allows || e.sort == auditAllows) && (e.same != nil || e.workloads != nil)
+}
+
+// fleetChains see what is exchanged with other nodes before its labels are proven.
+// Userspace (datapath) takes the tokens off and puts them on; the packet's mark is
+// what its verdict on a packet from there says. docs/ARCHITECTURE.md draws them.
+func (l *layout) fleetChains() []nft.Chain {
+	return []nft.Chain{l.fleetClear(), l.fleetIn(), l.fleetMark(), fleetVerdict(), l.fleetAnswer(), l.introduce(),
+		l.outputFleet(), fleetNobody(), l.fleetAsk()}
+}
+
+// fromFleet is a rule for TCP of other nodes, for each version of IP.
+func fromFleet(then ...nft.Statement) []nft.Rule {
+	one := func(v nft.Match, saddr nft.Expr, set string) nft.Rule {
+		tcp := []nft.Statement{isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), v}
+		return rule(slices.Concat(tcp, []nft.Statement{nft.InSet{Key: []nft.Expr{saddr}, Set: set}}, then)...)
+	}
+	return []nft.Rule{one(v4, ipSaddr, "fleet4"), one(v6, ip6Saddr, "fleet6")}
+}
+
+// pendingTuple is a rule for packets whose connection, as its answers come in, is pending.
+func pendingTuple(do func(set string, key []nft.Expr) nft.Statement, then ...nft.Statement) []nft.Rule {
+	one := func(v nft.Match, saddr, daddr nft.Expr, set string) nft.Rule {
+		tcp := []nft.Statement{isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), v}
+		return rule(slices.Concat(tcp, then, []nft.Statement{do(set, []nft.Expr{saddr, sport, daddr, dport})})...)
+	}
+	return []nft.Rule{one(v4, ipSaddr, ipDaddr, "pending4"), one(v6, ip6Saddr, ip6Daddr, "pending6")}
+}
+
+func (l *layout) queue() nft.Queue { return nft.Queue{Number: l.fleet.Queue} }
+
+// fleetClear: only our own verdicts set our bits of a mark.
+func (l *layout) fleetClear() nft.Chain {
+	return nft.Chain{Name: "fleet_clear", Hook: nft.Prerouting, Priority: rawPriority - 1, Comment: "what comes from other nodes has no mark of ours",
+		Rules: fromFleet(scratch(nft.MetaMark, 0))}
+}
+
+func (l *layout) fleetIn() nft.Chain {
+	c := nft.Chain{Name: "fleet_in", Hook: nft.Prerouting, Priority: rawPriority, Comment: "before conntrack: tokens, and resets that are about them"}
+	c.Rules = append(c.Rules, fromFleet(tholeOption, l.queue())...)
+	for _, r := range pendingTuple(func(set string, key []nft.Expr) nft.Statement { return nft.InSet{Key: key, Set: set} }, anyOf(nft.TCPFlags, nft.TCPRst)) {
+		r.Statements = append(r.Statements, l.queue())
+		c.Rules = append(c.Rules, r)
+	}
+	return c
+}
+
+// fleetMark: of a connection that another node opened and has not proven, nothing but
+// the proof passes.
+func (l *layout) fleetMark() nft.Chain {
+	c := nft.Chain{Name: "fleet_mark", Hook: nft.Prerouting, Priority: manglePriority, Comment: "behind conntrack: what the verdict said, and what has no proof"}
+	c.Rules = append(c.Rules, fromFleet(masked(nft.MetaMark, remoteMask, remoteClass), masked(nft.CtMark, markEpoch|markDead, 0), goTo("fleet_verdict"))...)
+	c.Rules = append(c.Rules,
+		rule(is(nft.CtDirection, nft.DirReply), masked(nft.CtMark, markPending|markOut, markPending|markOut), goTo("fleet_answer")),
+		because("no proof came with it", is(nft.CtDirection, nft.DirOriginal), masked(nft.CtMark, markPending|markOut, markPending), isNot(nft.MetaIif, nft.IfindexLo), l.queue()))
+	return c
+}
+
+func fleetVerdict() nft.Chain {
+	c := nft.Chain{Name: "fleet_verdict", Rules: []nft.Rule{
+		rule(nft.Copy{Target: nft.CtMark, Source: nft.MetaMark}),
+		rule(scratch(nft.MetaMark, 0)),
+	}}
+	update := func(set string, key []nft.Expr) nft.Statement { return nft.Update{Key: key, Set: set} }
+	c.Rules = append(c.Rules, pendingTuple(update, masked(nft.CtMark, markPending|markOut, markPending))...)
+	return c
+}
+
+// fleetAnswer sees answers to a connection that this node opened and has not proven.
+func (l *layout) fleetAnswer() nft.Chain {
+	return nft.Chain{Name: "fleet_answer", Comment: "to a connection of ours that is pending", Rules: []nft.Rule{
+		because("who answers has no proof", is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.CtMark, remoteMask, remoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck|nft.TCPRst, nft.TCPSyn|nft.TCPAck), l.queue()),
+		because("our proof has arrived", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, remoteMask, remoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPRst, 0), setMark(allOnes&^markPending, 0)),
+	}}
+}
+
+// introduce sends a SYN's labels with it.
+func (l *layout) introduce() nft.Chain {
+	return nft.Chain{Name: "introduce", Comment: "a connection to another node: its labels go with it", Rules: []nft.Rule{
+		rule(setMark(markClass, markPending|markOut)),
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), v4, nft.Update{Key: []nft.Expr{ipDaddr, dport, ipSaddr, sport}, Set: "pending4"}),
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), v6, nft.Update{Key: []nft.Expr{ip6Daddr, dport, ip6Saddr, sport}, Set: "pending6"}),
+		rule(l.queue()),
+	}}
+}
+
+// outputFleet sees what goes out on connections whose other end proved its labels. The
+// mark has that one's class; to be decided again, it gets the sender's for a moment.
+func (l *layout) outputFleet() nft.Chain {
+	c := nft.Chain{Name: "output_fleet", Comment: "to a workload of another node", Rules: []nft.Rule{
+		because("our proof goes with it", masked(nft.CtMark, markPending, markPending), l.queue()),
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn), masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
+		rule(setMark(markClass, 0)),
+		rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark}),
+	}}
+	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("fleet_ask"))}
+	}, "fleet_nobody")...)
+	return c
+}
+
+// fleetNobody lets pass what the kernel sends for the connection. A full socket that is
+// no workload's has no part in it.
+func fleetNobody() nft.Chain {
+	return nft.Chain{Name: "fleet_nobody", Rules: []nft.Rule{
+		rule(nft.Copy{Target: nft.CtMark, Source: nft.MetaMark}),
+		rule(setMark(markClass, markOut)),
+		rule(scratch(nft.MetaMark, 0)),
+		rule(fullSocket(nft.SkUID), goTo("discard")),
+		rule(accept),
+	}}
+}
+
+func (l *layout) fleetAsk() nft.Chain {
+	return nft.Chain{Name: "fleet_ask", Comment: "ct mark: class of the sender; mark: of the other node's workload", Rules: []nft.Rule{
+		rule(jump("egress")),
+		rule(nft.Copy{Target: nft.CtMark, Source: nft.MetaMark}),
+		rule(scratch(nft.MetaMark, 0)),
+		rule(setMark(markClass, l.epoch|markOut), nft.Count{Counter: "allowed"}, accept),
+	}}
+}
+
+// Priorities of PREROUTING (linux/netfilter_ipv4.h).
+const (
+	rawPriority    = -300
+	manglePriority = -150
+)
+
+// tholeOption is there in packets that carry a token (RFC 6994: experiments share its kind).
+var tholeOption = nft.Match{Left: nft.Expr{Field: nft.TCPOption, Level: 254}, Op: nft.Equal, Value: 1}

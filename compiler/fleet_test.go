@@ -1,0 +1,80 @@
+package compiler_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"thole/compiler"
+)
+
+const fleetPolicy = `
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: db}
+spec:
+  selector: {matchLabels: {app: db}}
+  egress:
+  - to: [{workloads: {matchLabels: {app: backup}}}]
+    ports: ["22/tcp"]
+  - to: [{workloads: {matchExpressions: [{key: tier, operator: NotIn, values: [front]}], matchLabels: {app: cache}}}]
+  - to: [{cidr: 10.9.0.0/16}]
+    ports: ["80/tcp"]
+  deny:
+    egress: [{to: [{workloads: {matchLabels: {env: dev}}}]}]
+`
+
+// What another node's workload proved is a peer like any other, but that nothing is
+// inferred from what its node did not say.
+func TestRemotes(t *testing.T) {
+	docs, err := compiler.Parse([]compiler.File{{Name: "p.yaml", Data: []byte(fleetPolicy)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := compiler.Workload{Name: "db", Kind: compiler.KindRun, Labels: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "thole.slice/db", ID: 7}}
+	near, far := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.9.0.2")
+	for _, tt := range []struct {
+		name   string
+		remote compiler.Remote
+		port   uint16
+		want   bool
+	}{
+		{"by its labels", compiler.Remote{Labels: compiler.Labels{"app": "backup"}, Address: near}, 22, true},
+		{"another port", compiler.Remote{Labels: compiler.Labels{"app": "backup"}, Address: near}, 23, false},
+		{"other labels", compiler.Remote{Labels: compiler.Labels{"app": "web"}, Address: near}, 22, false},
+		{"by its address", compiler.Remote{Labels: compiler.Labels{"app": "web"}, Address: far}, 80, true},
+		{"by its address, denied by its labels", compiler.Remote{Labels: compiler.Labels{"app": "web", "env": "dev"}, Address: far}, 80, false},
+		{"a label that it may not have", compiler.Remote{Labels: compiler.Labels{"app": "cache"}, Address: near}, 6379, true},
+		{"a label that it has", compiler.Remote{Labels: compiler.Labels{"app": "cache", "tier": "front"}, Address: near}, 6379, false},
+		{"a label that it may have and did not say", compiler.Remote{Labels: compiler.Labels{"app": "cache"}, Unsaid: []string{"tier"}, Address: near}, 6379, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := compile(t, compiler.Input{
+				Policies: docs.Policies, Workloads: []compiler.Workload{db}, Remotes: []compiler.Remote{tt.remote},
+				Fleet: &compiler.Fleet{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+			})
+			if got := r.Allows(r.Classes[0].Number, r.Remotes[0], compiler.TCP, tt.port); got != tt.want {
+				t.Errorf("got %t, want %t", got, tt.want)
+			}
+		})
+	}
+}
+
+// Label sets that no policy tells apart share a class.
+func TestRemotesShareClasses(t *testing.T) {
+	docs, err := compiler.Parse([]compiler.File{{Name: "p.yaml", Data: []byte(fleetPolicy)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := netip.MustParseAddr("10.0.0.2")
+	r := compile(t, compiler.Input{
+		Policies: docs.Policies, Fleet: &compiler.Fleet{},
+		Remotes: []compiler.Remote{
+			{Labels: compiler.Labels{"app": "backup", "rack": "1"}, Address: address},
+			{Labels: compiler.Labels{"app": "backup", "rack": "2"}, Address: address},
+			{Labels: compiler.Labels{"app": "cache"}, Address: address},
+		},
+	})
+	if r.Remotes[0] != r.Remotes[1] || r.Remotes[0] == r.Remotes[2] || r.Remotes[0] != 0x4000 {
+		t.Errorf("classes %#x", r.Remotes)
+	}
+}

@@ -72,9 +72,9 @@ const (
 // chains returns all chains. docs/ARCHITECTURE.md draws them.
 func (l *layout) chains() []nft.Chain {
 	list := []nft.Chain{
-		l.output(), l.outputReply(), l.outputUnasked(), outputPair(), outputFree(), l.senderNobody(), l.unlabelledOut(), l.sent(), l.leave(),
-		l.input(), l.inputReply(), l.replyNobody(), l.inputTCP(), l.inputUDP(), l.inputOther(), l.listenerNobody(), l.unlabelledIn(),
-		l.decide(), l.stranger(), l.ask(), l.askNobody(), l.port(),
+		l.output(), l.outputReply(), l.outputAgain(), answerNobody(), l.answer(), l.outputUnasked(), outputPair(), outputFree(), l.senderNobody(), l.unlabelledOut(), l.sent(), l.leave(),
+		l.input(), l.inputReply(), l.replyNobody(), l.inputAgain(), l.leaveAgain(), l.inputTCP(), l.inputUDP(), l.inputOther(), l.listenerNobody(), l.unlabelledIn(),
+		l.decide(), l.stranger(), l.ask(), l.askNobody(), l.port(), answerPort(),
 		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(),
 	}
 	list = append(list, l.side("ingress", metaMark)...)
@@ -132,6 +132,7 @@ func outputPair() nft.Chain {
 func outputFree() nft.Chain {
 	return nft.Chain{Name: "output_free", Rules: []nft.Rule{
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), fullSocket(nft.SocketMark), goTo("discard")),
+		because("UDP is never settled here", is(nft.MetaL4Proto, nft.ProtoUDP), maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere|markDead, 0), goTo("answer_nobody")),
 		rule(masked(nft.CtMark, markDead, 0), accept),
 		rule(anyOf(nft.CtState, nft.StateRelated), accept),
 		rule(goTo("discard")),
@@ -171,13 +172,39 @@ func (l *layout) outputReply() nft.Chain {
 		c.Rules = append(c.Rules, because("a handshake that another node began", masked(nft.CtMark, markPending|markOut, markPending), nft.Queue{Number: l.fleet.Queue}))
 	}
 	c.Rules = append(c.Rules, []nft.Rule{
+		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
 		rule(masked(nft.CtMark, markEpoch, 0), goTo("output_unasked")),
-		rule(masked(nft.CtMark, markDead, 0), accept),
+		because("its acknowledgements are decided", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, markDead, 0), accept),
 		because("our own answers: the kernel attaches them to the connection as related", anyOf(nft.CtState, nft.StateRelated), accept),
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), accept),
+		rule(masked(nft.CtMark, markDead, 0), goTo("output_again")),
 		rule(goTo("discard")),
 	}...)
 	return c
+}
+
+// outputAgain decides the connection of an answer that was allowed in an older epoch:
+// who asked may never send again. A connection of TCP is decided when it acknowledges.
+func (l *layout) outputAgain() nft.Chain {
+	c := nft.Chain{Name: "output_again", Comment: "an answer, allowed before the last revocation: may it be given still?", Rules: []nft.Rule{
+		rule(isNot(nft.MetaL4Proto, nft.ProtoUDP), goTo("answer_nobody")),
+	}}
+	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("answer"))}
+	}, "answer_nobody")...)
+	return c
+}
+
+// answer finds out whom a workload answers: here the class that asked, elsewhere that
+// of the address, whose number may be another's by now. (Here INPUT compares it.)
+func (l *layout) answer() nft.Chain {
+	c := nft.Chain{Name: "answer", Rules: []nft.Rule{rule(is(nft.MetaOif, nft.IfindexLo), goTo("ask"))}}
+	c.Rules = append(c.Rules, l.outside(oifName, ipDaddr, ip6Daddr)...)
+	return c
+}
+
+func answerNobody() nft.Chain {
+	return nft.Chain{Name: "answer_nobody", Rules: []nft.Rule{rule(scratch(nft.MetaMark, 0)), rule(goTo("ask_nobody"))}}
 }
 
 func (l *layout) unlabelledOut() nft.Chain {
@@ -197,14 +224,7 @@ func (l *layout) leave() nft.Chain {
 		because("an error about a connection", anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
 		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
 	}}
-	if l.bridges {
-		c.Rules = append(c.Rules,
-			rule(v4, nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{ipDaddr}, Map: "to_container4"}, goTo("ask")),
-			rule(v6, nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{ip6Daddr}, Map: "to_container6"}, goTo("ask")),
-			because("a container whose labels are not known yet", v4, nft.InSet{Key: []nft.Expr{ipDaddr}, Set: "container_net4"}, goTo("discard")),
-			rule(v6, nft.InSet{Key: []nft.Expr{ip6Daddr}, Set: "container_net6"}, goTo("discard")),
-			because("a container, nobody knows which: unlabelled", v6, within(nft.IP6Daddr, linkLocal), nft.InSet{Key: []nft.Expr{oifName}, Set: "bridges"}, scratch(nft.MetaMark, 0), goTo("ask")))
-	}
+	c.Rules = append(c.Rules, l.containers(oifName, ipDaddr, ip6Daddr)...)
 	if l.fleet != nil {
 		opens := []nft.Statement{is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.TCPFlags, tcpOpening, nft.TCPSyn), nft.InSet{Key: key(), Set: "introduced"}}
 		c.Rules = append(c.Rules,
@@ -223,6 +243,20 @@ func (l *layout) leave() nft.Chain {
 		rule(nft.ByMap{Key: key(), Map: "leave_class"}),
 		rule(goTo("settle_out")))
 	return c
+}
+
+// containers asks where the other end is a container with a network of its own.
+func (l *layout) containers(bridge, addr4, addr6 nft.Expr) []nft.Rule {
+	if !l.bridges {
+		return nil
+	}
+	return []nft.Rule{
+		rule(v4, nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{addr4}, Map: "to_container4"}, goTo("ask")),
+		rule(v6, nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{addr6}, Map: "to_container6"}, goTo("ask")),
+		because("a container whose labels are not known yet", v4, nft.InSet{Key: []nft.Expr{addr4}, Set: "container_net4"}, goTo("discard")),
+		rule(v6, nft.InSet{Key: []nft.Expr{addr6}, Set: "container_net6"}, goTo("discard")),
+		because("a container, nobody knows which: unlabelled", v6, within(addr6.Field, linkLocal), nft.InSet{Key: []nft.Expr{bridge}, Set: "bridges"}, scratch(nft.MetaMark, 0), goTo("ask")),
+	}
 }
 
 // input sees what reaches this node.
@@ -250,11 +284,13 @@ func (l *layout) inputTCP() nft.Chain {
 // inputReply lets an answer of UDP through only to a socket of the class that asked.
 func (l *layout) inputReply() nft.Chain {
 	c := nft.Chain{Name: "input_reply", Comment: "an answer is for the class that asked, not for who has its UDP port now", Rules: []nft.Rule{
-		rule(isNot(nft.MetaL4Proto, nft.ProtoUDP), accept),
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), accept),
+		rule(anyOf(nft.CtState, nft.StateRelated), accept),
+		rule(isNot(nft.MetaL4Proto, nft.ProtoUDP), goTo("input_again")),
 	}}
 	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
 		return []nft.Rule{
-			rule(nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, accept),
+			rule(nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, goTo("input_again")),
 			rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("discard")),
 		}
 	}, "reply_nobody")...)
@@ -266,6 +302,30 @@ func (l *layout) replyNobody() nft.Chain {
 		rule(masked(nft.CtMark, markClass, 0), accept),
 		rule(goTo("discard")),
 	}}
+}
+
+// inputAgain decides the connection of an answer from elsewhere that was allowed in an
+// older epoch, for a workload that may never send again. What comes over lo OUTPUT has
+// decided.
+func (l *layout) inputAgain() nft.Chain {
+	return nft.Chain{Name: "input_again", Rules: []nft.Rule{
+		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
+		rule(masked(nft.CtMark, markClass, 0), accept),
+		rule(is(nft.MetaIif, nft.IfindexLo), accept),
+		rule(masked(nft.CtMark, markDead, markDead), goTo("discard")),
+		because("the next request is decided", is(nft.MetaL4Proto, nft.ProtoICMP), goTo("discard")),
+		rule(is(nft.MetaL4Proto, nft.ProtoICMPv6), goTo("discard")),
+		rule(goTo("leave_again")),
+	}}
+}
+
+// leaveAgain is leave, asked by an answer.
+func (l *layout) leaveAgain() nft.Chain {
+	return nft.Chain{Name: "leave_again", Comment: "may what it answers leave still?", Rules: append(l.containers(iifName, ipSaddr, ip6Saddr),
+		rule(v4, nft.ByMap{Key: []nft.Expr{ctClass, ipSaddr, l4proto, sport}, Map: "leave4"}),
+		rule(v6, nft.ByMap{Key: []nft.Expr{ctClass, ip6Saddr, l4proto, sport}, Map: "leave6"}),
+		rule(nft.ByMap{Key: []nft.Expr{ctClass}, Map: "leave_class"}),
+		rule(goTo("settle_out")))}
 }
 
 // inputUDP decides every packet: a UDP port changes hands. What goes to a group or
@@ -343,18 +403,24 @@ func (l *layout) stranger() nft.Chain {
 	if l.fleet != nil {
 		c.Rules = append(c.Rules, because("it proved its labels", masked(nft.CtMark, remoteMask|markOut, remoteClass), goTo("ask")))
 	}
-	if l.bridges {
-		c.Rules = append(c.Rules,
-			rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{iifName, ipSaddr}, Map: "container4"}, goTo("ask")),
-			rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{iifName, ip6Saddr}, Map: "container6"}, goTo("ask")),
-			because("a container whose labels are not known yet, or a forged address", nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}, goTo("discard")))
-	}
-	c.Rules = append(c.Rules,
-		rule(setMark(0, elsewhere)),
-		rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ipSaddr}, Map: "address4"}),
-		rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ip6Saddr}, Map: "address6"}),
-		rule(goTo("ask")))
+	c.Rules = append(c.Rules, l.outside(iifName, ipSaddr, ip6Saddr)...)
 	return c
+}
+
+// outside asks with the class of an address that is not on this node.
+func (l *layout) outside(bridge, addr4, addr6 nft.Expr) []nft.Rule {
+	var rules []nft.Rule
+	if l.bridges {
+		rules = append(rules,
+			rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{bridge, addr4}, Map: "container4"}, goTo("ask")),
+			rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{bridge, addr6}, Map: "container6"}, goTo("ask")),
+			because("a container whose labels are not known yet, or a forged address", nft.InSet{Key: []nft.Expr{bridge}, Set: "bridges"}, goTo("discard")))
+	}
+	return append(rules,
+		rule(setMark(0, elsewhere)),
+		rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{addr4}, Map: "address4"}),
+		rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{addr6}, Map: "address6"}),
+		rule(goTo("ask")))
 }
 
 // ask asks both sides: at once where both allow the pair everything, else one by one.
@@ -407,9 +473,17 @@ func (l *layout) side(name string, self nft.Expr) []nft.Chain {
 func (l *layout) port() nft.Chain {
 	return nft.Chain{Name: "port", Rules: []nft.Rule{
 		rule(scratch(nft.MetaPriority, 0)),
+		rule(is(nft.CtDirection, nft.DirReply), goTo("answer_port")),
 		rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{l4proto, dport}, Map: "ports"}),
 		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp}, Map: "icmp4"}),
 		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{icmp6}, Map: "icmp6"}),
+	}}
+}
+
+// answerPort is port for an answer: it comes from the port that was asked.
+func answerPort() nft.Chain {
+	return nft.Chain{Name: "answer_port", Rules: []nft.Rule{
+		rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{l4proto, sport}, Map: "ports"}),
 	}}
 }
 

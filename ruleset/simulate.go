@@ -32,7 +32,8 @@ type Packet struct {
 	OifName   string
 	L4Proto   uint8
 	From, To  netip.Addr
-	Port      uint16 // destination, of TCP, UDP, SCTP
+	FromPort  uint16 // of TCP, UDP, SCTP
+	Port      uint16 // destination
 	TCPFlags  uint8
 	ICMPType  uint8
 	RouteType uint32 // RTN*: what the routing tables say of To
@@ -312,10 +313,10 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return p.Oif, true
 	case SocketMark, SkUID:
 		return 0, full
+	case THSport:
+		return uint32(p.FromPort), true
 	case THDport:
 		return uint32(p.Port), true
-	case THSport:
-		return 0, true
 	case TCPOption:
 		return 0, p.L4Proto == ProtoTCP
 	case TCPFlags:

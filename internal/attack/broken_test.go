@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
 	"thole/internal/nstest"
 )
 
@@ -40,22 +39,6 @@ func (b *broken) Errorf(format string, args ...any) {
 	b.Helper()
 	b.succeeded = true
 	b.Logf("KNOWN BROKEN, finding "+b.finding+": "+format, args...)
-}
-
-// A UDP server that only pushes goes on after the allowance is taken away.
-func TestUDPPushAfterRevocation(t *testing.T) {
-	b := knownBroken(t, "0c")
-	m := newMachine(t)
-	m.apply(openDB)
-	server := m.run(0, "web", compiler.Labels{"app": "web"}).udp("127.0.0.1:5000")
-	client := m.run(0, "db", compiler.Labels{"app": "db"}).udp("127.0.0.1:5001")
-	client.sendTo("127.0.0.1:5000", "subscribe")
-	allowed(t, "the request", server.got() == "subscribe")
-	server.sendTo("127.0.0.1:5001", "one")
-	allowed(t, "the answer", client.got() == "one")
-	m.apply(closedDB)
-	server.sendTo("127.0.0.1:5001", "two")
-	denied(b, "pushed after the revocation", client.got() == "two")
 }
 
 // Changes take allowances away 4095 times; the epoch comes round, and with it the

@@ -391,3 +391,18 @@ spec:
 	c.got()
 	denied(t, "as the data connection of FTP", reaches(s.web2, "", theirs+":5432", l))
 }
+
+// A UDP server that only pushes goes on after the allowance is taken away.
+func TestUDPPushAfterRevocation(t *testing.T) {
+	m := newMachine(t)
+	m.apply(openDB)
+	server := m.run(0, "web", compiler.Labels{"app": "web"}).udp("127.0.0.1:5000")
+	client := m.run(0, "db", compiler.Labels{"app": "db"}).udp("127.0.0.1:5001")
+	client.sendTo("127.0.0.1:5000", "subscribe")
+	allowed(t, "the request", server.got() == "subscribe")
+	server.sendTo("127.0.0.1:5001", "one")
+	allowed(t, "the answer", client.got() == "one")
+	m.apply(closedDB)
+	server.sendTo("127.0.0.1:5001", "two")
+	denied(t, "pushed after the revocation", client.got() == "two")
+}

@@ -16,7 +16,7 @@ var foreignRules = []struct{ rule, why string }{
 	{"ct state { new, established } accept", "lookup: not of this language"},
 	{"ip saddr 10.0.0.0/8 accept", "payload: not of this language"},
 	{"ip6 saddr fd00::/9 accept", "bitwise: a value of 16 bytes for ip6 saddr"},
-	{"tcp window 80 accept", "payload: not of this language"},
+	{"udp length 80 accept", "payload: not of this language"},
 	{"ip ttl 1 accept", "payload: not of this language"},
 	{"meta length > 100 accept", "meta: not of this language"},
 	{"ct original ip saddr 10.0.0.1 accept", "ct: not of this language"},

@@ -52,7 +52,7 @@ var fieldsOf = map[ruleset.Type][]ruleset.Field{
 	ruleset.ClassID:     {ruleset.MetaPriority},
 	ruleset.CgroupV2:    {ruleset.SocketCgroup},
 	ruleset.InetProto:   {ruleset.MetaL4Proto},
-	ruleset.InetService: {ruleset.THDport},
+	ruleset.InetService: {ruleset.THSport, ruleset.THDport},
 	ruleset.IPv4Addr:    {ruleset.IPSaddr, ruleset.IPDaddr},
 	ruleset.IPv6Addr:    {ruleset.IP6Saddr, ruleset.IP6Daddr},
 	ruleset.ICMPType:    {ruleset.ICMPTypeOf},
@@ -320,7 +320,7 @@ func (g *generator) lookup() ruleset.Statement {
 var matchable = []ruleset.Field{
 	ruleset.CtDirection, ruleset.CtState, ruleset.CtStatus, ruleset.CtMark, ruleset.MetaMark, ruleset.MetaPriority,
 	ruleset.MetaL4Proto, ruleset.MetaNFProto, ruleset.MetaIif, ruleset.MetaOif, ruleset.SocketMark, ruleset.SkUID,
-	ruleset.THDport, ruleset.TCPFlags, ruleset.IPSaddr, ruleset.IPDaddr, ruleset.IP6Saddr, ruleset.IP6Daddr,
+	ruleset.THSport, ruleset.THDport, ruleset.TCPFlags, ruleset.IPSaddr, ruleset.IPDaddr, ruleset.IP6Saddr, ruleset.IP6Daddr,
 	ruleset.ICMPTypeOf, ruleset.ICMPv6TypeOf, ruleset.FibDaddrType,
 }
 
@@ -341,7 +341,7 @@ func (g *generator) match() ruleset.Match {
 		m.Op = ruleset.Equal
 	case ruleset.CtMark, ruleset.MetaMark, ruleset.CtState, ruleset.CtStatus, ruleset.TCPFlags:
 		g.maskedMatch(&m)
-	case ruleset.SocketMark, ruleset.SkUID, ruleset.THDport:
+	case ruleset.SocketMark, ruleset.SkUID, ruleset.THSport, ruleset.THDport:
 		if g.chance(0.5) {
 			m.Op = ruleset.AtLeast
 		}

@@ -47,6 +47,3 @@ func epochOf(t *ruleset.Table) uint16 {
 	}
 	return 0
 }
-
-// NextEpoch returns the epoch after e.
-func NextEpoch(e uint16) uint16 { return e%MaxEpoch + 1 }

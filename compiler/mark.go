@@ -29,5 +29,38 @@ const (
 	remoteClass = 0x4000
 )
 
-// MaxEpoch is the last epoch; the next one is 1 again.
-const MaxEpoch = markEpoch >> epochShift
+// The epochs go from 1 to MaxEpoch, and then round. StaleEpoch is none of them: it is what
+// a Sweep writes. It is not 0, since the connection was allowed once.
+//
+// The place of the epoch in the mark must never change, nor that 0 is none: a new
+// version of the program, which gives other bits another meaning, begins with a new
+// epoch, and so asks again whatever the marks of the old one say.
+const (
+	StaleEpoch = markEpoch >> epochShift
+	MaxEpoch   = StaleEpoch - 1
+	halfEpoch  = 1 << 11
+)
+
+// NextEpoch returns the epoch after e.
+func NextEpoch(e uint16) uint16 { return e%MaxEpoch + 1 }
+
+// A Sweep is what must be done to the marks of all connections that have Bits under
+// Mask, before a table of some epochs is loaded. The zero Sweep is for any epoch.
+type Sweep struct{ Mask, Bits uint32 }
+
+// SweepBefore returns the sweep that must be done before an epoch is used; there is none
+// to do if ok is false. Epochs are used again by halves: when the first of one half is
+// next, only the other half is in use.
+func SweepBefore(epoch uint16) (s Sweep, ok bool) {
+	const half = halfEpoch << epochShift
+	return Sweep{Mask: half, Bits: uint32(epoch) << epochShift & half}, epoch == 1 || epoch == halfEpoch
+}
+
+// Of returns what a mark must be. In no epoch it stays, as one that must be decided; it
+// may be another program's, too.
+func (s Sweep) Of(mark uint32) uint32 {
+	if mark&s.Mask != s.Bits || mark&markEpoch == 0 {
+		return mark
+	}
+	return mark | markEpoch
+}

@@ -62,7 +62,7 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 		rows = append(rows, []string{"docker", dockerState(*s.Docker)})
 	}
 	if s.Mended > 0 {
-		rows = append(rows, []string{"mended", fmt.Sprintf("%d times, after another program had changed the table", s.Mended)})
+		rows = append(rows, []string{"mended", mended(s)})
 	}
 	if s.Ended > 0 {
 		rows = append(rows, []string{"ended", fmt.Sprintf("%d cgroups whose sockets live on", s.Ended)})
@@ -92,6 +92,18 @@ func enforcing(s daemon.Status) string {
 		return "no"
 	}
 	return fmt.Sprintf("yes, epoch %d, since %s", s.Epoch, s.Applied.Format(time.DateTime))
+}
+
+func mended(s daemon.Status) string {
+	text := fmt.Sprintf("%d times, after another program had changed the table", s.Mended)
+	switch m := s.LastMended; {
+	case m == nil:
+		return text
+	case m.PID == 0:
+		return fmt.Sprintf("%s; last at %s", text, m.Time.Format(time.DateTime))
+	default:
+		return fmt.Sprintf("%s; last at %s, by %q (process %d)", text, m.Time.Format(time.DateTime), m.Program, m.PID)
+	}
 }
 
 func dockerState(d daemon.DockerStatus) string {

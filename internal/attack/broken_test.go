@@ -41,24 +41,6 @@ func (b *broken) Errorf(format string, args ...any) {
 	b.Logf("KNOWN BROKEN, finding "+b.finding+": "+format, args...)
 }
 
-// Changes take allowances away 4095 times; the epoch comes round, and with it the
-// connection that was allowed in the first and idle since. Nothing sweeps conntrack.
-func TestEpochComesRound(t *testing.T) {
-	b := knownBroken(t, "0d")
-	s := newScene(t, openDB)
-	l := s.web.listen("127.0.0.1:80")
-	c := s.db.tcp("0.0.0.0:0")
-	if errno := c.connect("127.0.0.1:80"); errno != 0 {
-		t.Fatal(errno)
-	}
-	conn := l.accept()
-	s.enforce(closedDB)
-	s.epoch = 1 // as the daemon's nextEpoch does after compiler.MaxEpoch
-	s.load(closedDB)
-	c.send("secret")
-	denied(b, "on a connection of 4095 epochs ago", conn.got() != "")
-}
-
 // A listener bound to a device (SO_BINDTODEVICE, or any link-local address) is
 // reached over lo, where nftables looks for listeners of lo and finds none.
 func TestListenerBoundToDevice(t *testing.T) {

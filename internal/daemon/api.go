@@ -83,25 +83,26 @@ const (
 
 // Status is the daemon's own account of itself.
 type Status struct {
-	Version   string             `json:"version"`
-	PID       int                `json:"pid"`
-	Started   time.Time          `json:"started"`
-	Enforcing bool               `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
-	Epoch     uint16             `json:"epoch"`
-	Source    string             `json:"source"`              // SourceDefault, …
-	Directory string             `json:"directory,omitempty"` // with --policies
-	Applied   time.Time          `json:"applied"`             // when the table last changed or was found to be equal
-	Policies  int                `json:"policies"`
-	Workloads int                `json:"workloads"`
-	Classes   int                `json:"classes"`
-	Runs      int                `json:"runs"`             // living cgroups of thole run
-	Mended    int                `json:"mended"`           // how often another program's change of the table was found and mended
-	Ended     int                `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
-	Docker    *DockerStatus      `json:"docker,omitempty"` // absent: it is not followed
-	LastError *Failure           `json:"lastError,omitempty"`
-	Problems  []Message          `json:"problems,omitempty"`
-	Warnings  []Message          `json:"warnings,omitempty"`
-	Counters  map[string]Counter `json:"counters,omitempty"` // the table's named counters
+	Version    string             `json:"version"`
+	PID        int                `json:"pid"`
+	Started    time.Time          `json:"started"`
+	Enforcing  bool               `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
+	Epoch      uint16             `json:"epoch"`
+	Source     string             `json:"source"`              // SourceDefault, …
+	Directory  string             `json:"directory,omitempty"` // with --policies
+	Applied    time.Time          `json:"applied"`             // when the table last changed or was found to be equal
+	Policies   int                `json:"policies"`
+	Workloads  int                `json:"workloads"`
+	Classes    int                `json:"classes"`
+	Runs       int                `json:"runs"`   // living cgroups of thole run
+	Mended     int                `json:"mended"` // how often another program's change of the table was found and mended
+	LastMended *Mending           `json:"lastMended,omitempty"`
+	Ended      int                `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
+	Docker     *DockerStatus      `json:"docker,omitempty"` // absent: it is not followed
+	LastError  *Failure           `json:"lastError,omitempty"`
+	Problems   []Message          `json:"problems,omitempty"`
+	Warnings   []Message          `json:"warnings,omitempty"`
+	Counters   map[string]Counter `json:"counters,omitempty"` // the table's named counters
 }
 
 // A DockerStatus says whether Docker answers.
@@ -111,6 +112,15 @@ type DockerStatus struct {
 	Since      time.Time `json:"since"`
 	Error      string    `json:"error,omitempty"` // why it is not connected
 	Containers int       `json:"containers"`      // that are known, also those that do not run
+}
+
+// A Mending is a change of our table by another program that was found.
+type Mending struct {
+	Time    time.Time `json:"time"`
+	Program string    `json:"program,omitempty"` // "": the kernel did not say
+	PID     uint32    `json:"pid,omitempty"`     // of the thread, as the first pid namespace counts
+
+	after, until uint32 // it was made in one of these generations
 }
 
 // A Failure is the last thing that went wrong and was not mended since.

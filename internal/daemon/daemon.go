@@ -49,6 +49,7 @@ type Daemon struct {
 	docker    *watch.Docker    // nil: it is not followed
 	directory *watch.Directory // nil: none is followed
 	enforcer  *enforcer
+	listener  *listener
 	server    *server
 	lock      *lock
 	log       *slog.Logger
@@ -83,6 +84,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	}
 	d.cgroups, d.docker, d.enforcer = parts.cgroups, parts.docker, parts.enforcer
 	d.enforcer.changed = d.cgroups.Changed()
+	d.listener = &listener{from: host.writes, to: d.enforcer.writes, log: config.Logger}
 	if config.Policies != "" {
 		d.directory = watch.NewDirectory(config.Policies)
 		d.enforcer.directory, d.enforcer.files = config.Policies, d.directory.Files()
@@ -113,6 +115,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.cgroups.Run(ctx) })
 	group.Go(func() error { return d.enforcer.Run(ctx) })
+	group.Go(func() error { return d.listener.Run(ctx) })
 	group.Go(func() error { return d.server.Run(ctx) })
 	if d.docker != nil {
 		group.Go(func() error { return d.docker.Run(ctx) })
@@ -149,6 +152,8 @@ func (d *Daemon) close() error {
 type host struct {
 	root    watch.Root
 	kernel  Kernel
+	marks   conntrack
+	writes  notifier
 	sockets func() (map[uint64]bool, error)
 	now     func() time.Time
 	close   func() error
@@ -164,7 +169,12 @@ func openHost() (*host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: are you root? See `thole doctor`", err)
 	}
-	return &host{root: root, kernel: conn, sockets: socketCgroups, now: time.Now, close: conn.Close}, nil
+	listener, err := kernel.Listen(kernel.Options{}, tableName)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return &host{root: root, kernel: conn, marks: conn, writes: listener, sockets: socketCgroups, now: time.Now,
+		close: func() error { return errors.Join(listener.Close(), conn.Close()) }}, nil
 }
 
 // Lives reports whether a cgroup with this id exists.
@@ -204,15 +214,17 @@ func newParts(config Config, host *host) (parts, error) {
 	}
 	askOnce(docker)
 	return parts{scopes: scopes, docker: docker, cgroups: cgroups, enforcer: &enforcer{
-		kernel:  host.kernel,
-		runs:    cgroups,
-		dead:    host,
-		state:   state,
-		log:     config.Logger,
-		deny:    config.Deny,
-		now:     host.now,
-		orders:  make(chan func()),
-		waiters: make(chan chan error),
-		stopped: make(chan struct{}),
+		kernel:      host.kernel,
+		connections: host.marks,
+		runs:        cgroups,
+		dead:        host,
+		state:       state,
+		log:         config.Logger,
+		deny:        config.Deny,
+		now:         host.now,
+		orders:      make(chan func()),
+		waiters:     make(chan chan error),
+		writes:      make(chan kernel.Write),
+		stopped:     make(chan struct{}),
 	}}, nil
 }

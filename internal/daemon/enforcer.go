@@ -12,6 +12,7 @@ import (
 	"thole/compiler"
 	"thole/policies"
 	"thole/ruleset"
+	"thole/ruleset/kernel"
 	"thole/watch"
 )
 
@@ -27,13 +28,14 @@ type scanner interface {
 // An enforcer brings the table to what the policy set and the running workloads
 // make of it. Whatever fails, the table that is loaded stays as it was.
 type enforcer struct {
-	kernel Kernel
-	runs   scanner
-	dead   graveyard
-	state  *stateDir
-	log    *slog.Logger
-	deny   compiler.DenyMode
-	now    func() time.Time
+	kernel      Kernel
+	connections conntrack
+	runs        scanner
+	dead        graveyard
+	state       *stateDir
+	log         *slog.Logger
+	deny        compiler.DenyMode
+	now         func() time.Time
 
 	directory string // that is followed, or ""
 	changed   <-chan struct{}
@@ -41,7 +43,8 @@ type enforcer struct {
 
 	orders  chan func() // are carried out by Run
 	waiters chan chan error
-	stopped chan struct{} // closed when Run returned
+	writes  chan kernel.Write // of our table, by any program; those that are lost are found by asking
+	stopped chan struct{}     // closed when Run returned
 
 	view atomic.Pointer[view] // what requests are answered from
 
@@ -49,19 +52,24 @@ type enforcer struct {
 	set      policySet
 	loaded   *ruleset.Table // nil: there is none
 	seen     uint32         // the generation of nftables in which that was so
+	read     time.Time      // when it was last read
 	mended   int            // how often somebody else's change was found
+	suspect  kernel.Write   // the last change of the table that was heard of and not ours
 	numbers  compiler.Numbers
 	epoch    uint16
 	enforced []compiler.Workload          // those in the loaded table
 	ended    map[uint64]compiler.Workload // those of them whose cgroup is gone, by its id
 	around   containers                   // what the loaded table knows of containers beside them
 	settled  bool                         // set and enforced are those of the loaded table
-	problems []Message                    // of the last scan
-	badSet   *Failure                     // the last set that was offered, if it was bad
-	badTable *Failure                     // the last change of the table, if it failed
-	applied  time.Time
-	retry    time.Duration // how long to wait after the next failure
-	result   compiler.Result
+
+	unknownEpoch bool // the loaded table does not say which epochs were used
+	lastMended   *Mending
+	problems     []Message // of the last scan
+	badSet       *Failure  // the last set that was offered, if it was bad
+	badTable     *Failure  // the last change of the table, if it failed
+	applied      time.Time
+	retry        time.Duration // how long to wait after the next failure
+	result       compiler.Result
 }
 
 // start adopts the table that is loaded and makes the first change. A policy set
@@ -99,11 +107,13 @@ func (e *enforcer) adopt() error {
 	}
 	// Connections keep their marks also where a table was removed: its epochs are over.
 	e.epoch = max(remembered.Epoch, 1)
-	if e.loaded == nil {
-		return nil
-	}
 	if epoch := epochOf(e.loaded); epoch != 0 {
 		e.epoch = epoch
+	} else {
+		e.unknownEpoch = true // what is remembered may be older than the last table
+	}
+	if e.loaded == nil {
+		return nil
 	}
 	e.numbers, e.enforced, e.around = remembered.Numbers, remembered.Workloads, remembered.containers
 	e.runs.Recall(watch.Snapshot{
@@ -170,6 +180,8 @@ func (e *enforcer) Run(ctx context.Context) error {
 			order()
 		case first := <-e.waiters:
 			e.answer(first)
+		case w := <-e.writes:
+			e.heard(w)
 		case <-again:
 			e.again()
 		}
@@ -199,29 +211,7 @@ func (e *enforcer) again() {
 		e.attempt()
 		return
 	}
-	if drifted, err := e.look(); err != nil || drifted {
-		e.attempt() // it reports the error, if it persists
-	}
-}
-
-// look notices that another program changed the table: it is read only where
-// nftables has seen a transaction that was not ours.
-func (e *enforcer) look() (drifted bool, err error) {
-	generation, err := e.kernel.Generation()
-	if err != nil || generation == e.seen {
-		return false, err
-	}
-	loaded, err := e.kernel.Read(tableName)
-	if err != nil {
-		return false, fmt.Errorf("reading the table back: %w", err)
-	}
-	if !sameTable(loaded, e.loaded) {
-		e.log.Warn("somebody else changed the table: mending it", "removed", loaded == nil)
-		e.loaded, e.settled, drifted = loaded, false, true
-		e.mended++
-	}
-	e.seen = generation
-	return drifted, nil
+	e.mend()
 }
 
 // attempt reconciles when nobody waits for the outcome.

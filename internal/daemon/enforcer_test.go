@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -292,12 +293,42 @@ func TestEpoch(t *testing.T) {
 	})
 }
 
+// Before an epoch comes round, the connections of its half are swept; if they can not
+// be, the epoch is not used. Where the last epoch is not known, all are swept.
 func TestEpochsGoRound(t *testing.T) {
-	if got := nextEpoch(compiler.MaxEpoch - 1); got != compiler.MaxEpoch {
-		t.Errorf("after %d: %d", compiler.MaxEpoch-1, got)
+	b := newBench(t)
+	if want := []compiler.Sweep{{}}; !slices.Equal(b.kernel.swept(), want) {
+		t.Errorf("at the start, sweeps %v; want %v", b.kernel.swept(), want)
 	}
-	if got := nextEpoch(compiler.MaxEpoch); got != 1 {
-		t.Errorf("after the last: %d; want 1", got)
+	sets := []string{allowWeb, strings.Replace(allowWeb, "workloads: {matchLabels: {app: web}}", "cidr: 10.0.0.0/8", 1)}
+	b.apply(sets[0])
+	b.stop()
+	b.kernel.set(func() {
+		b.kernel.sweeps = nil
+		result, err := compiler.Compile(compiler.Input{Options: compiler.Options{Epoch: compiler.MaxEpoch}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.kernel.table = &result.Table
+	})
+	b.start()
+	if got := b.status().Epoch; got != compiler.MaxEpoch || b.kernel.swept() != nil {
+		t.Fatalf("epoch %d, sweeps %v; want the last epoch, and none", got, b.kernel.swept())
+	}
+	b.kernel.set(func() { b.kernel.failSweep = errors.New("no buffer space") })
+	before := b.kernel.loaded()
+	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "x.yaml", Data: sets[1]}}})
+	if err == nil || !strings.Contains(err.Error(), "no buffer space") || !sameTable(before, b.kernel.loaded()) {
+		t.Errorf("without a sweep: %v", err)
+	}
+	if s := b.status(); s.LastError == nil || s.Epoch != compiler.MaxEpoch {
+		t.Errorf("without a sweep: %+v", s)
+	}
+	b.kernel.set(func() { b.kernel.failSweep, b.kernel.sweeps = nil, nil })
+	b.apply(sets[1])
+	const half = 1 << 27
+	if want := []compiler.Sweep{{Mask: half}}; b.status().Epoch != 1 || !slices.Equal(b.kernel.swept(), want) {
+		t.Errorf("epoch %d, sweeps %v; want 1 and %v", b.status().Epoch, b.kernel.swept(), want)
 	}
 }
 

@@ -14,6 +14,11 @@ type Kernel interface {
 	Counters(name string) (map[string]kernel.Counter, error)
 }
 
+// A conntrack rewrites the marks of living connections (kernel.Conn.Remark).
+type conntrack interface {
+	Remark(mask, bits uint32, change func(mark uint32) uint32) (int, error)
+}
+
 // tableName is the one table that is ours.
 const tableName = "thole"
 
@@ -28,7 +33,7 @@ func epochOf(t *ruleset.Table) uint16 {
 		for _, rule := range chain.Rules {
 			for _, s := range rule.Statements {
 				set, ok := s.(ruleset.SetBits)
-				epoch := uint16(set.Or>>epochShift) & compiler.MaxEpoch
+				epoch := uint16(set.Or>>epochShift) & compiler.StaleEpoch
 				if !ok || set.Target != ruleset.CtMark || epoch == 0 {
 					continue
 				}
@@ -45,11 +50,3 @@ func epochOf(t *ruleset.Table) uint16 {
 // epochShift is where the mark has its epoch (compiler/mark.go); a test holds
 // them together.
 const epochShift = 16
-
-// nextEpoch is the one after: 0 is never used, so the last one is followed by 1.
-func nextEpoch(epoch uint16) uint16 {
-	if epoch >= compiler.MaxEpoch {
-		return 1
-	}
-	return epoch + 1
-}

@@ -32,7 +32,8 @@ const (
 	dockerPatience   = 3 * time.Second        // at the start
 	retryFirst       = 500 * time.Millisecond // after a failed change of the table; doubles
 	retryLast        = 30 * time.Second
-	driftPoll        = time.Second     // how often it is asked whether another program changed the table
+	driftPoll        = time.Second     // how often it is asked whether another program changed the table, beside being told
+	readBack         = time.Minute     // how often the table is read in any case
 	endedPoll        = 2 * time.Second // how often sockets that outlive their cgroup are looked for, while there are some
 	maxStateFileSize = 64 << 20
 )

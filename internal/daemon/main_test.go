@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"thole/compiler"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -219,12 +220,14 @@ func (p *process) end() {
 // fakeKernel holds one table as the kernel would: a change applies to what is
 // there, as a whole, or fails.
 type fakeKernel struct {
-	mu      sync.Mutex
-	table   *ruleset.Table
-	seen    uint32 // the generation
-	applied []ruleset.Change
-	fail    error                // of the next changes
-	before  func(ruleset.Change) // called, unlocked, before a change
+	mu        sync.Mutex
+	table     *ruleset.Table
+	seen      uint32 // the generation
+	applied   []ruleset.Change
+	fail      error            // of the next changes
+	sweeps    []compiler.Sweep // that were asked for
+	failSweep error
+	before    func(ruleset.Change) // called, unlocked, before a change
 }
 
 func (k *fakeKernel) Read(string) (*ruleset.Table, error) {
@@ -254,6 +257,14 @@ func (k *fakeKernel) Apply(c ruleset.Change) error {
 	return nil
 }
 
+// Remark notes that it was asked; there are no connections.
+func (k *fakeKernel) Remark(mask, bits uint32, _ func(uint32) uint32) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.sweeps = append(k.sweeps, compiler.Sweep{Mask: mask, Bits: bits})
+	return 0, k.failSweep
+}
+
 func (k *fakeKernel) Counters(string) (map[string]kernel.Counter, error) {
 	return map[string]kernel.Counter{"denied": {Packets: 3, Bytes: 180}}, nil
 }
@@ -275,6 +286,12 @@ func (k *fakeKernel) Generation() (uint32, error) {
 func (k *fakeKernel) loaded() *ruleset.Table {
 	t, _ := k.Read("")
 	return t
+}
+
+func (k *fakeKernel) swept() []compiler.Sweep {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.sweeps)
 }
 
 func (k *fakeKernel) changes() int {
@@ -358,6 +375,7 @@ func (b *bench) newDaemon() (*Daemon, error) {
 	return newDaemon(b.config, &host{
 		root:    b.root,
 		kernel:  b.kernel,
+		marks:   b.kernel,
 		sockets: b.socketCgroups,
 		now:     time.Now,
 		close:   func() error { return nil },

@@ -60,7 +60,7 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 		return p, err
 	}
 	if !p.change.Empty() && e.takesAway(p) {
-		p.epoch = nextEpoch(e.epoch)
+		p.epoch = compiler.NextEpoch(e.epoch)
 		return p, e.compile(&p)
 	}
 	return p, nil
@@ -217,11 +217,14 @@ func sameIdentity(a, b compiler.Workload) bool {
 // the plan is forgotten.
 func (e *enforcer) commit(p plan) error {
 	if !p.change.Empty() {
+		if err := e.sweep(p.epoch); err != nil {
+			return fmt.Errorf("%w. What was loaded before stays and enforces", err)
+		}
 		if err := e.load(p); err != nil {
 			return fmt.Errorf("loading the table: %w. What was loaded before stays and enforces", err)
 		}
 	}
-	e.loaded = &p.result.Table
+	e.loaded, e.unknownEpoch = &p.result.Table, false
 	e.set, e.epoch, e.numbers, e.result = p.set, p.epoch, p.result.Numbers, p.result
 	e.enforced, e.ended, e.around = withEnded(p.running, p.ended), p.ended, p.around
 	e.report(apiProblems(p.problems))
@@ -243,6 +246,26 @@ func (e *enforcer) report(problems []Message) {
 		}
 	}
 	e.problems = problems
+}
+
+// sweep makes an epoch fit to be used: no connection says that it was allowed in it. It
+// does nothing but when epochs come round, or where it is not known which were used.
+func (e *enforcer) sweep(epoch uint16) error {
+	sweep, needed := compiler.SweepBefore(epoch)
+	if e.unknownEpoch {
+		sweep, needed = compiler.Sweep{}, true
+	}
+	if !needed || epoch == e.epoch && !e.unknownEpoch {
+		return nil
+	}
+	n, err := e.connections.Remark(sweep.Mask, sweep.Bits, sweep.Of)
+	if err != nil {
+		return fmt.Errorf("connections may say that they were allowed in epoch %d, which comes round: %w", epoch, err)
+	}
+	if n > 0 {
+		e.log.Info("connections of old epochs are decided again", "epoch", epoch, "connections", n)
+	}
+	return nil
 }
 
 // load applies the plan's change. Where the kernel reports an error, what it holds

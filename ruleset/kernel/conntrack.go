@@ -1,0 +1,111 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Messages and attributes of conntrack (linux/netfilter/nfnetlink_conntrack.h).
+const (
+	ctNew = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
+	ctGet = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
+
+	ctaTupleOrig = 1
+	ctaMark      = 8
+	ctaZone      = 18
+	ctaMarkMask  = 21
+)
+
+// The bounds of Remark.
+const (
+	remarkBatch = 256 // changes in one datagram
+	remarkTries = 8   // how often conntrack is listed anew, until nothing is found
+)
+
+// Remark changes the marks of connections: of each whose mark has these bits under
+// mask, to what change says of it. A change must be one that is not asked for again;
+// conntrack is listed until there is none to make. Bits that stay are not written, so
+// that rules may write them meanwhile. It returns how many changes it made.
+func (c *Conn) Remark(mask, bits uint32, change func(mark uint32) uint32) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	made := 0
+	for range remarkTries {
+		updates, err := c.marksToChange(mask, bits, change)
+		if err != nil {
+			return made, fmt.Errorf("listing connections: %w", err)
+		}
+		if len(updates) == 0 {
+			return made, nil
+		}
+		made += len(updates)
+		for len(updates) > 0 {
+			n := min(remarkBatch, len(updates))
+			if err := c.sendUpdates(updates[:n]); err != nil {
+				return made, fmt.Errorf("changing the marks of connections: %w", err)
+			}
+			updates = updates[n:]
+		}
+	}
+	return made, fmt.Errorf("connections with old marks appear again and again: %d tries", remarkTries)
+}
+
+// marksToChange lists connections, and returns the messages that change their marks.
+func (c *Conn) marksToChange(mask, bits uint32, change func(uint32) uint32) ([]netlink.Message, error) {
+	var filter attrs
+	filter.u32(ctaMark, bits)
+	filter.u32(ctaMarkMask, mask)
+	entries, err := c.nl.Execute(netlink.Message{
+		Header: netlink.Header{Type: ctGet, Flags: netlink.Request | netlink.Dump},
+		Data:   append(nfgenmsg(unix.AF_UNSPEC, 0), filter...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	var updates []netlink.Message
+	for _, e := range entries {
+		a := messageAttrs(e)
+		mark := a.u32(ctaMark)
+		now := change(mark)
+		if mark&mask != bits || now == mark || !a.has(ctaTupleOrig) {
+			continue
+		}
+		var u attrs
+		u.bytes(ctaTupleOrig|unix.NLA_F_NESTED, a[ctaTupleOrig])
+		if a.has(ctaZone) {
+			u.bytes(ctaZone, a[ctaZone])
+		}
+		u.u32(ctaMark, now&(now^mark))
+		u.u32(ctaMarkMask, now^mark)
+		updates = append(updates, netlink.Message{
+			Header: netlink.Header{Type: ctNew, Flags: netlink.Request}, // not Create: who is gone stays so
+			Data:   append(nfgenmsg(e.Data[0], 0), u...),
+		})
+	}
+	return updates, nil
+}
+
+// sendUpdates sends messages that are answered only where they fail. A connection that
+// ended meanwhile is none.
+func (c *Conn) sendUpdates(updates []netlink.Message) error {
+	if err := c.makeRoom(&batch{messages: updates}); err != nil {
+		return err
+	}
+	if _, err := c.nl.SendMessages(updates); err != nil {
+		return err
+	}
+	answers, err := c.answers()
+	if errors.Is(err, unix.ENOBUFS) {
+		return nil // answers are lost: the next listing says what is left
+	}
+	for _, a := range answers {
+		if a.errno != 0 && a.errno != syscall.ENOENT {
+			return a.errno
+		}
+	}
+	return err
+}

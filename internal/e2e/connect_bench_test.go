@@ -167,6 +167,8 @@ func playRole(role string) {
 		err = makeConnects()
 	case rolePasser:
 		err = passSocket()
+	case roleStreamServer, roleStreamClient:
+		err = playStreams(role == roleStreamClient)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, role, err)

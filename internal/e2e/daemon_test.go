@@ -127,15 +127,7 @@ func TestNothingLeavesBeforeTheLabelsHold(t *testing.T) {
 // labelledProbe starts a probe and has the daemon take its process in.
 func (m *machine) labelledProbe(name, label string) *nstest.Probe {
 	m.t.Helper()
-	hold := m.In("hold").Start(m.thole, "run", "--label", label, "--name", name, "sleep", "infinity")
-	var path string
-	nstest.WaitFor(m.t, 10*time.Second, "the workload "+name, func() bool {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", hold.Pid))
-		_, after, found := strings.Cut(string(data), "/thole.slice/")
-		path = "thole.slice/" + strings.TrimSpace(after)
-		return err == nil && found
-	})
-	return m.In(path).Probe(name)
+	return m.labelled(name, label).Probe(name)
 }
 
 // then is what a program does when it has sent.

@@ -84,4 +84,3 @@ func dialed(t *testing.T, p *nstest.Probe, l *nstest.Listener) pair {
 	}
 	return pair{c, s}
 }
-

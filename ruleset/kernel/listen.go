@@ -85,7 +85,8 @@ func (l *Listener) hear(m netlink.Message) (w Write, ok bool) {
 	}
 	a := messageAttrs(m)
 	if m.Header.Type != messageType(unix.NFT_MSG_NEWGEN) {
-		l.touched = l.touched || m.Data[0] == family && a.str(tableAttr) == l.table
+		ours := family(m.Data[0]) == inet || family(m.Data[0]) == bridge
+		l.touched = l.touched || ours && a.str(tableAttr) == l.table
 		return w, false
 	}
 	ok, l.touched = l.touched, false

@@ -19,6 +19,8 @@ type machine struct {
 	t      *testing.T
 	host   *nstest.Host
 	dir    string
+	state  string   // the daemon's state directory
+	args   []string // more for the daemon
 	daemon *exec.Cmd
 	client *Client
 }
@@ -34,6 +36,7 @@ func newMachine(t *testing.T) *machine {
 	if err := os.Chmod(m.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	m.state = filepath.Join(m.dir, "state")
 	m.client = NewClient(m.socket())
 	m.start()
 	return m
@@ -44,7 +47,18 @@ func (m *machine) socket() string { return filepath.Join(m.dir, "thole.sock") }
 // start starts the daemon and waits until it answers.
 func (m *machine) start() {
 	m.t.Helper()
-	m.daemon = m.in("", modeDaemon, filepath.Join(m.dir, "state"), m.socket())
+	m.launch()
+	m.t.Cleanup(m.stop)
+	nstest.WaitFor(m.t, patience, "the daemon's answer", func() bool {
+		_, err := m.client.Status(context.Background())
+		return err == nil
+	})
+}
+
+// launch starts the daemon.
+func (m *machine) launch() {
+	m.t.Helper()
+	m.daemon = m.in("", append([]string{modeDaemon, m.state, m.socket()}, m.args...)...)
 	var log logs
 	m.daemon.Stderr = &log
 	if err := m.daemon.Start(); err != nil {
@@ -54,11 +68,6 @@ func (m *machine) start() {
 		if m.t.Failed() {
 			m.t.Logf("the daemon's log:\n%s", &log)
 		}
-	})
-	m.t.Cleanup(m.stop)
-	nstest.WaitFor(m.t, patience, "the daemon's answer", func() bool {
-		_, err := m.client.Status(context.Background())
-		return err == nil
 	})
 }
 

@@ -29,8 +29,8 @@ const (
 
 	// Of the daemon itself.
 	shutdownTimeout  = 5 * time.Second
-	dockerPatience   = 3 * time.Second        // at the start
-	retryFirst       = 500 * time.Millisecond // after a failed change of the table; doubles
+	dockerPatience   = 3 * time.Second       // at the start
+	retryFirst       = 50 * time.Millisecond // after a failed change of the table; doubles
 	retryLast        = 30 * time.Second
 	driftPoll        = time.Second     // how often it is asked whether another program changed the table, beside being told
 	readBack         = time.Minute     // how often the table is read in any case

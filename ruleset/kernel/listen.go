@@ -17,6 +17,7 @@ type Write struct {
 	Generation uint32
 	PID        uint32 // of the thread, as the first pid namespace counts; 0: the kernel did not say
 	Program    string // its name, of up to 15 bytes
+	Removed    bool   // the table is not there after it
 }
 
 // String names the program for a message.
@@ -33,6 +34,7 @@ type Listener struct {
 	nl      *netlink.Conn
 	table   string
 	touched bool // by the transaction whose messages come now
+	removed bool // by it
 	pending []netlink.Message
 }
 
@@ -69,7 +71,7 @@ func (l *Listener) Next() (Write, error) {
 		l.pending, err = l.nl.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
-			l.touched = false
+			l.touched, l.removed = false, false
 			return Write{}, ErrLost
 		case err != nil:
 			return Write{}, fmt.Errorf("listening to nftables: %w", err)
@@ -85,12 +87,20 @@ func (l *Listener) hear(m netlink.Message) (w Write, ok bool) {
 	}
 	a := messageAttrs(m)
 	if m.Header.Type != messageType(unix.NFT_MSG_NEWGEN) {
-		ours := family(m.Data[0]) == inet || family(m.Data[0]) == bridge
-		l.touched = l.touched || ours && a.str(tableAttr) == l.table
+		f := family(m.Data[0])
+		if (f == inet || f == bridge) && a.str(tableAttr) == l.table {
+			l.touched = true
+		}
+		if f == inet && a.str(tableAttr) == l.table {
+			l.removed = m.Header.Type == messageType(unix.NFT_MSG_DELTABLE) ||
+				l.removed && m.Header.Type != messageType(unix.NFT_MSG_NEWTABLE)
+		}
 		return w, false
 	}
-	ok, l.touched = l.touched, false
+	ok, removed := l.touched, l.removed
+	l.touched, l.removed = false, false
 	return Write{
+		Removed:    removed,
 		Generation: a.u32(unix.NFTA_GEN_ID),
 		PID:        a.u32(genProcPID),
 		Program:    a.str(genProcName),

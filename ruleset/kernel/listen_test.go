@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,13 +75,14 @@ func TestListen(t *testing.T) {
 	for _, script := range []string{
 		"add chain inet thole c; add rule inet thole c accept",
 		"flush chain inet thole c",
+		"flush ruleset; add table inet thole",
 		"flush ruleset",
 	} {
 		if err := h.Nft(script); err != nil {
 			t.Fatal(err)
 		}
-		if w := next(script, "nft"); int(w.PID) == os.Getpid() {
-			t.Errorf("%s: it was not us", script)
+		if w := next(script, "nft"); int(w.PID) == os.Getpid() || w.Removed != strings.HasSuffix(script, "flush ruleset") {
+			t.Errorf("%s: heard of %+v", script, w)
 		}
 	}
 	select {

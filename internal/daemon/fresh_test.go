@@ -1,0 +1,65 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"thole/compiler"
+	"thole/ruleset"
+	"thole/ruleset/kernel"
+	"thole/watch"
+)
+
+// unlike says how the loaded table differs from what a compiler makes of these policies
+// and what runs, that knows nothing but the numbers in the table; "" if it does not.
+func (m *machine) unlike(policies string) string {
+	m.t.Helper()
+	docs, err := compiler.Parse([]compiler.File{{Name: "test.yaml", Data: []byte(policies)}})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	running, err := m.client.Workloads(context.Background())
+	if err != nil {
+		return err.Error()
+	}
+	in := compiler.Input{Policies: docs.Policies}
+	if id := m.host.CgroupID(watch.Slice); id != 0 {
+		in.Parents = []compiler.Cgroup{{Path: watch.Slice, ID: id}}
+	}
+	for _, w := range running {
+		in.Workloads = append(in.Workloads, compiler.Workload{
+			Name: w.Name, Labels: w.Labels, Facts: w.Facts, Cgroup: compiler.Cgroup{Path: w.Cgroup, ID: w.ID},
+		})
+	}
+	table := m.read()
+	if table == nil {
+		return "there is no table"
+	}
+	in.Numbers, in.Options.Epoch = compiler.Loaded(table)
+	result, err := compiler.Compile(in)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if change := ruleset.Diff(table, &result.Table); !change.Empty() {
+		return change.String()
+	}
+	return ""
+}
+
+// read reads the table past the daemon.
+func (m *machine) read() (table *ruleset.Table) {
+	m.t.Helper()
+	var err error
+	doErr := m.host.Do(func() {
+		var conn *kernel.Conn
+		if conn, err = kernel.Open(kernel.Options{}); err != nil {
+			return
+		}
+		table, err = conn.Read(tableName)
+		err = errors.Join(err, conn.Close())
+	})
+	if err := errors.Join(doErr, err); err != nil {
+		m.t.Fatal(err)
+	}
+	return table
+}

@@ -25,7 +25,7 @@ type machine struct {
 	client *Client
 }
 
-func newMachine(t *testing.T) *machine {
+func newMachine(t *testing.T, configure ...func(*machine)) *machine {
 	t.Helper()
 	m := &machine{t: t, host: nstest.New(t)}
 	var err error
@@ -38,6 +38,9 @@ func newMachine(t *testing.T) *machine {
 	}
 	m.state = filepath.Join(m.dir, "state")
 	m.client = NewClient(m.socket())
+	for _, f := range configure {
+		f(m)
+	}
 	m.start()
 	return m
 }

@@ -30,7 +30,7 @@ import (
 // or as a daemon.
 const (
 	modeClient = "daemon-test-client" // SOCKET REQUEST [listen ADDRESS | dial ADDRESS | flood N]
-	modeDaemon = "daemon-test-daemon" // STATE SOCKET
+	modeDaemon = "daemon-test-daemon" // STATE SOCKET [SEED]
 )
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	case modeClient:
 		os.Exit(playClient(os.Args[1], os.Args[2], os.Args[3:]))
 	case modeDaemon:
-		os.Exit(playDaemon(os.Args[1], os.Args[2]))
+		os.Exit(playDaemon(os.Args[1], os.Args[2], os.Args[3:]))
 	}
 	nstest.Main(m)
 }
@@ -146,12 +146,20 @@ func network(then []string) string {
 	return "ok"
 }
 
-func playDaemon(state, socket string) int {
+// playDaemon runs a daemon; with a seed, one whose calls of the kernel fail by chance.
+// That is started anew when it fails, as a service manager does.
+func playDaemon(state, socket string, seed []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	d, err := New(Config{State: state, Socket: socket, Docker: DockerOff, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
-	if err == nil {
-		err = d.Run(ctx)
+	config := Config{State: state, Socket: socket, Docker: DockerOff, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	var err error
+	if len(seed) == 0 {
+		var d *Daemon
+		if d, err = New(config); err == nil {
+			err = d.Run(ctx)
+		}
+	} else {
+		err = runFaulty(ctx, config.withDefaults(), seed[0])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -17,7 +17,7 @@ type Write struct {
 	Generation uint32
 	PID        uint32 // of the thread, as the first pid namespace counts; 0: the kernel did not say
 	Program    string // its name, of up to 15 bytes
-	Removed    bool   // the table is not there after it
+	Removed    bool   // the table of family inet is not there after it
 }
 
 // String names the program for a message.
@@ -87,11 +87,12 @@ func (l *Listener) hear(m netlink.Message) (w Write, ok bool) {
 	}
 	a := messageAttrs(m)
 	if m.Header.Type != messageType(unix.NFT_MSG_NEWGEN) {
-		f := family(m.Data[0])
-		if (f == inet || f == bridge) && a.str(tableAttr) == l.table {
+		switch f := family(m.Data[0]); {
+		case a.str(tableAttr) != l.table:
+		case f == bridge:
 			l.touched = true
-		}
-		if f == inet && a.str(tableAttr) == l.table {
+		case f == inet:
+			l.touched = true
 			l.removed = m.Header.Type == messageType(unix.NFT_MSG_DELTABLE) ||
 				l.removed && m.Header.Type != messageType(unix.NFT_MSG_NEWTABLE)
 		}

@@ -116,6 +116,10 @@ func (c *Conn) send(b *batch) error {
 	if err := c.makeRoom(b); err != nil {
 		return err
 	}
+	if err := c.drain(); err != nil {
+		return err
+	}
+	c.stale = true
 	sent, err := c.nl.SendMessages(b.messages)
 	if err != nil {
 		return err
@@ -126,6 +130,7 @@ func (c *Conn) send(b *batch) error {
 	}
 	last := sent[len(sent)-2].Header.Sequence // see batch.end
 	answers, err := c.answers()
+	c.stale = err != nil
 	done := false
 	for _, a := range answers {
 		switch {

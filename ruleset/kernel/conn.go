@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -22,9 +24,23 @@ type Options struct {
 // calls Apply, though.
 type Conn struct {
 	mu sync.Mutex // held while a request is sent and answered
-	nl *netlink.Conn
+	nl socket
+
+	// stale: a request failed, and answers to it may come yet. They would be taken for
+	// those to the next one.
+	stale bool
 
 	queueing queueing
+}
+
+// A socket is a *netlink.Conn, or one of a test that fails.
+type socket interface {
+	Execute(netlink.Message) ([]netlink.Message, error)
+	SendMessages([]netlink.Message) ([]netlink.Message, error)
+	SetReadBuffer(bytes int) error
+	SetWriteBuffer(bytes int) error
+	SyscallConn() (syscall.RawConn, error)
+	Close() error
 }
 
 // Open opens a connection.
@@ -53,7 +69,7 @@ func (c *Conn) Generation() (uint32, error) {
 }
 
 func (c *Conn) generation() (uint32, error) {
-	replies, err := c.nl.Execute(netlink.Message{
+	replies, err := c.execute(netlink.Message{
 		Header: netlink.Header{Type: messageType(unix.NFT_MSG_GETGEN), Flags: netlink.Request},
 		Data:   nfgenmsg(unix.AF_UNSPEC, 0),
 	})
@@ -64,4 +80,43 @@ func (c *Conn) generation() (uint32, error) {
 		return 0, fmt.Errorf("reading the generation: %d answers", len(replies))
 	}
 	return messageAttrs(replies[0]).u32(unix.NFTA_GEN_ID), nil
+}
+
+// execute sends a request and returns its answers. c.mu is held.
+func (c *Conn) execute(m netlink.Message) ([]netlink.Message, error) {
+	if err := c.drain(); err != nil {
+		return nil, err
+	}
+	replies, err := c.nl.Execute(m)
+	c.stale = err != nil
+	return replies, err
+}
+
+// drain throws away the answers to a request that failed.
+func (c *Conn) drain() error {
+	if !c.stale {
+		return nil
+	}
+	raw, err := c.nl.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 1)
+	readErr := raw.Read(func(fd uintptr) bool {
+		for err = nil; !errors.Is(err, unix.EAGAIN); {
+			_, _, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+			if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+				return true
+			}
+		}
+		return true
+	})
+	if readErr != nil {
+		return readErr
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		return err
+	}
+	c.stale = false
+	return nil
 }

@@ -59,7 +59,7 @@ func (c *Conn) marksToChange(mask, bits uint32, change func(uint32) uint32) ([]n
 	var filter attrs
 	filter.u32(ctaMark, bits)
 	filter.u32(ctaMarkMask, mask)
-	entries, err := c.nl.Execute(netlink.Message{
+	entries, err := c.execute(netlink.Message{
 		Header: netlink.Header{Type: ctGet, Flags: netlink.Request | netlink.Dump},
 		Data:   append(nfgenmsg(unix.AF_UNSPEC, 0), filter...),
 	})
@@ -95,10 +95,15 @@ func (c *Conn) sendUpdates(updates []netlink.Message) error {
 	if err := c.makeRoom(&batch{messages: updates}); err != nil {
 		return err
 	}
+	if err := c.drain(); err != nil {
+		return err
+	}
+	c.stale = true
 	if _, err := c.nl.SendMessages(updates); err != nil {
 		return err
 	}
 	answers, err := c.answers()
+	c.stale = err != nil
 	if errors.Is(err, unix.ENOBUFS) {
 		return nil // answers are lost: the next listing says what is left
 	}

@@ -105,7 +105,7 @@ func ofTable(table string) attrs {
 
 // dump asks for all of a kind.
 func (c *Conn) dump(f family, typ uint16, a attrs) ([]attrMap, error) {
-	replies, err := c.nl.Execute(netlink.Message{
+	replies, err := c.execute(netlink.Message{
 		Header: netlink.Header{Type: messageType(typ), Flags: netlink.Request | netlink.Dump},
 		Data:   append(nfgenmsg(uint8(f), 0), a...),
 	})
@@ -172,7 +172,7 @@ func (c *Conn) readFamily(f family, name string) (*ruleset.Table, error) {
 
 // tableFlags returns a table's flags, ENOENT if there is none.
 func (c *Conn) tableFlags(f family, name string) (uint32, error) {
-	replies, err := c.nl.Execute(netlink.Message{
+	replies, err := c.execute(netlink.Message{
 		Header: netlink.Header{Type: messageType(unix.NFT_MSG_GETTABLE), Flags: netlink.Request},
 		Data:   append(nfgenmsg(uint8(f), 0), ofTable(name)...),
 	})

@@ -406,3 +406,90 @@ func TestUDPPushAfterRevocation(t *testing.T) {
 	server.sendTo("127.0.0.1:5001", "two")
 	denied(t, "pushed after the revocation", client.got() == "two")
 }
+
+// The same between this node and another machine, in both directions: the server here,
+// and the server there.
+func TestUDPPushAfterRevocationOutside(t *testing.T) {
+	const web = `
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: web}
+spec: {selector: {matchLabels: {app: web}}, ingress: [{from: [{cidr: 10.0.0.2/32}]}], egress: [{to: [{cidr: 10.0.0.2/32}], ports: ["6000/udp"]}]}
+`
+	s := newScene(t, openDB+web)
+	outside := s.stranger()
+	type flow struct{ server, client *sock }
+	flows := map[string]flow{}
+	open := func(who string, server *agent, at string, client *agent, from string) {
+		f := flow{server.udp(at), client.udp(from)}
+		f.client.sendTo(at, "subscribe")
+		allowed(t, who+": the request", f.server.got() == "subscribe")
+		flows[who] = f
+	}
+	open("db serves outside", s.db, ours+":5000", outside, theirs+":5001")
+	open("web serves outside", s.web, ours+":5010", outside, theirs+":5011")
+	open("outside serves db", outside, theirs+":7000", s.db, ours+":6001")
+	open("outside serves web", outside, theirs+":6000", s.web, ours+":6011")
+	to := map[string]string{"db serves outside": theirs + ":5001", "web serves outside": theirs + ":5011",
+		"outside serves db": ours + ":6001", "outside serves web": ours + ":6011"}
+	push := func(data string, want func(who string) bool) {
+		t.Helper()
+		for who, f := range flows {
+			f.server.sendTo(to[who], data)
+			if want(who) {
+				allowed(t, who+": "+data, f.client.got() == data)
+			} else {
+				denied(t, who+": "+data, f.client.got() != "")
+			}
+		}
+	}
+	push("one", func(string) bool { return true })
+	s.enforce(closedDB + web)
+	for _, data := range []string{"two", "three"} {
+		push(data, func(who string) bool { return strings.Contains(who, "web") })
+	}
+}
+
+// Somebody else's revocation does not end an allowed flow on which only the server
+// sends, though it would not be allowed the other way round.
+func TestUDPPushOutlivesAnothersRevocation(t *testing.T) {
+	s := newScene(t, openDB+portUDP)
+	server, client := s.web.udp("127.0.0.1:5000"), s.web2.udp("127.0.0.1:5001")
+	free, unlabelled := s.free.udp("127.0.0.1:5300"), s.web2.udp("127.0.0.1:5301")
+	client.sendTo("127.0.0.1:5000", "subscribe")
+	unlabelled.sendTo("127.0.0.1:5300", "subscribe")
+	push := func(data string, want, wantFree bool) {
+		t.Helper()
+		server.sendTo("127.0.0.1:5001", data)
+		free.sendTo("127.0.0.1:5301", data)
+		if got := client.got(); (got == data) != want {
+			t.Errorf("%s from a workload: %q; want it to arrive: %v", data, got, want)
+		}
+		if got := unlabelled.got(); (got == data) != wantFree {
+			t.Errorf("%s from unlabelled: %q; want it to arrive: %v", data, got, wantFree)
+		}
+	}
+	push("one", true, true)
+	s.enforce(closedDB + portUDP)
+	push("two", true, true)
+	push("three", true, true)
+	s.enforce(closedDB + strings.Replace(portUDP, "5300/udp", "5301/udp", 1))
+	push("four", true, false)
+	s.enforce(closedDB + strings.Replace(portUDP, "5000/udp", "5001/udp", 1))
+	push("five", false, false) // what was denied once waits for the client
+}
+
+// portUDP lets web ask itself and what is unlabelled, on one port each.
+const portUDP = `
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  ingress: [{from: [{workloads: {matchLabels: {app: web}}}], ports: ["5000/udp"]}]
+  egress:
+  - {to: [{workloads: {matchLabels: {app: web}}}]}
+  - {to: [{unlabelled: true}], ports: ["5300/udp"]}
+`

@@ -212,7 +212,10 @@ func (w *witness) judge(t *testing.T, when string, aim time.Duration) {
 	}
 }
 
-var flushes = flag.Int("flushes", 30, "how often another program removes the table")
+var (
+	flushes = flag.Int("flushes", 30, "how often another program removes the table")
+	soon    = flag.Duration("soon", patience, "99 of 100 times it must be back so soon")
+)
 
 // How soon the table is back, with workloads in it and nothing else going on.
 func TestMendedSoon(t *testing.T) {
@@ -235,5 +238,5 @@ func TestMendedSoon(t *testing.T) {
 	if unlike := m.unlike(allowWeb); unlike != "" {
 		t.Errorf("the table differs from a fresh compile:\n%s", unlike)
 	}
-	w.judge(t, "alone", patience)
+	w.judge(t, "alone", *soon)
 }

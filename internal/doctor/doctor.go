@@ -63,7 +63,7 @@ func Examine(ctx context.Context, m Machine) []Finding {
 		cgroupNamespace(),
 		cgroupDelegation(root),
 		inScratch(ctx, root, m.ProbeCommand),
-		[]Finding{peerPidfd(), conntrackTable()},
+		[]Finding{peerPidfd(), conntrackTable(), conntrackMarks()},
 		socketListing(),
 		foreignRules(ctx, m.Table),
 		[]Finding{bridges(), nftProgram()},

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"thole/ruleset/kernel"
 )
 
 // privileges checks for the capabilities that the daemon needs: NET_ADMIN for the
@@ -112,6 +114,21 @@ func conntrackTable() Finding {
 	if limit > 0 && count*5 >= limit*4 {
 		return f.warning(f.Found, "when it is full, new connections are dropped, labelled or not",
 			fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", limit*4))
+	}
+	return f
+}
+
+// conntrackMarks checks that marks of connections can be listed, and so changed: the
+// daemon must, when epochs come round.
+func conntrackMarks() Finding {
+	f := Finding{Check: "conntrack marks", Status: OK, Found: "can be changed through ctnetlink"}
+	conn, err := kernel.Open(kernel.Options{})
+	if err == nil {
+		defer conn.Close() //nolint:errcheck // nothing was written
+		_, err = conn.Remark(^uint32(0), ^uint32(0), func(mark uint32) uint32 { return mark })
+	}
+	if err != nil {
+		return f.missing(err.Error(), "the daemon does not start where it can not know what was allowed before", "load module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK), as root")
 	}
 	return f
 }

@@ -186,7 +186,7 @@ func TestDriftIsMended(t *testing.T) {
 	for _, edit := range []string{"flush ruleset", "delete table inet thole", "flush chain inet thole input", "add rule inet thole output accept"} {
 		must(t, m.Nft(edit))
 		nstest.WaitFor(t, 10*time.Second, "the table to be mended after "+edit, func() bool {
-			return strings.Contains(m.Shell(m.thole+" status"), "mended") && !free.TCP("127.0.0.1:80").Allowed() &&
+			return strings.Contains(m.Shell(m.thole+" status"), `by "nft"`) && !free.TCP("127.0.0.1:80").Allowed() &&
 				!strings.Contains(m.Shell("nft list chain inet thole output 2>/dev/null || true"), "\taccept\n\t}")
 		})
 	}

@@ -311,10 +311,14 @@ func (e *enforcer) remember() {
 }
 
 func (e *enforcer) failed(err error) {
+	last := retryLast
+	if e.loaded == nil {
+		last = driftPoll // nothing is enforced meanwhile
+	}
 	if e.badTable == nil {
 		e.retry = retryFirst
 	} else {
-		e.retry = min(2*e.retry, retryLast)
+		e.retry = min(2*e.retry, last)
 	}
 	e.badTable = &Failure{Time: e.now(), Text: err.Error()}
 }

@@ -80,7 +80,7 @@ func playStreams(client bool) error {
 	if err := json.Unmarshal(line, &plan); err != nil {
 		return err
 	}
-	ends := make([]*end, 0, plan.Count)
+	var ends []*end
 	if client {
 		ends, err = dialStreams(plan)
 	} else {

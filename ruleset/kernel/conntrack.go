@@ -11,8 +11,8 @@ import (
 
 // Messages and attributes of conntrack (linux/netfilter/nfnetlink_conntrack.h).
 const (
-	ctNew = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
-	ctGet = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
+	ctNew = unix.NFNL_SUBSYS_CTNETLINK << 8
+	ctGet = ctNew + 1
 
 	ctaTupleOrig = 1
 	ctaMark      = 8

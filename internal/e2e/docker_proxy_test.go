@@ -111,7 +111,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				answer.Header.Set("Api-Version", version)
 			}
 			if strings.HasSuffix(r.URL.Path, "/events") {
-				answer.Body = &stream{ReadCloser: answer.Body, proxy: p, cut: cut}
+				answer.Body = &eventStream{ReadCloser: answer.Body, proxy: p, cut: cut}
 			}
 			return nil
 		},
@@ -119,8 +119,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	back.ServeHTTP(w, r)
 }
 
-// A stream of events can be swallowed and cut.
-type stream struct {
+// A eventStream of events can be swallowed and cut.
+type eventStream struct {
 	io.ReadCloser
 	proxy *proxy
 	cut   chan struct{}
@@ -129,7 +129,7 @@ type stream struct {
 	rest  []byte
 }
 
-func (s *stream) Read(b []byte) (int, error) {
+func (s *eventStream) Read(b []byte) (int, error) {
 	s.once.Do(func() {
 		s.read = make(chan []byte)
 		go func() {

@@ -119,7 +119,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	back.ServeHTTP(w, r)
 }
 
-// A eventStream of events can be swallowed and cut.
+// An eventStream can be swallowed and cut.
 type eventStream struct {
 	io.ReadCloser
 	proxy *proxy

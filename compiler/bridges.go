@@ -35,8 +35,8 @@ func (l *lowering) bindNetworks(bridges []Bridge, unlabelled []Unlabelled) {
 		}
 	}
 	for _, u := range unlabelled {
-		class, _ := l.classAbove(u.Cgroup.Path)
-		l.bindNetwork(u.Own, class, "unlabelled")
+		b, _ := l.bindingAbove(u.Cgroup.Path)
+		l.bindNetwork(u.Own, b.class, "unlabelled")
 		own = append(own, u.Own...)
 	}
 	l.bridge = onPorts(own)

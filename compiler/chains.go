@@ -101,6 +101,7 @@ func (l *layout) output() nft.Chain {
 	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
 		return []nft.Rule{
 			rule(maskedNot(nft.CtMark, markClass, 0), nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, goTo("sent")),
+			rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(depth)}, Map: memberMap(depth)}, goTo("sent")),
 			rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("sent")),
 		}
 	}, "sender_nobody")...)
@@ -114,12 +115,16 @@ func (l *layout) output() nft.Chain {
 // either).
 func (l *layout) outputUnasked() nft.Chain {
 	return nft.Chain{Name: "output_unasked", Comment: "what was asked reached no workload that was found: who answers?", Rules: l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("output_pair"))}
+		return []nft.Rule{
+			rule(reachesItself(depth), accept),
+			rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("output_pair")),
+		}
 	}, "output_free")}
 }
 
 func outputPair() nft.Chain {
 	return nft.Chain{Name: "output_pair", Rules: []nft.Rule{
+		itsClass,
 		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark}, Map: "pair"}),
 		rule(anyOf(nft.CtState, nft.StateRelated), accept),
 		rule(goTo("discard")),
@@ -190,7 +195,10 @@ func (l *layout) outputAgain() nft.Chain {
 		rule(isNot(nft.MetaL4Proto, nft.ProtoUDP), goTo("answer_nobody")),
 	}}
 	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("answer"))}
+		return []nft.Rule{
+			rule(is(nft.MetaOif, nft.IfindexLo), reachesItself(depth), goTo("settle")),
+			rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("answer")),
+		}
 	}, "answer_nobody")...)
 	return c
 }
@@ -224,6 +232,7 @@ func (l *layout) leave() nft.Chain {
 		because("an error about a connection", anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
 		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
 	}}
+	c.Rules = append(c.Rules, itsClass)
 	c.Rules = append(c.Rules, l.containers(oifName, ipDaddr, ip6Daddr)...)
 	if l.fleet != nil {
 		opens := []nft.Statement{is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.TCPFlags, tcpOpening, nft.TCPSyn), nft.InSet{Key: key(), Set: "introduced"}}
@@ -272,7 +281,10 @@ func (l *layout) input() nft.Chain {
 // listener puts the class of the listener into the packet's mark.
 func (l *layout) listener() []nft.Rule {
 	return l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("decide"))}
+		return []nft.Rule{
+			rule(is(nft.MetaIif, nft.IfindexLo), reachesItself(depth), goTo("settle")),
+			rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("decide")),
+		}
 	}, "listener_nobody")
 }
 
@@ -321,11 +333,12 @@ func (l *layout) inputAgain() nft.Chain {
 
 // leaveAgain is leave, asked by an answer.
 func (l *layout) leaveAgain() nft.Chain {
-	return nft.Chain{Name: "leave_again", Comment: "may what it answers leave still?", Rules: append(l.containers(iifName, ipSaddr, ip6Saddr),
+	return nft.Chain{Name: "leave_again", Comment: "may what it answers leave still?", Rules: slices.Concat([]nft.Rule{itsClass}, l.containers(iifName, ipSaddr, ip6Saddr), []nft.Rule{
 		rule(v4, nft.ByMap{Key: []nft.Expr{ctClass, ipSaddr, l4proto, sport}, Map: "leave4"}),
 		rule(v6, nft.ByMap{Key: []nft.Expr{ctClass, ip6Saddr, l4proto, sport}, Map: "leave6"}),
 		rule(nft.ByMap{Key: []nft.Expr{ctClass}, Map: "leave_class"}),
-		rule(goTo("settle_out")))}
+		rule(goTo("settle_out")),
+	})}
 }
 
 // inputUDP decides every packet: a UDP port changes hands. What goes to a group or
@@ -426,6 +439,7 @@ func (l *layout) outside(bridge, addr4, addr6 nft.Expr) []nft.Rule {
 // ask asks both sides: at once where both allow the pair everything, else one by one.
 func (l *layout) ask() nft.Chain {
 	return nft.Chain{Name: "ask", Comment: "ct mark: class of the sender; mark: of the listener; priority: of the port", Rules: []nft.Rule{
+		itsClass,
 		rule(nft.ByMap{Key: []nft.Expr{ctClass, metaMark}, Map: "pair"}),
 		rule(jump("ingress")),
 		rule(jump("egress")),
@@ -436,6 +450,7 @@ func (l *layout) ask() nft.Chain {
 // askNobody asks the sender's side alone.
 func (l *layout) askNobody() nft.Chain {
 	return nft.Chain{Name: "ask_nobody", Rules: []nft.Rule{
+		itsClass,
 		rule(jump("egress")),
 		because("not settled: see output_unasked", is(nft.MetaL4Proto, nft.ProtoUDP), nft.Count{Counter: "allowed"}, accept),
 		rule(goTo("settle")),
@@ -609,8 +624,20 @@ var (
 func cgroup(depth uint8) nft.Expr   { return nft.Expr{Field: nft.SocketCgroup, Level: depth} }
 func classMap(depth uint8) string   { return fmt.Sprintf("class%d", depth) }
 func sameSet(depth uint8) string    { return fmt.Sprintf("same%d", depth) }
+func memberMap(depth uint8) string  { return fmt.Sprintf("member%d", depth) }
+func itselfSet(depth uint8) string  { return fmt.Sprintf("itself%d", depth) }
 func freeSet(depth uint8) string    { return fmt.Sprintf("free%d", depth) }
 func unknownSet(depth uint8) string { return fmt.Sprintf("unknown%d", depth) }
+
+// reachesItself holds where the mark has the socket's own workload, of a class whose
+// members may not reach each other.
+func reachesItself(depth uint8) nft.InSet {
+	return nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: itselfSet(depth)}
+}
+
+// itsClass has the mark say the class where it has the number of one of its members: it
+// does not reach itself, and policies know no more than the class.
+var itsClass = rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{ctClass}, Map: "group"})
 
 func rule(s ...nft.Statement) nft.Rule { return nft.Rule{Statements: s} }
 

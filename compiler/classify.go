@@ -11,8 +11,13 @@ import (
 // A workloadClass are the workloads that no policy of the set can tell apart.
 // What is true of its first member is true of all.
 type workloadClass struct {
-	number   uint32
-	members  []*Workload
+	number  uint32
+	members []*Workload
+
+	// A class that may not reach itself is divided: each member has a number of its own,
+	// by which the kernel knows it from the others, since each may reach itself.
+	numbers []uint32 // of the members; nil: it is not divided
+
 	policies []*Policy // those that select it, by name
 	index    int       // in classes.workloads, and behind them classes.remotes
 	remote   *Remote   // on another node: its first member; policies is nil
@@ -31,24 +36,17 @@ type classes struct {
 	matchers map[*Rule]*matcher
 }
 
-// classifyWorkloads groups workloads by all that the policies ask of them. Those
-// of which alone says so get a class of their own.
-func classifyWorkloads(policies []Policy, workloads []Workload, alone func(*Workload) bool) []workloadClass {
+// classifyWorkloads groups workloads by all that the policies ask of them.
+func classifyWorkloads(policies []Policy, workloads []Workload) []workloadClass {
 	ask := questions(policies)
 	var list []workloadClass
 	byView, byAnswers := map[string]int{}, map[string]int{} // index in list
 	for i := range workloads {
 		w := &workloads[i]
 		view := ask.view(w)
-		if alone(w) {
-			view = "alone: " + w.identity()
-		}
 		at, known := byView[view]
 		if !known {
 			answers := ask.answers(w)
-			if alone(w) {
-				answers = view
-			}
 			if at, known = byAnswers[answers]; !known {
 				at = len(list)
 				byAnswers[answers] = at

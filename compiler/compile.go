@@ -81,14 +81,7 @@ func Compile(in Input) (Result, error) {
 	in.Workloads = slices.DeleteFunc(slices.Clone(in.Workloads), func(w Workload) bool { return w.Kind == KindAddress })
 	workloads := slices.SortedFunc(slices.Values(in.Workloads), func(a, b Workload) int { return strings.Compare(a.identity(), b.identity()) })
 
-	cs := classify(policies, workloads)
-	if in.Fleet != nil {
-		cs.classifyRemotes(policies, in.Remotes)
-		clear(cs.matchers) // they do not know of these
-		for i := range cs.workloads {
-			cs.workloads[i].dockets = [2]*docket{}
-		}
-	}
+	cs := classify(policies, in, workloads)
 	numbers, err := cs.number(in.Numbers)
 	if err != nil {
 		return Result{}, err
@@ -106,29 +99,21 @@ func Compile(in Input) (Result, error) {
 	return r, nil
 }
 
-// classify divides workloads, addresses and ports into classes. A class of several
-// workloads that may not reach itself is divided into its workloads, since each of
-// them may.
-func classify(policies []Policy, workloads []Workload) *classes {
+// classify divides workloads, addresses and ports into classes.
+func classify(policies []Policy, in Input, workloads []Workload) *classes {
 	cs := &classes{
 		addresses: classifyAddresses(policies),
 		ports:     classifyPorts(policies),
+		workloads: classifyWorkloads(policies, workloads),
 		matchers:  map[*Rule]*matcher{},
 	}
-	alone := map[*Workload]bool{}
-	apart := func(w *Workload) bool { return alone[w] }
-	cs.workloads = classifyWorkloads(policies, workloads, apart)
-	for i := range cs.workloads {
-		c := &cs.workloads[i]
-		if len(c.members) > 1 && !cs.reachesItself(c) {
-			for _, w := range c.members {
-				alone[w] = true
-			}
-		}
+	if in.Fleet != nil {
+		cs.classifyRemotes(policies, in.Remotes)
 	}
-	if len(alone) > 0 {
-		cs.workloads = classifyWorkloads(policies, workloads, apart)
-		clear(cs.matchers)
+	for i := range cs.workloads {
+		if c := &cs.workloads[i]; !cs.reachesItself(c) {
+			c.numbers = make([]uint32, len(c.members))
+		}
 	}
 	return cs
 }

@@ -145,13 +145,10 @@ func (cs *classes) docket(c *workloadClass, d direction) *docket {
 	return dk
 }
 
-// judge says whether c, as the given side of connections with p, allows them.
+// judge says whether c, as the given side of connections with p, allows them. That a
+// workload may reach itself whatever it says is for the sets itselfN.
 func (cs *classes) judge(c *workloadClass, d direction, p peer) *row {
-	dk := cs.docket(c, d)
-	if p.workloads == c && len(c.members) == 1 {
-		return newRow(make([]judgement, len(dk.ports)+1)) // a workload may always reach itself
-	}
-	return dk.judge(func(m *matcher) bool { return m.matches(c, p) })
+	return cs.docket(c, d).judge(func(m *matcher) bool { return m.matches(c, p) })
 }
 
 // judge hears the entries that match.
@@ -308,7 +305,7 @@ func (s *SameLabels) match(a, b *Workload) bool {
 }
 
 // reachesItself says whether both sides allow c everything with its own class. If
-// not, its workloads must be told apart: each may reach itself.
+// not, it is divided: a workload may always reach itself.
 func (cs *classes) reachesItself(c *workloadClass) bool {
 	itself := peer{workloads: c}
 	return cs.judge(c, ingress, itself).allowsAll() && cs.judge(c, egress, itself).allowsAll()

@@ -16,6 +16,9 @@ func Loaded(t *ruleset.Table) (Numbers, uint16) {
 			case strings.HasPrefix(s.Name, "class"):
 				n.Workloads[cgroupKey(e.Key[0].From.Uint64())] = e.Number
 				n.Next = max(n.Next, e.Number+1)
+			case strings.HasPrefix(s.Name, "member"):
+				n.Workloads["itself "+cgroupKey(e.Key[0].From.Uint64())] = e.Number
+				n.Next = max(n.Next, e.Number+1)
 			case s.Name == "ports":
 				n.Ports[spanOf(uint8(e.Key[0].From.Uint64()), e.Key[1]).String()] = e.Number
 			case s.Name == "icmp4":
@@ -38,11 +41,10 @@ func spanOf(proto uint8, v ruleset.Value) span {
 // epochOf reads the epoch from the rule that writes it, 0 if there is none.
 func epochOf(t *ruleset.Table) uint16 {
 	for _, c := range t.Chains {
-		if c.Name != "settle" || len(c.Rules) == 0 || len(c.Rules[0].Statements) == 0 {
-			continue
-		}
-		if set, ok := c.Rules[0].Statements[0].(ruleset.SetBits); ok {
-			return uint16(set.Or & markEpoch >> epochShift)
+		for _, r := range c.Rules {
+			if set, ok := r.Statements[0].(ruleset.SetBits); ok && c.Name == "settle" {
+				return uint16(set.Or & markEpoch >> epochShift)
+			}
 		}
 	}
 	return 0

@@ -16,15 +16,15 @@ type lowering struct {
 	sets   map[string]*nft.Set
 	levels []level // deepest first
 	audits map[string]auditChain
-	bridge *nft.Table        // of family bridge; nil: it is not needed
-	bound  map[string]uint32 // the class of each bound cgroup, by path
+	bridge *nft.Table         // of family bridge; nil: it is not needed
+	bound  map[string]binding // by the path of the cgroup
 
 	comments bool
 }
 
 // lower returns the table that does what the policies say of these classes.
 func (cs *classes) lower(in Input) nft.Table {
-	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]uint32{}, comments: in.Options.Comments}
+	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]binding{}, comments: in.Options.Comments}
 	l.declare()
 	l.bindWorkloads()
 	l.bindContainers(in.Parents, in.Unlabelled)
@@ -88,6 +88,7 @@ func (l *lowering) asksNothing(r nft.Rule) bool {
 // declare makes the maps that a table may have, empty.
 func (l *lowering) declare() {
 	for _, s := range []nft.Set{
+		{Name: "group", Key: []nft.Type{nft.Mark}, Data: nft.Mark, Comment: "the class of those who have a number of their own"},
 		{Name: "ports", Key: []nft.Type{nft.InetProto, nft.InetService}, Data: nft.ClassID, Interval: true, Comment: "classes of ports; 0 is every other port"},
 		{Name: "icmp4", Key: []nft.Type{nft.ICMPType}, Data: nft.ClassID, Interval: true},
 		{Name: "icmp6", Key: []nft.Type{nft.ICMPv6Type}, Data: nft.ClassID, Interval: true},
@@ -132,14 +133,23 @@ func (l *lowering) add(set string, e nft.Element) {
 func (l *lowering) bindWorkloads() {
 	for i := range l.workloads {
 		c := &l.workloads[i]
-		for _, w := range c.members {
-			l.bound[w.Cgroup.Path] = c.number
-			l.bind(w.Cgroup, c.number, l.commentOf(w))
+		for at, w := range c.members {
+			b := binding{class: c.number}
+			if c.numbers != nil {
+				b.itself = c.numbers[at]
+				l.add("group", nft.Element{Key: []nft.Value{class(b.itself)}, Number: b.class, Comment: l.commentOf(w)})
+			}
+			l.bound[w.Cgroup.Path] = b
+			l.bind(w.Cgroup, b, l.commentOf(w))
 		}
 	}
 }
 
-func (l *lowering) bind(cg Cgroup, class uint32, comment string) {
+// A binding is what a cgroup is bound to: a class and, where that is divided, the number
+// of the workload itself.
+type binding struct{ class, itself uint32 }
+
+func (l *lowering) bind(cg Cgroup, b binding, comment string) {
 	at := l.level(cg)
 	if !at.bound {
 		at.bound = true
@@ -147,10 +157,19 @@ func (l *lowering) bind(cg Cgroup, class uint32, comment string) {
 			Comment: fmt.Sprintf("cgroups at depth %d: their class", at.depth)})
 		l.declareSet(nft.Set{Name: sameSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark},
 			Comment: "the same, to ask whether the mark says so already"})
+		l.declareSet(nft.Set{Name: memberMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
+			Comment: "which of a class whose members may not reach each other"})
+		l.declareSet(nft.Set{Name: itselfSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark},
+			Comment: "the same, to ask whether one reaches itself"})
 	}
 	key := nft.CgroupValue(cg.Path, cg.ID)
-	l.add(classMap(at.depth), nft.Element{Key: []nft.Value{key}, Number: class, Comment: comment})
-	l.add(sameSet(at.depth), nft.Element{Key: []nft.Value{key, nft.Number(uint64(class))}})
+	l.add(classMap(at.depth), nft.Element{Key: []nft.Value{key}, Number: b.class, Comment: comment})
+	l.add(sameSet(at.depth), nft.Element{Key: []nft.Value{key, class(b.class)}})
+	if b.itself != 0 {
+		l.add(memberMap(at.depth), nft.Element{Key: []nft.Value{key}, Number: b.itself, Comment: comment})
+		l.add(sameSet(at.depth), nft.Element{Key: []nft.Value{key, class(b.itself)}})
+		l.add(itselfSet(at.depth), nft.Element{Key: []nft.Value{key, class(b.itself)}})
+	}
 }
 
 // bindContainers enters the parents of containers, and the containers below them
@@ -167,8 +186,8 @@ func (l *lowering) bindContainers(parents []Cgroup, unlabelled []Unlabelled) {
 		l.add(unknownSet(at.depth), nft.Element{Key: []nft.Value{nft.CgroupValue(p.Path, p.ID)}})
 	}
 	for _, u := range unlabelled {
-		if class, ok := l.classAbove(u.Cgroup.Path); ok {
-			l.bind(u.Cgroup, class, "unlabelled, in a bound cgroup")
+		if b, ok := l.bindingAbove(u.Cgroup.Path); ok {
+			l.bind(u.Cgroup, b, "unlabelled, in a bound cgroup")
 			continue
 		}
 		at := l.level(u.Cgroup)
@@ -181,14 +200,14 @@ func (l *lowering) bindContainers(parents []Cgroup, unlabelled []Unlabelled) {
 	slices.SortFunc(l.levels, func(a, b level) int { return cmp.Compare(b.depth, a.depth) })
 }
 
-// classAbove returns the class of the deepest bound cgroup that contains path.
-func (l *lowering) classAbove(cgroup string) (class uint32, ok bool) {
+// bindingAbove returns that of the deepest bound cgroup that contains another.
+func (l *lowering) bindingAbove(cgroup string) (b binding, ok bool) {
 	for at := strings.LastIndexByte(cgroup, '/'); at >= 0; at = strings.LastIndexByte(cgroup[:at], '/') {
-		if class, ok = l.bound[cgroup[:at]]; ok {
-			return class, true
+		if b, ok = l.bound[cgroup[:at]]; ok {
+			return b, true
 		}
 	}
-	return 0, false
+	return binding{}, false
 }
 
 // level returns the entry of the cgroup's depth.

@@ -70,12 +70,21 @@ func (c *classes) number(had Numbers) (has Numbers, err error) {
 	var numbers []uint32
 	var lowest uint32
 	has.Next = had.Next
-	numbers, has.Workloads, err = number("workloads", identities(c.workloads), had.Workloads, firstWorkloadClass, lastWorkloadClass, &has.Next)
+	groups := identities(c.workloads)
+	for _, class := range c.workloads {
+		for at := range class.numbers {
+			groups = append(groups, itself(class.members[at]))
+		}
+	}
+	numbers, has.Workloads, err = number("workloads", groups, had.Workloads, firstWorkloadClass, lastWorkloadClass, &has.Next)
 	if err != nil {
 		return has, err
 	}
+	rest := numbers[len(c.workloads):]
 	for i := range c.workloads {
-		c.workloads[i].number = numbers[i]
+		class := &c.workloads[i]
+		class.number = numbers[i]
+		rest = rest[copy(class.numbers, rest):]
 	}
 	has.NextRemote = had.NextRemote
 	numbers, has.Remotes, err = number("other nodes' workloads", identities(c.remotes), had.Remotes, firstRemoteClass, lastRemoteClass, &has.NextRemote)
@@ -117,6 +126,15 @@ func identities(list []workloadClass) [][]string {
 		}
 	}
 	return all
+}
+
+// itself are the keys of a member's own number, in a class that is divided.
+func itself(w *Workload) []string {
+	keys := []string{"itself " + w.identity()}
+	if w.Cgroup.ID != 0 {
+		keys = append(keys, "itself "+cgroupKey(w.Cgroup.ID))
+	}
+	return keys
 }
 
 // cgroupKey is a workload's identity as the kernel knows it: without a path.

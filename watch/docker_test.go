@@ -65,10 +65,7 @@ func TestDockerAway(t *testing.T) {
 	tr.until("the container that ended", nil, has())
 
 	docker.come()
-	s = tr.until("the container that began", nil, has("name-b"))
-	if len(s.Problems) > 0 {
-		t.Errorf("with Docker again: %s", problemsOf(s))
-	}
+	tr.until("the container that began, and no problem", nil, func(s Snapshot) bool { return has("name-b")(s) && len(s.Problems) == 0 })
 	if status := tr.docker.Status(); !status.Connected || status.Containers != 1 {
 		t.Errorf("status with Docker again: %+v", status)
 	}

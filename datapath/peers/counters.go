@@ -1,0 +1,80 @@
+package peers
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+
+	"thole/datapath/packet"
+	"thole/datapath/pki"
+	"thole/datapath/token"
+)
+
+// Counters count, by reason, what the datapath refused. The zero value is ready; it is
+// safe for concurrent use.
+type Counters struct {
+	mu sync.Mutex
+	n  map[string]uint64
+}
+
+// certificates are pki's reasons, as metrics name them.
+var certificates = []struct {
+	err  error
+	name string
+}{
+	{pki.ErrMalformed, "malformed"}, {pki.ErrForeign, "foreign"}, {pki.ErrUsage, "usage"},
+	{pki.ErrNotYetValid, "not-yet-valid"}, {pki.ErrExpired, "expired"}, {pki.ErrRevoked, "revoked"},
+	{pki.ErrNotGranted, "not-granted"},
+}
+
+// reason is what the Reasons of the datapath's packages have in common.
+type reason interface {
+	error
+	String() string
+}
+
+// Count counts an error under its reason: that of the deepest package that has one.
+func (c *Counters) Count(err error) {
+	if err == nil {
+		return
+	}
+	name := nameOf(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = make(map[string]uint64)
+	}
+	c.n[name]++
+}
+
+func nameOf(err error) string {
+	for _, c := range certificates {
+		if errors.Is(err, c.err) {
+			return "certificate/" + c.name
+		}
+	}
+	if _, ok := errors.AsType[*packet.TooBigError](err); ok {
+		return "packet/too-big"
+	}
+	if _, ok := errors.AsType[*token.TooBigError](err); ok {
+		return "token/too-big"
+	}
+	if r, ok := errors.AsType[reason](err); ok {
+		if pkg, typ, _ := strings.Cut(fmt.Sprintf("%T", r), "."); typ == "Reason" {
+			return pkg + "/" + r.String()
+		}
+	}
+	return "other"
+}
+
+// Map returns the counts. What never happened is not in it.
+func (c *Counters) Map() map[string]uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		return map[string]uint64{}
+	}
+	return maps.Clone(c.n)
+}

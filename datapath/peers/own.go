@@ -1,0 +1,209 @@
+package peers
+
+import (
+	"bytes"
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	mathrand "math/rand/v2"
+	"slices"
+	"time"
+
+	"thole/datapath/pki"
+	"thole/datapath/token"
+)
+
+// The life of an own statement.
+const (
+	Lifetime  = 75 * time.Second // as it says
+	TurnAfter = 45 * time.Second // from then on another takes its place at the next use …
+	TurnIn    = 15 * time.Second // … but for a random part of this
+	KeepFor   = 15 * time.Second // its key, after it has expired
+)
+
+// An ownSet is what this node says for the workloads with one set of labels.
+type ownSet struct{ current, previous *ownStatement }
+
+type ownStatement struct {
+	*token.Own
+	node *pki.Node // that signed it
+	turn time.Time // of the wall clock, like what follows
+	drop time.Time
+}
+
+// Own returns the statement of workloads with these labels on this node, and makes one
+// if there is none, or if it has been used for long enough. Of the labels it says those
+// that the node's certificate lets it vouch for; see Assertable.
+func (p *Peers) Own(labels map[string]string, now time.Time) (*token.Own, error) {
+	p.mu.Lock()
+	node := p.node
+	p.mu.Unlock()
+	said, err := Assertable(node.Identity, labels)
+	if err != nil {
+		return nil, err
+	}
+	key := setKey(said)
+	if own := p.currentOwn(key, node, now); own != nil {
+		return own.Own, nil
+	}
+	if err := node.Identity.ValidAt(now); err != nil {
+		return nil, fmt.Errorf("%w: %w", token.BadCertificate, err)
+	}
+	fresh, err := newOwn(node, said, now)
+	if err != nil {
+		return nil, err
+	}
+	return p.install(key, fresh, now).Own, nil
+}
+
+// Assertable returns those of a workload's labels of which others can be told. What the
+// certificate grants no value of is left out: who reads the certificate sees that the
+// node can not speak of it. Where a value is granted but not this one, or another is
+// required, that would mislead, so nothing is said of the workload at all.
+func Assertable(id *pki.Identity, labels map[string]string) (map[string]string, error) {
+	said := make(map[string]string, len(labels))
+	for key, value := range labels {
+		_, granted := id.Grants[key]
+		_, required := id.Require[key]
+		if granted || required {
+			said[key] = value
+		}
+	}
+	if _, err := id.MayAssert(said); err != nil {
+		return nil, fmt.Errorf("%w: %w", token.NotGranted, err)
+	}
+	if len(said) == 0 {
+		return nil, token.NoLabels
+	}
+	return said, nil
+}
+
+func newOwn(node *pki.Node, labels map[string]string, now time.Time) (*ownStatement, error) {
+	ephemeral, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making an ephemeral key: %v", err)
+	}
+	own, err := token.Sign(token.Content{
+		NotBefore: now, Lifetime: Lifetime, Certificate: node.Identity.Certificate, Labels: labels,
+	}, node.Key, ephemeral)
+	if err != nil {
+		return nil, err
+	}
+	begin := own.Statement.NotBefore
+	return &ownStatement{
+		Own: own, node: node,
+		turn: begin.Add(TurnAfter + mathrand.N(TurnIn)),
+		drop: begin.Add(Lifetime + KeepFor),
+	}, nil
+}
+
+// currentOwn returns the statement that is to be used now, or nil.
+func (p *Peers) currentOwn(key string, node *pki.Node, now time.Time) *ownStatement {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set, _ := p.own.get(key, now)
+	if set == nil || !set.current.by(node) || !set.current.fresh(now) {
+		return nil
+	}
+	return set.current
+}
+
+// by reports whether node's certificate is the one in s.
+func (s *ownStatement) by(node *pki.Node) bool {
+	return bytes.Equal(s.node.Identity.Certificate, node.Identity.Certificate)
+}
+
+// fresh reports whether s is used in new handshakes. A clock that was set back makes a
+// statement of the future, which others may refuse.
+func (s *ownStatement) fresh(now time.Time) bool {
+	return now.Before(s.turn) && !now.Before(s.Statement.NotBefore)
+}
+
+// install makes s the current statement, unless somebody else was faster.
+func (p *Peers) install(key string, s *ownStatement, now time.Time) *ownStatement {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set, _ := p.own.get(key, now)
+	if set == nil {
+		set = &ownSet{}
+	}
+	if c := set.current; c != nil && c.by(p.node) && c.fresh(now) {
+		return c
+	}
+	p.own.put(key, &ownSet{current: s, previous: set.current}, s.drop)
+	return s
+}
+
+// named returns the statement of a label set that a short token names, or nil: the
+// current one, or the one before.
+func (p *Peers) named(labels map[string]string, fingerprint token.Fingerprint, now time.Time) *token.Own {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	said, err := Assertable(p.node.Identity, labels)
+	if err != nil {
+		return nil
+	}
+	set, _ := p.own.get(setKey(said), now)
+	if set == nil {
+		return nil
+	}
+	for _, s := range []*ownStatement{set.current, set.previous} {
+		if s != nil && s.Statement.Fingerprint() == fingerprint && !now.After(s.drop) {
+			return s.Own
+		}
+	}
+	return nil
+}
+
+// sweepOwn drops keys whose time is over.
+func (p *Peers) sweepOwn(now time.Time) {
+	p.own.sweep(now)
+	for _, e := range p.own.entries {
+		u := e.Value.(*used[string, *ownSet])
+		if s := u.value.previous; s != nil && now.After(s.drop) {
+			u.value = &ownSet{current: u.value.current}
+		}
+	}
+}
+
+// keepOwn keeps, of the own statements, those that others may go on to believe: whose
+// certificate is still one that this node would believe itself.
+func (p *Peers) keepOwn(trust *pki.Trust, now time.Time) {
+	valid := make(map[*pki.Node]bool)
+	keep := func(s *ownStatement) bool {
+		if s == nil {
+			return false
+		}
+		if _, known := valid[s.node]; !known {
+			_, err := trust.Verify(s.node.Identity.Certificate, now)
+			valid[s.node] = err == nil
+		}
+		return valid[s.node]
+	}
+	for key, e := range p.own.entries {
+		u := e.Value.(*used[string, *ownSet])
+		set := *u.value
+		if !keep(set.previous) {
+			set.previous = nil
+		}
+		if !keep(set.current) {
+			p.own.drop(key)
+			continue
+		}
+		u.value = &set
+	}
+}
+
+// setKey names a label set.
+func setKey(labels map[string]string) string {
+	var b []byte
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		for _, s := range []string{key, labels[key]} {
+			b = binary.AppendUvarint(b, uint64(len(s)))
+			b = append(b, s...)
+		}
+	}
+	return string(b)
+}

@@ -34,50 +34,30 @@ type ownStatement struct {
 }
 
 // Own returns the statement of workloads with these labels on this node, and makes one
-// if there is none, or if it has been used for long enough. Of the labels it says those
-// that the node's certificate lets it vouch for; see Assertable.
+// if there is none, or if it has been used for long enough. The labels are all that the
+// workload has, but for those that tools set: to leave out what the certificate does not
+// grant would let the others conclude that the workload has no such label, so nothing is
+// said of it then (token.NotGranted).
 func (p *Peers) Own(labels map[string]string, now time.Time) (*token.Own, error) {
+	key := setKey(labels)
 	p.mu.Lock()
 	node := p.node
+	set, _ := p.own.get(key, now)
 	p.mu.Unlock()
-	said, err := Assertable(node.Identity, labels)
-	if err != nil {
-		return nil, err
-	}
-	key := setKey(said)
-	if own := p.currentOwn(key, node, now); own != nil {
-		return own.Own, nil
+	if set != nil && set.current.usable(node, now) {
+		return set.current.Own, nil
 	}
 	if err := node.Identity.ValidAt(now); err != nil {
 		return nil, fmt.Errorf("%w: %w", token.BadCertificate, err)
 	}
-	fresh, err := newOwn(node, said, now)
+	if _, err := node.Identity.MayAssert(labels); err != nil {
+		return nil, fmt.Errorf("%w: %w", token.NotGranted, err)
+	}
+	fresh, err := newOwn(node, labels, now)
 	if err != nil {
 		return nil, err
 	}
 	return p.install(key, fresh, now).Own, nil
-}
-
-// Assertable returns those of a workload's labels of which others can be told. What the
-// certificate grants no value of is left out: who reads the certificate sees that the
-// node can not speak of it. Where a value is granted but not this one, or another is
-// required, that would mislead, so nothing is said of the workload at all.
-func Assertable(id *pki.Identity, labels map[string]string) (map[string]string, error) {
-	said := make(map[string]string, len(labels))
-	for key, value := range labels {
-		_, granted := id.Grants[key]
-		_, required := id.Require[key]
-		if granted || required {
-			said[key] = value
-		}
-	}
-	if _, err := id.MayAssert(said); err != nil {
-		return nil, fmt.Errorf("%w: %w", token.NotGranted, err)
-	}
-	if len(said) == 0 {
-		return nil, token.NoLabels
-	}
-	return said, nil
 }
 
 func newOwn(node *pki.Node, labels map[string]string, now time.Time) (*ownStatement, error) {
@@ -99,26 +79,12 @@ func newOwn(node *pki.Node, labels map[string]string, now time.Time) (*ownStatem
 	}, nil
 }
 
-// currentOwn returns the statement that is to be used now, or nil.
-func (p *Peers) currentOwn(key string, node *pki.Node, now time.Time) *ownStatement {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	set, _ := p.own.get(key, now)
-	if set == nil || !set.current.by(node) || !set.current.fresh(now) {
-		return nil
-	}
-	return set.current
-}
-
-// by reports whether node's certificate is the one in s.
-func (s *ownStatement) by(node *pki.Node) bool {
-	return bytes.Equal(s.node.Identity.Certificate, node.Identity.Certificate)
-}
-
-// fresh reports whether s is used in new handshakes. A clock that was set back makes a
-// statement of the future, which others may refuse.
-func (s *ownStatement) fresh(now time.Time) bool {
-	return now.Before(s.turn) && !now.Before(s.Statement.NotBefore)
+// usable reports whether s is used in new handshakes of the node: it is by its present
+// certificate, and not too old. A clock that was set back makes a statement of the future,
+// which others may refuse.
+func (s *ownStatement) usable(node *pki.Node, now time.Time) bool {
+	return bytes.Equal(s.node.Identity.Certificate, node.Identity.Certificate) &&
+		now.Before(s.turn) && !now.Before(s.Statement.NotBefore)
 }
 
 // install makes s the current statement, unless somebody else was faster.
@@ -129,7 +95,7 @@ func (p *Peers) install(key string, s *ownStatement, now time.Time) *ownStatemen
 	if set == nil {
 		set = &ownSet{}
 	}
-	if c := set.current; c != nil && c.by(p.node) && c.fresh(now) {
+	if c := set.current; c != nil && c.usable(p.node, now) {
 		return c
 	}
 	p.own.put(key, &ownSet{current: s, previous: set.current}, s.drop)
@@ -141,11 +107,7 @@ func (p *Peers) install(key string, s *ownStatement, now time.Time) *ownStatemen
 func (p *Peers) named(labels map[string]string, fingerprint token.Fingerprint, now time.Time) *token.Own {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	said, err := Assertable(p.node.Identity, labels)
-	if err != nil {
-		return nil
-	}
-	set, _ := p.own.get(setKey(said), now)
+	set, _ := p.own.get(setKey(labels), now)
 	if set == nil {
 		return nil
 	}

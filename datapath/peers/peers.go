@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -273,7 +274,7 @@ func (p *Peers) check(side Side, b []byte, from netip.Addr, now time.Time) (*tok
 	if err == nil && bytes.Equal(claim.Statement.Bytes(), b) {
 		return claim, claim.Admit(from, now)
 	}
-	if err != nil && err != error(Unknown) {
+	if err != nil && !errors.Is(err, Unknown) {
 		return nil, err
 	}
 	p.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -189,24 +190,65 @@ func TestSweepDropsKeys(t *testing.T) {
 	}
 }
 
-func TestAssertable(t *testing.T) {
-	id := newTwo(t).webNode.Identity
+// TestOwnRefuses: nothing is said of a workload that the others would misunderstand.
+func TestOwnRefuses(t *testing.T) {
+	w := newTwo(t)
 	for _, c := range []struct {
-		name         string
-		labels, want map[string]string
-		err          error
+		name   string
+		labels map[string]string
+		now    time.Time
+		want   error
 	}{
-		{"as they are", map[string]string{"app": "web", "env": ""}, map[string]string{"app": "web", "env": ""}, nil},
-		{"tools' and foreign keys are left out", map[string]string{"app": "web", "com.docker.x": "1", "tier": "x"}, web, nil},
-		{"a value that is not granted", map[string]string{"app": "root", "env": "x"}, nil, token.NotGranted},
-		{"what is required, as it is", map[string]string{"team": "a"}, map[string]string{"team": "a"}, nil},
-		{"what is required, otherwise", map[string]string{"app": "web", "team": "b"}, nil, token.NotGranted},
-		{"nothing to say", map[string]string{"tier": "x"}, nil, token.NoLabels},
+		{"a key that is not granted", map[string]string{"app": "web", "tier": "x"}, start, token.NotGranted},
+		{"a value that is not granted", map[string]string{"app": "root"}, start, token.NotGranted},
+		{"what is required, otherwise", map[string]string{"app": "web", "team": "b"}, start, token.NotGranted},
+		{"what is required, as it is", map[string]string{"app": "web", "team": "a"}, start, nil},
+		{"no labels", nil, start, token.NoLabels},
+		{"after the certificate's end", web, start.Add(200 * time.Hour), pki.ErrExpired},
 	} {
-		got, err := Assertable(id, c.labels)
-		if !errors.Is(err, c.err) || !maps.Equal(got, c.want) {
-			t.Errorf("%s: %v, %v", c.name, got, err)
+		if _, err := w.client.Own(c.labels, c.now); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
+	}
+	_, err := w.client.Own(map[string]string{"app": "web", "env": strings.Repeat("x", 250), "team": "a"}, start)
+	must(t, err)
+}
+
+// TestBounds: what the maps are bounded by, one more than that.
+func TestBounds(t *testing.T) {
+	w := newTwo(t)
+	client, server := w.connect(start)
+	p, q := w.client, w.server
+	for i := range MaxRemembered {
+		p.Answered(client, netip.AddrPortFrom(dbAddr, uint16(10000+i)), true, start)
+	}
+	for i := range PairsPerNode {
+		q.pairs.put(pairKey{own: token.Fingerprint{byte(i), byte(i >> 8)}}, nodeOf(server.Peer), server, start.Add(time.Hour))
+	}
+	for i := range MaxCertificates {
+		q.certs.put([32]byte{byte(i), byte(i >> 8)}, certificate{}, start.Add(time.Hour))
+	}
+	for i := range AddressesPerNode {
+		q.Proven(Server, server, netip.AddrFrom16([16]byte{0xfd, 0, byte(i), byte(i >> 8), 1}), start)
+	}
+	for name, want := range map[string][2]uint64{ // entries, evicted
+		"remembered": {MaxRemembered, 1}, "certificates": {MaxCertificates, 1},
+	} {
+		if got := max(p.Status()[name], q.Status()[name]); got != want[0] {
+			t.Errorf("%s: %d, want %d", name, got, want[0])
+		}
+		if got := max(p.Status()[name+"/evicted"], q.Status()[name+"/evicted"]); got != want[1] {
+			t.Errorf("%s: %d evicted, want %d", name, got, want[1])
+		}
+	}
+	// One pair and one address were there before.
+	for name, want := range map[string]uint64{"pairs": PairsPerNode, "proven-addresses": AddressesPerNode} {
+		if s := q.Status(); s[name] != want || s[name+"/evicted/node"] != 1 {
+			t.Errorf("%s: %d, %d evicted", name, s[name], s[name+"/evicted/node"])
+		}
+	}
+	if pair, ok := q.pairs.get(pairKey{Server, server.Own.Statement.Fingerprint(), server.Peer.Statement.Fingerprint()}, start); !ok || pair != server {
+		t.Error("a proven pair made room for one that is not")
 	}
 }
 
@@ -294,9 +336,8 @@ func TestStatementsOfOneNode(t *testing.T) {
 	greedy := w.node("greedy", "192.0.2.0/24", time.Hour)
 	key, err := ecdh.X25519().GenerateKey(rand.Reader)
 	must(t, err)
-	now := start
 	for i := range StatementsPerNode + 1 {
-		now = start.Add(time.Duration(i) * time.Second) // so that budgets are not what bounds here
+		now := start.Add(time.Duration(i) * time.Second) // so that budgets are not what bounds here
 		s := sayWith(t, key, greedy, map[string]string{"env": fmt.Sprint(i)}, now)
 		_, err := w.server.check(Server, s.Bytes(), webAddr, now)
 		must(t, err)

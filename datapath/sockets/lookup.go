@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -42,7 +43,14 @@ const (
 )
 
 // A Finder finds sockets of one network namespace. It is safe for concurrent use.
-type Finder struct{ conn *netlink.Conn }
+type Finder struct {
+	mu   sync.Mutex // held from a request to its answer
+	conn *netlink.Conn
+
+	// stale: a request failed, and an answer to it may be there. It would be taken for that
+	// to the next one.
+	stale bool
+}
 
 // NewFinder opens a Finder in the network namespace of the calling thread. Close it.
 func NewFinder() (*Finder, error) {
@@ -50,7 +58,7 @@ func NewFinder() (*Finder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for sockets: %v", err)
 	}
-	return &Finder{conn}, nil
+	return &Finder{conn: conn}, nil
 }
 
 // Close closes the Finder.
@@ -98,19 +106,48 @@ type socket struct {
 
 // find has the kernel search as it does for a packet from remote to local.
 func (f *Finder) find(local, remote netip.AddrPort, device int) (socket, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.drain(); err != nil {
+		return socket{}, fmt.Errorf("looking for sockets: %v", err)
+	}
 	answers, err := f.conn.Execute(netlink.Message{
 		Header: netlink.Header{Type: diagByFamily, Flags: netlink.Request},
 		Data:   request(local, remote, device),
 	})
-	switch {
-	case errors.Is(err, unix.ENOENT):
+	if errors.Is(err, unix.ENOENT) {
 		return socket{}, ErrNone
-	case err != nil:
+	}
+	if err == nil && len(answers) != 1 {
+		err = fmt.Errorf("%d answers", len(answers))
+	}
+	if err != nil {
+		f.stale = true
 		return socket{}, fmt.Errorf("looking for the socket at %s: %v", local, err)
-	case len(answers) != 1:
-		return socket{}, fmt.Errorf("looking for the socket at %s: %d answers", local, len(answers))
 	}
 	return parse(answers[0].Data)
+}
+
+// drain takes away what a request that failed has left. The kernel answers before the
+// request's system call returns, so it is all there.
+func (f *Finder) drain() error {
+	if !f.stale {
+		return nil
+	}
+	raw, err := f.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		for {
+			_, _, e := unix.Recvfrom(int(fd), nil, unix.MSG_DONTWAIT)
+			if e != nil && !errors.Is(e, unix.EINTR) && !errors.Is(e, unix.ENOBUFS) {
+				return true
+			}
+		}
+	})
+	f.stale = err != nil
+	return err
 }
 
 func request(local, remote netip.AddrPort, device int) []byte {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"thole/datapath/packet"
@@ -221,6 +222,31 @@ func TestAnswersAreChecked(t *testing.T) {
 	}
 	if _, err := parse(append(make([]byte, answerSize), 8, 0, 21, 0, 1, 2, 3, 4)); err == nil {
 		t.Error("a cgroup's id of four bytes")
+	}
+}
+
+// TestFailedRequest: what it leaves is not taken for the next one's answer.
+func TestFailedRequest(t *testing.T) {
+	t.Parallel()
+	host := nstest.New(t)
+	f := finder(t, host)
+	a, b := host.In("a"), host.In("b")
+	a.Probe("a").Listen("tcp", "[::]:80")
+	b.Probe("b").Listen("tcp", "[::]:81")
+	local, remote := ports("127.0.0.1:80", "127.0.0.1:5000")
+	if _, err := f.conn.Send(netlink.Message{ // nobody takes the answer
+		Header: netlink.Header{Type: diagByFamily, Flags: netlink.Request}, Data: request(local, remote, lo),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	other := netip.AddrPortFrom(local.Addr(), 81)
+	if got, err := f.Listener(other, remote, lo); err == nil {
+		t.Errorf("%d is the answer to another question", got)
+	}
+	for range 2 {
+		if got, err := f.Listener(other, remote, lo); err != nil || got != b.ID() {
+			t.Errorf("%d, %v, want %d", got, err, b.ID())
+		}
 	}
 }
 

@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 
 	// What the handshake stands on.
 	"thole/datapath/peers":   {"thole/datapath/packet", "thole/datapath/pki", "thole/datapath/token"},
-	"thole/datapath/queue":   {"github.com/florianl/go-nfqueue/v2", "golang.org/x/sys/..."},
+	"thole/datapath/queue":   {"github.com/florianl/go-nfqueue/v2", "github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
 	"thole/datapath/sockets": {"github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
 
 	// For tests and tools only: nothing above imports them.

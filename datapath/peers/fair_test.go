@@ -58,7 +58,7 @@ func TestFairAtItsLimits(t *testing.T) {
 		if f.evicted.unproven != 1 || f.entries["replayed/0"] != nil {
 			t.Errorf("%+v", f.evicted)
 		}
-		for i := range 100_000 {
+		for i := range 20_000 {
 			f.put(fmt.Sprint("again/", i), fmt.Sprint("seen-", i%1000), 0, start.Add(time.Hour))
 		}
 		if _, proven := count(f, "greedy"); proven != StatementsPerNode-1 {

@@ -14,11 +14,14 @@ package queue
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	nfqueue "github.com/florianl/go-nfqueue/v2"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,6 +93,8 @@ type Queue struct {
 	stop   context.CancelFunc
 	failed chan error // of one
 
+	closing sync.Once
+
 	packets, dropped, overruns, late, cut atomic.Uint64
 }
 
@@ -150,9 +155,34 @@ func (q *Queue) Run(ctx context.Context) error {
 // Close unbinds the queue. The packets in it are dropped. It returns when the handler
 // has; it must not be called by the handler.
 func (q *Queue) Close() {
+	q.closing.Do(func() {
+		// The kernel unbinds it with the socket; but a process that is just being started may
+		// have a copy of that until it execs. An error means that it is closed already.
+		_, _ = q.nf.Con.Send(unbind(q.number))
+	})
 	q.stop()
 	q.nf.Close() // its error is that of the socket, which is gone anyway
 }
+
+// unbind is the request NFQNL_MSG_CONFIG with NFQNL_CFG_CMD_UNBIND: struct nfgenmsg, and
+// the attribute NFQA_CFG_CMD. The library has it, but sends it too late.
+func unbind(number uint16) netlink.Message {
+	data := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, byte(number >> 8), byte(number)}
+	data = binary.NativeEndian.AppendUint16(data, 8) // the attribute's length
+	data = binary.NativeEndian.AppendUint16(data, cfgCmd)
+	data = append(data, cfgCmdUnbind, 0, 0, 0)
+	return netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_QUEUE<<8 | msgConfig, Flags: netlink.Request},
+		Data:   data,
+	}
+}
+
+// Of linux/netfilter/nfnetlink_queue.h.
+const (
+	msgConfig    = 2
+	cfgCmd       = 1
+	cfgCmdUnbind = 2
+)
 
 // Stats returns the counters.
 func (q *Queue) Stats() Stats {

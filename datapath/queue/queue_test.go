@@ -17,6 +17,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
 
 	"thole/datapath/packet"
 	"thole/datapath/token"
@@ -208,6 +209,25 @@ func TestNobodyReads(t *testing.T) {
 	if s.to.Got("before") || s.to.Got("closed") {
 		t.Error("a packet passed a queue that nobody read")
 	}
+}
+
+// TestCloseUnbinds: also while a process that is being started has a copy of the socket.
+func TestCloseUnbinds(t *testing.T) {
+	t.Parallel()
+	host := nstest.New(t)
+	accept := func(Packet) Verdict { return Accept() }
+	q := open(t, host, Config{}, accept)
+	raw, err := q.nf.Con.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := -1
+	if e := raw.Control(func(fd uintptr) { held, err = unix.Dup(int(fd)) }); e != nil || err != nil {
+		t.Fatal(e, err)
+	}
+	defer unix.Close(held)
+	q.Close()
+	open(t, host, Config{}, accept)
 }
 
 // TestSocketClosedUnderneath: the reader ends with an error instead of spinning.

@@ -1,0 +1,46 @@
+package reference
+
+import (
+	"fmt"
+	"strings"
+
+	"thole/compiler"
+)
+
+// Scale returns what benchmarks compile: workloads of that many classes, and policies
+// each of which isolates one class and admits another, from one network and on one port.
+// No class reaches itself, as is usual.
+func Scale(workloads, classes, policies int) compiler.Input {
+	var in compiler.Input
+	for i := range workloads {
+		c := i % classes
+		in.Workloads = append(in.Workloads, compiler.Workload{
+			Name: fmt.Sprintf("w%05d", i), Kind: compiler.KindContainer,
+			Labels: compiler.Labels{"app": fmt.Sprintf("app%03d", c), "env": []string{"prod", "dev"}[c%2], "team": fmt.Sprintf("t%02d", c%20)},
+			Cgroup: compiler.Cgroup{Path: fmt.Sprintf("docker/%064x", i), ID: uint64(100_000 + i)},
+		})
+	}
+	var text strings.Builder
+	for i := range policies {
+		c, round := i%classes, i/classes
+		fmt.Fprintf(&text, `---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: p%04d}
+spec:
+  selector: {matchLabels: {app: app%03d}}
+  ingress:
+  - from: [{workloads: {matchLabels: {app: app%03d}}}, {cidr: 10.%d.0.0/16}]
+    ports: ["%d/tcp"]
+  egress:
+  - to: [{workloads: {matchLabels: {app: app%03d}}}, {cidr: 10.%d.%d.0/24}]
+    ports: ["%d/tcp"]
+`, i, c, (c+1+round)%classes, i%200, 1000+i%100, (c+2*classes-1-round)%classes, i%200, i%250, 1000+i%100)
+	}
+	docs, err := compiler.Parse([]compiler.File{{Name: "scale.yaml", Data: []byte(text.String())}})
+	if err != nil {
+		panic("the policies of a benchmark: " + err.Error())
+	}
+	in.Policies = docs.Policies
+	return in
+}

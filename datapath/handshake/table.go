@@ -1,0 +1,178 @@
+package handshake
+
+import (
+	"container/list"
+	"encoding/binary"
+	"net/netip"
+	"time"
+)
+
+// A Pool is a part of the table with bounds of its own, so that strangers can not crowd
+// out nodes that have shown their key, nor either this node's own connects.
+type Pool uint8
+
+// The pools.
+const (
+	Connects  Pool = iota // the client's side; each workload has a quota
+	GoodM1                // T1 was short and its MAC right; each node has a quota
+	Strangers             // T1 full, which anybody may send again; each address has a quota
+	endPool
+)
+
+// Bounds of a pool.
+type Bounds struct {
+	Conns, Quota int           // in all, and of one owner
+	Lifetime     time.Duration // since the last event that moved the Conn, or let it be
+}
+
+// bounds of the table. A Conn takes about half a kilobyte.
+//
+// Server: between two SYN-ACKs of Linux's timer are at most 32 s, and as long after the
+// last. Client: what is forgotten while the SYN is still sent again begins anew with the
+// next; T3 is not needed again 15 s after the last packet that carried it, unless four
+// SYN-ACKs or their answers were lost, and then the connection is reset.
+var bounds = [endPool]Bounds{
+	Connects:  {Conns: 65536, Quota: 16384, Lifetime: 15 * time.Second},
+	GoodM1:    {Conns: 16384, Quota: 2048, Lifetime: 40 * time.Second},
+	Strangers: {Conns: 4096, Quota: 256, Lifetime: 40 * time.Second},
+}
+
+// A Key names a connection by its ends, whoever opened it.
+type Key struct{ Local, Remote netip.AddrPort }
+
+// Counts are what happened to a pool's Conns.
+type Counts struct {
+	Conns     int    // now
+	Full      uint64 // refused: the pool was
+	OverQuota uint64 // refused: the owner's quota was reached
+	Evicted   uint64 // the oldest of a workload's, for a new one
+	Expired   uint64
+}
+
+// An owner is whom a Conn counts against.
+type owner struct {
+	pool Pool
+	id   [32]byte // workload, node's public key, or address
+}
+
+type entry struct {
+	key      Key
+	conn     Conn
+	owner    owner
+	deadline time.Time
+}
+
+// A Table holds the Conns that are not Closed. It belongs to one goroutine.
+type Table struct {
+	conns  map[Key]*list.Element // of *entry
+	owners map[owner]*list.List  // by deadline, the next first
+	counts [endPool]Counts
+}
+
+// NewTable returns an empty table.
+func NewTable() *Table {
+	return &Table{conns: make(map[Key]*list.Element), owners: make(map[owner]*list.List)}
+}
+
+// Counts returns a pool's counts.
+func (t *Table) Counts(p Pool) Counts { return t.counts[p] }
+
+// Get returns the connection's Conn; what is not there is Closed.
+func (t *Table) Get(k Key) Conn {
+	if e := t.conns[k]; e != nil {
+		return e.Value.(*entry).conn
+	}
+	return Conn{}
+}
+
+// Put stores the Conn that Step returned, with a new deadline. A Closed one is deleted.
+// The error is Full or OverQuota; then the connection is as before, and its packet is to
+// be dropped. Clients of this node are never refused for their own: the workload's
+// oldest Conn gives way, which to forget is safe.
+func (t *Table) Put(k Key, c Conn, now time.Time) error {
+	old := t.conns[k]
+	if c.State == Closed {
+		t.remove(old)
+		return nil
+	}
+	own := ownerOf(&c, k)
+	deadline := now.Add(bounds[own.pool].Lifetime)
+	if old != nil && old.Value.(*entry).owner == own {
+		e := old.Value.(*entry)
+		e.conn, e.deadline = c, deadline
+		t.owners[own].MoveToBack(old)
+		return nil
+	}
+	if err := t.admit(own); err != nil {
+		return err
+	}
+	t.remove(t.conns[k]) // of another pool; or it has just given way to itself
+	l := t.owners[own]
+	if l == nil {
+		l = list.New()
+		t.owners[own] = l
+	}
+	t.conns[k] = l.PushBack(&entry{k, c, own, deadline})
+	t.counts[own.pool].Conns++
+	return nil
+}
+
+// admit makes sure that there is room for one more of the owner's.
+func (t *Table) admit(own owner) error {
+	limits, counts, l := bounds[own.pool], &t.counts[own.pool], t.owners[own]
+	overQuota, full := l != nil && l.Len() >= limits.Quota, counts.Conns >= limits.Conns
+	switch {
+	case !overQuota && !full:
+		return nil
+	case own.pool == Connects && l != nil:
+		counts.Evicted++
+		t.remove(l.Front())
+		return nil
+	case overQuota:
+		counts.OverQuota++
+		return OverQuota
+	}
+	counts.Full++
+	return Full
+}
+
+// Expire forgets the Conns whose deadline has passed.
+func (t *Table) Expire(now time.Time) {
+	for own, l := range t.owners {
+		for l.Len() > 0 && !now.Before(l.Front().Value.(*entry).deadline) {
+			t.counts[own.pool].Expired++
+			t.remove(l.Front())
+		}
+	}
+}
+
+func (t *Table) remove(element *list.Element) {
+	if element == nil {
+		return
+	}
+	e := element.Value.(*entry)
+	l := t.owners[e.owner]
+	l.Remove(element)
+	if l.Len() == 0 {
+		delete(t.owners, e.owner)
+	}
+	delete(t.conns, e.key)
+	t.counts[e.owner.pool].Conns--
+}
+
+func ownerOf(c *Conn, k Key) owner {
+	switch {
+	case c.State < Received:
+		o := owner{pool: Connects}
+		binary.BigEndian.PutUint64(o.id[:], uint64(c.workload))
+		return o
+	case c.GoodM1:
+		o := owner{pool: GoodM1}
+		copy(o.id[:], c.pair.Peer.Identity.PublicKey)
+		return o
+	}
+	o := owner{pool: Strangers}
+	address := k.Remote.Addr().As16()
+	copy(o.id[:], address[:])
+	return o
+}

@@ -37,15 +37,18 @@ func (o Operation) String() string { return operations[o] }
 
 // A Mark is what the kernel may write into conntrack's mark for an accepted packet. The
 // kernel holds it against the mark that there is: MarkPending only onto a new connection
-// (or one that is pending as this one was), MarkProven only onto a pending one.
+// (or one that is pending as this one was), MarkProven only onto a pending one. A packet
+// marked MarkUnproven comes to the queue again, without its token, unless its
+// connection is proven.
 type Mark uint8
 
 // The marks. Class goes with the first two.
 const (
-	NoMark      Mark = iota
-	MarkPending      // T1, or T2, was good
-	MarkProven       // T3 was good
-	MarkPlain        // no longer pending, nothing proven
+	NoMark       Mark = iota
+	MarkPending       // T1, or T2, was good
+	MarkProven        // T3 was good
+	MarkUnproven      // T3 proved nothing
+	MarkPlain         // no longer pending, nothing proven
 )
 
 // An Action is what is to be done for an event.

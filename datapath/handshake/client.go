@@ -86,6 +86,9 @@ func (n *Node) readT2(c Conn, p *packet.Packet) (Conn, error) {
 			return c, parseErr
 		}
 		c.nonces.server, c.m2 = t.Nonce, t.M2
+		if c.pair != nil && c.pair.Peer.Statement.Fingerprint() == t.Server {
+			return c, c.pair.Keys.VerifyM2(c.exchange(), c.m2) // asked for, or came with T2
+		}
 		c.pair, err = n.Named(Client, c.workload, c.own.Statement.Fingerprint(), t.Server, from)
 	} else {
 		t, parseErr := token.ParseFullT2(p.Payload())

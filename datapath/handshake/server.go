@@ -77,7 +77,7 @@ func (c Conn) answer(p *packet.Packet) (Conn, Action) {
 	case c.State == Plain:
 		return c, Action{Do: Accept}
 	case c.State == Closed:
-		return c, refuse(Forgotten)
+		return c, Action{Do: RefuseOpen, Err: Forgotten} // no proof of it can be good any more
 	case c.State != Received && c.State != Answered:
 		return c, refuse(Unexpected)
 	case p.Ack != c.first && c.State == Received:
@@ -113,14 +113,14 @@ func (c Conn) proven(p *packet.Packet) (Conn, Action) {
 	case err != nil:
 		return c, refuse(err)
 	case c.State == Closed:
-		return c, Action{Do: TakeT3, Err: Forgotten}
+		return c, Action{Do: TakeT3, Mark: MarkUnproven, Err: Forgotten}
 	case c.State != Received && c.State != Answered:
 		return c, refuse(Unexpected)
 	case p.Seq+p3 != c.first:
-		return c, Action{Do: TakeT3, Err: Stale}
+		return c, Action{Do: TakeT3, Mark: MarkUnproven, Err: Stale}
 	}
 	if err := c.pair.Keys.VerifyM3(c.exchange(), c.pair.Keys.M2(c.exchange()), t3.M3); err != nil {
-		return c, Action{Do: TakeT3, Err: err}
+		return c, Action{Do: TakeT3, Mark: MarkUnproven, Err: err}
 	}
 	return Conn{}, Action{Do: TakeT3, Mark: MarkProven, Class: c.Class}
 }

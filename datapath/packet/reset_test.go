@@ -18,6 +18,8 @@ func TestRefusal(t *testing.T) {
 		p = mustParse(t, segment{v6: v6, reverse: true, flags: SYN | ACK}.build())
 		_, err = p.AppendRefusal(nil, true)
 		wantReason(t, err, WrongPacket)
+		out, err = p.AppendRefusal(nil, false)
+		wantPacket(t, out, err, segment{v6: v6, reverse: true, seq: 1, flags: RST})
 	})
 }
 

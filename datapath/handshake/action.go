@@ -128,12 +128,16 @@ func (a *Action) Write(dst []byte, p *packet.Packet) (Output, error) {
 // prove puts T3 before p's data where there is room, else before p.
 func (a *Action) prove(dst []byte, p *packet.Packet, t3 []byte) (Output, error) {
 	out, err := p.AppendProof(dst, a.first, t3, limit)
-	var tooBig *packet.TooBigError
-	if errors.As(err, &tooBig) || errors.Is(err, packet.NoRoom) {
+	if err != nil && doesNotFit(err) {
 		out, err = p.AppendProofAlone(dst, a.first, t3, limit)
 		return Output{Before: out}, err
 	}
 	return Output{Packet: out}, err
+}
+
+func doesNotFit(err error) bool {
+	var tooBig *packet.TooBigError
+	return errors.As(err, &tooBig) || errors.Is(err, packet.NoRoom)
 }
 
 // WriteQuote is Write for an ICMP error.

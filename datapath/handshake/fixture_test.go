@@ -213,6 +213,16 @@ func checksum(b []byte) uint16 {
 	return uint16(total)
 }
 
+func ephemeral(t testing.TB) *ecdh.PrivateKey {
+	t.Helper()
+	seed := sha256.Sum256([]byte("ephemeral"))
+	key, err := ecdh.X25519().NewPrivateKey(seed[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
 func nonce(i int) (n token.Nonce) {
 	n[0] = byte(i)
 	return n

@@ -3,7 +3,8 @@
 # make demo       the story as a terminal session, in namespaces of its own
 # make bench      latency of local connects, as ratios; how soon the table is right when Docker is back
 # make soak       the long tests
-# make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, grants and certificates
+# make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, handshakes,
+#                 grants and certificates
 # make lint       gofmt, vet, staticcheck, errorlint
 # make install    bin/thole, man pages, completion → $(PREFIX)
 
@@ -51,6 +52,7 @@ soak: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run RevocationUnderTraffic ./internal/e2e -args -connections 10000
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run KilledAtRandom ./internal/daemon -args -kills 300
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run 'Chaos|MendedSoon' ./internal/daemon -args -chaos 10m -flushes 500 -soon 100ms
+	$(GO) test -timeout 20m -run Explore ./datapath/handshake -args -deep
 
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime 60s ./compiler
@@ -60,6 +62,7 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzQuote -fuzztime 60s ./datapath/packet
 	$(GO) test -run '^$$' -fuzz FuzzGrants -fuzztime 60s ./datapath/pki
 	$(GO) test -run '^$$' -fuzz FuzzVerify -fuzztime 60s ./datapath/pki
+	$(GO) test -run '^$$' -fuzz FuzzStep -fuzztime 60s ./datapath/handshake
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w"; exit 1; }

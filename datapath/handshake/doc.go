@@ -45,15 +45,24 @@
 //
 // From every state, a deadline leads to Closed (Forget), and on the client a SYN with
 // another c to Offered or Plain: the own kernel is believed. A token that fails changes
-// no state. Who established the connection is known to conntrack's mark alone, so the
-// server forgets it with the proof, and the client when time is up.
+// no state. That a connection is proven stands in conntrack's mark alone: the server
+// forgets it with the proof, and the client when time is up.
+//
+// TestExplore visits all that two such machines, their kernels and a network that loses,
+// repeats and reorders can come to. A connection that no daemon's restart meets ends
+// established, whatever is lost. One that a restart meets before its proof was verified
+// is established or reset; only where the client says nothing, or the server's kernel
+// used SYN cookies, may it be that its own timers have to notice.
 //
 // What else there is, by who met what:
 //
-//	T3 that proves nothing here: another c, a bad MAC,     taken off, no mark: behind it the kernel takes the
-//	Closed (also: proven before)                           data if the connection was proven, else it is Unproven
+//	T3 that proves nothing here: another c, a bad MAC,     taken off, marked unproven: the kernel takes the data
+//	Closed (also: proven before)                           if the connection was proven, else it comes again:
 //	Unproven data, server                                  dropped; if Closed, its sender gets a reset, for no
 //	                                                       proof can come any more: this daemon was restarted
+//	SYN-ACK of the kernel, server is Closed                a reset in its place, which ends an open connection, and
+//	                                                       lets a connect that still waits begin anew
+//	the same for another c, Received                       T2 on it: the client's node will not know it, and reset it
 //	T2, client is Closed                                   the server gets a reset; so does the client's kernel, by
 //	                                                       one that only ends an open connection: this daemon was
 //	                                                       restarted, a connect's next SYN begins anew

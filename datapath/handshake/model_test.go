@@ -106,14 +106,13 @@ type model struct {
 	memo     map[stepKey]stepResult
 	emitted  []int // by the present transition: indices into wire
 	pruned   bool  // the present transition passes a bound
-	covered  map[string]int
 	err      error
 }
 
 func newModel(t testing.TB, c config) *model {
 	m := &model{
 		config: c, t: t, conns: []Conn{{}}, connOf: map[Conn]uint16{{}: 0}, packetOf: map[string]uint16{},
-		wireOf: map[uint16]int{}, memo: map[stepKey]stepResult{}, covered: map[string]int{},
+		wireOf: map[uint16]int{}, memo: map[stepKey]stepResult{},
 	}
 	client, server := newNodes(t)
 	if c.clientKnows {
@@ -296,7 +295,6 @@ func (m *model) compute(k stepKey) stepResult {
 		m.connOf[after] = id
 	}
 	r.conn = id
-	m.covered[fmt.Sprintf("%v --%v %v--> %v", before.State, a.Do, a.Err, after.State)]++
 	return r
 }
 
@@ -504,7 +502,8 @@ func (m *model) serverTCP(st *state, p *packet.Packet) {
 			s.phase, s.isn = begun, uint8(isn)
 		}
 		m.serverSYNACK(st, isn)
-	case s.phase == idle && m.cookies && isn >= 0 && p.Ack == sisns[isn]+1 && p.Seq == isns[isn]+1:
+	// Not here: a cookie that is taken once more after a reset.
+	case s.phase == idle && m.cookies && !s.aborted && isn >= 0 && p.Ack == sisns[isn]+1 && p.Seq == isns[isn]+1:
 		s.isn = uint8(isn)
 		m.serverOpens(st, p)
 	case s.phase == idle || s.phase == begun && !isSYN && p.Ack != s.serverFirst():

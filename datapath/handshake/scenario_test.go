@@ -288,6 +288,19 @@ func TestScenarios(t *testing.T) {
 			out := r.step(Client, Out, segment{seq: seqAdd(c, 5000), flags: packet.SYN}.build())
 			r.want(Server, r.step(Server, In, out.packet), "take T1, 1, <nil>, received")
 		},
+		"the port is used again, the server's daemon was restarted, and its kernel still waits": func(r *rig) {
+			r.syn()
+			r.conn[Server] = Conn{}
+			next := segment{seq: seqAdd(c, 1<<20), flags: packet.SYN}
+			out := r.step(Client, Out, next.build())
+			r.want(Server, r.step(Server, In, out.packet), "take T1, 1, <nil>, received")
+			out = r.step(Server, Out, kernelSYNACK.build())
+			r.want(Server, out, "put T2, 0, handshake: stale, received")
+			in := r.step(Client, In, out.packet)
+			r.want(Client, in, "drop, 0, handshake: stale, offered")
+			r.wantReset(in.reset, clientEnd, first)
+			r.want(Server, r.step(Server, In, in.reset), "accept, 0, <nil>, received")
+		},
 		"the port is used again, and the server's kernel has given up": func(r *rig) {
 			r.syn()
 			r.step(Server, Out, kernelSYNACK.build())

@@ -80,13 +80,16 @@ func (c Conn) answer(p *packet.Packet) (Conn, Action) {
 		return c, Action{Do: RefuseOpen, Err: Forgotten} // no proof of it can be good any more
 	case c.State != Received && c.State != Answered:
 		return c, refuse(Unexpected)
-	case p.Ack != c.first && c.State == Received:
-		return c, refuse(Stale) // of a connection that the kernel has not given up yet
-	case p.Ack != c.first:
+	case p.Ack != c.first && c.State == Answered:
 		return Conn{}, refuse(Stale) // the kernel has given up c
 	}
 	put := tokenParts{typ: token.TypeShortT2, nonce: c.nonces.server, own: c.pair.Own.Statement.Fingerprint()}
 	put.mac = c.pair.Keys.M2(c.exchange())
+	if p.Ack != c.first {
+		// The kernel still waits for a connection before this one, of which the client will
+		// know nothing: its node resets it.
+		return c, Action{Do: PutT2, Err: Stale, put: put}
+	}
 	statement := c.pair.Own.Statement.Bytes()
 	t1 := token.FullT1Size + len(c.pair.Peer.Statement.Bytes())
 	if c.owesFull && token.FullT2Size+len(statement) <= maxAmplification*t1 {

@@ -17,6 +17,8 @@
 //	RST before proof   as is                its ack − P      as is          AppendReset, AppendStrippedReset
 //	ICMP errors quote seq on the wire                                       AppendShifted
 //
+// AppendRefusal makes a reset of a SYN-ACK, AppendResetOf one that answers a packet.
+//
 // The first three carry this option, right behind TCP's fixed header, so that it is the
 // first of its kind and can be matched at a fixed place:
 //

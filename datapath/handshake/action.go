@@ -95,7 +95,9 @@ type Output struct {
 }
 
 // Write appends to dst what becomes of p, which the action is for. On an error the
-// packet is dropped. It allocates what dst lacks; 2 × 1280 bytes never lack.
+// packet is dropped. It allocates what dst lacks (a packet is at most 64 KiB, one that
+// gets a token 1280 bytes) and, once for a connection whose first segment is full, the
+// error by which package packet says that T3 does not fit.
 func (a *Action) Write(dst []byte, p *packet.Packet) (Output, error) {
 	var scratch [maxToken]byte
 	front := a.put.append(scratch[:0])

@@ -681,6 +681,7 @@ func TestAllocations(t *testing.T) {
 	}
 	measure(Client, Out, kernelSYN.build())
 	out := r.step(Client, Out, kernelSYN.build())
+	measure(Client, Out, kernelSYN.build()) // T1 full
 	measure(Server, In, out.packet)
 	r.step(Server, In, out.packet)
 	measure(Server, Out, kernelSYNACK.build())

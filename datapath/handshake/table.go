@@ -62,7 +62,8 @@ type entry struct {
 	deadline time.Time
 }
 
-// A Table holds the Conns that are not Closed. It belongs to one goroutine.
+// A Table holds the Conns that are not Closed. It belongs to one goroutine. It allocates
+// for each connection, once: its entry, which is gone when the connection is decided.
 type Table struct {
 	conns  map[Key]*list.Element // of *entry
 	owners map[owner]*list.List  // by deadline, the next first

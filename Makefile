@@ -1,12 +1,13 @@
 # make            build bin/thole
 # make test       install what tests need from Debian's packages, run everything but what is long by nature
 # make demo       the story as a terminal session, in namespaces of its own
+# make test-vm    the tests that want systemd, in virtual machines with Debian's kernels
 # make bench      latency of local connects, as ratios; how soon the table is right when Docker is back
 # make soak       the long tests
 # make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, handshakes,
 #                 grants and certificates
 # make lint       gofmt, vet, staticcheck, errorlint
-# make install    bin/thole, man pages, completion → $(PREFIX)
+# make install    bin/thole, man pages, completion, systemd's units → $(PREFIX)
 
 PREFIX  ?= /usr/local
 GO      ?= go
@@ -17,7 +18,10 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 PACKAGES = nftables iproute2 iptables util-linux curl nginx-light haproxy dnsmasq-base ncat conntrack procps busybox-static \
 	$(shell command -v dockerd >/dev/null || echo docker.io)
 
-.PHONY: build test test-race demo bench soak lint fuzz install packages clean
+# What the virtual machines need beside these.
+VM_PACKAGES = qemu-system-x86 mmdebstrap e2fsprogs
+
+.PHONY: build test test-race test-vm demo bench soak lint fuzz install packages clean
 
 build:
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/thole ./cmd/thole
@@ -35,6 +39,10 @@ packages:
 
 test: packages build
 	THOLE_MUST=1 $(GO) test -p 1 ./...
+
+test-vm: PACKAGES += $(VM_PACKAGES)
+test-vm: packages
+	internal/vm/test.sh $(VM_KERNELS)
 
 test-race: packages
 	THOLE_MUST=1 $(GO) test -p 1 -race ./...
@@ -75,6 +83,8 @@ install: build
 	bin/thole man $(DESTDIR)$(PREFIX)/share/man/man1
 	mkdir -p $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	bin/thole completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/thole
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/systemd/*.slice
+	sed 's,/usr/local/,$(PREFIX)/,' packaging/systemd/thole.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/thole.service
 
 clean:
 	rm -rf bin

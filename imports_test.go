@@ -16,7 +16,7 @@ var mayImport = map[string][]string{
 	"thole/ruleset/kernel":     {"thole/ruleset", "github.com/google/nftables/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
 	"thole/compiler":           {"thole/ruleset", "gopkg.in/yaml.v3"},
 	"thole/policies":           {},
-	"thole/watch":              {"thole/compiler", "github.com/containerd/cgroups/v3/...", "github.com/docker/docker/...", "github.com/fsnotify/fsnotify", "github.com/containerd/errdefs/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...", "golang.org/x/sync/..."},
+	"thole/watch":              {"thole/compiler", "github.com/containerd/cgroups/v3/...", "github.com/docker/docker/...", "github.com/fsnotify/fsnotify", "github.com/containerd/errdefs/...", "github.com/coreos/go-systemd/v22/...", "github.com/godbus/dbus/v5", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...", "golang.org/x/sync/..."},
 	"thole/datapath":           {"github.com/florianl/go-nfqueue/v2", "golang.org/x/sys/..."},
 	"thole/datapath/token":     {},
 	"thole/datapath/packet":    {"thole/datapath/token"},
@@ -25,7 +25,7 @@ var mayImport = map[string][]string{
 	"thole/internal/daemon":    {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/datapath", "thole/policies", "github.com/...", "golang.org/x/..."},
 	"thole/internal/doctor":    {"thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/internal/daemon", "github.com/...", "golang.org/x/..."},
 	"thole/internal/nstest":    {"golang.org/x/sys/..."},
-	"thole/cmd/thole":          {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/policies", "thole/datapath/pki", "thole/internal/daemon", "thole/internal/doctor", "github.com/spf13/...", "golang.org/x/sys/...", "gopkg.in/yaml.v3"},
+	"thole/cmd/thole":          {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/policies", "thole/datapath/pki", "thole/internal/daemon", "thole/internal/doctor", "github.com/spf13/...", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/...", "gopkg.in/yaml.v3"},
 
 	// What the handshake stands on.
 	"thole/datapath/peers":   {"thole/datapath/packet", "thole/datapath/pki", "thole/datapath/token"},

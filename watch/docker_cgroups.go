@@ -191,7 +191,7 @@ func (d *Docker) listContainer(s *dockerSurvey, id string, cg compiler.Cgroup) b
 // alone reports whether a place belongs to containers alone.
 func (d *Docker) alone(s *dockerSurvey, p place) bool {
 	const mend = `: a container that starts while the daemon is down is free until it is back. ` +
-		`Give Docker a slice of its own, "cgroup-parent": "docker.slice" in /etc/docker/daemon.json`
+		`Give Docker a slice of its own, "cgroup-parent": "docker.slice" in /etc/docker/daemon.json; see "systemd" in the README`
 	switch {
 	case slices.Contains(shared, p.path):
 		if len(p.ids) > 0 {

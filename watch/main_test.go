@@ -59,7 +59,7 @@ func (tr *tree) remove(path string) { tr.host.Rmdir(tr.base + "/" + path) }
 // restart replaces what watches the tree, as a new daemon with the same key would.
 func (tr *tree) restart() {
 	tr.t.Helper()
-	scopes, err := NewScopes(tr.root, testKey)
+	scopes, err := NewScopes(tr.root, testKey, nil)
 	if err != nil {
 		tr.t.Fatal(err)
 	}

@@ -16,40 +16,72 @@ import (
 	"thole/compiler"
 )
 
-// The place of thole run's cgroups: slice/NAME.scope below the root.
+// The place of thole run's cgroups: slice/NAME.scope below the root, where systemd
+// makes them slice/thole-NAME.scope. The names of its units are all in one space, in
+// which nobody may take the place of session-1.scope.
 const (
-	Slice = "thole.slice"
-	scope = ".scope"
+	Slice      = "thole.slice"
+	scope      = ".scope"
+	unitPrefix = "thole-"
 )
 
-// Scopes are the cgroups of thole run. A scope begins empty, with its labels
-// stored on it; it is believed because of their seal, also after a restart; and
-// it is removed when the last process in it has ended.
+// Scopes are the cgroups of thole run. A scope begins without the process that it is
+// for, with its labels stored on it; it is believed because of their seal, also after
+// a restart; and it is removed when the last process in it has ended.
 type Scopes struct {
-	root Root
-	seal seal
+	root    Root
+	seal    seal
+	manager Manager // nil: they are directories that are made here
+	prefix  string  // of their names
 
 	mu       sync.Mutex
-	starting map[string]bool // names of scopes whose process is yet to be moved in: empty and wanted
-	known    map[string]Run  // by name: those whose seal was found good
+	starting map[string]func() // by name: scopes whose process is yet to be moved in; releases what holds them
+	known    map[string]Run    // by name: those whose seal was found good
 }
 
 // NewScopes takes charge of the scopes below root. The key is what proves their
-// labels; who knows it can forge them.
-func NewScopes(root Root, key []byte) (*Scopes, error) {
+// labels; who knows it can forge them. The manager, which may be nil, makes them.
+func NewScopes(root Root, key []byte, manager Manager) (*Scopes, error) {
 	seal, err := newSeal(key)
 	if err != nil {
 		return nil, err
 	}
-	return &Scopes{root: root, seal: seal, starting: map[string]bool{}, known: map[string]Run{}}, nil
+	s := &Scopes{root: root, seal: seal, manager: manager, starting: map[string]func(){}, known: map[string]Run{}}
+	if manager != nil {
+		s.prefix = unitPrefix
+	}
+	return s, nil
 }
 
-// makeSlice makes the parent of all scopes, or checks that it is root's.
-func (s *Scopes) makeSlice() error {
+// make makes the cgroup of a scope, and the parent of all. release gives up what
+// holds it while it has no process of its own.
+func (s *Scopes) make(run Run, unit string) (release func(), err error) {
+	if s.manager != nil {
+		if release, err = s.manager.Start(unit, "thole run --label "+run.Labels.String()); err != nil {
+			return nil, err
+		}
+		if err := s.checkSlice(); err != nil {
+			release()
+			return nil, err
+		}
+		return release, nil
+	}
 	dir := s.root.Path(Slice)
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("making the cgroup %s: %v: is the cgroup tree writable? See `thole doctor`", dir, err)
+		return nil, fmt.Errorf("making the cgroup %s: %v: is the cgroup tree writable? See `thole doctor`", dir, err)
 	}
+	if err := s.checkSlice(); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(s.root.Path(Slice+"/"+unit), 0o755); err != nil {
+		return nil, fmt.Errorf("making the cgroup %s/%s: %w", Slice, unit, err)
+	}
+	return func() {}, nil
+}
+
+// checkSlice checks that the parent of all scopes is root's.
+func (s *Scopes) checkSlice() error {
+	dir := s.root.Path(Slice)
 	var stat unix.Stat_t
 	if err := unix.Lstat(dir, &stat); err != nil {
 		return fmt.Errorf("cgroup %s: %v", dir, err)
@@ -65,22 +97,22 @@ func (s *Scopes) makeSlice() error {
 func (s *Scopes) Create(run Run) (Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.makeSlice(); err != nil {
+	unit := s.prefix + run.Name + scope
+	release, err := s.make(run, unit)
+	if errors.Is(err, fs.ErrExist) {
+		return Run{}, fmt.Errorf("a workload named %q %w", run.Name, fs.ErrExist)
+	}
+	if err != nil {
 		return Run{}, err
 	}
-	cgroup := Slice + "/" + run.Name + scope
-	if err := os.Mkdir(s.root.Path(cgroup), 0o755); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return Run{}, fmt.Errorf("a workload named %q %w", run.Name, fs.ErrExist)
-		}
-		return Run{}, fmt.Errorf("making the cgroup %s: %v", cgroup, err)
-	}
+	cgroup := Slice + "/" + unit
 	run.Version = runVersion
-	run, err := s.store(run, cgroup)
+	run, err = s.store(run, cgroup)
 	if err != nil {
+		release()
 		return Run{}, errors.Join(err, s.root.remove(cgroup))
 	}
-	s.starting[run.Name] = true
+	s.starting[run.Name] = release
 	s.known[run.Name] = run
 	return run, nil
 }
@@ -112,7 +144,15 @@ func (s *Scopes) Move(run Run, pid int) error {
 func (s *Scopes) Settle(run Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.starting, run.Name)
+	s.started(run.Name)
+}
+
+// started ends what held a scope. It needs the lock.
+func (s *Scopes) started(name string) {
+	if release, ok := s.starting[name]; ok {
+		release()
+		delete(s.starting, name)
+	}
 }
 
 // Discard gives up a scope. If a process is in it nevertheless, it stays until
@@ -120,7 +160,7 @@ func (s *Scopes) Settle(run Run) {
 func (s *Scopes) Discard(run Run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.starting, run.Name)
+	s.started(run.Name)
 	if err := s.root.remove(run.Cgroup.Path); err != nil {
 		return err
 	}
@@ -157,13 +197,13 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) 
 	living := map[string]bool{}
 	for _, dir := range names {
 		cgroup := Slice + "/" + dir
-		name, ours := strings.CutSuffix(dir, scope)
+		name, ours := s.nameOf(dir)
 		if !ours {
 			problems = append(problems, Problem{Where: cgroup, Text: "it is not ours: what runs in it reaches nobody"})
 			continue
 		}
 		watch(cgroup + "/" + eventsFile)
-		if sweep && !s.starting[name] && s.removeEmpty(cgroup) {
+		if sweep && s.starting[name] == nil && s.removeEmpty(cgroup) {
 			continue
 		}
 		run, err := s.verify(name, cgroup)
@@ -184,7 +224,17 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) 
 	return runs, problems
 }
 
-// removeEmpty removes the scope if no process is in it. One that can not be
+// nameOf returns the name of the run whose cgroup is dir.
+func (s *Scopes) nameOf(dir string) (string, bool) {
+	name, ok := strings.CutSuffix(dir, scope)
+	if !ok {
+		return "", false
+	}
+	return strings.CutPrefix(name, s.prefix)
+}
+
+// removeEmpty removes the scope if no process is in it. systemd does the same: who
+// comes second finds nothing. One that can not be
 // removed is looked at again the next time.
 func (s *Scopes) removeEmpty(cgroup string) bool {
 	populated, err := s.root.populated(cgroup)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"thole/internal/daemon"
@@ -91,6 +92,8 @@ func runDaemon(ctx context.Context, w *world, o daemonOptions) error {
 	defer reloads.Wait()
 	defer stop()
 	reloads.Go(func() { reloadOn(ctx, hangup, d, log) })
+	tellSystemd(log, systemd.SdNotifyReady) // the table is loaded, and requests wait in the socket
+	reloads.Go(func() { <-ctx.Done(); tellSystemd(log, systemd.SdNotifyStopping) })
 	if err := d.Run(ctx); err != nil {
 		return fmt.Errorf("running the daemon: %w", err)
 	}
@@ -104,10 +107,19 @@ func reloadOn(ctx context.Context, signals <-chan os.Signal, d *daemon.Daemon, l
 		case <-ctx.Done():
 			return
 		case <-signals:
+			tellSystemd(log, systemd.SdNotifyReloading+"\n"+systemd.SdNotifyMonotonicUsec())
 			if err := d.Reload(ctx); err != nil {
 				log.Error("the policies were not read again: the set from before stays", "error", err)
 			}
+			tellSystemd(log, systemd.SdNotifyReady)
 		}
+	}
+}
+
+// tellSystemd tells the service manager how far we are, if it started us (sd_notify(3)).
+func tellSystemd(log *slog.Logger, state string) {
+	if _, err := systemd.SdNotify(false, state); err != nil {
+		log.Warn("systemd was not told", "state", state, "error", err)
 	}
 }
 

@@ -79,7 +79,7 @@ func runningNow(state string, bindings []compiler.Binding) ([]compiler.Workload,
 	} else if err != nil {
 		return nil, err
 	}
-	scopes, err := watch.NewScopes(root, key)
+	scopes, err := watch.NewScopes(root, key, watch.FindManager())
 	if err != nil {
 		return nil, err
 	}

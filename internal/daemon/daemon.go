@@ -151,6 +151,7 @@ func (d *Daemon) close() error {
 // A host is what the daemon works on: the effects that tests replace.
 type host struct {
 	root    watch.Root
+	manager watch.Manager // nil: the cgroups of thole run are made by hand
 	kernel  Kernel
 	marks   conntrack
 	writes  notifier
@@ -173,7 +174,7 @@ func openHost() (*host, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &host{root: root, kernel: conn, marks: conn, writes: listener, sockets: socketCgroups, now: time.Now,
+	return &host{root: root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener, sockets: socketCgroups, now: time.Now,
 		close: func() error { return errors.Join(listener.Close(), conn.Close()) }}, nil
 }
 
@@ -200,7 +201,7 @@ func newParts(config Config, host *host) (parts, error) {
 	if err != nil {
 		return parts{}, err
 	}
-	scopes, err := watch.NewScopes(host.root, key)
+	scopes, err := watch.NewScopes(host.root, key, host.manager)
 	if err != nil {
 		return parts{}, err
 	}

@@ -113,6 +113,8 @@ func (e *enforcer) adopt() error {
 		e.unknownEpoch = true // what is remembered may be older than the last table
 	}
 	if e.loaded == nil {
+		// After a boot, Docker starts containers before it answers: what is only theirs is closed until then.
+		e.runs.Recall(watch.Snapshot{Parents: remembered.Parents})
 		return nil
 	}
 	e.numbers, e.enforced, e.around = remembered.Numbers, remembered.Workloads, remembered.containers

@@ -56,7 +56,7 @@ func previewOnce(config Config, host *host, files []compiler.File) (ApplyRespons
 	} else if err != nil {
 		return ApplyResponse{}, fmt.Errorf("the key in the state directory: %v: are you root?", err)
 	}
-	scopes, err := watch.NewScopes(host.root, key)
+	scopes, err := watch.NewScopes(host.root, key, host.manager)
 	if err != nil {
 		return ApplyResponse{}, err
 	}

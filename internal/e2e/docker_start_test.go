@@ -96,7 +96,7 @@ func each(n int, f func(name string)) {
 func TestContainersAreKnownBeforeTheirFirstInstruction(t *testing.T) {
 	for _, tt := range networks {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newScene(t, tt.hook, firstInstruction(tt.to, then{linger: tt.linger}, 4001, 4002))
+			s := newScene(t, tt.hook, nstest.FirstInstruction(tt.to, nstest.Then{Linger: tt.linger}, 4001, 4002))
 			check := func(what string, n int) {
 				t.Helper()
 				if got := len(s.forbidden.Received()); got != 0 {
@@ -132,7 +132,7 @@ func TestContainersAreKnownBeforeTheirFirstInstruction(t *testing.T) {
 func TestContainersThatSendWithoutTheDaemon(t *testing.T) {
 	for _, tt := range networks {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newScene(t, tt.hook, firstInstruction(tt.to, then{linger: time.Second, again: true}, 4001, 4002))
+			s := newScene(t, tt.hook, nstest.FirstInstruction(tt.to, nstest.Then{Linger: time.Second, Again: true}, 4001, 4002))
 			run := func(name string) {
 				s.engine.Docker("run", "-d", "--name", name, "--net", tt.name, "-l", "app=web", s.image, "sender")
 			}

@@ -1,0 +1,152 @@
+//go:build vm
+
+package vm
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"thole/internal/nstest"
+)
+
+const (
+	image  = "thole-test"
+	sender = "/sender" // its first instructions send to the ports 4001 and 4002
+)
+
+// docker starts Docker with a configuration, and makes the image of the tests.
+func docker(t *testing.T, config string) {
+	t.Helper()
+	if err := os.WriteFile("/etc/docker/daemon.json", []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "systemctl restart docker")
+	if out := sh(t, "docker info -f '{{.CgroupDriver}} {{.CgroupVersion}}'"); out != "systemd 2" {
+		t.Fatalf("Docker's cgroup driver is %s", out)
+	}
+	if _, err := try("docker image inspect " + image); err != nil {
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+sender, nstest.FirstInstruction([4]byte{127, 0, 0, 1}, 4001, 4002), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		sh(t, "cp "+self+" "+dir+"/vm && tar -C "+dir+" -c . | docker import - "+image)
+	}
+	until(t, "the daemon to follow Docker", func() bool {
+		s := status(t)
+		return s.Docker != nil && s.Docker.Connected
+	})
+}
+
+// receivers are an app=db at port 4001 and an app=web at 4002. counts says what each got.
+func receivers(t *testing.T) (counts func() (db, web int)) {
+	t.Helper()
+	dir := t.TempDir()
+	for labels, port := range map[string]string{"app=db": "4001", "app=web": "4002"} {
+		start(t, labelled(labels, "receiver-"+port, self, "record", "127.0.0.1:"+port, dir+"/"+port)...)
+		until(t, "the receiver at "+port, func() bool { _, err := os.Stat(dir + "/" + port); return err == nil })
+	}
+	return func() (int, int) { return lines(dir + "/4001"), lines(dir + "/4002") }
+}
+
+// stopDocker ends what docker started when the test ends.
+func stopDocker(t *testing.T) {
+	t.Cleanup(func() { try("docker rm -f $(docker ps -aq); systemctl stop docker.socket docker containerd") })
+}
+
+func problem(t *testing.T, where string) string {
+	t.Helper()
+	for _, p := range status(t).Problems {
+		if p.Where == where {
+			return p.Text
+		}
+	}
+	return ""
+}
+
+// Docker with systemd's cgroup driver, as Debian has it.
+func TestDocker(t *testing.T) {
+	running(t)
+	stopDocker(t)
+	docker(t, "{}")
+	counts := receivers(t)
+	id := sh(t, "docker run -d --name web --net=host -l app=web "+image+" /vm serve 127.0.0.1:8004")
+	listens(t, 8004)
+	w := workload(t, "web")
+	if w.Cgroup != "system.slice/docker-"+id+".scope" || w.Labels["app"] != "web" {
+		t.Errorf("the container is known as %+v", w)
+	}
+	for labels, want := range map[string]bool{"app=web": true, "app=db": false, "": false} {
+		if got := connects(t, labels, "127.0.0.1:8004"); got != want {
+			t.Errorf("%q connects: %v, want %v", labels, got, want)
+		}
+		l := ""
+		if labels != "" {
+			l = "-l " + labels
+		}
+		_, err := try("docker run --rm --net=host " + l + " " + image + " /vm dial 127.0.0.1:8004")
+		if got := exitCode(err); got != map[bool]int{true: 0, false: 1}[want] {
+			t.Errorf("a container with %q dials: %d", labels, got)
+		}
+	}
+	const starts = 10
+	for i := range starts {
+		sh(t, "docker run --rm --name s"+strconv.Itoa(i)+" --net=host -l app=web "+image+" "+sender)
+	}
+	until(t, "the allowed datagrams", func() bool { _, web := counts(); return web >= starts })
+	if db, web := counts(); db != 0 || web != starts {
+		t.Errorf("%d forbidden datagrams and %d allowed ones of %d starts", db, web, starts)
+	}
+	if p := problem(t, "system.slice"); !strings.Contains(p, "docker.slice") {
+		t.Errorf("status says of system.slice: %q", p)
+	}
+	if out, _ := try("thole doctor"); !strings.Contains(out, "containers share this cgroup") {
+		t.Errorf("doctor does not say that containers share system.slice:\n%s", out)
+	}
+	sh(t, "docker rm -f web")
+	until(t, "the container to be forgotten", func() bool { return workload(t, "web").ID == 0 })
+}
+
+// Docker with a slice of its own: what is not known in it is closed.
+func TestDockerSlice(t *testing.T) {
+	running(t)
+	stopDocker(t)
+	sh(t, "systemctl enable --now docker.slice")
+	docker(t, `{"cgroup-parent": "docker.slice"}`)
+	counts := receivers(t)
+	id := sh(t, "docker run -d --name web --net=host -l app=web "+image+" /vm serve 127.0.0.1:8005")
+	listens(t, 8005)
+	until(t, "the container to be known", func() bool { return workload(t, "web").Cgroup == "docker.slice/docker-"+id+".scope" })
+	if p := status(t).Problems; len(p) != 0 {
+		t.Errorf("problems: %v", p)
+	}
+	if out, err := try("thole doctor"); err != nil || strings.Contains(out, "containers share") {
+		t.Errorf("doctor: %v\n%s", err, out)
+	}
+	sh(t, "docker run --rm --net=host -l app=web "+image+" "+sender)
+	until(t, "the allowed datagram", func() bool { _, web := counts(); return web == 1 })
+
+	sh(t, "systemctl stop thole")
+	for range 3 {
+		sh(t, "docker run --rm --net=host -l app=web "+image+" "+sender)
+	}
+	dialler := sh(t, "docker run -d --name dialler --net=host -l app=web "+image+" /vm dial 127.0.0.1:8005")
+	until(t, "the container's first SYN", func() bool {
+		out, _ := try("ss -Htn state syn-sent dport = :8005")
+		return out != ""
+	})
+	if db, web := counts(); db != 0 || web != 1 {
+		t.Errorf("without a daemon %d and %d more datagrams arrived", db, web-1)
+	}
+	sh(t, "systemctl start thole") // the container's SYN is sent again
+	if out := sh(t, "docker wait "+dialler); out != "0" {
+		t.Errorf("the container that waited: %s: %s", out, sh(t, "docker logs dialler"))
+	}
+	if db, _ := counts(); db != 0 {
+		t.Errorf("%d forbidden datagrams", db)
+	}
+	if !connects(t, "app=web", "127.0.0.1:8005") || connects(t, "app=db", "127.0.0.1:8005") {
+		t.Error("the container that lived through it is not decided as before")
+	}
+}

@@ -35,7 +35,7 @@ type Scopes struct {
 	prefix  string  // of their names
 
 	mu       sync.Mutex
-	starting map[string]func() // by name: scopes whose process is yet to be moved in; releases what holds them
+	starting map[string]func() // by name: scopes whose process is yet to be moved in; releases what holds them; nil: being made
 	known    map[string]Run    // by name: those whose seal was found good
 }
 
@@ -51,32 +51,6 @@ func NewScopes(root Root, key []byte, manager Manager) (*Scopes, error) {
 		s.prefix = unitPrefix
 	}
 	return s, nil
-}
-
-// make makes the cgroup of a scope, and the parent of all. release gives up what
-// holds it while it has no process of its own.
-func (s *Scopes) make(run Run, unit string) (release func(), err error) {
-	if s.manager != nil {
-		if release, err = s.manager.Start(unit, "thole run --label "+run.Labels.String()); err != nil {
-			return nil, err
-		}
-		if err := s.checkSlice(); err != nil {
-			release()
-			return nil, err
-		}
-		return release, nil
-	}
-	dir := s.root.Path(Slice)
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("making the cgroup %s: %v: is the cgroup tree writable? See `thole doctor`", dir, err)
-	}
-	if err := s.checkSlice(); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(s.root.Path(Slice+"/"+unit), 0o755); err != nil {
-		return nil, fmt.Errorf("making the cgroup %s/%s: %w", Slice, unit, err)
-	}
-	return func() {}, nil
 }
 
 // checkSlice checks that the parent of all scopes is root's.
@@ -95,26 +69,73 @@ func (s *Scopes) checkSlice() error {
 // Create makes the scope run.Name and stores the run on it. Until Settle or Discard
 // it is not removed although it is empty. A name that is in use is fs.ErrExist.
 func (s *Scopes) Create(run Run) (Run, error) {
+	taken := fmt.Errorf("a workload named %q %w", run.Name, fs.ErrExist)
+	if !s.reserve(run.Name) {
+		return Run{}, taken
+	}
+	release, err := s.make(&run)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	unit := s.prefix + run.Name + scope
-	release, err := s.make(run, unit)
-	if errors.Is(err, fs.ErrExist) {
-		return Run{}, fmt.Errorf("a workload named %q %w", run.Name, fs.ErrExist)
-	}
 	if err != nil {
+		delete(s.starting, run.Name)
+		if errors.Is(err, fs.ErrExist) {
+			err = taken
+		}
 		return Run{}, err
-	}
-	cgroup := Slice + "/" + unit
-	run.Version = runVersion
-	run, err = s.store(run, cgroup)
-	if err != nil {
-		release()
-		return Run{}, errors.Join(err, s.root.remove(cgroup))
 	}
 	s.starting[run.Name] = release
 	s.known[run.Name] = run
 	return run, nil
+}
+
+// reserve takes a name. The lock is not held while systemd makes the scope.
+func (s *Scopes) reserve(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, taken := s.starting[name]
+	if !taken {
+		s.starting[name] = nil
+	}
+	return !taken
+}
+
+// make makes the run's cgroup, with its labels. release gives up what holds it while
+// it has no process of its own.
+func (s *Scopes) make(run *Run) (release func(), err error) {
+	unit := s.prefix + run.Name + scope
+	if s.manager != nil {
+		release, err = s.manager.Start(unit, "thole run --label "+run.Labels.String())
+	} else {
+		release, err = func() {}, s.makeDir(unit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	cgroup := Slice + "/" + unit
+	run.Version = runVersion
+	if err = s.checkSlice(); err == nil {
+		*run, err = s.store(*run, cgroup)
+	}
+	if err != nil {
+		release()
+		return nil, errors.Join(err, s.root.remove(cgroup))
+	}
+	return release, nil
+}
+
+// makeDir makes a scope by hand, and the parent of all.
+func (s *Scopes) makeDir(unit string) error {
+	dir := s.root.Path(Slice)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making the cgroup %s: %v: is the cgroup tree writable? See `thole doctor`", dir, err)
+	}
+	if err := s.checkSlice(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.root.Path(Slice+"/"+unit), 0o755); err != nil {
+		return fmt.Errorf("making the cgroup %s/%s: %w", Slice, unit, err)
+	}
+	return nil
 }
 
 func (s *Scopes) store(run Run, cgroup string) (Run, error) {
@@ -203,7 +224,11 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) 
 			continue
 		}
 		watch(cgroup + "/" + eventsFile)
-		if sweep && s.starting[name] == nil && s.removeEmpty(cgroup) {
+		release, starting := s.starting[name]
+		switch {
+		case starting && release == nil: // its labels are being stored
+			continue
+		case !starting && sweep && s.removeEmpty(cgroup):
 			continue
 		}
 		run, err := s.verify(name, cgroup)

@@ -27,7 +27,7 @@ func enforcement(ctx context.Context, client daemonClient, name string) []Findin
 	asking, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	status, err := client.Status(asking)
-	findings := append([]Finding{daemonState(status, err)}, policyState(status)...)
+	findings := slices.Concat([]Finding{daemonState(status, err)}, policyState(status), problems(status))
 	var workloads []daemon.Workload
 	if err == nil {
 		if workloads, err = client.Workloads(asking); err != nil {
@@ -61,6 +61,15 @@ func policyState(s daemon.Status) []Finding {
 	for _, w := range s.Warnings {
 		f := Finding{Check: "policies"}
 		findings = append(findings, f.warning(w.Text, "see "+w.Where, "thole get policies"))
+	}
+	return findings
+}
+
+// problems passes on what the daemon can not do as it is wanted.
+func problems(s daemon.Status) []Finding {
+	var findings []Finding
+	for _, p := range s.Problems {
+		findings = append(findings, Finding{Check: "problem"}.warning(p.String(), "what it names is not as it is wanted", "thole status"))
 	}
 	return findings
 }

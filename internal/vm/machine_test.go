@@ -153,7 +153,11 @@ func record(address, file string) {
 // sh runs a shell script that must succeed, and returns what it wrote.
 func sh(t *testing.T, script string) string {
 	t.Helper()
+	began := time.Now()
 	out, err := try(script)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Logf("%.0f s: %s", took.Seconds(), script)
+	}
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", script, err, out)
 	}

@@ -14,7 +14,7 @@
 #   VM_LOG      a file that gets the kernel's console
 #   VM_SMP, VM_MEM, VM_ACCEL, VM_CPU
 #
-# The guest's disk is thrown away. Needs qemu-system-x86, and what image.sh needs.
+# AppArmor is off: its tools would only make the guest slower. The guest's disk is thrown away. Needs qemu-system-x86, and what image.sh needs.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 image=$("$here/image.sh")
@@ -55,7 +55,7 @@ tar -C "$work/in" --owner=0 --group=0 -cf "$work/in.tar" .
 timeout --foreground -k 5 "${VM_TIMEOUT:-600}" qemu-system-x86_64 -nodefaults -no-user-config -display none \
 	-accel "${VM_ACCEL:-tcg,thread=multi}" -cpu "${VM_CPU:-max}" -smp "${VM_SMP:-2}" -m "${VM_MEM:-2G}" \
 	-kernel "$kernel/vmlinuz" -initrd "$kernel/initrd" \
-	-append "console=ttyS0 quiet panic=-1 mitigations=off vm.init=$init$masked ${VM_APPEND:-}" \
+	-append "console=ttyS0 quiet panic=-1 mitigations=off lsm=landlock,yama vm.init=$init$masked ${VM_APPEND:-}" \
 	-drive "file=$image/root.ext4,if=virtio,format=raw,snapshot=on,cache=unsafe" \
 	-drive "file=$work/in.tar,if=virtio,format=raw,readonly=on" \
 	-serial "file:$log" -serial stdio -serial "file:$work/status" </dev/null &

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	image  = "thole-test"
-	sender = "/sender" // its first instructions send to the ports 4001 and 4002
+	image  = "thole-test"                                // in it is sender
+	sender = "/sender"                                   // its first instructions send to the ports 4001 and 4002
+	ours   = "-v " + self + ":/vm:ro " + image + " /vm " // this program in a container
 )
 
 // docker starts Docker with a configuration, and makes the image of the tests.
@@ -31,7 +32,7 @@ func docker(t *testing.T, config string) {
 		if err := os.WriteFile(dir+sender, nstest.FirstInstruction([4]byte{127, 0, 0, 1}, 4001, 4002), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		sh(t, "cp "+self+" "+dir+"/vm && tar -C "+dir+" -c . | docker import - "+image)
+		sh(t, "tar -C "+dir+" -c . | docker import - "+image)
 	}
 	until(t, "the daemon to follow Docker", func() bool {
 		s := status(t)
@@ -71,7 +72,7 @@ func TestDocker(t *testing.T) {
 	stopDocker(t)
 	docker(t, "{}")
 	counts := receivers(t)
-	id := sh(t, "docker run -d --name web --net=host -l app=web "+image+" /vm serve 127.0.0.1:8004")
+	id := sh(t, "docker run -d --name web --net=host -l app=web "+ours+"serve 127.0.0.1:8004")
 	listens(t, 8004)
 	w := workload(t, "web")
 	if w.Cgroup != "system.slice/docker-"+id+".scope" || w.Labels["app"] != "web" {
@@ -85,12 +86,12 @@ func TestDocker(t *testing.T) {
 		if labels != "" {
 			l = "-l " + labels
 		}
-		_, err := try("docker run --rm --net=host " + l + " " + image + " /vm dial 127.0.0.1:8004")
+		_, err := try("docker run --rm --net=host " + l + " " + ours + "dial 127.0.0.1:8004")
 		if got := exitCode(err); got != map[bool]int{true: 0, false: 1}[want] {
 			t.Errorf("a container with %q dials: %d", labels, got)
 		}
 	}
-	const starts = 10
+	const starts = 5
 	for i := range starts {
 		sh(t, "docker run --rm --name s"+strconv.Itoa(i)+" --net=host -l app=web "+image+" "+sender)
 	}
@@ -115,7 +116,7 @@ func TestDockerSlice(t *testing.T) {
 	sh(t, "systemctl enable --now docker.slice")
 	docker(t, `{"cgroup-parent": "docker.slice"}`)
 	counts := receivers(t)
-	id := sh(t, "docker run -d --name web --net=host -l app=web "+image+" /vm serve 127.0.0.1:8005")
+	id := sh(t, "docker run -d --name web --net=host -l app=web "+ours+"serve 127.0.0.1:8005")
 	listens(t, 8005)
 	until(t, "the container to be known", func() bool { return workload(t, "web").Cgroup == "docker.slice/docker-"+id+".scope" })
 	if p := status(t).Problems; len(p) != 0 {
@@ -131,7 +132,7 @@ func TestDockerSlice(t *testing.T) {
 	for range 3 {
 		sh(t, "docker run --rm --net=host -l app=web "+image+" "+sender)
 	}
-	dialler := sh(t, "docker run -d --name dialler --net=host -l app=web "+image+" /vm dial 127.0.0.1:8005")
+	dialler := sh(t, "docker run -d --name dialler --net=host -l app=web "+ours+"dial 127.0.0.1:8005")
 	until(t, "the container's first SYN", func() bool {
 		out, _ := try("ss -Htn state syn-sent dport = :8005")
 		return out != ""

@@ -20,7 +20,7 @@ func TestService(t *testing.T) {
 	if err != nil {
 		t.Errorf("thole doctor: %v", err)
 	}
-	out, _ := try("systemd-analyze --no-pager verify /usr/local/lib/systemd/system/thole.service /usr/local/lib/systemd/system/*.slice")
+	out, _ := try("systemd-analyze --no-pager --man=no verify /usr/local/lib/systemd/system/thole.service /usr/local/lib/systemd/system/*.slice")
 	for line := range strings.Lines(out) {
 		if !strings.Contains(line, "notify-reload") { // systemd 252 says that it does not know it
 			t.Errorf("systemd-analyze verify: %s", line)

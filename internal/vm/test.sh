@@ -1,10 +1,11 @@
 #!/bin/sh
 # test.sh [KERNEL...]: run this package's tests in a VM for each kernel, with thole as `make install` installs it.
+# VM_RUN: only tests that match (go test -run); more variables are those of run.sh.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export CGO_ENABLED=0
+export CGO_ENABLED=0 VM_TIMEOUT="${VM_TIMEOUT:-1800}"
 make -s -C "$here/../.." install DESTDIR="$work/root" PREFIX=/usr/local
 go test -C "$here" -c -tags vm -o "$work/vm.test" .
 "$here/image.sh" >/dev/null

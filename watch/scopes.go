@@ -202,7 +202,7 @@ func (s *Scopes) Count(uid uint32) (total, ofUser int) {
 }
 
 // list returns the scopes that live, by name, and removes the empty ones if sweep
-// is set. What is in our slice without a good seal is reported and carries no
+// is set; systemd removes its own. What is in our slice without a good seal is reported and carries no
 // labels. watch is called for each scope before it is looked at.
 func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) {
 	s.mu.Lock()
@@ -228,7 +228,7 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) 
 		switch {
 		case starting && release == nil: // its labels are being stored
 			continue
-		case !starting && sweep && s.removeEmpty(cgroup):
+		case !starting && sweep && s.manager == nil && s.removeEmpty(cgroup):
 			continue
 		}
 		run, err := s.verify(name, cgroup)
@@ -258,8 +258,7 @@ func (s *Scopes) nameOf(dir string) (string, bool) {
 	return strings.CutPrefix(name, s.prefix)
 }
 
-// removeEmpty removes the scope if no process is in it. systemd does the same: who
-// comes second finds nothing. One that can not be
+// removeEmpty removes the scope if no process is in it. One that can not be
 // removed is looked at again the next time.
 func (s *Scopes) removeEmpty(cgroup string) bool {
 	populated, err := s.root.populated(cgroup)

@@ -55,8 +55,14 @@ func TestScopesOfAManager(t *testing.T) {
 	}
 	scopes.Settle(run)
 	scopes.Settle(run)
-	if n := list(); m.held != 0 || n != 0 {
-		t.Errorf("settled without a process: %d held, %d listed", m.held, n)
+	if n := list(); m.held != 0 || n != 1 {
+		t.Errorf("settled: %d held, %d listed", m.held, n)
+	}
+	if err := os.Remove(tr.root.Path(run.Cgroup.Path)); err != nil {
+		t.Fatalf("an empty scope is the manager's to remove: %v", err)
+	}
+	if n := list(); n != 0 {
+		t.Errorf("removed: %d listed", n)
 	}
 	if run, err = scopes.Create(aRun("again")); err != nil {
 		t.Fatal(err)

@@ -103,10 +103,11 @@ func TestScopes(t *testing.T) {
 	}
 
 	end(server)
-	until(t, "the scope to vanish", func() bool {
-		units, _ := try("systemctl list-units --all --no-legend 'thole-*.scope'")
-		_, err := os.Stat(cgroup("thole.slice/thole-server.scope"))
-		return units == "" && err != nil && workload(t, "server").ID == 0
+	var left string
+	defer func() { t.Logf("left of the scopes: %q", left) }()
+	until(t, "the scopes to vanish", func() bool {
+		left, _ = try("systemctl list-units --all --no-legend 'thole-*.scope'; ls -d " + cgroup("thole.slice/*.scope") + " 2>/dev/null")
+		return left == "" && workload(t, "server").ID == 0
 	})
 	s := status(t)
 	about := func(p daemon.Message) bool { return strings.HasPrefix(p.Where, "thole.slice") }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"thole/internal/daemon"
+	"thole/internal/nstest"
 )
 
 // The daemon as a service: it is ready when the table is loaded, it reads policies again, and it leaves the table.
@@ -247,7 +248,7 @@ func TestBoot(t *testing.T) {
 }
 
 func TestAfterBoot(t *testing.T) {
-	until(t, "the machine to be up", func() bool {
+	nstest.WaitFor(t, 3*patience, "the machine to be up", func() bool {
 		out, _ := try("systemctl is-active docker thole")
 		return strings.TrimSpace(out) == "active\nactive"
 	})

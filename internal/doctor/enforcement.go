@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"thole/internal/daemon"
@@ -120,7 +121,7 @@ func hollow(t *ruleset.Table) string {
 func classesOf(t *ruleset.Table) map[uint64]uint32 {
 	classes := map[uint64]uint32{}
 	for _, set := range t.Sets {
-		if len(set.Key) != 1 || set.Key[0] != ruleset.CgroupV2 || set.Data != ruleset.Mark {
+		if len(set.Key) != 1 || set.Key[0] != ruleset.CgroupV2 || !strings.HasPrefix(set.Name, "class") {
 			continue
 		}
 		for _, e := range set.Elements {

@@ -2,7 +2,7 @@
 # make test       install what tests need from Debian's packages, run everything but what is long by nature
 # make demo       the story as a terminal session, in namespaces of its own
 # make test-vm    the tests that want systemd, in virtual machines with Debian's kernels
-# make bench      latency of local connects, as ratios; how soon the table is right when Docker is back
+# make bench      latency of local connects as ratios; Docker's return; 10,000 workloads; how soon the table is right when Docker is back
 # make soak       the long tests
 # make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, handshakes,
 #                 grants and certificates
@@ -51,7 +51,7 @@ demo: packages build
 	@docs/story.sh bin/thole
 
 bench: packages
-	THOLE_MUST=1 $(GO) test -run '^$$' -bench 'Connect|Reconcile' -benchtime 1x ./internal/e2e
+	THOLE_MUST=1 $(GO) test -run '^$$' -bench 'Connect|Reconcile|Scale' -benchtime 1x ./internal/e2e
 
 soak: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./compiler -args -cases 1000000

@@ -2,7 +2,7 @@
 # make test       install what tests need from Debian's packages, run everything but what is long by nature
 # make demo       the story as a terminal session, in namespaces of its own
 # make test-vm    the tests that want systemd, in virtual machines with Debian's kernels
-# make bench      latency of local connects as ratios; Docker's return; 10,000 workloads; how soon the table is right when Docker is back
+# make bench      local connects as ratios; how soon the table is right when Docker is back; what 10,000 workloads cost
 # make soak       the long tests
 # make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, handshakes,
 #                 grants and certificates

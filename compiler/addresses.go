@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -52,30 +53,45 @@ func classifyAddresses(policies []Policy) *addressClasses {
 	ac := &addressClasses{index: map[*Rule]int{}}
 	ac.collect(policies)
 	ac.classes = []addressClass{{matches: make([]bool, len(ac.lists))}}
-	index := map[string]int{signature(ac.classes[0].matches): 0}
-	for _, atom := range atoms(slices.Concat(ac.lists...)) {
-		matches := make([]bool, len(ac.lists))
-		for i, list := range ac.lists {
-			matches[i] = slices.ContainsFunc(list, func(c *CIDR) bool { return c.matches(atom.from) })
+	ac.matched = make([][]int, len(ac.lists))
+	all := atoms(slices.Concat(ac.lists...))
+	index := map[string]int{"": 0} // by the lists that match
+	for i, lists := range ac.listsOf(all) {
+		var key []byte
+		for _, list := range lists {
+			key = binary.AppendUvarint(key, uint64(list))
 		}
-		sig := signature(matches)
-		at, ok := index[sig]
+		at, ok := index[string(key)]
 		if !ok {
 			at = len(ac.classes)
-			index[sig] = at
-			ac.classes = append(ac.classes, addressClass{index: at, matches: matches})
-		}
-		ac.classes[at].ranges = appendRange(ac.classes[at].ranges, atom)
-	}
-	ac.matched = make([][]int, len(ac.lists))
-	for at, c := range ac.classes {
-		for list, is := range c.matches {
-			if is {
+			index[string(key)] = at
+			class := addressClass{index: at, matches: make([]bool, len(ac.lists))}
+			for _, list := range lists {
+				class.matches[list] = true
 				ac.matched[list] = append(ac.matched[list], at)
+			}
+			ac.classes = append(ac.classes, class)
+		}
+		ac.classes[at].ranges = appendRange(ac.classes[at].ranges, all[i])
+	}
+	return ac
+}
+
+// listsOf returns for each of the atoms, which are ascending, the lists that match it.
+func (ac *addressClasses) listsOf(atoms []addressRange) [][]int {
+	of := make([][]int, len(atoms))
+	for list, cidrs := range ac.lists {
+		for _, c := range cidrs {
+			first, _ := slices.BinarySearchFunc(atoms, c.Prefix.Addr(), func(r addressRange, a netip.Addr) int { return r.from.Compare(a) })
+			for i := first; i < len(atoms) && c.Prefix.Contains(atoms[i].from); i++ {
+				known := len(of[i]) > 0 && of[i][len(of[i])-1] == list
+				if !known && c.matches(atoms[i].from) {
+					of[i] = append(of[i], list)
+				}
 			}
 		}
 	}
-	return ac
+	return of
 }
 
 // collect finds the distinct lists of CIDRs, and which rule has which.

@@ -39,7 +39,8 @@ func TestChaos(t *testing.T) {
 	begun := time.Now()
 	var vandal sync.WaitGroup
 	done := make(chan struct{})
-	vandal.Go(func() { m.vandalise(rand.New(rand.NewPCG(r.Uint64(), 3)), done) })
+	ofVandal := rand.New(rand.NewPCG(r.Uint64(), 3))
+	vandal.Go(func() { m.vandalise(ofVandal, done) })
 	checked := 0
 	for time.Since(begun) < *chaosTime {
 		m.cgroupChurn(r)

@@ -92,11 +92,16 @@ func (l *layout) chains() []nft.Chain {
 // every packet, unless it is there already: ports and class numbers are re-used. A
 // new class is in no epoch, so that the connection is decided again.
 func (l *layout) output() nft.Chain {
-	c := nft.Chain{Name: "output", Hook: nft.Output, Priority: priority, Rules: []nft.Rule{
-		rule(is(nft.CtDirection, nft.DirReply), goTo("output_reply")),
-	}}
+	c := nft.Chain{Name: "output", Hook: nft.Output, Priority: priority}
 	if l.fleet != nil {
-		c.Rules = append(c.Rules, rule(masked(nft.CtMark, remoteMask|markOut, remoteClass|markOut), goTo("output_fleet")))
+		c.Rules = append(c.Rules, rule(is(nft.MetaMark, Sent), goTo("fleet_sent")))
+	}
+	c.Rules = append(c.Rules, rule(is(nft.CtDirection, nft.DirReply), goTo("output_reply")))
+	if l.fleet != nil {
+		c.Rules = append(c.Rules,
+			rule(masked(nft.CtMark, remoteMask|markOut, remoteClass|markOut), goTo("output_fleet")),
+			because("fleet_ask denied it", masked(nft.CtMark, markPending|markDead|markOut, markPending|markDead|markOut),
+				is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn), goTo("discard")))
 	}
 	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
 		return []nft.Rule{
@@ -174,7 +179,9 @@ func (l *layout) sent() nft.Chain {
 func (l *layout) outputReply() nft.Chain {
 	c := nft.Chain{Name: "output_reply", Comment: "answers belong to their connection"}
 	if l.fleet != nil {
-		c.Rules = append(c.Rules, because("a handshake that another node began", masked(nft.CtMark, markPending|markOut, markPending), nft.Queue{Number: l.fleet.Queue}))
+		c.Rules = append(c.Rules,
+			because("a handshake that another node began", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, markPending|markOut, markPending), l.queue()),
+			because("proven, and not decided yet", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, remoteMask|markPending|markOut|markEpoch|markDead, remoteClass), goTo("fleet_reply")))
 	}
 	c.Rules = append(c.Rules, []nft.Rule{
 		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),

@@ -177,8 +177,8 @@ func (e entry) allowsByLabel() bool {
 // Userspace (datapath) takes the tokens off and puts them on; the packet's mark is
 // what its verdict on a packet from there says. docs/ARCHITECTURE.md draws them.
 func (l *layout) fleetChains() []nft.Chain {
-	return []nft.Chain{l.fleetClear(), l.fleetIn(), l.fleetMark(), fleetVerdict(), l.fleetAnswer(), l.introduce(),
-		l.outputFleet(), fleetNobody(), l.fleetAsk()}
+	return []nft.Chain{l.fleetClear(), l.fleetIn(), l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(), l.introduce(),
+		l.outputFleet(), fleetNobody(), l.fleetAsk(), l.fleetReply(), l.fleetSent(), fleetOurs()}
 }
 
 // fromFleet is a rule for TCP of other nodes, for each version of IP.
@@ -191,10 +191,10 @@ func fromFleet(then ...nft.Statement) []nft.Rule {
 }
 
 // pendingTuple is a rule for packets whose connection, as its answers come in, is pending.
-func pendingTuple(do func(set string, key []nft.Expr) nft.Statement, then ...nft.Statement) []nft.Rule {
+func pendingTuple(do func(set string, key []nft.Expr) []nft.Statement, match ...nft.Statement) []nft.Rule {
 	one := func(v nft.Match, saddr, daddr nft.Expr, set string) nft.Rule {
 		tcp := []nft.Statement{isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), v}
-		return rule(slices.Concat(tcp, then, []nft.Statement{do(set, []nft.Expr{saddr, sport, daddr, dport})})...)
+		return rule(slices.Concat(tcp, match, do(set, []nft.Expr{saddr, sport, daddr, dport}))...)
 	}
 	return []nft.Rule{one(v4, ipSaddr, ipDaddr, "pending4"), one(v6, ip6Saddr, ip6Daddr, "pending6")}
 }
@@ -208,12 +208,13 @@ func (l *layout) fleetClear() nft.Chain {
 }
 
 func (l *layout) fleetIn() nft.Chain {
-	c := nft.Chain{Name: "fleet_in", Hook: nft.Prerouting, Priority: rawPriority, Comment: "before conntrack: tokens, and resets that are about them"}
+	c := nft.Chain{Name: "fleet_in", Hook: nft.Prerouting, Priority: rawPriority, Comment: "before conntrack: tokens, and answers and resets that are about them"}
 	c.Rules = append(c.Rules, fromFleet(tholeOption, l.queue())...)
-	for _, r := range pendingTuple(func(set string, key []nft.Expr) nft.Statement { return nft.InSet{Key: key, Set: set} }, anyOf(nft.TCPFlags, nft.TCPRst)) {
-		r.Statements = append(r.Statements, l.queue())
-		c.Rules = append(c.Rules, r)
+	look := func(set string, key []nft.Expr) []nft.Statement {
+		return []nft.Statement{nft.InSet{Key: key, Set: set}, l.queue()}
 	}
+	c.Rules = append(c.Rules, pendingTuple(look, anyOf(nft.TCPFlags, nft.TCPRst))...)
+	c.Rules = append(c.Rules, pendingTuple(look, masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck))...)
 	return c
 }
 
@@ -221,28 +222,50 @@ func (l *layout) fleetIn() nft.Chain {
 // the proof passes.
 func (l *layout) fleetMark() nft.Chain {
 	c := nft.Chain{Name: "fleet_mark", Hook: nft.Prerouting, Priority: manglePriority, Comment: "behind conntrack: what the verdict said, and what has no proof"}
-	c.Rules = append(c.Rules, fromFleet(masked(nft.MetaMark, remoteMask, remoteClass), masked(nft.CtMark, markEpoch|markDead, 0), goTo("fleet_verdict"))...)
+	c.Rules = append(c.Rules, fromFleet(isNot(nft.MetaMark, 0), jump("fleet_verdict"))...)
 	c.Rules = append(c.Rules,
 		rule(is(nft.CtDirection, nft.DirReply), masked(nft.CtMark, markPending|markOut, markPending|markOut), goTo("fleet_answer")),
-		because("no proof came with it", is(nft.CtDirection, nft.DirOriginal), masked(nft.CtMark, markPending|markOut, markPending), isNot(nft.MetaIif, nft.IfindexLo), l.queue()))
+		because("no proof came with it", isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.TCPFlags, nft.TCPRst, 0),
+			is(nft.CtDirection, nft.DirOriginal), masked(nft.CtMark, markPending|markOut, markPending), scratch(nft.MetaMark, Ungated), l.queue()))
 	return c
 }
 
-func fleetVerdict() nft.Chain {
-	c := nft.Chain{Name: "fleet_verdict", Rules: []nft.Rule{
+// fleetVerdict holds what a verdict says against the connection that there is: only a
+// new one begins to be pending, and only a pending one is proven.
+func (l *layout) fleetVerdict() nft.Chain {
+	const all = remoteMask | markPending | markOut
+	original, reply := is(nft.CtDirection, nft.DirOriginal), is(nft.CtDirection, nft.DirReply)
+	server, client := masked(nft.CtMark, markPending|markOut, markPending), masked(nft.CtMark, markPending|markOut, markPending|markOut)
+	return nft.Chain{Name: "fleet_verdict", Comment: "mark: what the verdict said", Rules: []nft.Rule{
+		because("T1 was good", masked(nft.MetaMark, all, remoteClass|markPending), original, anyOf(nft.CtState, nft.StateNew), goTo("fleet_take")),
+		rule(masked(nft.MetaMark, all, remoteClass|markPending), original, server, goTo("fleet_take")),
+		because("T2 was good", masked(nft.MetaMark, all, remoteClass|markPending|markOut), reply, client, goTo("fleet_take")),
+		because("T3 was good", masked(nft.MetaMark, all, remoteClass), original, server, goTo("fleet_take")),
+		because("who answers has no Thole", is(nft.MetaMark, Plain), reply, client, setMark(allOnes&^markPending, 0)),
+		because("T3 proved nothing: but it is proven already", is(nft.MetaMark, Unproven), masked(nft.CtMark, all, remoteClass), scratch(nft.MetaMark, 0), accept),
+		rule(is(nft.MetaMark, Unproven), scratch(nft.MetaMark, Ungated), l.queue()),
+		rule(scratch(nft.MetaMark, 0)),
+	}}
+}
+
+func fleetTake() nft.Chain {
+	c := nft.Chain{Name: "fleet_take", Rules: []nft.Rule{
 		rule(nft.Copy{Target: nft.CtMark, Source: nft.MetaMark}),
 		rule(scratch(nft.MetaMark, 0)),
 	}}
-	update := func(set string, key []nft.Expr) nft.Statement { return nft.Update{Key: key, Set: set} }
+	update := func(set string, key []nft.Expr) []nft.Statement {
+		return []nft.Statement{nft.Update{Key: key, Set: set}}
+	}
 	c.Rules = append(c.Rules, pendingTuple(update, masked(nft.CtMark, markPending|markOut, markPending))...)
+	c.Rules = append(c.Rules, rule(accept))
 	return c
 }
 
 // fleetAnswer sees answers to a connection that this node opened and has not proven.
 func (l *layout) fleetAnswer() nft.Chain {
 	return nft.Chain{Name: "fleet_answer", Comment: "to a connection of ours that is pending", Rules: []nft.Rule{
-		because("who answers has no proof", is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.CtMark, remoteMask, remoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck|nft.TCPRst, nft.TCPSyn|nft.TCPAck), l.queue()),
-		because("our proof has arrived", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, remoteMask, remoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPRst, 0), setMark(allOnes&^markPending, 0)),
+		because("nobody has looked at it", is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.CtMark, remoteMask, remoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck|nft.TCPRst, nft.TCPSyn|nft.TCPAck), goTo("discard")),
+		because("our proof has arrived", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, remoteMask, remoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPRst, 0), anyOf(nft.CtState, nft.StateEstablished), setMark(allOnes&^markPending, 0)),
 	}}
 }
 
@@ -283,12 +306,42 @@ func fleetNobody() nft.Chain {
 	}}
 }
 
+// fleetAsk has the mark pending while it asks: where it is denied, it stays so, and
+// nothing asks again by the address.
 func (l *layout) fleetAsk() nft.Chain {
 	return nft.Chain{Name: "fleet_ask", Comment: "ct mark: class of the sender; mark: of the other node's workload", Rules: []nft.Rule{
+		rule(setMark(markClass, markPending|markOut)),
 		rule(jump("egress")),
 		rule(nft.Copy{Target: nft.CtMark, Source: nft.MetaMark}),
 		rule(scratch(nft.MetaMark, 0)),
 		rule(setMark(markClass, l.epoch|markOut), nft.Count{Counter: "allowed"}, accept),
+	}}
+}
+
+// fleetReply decides a connection that was just proven, where its own packet did not: the
+// last ACK of a handshake finds a request, and no socket.
+func (l *layout) fleetReply() nft.Chain {
+	c := nft.Chain{Name: "fleet_reply", Comment: "the first answer to what another node's workload proved to be", Rules: []nft.Rule{
+		because("the kernel's own", is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPSyn|nft.TCPRst), accept),
+	}}
+	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("ask"))}
+	}, "output_free")...)
+	return c
+}
+
+// fleetSent lets pass what userspace sends for a connection: resets, a SYN without a
+// token, a proof alone. A workload that gives its packets that mark is none of that.
+func (l *layout) fleetSent() nft.Chain {
+	return nft.Chain{Name: "fleet_sent", Comment: "sent by the datapath", Rules: l.whose(func(depth uint8) []nft.Rule {
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("discard"))}
+	}, "fleet_ours")}
+}
+
+func fleetOurs() nft.Chain {
+	return nft.Chain{Name: "fleet_ours", Rules: []nft.Rule{
+		rule(scratch(nft.MetaMark, 0)),
+		rule(accept),
 	}}
 }
 

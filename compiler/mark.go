@@ -29,6 +29,26 @@ const (
 	remoteClass = 0x4000
 )
 
+// What the packet's mark says between the kernel and the datapath, which decides what
+// comes to the queue. Ungated is on what comes to it behind conntrack; Sent on what the
+// datapath sends by itself. The others are on verdicts: Plain and Unproven, or what
+// Pending, Introduced and Proven return.
+const (
+	Ungated  uint32 = markPending
+	Sent     uint32 = 0x54480000
+	Plain    uint32 = markOut
+	Unproven uint32 = markDead
+)
+
+// Pending is for a connection that another node's workload of this class wants to open.
+func Pending(class uint32) uint32 { return class | markPending }
+
+// Introduced is for a connection of this node to a workload of this class.
+func Introduced(class uint32) uint32 { return class | markPending | markOut }
+
+// Proven is for a connection whose other end proved to be of this class.
+func Proven(class uint32) uint32 { return class }
+
 // The epochs go from 1 to MaxEpoch, and then round. StaleEpoch is none of them: it is what
 // a Sweep writes. It is not 0, since the connection was allowed once.
 //

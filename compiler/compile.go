@@ -108,7 +108,7 @@ func classify(policies []Policy, in Input, workloads []Workload) *classes {
 		matchers:  map[*Rule]*matcher{},
 	}
 	if in.Fleet != nil {
-		cs.classifyRemotes(policies, in.Remotes)
+		cs.classifyRemotes(in.Remotes)
 	}
 	for i := range cs.workloads {
 		if c := &cs.workloads[i]; !cs.reachesItself(c) {

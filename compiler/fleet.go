@@ -59,48 +59,14 @@ func matchesRemote(rule *Rule, deny bool, r *Remote) bool {
 	})
 }
 
-// classifyRemotes groups what other nodes proved by all that the policies ask of it.
-// The class of remotes[i] is cs.remoteClass[i].
-func (cs *classes) classifyRemotes(policies []Policy, remotes []Remote) {
-	ask := questions(policies)
-	index := map[string]int{}
+// classifyRemotes gives each of what other nodes proved a class of its own, also where no
+// policy tells two of them apart: the connections of today keep its number when the
+// policies of tomorrow do. The class of remotes[i] is cs.remoteClass[i].
+func (cs *classes) classifyRemotes(remotes []Remote) {
 	for i := range remotes {
 		r := &remotes[i]
-		var key []byte
-		for rules, deny := range rulesBySort(policies) {
-			for j := range rules {
-				key = append(key, '0'+b2i(matchesRemote(&rules[j], deny, r)))
-			}
-		}
-		w := r.workload()
-		key = ask.labels(ask.values(key, ask.keys, w), w)
-		at, ok := index[string(key)]
-		if !ok {
-			at = len(cs.remotes)
-			index[string(key)] = at
-			cs.remotes = append(cs.remotes, workloadClass{remote: r, index: len(cs.workloads) + at})
-		}
-		cs.remotes[at].members = append(cs.remotes[at].members, w)
-		cs.remoteClass = append(cs.remoteClass, at)
-	}
-}
-
-func b2i(b bool) byte {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// rulesBySort visits every list of rules of every policy, and whether it denies.
-func rulesBySort(policies []Policy) func(yield func([]Rule, bool) bool) {
-	return func(yield func([]Rule, bool) bool) {
-		for i := range policies {
-			p := &policies[i]
-			if !yield(p.Ingress.Allow, false) || !yield(p.Ingress.Deny, true) || !yield(p.Egress.Allow, false) || !yield(p.Egress.Deny, true) {
-				return
-			}
-		}
+		cs.remotes = append(cs.remotes, workloadClass{remote: r, index: len(cs.workloads) + i, members: []*Workload{r.workload()}})
+		cs.remoteClass = append(cs.remoteClass, i)
 	}
 }
 

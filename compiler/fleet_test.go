@@ -59,22 +59,22 @@ func TestRemotes(t *testing.T) {
 	}
 }
 
-// Label sets that no policy tells apart share a class.
-func TestRemotesShareClasses(t *testing.T) {
+// A remote keeps its class while others come and go, and policies change: the marks of
+// its connections hold the number.
+func TestRemotesKeepTheirClasses(t *testing.T) {
 	docs, err := compiler.Parse([]compiler.File{{Name: "p.yaml", Data: []byte(fleetPolicy)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := netip.MustParseAddr("10.0.0.2")
-	r := compile(t, compiler.Input{
-		Policies: docs.Policies, Fleet: &compiler.Fleet{},
-		Remotes: []compiler.Remote{
-			{Labels: compiler.Labels{"app": "backup", "rack": "1"}, Address: address},
-			{Labels: compiler.Labels{"app": "backup", "rack": "2"}, Address: address},
-			{Labels: compiler.Labels{"app": "cache"}, Address: address},
-		},
-	})
-	if r.Remotes[0] != r.Remotes[1] || r.Remotes[0] == r.Remotes[2] || r.Remotes[0] != 0x4000 {
-		t.Errorf("classes %#x", r.Remotes)
+	remotes := []compiler.Remote{
+		{Labels: compiler.Labels{"app": "backup", "rack": "1"}, Address: address},
+		{Labels: compiler.Labels{"app": "backup", "rack": "2"}, Address: address},
+		{Labels: compiler.Labels{"app": "cache"}, Address: address},
+	}
+	before := compile(t, compiler.Input{Policies: docs.Policies, Fleet: &compiler.Fleet{}, Remotes: remotes})
+	after := compile(t, compiler.Input{Fleet: &compiler.Fleet{}, Remotes: remotes[1:], Numbers: before.Numbers})
+	if before.Remotes[0] != 0x4000 || before.Remotes[0] == before.Remotes[1] || before.Remotes[1] != after.Remotes[0] || before.Remotes[2] != after.Remotes[1] {
+		t.Errorf("classes %#x, then of all but the first %#x", before.Remotes, after.Remotes)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -21,6 +22,9 @@ import (
 type daemonOptions struct {
 	policies, state, socket string
 	docker                  string
+	fleet                   []string
+	pki                     string
+	queue                   uint16
 	deny                    string
 	logFormat, logLevel     string
 }
@@ -43,7 +47,11 @@ It follows Docker's containers where Docker is, at the socket that the docker
 command would use (DOCKER_HOST, the current context, /var/run/docker.sock), or at
 --docker HOST. While Docker does not answer, what is known of containers stays.
 
-Signals: SIGHUP reads the policies again. SIGTERM and SIGINT end the daemon; the
+With --fleet, connections of labelled workloads to and from those networks carry the
+labels with them, signed with the certificate in the directory --pki; other nodes need
+the same. They are then judged by label, and all others by address, as without it.
+
+Signals: SIGHUP reads the policies, and --pki, again. SIGTERM and SIGINT end the daemon; the
 table stays and goes on deciding. "thole cleanup" removes it.
 
 Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
@@ -57,6 +65,10 @@ Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
 	dirNames(cmd, "policies")
 	f.StringVar(&o.docker, "docker", "", "Docker's API is at this `HOST` (unix:///run/docker.sock), or off")
 	completeFlag(cmd, "docker", daemon.DockerOff, "unix:///var/run/docker.sock")
+	f.StringSliceVar(&o.fleet, "fleet", nil, "other nodes are in these networks (`CIDR`): labels go to them and come from them")
+	f.StringVar(&o.pki, "pki", defaultPKI, "with --fleet: this node's certificate and whom it trusts are in this `DIR`, see thole pki")
+	dirNames(cmd, "pki")
+	f.Uint16Var(&o.queue, "queue", daemon.DefaultQueue, "with --fleet: the `NUMBER` of the NFQUEUE that packets between nodes come by")
 	stateFlag(cmd, &o.state)
 	socketFlag(cmd, &o.socket)
 	denyFlag(cmd, &o.deny)
@@ -76,7 +88,14 @@ func runDaemon(ctx context.Context, w *world, o daemonOptions) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
+	networks, err := parseFleet(o.fleet)
+	if err != nil {
+		return err
+	}
 	d, err := daemon.New(daemon.Config{
+		Fleet:    networks,
+		PKI:      o.pki,
+		Queue:    o.queue,
 		Policies: o.policies,
 		State:    o.state,
 		Socket:   o.socket,
@@ -98,6 +117,19 @@ func runDaemon(ctx context.Context, w *world, o daemonOptions) error {
 		return fmt.Errorf("running the daemon: %w", err)
 	}
 	return nil
+}
+
+// parseFleet reads the networks of --fleet.
+func parseFleet(words []string) ([]netip.Prefix, error) {
+	var networks []netip.Prefix
+	for _, word := range words {
+		p, err := netip.ParsePrefix(word)
+		if err != nil {
+			return nil, fmt.Errorf("reading --fleet %q: %v", word, err)
+		}
+		networks = append(networks, p.Masked())
+	}
+	return networks, nil
 }
 
 // reloadOn has the daemon read its policies again at each signal.

@@ -111,6 +111,9 @@ type Conn struct {
 // Workload returns whose socket it is, on the client.
 func (c *Conn) Workload() Workload { return c.workload }
 
+// Pair returns the statements of both ends, or nil as long as the other's is not known.
+func (c *Conn) Pair() *Pair { return c.pair }
+
 // SYN returns the kernel's own SYN, for a fallback (Action.SendSYN). Nil: it was not
 // kept, and the kernel's timer will send it.
 func (c *Conn) SYN() []byte {

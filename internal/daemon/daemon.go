@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"thole/compiler"
+	"thole/datapath"
 	"thole/ruleset/kernel"
 	"thole/watch"
 )
@@ -29,6 +31,9 @@ type Config struct {
 	Socket   string // "": DefaultSocket
 	Docker   string // where Docker answers; "": as the docker command finds it; DockerOff
 	Deny     compiler.DenyMode
+	Fleet    []netip.Prefix // where other nodes are; none: connections are judged by address
+	PKI      string         // this node's certificate and whom it trusts (package pki); with Fleet
+	Queue    uint16         // NFQUEUE for the packets between nodes; 0: DefaultQueue
 	Version  string
 	Logger   *slog.Logger // nil: slog.Default()
 }
@@ -36,6 +41,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.State = cmp.Or(c.State, DefaultState)
 	c.Socket = cmp.Or(c.Socket, DefaultSocket)
+	c.Queue = cmp.Or(c.Queue, DefaultQueue)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -52,6 +58,8 @@ type Daemon struct {
 	listener  *listener
 	server    *server
 	lock      *lock
+	engine    *datapath.Engine // nil: there are no other nodes
+	pki       string           // the engine's directory
 	log       *slog.Logger
 }
 
@@ -85,6 +93,12 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	d.cgroups, d.docker, d.enforcer = parts.cgroups, parts.docker, parts.enforcer
 	d.enforcer.changed = d.cgroups.Changed()
 	d.listener = &listener{from: host.writes, to: d.enforcer.writes, log: config.Logger}
+	if len(config.Fleet) > 0 {
+		if d.engine, err = openFleet(config, d.enforcer, host.root); err != nil {
+			return nil, err
+		}
+		d.pki = config.PKI
+	}
 	if config.Policies != "" {
 		d.directory = watch.NewDirectory(config.Policies)
 		d.enforcer.directory, d.enforcer.files = config.Policies, d.directory.Files()
@@ -120,6 +134,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.docker != nil {
 		group.Go(func() error { return d.docker.Run(ctx) })
 	}
+	if d.engine != nil {
+		group.Go(func() error { return d.engine.Run(ctx) })
+	}
 	if d.directory != nil {
 		group.Go(func() error { return d.directory.Run(ctx) })
 	}
@@ -129,16 +146,19 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(err, d.close())
 }
 
-// Reload reads the policies again, as SIGHUP asks for. A bad set is reported and
-// changes nothing.
+// Reload reads the policies again, and this node's certificate and trust, as SIGHUP asks
+// for. What is bad is reported and changes nothing.
 func (d *Daemon) Reload(ctx context.Context) error {
 	_, err := d.enforcer.Reload(ctx)
-	return err
+	return errors.Join(err, d.reloadPKI())
 }
 
 // close gives back what New took. The server closes its listener itself.
 func (d *Daemon) close() error {
 	var err error
+	if d.engine != nil {
+		_ = d.engine.Close() // Run has closed it already, where it was called
+	}
 	if d.cgroups != nil {
 		err = d.cgroups.Close()
 	}

@@ -35,6 +35,7 @@ type enforcer struct {
 	state       *stateDir
 	log         *slog.Logger
 	deny        compiler.DenyMode
+	fleet       *compiler.Fleet // nil: there are no other nodes
 	now         func() time.Time
 
 	directory string // that is followed, or ""
@@ -59,6 +60,7 @@ type enforcer struct {
 	epoch    uint16
 	enforced []compiler.Workload          // those in the loaded table
 	ended    map[uint64]compiler.Workload // those of them whose cgroup is gone, by its id
+	remotes  []compiler.Remote            // what other nodes' workloads proved
 	around   containers                   // what the loaded table knows of containers beside them
 	settled  bool                         // set and enforced are those of the loaded table
 
@@ -118,6 +120,9 @@ func (e *enforcer) adopt() error {
 		return nil
 	}
 	e.numbers, e.enforced, e.around = remembered.Numbers, remembered.Workloads, remembered.containers
+	if e.fleet != nil {
+		e.remotes = remembered.Remotes // connections have their classes
+	}
 	e.runs.Recall(watch.Snapshot{
 		Workloads:  remembered.Workloads,
 		Unlabelled: remembered.Unlabelled,

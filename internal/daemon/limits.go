@@ -27,6 +27,10 @@ const (
 	maxRuns        = 20_000
 	maxUserBuckets = 10_000 // users that are remembered for their rate; the idle ones are forgotten first
 
+	// Of what other nodes prove.
+	maxRemotes    = 16_384 // classes of their workloads: as many numbers as there are
+	classPatience = 2 * time.Second
+
 	// Of the daemon itself.
 	shutdownTimeout  = 5 * time.Second
 	dockerPatience   = 3 * time.Second       // at the start

@@ -108,6 +108,8 @@ func (e *enforcer) compile(p *plan) error {
 		Bridges:    p.around.Bridges,
 		Options:    compiler.Options{Deny: e.deny, Epoch: p.epoch, Comments: p.comments},
 		Numbers:    p.numbers,
+		Fleet:      e.fleet,
+		Remotes:    e.remotes,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %v", errLimit, err)
@@ -304,7 +306,7 @@ func sameTable(a, b *ruleset.Table) bool {
 
 // remember stores what belongs to the loaded table.
 func (e *enforcer) remember() {
-	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced, containers: e.around})
+	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced, containers: e.around, Remotes: e.remotes})
 	if err != nil {
 		e.log.Warn("the table is changed, but the daemon will not know its numbers when it is started again", "error", err)
 	}

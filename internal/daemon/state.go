@@ -41,6 +41,7 @@ type memory struct {
 	Epoch     uint16              `json:"epoch"`
 	Numbers   compiler.Numbers    `json:"numbers"`
 	Workloads []compiler.Workload `json:"workloads"` // those in the table
+	Remotes   []compiler.Remote   `json:"remotes,omitempty"`
 	containers
 }
 

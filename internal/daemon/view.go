@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/datapath"
 	"thole/ruleset/kernel"
 	"thole/watch"
 )
@@ -22,6 +23,11 @@ type view struct {
 	classes   []Class
 	grants    []compiler.LabelGrant
 	ids       map[uint64]bool // the cgroups that the loaded table knows
+
+	// In a fleet: workloads by cgroup, classes by remoteKey, and Result.Allows.
+	local   map[uint64]datapath.Workload
+	remotes map[string]uint32
+	allows  func(from, to uint32, port uint16) bool
 }
 
 // publish makes a view of the enforcer's state.
@@ -66,6 +72,7 @@ func (e *enforcer) publish() {
 		v.workloads = append(v.workloads, apiWorkload(w, class))
 	}
 	slices.SortFunc(v.workloads, byName)
+	e.publishFleet(v)
 	e.view.Store(v)
 }
 

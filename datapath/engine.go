@@ -1,0 +1,276 @@
+// Package datapath carries the signed handshake: it takes from an NFQUEUE the packets
+// whose connections other nodes have to prove, asks the state machine what becomes of
+// them, and tells the kernel.
+//
+// Packets come in, with the mark that says from where (compiler.Ungated); verdicts go
+// out, with the marks that the table holds against conntrack's (compiler.Pending and so
+// on), and by a raw socket what the machine wants sent. Labels and policies are the
+// Daemon's to know, statements and keys package peers', sockets the kernel's. It never
+// sees a connection's data behind the handshake, and never decides by anything but what
+// was proven: where it can not say, it drops, or leaves the packet to be judged by its
+// address.
+package datapath
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"thole/compiler"
+	"thole/datapath/handshake"
+	"thole/datapath/packet"
+	"thole/datapath/peers"
+	"thole/datapath/pki"
+	"thole/datapath/queue"
+	"thole/datapath/sockets"
+	"thole/datapath/token"
+)
+
+// A Workload is one that runs on this node.
+type Workload struct {
+	Cgroup uint64            // its id, by which it is known
+	Labels map[string]string // that are sent, all or none
+	Class  uint32
+}
+
+// A Daemon knows labels and policies. It is asked by one goroutine at a time.
+type Daemon interface {
+	// Workload returns whose the sockets of a cgroup are; false: nobody's with labels.
+	Workload(cgroup uint64) (Workload, bool)
+	// Class returns the class by which the kernel's table knows what was proven. The first
+	// time the table has to change for it.
+	Class(compiler.Remote) (uint32, error)
+	// Allows reports whether the policies of this node let a class send to another.
+	Allows(from, to uint32, port uint16) bool
+}
+
+// A Config says what an Engine works with.
+type Config struct {
+	Queue  uint16
+	Node   *pki.Node
+	Daemon Daemon
+	Log    *slog.Logger
+}
+
+// An Engine handles the packets of one queue. Its goroutines are those of Run.
+type Engine struct {
+	number uint16
+	daemon Daemon
+	log    *slog.Logger
+	peers  *peers.Peers
+	finder *sockets.Finder
+	sender *sockets.Sender
+
+	mu     sync.Mutex // guards what follows
+	node   handshake.Node
+	table  *handshake.Table
+	now    time.Time // of the packet at hand
+	counts map[string]uint64
+}
+
+// How often what has expired is dropped.
+const sweepEvery = time.Second
+
+// New makes an Engine in the network namespace of the calling thread. Run closes it.
+func New(config Config) (*Engine, error) {
+	finder, err := sockets.NewFinder()
+	if err != nil {
+		return nil, err
+	}
+	sender, err := sockets.NewSender()
+	if err != nil {
+		return nil, errors.Join(err, finder.Close())
+	}
+	e := &Engine{
+		number: config.Queue, daemon: config.Daemon, log: config.Log, peers: peers.New(config.Node),
+		finder: finder, sender: sender, table: handshake.NewTable(), counts: map[string]uint64{},
+	}
+	e.node = handshake.Node{Statements: known{e}, Policy: known{e}}
+	return e, nil
+}
+
+// Run works until the context ends, or the queue can not be read any more. What is in
+// the queue then is dropped, as is what comes to it later; connections that are proven
+// do not come to it.
+func (e *Engine) Run(ctx context.Context) error {
+	defer e.Close() //nolint:errcheck // nothing was written
+	q, err := queue.Open(queue.Config{Number: e.number}, e.handle)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return q.Run(ctx) })
+	group.Go(func() error { e.sweep(ctx); return nil })
+	return group.Wait()
+}
+
+// Close gives back what New took, where Run was not called.
+func (e *Engine) Close() error { return errors.Join(e.finder.Close(), e.sender.Close()) }
+
+// Replace takes another certificate, key or trust.
+func (e *Engine) Replace(node *pki.Node) error { return e.peers.Replace(node, time.Now()) }
+
+// Counts returns how often what happened, by name: "packets", and why one was refused.
+func (e *Engine) Counts() map[string]uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return maps.Clone(e.counts)
+}
+
+func (e *Engine) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			e.mu.Lock()
+			e.table.Expire(now)
+			e.mu.Unlock()
+			e.peers.Sweep(now)
+		}
+	}
+}
+
+// handle is what becomes of a packet.
+func (e *Engine) handle(q queue.Packet) queue.Verdict {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.now = time.Now()
+	e.counts["packets"]++
+	p, err := packet.Parse(q.Payload)
+	if err != nil {
+		return e.refused(err)
+	}
+	event := handshake.Event{Kind: handshake.In, Packet: &p}
+	key := handshake.Key{Local: p.Destination, Remote: p.Source}
+	if q.Hook == queue.Output {
+		event.Kind = handshake.Out
+		key = handshake.Key{Local: p.Source, Remote: p.Destination}
+	}
+	conn := e.table.Get(key)
+	if event.Kind == handshake.In && q.Mark != compiler.Ungated && p.Token == 0 && conn.State == handshake.Closed {
+		return queue.Accept() // another option of the same kind, or of a connection that is over
+	}
+	e.introduce(&event, key, q.Device)
+	next, action := e.node.Step(conn, &event)
+	if action.Err != nil {
+		e.count(action.Err)
+		e.log.Debug("handshake", "local", key.Local, "remote", key.Remote, "state", conn.State, "do", action.Do, "error", action.Err)
+	}
+	if err := e.table.Put(key, next, e.now); err != nil {
+		return e.refused(err)
+	}
+	e.learn(conn, action, &p)
+	return e.carryOut(&q, &p, &next, &action)
+}
+
+// introduce finds out whose SYN it is, or for whom.
+func (e *Engine) introduce(event *handshake.Event, key handshake.Key, device int) {
+	p := event.Packet
+	if p.Flags&(packet.SYN|packet.ACK|packet.RST) != packet.SYN {
+		return
+	}
+	find := e.finder.Listener
+	if event.Kind == handshake.Out {
+		find = e.finder.Connecting
+	}
+	rand.Read(event.Nonce[:]) // it never fails
+	cgroup, err := find(key.Local, key.Remote, device)
+	if err != nil {
+		if !errors.Is(err, sockets.ErrNone) {
+			e.count(err)
+		}
+		return
+	}
+	if w, ok := e.daemon.Workload(cgroup); ok {
+		event.Workload = handshake.Workload(w.Cgroup)
+	}
+}
+
+// learn notes what a packet says about its sender.
+func (e *Engine) learn(before handshake.Conn, action handshake.Action, p *packet.Packet) {
+	if pair := action.Remember; pair != nil {
+		e.peers.Answered((*peers.Pair)(pair), p.Source, p.Token == token.TypeFullT2, e.now)
+	}
+	if action.Mark == handshake.MarkProven {
+		e.peers.Proven(peers.Server, (*peers.Pair)(before.Pair()), p.Source.Addr(), e.now)
+		e.counts["proven"]++
+	}
+}
+
+// carryOut sends what the machine wants sent, and returns its verdict.
+func (e *Engine) carryOut(q *queue.Packet, p *packet.Packet, conn *handshake.Conn, action *handshake.Action) queue.Verdict {
+	out, err := action.Write(nil, p)
+	if err != nil {
+		return e.refused(err)
+	}
+	e.send(out.Before, q.Device)
+	e.send(action.WriteReset(nil, p), q.Device)
+	if action.SendSYN {
+		e.send(conn.SYN(), q.Device)
+	}
+	switch {
+	case action.Do == handshake.Drop || q.Mark == compiler.Ungated: // without a proof nothing passes there
+		return queue.Drop()
+	case out.Packet == nil:
+		return marked(queue.Accept(), action)
+	}
+	return marked(queue.Rewrite(out.Packet), action)
+}
+
+// marked is a verdict with what the table is told.
+func marked(v queue.Verdict, action *handshake.Action) queue.Verdict {
+	class := uint32(action.Class)
+	switch action.Mark {
+	case handshake.MarkPending:
+		if action.Do == handshake.TakeT2 {
+			return v.WithMark(compiler.Introduced(class))
+		}
+		return v.WithMark(compiler.Pending(class))
+	case handshake.MarkProven:
+		return v.WithMark(compiler.Proven(class))
+	case handshake.MarkUnproven:
+		return v.WithMark(compiler.Unproven)
+	case handshake.MarkPlain:
+		return v.WithMark(compiler.Plain)
+	}
+	return v
+}
+
+func (e *Engine) send(b []byte, device int) {
+	if len(b) == 0 {
+		return
+	}
+	if err := e.sender.Send(b, compiler.Sent, device); err != nil {
+		e.counts["not-sent"]++ // it is lost, like any packet
+		e.log.Debug("a packet was not sent", "error", err)
+	}
+}
+
+func (e *Engine) refused(err error) queue.Verdict {
+	e.count(err)
+	return queue.Drop()
+}
+
+// count counts by the innermost reason: the ones around it name labels and nodes.
+func (e *Engine) count(err error) {
+	var reason interface {
+		error
+		fmt.Stringer
+	}
+	if errors.As(err, &reason) {
+		e.counts[reason.String()]++
+		return
+	}
+	e.counts["error"]++
+	e.log.Warn("a packet of a handshake", "error", err)
+}

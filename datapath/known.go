@@ -1,0 +1,75 @@
+package datapath
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"thole/compiler"
+	"thole/datapath/handshake"
+	"thole/datapath/peers"
+	"thole/datapath/token"
+)
+
+// known is what the state machine asks, about the packet at hand.
+type known struct{ *Engine }
+
+// Own is a method of handshake.Statements.
+func (k known) Own(w handshake.Workload) *token.Own {
+	own, ok := k.daemon.Workload(uint64(w))
+	if !ok || len(own.Labels) == 0 {
+		return nil
+	}
+	statement, err := k.peers.Own(own.Labels, k.now)
+	if err != nil {
+		k.count(err)
+		k.log.Debug("nothing is said of a workload", "labels", own.Labels, "error", err)
+		return nil
+	}
+	return statement
+}
+
+// Remembered is a method of handshake.Statements.
+func (k known) Remembered(own *token.Own, at netip.AddrPort) *handshake.Pair {
+	return (*handshake.Pair)(k.peers.Remembered(own, at, k.now))
+}
+
+// Named is a method of handshake.Statements.
+func (k known) Named(side handshake.Side, w handshake.Workload, own, peer token.Fingerprint, from netip.Addr) (*handshake.Pair, error) {
+	local, ok := k.daemon.Workload(uint64(w))
+	if !ok {
+		return nil, peers.Unknown
+	}
+	pair, err := k.peers.Named(peers.Side(side), local.Labels, own, peer, from, k.now)
+	return (*handshake.Pair)(pair), err
+}
+
+// Stated is a method of handshake.Statements.
+func (k known) Stated(side handshake.Side, own *token.Own, statement []byte, from netip.Addr) (*handshake.Pair, error) {
+	pair, err := k.peers.Stated(peers.Side(side), own, statement, from, k.now)
+	return (*handshake.Pair)(pair), err
+}
+
+// Class is a method of handshake.Policy.
+func (k known) Class(claim *token.Claim, from netip.Addr) (handshake.Class, error) {
+	identity := peers.IdentityOf(claim)
+	r := compiler.Remote{Labels: compiler.Labels{}, Node: identity.Node, Address: from}
+	for key, value := range claim.Labels {
+		if compiler.IsUserLabel(key) {
+			r.Labels[key] = value
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(identity.Grants)) {
+		if _, said := r.Labels[key]; !said {
+			r.Unsaid = append(r.Unsaid, key)
+		}
+	}
+	class, err := k.daemon.Class(r)
+	return handshake.Class(class), err
+}
+
+// Allows is a method of handshake.Policy.
+func (k known) Allows(w handshake.Workload, to handshake.Class, port uint16) bool {
+	own, ok := k.daemon.Workload(uint64(w))
+	return ok && k.daemon.Allows(own.Class, uint32(to), port)
+}

@@ -47,12 +47,12 @@ It follows Docker's containers where Docker is, at the socket that the docker
 command would use (DOCKER_HOST, the current context, /var/run/docker.sock), or at
 --docker HOST. While Docker does not answer, what is known of containers stays.
 
-With --fleet, connections of labelled workloads to and from those networks carry the
-labels with them, signed with the certificate in the directory --pki; other nodes need
-the same. They are then judged by label, and all others by address, as without it.
+With --fleet, connections of labelled workloads to and from those networks carry
+the labels with them, signed with the certificate in the directory --pki; other
+nodes need the same. These are judged by label, all others by address, as without.
 
-Signals: SIGHUP reads the policies, and --pki, again. SIGTERM and SIGINT end the daemon; the
-table stays and goes on deciding. "thole cleanup" removes it.
+Signals: SIGHUP reads the policies and --pki again. SIGTERM and SIGINT end the
+daemon; the table stays and goes on deciding. "thole cleanup" removes it.
 
 Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
 		Example: `  sudo thole daemon

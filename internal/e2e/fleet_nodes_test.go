@@ -27,7 +27,7 @@ func newFleet(t *testing.T, args ...string) (a, b *machine) {
 	for i, m := range []*machine{a, b} {
 		dir := filepath.Join(t.TempDir(), "pki")
 		ca.node(dir, []string{"node-a", "node-b"}[i], fleetEnds[i][:])
-		m.start(append([]string{"--fleet", "10.0.0.0/24,fd00:10::/64", "--pki", dir, "--log-level", "debug"}, args...)...)
+		m.start(append([]string{"--fleet", "10.0.0.0/23,fd00:10::/64", "--pki", dir, "--log-level", "debug"}, args...)...)
 	}
 	return a, b
 }
@@ -66,31 +66,150 @@ func (ca fleetCA) node(dir, name string, addresses []netip.Addr) {
 	must(ca.t, err)
 }
 
-// Workloads of two nodes reach each other by their labels.
+// handshakes is the patience for connects that userspace has a part in.
+const handshakes = 3 * time.Second
+
+// reached reports whether a probe is answered by the listener at an address.
+func reached(p *nstest.Probe, to string, wait time.Duration) bool {
+	return p.TCPTo(nstest.Target{To: to, Patience: wait}).Allowed()
+}
+
+// tell logs what the machines know, if the test has failed.
+func tell(t *testing.T, machines ...*machine) {
+	t.Cleanup(func() {
+		for _, m := range machines {
+			if t.Failed() {
+				t.Log(m.daemon.Output(), m.Shell("cat /proc/net/nf_conntrack; nft list counters; cat /proc/net/netfilter/nfnetlink_queue"))
+			}
+		}
+	})
+}
+
+// queued returns how many packets the machine's queue has had.
+func (m *machine) queued() string {
+	m.t.Helper()
+	return m.Shell("awk '{print $8}' /proc/net/netfilter/nfnetlink_queue")
+}
+
+// Workloads of two nodes reach each other by their labels, and behind the handshake
+// userspace has no part in it.
 func TestFleetByLabels(t *testing.T) {
 	a, b := newFleet(t)
+	tell(t, a, b)
 	nodes := []*machine{a, b}
 	web := []*nstest.Probe{a.labelledProbe("web", "app=web"), b.labelledProbe("web", "app=web")}
 	db := []*nstest.Probe{a.labelledProbe("db", "app=db"), b.labelledProbe("db", "app=db")}
 	for i := range nodes {
 		web[i].Listen("tcp", "[::]:80")
+		web[i].Listen("tcp", "[::]:81", nstest.Greet)
 	}
 	for i, ends := range fleetEnds {
 		for _, end := range ends {
-			to := netip.AddrPortFrom(end, 80).String()
-			from := 1 - i
-			if v := web[from].TCPTo(nstest.Target{To: to, Patience: 3 * time.Second}); !v.Allowed() {
-				t.Errorf("same labels, to %s: %v", to, v)
+			to, from := netip.AddrPortFrom(end, 80).String(), 1-i
+			for range 2 { // T1 full, then short
+				if v := web[from].TCPTo(nstest.Target{To: to, Patience: handshakes}); !v.Allowed() {
+					t.Errorf("same labels, to %s: %v", to, v)
+				}
 			}
-			if v := db[from].TCPTo(nstest.Target{To: to, Patience: 500 * time.Millisecond}); v.Allowed() {
-				t.Errorf("other labels, to %s: %v", to, v)
+			greeter := netip.AddrPortFrom(end, 81).String()
+			if v := web[from].TCPTo(nstest.Target{To: greeter, Quiet: true, Patience: handshakes}); !v.Allowed() {
+				t.Errorf("the server speaks first, to %s: %v", greeter, v)
+			}
+			if reached(db[from], to, 300*time.Millisecond) {
+				t.Errorf("other labels, to %s: connected", to)
 			}
 		}
 	}
-	if t.Failed() {
-		for _, m := range nodes {
-			t.Log(m.daemon.Output())
-			t.Log(m.Shell("conntrack -L 2>/dev/null || cat /proc/net/nf_conntrack; nft list counters; cat /proc/net/netfilter/nfnetlink_queue"))
+	conn, v := web[0].DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes})
+	if conn == nil {
+		t.Fatal(v)
+	}
+	talk(t, conn)
+	talk(t, conn)
+	before := a.queued() + b.queued()
+	for range 20 {
+		talk(t, conn)
+	}
+	if after := a.queued() + b.queued(); after != before {
+		t.Errorf("the queues had packets %q, and %q after an open connection was used", before, after)
+	}
+}
+
+// talk has the listener answer on a connection.
+func talk(t *testing.T, conn *nstest.Conn) {
+	t.Helper()
+	if outcome := conn.Send("who?\n"); outcome != nstest.Connected {
+		t.Fatalf("sending: %v", outcome)
+	}
+	if _, outcome := conn.Receive(handshakes); outcome != nstest.Connected {
+		t.Fatalf("the answer: %v", outcome)
+	}
+}
+
+// cidrAndLabels lets web be reached by its like, and db by an address too.
+const cidrAndLabels = `
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  ingress:
+  - from: [{workloads: {matchLabels: {app: web}}}]
+  egress:
+  - to: [{workloads: {matchLabels: {app: web}}}]
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: db}
+spec:
+  selector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{cidr: 10.0.0.1/32}]
+  egress:
+  - to: [{cidr: 10.0.0.0/23}]
+`
+
+// What has no labels, and machines without Thole, are judged by their address as before;
+// what may be reached only by label is never reached by falling back.
+func TestFleetByAddress(t *testing.T) {
+	a, b := newFleet(t)
+	tell(t, a, b)
+	outside := nstest.New(t)
+	nstest.Link(a.Host, "10.0.1.1/24", "fd00:11::1/64", outside, "10.0.1.2/24", "fd00:11::2/64")
+	for _, m := range []*machine{a, b} {
+		must(t, m.apply(cidrAndLabels))
+	}
+	web, db, free := a.labelledProbe("web", "app=web"), a.labelledProbe("db", "app=db"), a.In("free").Probe("free")
+	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
+	b.labelledProbe("db", "app=db").Listen("tcp", "[::]:81")
+	b.In("free").Probe("free").Listen("tcp", "[::]:82")
+	outside.In("free").Probe("outside").Listen("tcp", "[::]:80")
+	for _, tt := range []struct {
+		name string
+		from *nstest.Probe
+		to   string
+		want bool
+	}{
+		{"by label", web, "10.0.0.2:80", true},
+		{"by label, IPv6", web, "[fd00:10::2]:80", true},
+		{"labels of another", db, "10.0.0.2:80", false},
+		{"unlabelled, to what only labels may reach", free, "10.0.0.2:80", false},
+		{"unlabelled, to what its address may reach", free, "10.0.0.2:81", true},
+		{"unlabelled, from another address", free, "[fd00:10::2]:81", false},
+		{"labelled, to what its address may reach", db, "10.0.0.2:81", true},
+		{"labelled, to what has no labels", db, "10.0.0.2:82", true},
+		{"once more", db, "10.0.0.2:82", true},
+		{"labelled, to what has no labels and its egress does not allow", web, "10.0.0.2:82", false},
+		{"by label, still", web, "10.0.0.2:80", true},
+		{"without Thole, by address", db, "10.0.1.2:80", true},
+		{"without Thole, not by label", web, "10.0.1.2:80", false},
+	} {
+		wait := handshakes
+		if !tt.want {
+			wait = 300 * time.Millisecond
+		}
+		if got := reached(tt.from, tt.to, wait); got != tt.want {
+			t.Errorf("%s: connected: %t", tt.name, got)
 		}
 	}
 }

@@ -37,6 +37,7 @@ type machine struct {
 	*nstest.Host
 	t      testing.TB
 	thole  string
+	args   []string // of its daemon, where it is started more than once
 	daemon *nstest.Process
 }
 

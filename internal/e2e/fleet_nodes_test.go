@@ -27,7 +27,8 @@ func newFleet(t *testing.T, args ...string) (a, b *machine) {
 	for i, m := range []*machine{a, b} {
 		dir := filepath.Join(t.TempDir(), "pki")
 		ca.node(dir, []string{"node-a", "node-b"}[i], fleetEnds[i][:])
-		m.start(append([]string{"--fleet", "10.0.0.0/23,fd00:10::/64", "--pki", dir, "--log-level", "debug"}, args...)...)
+		m.args = append([]string{"--fleet", "10.0.0.0/23,fd00:10::/64", "--pki", dir, "--log-level", "debug"}, args...)
+		m.start(m.args...)
 	}
 	return a, b
 }
@@ -211,5 +212,56 @@ func TestFleetByAddress(t *testing.T) {
 		if got := reached(tt.from, tt.to, wait); got != tt.want {
 			t.Errorf("%s: connected: %t", tt.name, got)
 		}
+	}
+}
+
+// noWeb is cidrAndLabels, without what may reach web.
+const noWeb = `
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  ingress: []
+  egress:
+  - to: [{workloads: {matchLabels: {app: web}}}]
+`
+
+// What is open outlives the daemons, and a change of the policies does not; nothing is
+// opened that nobody can verify.
+func TestFleetDaemonsAndPolicies(t *testing.T) {
+	a, b := newFleet(t)
+	tell(t, a, b)
+	for _, m := range []*machine{a, b} {
+		must(t, m.apply(cidrAndLabels))
+	}
+	web := a.labelledProbe("web", "app=web")
+	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
+	conn, v := web.DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes})
+	if conn == nil {
+		t.Fatal(v)
+	}
+	talk(t, conn)
+	talk(t, conn)
+	for _, m := range []*machine{b, a} {
+		must(t, m.daemon.Kill())
+		_ = m.daemon.Wait() // it was killed
+		talk(t, conn)
+		if reached(web, "10.0.0.2:80", 300*time.Millisecond) {
+			t.Error("a connection was opened without a daemon")
+		}
+		m.start(m.args...)
+		talk(t, conn)
+		if !reached(web, "10.0.0.2:80", handshakes) {
+			t.Error("nothing can be opened after the daemon was started again")
+		}
+	}
+	must(t, b.apply(noWeb))
+	conn.Send("who?\n")
+	if answer, outcome := conn.Receive(300 * time.Millisecond); outcome == nstest.Connected {
+		t.Errorf("an answer after the policies changed: %q", answer)
+	}
+	if reached(web, "10.0.0.2:80", 300*time.Millisecond) {
+		t.Error("a connection was opened that the new policies deny")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,18 +20,24 @@ var fleetEnds = [2][2]netip.Addr{
 
 // newFleet makes two machines that are linked and have certificates of one CA. Their
 // daemons run.
-func newFleet(t *testing.T, args ...string) (a, b *machine) {
+func newFleet(t *testing.T) (a, b *machine) {
+	t.Helper()
+	a, b, _ = newFleetOf(t)
+	return a, b
+}
+
+func newFleetOf(t *testing.T) (a, b *machine, ca fleetCA) {
 	t.Helper()
 	a, b = bareMachine(t), bareMachine(t)
 	nstest.Link(a.Host, "10.0.0.1/24", "fd00:10::1/64", b.Host, "10.0.0.2/24", "fd00:10::2/64")
-	ca := newFleetCA(t)
+	ca = newFleetCA(t)
 	for i, m := range []*machine{a, b} {
 		dir := filepath.Join(t.TempDir(), "pki")
 		ca.node(dir, []string{"node-a", "node-b"}[i], fleetEnds[i][:])
-		m.args = append([]string{"--fleet", "10.0.0.0/23,fd00:10::/64", "--pki", dir, "--log-level", "debug"}, args...)
+		m.args = []string{"--fleet", "10.0.0.0/23,fd00:10::/64", "--pki", dir, "--log-level", "debug"}
 		m.start(m.args...)
 	}
-	return a, b
+	return a, b, ca
 }
 
 type fleetCA struct {
@@ -131,6 +138,9 @@ func TestFleetByLabels(t *testing.T) {
 	for range 20 {
 		talk(t, conn)
 	}
+	if before == "" {
+		t.Error("no queue was found")
+	}
 	if after := a.queued() + b.queued(); after != before {
 		t.Errorf("the queues had packets %q, and %q after an open connection was used", before, after)
 	}
@@ -201,6 +211,7 @@ func TestFleetByAddress(t *testing.T) {
 		{"labelled, to what has no labels", db, "10.0.0.2:82", true},
 		{"once more", db, "10.0.0.2:82", true},
 		{"labelled, to what has no labels and its egress does not allow", web, "10.0.0.2:82", false},
+		{"its own egress denies who answers", web, "10.0.0.2:81", false},
 		{"by label, still", web, "10.0.0.2:80", true},
 		{"without Thole, by address", db, "10.0.1.2:80", true},
 		{"without Thole, not by label", web, "10.0.1.2:80", false},
@@ -264,4 +275,31 @@ func TestFleetDaemonsAndPolicies(t *testing.T) {
 	if reached(web, "10.0.0.2:80", 300*time.Millisecond) {
 		t.Error("a connection was opened that the new policies deny")
 	}
+}
+
+// A node whose certificate was revoked opens nothing more, once the list is there.
+func TestFleetRevokedNode(t *testing.T) {
+	a, b, ca := newFleetOf(t)
+	tell(t, a, b)
+	web := a.labelledProbe("web", "app=web")
+	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
+	if !reached(web, "10.0.0.2:80", handshakes) {
+		t.Fatal("not connected")
+	}
+	issued, err := ca.Issued()
+	must(t, err)
+	for _, i := range issued {
+		if i.Identity.Node == "node-a" {
+			_, err = ca.Revoke([]pki.Serial{i.Identity.Serial}, time.Now())
+			must(t, err)
+		}
+	}
+	list, err := os.ReadFile(filepath.Join(ca.dir, "ca.crl"))
+	must(t, err)
+	_, err = pki.Install(b.args[3], pki.Delivery{Lists: list}, time.Now())
+	must(t, err)
+	must(t, b.daemon.Signal(syscall.SIGHUP))
+	nstest.WaitFor(t, 5*time.Second, "the node not to be believed any more", func() bool {
+		return !reached(web, "10.0.0.2:80", 300*time.Millisecond)
+	})
 }

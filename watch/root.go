@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,20 +108,45 @@ func (r Root) ID(cgroup string) (uint64, error) {
 
 // Lives reports whether a cgroup with this id exists.
 func (r Root) Lives(id uint64) (bool, error) {
+	fd, err := r.open(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, unix.Close(fd)
+}
+
+// Named returns the cgroup with this id. The error is fs.ErrNotExist if there is none.
+func (r Root) Named(id uint64) (cgroup string, err error) {
+	fd, err := r.open(id)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "", fmt.Errorf("the cgroup with id %d: %v", id, err)
+	}
+	return filepath.Rel(r.dir, path)
+}
+
+func (r Root) open(id uint64) (fd int, err error) {
 	dir, err := unix.Open(r.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return false, fmt.Errorf("opening the cgroup root %s: %v", r.dir, err)
+		return -1, fmt.Errorf("opening the cgroup root %s: %v", r.dir, err)
 	}
 	defer unix.Close(dir)
 	handle := unix.NewFileHandle(kernfsHandle, binary.NativeEndian.AppendUint64(nil, id))
-	fd, err := unix.OpenByHandleAt(dir, handle, unix.O_PATH|unix.O_CLOEXEC)
+	fd, err = unix.OpenByHandleAt(dir, handle, unix.O_PATH|unix.O_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.ESTALE), errors.Is(err, unix.ENOENT):
-		return false, nil
+		return -1, fs.ErrNotExist
 	case err != nil:
-		return false, fmt.Errorf("looking for the cgroup with id %d: %v", id, err)
+		return -1, fmt.Errorf("looking for the cgroup with id %d: %v", id, err)
 	}
-	return true, unix.Close(fd)
+	return fd, nil
 }
 
 // kernfsHandle is the type of a cgroup's file handle (linux/exportfs.h, FILEID_KERNFS).

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -50,11 +51,22 @@ type fleet struct {
 	root watch.Root
 }
 
-// Workload is a method of datapath.Daemon.
+// Workload is a method of datapath.Daemon. As in the table, the deepest cgroup that says
+// something counts.
 func (f fleet) Workload(cgroup uint64) (datapath.Workload, bool) {
 	v := f.view.Load()
-	w, ok := v.local[cgroup]
-	return w, ok
+	if w, ok := v.local[cgroup]; ok {
+		return w, true
+	}
+	name, err := f.root.Named(cgroup)
+	for err == nil && name != "." && name != "/" {
+		if id, known := v.paths[name]; known {
+			w, ok := v.local[id]
+			return w, ok
+		}
+		name = path.Dir(name)
+	}
+	return datapath.Workload{}, false
 }
 
 // Allows is a method of datapath.Daemon.
@@ -128,6 +140,13 @@ func (e *enforcer) publishFleet(v *view) {
 	v.local, v.remotes = map[uint64]datapath.Workload{}, map[string]uint32{}
 	for _, w := range e.enforced {
 		v.local[w.Cgroup.ID] = datapath.Workload{Cgroup: w.Cgroup.ID, Labels: userLabels(w), Class: e.numbers.Workloads[w.Cgroup.Path]}
+	}
+	v.paths = map[string]uint64{}
+	for _, w := range e.enforced {
+		v.paths[w.Cgroup.Path] = w.Cgroup.ID
+	}
+	for _, u := range e.around.Unlabelled {
+		v.paths[u.Cgroup.Path] = u.Cgroup.ID
 	}
 	for i, class := range e.result.Remotes {
 		v.remotes[remoteKey(e.remotes[i])] = class

@@ -24,8 +24,10 @@ type view struct {
 	grants    []compiler.LabelGrant
 	ids       map[uint64]bool // the cgroups that the loaded table knows
 
-	// In a fleet: workloads by cgroup, classes by remoteKey, and Result.Allows.
+	// In a fleet: workloads by cgroup, the cgroups that say something by name, classes by
+	// remoteKey, and Result.Allows.
 	local   map[uint64]datapath.Workload
+	paths   map[string]uint64
 	remotes map[string]uint32
 	allows  func(from, to uint32, port uint16) bool
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -127,6 +128,10 @@ func TestFleetByLabels(t *testing.T) {
 				t.Errorf("other labels, to %s: connected", to)
 			}
 		}
+	}
+	below := a.labelled("deep", "app=web").Path() + "/below/below"
+	if !reached(a.In(below).Probe("below"), "10.0.0.2:80", handshakes) {
+		t.Error("from a cgroup below a workload's: not connected")
 	}
 	conn, v := web[0].DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes})
 	if conn == nil {
@@ -267,6 +272,21 @@ func TestFleetDaemonsAndPolicies(t *testing.T) {
 			t.Error("nothing can be opened after the daemon was started again")
 		}
 	}
+	other, v := web.DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes})
+	if other == nil {
+		t.Fatal(v)
+	}
+	talk(t, other)
+	must(t, a.apply(strings.Replace(cidrAndLabels, "  - to: [{workloads: {matchLabels: {app: web}}}]", "  - to: [{workloads: {matchLabels: {app: none}}}]", 1)))
+	other.Send("who?\n")
+	if answer, outcome := other.Receive(300 * time.Millisecond); outcome == nstest.Connected {
+		t.Errorf("an answer after the sender's policies changed: %q", answer)
+	}
+	must(t, a.apply(cidrAndLabels))
+	if conn, v = web.DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes}); conn == nil {
+		t.Fatal(v)
+	}
+	talk(t, conn)
 	must(t, b.apply(noWeb))
 	conn.Send("who?\n")
 	if answer, outcome := conn.Receive(300 * time.Millisecond); outcome == nstest.Connected {

@@ -22,16 +22,31 @@ type daemonClient interface {
 // answerTimeout is how long the daemon may take to answer.
 const answerTimeout = 10 * time.Second
 
+// looks is how often daemon and table are compared where they differ: what runs may have
+// changed between the two questions.
+const looks = 3
+
 // enforcement says whether a daemon runs, and whether the table that is loaded is
 // what the daemon says.
 func enforcement(ctx context.Context, client daemonClient, name string) []Finding {
 	asking, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	status, err := client.Status(asking)
+	var findings []Finding
+	for range looks {
+		findings = compareOnce(asking, client, name)
+		if last := findings[len(findings)-1]; last.Check != "table" || last.Status != Missing {
+			break
+		}
+	}
+	return findings
+}
+
+func compareOnce(ctx context.Context, client daemonClient, name string) []Finding {
+	status, err := client.Status(ctx)
 	findings := slices.Concat([]Finding{daemonState(status, err)}, policyState(status), problems(status))
 	var workloads []daemon.Workload
 	if err == nil {
-		if workloads, err = client.Workloads(asking); err != nil {
+		if workloads, err = client.Workloads(ctx); err != nil {
 			return findings // it has just ended
 		}
 	}

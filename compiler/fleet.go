@@ -208,8 +208,8 @@ func (l *layout) fleetVerdict() nft.Chain {
 		because("T2 was good", masked(nft.MetaMark, all, remoteClass|markPending|markOut), reply, client, goTo("fleet_take")),
 		because("T3 was good", masked(nft.MetaMark, all, remoteClass), original, server, goTo("fleet_take")),
 		because("who answers has no Thole", is(nft.MetaMark, Plain), reply, client, setMark(allOnes&^markPending, 0)),
-		because("T3 proved nothing: but it is proven already", is(nft.MetaMark, Unproven), masked(nft.CtMark, all, remoteClass), scratch(nft.MetaMark, 0), accept),
-		rule(is(nft.MetaMark, Unproven), scratch(nft.MetaMark, Ungated), l.queue()),
+		because("it proves nothing: but proven it is already", is(nft.MetaMark, Unproven), masked(nft.CtMark, all, remoteClass), scratch(nft.MetaMark, 0), accept),
+		rule(is(nft.MetaMark, Unproven), l.queue()),
 		rule(scratch(nft.MetaMark, 0)),
 	}}
 }

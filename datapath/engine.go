@@ -157,8 +157,14 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 		key = handshake.Key{Local: p.Source, Remote: p.Destination}
 	}
 	conn := e.table.Get(key)
-	if event.Kind == handshake.In && q.Mark != compiler.Ungated && p.Token == 0 && conn.State == handshake.Closed {
-		return queue.Accept() // another option of the same kind, or of a connection that is over
+	if event.Kind == handshake.In && p.Token == 0 && conn.State == handshake.Closed {
+		switch q.Mark {
+		case compiler.Ungated: // its proof may have been before it in the queue: conntrack knows by now
+			return queue.Again().WithMark(compiler.Unproven)
+		case compiler.Unproven:
+		default:
+			return queue.Accept() // another option of the same kind, or of a connection that is over
+		}
 	}
 	e.introduce(&event, key, q.Device)
 	next, action := e.node.Step(conn, &event)
@@ -219,7 +225,7 @@ func (e *Engine) carryOut(q *queue.Packet, p *packet.Packet, conn *handshake.Con
 		e.send(conn.SYN(), q.Device)
 	}
 	switch {
-	case action.Do == handshake.Drop || q.Mark == compiler.Ungated: // without a proof nothing passes there
+	case action.Do == handshake.Drop || q.Mark == compiler.Ungated || q.Mark == compiler.Unproven: // without a proof nothing passes there
 		return queue.Drop()
 	case out.Packet == nil:
 		return marked(queue.Accept(), action)

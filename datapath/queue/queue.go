@@ -2,7 +2,8 @@
 // what it said.
 //
 // A packet comes in with its hook, its mark and all its bytes; a verdict goes out:
-// dropped, accepted as it is, or accepted with other bytes, another mark, or both.
+// dropped, accepted as it is, or accepted with other bytes, another mark, or both; or to
+// be judged anew by the chain that queued it.
 // Nothing else is known of a packet here, and nothing is decided. Where no verdict can
 // be given, the packet is dropped: without a reader, when the queue or the socket's
 // buffer is full, and when a packet is cut off.
@@ -48,6 +49,7 @@ type Packet struct {
 // A Verdict is what becomes of a packet. The zero Verdict drops it.
 type Verdict struct {
 	accept  bool
+	again   bool
 	mark    uint32
 	setMark bool
 	payload []byte
@@ -59,6 +61,10 @@ func Accept() Verdict { return Verdict{accept: true} }
 // Rewrite lets the packet go on with other bytes, complete with lengths and checksums.
 // Without any it drops it.
 func Rewrite(payload []byte) Verdict { return Verdict{accept: len(payload) > 0, payload: payload} }
+
+// Again has the packet go through the chain that queued it once more, as it is. Without
+// another mark, or something else that has changed, it comes back.
+func Again() Verdict { return Verdict{accept: true, again: true} }
 
 // Drop drops the packet.
 func Drop() Verdict { return Verdict{} }
@@ -249,7 +255,11 @@ func (q *Queue) answer(id uint32, v Verdict) error {
 	if v.payload != nil {
 		options = append(options, nfqueue.WithAlteredPacket(v.payload))
 	}
-	err := q.nf.SetVerdictWithOption(id, nfqueue.NfAccept, options...)
+	verdict := nfqueue.NfAccept
+	if v.again {
+		verdict = nfqueue.NfRepeat
+	}
+	err := q.nf.SetVerdictWithOption(id, verdict, options...)
 	if err == nil {
 		return nil
 	}

@@ -306,6 +306,34 @@ func TestLateVerdict(t *testing.T) {
 	nstest.WaitFor(t, patience, "a packet after that", s.got("after"))
 }
 
+// TestAgain: a packet goes through the chain that queued it once more, with its mark.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, "nft")
+	host := nstest.New(t)
+	load(t, host, `chain o { type filter hook output priority 0; meta mark 7 drop; meta mark 8 accept; udp dport 9 jump q; }`)
+	s := udp(host)
+	times := make(chan struct{}, 10)
+	open(t, host, Config{}, func(p Packet) Verdict {
+		times <- struct{}{}
+		switch {
+		case bytes.HasSuffix(p.Payload, []byte("drop")):
+			return Again().WithMark(7)
+		case p.Mark == 6:
+			return Again().WithMark(8)
+		}
+		return Again().WithMark(6)
+	})
+	s.send("drop", "accept")
+	nstest.WaitFor(t, patience, "the datagram", s.got("accept"))
+	if len(times) != 3 {
+		t.Errorf("the packets came to the queue %d times, want 1 and 2", len(times))
+	}
+	if s.got("drop")() {
+		t.Error("the chain was not asked again")
+	}
+}
+
 // TestTooBigVerdict: where a verdict can not be given, the packet is dropped, and does
 // not stay.
 func TestTooBigVerdict(t *testing.T) {

@@ -169,6 +169,10 @@ func playRole(role string) {
 		err = passSocket()
 	case roleStreamServer, roleStreamClient:
 		err = playStreams(role == roleStreamClient)
+	case roleCaller:
+		err = makeCalls()
+	case roleAnswerer:
+		err = answerCalls()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, role, err)

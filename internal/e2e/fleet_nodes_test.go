@@ -32,13 +32,19 @@ func newFleetOf(t *testing.T) (a, b *machine, ca fleetCA) {
 	a, b = bareMachine(t), bareMachine(t)
 	nstest.Link(a.Host, "10.0.0.1/24", "fd00:10::1/64", b.Host, "10.0.0.2/24", "fd00:10::2/64")
 	ca = newFleetCA(t)
-	for i, m := range []*machine{a, b} {
+	startFleet(t, ca, a, b)
+	return a, b, ca
+}
+
+// startFleet gives machines at fleetEnds certificates and starts their daemons.
+func startFleet(t *testing.T, ca fleetCA, machines ...*machine) {
+	t.Helper()
+	for i, m := range machines {
 		dir := filepath.Join(t.TempDir(), "pki")
 		ca.node(dir, []string{"node-a", "node-b"}[i], fleetEnds[i][:])
 		m.args = []string{"--fleet", "10.0.0.0/23,fd00:10::/64", "--pki", dir, "--log-level", "debug"}
 		m.start(m.args...)
 	}
-	return a, b, ca
 }
 
 type fleetCA struct {

@@ -83,7 +83,7 @@ func (l *layout) chains() []nft.Chain {
 		list = append(list, l.fleetChains()...)
 	}
 	for _, a := range l.audits {
-		list = append(list, a.chain())
+		list = append(list, a.chain(l.fleet != nil))
 	}
 	return list
 }
@@ -572,7 +572,7 @@ func (l *layout) discard() nft.Chain {
 
 // chain records a new connection and allows it. At INPUT the sender's side is asked
 // first, since only what would be allowed is recorded.
-func (a auditChain) chain() nft.Chain {
+func (a auditChain) chain(fleet bool) nft.Chain {
 	c := nft.Chain{Name: a.name, Comment: "audit policy " + a.policy + " would deny"}
 	if a.stage == atIngress {
 		c.Rules = append(c.Rules, rule(jump("egress")))
@@ -580,6 +580,13 @@ func (a auditChain) chain() nft.Chain {
 	settled := goTo("settle")
 	if a.stage == atLeave {
 		settled = goTo("settle_out")
+	}
+	if fleet && a.stage == atEgress {
+		asked := masked(nft.CtMark, markPending|markOut, markPending|markOut)
+		c.Rules = append(c.Rules,
+			because("fleet_ask asks: it settles", asked, nft.Count{Counter: AuditCounter(a.policy)}),
+			rule(asked, nft.Log{Prefix: "thole: would deny, policy " + a.policy + ": ", PerSecond: 10}),
+			rule(asked, verdictReturn))
 	}
 	fresh := anyOf(nft.CtState, nft.StateNew)
 	c.Rules = append(c.Rules,

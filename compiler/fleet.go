@@ -189,6 +189,10 @@ func (l *layout) fleetIn() nft.Chain {
 func (l *layout) fleetMark() nft.Chain {
 	c := nft.Chain{Name: "fleet_mark", Hook: nft.Prerouting, Priority: manglePriority, Comment: "behind conntrack: what the verdict said, and what has no proof"}
 	c.Rules = append(c.Rules, fromFleet(isNot(nft.MetaMark, 0), jump("fleet_verdict"))...)
+	for _, icmp := range []uint32{nft.ProtoICMP, nft.ProtoICMPv6} {
+		c.Rules = append(c.Rules, because("it quotes numbers of the wire", isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, icmp),
+			anyOf(nft.CtState, nft.StateRelated), masked(nft.CtMark, markPending, markPending), l.queue()))
+	}
 	c.Rules = append(c.Rules,
 		rule(is(nft.CtDirection, nft.DirReply), masked(nft.CtMark, markPending|markOut, markPending|markOut), goTo("fleet_answer")),
 		because("no proof came with it", isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.TCPFlags, nft.TCPRst, 0),

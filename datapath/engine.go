@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -59,14 +60,27 @@ type Config struct {
 	Log    *slog.Logger
 }
 
+// A finder finds out whose socket it is; it is sockets.Finder.
+type finder interface {
+	Connecting(local, remote netip.AddrPort, device int) (cgroup uint64, err error)
+	Listener(local, remote netip.AddrPort, device int) (cgroup uint64, err error)
+	Close() error
+}
+
+// A sender is sockets.Sender.
+type sender interface {
+	Send(packet []byte, mark uint32, device int) error
+	Close() error
+}
+
 // An Engine handles the packets of one queue. Its goroutines are those of Run.
 type Engine struct {
 	number uint16
 	daemon Daemon
 	log    *slog.Logger
 	peers  *peers.Peers
-	finder *sockets.Finder
-	sender *sockets.Sender
+	finder finder
+	sender sender
 
 	mu     sync.Mutex // guards what follows
 	node   handshake.Node
@@ -147,6 +161,9 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 	e.now = time.Now()
 	e.counts["packets"]++
 	p, err := packet.Parse(q.Payload)
+	if errors.Is(err, packet.NotTCP) && q.Hook == queue.Prerouting {
+		return e.quoted(&q)
+	}
 	if err != nil {
 		return e.refused(err)
 	}
@@ -175,8 +192,25 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 	if err := e.table.Put(key, next, e.now); err != nil {
 		return e.refused(err)
 	}
-	e.learn(conn, action, &p)
+	e.learn(conn, &action, key, &p)
 	return e.carryOut(&q, &p, &next, &action)
+}
+
+// quoted is for an ICMP error about a connection whose handshake goes on. What is none,
+// or can not be read, is for the kernel to judge.
+func (e *Engine) quoted(q *queue.Packet) queue.Verdict {
+	quote, err := packet.ParseQuote(q.Payload)
+	if err != nil {
+		e.count(err)
+		return queue.Accept()
+	}
+	key := handshake.Key{Local: quote.Source, Remote: quote.Destination}
+	_, action := e.node.Step(e.table.Get(key), &handshake.Event{Kind: handshake.Quoted, Quote: &quote})
+	if out := action.WriteQuote(nil, &quote); out.Packet != nil {
+		e.counts["quotes"]++
+		return queue.Rewrite(out.Packet)
+	}
+	return queue.Accept()
 }
 
 // introduce finds out whose SYN it is, or for whom.
@@ -188,6 +222,7 @@ func (e *Engine) introduce(event *handshake.Event, key handshake.Key, device int
 	find := e.finder.Listener
 	if event.Kind == handshake.Out {
 		find = e.finder.Connecting
+		event.Plain = e.peers.Plain(key.Remote, e.now)
 	}
 	rand.Read(event.Nonce[:]) // it never fails
 	cgroup, err := find(key.Local, key.Remote, device)
@@ -203,7 +238,13 @@ func (e *Engine) introduce(event *handshake.Event, key handshake.Key, device int
 }
 
 // learn notes what a packet says about its sender.
-func (e *Engine) learn(before handshake.Conn, action handshake.Action, p *packet.Packet) {
+func (e *Engine) learn(before handshake.Conn, action *handshake.Action, key handshake.Key, p *packet.Packet) {
+	if action.RememberPlain && !e.peers.SetPlain(key.Remote, e.now) {
+		e.counts["not-believed-plain"]++
+	}
+	if action.ForgetPlain {
+		e.peers.ForgetPlain(key.Remote)
+	}
 	if pair := action.Remember; pair != nil {
 		e.peers.Answered((*peers.Pair)(pair), p.Source, p.Token == token.TypeFullT2, e.now)
 	}

@@ -64,6 +64,9 @@ type Action struct {
 	// SendSYN says that the Conn's SYN goes out again, as the kernel made it, behind the
 	// reset; RememberPlain that its destination is one without Thole.
 	SendSYN, RememberPlain bool
+	// ForgetPlain says that the connection's destination is no longer to be taken for one
+	// without Thole: nobody listens there, or it did not answer a SYN without a token.
+	ForgetPlain bool
 	// Remember is the pair with the statement that has just answered, to be named next
 	// time at this address and port. Nil: none.
 	Remember *Pair

@@ -10,7 +10,8 @@ import (
 func (n *Node) open(c Conn, e *Event) (Conn, Action) {
 	p := e.Packet
 	first := p.Seq + 1
-	if c.first == first {
+	doubted := c.State == Plain && c.assumed && c.first == first // nobody has answered
+	if c.first == first && !doubted {
 		switch c.State {
 		case Offered, Proving:
 			c.sentFull = true
@@ -20,12 +21,21 @@ func (n *Node) open(c Conn, e *Event) (Conn, Action) {
 		}
 	}
 	c = Conn{State: Plain, first: first, workload: e.Workload}
-	if e.Plain {
+	if e.Plain && !doubted {
+		c.assumed = true
 		return c, Action{Do: Accept}
 	}
 	if c.own = n.Own(e.Workload); c.own == nil {
 		return c, Action{Do: Accept}
 	}
+	next, a := n.offer(c, e)
+	a.ForgetPlain = doubted
+	return next, a
+}
+
+// offer puts T1 on the kernel's SYN.
+func (n *Node) offer(c Conn, e *Event) (Conn, Action) {
+	p := e.Packet
 	c.State, c.nonces.client = Offered, e.Nonce
 	if b := p.Bytes(); len(b) <= maxSYN {
 		c.synSize = uint8(copy(c.syn[:], b))

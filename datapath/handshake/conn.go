@@ -103,6 +103,7 @@ type Conn struct {
 	// Which tokens went out, for ICMP errors that quote them: T1 on the client, T2 on the
 	// server. Their sizes are those of a short one, and of one with own's statement.
 	sentShort, sentFull bool
+	assumed             bool  // client, Plain: as is remembered, and not yet found
 	owesFull            bool  // server: T1 full came, and T2 full did not go out for it
 	synSize             uint8 // client: of syn; 0: not kept
 	syn                 [maxSYN]byte

@@ -76,6 +76,7 @@
 //	                                                       kernel defers accept): as is. Else dropped
 //	anything but SYN-ACK and RST of a pending server       dropped: a challenge would tell the client's node that
 //	                                                       the proof was taken
+//	SYN again, client is Plain as was remembered           T1 on it: somebody with labels may listen there now
 //	RST for the client, ack c + 1 − P                      shifted; any other as is, the kernel judges its numbers
 //	ICMP error that quotes a number as it was sent         shifted; any other as is
 //
@@ -94,6 +95,11 @@
 // T1 short has to name a statement of the workload that listens at that port, now or
 // before its keys turned over (Statements.Named): labels of another workload of the
 // same node would mislead the client's policy.
+//
+// That a place (address and port) has no Thole is remembered, since to find out costs a
+// round trip. It may be wrong by now: a workload with labels listens there, and its node
+// drops a SYN without a token. So the kernel's next SYN of that connection carries T1
+// again; and where nobody listens (a reset), the next connection's.
 //
 // The client uses a statement for T1 short until a minute before its lifetime is over,
 // counted by its own monotonic clock from when it came (ShortUntil): the server's clock

@@ -420,7 +420,38 @@ func TestScenarios(t *testing.T) {
 		"a server that is known to have no Thole": func(r *rig) {
 			r.plain = true
 			r.want(Client, r.step(Client, Out, kernelSYN.build()), "accept, 0, <nil>, plain")
+			r.want(Client, r.step(Client, In, kernelSYNACK.build()), "accept, 4, <nil>, plain")
+			r.want(Client, r.step(Client, Out, kernelData.build()), "accept, 0, <nil>, plain")
+		},
+		"a server that is known to have no Thole, and does not answer": func(r *rig) {
+			r.plain = true
 			r.want(Client, r.step(Client, Out, kernelSYN.build()), "accept, 0, <nil>, plain")
+			again := r.step(Client, Out, kernelSYN.build())
+			r.want(Client, again, "put T1, 0, <nil>, offered")
+			if !again.ForgetPlain {
+				t.Error("it is still taken for one without Thole")
+			}
+			in := r.step(Client, In, kernelSYNACK.build()) // to the first SYN, late
+			r.want(Client, in, "drop, 0, handshake: no-thole, plain")
+			if !in.SendSYN || !in.RememberPlain {
+				t.Error("no SYN, or nothing remembered")
+			}
+			r.want(Client, r.step(Client, Out, kernelSYN.build()), "accept, 0, <nil>, plain") // found out, not assumed
+			r.want(Client, r.step(Client, In, kernelSYNACK.build()), "accept, 4, <nil>, plain")
+		},
+		"a server that is known to have no Thole, and refuses": func(r *rig) {
+			r.plain = true
+			r.want(Client, r.step(Client, Out, kernelSYN.build()), "accept, 0, <nil>, plain")
+			stray := segment{fromServer: true, ack: first + 1, flags: packet.RST | packet.ACK}
+			if r.step(Client, In, stray.build()).ForgetPlain {
+				t.Error("a reset of something else")
+			}
+			refusal := segment{fromServer: true, ack: first, flags: packet.RST | packet.ACK}
+			in := r.step(Client, In, refusal.build())
+			r.want(Client, in, "accept, 0, <nil>, plain")
+			if !in.ForgetPlain {
+				t.Error("it is still taken for one without Thole")
+			}
 		},
 		"a SYN-ACK without a token never opens a connection that was offered": func(r *rig) {
 			r.step(Client, Out, kernelSYN.build())

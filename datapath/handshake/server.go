@@ -158,6 +158,9 @@ func (c Conn) wasReset(p *packet.Packet) (Conn, Action) {
 		if p.Flags&packet.ACK != 0 && p.Ack == c.first-p3 {
 			return c, Action{Do: TakeReset}
 		}
+	case Plain:
+		answers := p.Flags&packet.ACK != 0 && p.Ack == c.first
+		return c, Action{Do: Accept, ForgetPlain: c.assumed && answers}
 	case Received, Answered:
 		if p.Seq-c.first < window {
 			return Conn{}, Action{Do: Accept}

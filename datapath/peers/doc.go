@@ -1,6 +1,6 @@
 // Package peers keeps what a node knows for the signed handshake: its own statements,
 // those of other nodes that it has checked, the keys of each pair of them, and which
-// addresses have proven themselves or have no Thole.
+// addresses have proven themselves, and where there is no Thole.
 //
 // A statement's bytes and the address that a packet came from go in, and the time; a
 // Pair comes out, or the reason why not. The package knows no packet, reads no clock and
@@ -17,7 +17,8 @@
 //	statement for T1      own fingerprint,        8,192                            lifetime − 60 s after T2 full
 //	short                 address and port
 //	proven address        address                 256 a node, 16,384               10 min after the last proof
-//	plain address         address                 4,096                            10 min
+//	place that answered   address and port        8,192                            10 min after the last T2
+//	plain place           address and port        4,096                            10 min
 //
 // Every statement carries the generation of the trust (CAs and lists) under which its
 // certificate was verified. Under another one it is not used before the certificate was
@@ -34,7 +35,7 @@
 // one that loses.
 //
 // The others make room by use. Certificates are the CA's to give out. Label sets of this
-// node, places and plain addresses are filled by its own workloads; what makes room is
+// node and places are filled by its own workloads; what makes room is
 // made again: a signature, T1 full in the place of T1 short, a SYN with T1 answered
 // plainly once more.
 //

@@ -26,10 +26,11 @@ const (
 	MaxRemembered     = 8192  // addresses and ports for T1 short
 	AddressesPerNode  = 256   // that have proven themselves
 	MaxAddresses      = 16384
-	MaxPlain          = 4096 // addresses of machines without Thole
+	MaxPlain          = 4096 // places (addresses and ports) without Thole
+	MaxAnswering      = 8192 // places that have answered with a proof
 
 	ProvenFor = 10 * time.Minute // an address has an allowance of its own, after a proof
-	PlainFor  = 10 * time.Minute // an address is remembered to have no Thole
+	PlainFor  = 10 * time.Minute // a place is remembered to have no Thole
 
 	certificateTime = time.Hour // a certificate is verified anew after this
 	shortMargin     = time.Minute
@@ -71,7 +72,8 @@ type Peers struct {
 	pairs      *fair[pairKey, *Pair]
 	remembered *recent[place, token.Fingerprint] // what answered there
 	addresses  *fair[netip.Addr, *bucket]
-	plain      *recent[netip.Addr, struct{}]
+	plain      *recent[netip.AddrPort, struct{}]
+	answering  *recent[netip.AddrPort, struct{}] // T2 was good there
 
 	strangers, asked, proven bucket
 }
@@ -107,7 +109,8 @@ func New(node *pki.Node) *Peers {
 		pairs:      newFair[pairKey, *Pair](shares{unproven: MaxPairs / 4, proven: MaxPairs * 3 / 4, owner: PairsPerNode}),
 		remembered: newRecent[place, token.Fingerprint](MaxRemembered),
 		addresses:  newFair[netip.Addr, *bucket](shares{unproven: 1, proven: MaxAddresses, owner: AddressesPerNode}),
-		plain:      newRecent[netip.Addr, struct{}](MaxPlain),
+		plain:      newRecent[netip.AddrPort, struct{}](MaxPlain),
+		answering:  newRecent[netip.AddrPort, struct{}](MaxAnswering),
 		strangers:  bucket{perMille: 100, burst: 100 * time.Millisecond},
 		asked:      bucket{perMille: 200, burst: 200 * time.Millisecond},
 		proven:     bucket{perMille: 400, burst: 400 * time.Millisecond},
@@ -192,12 +195,14 @@ func (p *Peers) Remembered(own *token.Own, to netip.AddrPort, now time.Time) *Pa
 // from here: it may be a minute old, and its clock wrong.
 func (p *Peers) Answered(pair *Pair, at netip.AddrPort, full bool, now time.Time) {
 	p.Proven(Client, pair, at.Addr(), now)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answering.put(at, struct{}{}, now.Add(ProvenFor))
+	p.plain.drop(at)
 	hold := pair.Peer.Statement.Lifetime - shortMargin
 	if !full || hold <= 0 {
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.remembered.put(place{pair.Own.Statement.Fingerprint(), at}, pair.Peer.Statement.Fingerprint(), now.Add(hold))
 }
 
@@ -225,28 +230,34 @@ func (p *Peers) Proven(side Side, pair *Pair, from netip.Addr, now time.Time) {
 	}
 	p.addresses.put(from, owner, allowance, now.Add(ProvenFor))
 	p.addresses.prove(from)
-	p.plain.drop(from)
 }
 
-// SetPlain notes that a machine answered as one without Thole. It returns false, and
-// notes nothing, for an address at which a node has proven itself lately: such an answer
-// is none that the node's own kernel gives.
-func (p *Peers) SetPlain(addr netip.Addr, now time.Time) bool {
+// SetPlain notes that a place (an address and a port) answered as a machine without
+// Thole does. It returns false, and notes nothing, where somebody proved himself at that
+// place lately: who forges one such answer is not to gain more than that connection.
+func (p *Peers) SetPlain(at netip.AddrPort, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, ok := p.addresses.get(addr, now); ok {
+	if _, ok := p.answering.get(at, now); ok {
 		return false
 	}
-	p.plain.put(addr, struct{}{}, now.Add(PlainFor))
+	p.plain.put(at, struct{}{}, now.Add(PlainFor))
 	return true
 }
 
-// Plain reports whether a machine is known to have no Thole.
-func (p *Peers) Plain(addr netip.Addr, now time.Time) bool {
+// Plain reports whether a place is known to answer as a machine without Thole.
+func (p *Peers) Plain(at netip.AddrPort, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := p.plain.entries[addr]
-	return e != nil && !now.After(e.Value.(*used[netip.Addr, struct{}]).until)
+	_, ok := p.plain.get(at, now)
+	return ok
+}
+
+// ForgetPlain has the next connection to a place find out anew.
+func (p *Peers) ForgetPlain(at netip.AddrPort) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.plain.drop(at)
 }
 
 // Sweep drops what has expired; ephemeral keys are to be gone soon after. It is to be
@@ -261,6 +272,7 @@ func (p *Peers) Sweep(now time.Time) {
 	p.remembered.sweep(now)
 	p.addresses.sweep(now)
 	p.plain.sweep(now)
+	p.answering.sweep(now)
 }
 
 // check returns what the bytes of a statement claim, checked for a packet from an

@@ -181,7 +181,7 @@ func TestSweepDropsKeys(t *testing.T) {
 		p.Sweep(start.Add(time.Hour + 301*time.Second))
 		for name, n := range p.Status() {
 			switch name {
-			case "own-label-sets", "statements", "pairs", "remembered", "proven-addresses", "plain-addresses", "certificates":
+			case "own-label-sets", "statements", "pairs", "remembered", "proven-addresses", "plain-places", "answering-places", "certificates":
 				if n != 0 {
 					t.Errorf("%d %s after an hour", n, name)
 				}
@@ -422,28 +422,42 @@ func TestProvenAddressHasABound(t *testing.T) {
 func TestPlain(t *testing.T) {
 	w := newTwo(t)
 	p := w.client
-	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+	at := func(i int) netip.AddrPort { return netip.AddrPortFrom(webAddr, uint16(i)) }
+	answers := netip.AddrPortFrom(dbAddr, 5432)
 	for i := range MaxPlain {
-		if !p.SetPlain(addr(i), start) {
+		if !p.SetPlain(at(i), start) {
 			t.Fatal(i)
 		}
 	}
-	if !p.Plain(addr(0), start.Add(PlainFor)) || p.Plain(addr(0), start.Add(PlainFor+1)) || p.Status()["plain-addresses/evicted"] != 0 {
+	if !p.Plain(at(0), start.Add(PlainFor)) || p.Plain(at(1), start.Add(PlainFor+1)) || p.Status()["plain-places/evicted"] != 0 {
 		t.Error("not remembered for 10 minutes")
 	}
-	p.SetPlain(addr(MaxPlain), start)
-	if p.Plain(addr(0), start) || !p.Plain(addr(1), start) || p.Status()["plain-addresses/evicted"] != 1 {
-		t.Error("beyond the limit")
+	if n := p.Status()["plain-places"]; n != MaxPlain-1 {
+		t.Errorf("%d places; one is over", n)
 	}
-	p.SetPlain(dbAddr, start)
+	p.SetPlain(at(1), start)
+	p.SetPlain(at(MaxPlain), start) // 0 was used later than 2
+	if n := p.Status()["plain-places"]; n != MaxPlain || p.Plain(at(2), start) || !p.Plain(at(0), start) || p.Status()["plain-places/evicted"] != 1 {
+		t.Errorf("%d places beyond the limit", n)
+	}
+	p.ForgetPlain(at(0))
+	if p.Plain(at(0), start) {
+		t.Error("it was forgotten")
+	}
+	other := netip.AddrPortFrom(answers.Addr(), answers.Port()+1)
+	p.SetPlain(answers, start)
+	p.SetPlain(other, start)
 	w.connect(start)
-	if p.Plain(dbAddr, start) {
+	if p.Plain(answers, start) {
 		t.Error("it has proven itself")
 	}
-	if p.SetPlain(dbAddr, start) || p.Plain(dbAddr, start) {
-		t.Error("an address that has just proven itself is taken for plain")
+	if p.SetPlain(answers, start) || p.Plain(answers, start) {
+		t.Error("a place that has just proven itself is taken for plain")
 	}
-	if !p.SetPlain(dbAddr, start.Add(ProvenFor+1)) {
+	if !p.Plain(other, start) {
+		t.Error("another port of the address has proven nothing")
+	}
+	if !p.SetPlain(answers, start.Add(ProvenFor+1)) {
 		t.Error("ten minutes later it may be")
 	}
 }
@@ -494,7 +508,7 @@ func TestAtOnce(t *testing.T) {
 					return
 				}
 				w.server.Proven(Server, pair, webAddr, now)
-				w.server.Plain(webAddr, now)
+				w.server.Plain(netip.AddrPortFrom(webAddr, 80), now)
 				w.server.Sweep(now)
 				w.server.Status()
 			}

@@ -13,14 +13,16 @@ func (p *Peers) Status() map[string]uint64 {
 	size("own-label-sets", len(p.own.entries), p.own.limit)
 	size("certificates", len(p.certs.entries), p.certs.limit)
 	size("remembered", len(p.remembered.entries), p.remembered.limit)
-	size("plain-addresses", len(p.plain.entries), p.plain.limit)
+	size("plain-places", len(p.plain.entries), p.plain.limit)
+	size("answering-places", len(p.answering.entries), p.answering.limit)
 	size("statements", len(p.statements.entries), MaxStatements)
 	size("pairs", len(p.pairs.entries), MaxPairs)
 	size("proven-addresses", len(p.addresses.entries), MaxAddresses)
 	m["own-label-sets/evicted"] = p.own.evicted
 	m["certificates/evicted"] = p.certs.evicted
 	m["remembered/evicted"] = p.remembered.evicted
-	m["plain-addresses/evicted"] = p.plain.evicted
+	m["plain-places/evicted"] = p.plain.evicted
+	m["answering-places/evicted"] = p.answering.evicted
 	evicted("statements", p.statements.evicted)
 	evicted("pairs", p.pairs.evicted)
 	evicted("proven-addresses", p.addresses.evicted)

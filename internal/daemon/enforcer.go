@@ -69,6 +69,8 @@ type enforcer struct {
 	problems     []Message // of the last scan
 	badSet       *Failure  // the last set that was offered, if it was bad
 	badTable     *Failure  // the last change of the table, if it failed
+	unkept       *Failure  // the set is enforced, and could not be stored
+	unsaved      *Failure  // so is the table, and what the next daemon must know of it
 	applied      time.Time
 	retry        time.Duration // how long to wait after the next failure
 	result       compiler.Result
@@ -219,6 +221,7 @@ func (e *enforcer) again() {
 		return
 	}
 	e.mend()
+	e.store()
 }
 
 // attempt reconciles when nobody waits for the outcome.
@@ -226,6 +229,7 @@ func (e *enforcer) attempt() {
 	if err := e.reconcile(); err != nil {
 		e.log.Error("the table could not be changed: what was loaded before stays and enforces", "error", err)
 	}
+	e.store()
 }
 
 // answer reconciles once for all who wait now.
@@ -381,13 +385,42 @@ func (e *enforcer) keep(set policySet) error {
 	if set.source == SourceDefault {
 		return nil
 	}
-	if err := e.state.savePolicies(set); err != nil {
-		err = fmt.Errorf("the policy set is enforced, but is lost when the daemon is started again: %w", err)
-		e.badSet = &Failure{Time: e.now(), Text: err.Error()}
-		e.log.Error("the policy set is enforced, but not stored", "error", err)
-		return err
+	err := e.state.savePolicies(set)
+	e.unkept = e.stored(e.unkept, "the policy set is enforced, but is lost when the daemon is started again, unless it can be written by then", err)
+	if err != nil {
+		return errors.New(e.unkept.Text)
 	}
 	return nil
+}
+
+// store writes again what could not be written, as where the disk was full.
+func (e *enforcer) store() {
+	if e.unkept == nil && e.unsaved == nil {
+		return
+	}
+	if e.unkept != nil {
+		_ = e.keep(e.set) // it is in the status
+	}
+	if e.unsaved != nil {
+		e.remember()
+	}
+	e.publish()
+}
+
+// stored returns what the status says of a file after it was written, or was not. It is
+// logged when that changes.
+func (e *enforcer) stored(before *Failure, what string, err error) *Failure {
+	switch {
+	case err == nil && before != nil:
+		e.log.Info("stored at last", "was", before.Text)
+		return nil
+	case err == nil:
+		return nil
+	case before != nil:
+		return before
+	}
+	e.log.Error(what, "error", err)
+	return &Failure{Time: e.now(), Text: fmt.Sprintf("%s: %v", what, err)}
 }
 
 // reconcile brings the table to what runs now.
@@ -397,12 +430,12 @@ func (e *enforcer) reconcile() error {
 	return err
 }
 
-// enforce plans and commits. Where somebody else changed the table meanwhile, it
-// does so a second time, from what is loaded now.
+// enforce plans and commits. Where that fails, it does so again at once, from what is
+// loaded now: somebody else was quicker, or netlink failed this time.
 func (e *enforcer) enforce(set policySet) (plan, error) {
 	p, err := e.planAndCommit(set)
-	if errors.Is(err, errDrifted) {
-		e.log.Warn("somebody else changed the table: mending it", "error", err)
+	for again := 1; again < triesAtOnce && err != nil && !errors.Is(err, errLimit); again++ {
+		e.log.Warn("the table could not be changed: trying again", "error", err)
 		p, err = e.planAndCommit(set)
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/ruleset"
 )
 
 const badPolicy = `apiVersion: thole/v1
@@ -231,6 +232,61 @@ func TestFailedChangeIsTriedAgain(t *testing.T) {
 	}
 	b.kernel.set(func() { b.kernel.fail = nil })
 	b.until("another try", func() bool { return b.knows(id) && b.status().LastError == nil })
+}
+
+// A change that fails twice and then does not is made at once: nobody is told.
+func TestFailedChangeIsTriedAtOnce(t *testing.T) {
+	b := newBench(t)
+	b.apply(allowWeb)
+	calls := 0
+	b.kernel.before = func(ruleset.Change) {
+		b.kernel.mu.Lock()
+		defer b.kernel.mu.Unlock()
+		if calls++; calls < triesAtOnce {
+			b.kernel.fail = errors.New("no buffer space available")
+		} else {
+			b.kernel.fail = nil
+		}
+	}
+	if web := b.run("web", map[string]string{"app": "web"}); !b.knows(web.Answer.ID) {
+		t.Error("the workload is not in the table")
+	}
+	if calls != triesAtOnce {
+		t.Errorf("%d tries; want %d", calls, triesAtOnce)
+	}
+	if log := b.logs.String(); strings.Contains(log, "level=ERROR") {
+		t.Errorf("the failures were reported:\n%s", log)
+	}
+}
+
+// What can not be written is in force all the same, is told, and is written when it can be.
+func TestStateIsWrittenAtLast(t *testing.T) {
+	b := newBench(t)
+	away := b.config.State + ".away"
+	if err := os.Rename(b.config.State, away); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "test.yaml", Data: allowWeb}}})
+	if err == nil || !strings.Contains(err.Error(), "the policy set is enforced, but is lost when the daemon is started again") {
+		t.Errorf("apply: %v", err)
+	}
+	web := b.run("web", map[string]string{"app": "web"})
+	if s := b.status(); s.Policies != 1 || s.Workloads != 1 || s.LastError == nil || !strings.Contains(s.LastError.Text, "no such file or directory") {
+		t.Errorf("status %+v, %+v", s, s.LastError)
+	}
+	if err := os.Rename(away, b.config.State); err != nil {
+		t.Fatal(err)
+	}
+	b.until("the state to be written", func() bool { return b.status().LastError == nil })
+	was, changes := b.status(), b.kernel.changes()
+	b.stop()
+	b.start()
+	if n := b.kernel.changes(); n != changes {
+		t.Errorf("the next daemon changed the table: %s", b.kernel.applied[changes])
+	}
+	if now := b.status(); now.Policies != 1 || now.Source != SourceApplied || now.Epoch != was.Epoch || !b.knows(web.Answer.ID) {
+		t.Errorf("status %+v; was %+v", now, was)
+	}
 }
 
 // Somebody flushes our table: the next change mends it.

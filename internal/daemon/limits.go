@@ -34,6 +34,7 @@ const (
 	// Of the daemon itself.
 	shutdownTimeout  = 5 * time.Second
 	dockerPatience   = 3 * time.Second       // at the start
+	triesAtOnce      = 3                     // of a change of the table that fails
 	retryFirst       = 50 * time.Millisecond // after a failed change of the table; doubles
 	retryLast        = 30 * time.Second
 	driftPoll        = time.Second     // how often it is asked whether another program changed the table, beside being told

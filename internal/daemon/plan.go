@@ -307,9 +307,7 @@ func sameTable(a, b *ruleset.Table) bool {
 // remember stores what belongs to the loaded table.
 func (e *enforcer) remember() {
 	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced, containers: e.around, Remotes: e.remotes})
-	if err != nil {
-		e.log.Warn("the table is changed, but the daemon will not know its numbers when it is started again", "error", err)
-	}
+	e.unsaved = e.stored(e.unsaved, "the table is changed, but the daemon will not know its numbers when it is started again, unless they can be written by then", err)
 }
 
 func (e *enforcer) failed(err error) {

@@ -49,14 +49,11 @@ func (e *enforcer) publish() {
 			LastMended: e.lastMended,
 			Problems:   e.problems,
 			Warnings:   apiMessages(e.result.Warnings),
-			LastError:  e.badTable,
+			LastError:  cmp.Or(e.badTable, e.badSet, e.unkept, e.unsaved),
 		},
 		policies: apiPolicies(e.set.docs.Policies, e.enforced),
 		grants:   e.set.docs.Grants,
 		ids:      map[uint64]bool{},
-	}
-	if v.status.LastError == nil {
-		v.status.LastError = e.badSet
 	}
 	for _, c := range e.result.Classes {
 		v.classes = append(v.classes, apiClass(c))

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"os/signal"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -13,9 +16,13 @@ import (
 	"thole/ruleset/kernel"
 )
 
-// A faulty host is the real one, of whose calls one in faultRate fails: before it is
-// made, or, where it can not be known from outside, after it. It says on its log
-// nothing that a real one would not.
+// A faulty host is the real one. Of the daemon's calls of netlink, each that there is,
+// one in faultRate fails: before it is made, or, where it can not be known from
+// outside, after it. It says on its log nothing that a real one would not.
+//
+// What is below these calls fails in ruleset/kernel's TestFaultAtEveryCall, each message in
+// turn. Netlink of others is not failed here: watch asks rtnetlink for the ports of bridges,
+// and a fleet's datapath for sockets.
 type faulty struct {
 	mu    sync.Mutex // guards r
 	r     *rand.Rand
@@ -28,28 +35,56 @@ type faulty struct {
 const faultRate = 20
 
 // runFaulty runs one daemon after the other, each on a faulty host, until the context ends.
+// SIGUSR2 has the next one begin.
 func runFaulty(ctx context.Context, config Config, seed string) error {
 	n, err := strconv.ParseUint(seed, 10, 64)
 	if err != nil {
 		return err
 	}
 	r := rand.New(rand.NewPCG(n, 2))
+	next := make(chan os.Signal, 1)
+	signal.Notify(next, syscall.SIGUSR2)
 	for {
-		h, err := openHost()
-		if err != nil {
-			return err
-		}
-		f := &faulty{r: r, conn: h.kernel, marks: h.marks, heard: h.writes, cells: h.sockets}
-		h.kernel, h.marks, h.writes, h.sockets = f, f, f, f.Sockets
-		d, err := newDaemon(config, h)
+		f := &faulty{r: r}
+		err := f.fault("open")
 		if err == nil {
-			err = d.Run(ctx)
+			err = f.runUntil(ctx, next, config)
 		}
 		if ctx.Err() != nil {
 			return err
 		}
 		config.Logger.Error("the daemon ended: it is started anew", "error", err)
 	}
+}
+
+// runUntil runs a daemon until the context ends, or the next one is to begin.
+func (f *faulty) runUntil(ctx context.Context, next <-chan os.Signal, config Config) error {
+	ctx, end := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- f.run(ctx, config) }()
+	select {
+	case err := <-ended:
+		end()
+		return err
+	case <-next:
+		end()
+		return <-ended
+	}
+}
+
+// run runs a daemon on the real host, but for the faults.
+func (f *faulty) run(ctx context.Context, config Config) error {
+	h, err := openHost()
+	if err != nil {
+		return err
+	}
+	f.conn, f.marks, f.heard, f.cells = h.kernel, h.marks, h.writes, h.sockets
+	h.kernel, h.marks, h.writes, h.sockets = f, f, f, f.Sockets
+	d, err := newDaemon(config, h)
+	if err != nil {
+		return err
+	}
+	return d.Run(ctx)
 }
 
 // fault returns an error now and then: those of netlink.
@@ -109,15 +144,19 @@ func (f *faulty) Sockets() (map[uint64]bool, error) {
 	return f.cells()
 }
 
-// Next loses what it heard.
+// Next loses what it heard: the kernel says so, or there is another error.
 func (f *faulty) Next() (kernel.Write, error) {
 	w, err := f.heard.Next()
-	if err == nil {
-		if f.fault("next") != nil {
-			return kernel.Write{}, kernel.ErrLost
-		}
+	if err != nil {
+		return w, err
 	}
-	return w, err
+	if f.fault("next") != nil {
+		return kernel.Write{}, kernel.ErrLost
+	}
+	if err := f.fault("next"); err != nil {
+		return kernel.Write{}, err
+	}
+	return w, nil
 }
 
 func (f *faulty) Close() error { return f.heard.Close() }

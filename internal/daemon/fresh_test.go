@@ -23,8 +23,14 @@ func (m *machine) unlike(policies string) string {
 		return err.Error()
 	}
 	in := compiler.Input{Policies: docs.Policies}
-	if id := m.host.CgroupID(watch.Slice); id != 0 {
-		in.Parents = []compiler.Cgroup{{Path: watch.Slice, ID: id}}
+	parents := []string{watch.Slice}
+	if m.engine != nil {
+		parents = append(parents, "docker")
+	}
+	for _, p := range parents {
+		if id := m.host.CgroupID(p); id != 0 {
+			in.Parents = append(in.Parents, compiler.Cgroup{Path: p, ID: id})
+		}
 	}
 	for _, w := range running {
 		in.Workloads = append(in.Workloads, compiler.Workload{

@@ -19,9 +19,11 @@ type machine struct {
 	t      *testing.T
 	host   *nstest.Host
 	dir    string
-	state  string   // the daemon's state directory
-	args   []string // more for the daemon
+	state  string         // the daemon's state directory
+	engine *nstest.Engine // that the daemon follows; nil: none
+	args   []string       // more for the daemon
 	daemon *exec.Cmd
+	log    *logs // the daemon's
 	client *Client
 }
 
@@ -61,15 +63,19 @@ func (m *machine) start() {
 // launch starts the daemon.
 func (m *machine) launch() {
 	m.t.Helper()
-	m.daemon = m.in("", append([]string{modeDaemon, m.state, m.socket()}, m.args...)...)
-	var log logs
-	m.daemon.Stderr = &log
+	docker := DockerOff
+	if m.engine != nil {
+		docker = "unix://" + m.engine.Socket
+	}
+	m.daemon = m.in("", append([]string{modeDaemon, m.state, m.socket(), docker}, m.args...)...)
+	log := &logs{}
+	m.log, m.daemon.Stderr = log, log
 	if err := m.daemon.Start(); err != nil {
 		m.t.Fatal(err)
 	}
 	m.t.Cleanup(func() {
 		if m.t.Failed() {
-			m.t.Logf("the daemon's log:\n%s", &log)
+			m.t.Logf("the daemon's log:\n%s", log)
 		}
 	})
 }

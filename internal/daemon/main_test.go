@@ -30,7 +30,7 @@ import (
 // or as a daemon.
 const (
 	modeClient = "daemon-test-client" // SOCKET REQUEST [listen ADDRESS | dial ADDRESS | flood N]
-	modeDaemon = "daemon-test-daemon" // STATE SOCKET [SEED]
+	modeDaemon = "daemon-test-daemon" // STATE SOCKET DOCKER [SEED]
 )
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	case modeClient:
 		os.Exit(playClient(os.Args[1], os.Args[2], os.Args[3:]))
 	case modeDaemon:
-		os.Exit(playDaemon(os.Args[1], os.Args[2], os.Args[3:]))
+		os.Exit(playDaemon(os.Args[1], os.Args[2], os.Args[3], os.Args[4:]))
 	}
 	nstest.Main(m)
 }
@@ -147,11 +147,13 @@ func network(then []string) string {
 }
 
 // playDaemon runs a daemon; with a seed, one whose calls of the kernel fail by chance.
-// That is started anew when it fails, as a service manager does.
-func playDaemon(state, socket string, seed []string) int {
+// That is started anew when it fails, as a service manager does. SIGUSR1 has it log what
+// it takes (footprint_test.go).
+func playDaemon(state, socket, docker string, seed []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	config := Config{State: state, Socket: socket, Docker: DockerOff, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	config := Config{State: state, Socket: socket, Docker: docker, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	go reportFootprints(config.Logger)
 	var err error
 	if len(seed) == 0 {
 		var d *Daemon

@@ -7,9 +7,8 @@ import (
 	"thole/compiler"
 )
 
-// Scale returns what benchmarks compile: workloads of that many classes, and policies
-// each of which isolates one class and admits another, from one network and on one port.
-// No class reaches itself, as is usual.
+// Scale returns what benchmarks compile: workloads of that many classes, and policies for
+// these (ScalePolicies).
 func Scale(workloads, classes, policies int) compiler.Input {
 	var in compiler.Input
 	for i := range workloads {
@@ -20,6 +19,17 @@ func Scale(workloads, classes, policies int) compiler.Input {
 			Cgroup: compiler.Cgroup{Path: fmt.Sprintf("docker/%064x", i), ID: uint64(100_000 + i)},
 		})
 	}
+	docs, err := compiler.Parse([]compiler.File{{Name: "scale.yaml", Data: []byte(ScalePolicies(classes, policies))}})
+	if err != nil {
+		panic("the policies of a benchmark: " + err.Error())
+	}
+	in.Policies = docs.Policies
+	return in
+}
+
+// ScalePolicies returns that many policies, each of which isolates one of that many classes
+// and admits another, from one network and on one port. No class reaches itself, as is usual.
+func ScalePolicies(classes, policies int) string {
 	var text strings.Builder
 	for i := range policies {
 		c, round := i%classes, i/classes
@@ -37,10 +47,5 @@ spec:
     ports: ["%d/tcp"]
 `, i, c, (c+1+round)%classes, i%200, 1000+i%100, (c+2*classes-1-round)%classes, i%200, i%250, 1000+i%100)
 	}
-	docs, err := compiler.Parse([]compiler.File{{Name: "scale.yaml", Data: []byte(text.String())}})
-	if err != nil {
-		panic("the policies of a benchmark: " + err.Error())
-	}
-	in.Policies = docs.Policies
-	return in
+	return text.String()
 }

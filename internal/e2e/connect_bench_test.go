@@ -1,189 +1,86 @@
 package e2e
 
 import (
-	"bufio"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"thole/internal/nstest"
-	"thole/policies"
+	"thole/compiler"
+	"thole/compiler/reference"
+	"thole/ruleset"
+	"thole/ruleset/kernel"
 )
+
+// connecting is to connect 200 times; the median and the 99th percentile are measured, in µs.
+var connecting = game{server: roleAccepter, client: roleConnecter, n: 200, arrives: true}
 
 // BenchmarkConnect measures how long a connect takes between two processes of the
-// same labels, as ratios to namespaces without Thole. The three are measured in
-// turns within one run, since this machine is shared and noisy: a ratio is taken
-// within a round, where both sides saw the same noise.
+// same labels, as ratios to namespaces without Thole.
 func BenchmarkConnect(b *testing.B) {
-	const rounds, connects = 150, 200
-	thole := newContestant(b, func(n *node) { n.enforce(policies.Default) })
-	conntrack := newContestant(b, func(n *node) {
-		must(n.t, n.Nft("table inet t { chain c { type filter hook input priority 0; ct state established accept; }; }"))
-	})
-	nothing := newContestant(b, func(*node) {})
-	all := []*contestant{thole, conntrack, nothing}
-	for _, c := range all {
-		c.round(b, connects) // warm
+	thole := newContestant(b, connecting, enforceDefault)
+	conntrack := newContestant(b, connecting, onlyConntrack)
+	nothing := newContestant(b, connecting, func(*node) {})
+	for b.Loop() {
+		compete(b, connecting, thole, conntrack, nothing)
+	}
+	for i, p := range []string{"p50", "p99"} {
+		reportRatio(b, "connect-"+p+"/conntrack", i, thole, conntrack)
+		reportRatio(b, "connect-"+p+"/nothing", i, thole, nothing)
+	}
+	report(b, "us/connect", thole.column(0))
+	report(b, "us/connect-conntrack", conntrack.column(0))
+	report(b, "us/connect-nothing", nothing.column(0))
+}
+
+// BenchmarkConnectScale measures connects beside other workloads: that many of up to 200
+// classes, under 1,000 policies. The two that connect are isolated in both directions, by port.
+func BenchmarkConnectScale(b *testing.B) {
+	sizes := []int{1, 100, 10_000}
+	all := []*contestant{newContestant(b, connecting, onlyConntrack)}
+	for _, n := range sizes {
+		all = append(all, newContestant(b, connecting, func(node *node) { node.enforceScale(n) }))
 	}
 	for b.Loop() {
-		for i := range rounds {
-			for j := range all {
-				c := all[(i+j)%len(all)]
-				c.rounds = append(c.rounds, c.round(b, connects))
-			}
-		}
+		compete(b, connecting, all...)
 	}
-	for _, against := range []struct {
-		name string
-		*contestant
-	}{{"conntrack", conntrack}, {"nothing", nothing}} {
-		for _, p := range []int{50, 99} {
-			low, mid, high := ratios(thole, against.contestant, p)
-			b.ReportMetric(mid, fmt.Sprintf("p%d/%s", p, against.name))
-			fmt.Printf("connect p%d against %-9s  %.3f   (quartiles of %d rounds: %.3f to %.3f)\n", p, against.name, mid, len(thole.rounds), low, high)
-		}
+	for i, n := range sizes {
+		reportRatio(b, fmt.Sprintf("connect-p50@%d/conntrack", n), 0, all[i+1], all[0])
 	}
-	fmt.Printf("connect p50: thole %v, conntrack %v, nothing %v\n", thole.median(50), conntrack.median(50), nothing.median(50))
+	reportRatio(b, "connect-p50@10000/connect-p50@1", 0, all[3], all[1])
 }
 
-// A contestant is a namespace with a server and a client of the same labels. The
-// server sleeps while the client connects, so that nothing but the client's own way
-// through the kernel is measured; it empties its queue between rounds.
-type contestant struct {
-	client, server role
-	rounds         []percentiles
+// bothWays admits, and lets out, one port between workloads of the app web.
+const bothWays = `apiVersion: thole/v1
+kind: Policy
+metadata: {name: both}
+spec:
+  selector: {matchLabels: {app: web}}
+  ingress: [{from: [{workloads: {matchLabels: {app: web}}}], ports: [4242/tcp]}]
+  egress: [{to: [{workloads: {matchLabels: {app: web}}}], ports: [4242/tcp]}]
+`
+
+// enforceScale loads 1,000 policies more, for as many workloads of 200 classes.
+func (n *node) enforceScale(workloads int) {
+	n.t.Helper()
+	in := reference.Scale(workloads, 200, 1000)
+	docs, err := compiler.Parse([]compiler.File{{Name: "both.yaml", Data: []byte(bothWays)}})
+	must(n.t, err)
+	in.Policies = append(in.Policies, docs.Policies...)
+	in.Workloads = append(in.Workloads, n.workloads...)
+	result, err := compiler.Compile(in)
+	must(n.t, err)
+	var conn *kernel.Conn
+	must(n.t, n.Do(func() { conn, err = kernel.Open(kernel.Options{}) }))
+	must(n.t, err)
+	defer conn.Close()
+	must(n.t, n.Do(func() { err = conn.Apply(ruleset.Diff(nil, &result.Table)) })) // levels count from the cgroup namespace
+	must(n.t, err)
 }
 
-// A role is a process that answers each line that it is told.
-type role struct {
-	in  io.Writer
-	out *bufio.Reader
-}
-
-type percentiles struct{ p50, p99 time.Duration }
-
-func (p percentiles) at(n int) time.Duration {
-	if n == 50 {
-		return p.p50
-	}
-	return p.p99
-}
-
-func newContestant(b *testing.B, setup func(*node)) *contestant {
-	n := &node{t: b, Host: nstest.New(b)}
-	server := n.label("thole.slice/server", app("web"))
-	client := n.label("thole.slice/client", app("web"))
-	setup(n)
-	c := &contestant{server: startRole(b, server, roleServer)}
-	c.drain(b)
-	c.client = startRole(b, client, roleClient)
-	return c
-}
-
-// drain has the server accept all that waits.
-func (c *contestant) drain(b *testing.B) {
-	fmt.Fprintln(c.server.in, "drain")
-	if line, err := c.server.out.ReadString('\n'); err != nil {
-		b.Fatalf("server: %q: %v", line, err)
-	}
-}
-
-// round has the client connect n times.
-func (c *contestant) round(b *testing.B, n int) percentiles {
-	fmt.Fprintln(c.client.in, n)
-	times := make([]uint64, n)
-	if err := binary.Read(c.client.out, binary.LittleEndian, times); err != nil {
-		b.Fatal(err)
-	}
-	c.drain(b)
-	slices.Sort(times)
-	return percentiles{time.Duration(times[n/2]), time.Duration(times[n*99/100])}
-}
-
-func (c *contestant) median(p int) time.Duration {
-	var all []time.Duration
-	for _, r := range c.rounds {
-		all = append(all, r.at(p))
-	}
-	slices.Sort(all)
-	return all[len(all)/2]
-}
-
-// ratios returns quartiles of the rounds' ratios.
-func ratios(a, b *contestant, p int) (low, mid, high float64) {
-	var all []float64
-	for i := range a.rounds {
-		all = append(all, float64(a.rounds[i].at(p))/float64(b.rounds[i].at(p)))
-	}
-	slices.Sort(all)
-	return all[len(all)/4], all[len(all)/2], all[len(all)*3/4]
-}
-
-// The roles that this test binary plays when it is started anew in a cgroup.
-const (
-	roleFlag   = "--role" // the first argument
-	roleServer = "server"
-	roleClient = "client"
-	rolePasser = "passer"
-)
-
-func startRole(b *testing.B, cg *nstest.Cgroup, name string) role {
-	exe, err := os.Executable()
-	must(b, err)
-	cmd := cg.Command(exe, roleFlag, name)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	must(b, err)
-	out, err := cmd.StdoutPipe()
-	must(b, err)
-	must(b, cmd.Start())
-	b.Cleanup(func() { endRole(cmd, in) })
-	return role{in, bufio.NewReader(out)}
-}
-
-func endRole(cmd *exec.Cmd, in io.Closer) {
-	in.Close()
-	cmd.Process.Kill()
-	cmd.Wait()
-}
-
-// playRole is what a process with a role does instead of tests.
-func playRole(role string) {
-	var err error
-	switch role {
-	case roleServer:
-		err = serveConnects()
-	case roleClient:
-		err = makeConnects()
-	case rolePasser:
-		err = passSocket()
-	case roleStreamServer, roleStreamClient:
-		err = playStreams(role == roleStreamClient)
-	case roleCaller:
-		err = makeCalls()
-	case roleAnswerer:
-		err = answerCalls()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, role, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
-
-var benchAddress = &unix.SockaddrInet4{Port: 4242, Addr: [4]byte{127, 0, 0, 1}}
-
-// serveConnects listens; for each line it accepts and closes what waits, and answers.
+// serveConnects listens; for each line it accepts and closes what waits.
 func serveConnects() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -195,45 +92,34 @@ func serveConnects() error {
 	if err := unix.Listen(fd, 1024); err != nil {
 		return err
 	}
-	lines := bufio.NewScanner(os.Stdin)
-	for lines.Scan() {
+	return drained(func() (n int) {
 		for {
 			conn, _, err := unix.Accept(fd)
-			if errors.Is(err, unix.EAGAIN) {
-				break
+			if err != nil {
+				return n
 			}
-			if err == nil {
-				unix.Close(conn)
-			}
+			unix.Close(conn)
+			n++
 		}
-		fmt.Println("empty")
-	}
-	return lines.Err()
+	})
 }
 
-// makeConnects reads numbers and answers each with as many durations, in nanoseconds.
-func makeConnects() error {
-	lines := bufio.NewScanner(os.Stdin)
-	for lines.Scan() {
-		n, err := strconv.Atoi(strings.TrimSpace(lines.Text()))
-		if err != nil {
-			return err
-		}
-		times := make([]uint64, n)
-		for i := range times {
-			if times[i], err = connectOnce(); err != nil {
-				return err
-			}
-		}
-		if err := binary.Write(os.Stdout, binary.LittleEndian, times); err != nil {
-			return err
+// connectTimes connects n times and returns the median and the 99th percentile, in µs.
+func connectTimes(n int) ([]float64, error) {
+	times := make([]time.Duration, n)
+	for i := range times {
+		var err error
+		if times[i], err = connectOnce(); err != nil {
+			return nil, err
 		}
 	}
-	return lines.Err()
+	slices.Sort(times)
+	us := func(t time.Duration) float64 { return float64(t) / float64(time.Microsecond) }
+	return []float64{us(times[n/2]), us(times[n*99/100])}, nil
 }
 
 // connectOnce times a connect. It closes with a reset, so that ports are not used up.
-func connectOnce() (uint64, error) {
+func connectOnce() (time.Duration, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return 0, err
@@ -244,5 +130,5 @@ func connectOnce() (uint64, error) {
 		return 0, err
 	}
 	took := time.Since(start)
-	return uint64(took), unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	return took, unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 }

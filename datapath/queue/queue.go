@@ -2,8 +2,8 @@
 // what it said.
 //
 // A packet comes in with its hook, its mark and all its bytes; a verdict goes out:
-// dropped, accepted as it is, or accepted with other bytes, another mark, or both; or to
-// be judged anew by the chain that queued it.
+// dropped, accepted as it is, accepted with other bytes, another mark, or both, or sent
+// through its hook's chains anew. It may also come later (Later, Queue.Answer).
 // Nothing else is known of a packet here, and nothing is decided. Where no verdict can
 // be given, the packet is dropped: without a reader, when the queue or the socket's
 // buffer is full, and when a packet is cut off.
@@ -40,6 +40,7 @@ const (
 
 // A Packet is what the kernel tells of a packet. The handler may keep it.
 type Packet struct {
+	ID      uint32 // names it to Queue.Answer
 	Hook    Hook
 	Mark    uint32
 	Device  int    // index of the interface: incoming, or at Output and Postrouting outgoing
@@ -50,6 +51,7 @@ type Packet struct {
 type Verdict struct {
 	accept  bool
 	again   bool
+	later   bool
 	mark    uint32
 	setMark bool
 	payload []byte
@@ -65,6 +67,10 @@ func Rewrite(payload []byte) Verdict { return Verdict{accept: len(payload) > 0, 
 // Again has the packet go through the chain that queued it once more, as it is. Without
 // another mark, or something else that has changed, it comes back.
 func Again() Verdict { return Verdict{accept: true, again: true} }
+
+// Later gives no verdict yet: the packet waits for Queue.Answer, and takes one of the
+// Config.Length places until then.
+func Later() Verdict { return Verdict{later: true} }
 
 // Drop drops the packet.
 func Drop() Verdict { return Verdict{} }
@@ -204,11 +210,10 @@ func (q *Queue) receive(a nfqueue.Attribute) int {
 		return 0 // no packet
 	}
 	v := q.verdict(&a)
-	q.packets.Add(1)
-	if !v.accept {
-		q.dropped.Add(1)
+	if v.later {
+		return 0
 	}
-	if err := q.answer(*a.PacketID, v); err != nil {
+	if err := q.Answer(*a.PacketID, v); err != nil {
 		q.fail(err)
 		return 1
 	}
@@ -227,7 +232,7 @@ func (q *Queue) verdict(a *nfqueue.Attribute) Verdict {
 		q.cut.Add(1)
 		return Drop()
 	}
-	p := Packet{Hook: Hook(*a.Hook), Mark: value(a.Mark), Payload: *a.Payload, Device: int(value(a.InDev))}
+	p := Packet{ID: *a.PacketID, Hook: Hook(*a.Hook), Mark: value(a.Mark), Payload: *a.Payload, Device: int(value(a.InDev))}
 	if p.Hook >= Output {
 		p.Device = int(value(a.OutDev))
 	}
@@ -242,10 +247,13 @@ func value(p *uint32) uint32 {
 	return *p
 }
 
-// answer gives the kernel a verdict. A packet that got none would stay in the queue for
-// ever; so where this one can not be sent, the packet is dropped.
-func (q *Queue) answer(id uint32, v Verdict) error {
+// Answer gives the kernel a verdict on a packet for which the handler said Later. A packet
+// that got none would stay in the queue for ever; so where this one can not be sent, the
+// packet is dropped. Any goroutine may call it.
+func (q *Queue) Answer(id uint32, v Verdict) error {
+	q.packets.Add(1)
 	if !v.accept {
+		q.dropped.Add(1)
 		return q.nf.SetVerdict(id, nfqueue.NfDrop)
 	}
 	var options []nfqueue.VerdictOption

@@ -59,6 +59,7 @@ type Daemon struct {
 	server    *server
 	lock      *lock
 	engine    *datapath.Engine // nil: there are no other nodes
+	hold      *hold            // nil: what is not known yet does not wait
 	pki       string           // the engine's directory
 	log       *slog.Logger
 }
@@ -93,6 +94,12 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	d.cgroups, d.docker, d.enforcer = parts.cgroups, parts.docker, parts.enforcer
 	d.enforcer.changed = d.cgroups.Changed()
 	d.listener = &listener{from: host.writes, to: d.enforcer.writes, log: config.Logger}
+	if d.docker != nil && host.queues != nil {
+		if d.hold, err = newHold(host); err != nil {
+			config.Logger.Warn("what a container on a bridge sends before its labels are known is dropped, and does not wait", "error", err)
+		}
+		d.enforcer.hold = d.hold
+	}
 	if len(config.Fleet) > 0 {
 		if d.engine, err = openFleet(config, d.enforcer, host.root); err != nil {
 			return nil, err
@@ -137,6 +144,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.engine != nil {
 		group.Go(func() error { return d.engine.Run(ctx) })
 	}
+	if d.hold != nil {
+		group.Go(func() error { return d.hold.Run(ctx) })
+	}
 	if d.directory != nil {
 		group.Go(func() error { return d.directory.Run(ctx) })
 	}
@@ -159,6 +169,9 @@ func (d *Daemon) close() error {
 	if d.engine != nil {
 		_ = d.engine.Close() // Run has closed it already, where it was called
 	}
+	if d.hold != nil {
+		_ = d.hold.close() // the same
+	}
 	if d.cgroups != nil {
 		err = d.cgroups.Close()
 	}
@@ -176,6 +189,7 @@ type host struct {
 	marks   conntrack
 	writes  notifier
 	sockets func() (map[uint64]bool, error)
+	queues  func() error // fails where the kernel hands no packets to userspace; nil: it is not to be asked
 	now     func() time.Time
 	close   func() error
 }
@@ -194,7 +208,7 @@ func openHost() (*host, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &host{root: root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener, sockets: socketCgroups, now: time.Now,
+	return &host{root: root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener, sockets: socketCgroups, queues: func() error { _, err := conn.NativeQueue(); return err }, now: time.Now,
 		close: func() error { return errors.Join(listener.Close(), conn.Close()) }}, nil
 }
 

@@ -36,6 +36,7 @@ type enforcer struct {
 	log         *slog.Logger
 	deny        compiler.DenyMode
 	fleet       *compiler.Fleet // nil: there are no other nodes
+	hold        *hold           // nil: what is not known yet does not wait
 	now         func() time.Time
 
 	directory string // that is followed, or ""

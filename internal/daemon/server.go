@@ -94,6 +94,7 @@ func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) 
 	counters, err := s.kernel.Counters(tableName)
 	status := s.enforcer.view.Load().status.whole(s.version, s.started, counters)
 	status.Docker = apiDocker(s.docker)
+	status.Held = s.enforcer.hold.status()
 	if err != nil {
 		status.Problems = append(status.Problems[:len(status.Problems):len(status.Problems)],
 			Message{Text: fmt.Sprintf("the counters can not be read: %v", err)})

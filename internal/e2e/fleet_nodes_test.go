@@ -39,10 +39,27 @@ func newFleetOf(t *testing.T) (a, b *machine, ca fleetCA) {
 // startFleet gives machines at fleetEnds certificates and starts their daemons.
 func startFleet(t *testing.T, ca fleetCA, machines ...*machine) {
 	t.Helper()
+	var members []fleetMember
 	for i, m := range machines {
+		members = append(members, fleetMember{m, []string{"node-a", "node-b"}[i], fleetEnds[i][:]})
+	}
+	startMembers(t, ca, members, "10.0.0.0/23,fd00:10::/64")
+}
+
+// A fleetMember is a node that is to be.
+type fleetMember struct {
+	*machine
+	name      string
+	addresses []netip.Addr
+}
+
+// startMembers gives machines certificates of a CA and starts their daemons.
+func startMembers(t *testing.T, ca fleetCA, members []fleetMember, networks string) {
+	t.Helper()
+	for _, m := range members {
 		dir := filepath.Join(t.TempDir(), "pki")
-		ca.node(dir, []string{"node-a", "node-b"}[i], fleetEnds[i][:])
-		m.args = []string{"--fleet", "10.0.0.0/23,fd00:10::/64", "--pki", dir, "--log-level", "debug"}
+		ca.node(dir, m.name, m.addresses)
+		m.args = []string{"--fleet", networks, "--pki", dir, "--log-level", "debug"}
 		m.start(m.args...)
 	}
 }

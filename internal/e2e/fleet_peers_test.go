@@ -114,8 +114,8 @@ func TestFleetSmallPath(t *testing.T) {
 	_ = right // it takes 1,500 bytes, and so says its MSS
 	a.Shell("ip route add 10.0.1.0/24 via 10.0.0.254; ip route add fd00:11::/64 via fd00:10::254")
 	b.Shell("ip route add 10.0.0.0/24 via 10.0.1.254; ip route add fd00:10::/64 via fd00:11::254")
-	startFleet(t, newFleetCA(t), []fleetMember{
-		{a, "node-a", []string{"10.0.0.1", "fd00:10::1"}}, {b, "node-b", []string{"10.0.1.1", "fd00:11::1"}},
+	startMembers(t, newFleetCA(t), []fleetMember{
+		{a, "node-a", fleetEnds[0][:]}, {b, "node-b", []netip.Addr{netip.MustParseAddr("10.0.1.1"), netip.MustParseAddr("fd00:11::1")}},
 	}, "10.0.0.0/23,fd00:10::/31")
 	tell(t, a, b)
 	web := a.labelledProbe("web", "app=web")
@@ -131,28 +131,6 @@ func TestFleetSmallPath(t *testing.T) {
 		if _, outcome := conn.Receive(handshakes); outcome != nstest.Connected {
 			t.Errorf("to %s: %v after a first segment that was too big", to, outcome)
 		}
-	}
-}
-
-// A fleetMember is a node that is to be.
-type fleetMember struct {
-	*machine
-	name      string
-	addresses []string
-}
-
-// startFleet gives machines certificates of a CA and starts their daemons.
-func startFleet(t *testing.T, ca fleetCA, members []fleetMember, networks string) {
-	t.Helper()
-	for _, m := range members {
-		dir := t.TempDir() + "/pki"
-		var addresses []netip.Addr
-		for _, a := range m.addresses {
-			addresses = append(addresses, netip.MustParseAddr(a))
-		}
-		ca.node(dir, m.name, addresses)
-		m.args = []string{"--fleet", networks, "--pki", dir, "--log-level", "debug"}
-		m.start(m.args...)
 	}
 }
 

@@ -109,6 +109,47 @@ func TestDocker(t *testing.T) {
 	until(t, "the container to be forgotten", func() bool { return workload(t, "web").ID == 0 })
 }
 
+// The whole tree is mounted into a container for writing, as some do for systemd in
+// containers. systemd mounts it with nsdelegate: from its own cgroup namespace a
+// container's root gets nowhere, also with CAP_SYS_ADMIN. Without nsdelegate it does, as
+// SECURITY.md says: so the attack is one. (internal/attack has it without systemd.)
+func TestWholeTree(t *testing.T) {
+	running(t)
+	stopDocker(t)
+	docker(t, "{}")
+	start(t, labelled("app=db", "db", self, "serve", "127.0.0.1:8006")...)
+	listens(t, 8006)
+	options := func() string { return sh(t, "findmnt -n -o FS-OPTIONS /sys/fs/cgroup") }
+	usual := options()
+	if !strings.Contains(usual, "nsdelegate") {
+		t.Fatalf("systemd mounted the tree with %s", usual)
+	}
+	attack := func(more string) (out string, reached bool) {
+		out, err := try("docker run --rm --net=host -l app=web -v /sys/fs/cgroup:/all:rw " + more + " " + ours +
+			"escape 127.0.0.1:8006 /all thole.slice/thole-db.scope")
+		t.Logf("%s %s", more, out)
+		return out, err == nil
+	}
+	for _, more := range []string{"", "--cap-add=SYS_ADMIN"} {
+		out, reached := attack(more)
+		if !strings.Contains(out, "no such file or directory") || !strings.Contains(out, "refused") || reached {
+			t.Errorf("a container %s left its cgroup in spite of nsdelegate, or tried in vain for another reason:\n%s", more, out)
+		}
+		if now := options(); now != usual {
+			t.Errorf("a container %s had the tree mounted with %s, it was %s", more, now, usual)
+		}
+	}
+
+	t.Cleanup(func() { try("mount -t cgroup2 -o remount," + usual + " cgroup2 /sys/fs/cgroup") })
+	sh(t, "mount -t cgroup2 -o remount,rw cgroup2 /sys/fs/cgroup")
+	if out, reached := attack(""); !strings.Contains(out, "move: <nil>") || !reached {
+		t.Errorf("without nsdelegate a container does not leave its cgroup:\n%s", out)
+	}
+	if out, _ := try("thole doctor"); !strings.Contains(out, "nsdelegate") {
+		t.Errorf("doctor does not say that it is missing:\n%s", out)
+	}
+}
+
 // Docker with a slice of its own: what is not known in it is closed.
 func TestDockerSlice(t *testing.T) {
 	running(t)

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"thole/internal/daemon"
 	"thole/internal/nstest"
 	"thole/policies"
@@ -36,6 +38,9 @@ const (
 //	serve ADDRESS        accepts TCP connections, until it is killed
 //	dial ADDRESS         exits with 0 if it is connected, 1 if it is refused, 2 else
 //	record ADDRESS FILE  appends a line to the file for each datagram
+//	escape ADDRESS TREE CGROUP
+//	                     tries to have the tree mounted without nsdelegate, moves itself into
+//	                     the cgroup, says what came of that, and dials
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 {
 		switch os.Args[1] {
@@ -45,6 +50,9 @@ func TestMain(m *testing.M) {
 			os.Exit(dial(os.Args[2]))
 		case "record":
 			record(os.Args[2], os.Args[3])
+		case "escape":
+			escape(os.Args[3], os.Args[4])
+			os.Exit(dial(os.Args[2]))
 		}
 	}
 	if os.Getenv("VM_GUEST") == "" {
@@ -148,6 +156,11 @@ func record(address, file string) {
 		must(err)
 		fmt.Fprintln(out, from)
 	}
+}
+
+func escape(tree, cgroup string) {
+	fmt.Println("remount:", unix.Mount("none", tree, "cgroup2", unix.MS_REMOUNT, ""))
+	fmt.Println("move:", os.WriteFile(filepath.Join(tree, cgroup, "cgroup.procs"), []byte("0"), 0))
 }
 
 // sh runs a shell script that must succeed, and returns what it wrote.

@@ -19,7 +19,7 @@ const (
 )
 
 // NativeQueue says whether the kernel has the expression "queue". If not, Apply writes
-// the target of xtables instead.
+// the target of xtables instead. It fails where the kernel has neither.
 func (c *Conn) NativeQueue() (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -50,26 +50,30 @@ func queues(chains []ruleset.Chain) bool {
 }
 
 // tryQueue loads a rule that queues, in a chain that nothing calls, and removes it in
-// the same transaction.
+// the same transaction. It fails where the kernel has neither way.
 func (c *Conn) tryQueue() error {
 	if c.queueing != untried {
 		return nil
 	}
+	is, err := native, c.probeQueue(false)
+	if errors.Is(err, unix.ENOENT) { // no such expression
+		is, err = viaCompat, c.probeQueue(true)
+	}
+	if err != nil {
+		return fmt.Errorf("trying to hand packets to userspace (nft_queue, or nft_compat and xt_NFQUEUE): %w", err)
+	}
+	c.queueing = is
+	return nil
+}
+
+func (c *Conn) probeQueue(compat bool) error {
 	rules := []ruleset.Rule{{Statements: []ruleset.Statement{ruleset.Queue{}}}}
 	table := &ruleset.Table{Name: "thole_queue_probe", Chains: []ruleset.Chain{{Name: "never", Rules: rules}}}
 	probe := ruleset.Diff(nil, table)
 	probe.Steps = append(probe.Steps, ruleset.DeleteTable{Name: table.Name})
-	b, err := newBatch(probe, 0, false)
+	b, err := newBatch(probe, 0, compat)
 	if err != nil {
 		return err
 	}
-	switch err := c.send(b); {
-	case err == nil:
-		c.queueing = native
-	case errors.Is(err, unix.ENOENT): // no such expression
-		c.queueing = viaCompat
-	default:
-		return fmt.Errorf("trying the expression queue: %w", err)
-	}
-	return nil
+	return c.send(b)
 }

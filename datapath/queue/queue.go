@@ -2,8 +2,8 @@
 // what it said.
 //
 // A packet comes in with its hook, its mark and all its bytes; a verdict goes out:
-// dropped, accepted as it is, accepted with other bytes, another mark, or both, or sent
-// through its hook's chains anew. It may also come later (Later, Queue.Answer).
+// dropped, accepted as it is, or accepted with other bytes, another mark, or both; or to
+// be judged anew by the chain that queued it. It may also come later (Later, Queue.Answer).
 // Nothing else is known of a packet here, and nothing is decided. Where no verdict can
 // be given, the packet is dropped: without a reader, when the queue or the socket's
 // buffer is full, and when a packet is cut off.

@@ -93,12 +93,15 @@ func (h *hold) Run(ctx context.Context) error {
 		select {
 		case err := <-ended:
 			return err
-		case <-h.woken:
+		case <-h.woken: // not at once: see take
+			if again == nil {
+				again = time.After(holdInterval)
+			}
 		case <-again:
-		}
-		again = nil
-		if h.look() {
-			again = time.After(holdInterval)
+			again = nil
+			if h.look() {
+				again = time.After(holdInterval)
+			}
 		}
 	}
 }

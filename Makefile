@@ -2,8 +2,9 @@
 # make test       install what tests need from Debian's packages, run everything but what is long by nature
 # make demo       the story as a terminal session, in namespaces of its own
 # make test-vm    the tests that want systemd, in virtual machines with Debian's kernels
-# make bench      local connects as ratios; how soon the table is right when Docker is back; what 10,000 workloads cost
-# make soak       the long tests
+# make bench      what Thole costs, into the tables of docs/PERFORMANCE.md: on an idle machine, some 10 minutes
+# make soak       a million random cases, and 5,000 through the kernel: at most 20 minutes
+# make soak-long  the other long tests: some two hours
 # make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, handshakes,
 #                 grants and certificates
 # make lint       gofmt, vet, staticcheck, errorlint
@@ -21,7 +22,7 @@ PACKAGES = nftables iproute2 iptables util-linux curl nginx-light haproxy dnsmas
 # What the virtual machines need beside these.
 VM_PACKAGES = qemu-system-x86 mmdebstrap e2fsprogs
 
-.PHONY: build test test-race test-vm demo bench soak lint fuzz install packages clean
+.PHONY: build test test-race test-vm demo bench soak soak-long lint fuzz install packages clean
 
 build:
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/thole ./cmd/thole
@@ -52,11 +53,13 @@ demo: packages build
 	@docs/story.sh bin/thole
 
 bench: packages
-	THOLE_MUST=1 $(GO) test -run '^$$' -bench 'Connect|Reconcile|Scale' -benchtime 1x ./internal/e2e
+	THOLE_MUST=1 $(GO) test -timeout 60m -run '^$$' -bench . -benchtime 1x ./internal/e2e | $(GO) run ./internal/figures docs/PERFORMANCE.md
 
 soak: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./compiler -args -cases 1000000
 	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./internal/e2e -args -samples 5000
+
+soak-long: packages
 	THOLE_MUST=1 $(GO) test -timeout 60m -run 'Containers(AreKnown|ThatSend)|DockerFails|Restarts' ./internal/e2e -args -starts 200 -restarts 1000 -away 1m
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run RevocationUnderTraffic ./internal/e2e -args -connections 10000
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run KilledAtRandom ./internal/daemon -args -kills 300

@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"thole/datapath/sockets": {"github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
 
 	// For tests and tools only: nothing above imports them.
+	"thole/internal/figures":    {},
 	"thole/compiler/reference":  {"thole/compiler", "gopkg.in/yaml.v3"},
 	"thole/ruleset/rulesettest": {"thole/ruleset"},
 }

@@ -426,7 +426,10 @@ func (l *layout) decide() nft.Chain {
 func (l *layout) stranger() nft.Chain {
 	c := nft.Chain{Name: "stranger", Comment: "the class of who comes from elsewhere than lo"}
 	if l.fleet != nil {
-		c.Rules = append(c.Rules, because("it proved its labels", masked(nft.CtMark, remoteMask|markOut, remoteClass), goTo("ask")))
+		proven := masked(nft.CtMark, remoteMask|markOut, remoteClass)
+		c.Rules = append(c.Rules,
+			because("it proved its labels", proven, believed, goTo("ask")),
+			because("its certificate was revoked", proven, goTo("refuse")))
 	}
 	c.Rules = append(c.Rules, l.containerAt(iifName, ipSaddr, ip6Saddr)...)
 	if l.holds() {

@@ -25,14 +25,25 @@ type Remote struct {
 	// Unsaid are the keys that its node may assert and of which it said nothing: they are
 	// not absent, but unknown, as are thole/* and tools' labels.
 	Unsaid []string
+
+	// Certificate names the one that it was proven with: what is proven with another is
+	// another Remote. Ended says that it is not believed any more; its connections are
+	// refused at their next packet. It keeps its number as long as it is in the input.
+	Certificate string `json:",omitempty"`
+	Ended       bool   `json:",omitempty"`
 }
 
-// workload returns r as the peer that selectors see.
+// workload returns r as the peer that selectors see. Its name and labels tell it from
+// all others.
 func (r *Remote) workload() *Workload {
-	return &Workload{Name: r.Node + " " + r.Address.String(), Labels: r.Labels, Facts: Labels{nodeKey: r.Node}}
+	name := strings.Join(append([]string{r.Node, r.Address.String(), r.Certificate}, r.Unsaid...), " ")
+	return &Workload{Name: name, Labels: r.Labels, Facts: Labels{nodeKey: r.Node}}
 }
 
 const nodeKey = "thole/node"
+
+// NodeFact is the key of the fact on which node a workload runs.
+const NodeFact = nodeKey
 
 // unknown reports whether it is not known if r has a label with the key.
 func (r *Remote) unknown(key string) bool {
@@ -119,9 +130,15 @@ func (l *lowering) bindFleet(f *Fleet) {
 		l.declareSet(nft.Set{Name: "pending" + v, Key: []nft.Type{address, nft.InetService, address, nft.InetService},
 			Timeout: pendingTimeout, Size: pendingSize, Comment: "connections whose handshake goes on, as their answers come in"})
 	}
+	l.declareSet(nft.Set{Name: "remotes", Key: []nft.Type{nft.Mark}, Comment: "workloads of other nodes that are believed"})
 	l.declareSet(nft.Set{Name: "introduced", Key: []nft.Type{nft.Mark}, Comment: "who may reach other nodes' workloads by their labels"})
 	if f == nil {
 		return
+	}
+	for i := range l.remotes {
+		if c := &l.remotes[i]; !c.remote.Ended {
+			l.add("remotes", nft.Element{Key: []nft.Value{class(c.number)}, Comment: strings.TrimSpace(l.commentOf(c.members[0]))})
+		}
 	}
 	for _, n := range disjoint(f.Networks) {
 		l.add("fleet"+families[version(n.Addr())], nft.Element{Key: []nft.Value{nft.Prefix(n)}})
@@ -144,7 +161,7 @@ func (e entry) allowsByLabel() bool {
 // what its verdict on a packet from there says. docs/ARCHITECTURE.md draws them.
 func (l *layout) fleetChains() []nft.Chain {
 	return []nft.Chain{l.fleetClear(), l.fleetIn(), l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(), l.introduce(),
-		l.outputFleet(), fleetNobody(), l.fleetAsk(), l.fleetReply(), l.fleetSent(), fleetOurs()}
+		l.outputFleet(), l.fleetAgain(), fleetNobody(), l.fleetAsk(), l.fleetReply(), l.fleetDecide(), l.fleetSent(), fleetOurs()}
 }
 
 // fromFleet is a rule for TCP of other nodes, for each version of IP.
@@ -249,12 +266,24 @@ func (l *layout) introduce() nft.Chain {
 	}}
 }
 
-// outputFleet sees what goes out on connections whose other end proved its labels. The
-// mark has that one's class; to be decided again, it gets the sender's for a moment.
+// believed holds where who has the class of the mark is believed to be what it proved.
+// What is not in the set is asked about nothing: maps hold what is said of most, too.
+var believed = nft.InSet{Key: []nft.Expr{ctClass}, Set: "remotes"}
+
+// outputFleet sees what goes out on connections whose other end proved its labels.
 func (l *layout) outputFleet() nft.Chain {
-	c := nft.Chain{Name: "output_fleet", Comment: "to a workload of another node", Rules: []nft.Rule{
+	return nft.Chain{Name: "output_fleet", Comment: "to a workload of another node", Rules: []nft.Rule{
 		because("our proof goes with it", masked(nft.CtMark, markPending, markPending), l.queue()),
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn), masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
+		rule(believed, goTo("fleet_again")),
+		because("its certificate was revoked", goTo("refuse")),
+	}}
+}
+
+// fleetAgain finds out who sends. The mark has the other end's class; to be decided, it
+// gets the sender's for a moment.
+func (l *layout) fleetAgain() nft.Chain {
+	c := nft.Chain{Name: "fleet_again", Rules: []nft.Rule{
 		rule(setMark(markClass, 0)),
 		rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark}),
 	}}
@@ -291,13 +320,17 @@ func (l *layout) fleetAsk() nft.Chain {
 // fleetReply decides a connection that was just proven, where its own packet did not: the
 // last ACK of a handshake finds a request, and no socket.
 func (l *layout) fleetReply() nft.Chain {
-	c := nft.Chain{Name: "fleet_reply", Comment: "the first answer to what another node's workload proved to be", Rules: []nft.Rule{
+	return nft.Chain{Name: "fleet_reply", Comment: "the first answer to what another node's workload proved to be", Rules: []nft.Rule{
 		because("the kernel's own", is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPSyn|nft.TCPRst), accept),
+		rule(believed, goTo("fleet_decide")),
+		because("its certificate was revoked", goTo("refuse")),
 	}}
-	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
+}
+
+func (l *layout) fleetDecide() nft.Chain {
+	return nft.Chain{Name: "fleet_decide", Rules: l.whose(func(depth uint8) []nft.Rule {
 		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("ask"))}
-	}, "output_free")...)
-	return c
+	}, "output_free")}
 }
 
 // fleetSent lets pass what userspace sends for a connection: resets, a SYN without a

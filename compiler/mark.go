@@ -50,6 +50,14 @@ func Introduced(class uint32) uint32 { return class | markPending | markOut }
 // Proven is for a connection whose other end proved to be of this class.
 func Proven(class uint32) uint32 { return class }
 
+// IsRemote reports whether a mark has the class of another node's workload, and which.
+func IsRemote(mark uint32) (class uint32, ok bool) {
+	return mark & markClass, mark&remoteMask == remoteClass
+}
+
+// RemoteMarks are the bits, under a mask, of all marks that IsRemote.
+func RemoteMarks() (mask, bits uint32) { return remoteMask, remoteClass }
+
 // The epochs go from 1 to MaxEpoch, and then round. StaleEpoch is none of them: it is what
 // a Sweep writes. It is not 0, since the connection was allowed once.
 //

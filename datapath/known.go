@@ -53,7 +53,7 @@ func (k known) Stated(side handshake.Side, own *token.Own, statement []byte, fro
 // Class is a method of handshake.Policy.
 func (k known) Class(claim *token.Claim, from netip.Addr) (handshake.Class, error) {
 	identity := peers.IdentityOf(claim)
-	r := compiler.Remote{Labels: compiler.Labels{}, Node: identity.Node, Address: from}
+	r := compiler.Remote{Labels: compiler.Labels{}, Node: identity.Node, Address: from, Certificate: identity.Reference}
 	for key, value := range claim.Labels {
 		if compiler.IsUserLabel(key) {
 			r.Labels[key] = value

@@ -64,6 +64,7 @@ type Identity struct {
 	NotBefore, NotAfter time.Time
 
 	Certificate []byte // DER
+	Reference   string // its CA and its number: what Trust.Vouches asks for
 }
 
 // Scope returns what the certificate says beside who the node is.

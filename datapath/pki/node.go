@@ -62,6 +62,17 @@ func Load(dir string, now time.Time) (*Node, error) {
 	return &Node{Key: key, Identity: id, Trust: trust}, nil
 }
 
+// LoadTrust reads whom a node's directory says to trust, whatever its own certificate is
+// worth.
+func LoadTrust(dir string) (*Trust, error) {
+	d, unlock, err := openDirectory(dir, syscall.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return d.trust()
+}
+
 // trust returns whom a node's directory says to trust.
 func (d directory) trust() (*Trust, error) {
 	data, err := d.readPublic(trustFile)

@@ -3,6 +3,7 @@ package pki
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
@@ -568,5 +569,64 @@ func BenchmarkLoad(b *testing.B) {
 	f.join("n")
 	for b.Loop() {
 		f.load("n")
+	}
+}
+
+// What a certificate proved is believed as long as its CA is trusted and has not revoked it.
+func TestVouches(t *testing.T) {
+	now := time.Now()
+	ca, err := NewAuthority("fleet", For(now, 48*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := NewAuthority("fleet", For(now, 48*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := ca.Issue("node", public, Scope{Addresses: anyAddress}, For(now, time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust := func(revoked map[Serial]time.Time, cas ...*Authority) *Trust {
+		var ders, lists [][]byte
+		for _, a := range cas {
+			list, err := a.List(1, revoked, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ders, lists = append(ders, a.Certificate()), append(lists, list)
+		}
+		made, err := NewTrust(ders, lists)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	id, err := trust(nil, ca).Verify(der, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		trust *Trust
+		want  bool
+	}{
+		"its CA":                 {trust(nil, ca), true},
+		"its CA and another":     {trust(nil, other, ca), true},
+		"another CA of the name": {trust(nil, other), false},
+		"revoked":                {trust(map[Serial]time.Time{id.Serial: now}, ca), false},
+		"another is revoked":     {trust(map[Serial]time.Time{newSerial(): now}, ca), true},
+	} {
+		if got := tt.trust.Vouches(id.Reference); got != tt.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	for _, bad := range []string{"", "/", id.Serial.String(), id.Reference + "0"} {
+		if trust(nil, ca).Vouches(bad) {
+			t.Errorf("%q is vouched for", bad)
+		}
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -166,7 +168,28 @@ func (t *Trust) verifyOrigin(der []byte) (*Identity, *trustedCA, error) {
 	if ca.cert.NotAfter.Before(id.NotAfter) {
 		id.NotAfter = ca.cert.NotAfter
 	}
+	id.Reference = ca.name() + "/" + id.Serial.String()
 	return id, ca, nil
+}
+
+// name tells a CA from all others.
+func (ca *trustedCA) name() string {
+	sum := sha256.Sum256(ca.cert.Raw)
+	return hex.EncodeToString(sum[:16])
+}
+
+// Vouches reports whether what a certificate once proved may be believed still, by its
+// Identity's Reference: its CA is trusted, and has not revoked it. That it has expired
+// does not matter: what was proven then was true.
+func (t *Trust) Vouches(reference string) bool {
+	name, number, _ := strings.Cut(reference, "/")
+	serial, err := ParseSerial(number)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(t.cas, func(ca trustedCA) bool {
+		return ca.name() == name && ca.checkRevoked(&Identity{Serial: serial}) == nil
+	})
 }
 
 // issuer returns the CA that signed a certificate, or nil.

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"thole/compiler"
-	"thole/datapath"
 	"thole/ruleset/kernel"
 	"thole/watch"
 )
@@ -58,9 +57,8 @@ type Daemon struct {
 	listener  *listener
 	server    *server
 	lock      *lock
-	engine    *datapath.Engine // nil: there are no other nodes
-	hold      *hold            // nil: what is not known yet does not wait
-	pki       string           // the engine's directory
+	fleet     *fleet // nil: there are no other nodes
+	hold      *hold  // nil: what is not known yet does not wait
 	log       *slog.Logger
 }
 
@@ -101,10 +99,9 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 		d.enforcer.hold = d.hold
 	}
 	if len(config.Fleet) > 0 {
-		if d.engine, err = openFleet(config, d.enforcer, host.root); err != nil {
+		if d.fleet, err = openFleet(config, d.enforcer, host.root); err != nil {
 			return nil, err
 		}
-		d.pki = config.PKI
 	}
 	if config.Policies != "" {
 		d.directory = watch.NewDirectory(config.Policies)
@@ -141,8 +138,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.docker != nil {
 		group.Go(func() error { return d.docker.Run(ctx) })
 	}
-	if d.engine != nil {
-		group.Go(func() error { return d.engine.Run(ctx) })
+	if d.fleet != nil {
+		group.Go(func() error { return d.fleet.Run(ctx) })
 	}
 	if d.hold != nil {
 		group.Go(func() error { return d.hold.Run(ctx) })
@@ -160,14 +157,17 @@ func (d *Daemon) Run(ctx context.Context) error {
 // for. What is bad is reported and changes nothing.
 func (d *Daemon) Reload(ctx context.Context) error {
 	_, err := d.enforcer.Reload(ctx)
-	return errors.Join(err, d.reloadPKI())
+	if d.fleet != nil {
+		err = errors.Join(err, d.fleet.Reload(ctx))
+	}
+	return err
 }
 
 // close gives back what New took. The server closes its listener itself.
 func (d *Daemon) close() error {
 	var err error
-	if d.engine != nil {
-		_ = d.engine.Close() // Run has closed it already, where it was called
+	if d.fleet != nil {
+		d.fleet.close()
 	}
 	if d.hold != nil {
 		_ = d.hold.close() // the same

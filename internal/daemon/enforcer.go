@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/datapath/pki"
 	"thole/policies"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -35,8 +36,9 @@ type enforcer struct {
 	state       *stateDir
 	log         *slog.Logger
 	deny        compiler.DenyMode
-	fleet       *compiler.Fleet // nil: there are no other nodes
-	hold        *hold           // nil: what is not known yet does not wait
+	fleet       *compiler.Fleet               // nil: there are no other nodes
+	vouches     func(certificate string) bool // what it proved is believed; nil: not known
+	hold        *hold                         // nil: what is not known yet does not wait
 	now         func() time.Time
 
 	directory string // that is followed, or ""
@@ -62,9 +64,12 @@ type enforcer struct {
 	enforced []compiler.Workload          // those in the loaded table
 	ended    map[uint64]compiler.Workload // those of them whose cgroup is gone, by its id
 	remotes  []compiler.Remote            // what other nodes' workloads proved
+	met      []compiler.Remote            // those in the loaded table: of result.Remotes
+	identity *pki.Identity                // this node's, in a fleet; nil: not known
 	around   containers                   // what the loaded table knows of containers beside them
 	settled  bool                         // set and enforced are those of the loaded table
 
+	disbelieved  bool // one of remotes has ended, and the loaded table does not say so
 	unknownEpoch bool // the loaded table does not say which epochs were used
 	lastMended   *Mending
 	problems     []Message // of the last scan
@@ -125,6 +130,7 @@ func (e *enforcer) adopt() error {
 	e.numbers, e.enforced, e.around = remembered.Numbers, remembered.Workloads, remembered.containers
 	if e.fleet != nil {
 		e.remotes = remembered.Remotes // connections have their classes
+		e.endRemotes()
 	}
 	e.runs.Recall(watch.Snapshot{
 		Workloads:  remembered.Workloads,

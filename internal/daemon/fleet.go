@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"thole/compiler"
 	"thole/datapath"
@@ -19,41 +23,167 @@ import (
 // DefaultQueue is the NFQUEUE that packets between nodes come by.
 const DefaultQueue = 5448
 
-// openFleet prepares the enforcer for other nodes, and returns the engine that proves
-// workloads' labels to them.
-func openFleet(config Config, e *enforcer, root watch.Root) (*datapath.Engine, error) {
-	node, err := pki.Load(config.PKI, time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("this node's certificate, in %s: %w: see `thole pki`", config.PKI, err)
-	}
-	e.fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
-	return datapath.New(datapath.Config{Queue: config.Queue, Node: node, Daemon: fleet{e, root}, Log: config.Logger})
-}
-
-// reloadPKI reads this node's certificate and trust again.
-func (d *Daemon) reloadPKI() error {
-	if d.engine == nil {
-		return nil
-	}
-	node, err := pki.Load(d.pki, time.Now())
-	if err == nil {
-		err = d.engine.Replace(node)
-	}
-	if err != nil {
-		return fmt.Errorf("%s was not read again: %w", d.pki, err)
-	}
-	return nil
-}
-
-// fleet answers the datapath's questions, from the view of the last change.
+// A fleet is this node's part among others: its certificate, the engine that proves
+// workloads' labels to other nodes, and what those have proven.
 type fleet struct {
 	*enforcer
-	root watch.Root
+	root   watch.Root
+	config Config
+	begin  chan *datapath.Engine // of one, for Run
+
+	mu     sync.Mutex
+	engine *datapath.Engine      // nil: this node's certificate could not be used yet
+	node   *pki.Node             // the last one that could be
+	bad    error                 // why the directory could not be read the last time, or nil
+	use    map[string]time.Time  // when a Remote was proven last, by remoteKey
+	rates  map[string]*allowance // of nodes
+}
+
+// openFleet prepares the enforcer for other nodes. Where this node's certificate is there
+// and can not be used, traffic with other nodes stays closed until it can be.
+func openFleet(config Config, e *enforcer, root watch.Root) (*fleet, error) {
+	f := &fleet{
+		enforcer: e, root: root, config: config, begin: make(chan *datapath.Engine, 1),
+		use: map[string]time.Time{}, rates: map[string]*allowance{},
+	}
+	e.fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
+	e.runs = carrier{e.runs, e}
+	err := f.read()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("this node's certificate, in %s: %w: see `thole pki`", config.PKI, err)
+	case err != nil:
+		f.log.Error("traffic with other nodes is closed until this node's certificate can be used: see `thole pki show`", "error", err)
+	}
+	if f.node != nil {
+		e.identity, e.vouches = f.node.Identity, f.node.Trust.Vouches
+	}
+	return f, nil
+}
+
+// read reads this node's certificate and trust. Where only the certificate is bad, whom
+// it trusts counts all the same: somebody may have been revoked.
+func (f *fleet) read() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bad = f.readLocked()
+	return f.bad
+}
+
+func (f *fleet) readLocked() error {
+	node, err := pki.Load(f.config.PKI, time.Now())
+	if err != nil && f.node != nil {
+		if trust, trustErr := pki.LoadTrust(f.config.PKI); trustErr == nil {
+			old := *f.node
+			old.Trust = trust
+			node = &old
+		}
+	}
+	if node == nil {
+		return err
+	}
+	if f.engine == nil {
+		engine, startErr := datapath.New(datapath.Config{Queue: f.config.Queue, Node: node, Daemon: f, Log: f.config.Logger})
+		if startErr != nil {
+			return startErr
+		}
+		f.engine = engine
+		f.begin <- engine
+	} else if replaceErr := f.engine.Replace(node); replaceErr != nil {
+		return errors.Join(err, replaceErr)
+	}
+	f.node = node
+	return err
+}
+
+// Reload reads this node's certificate and trust again. What was proven with a
+// certificate that is trusted no more has ended when it returns.
+func (f *fleet) Reload(ctx context.Context) error {
+	failed := f.read()
+	f.mu.Lock()
+	node := f.node
+	f.mu.Unlock()
+	var err error
+	if node != nil {
+		ordered := f.order(ctx, func() { err = f.believe(node) })
+		err = errors.Join(ordered, err)
+	}
+	if node != nil && err == nil {
+		f.log.Info("certificate and trust were read", "node", node.Identity.Node, "until", node.Identity.NotAfter)
+	}
+	if failed != nil {
+		failed = fmt.Errorf("%s was not read again: %w", f.config.PKI, failed)
+	}
+	return errors.Join(failed, err)
+}
+
+// Run works until the context ends.
+func (f *fleet) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case engine := <-f.begin:
+			return engine.Run(ctx)
+		}
+	})
+	group.Go(func() error { f.sweepRemotes(ctx); return nil })
+	return group.Wait()
+}
+
+// close gives back what openFleet took, where Run was not called.
+func (f *fleet) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.engine != nil {
+		_ = f.engine.Close() // Run has closed it already, where it was called
+	}
+}
+
+// A carrier puts on what runs what this node's certificate says of it.
+type carrier struct {
+	scanner
+	*enforcer
+}
+
+// Scan is a method of scanner.
+func (c carrier) Scan(bindings []compiler.Binding) watch.Snapshot {
+	s := c.scanner.Scan(bindings)
+	if c.identity == nil {
+		return s
+	}
+	s.Workloads = slices.Clone(s.Workloads)
+	for i := range s.Workloads {
+		w := &s.Workloads[i]
+		for key, value := range c.identity.Require {
+			if has, ok := w.Labels[key]; ok && has != value {
+				s.Problems = append(s.Problems, watch.Problem{Where: w.Name, Text: fmt.Sprintf(
+					"its label %s=%s contradicts this node's certificate, which requires %[1]s=%[3]s: other nodes are told nothing of it", key, has, value)})
+			}
+		}
+		w.Labels = carried(c.identity, w.Labels)
+		facts := compiler.Labels{compiler.NodeFact: c.identity.Node}
+		maps.Copy(facts, w.Facts)
+		w.Facts = facts
+	}
+	return s
+}
+
+// carried are a workload's labels with those that its node's certificate requires. A
+// label of its own stays: who contradicts the certificate can prove nothing.
+func carried(id *pki.Identity, labels compiler.Labels) compiler.Labels {
+	if id == nil || len(id.Require) == 0 {
+		return labels
+	}
+	all := compiler.Labels(maps.Clone(id.Require))
+	maps.Copy(all, labels)
+	return all
 }
 
 // Workload is a method of datapath.Daemon. As in the table, the deepest cgroup that says
 // something counts.
-func (f fleet) Workload(cgroup uint64) (datapath.Workload, bool) {
+func (f *fleet) Workload(cgroup uint64) (datapath.Workload, bool) {
 	v := f.view.Load()
 	if w, ok := v.local[cgroup]; ok {
 		return w, true
@@ -70,48 +200,14 @@ func (f fleet) Workload(cgroup uint64) (datapath.Workload, bool) {
 }
 
 // Allows is a method of datapath.Daemon.
-func (f fleet) Allows(from, to uint32, port uint16) bool {
+func (f *fleet) Allows(from, to uint32, port uint16) bool {
 	return f.view.Load().allows(from, to, port)
-}
-
-// Class is a method of datapath.Daemon.
-func (f fleet) Class(r compiler.Remote) (uint32, error) {
-	key := remoteKey(r)
-	if class, ok := f.view.Load().remotes[key]; ok {
-		return class, nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), classPatience)
-	defer cancel()
-	var err error
-	ordered := f.order(ctx, func() { err = f.meet(r) })
-	if err = errors.Join(ordered, err); err != nil {
-		return 0, err
-	}
-	class, ok := f.view.Load().remotes[key]
-	if !ok {
-		return 0, errors.New("the table does not know it")
-	}
-	return class, nil
-}
-
-// meet has the table know what another node's workload proved. It is not forgotten as
-// long as the daemon, or one after it, runs: connections may have its class.
-func (e *enforcer) meet(r compiler.Remote) error {
-	if len(e.remotes) >= maxRemotes {
-		return fmt.Errorf("%d workloads of other nodes are known, which is the most there may be", maxRemotes)
-	}
-	e.remotes = append(e.remotes, r)
-	err := e.reconcile()
-	if err != nil {
-		e.remotes = e.remotes[:len(e.remotes)-1]
-	}
-	return err
 }
 
 // remoteKey names what was proven.
 func remoteKey(r compiler.Remote) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%q %s", r.Node, r.Address)
+	fmt.Fprintf(&b, "%q %s %s", r.Node, r.Address, r.Certificate)
 	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
 		fmt.Fprintf(&b, " %q=%q", key, r.Labels[key])
 	}
@@ -149,6 +245,8 @@ func (e *enforcer) publishFleet(v *view) {
 		v.paths[u.Cgroup.Path] = u.Cgroup.ID
 	}
 	for i, class := range e.result.Remotes {
-		v.remotes[remoteKey(e.remotes[i])] = class
+		if r := e.met[i]; !r.Ended {
+			v.remotes[remoteKey(r)] = class
+		}
 	}
 }

@@ -66,8 +66,10 @@ func (l *limiter) allowance(uid uint32) *allowance {
 	return a
 }
 
-func (a *allowance) refill(now time.Time) {
-	a.tokens = min(requestsBurst, a.tokens+now.Sub(a.filled).Seconds()*requestsPerSecond)
+func (a *allowance) refill(now time.Time) { a.fill(now, requestsPerSecond, requestsBurst) }
+
+func (a *allowance) fill(now time.Time, perSecond, burst float64) {
+	a.tokens = min(burst, a.tokens+now.Sub(a.filled).Seconds()*perSecond)
 	a.filled = now
 }
 

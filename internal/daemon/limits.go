@@ -28,8 +28,15 @@ const (
 	maxUserBuckets = 10_000 // users that are remembered for their rate; the idle ones are forgotten first
 
 	// Of what other nodes prove.
-	maxRemotes    = 16_384 // classes of their workloads: as many numbers as there are
-	classPatience = 2 * time.Second
+	maxRemotes        = 16_384           // classes of their workloads: as many numbers as there are
+	maxRemotesPerNode = 1024             // of them
+	remotesPerSecond  = 4                // how often a node may make the table change for what it proves
+	remotesBurst      = 256              // as many at once
+	maxRemoteBuckets  = 4096             // nodes that are remembered for their rate
+	remoteIdle        = 10 * time.Minute // what was not proven for so long, and has no connection, is forgotten
+	remoteGrace       = time.Minute      // what makes room was not proven for so long: handshakes may go on
+	remoteSweep       = time.Minute      // how often it is looked for
+	classPatience     = 2 * time.Second
 
 	// Of the daemon itself.
 	shutdownTimeout  = 5 * time.Second

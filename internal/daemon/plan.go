@@ -26,6 +26,7 @@ type plan struct {
 	running  []compiler.Workload
 	around   containers
 	ended    map[uint64]compiler.Workload
+	remotes  []compiler.Remote
 	epoch    uint16
 	result   compiler.Result
 	change   ruleset.Change
@@ -47,6 +48,7 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 		problems: snapshot.Problems,
 		running:  snapshot.Workloads,
 		around:   containers{Unlabelled: snapshot.Unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
+		remotes:  e.remotes,
 		epoch:    e.epoch,
 		loaded:   e.loaded,
 		numbers:  e.numbers,
@@ -76,7 +78,7 @@ func (e *enforcer) unresolved(set policySet, found []compiler.Workload) []compil
 	}
 	var kept []compiler.Workload
 	for _, w := range e.enforced {
-		if w.Kind < compiler.KindUnit || is[w.Cgroup.ID] || !stillBinds(set, e.set, w) {
+		if w.Kind < compiler.KindUnit || is[w.Cgroup.ID] || !e.stillBinds(set, w) {
 			continue
 		}
 		if lives, err := e.dead.Lives(w.Cgroup.ID); err != nil || lives {
@@ -86,12 +88,13 @@ func (e *enforcer) unresolved(set policySet, found []compiler.Workload) []compil
 	return kept
 }
 
-// stillBinds reports whether the document that bound w in the old set (which is
+// stillBinds reports whether the document that bound w in the present set (which is
 // empty at the start) is in the new one, and says the same.
-func stillBinds(now, old policySet, w compiler.Workload) bool {
+func (e *enforcer) stillBinds(now policySet, w compiler.Workload) bool {
+	old := e.set
 	named := func(b compiler.Binding) bool { return b.Name == w.Name }
 	i := slices.IndexFunc(now.docs.Bindings, named)
-	if i < 0 || !maps.Equal(now.docs.Bindings[i].Labels, w.Labels) {
+	if i < 0 || !maps.Equal(carried(e.identity, now.docs.Bindings[i].Labels), w.Labels) {
 		return false
 	}
 	j := slices.IndexFunc(old.docs.Bindings, named)
@@ -110,7 +113,7 @@ func (e *enforcer) compile(p *plan) error {
 		Options:    compiler.Options{Deny: e.deny, Epoch: p.epoch, Comments: p.comments},
 		Numbers:    p.numbers,
 		Fleet:      e.fleet,
-		Remotes:    e.remotes,
+		Remotes:    p.remotes,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %v", errLimit, err)
@@ -130,7 +133,7 @@ func (e *enforcer) explain(p *plan) error {
 // changes is that cgroups begin that had no connections, or that workloads ended
 // and left no socket.
 func (e *enforcer) takesAway(p plan) bool {
-	if !e.settled || !reflect.DeepEqual(e.set.docs.Policies, p.set.docs.Policies) || e.closes(p.around) {
+	if !e.settled || e.disbelieved || !reflect.DeepEqual(e.set.docs.Policies, p.set.docs.Policies) || e.closes(p.around) {
 		return true
 	}
 	was := map[uint64]compiler.Workload{}
@@ -229,9 +232,9 @@ func (e *enforcer) commit(p plan) error {
 	}
 	e.loaded, e.unknownEpoch = &p.result.Table, false
 	e.set, e.epoch, e.numbers, e.result = p.set, p.epoch, p.result.Numbers, p.result
-	e.enforced, e.ended, e.around = withEnded(p.running, p.ended), p.ended, p.around
+	e.enforced, e.ended, e.around, e.met = withEnded(p.running, p.ended), p.ended, p.around, p.remotes
 	e.report(apiProblems(p.problems))
-	e.settled, e.badTable, e.retry = true, nil, retryFirst
+	e.settled, e.disbelieved, e.badTable, e.retry = true, false, nil, retryFirst
 	e.applied = e.now()
 	if p.change.Empty() {
 		return nil

@@ -41,7 +41,8 @@ func startFleet(t *testing.T, ca fleetCA, machines ...*machine) {
 	t.Helper()
 	var members []fleetMember
 	for i, m := range machines {
-		members = append(members, fleetMember{m, []string{"node-a", "node-b"}[i], fleetEnds[i][:]})
+		ends := []string{fleetEnds[i][0].String(), fleetEnds[i][1].String()}
+		members = append(members, fleetMember{m, []string{"node-a", "node-b"}[i], ends})
 	}
 	startMembers(t, ca, members, "10.0.0.0/23,fd00:10::/64")
 }
@@ -50,7 +51,7 @@ func startFleet(t *testing.T, ca fleetCA, machines ...*machine) {
 type fleetMember struct {
 	*machine
 	name      string
-	addresses []netip.Addr
+	addresses []string
 }
 
 // startMembers gives machines certificates of a CA and starts their daemons.
@@ -58,7 +59,11 @@ func startMembers(t *testing.T, ca fleetCA, members []fleetMember, networks stri
 	t.Helper()
 	for _, m := range members {
 		dir := filepath.Join(t.TempDir(), "pki")
-		ca.node(dir, m.name, m.addresses)
+		var addresses []netip.Addr
+		for _, a := range m.addresses {
+			addresses = append(addresses, netip.MustParseAddr(a))
+		}
+		ca.node(dir, m.name, addresses)
 		m.args = []string{"--fleet", networks, "--pki", dir, "--log-level", "debug"}
 		m.start(m.args...)
 	}

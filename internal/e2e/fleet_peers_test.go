@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -115,7 +114,7 @@ func TestFleetSmallPath(t *testing.T) {
 	a.Shell("ip route add 10.0.1.0/24 via 10.0.0.254; ip route add fd00:11::/64 via fd00:10::254")
 	b.Shell("ip route add 10.0.0.0/24 via 10.0.1.254; ip route add fd00:10::/64 via fd00:11::254")
 	startMembers(t, newFleetCA(t), []fleetMember{
-		{a, "node-a", fleetEnds[0][:]}, {b, "node-b", []netip.Addr{netip.MustParseAddr("10.0.1.1"), netip.MustParseAddr("fd00:11::1")}},
+		{a, "node-a", []string{"10.0.0.1", "fd00:10::1"}}, {b, "node-b", []string{"10.0.1.1", "fd00:11::1"}},
 	}, "10.0.0.0/23,fd00:10::/31")
 	tell(t, a, b)
 	web := a.labelledProbe("web", "app=web")

@@ -1,0 +1,245 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"thole/compiler"
+	"thole/datapath"
+	"thole/ruleset"
+	"thole/watch"
+)
+
+// marks are the conntrack marks of living connections.
+type marks []uint32
+
+func (m marks) Remark(mask, bits uint32, change func(uint32) uint32) (int, error) {
+	for _, mark := range m {
+		if mark&mask == bits && change(mark) != mark {
+			return 0, errors.New("a mark was to be changed")
+		}
+	}
+	return 0, nil
+}
+
+// idle is a scanner that finds nothing.
+type idle struct{}
+
+func (idle) Scan([]compiler.Binding) watch.Snapshot { return watch.Snapshot{} }
+func (idle) Recall(watch.Snapshot)                  {}
+
+// A fleetBench is a fleet over a fake kernel, without goroutines.
+type fleetBench struct {
+	*fleet
+	t     *testing.T
+	clock time.Time
+}
+
+func newFleetBench(t *testing.T) *fleetBench {
+	t.Helper()
+	state, err := openState(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &fleetBench{t: t, clock: time.Unix(1_800_000_000, 0)}
+	e := &enforcer{
+		kernel: &fakeKernel{}, connections: marks{}, runs: idle{}, dead: graves{}, state: state, log: slog.New(slog.DiscardHandler),
+		now: func() time.Time { return b.clock }, fleet: &compiler.Fleet{}, set: defaultSet(), epoch: 1,
+	}
+	b.fleet = &fleet{enforcer: e, use: map[string]time.Time{}, rates: map[string]*allowance{}}
+	if err := e.reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func remote(node, label int) compiler.Remote {
+	return compiler.Remote{
+		Node: fmt.Sprint("node-", node), Labels: compiler.Labels{"app": fmt.Sprint(label)},
+		Address: netip.AddrFrom4([4]byte{10, 0, byte(node >> 8), byte(node)}), Certificate: fmt.Sprint("ca/", node),
+	}
+}
+
+// fill has so many Remotes of each of the nodes, by one change of the table.
+func (b *fleetBench) fill(nodes, each int) {
+	b.t.Helper()
+	for node := range nodes {
+		for label := range each {
+			b.remotes = append(b.remotes, remote(node, label))
+		}
+	}
+	b.uses()
+	if err := b.reconcile(); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// connect has connections of all classes that are known.
+func (b *fleetBench) connect() {
+	var live marks
+	for _, class := range b.result.Remotes {
+		live = append(live, class)
+	}
+	b.connections = live
+}
+
+func (b *fleetBench) known(r compiler.Remote) bool {
+	_, ok := b.view.Load().remotes[remoteKey(r)]
+	return ok
+}
+
+// A node has its share of classes, and no more; those that its connections have stay.
+func TestRemotesOfANode(t *testing.T) {
+	b := newFleetBench(t)
+	b.fill(1, maxRemotesPerNode)
+	more := remote(0, maxRemotesPerNode)
+	b.clock = b.clock.Add(remoteGrace - 1)
+	if err := b.meet(more); !errors.Is(err, datapath.TooMany) {
+		t.Errorf("while handshakes may go on: %v", err)
+	}
+	b.clock = b.clock.Add(1)
+	b.connect()
+	if err := b.meet(more); !errors.Is(err, datapath.TooMany) || b.known(more) || len(b.remotes) != maxRemotesPerNode {
+		t.Errorf("while connections have them all: %v, %d known", err, len(b.remotes))
+	}
+	other := remote(1, 0)
+	if err := b.meet(other); err != nil || !b.known(other) {
+		t.Errorf("another node: %v", err)
+	}
+	b.connections = slices.DeleteFunc(b.connections.(marks), func(m uint32) bool { return m == b.result.Remotes[7] })
+	if err := b.meet(more); err != nil || !b.known(more) || b.known(remote(0, 7)) || !b.known(remote(0, 8)) || !b.known(other) {
+		t.Errorf("in the place of one that no connection has: %v", err)
+	}
+}
+
+// Where there is no more room, who has most loses what he does not use.
+func TestRemotesOfAll(t *testing.T) {
+	b := newFleetBench(t)
+	const nodes = maxRemotes/maxRemotesPerNode + 1
+	b.fill(nodes-2, maxRemotesPerNode)
+	for node := nodes - 2; node < nodes; node++ {
+		for label := range maxRemotesPerNode / 2 {
+			b.remotes = append(b.remotes, remote(node, label))
+		}
+	}
+	b.uses()
+	if err := b.reconcile(); err != nil || len(b.result.Remotes) != maxRemotes {
+		t.Fatal(len(b.result.Remotes), err)
+	}
+	first := b.result.Remotes[0]
+	b.clock = b.clock.Add(remoteGrace)
+	b.connect()
+	if err := b.meet(remote(nodes, 0)); !errors.Is(err, datapath.TooMany) || len(b.remotes) != maxRemotes {
+		t.Errorf("while connections have them all: %v", err)
+	}
+	b.connections = marks{first}
+	if err := b.meet(remote(nodes, 0)); err != nil || !b.known(remote(nodes, 0)) {
+		t.Errorf("one more node: %v", err)
+	}
+	if !b.known(remote(0, 0)) {
+		t.Error("one that a connection has is gone")
+	}
+	of := map[string]int{}
+	for _, r := range b.remotes {
+		of[r.Node]++
+	}
+	for node := nodes - 2; node < nodes; node++ {
+		if n := of[fmt.Sprint("node-", node)]; n != maxRemotesPerNode/2 {
+			t.Errorf("node %d, which had less than the others, has %d now", node, n)
+		}
+	}
+}
+
+// How often a node makes the table change is bounded, for each by itself.
+func TestRemotesRate(t *testing.T) {
+	b := newFleetBench(t)
+	allowed := func(node string) (n int) {
+		for range 2 * remotesBurst {
+			if b.mayMeet(node) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := allowed("a"); n != remotesBurst {
+		t.Errorf("%d at once", n)
+	}
+	b.clock = b.clock.Add(time.Second)
+	if n := allowed("a"); n != remotesPerSecond {
+		t.Errorf("%d in the second after", n)
+	}
+	if n := allowed("b"); n != remotesBurst {
+		t.Errorf("another node: %d at once", n)
+	}
+	b.clock = b.clock.Add(time.Hour)
+	for i := range 2 * maxRemoteBuckets {
+		b.mayMeet(fmt.Sprint("node-", i))
+		b.clock = b.clock.Add(time.Second)
+	}
+	if n := len(b.rates); n > maxRemoteBuckets {
+		t.Errorf("%d nodes are remembered for their rate", n)
+	}
+	if _, err := b.Class(remote(0, 0)); errors.Is(err, datapath.TooOften) {
+		t.Errorf("a node that was idle: %v", err)
+	}
+}
+
+// What a revoked certificate proved is believed no more, and its number is nobody else's
+// as long as a connection has it.
+func TestRemotesEnd(t *testing.T) {
+	b := newFleetBench(t)
+	b.fill(2, 2)
+	class, epoch := b.view.Load().remotes[remoteKey(remote(0, 1))], b.epoch
+	believed := func() []uint32 {
+		table := b.kernel.(*fakeKernel).loaded()
+		at := slices.IndexFunc(table.Sets, func(s ruleset.Set) bool { return s.Name == "remotes" })
+		var list []uint32
+		for _, e := range table.Sets[at].Elements {
+			list = append(list, uint32(e.Key[0].From.Uint64()))
+		}
+		return list
+	}
+	if !slices.Contains(believed(), class) {
+		t.Fatalf("class %#x is not in %#x", class, believed())
+	}
+	b.connections = marks{class}
+	b.vouches = func(certificate string) bool { return certificate != "ca/0" }
+	b.endRemotes()
+	if err := b.reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	if b.known(remote(0, 1)) || !b.known(remote(1, 1)) || slices.Contains(believed(), class) || len(believed()) != 2 || b.epoch == epoch {
+		t.Errorf("believed: %#x, epoch %d", believed(), b.epoch)
+	}
+	if err := b.meet(remote(0, 1)); err == nil {
+		t.Error("a proof that was on its way when its certificate was revoked is taken")
+	}
+	again := remote(0, 1)
+	again.Certificate = "ca/2" // its node has another by now
+	if err := b.meet(again); err != nil || b.view.Load().remotes[remoteKey(again)] == class {
+		t.Errorf("the same labels, proven anew: %v", err)
+	}
+	b.sweepOnce()
+	if n := len(b.remotes); n != 4 { // but for 0/0, which nobody has
+		t.Errorf("%d are kept", n)
+	}
+	b.connections = marks{}
+	b.sweepOnce()
+	if n := len(b.remotes); n != 3 {
+		t.Errorf("%d are kept after the last connection has ended", n)
+	}
+	if got := b.view.Load().remotes[remoteKey(again)]; got == class || got == 0 {
+		t.Errorf("the other one has class %#x now", got)
+	}
+	epoch = b.epoch
+	b.clock = b.clock.Add(remoteIdle)
+	b.sweepOnce()
+	if len(b.remotes) != 0 || b.epoch != epoch {
+		t.Errorf("%d are known after they were idle, epoch %d, before %d", len(b.remotes), b.epoch, epoch)
+	}
+}

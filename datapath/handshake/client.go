@@ -148,11 +148,23 @@ func (c *Conn) acknowledges(ack uint32) bool {
 		c.sentShort && ack == c.first-p3-token.ShortT1Size || c.sentFull && ack == c.first-p3-full
 }
 
-// prove is for the kernel's packets after T2.
-func (c *Conn) prove(p *packet.Packet) Action {
+// prove is for the kernel's packets after T2. The first data behind an ACK with T3 goes
+// without: whoever looks on would see part of a segment again.
+func (c Conn) prove(p *packet.Packet) (Conn, Action) {
 	if p.Seq != c.first {
-		return Action{Do: Accept}
+		return c, Action{Do: Accept}
+	}
+	alone := len(p.Payload()) == 0 && p.Flags&packet.FIN == 0
+	before := c.proof
+	switch {
+	case !alone:
+		c.proof = withData
+	case before == unsent:
+		c.proof = acked
+	}
+	if !alone && before == acked {
+		return c, Action{Do: Accept}
 	}
 	mac := c.pair.Keys.M3(c.exchange(), c.m2)
-	return Action{Do: PutT3, first: c.first, put: tokenParts{typ: token.TypeT3, mac: mac}}
+	return c, Action{Do: PutT3, first: c.first, put: tokenParts{typ: token.TypeT3, mac: mac}}
 }

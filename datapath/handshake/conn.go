@@ -105,9 +105,19 @@ type Conn struct {
 	sentShort, sentFull bool
 	assumed             bool  // client, Plain: as is remembered, and not yet found
 	owesFull            bool  // server: T1 full came, and T2 full did not go out for it
+	proof               proof // client, Proving
 	synSize             uint8 // client: of syn; 0: not kept
 	syn                 [maxSYN]byte
 }
+
+// proof says with what T3 went out.
+type proof uint8
+
+const (
+	unsent   proof = iota
+	acked          // with an ACK alone: what comes behind it does without
+	withData       // with or before the first data: that may come again because it was lost
+)
 
 // Workload returns whose socket it is, on the client.
 func (c *Conn) Workload() Workload { return c.workload }

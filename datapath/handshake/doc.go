@@ -83,6 +83,9 @@
 // Fast Open's data and option never leave (package packet). With SYN cookies the
 // server's number s differs from one SYN-ACK to the next; nothing here depends on it.
 // With TCP_DEFER_ACCEPT the first ACK may carry data; so may any packet with seq c + 1.
+// The first data behind an ACK with T3 goes without: T3 is on its way, and to send a part
+// of a segment again at once looks to others like a network that reorders. If T3 was
+// lost, the data is dropped and comes again, with T3.
 //
 // # What is decided here, and why
 //

@@ -185,7 +185,21 @@ func TestScenarios(t *testing.T) {
 			}
 			r.prove(kernelACK)
 		},
-		"the ACK is lost and the client speaks": func(r *rig) { r.syn(); r.synack(); r.step(Client, Out, kernelACK.build()); r.prove(kernelData) },
+		"the ACK is lost and the client speaks": func(r *rig) {
+			r.syn()
+			r.synack()
+			r.step(Client, Out, kernelACK.build())
+			out := r.step(Client, Out, kernelData.build())
+			r.want(Client, out, "accept, 0, <nil>, proving")
+			r.want(Server, r.step(Server, In, out.packet), "drop, 0, handshake: unproven, answered")
+			r.prove(kernelData) // that is sent again
+		},
+		"the first ACK carries data, and is lost": func(r *rig) {
+			r.syn()
+			r.synack()
+			r.step(Client, Out, kernelData.build())
+			r.prove(kernelData)
+		},
 		"the ACK is lost and the server would speak: its SYN-ACK comes again, and the answer has T3": func(r *rig) {
 			r.syn()
 			r.synack()
@@ -211,7 +225,8 @@ func TestScenarios(t *testing.T) {
 			r.syn()
 			r.synack()
 			r.prove(kernelACK)
-			out := r.step(Client, Out, kernelData.build())
+			r.want(Client, r.step(Client, Out, kernelData.build()), "accept, 0, <nil>, proving")
+			out := r.step(Client, Out, kernelData.build()) // once more: it may have been lost
 			in := r.step(Server, In, out.packet)
 			r.want(Server, in, "take T3, 3, handshake: forgotten, closed")
 			r.wantBytes(in.packet, kernelData)

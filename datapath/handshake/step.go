@@ -43,7 +43,7 @@ func (n *Node) out(c Conn, e *Event) (Conn, Action) {
 	}
 	switch c.State {
 	case Proving:
-		return c, c.prove(p)
+		return c.prove(p)
 	case Closed, Plain:
 		return c, Action{Do: Accept}
 	}

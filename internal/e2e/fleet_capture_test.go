@@ -1,0 +1,280 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"thole/internal/nstest"
+)
+
+// capturePolicy lets web be reached by its like, and db reach what it likes by address.
+const capturePolicy = `
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  ingress:
+  - from: [{workloads: {matchLabels: {app: web}}}]
+  egress:
+  - to: [{workloads: {matchLabels: {app: web}}}]
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: db}
+spec:
+  selector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{workloads: {}}]
+  egress:
+  - to: [{workloads: {}}, {cidr: 10.0.0.0/23}, {cidr: fd00:10::/48}]
+`
+
+// A form is one way in which a handshake goes.
+type form struct {
+	name   string
+	from   string // whose call it is
+	port   int
+	third  bool // to the machine without Thole
+	bytes  int
+	greets bool
+	loses  string        // the option of the packet that is lost once; "": none is
+	whole  bool          // what was sent comes back
+	wait   time.Duration // for what does not come about
+	tokens []string      // the types that are seen, in order, without repetitions in a row
+}
+
+var forms = []form{
+	{name: "first contact", from: "web", port: 1000, bytes: 100, whole: true, tokens: []string{"2", "4", "5"}},
+	{name: "known peer", from: "web", port: 1000, bytes: 100, whole: true, tokens: []string{"1", "3", "5"}},
+	{name: "the server speaks first", from: "web", port: 1001, bytes: 100, greets: true, whole: true, tokens: []string{"2", "4", "5"}},
+	{name: "proof and data do not fit", from: "web", port: 1002, bytes: 100_000, whole: true, tokens: []string{"2", "4", "5"}},
+	{name: "short T1 is lost", from: "web", port: 1000, bytes: 100, loses: "1", whole: true, tokens: []string{"2", "4", "5"}},
+	{name: "full T2 is lost", from: "web", port: 1003, bytes: 100, loses: "4", whole: true, tokens: []string{"2", "4", "2", "4", "5"}},
+	{name: "the proof is lost", from: "web", port: 1004, bytes: 100, loses: "5", whole: true, tokens: []string{"2", "4", "5"}},
+	{name: "nobody listens", from: "web", port: 999, tokens: []string{"2"}},
+	{name: "the server's policy denies", from: "db", port: 1000, wait: time.Second / 2, tokens: []string{"2"}},
+	{name: "the client's policy denies", from: "web", port: 1100, tokens: []string{"2", "4"}},
+	{name: "fallback", from: "db", port: 1000, third: true, bytes: 100, whole: true, tokens: []string{"2"}},
+	{name: "fallback, to nobody", from: "db", port: 999, third: true, tokens: []string{"2"}},
+	{name: "fallback, not allowed", from: "web", port: 1000, third: true, wait: time.Second / 2, tokens: []string{"2"}},
+	{name: "without labels", from: "free", port: 1200, bytes: 100, whole: true},
+}
+
+// Each form of the handshake on the wire is TCP to who only looks on: no sequence number
+// stands for two bytes, all is acknowledged, neither side's conntrack calls a packet
+// invalid, and tshark has nothing to say but that there is data on SYNs.
+func TestFleetCaptures(t *testing.T) {
+	nstest.Need(t, "tshark", "conntrack")
+	a, b, f := forwardedFleet(t)
+	third := nstest.New(t)
+	g := nstest.Forward(a.Host, "10.0.1.1/24", "fd00:10:0:1::1/64", third, "10.0.1.2/24", "fd00:10:0:1::2/64")
+	for _, m := range []*machine{a, b} {
+		must(t, m.apply(capturePolicy))
+	}
+	callers := map[string]*party{
+		"web":  startParty(t, a.labelled("web", "app=web"), roleCaller),
+		"db":   startParty(t, a.labelled("db", "app=db"), roleCaller),
+		"free": startParty(t, a.In("free"), roleCaller),
+	}
+	startParty(t, b.labelled("web", "app=web"), roleAnswerer).listens(
+		[]port{{Number: 1000}, {Number: 1001, Greeted: true}, {Number: 1002}, {Number: 1003}, {Number: 1004}})
+	startParty(t, b.labelled("db", "app=db"), roleAnswerer).listens([]port{{Number: 1100}})
+	startParty(t, b.In("free"), roleAnswerer).listens([]port{{Number: 1200}})
+	startParty(t, third.In("free"), roleAnswerer).listens([]port{{Number: 1000}})
+	for _, version6 := range []bool{false, true} {
+		for _, form := range forms {
+			t.Run(fmt.Sprintf("%s IPv6=%t", form.name, version6), func(t *testing.T) {
+				wire, to := f, at(version6, form.port)
+				if form.third {
+					wire, to = g, map[bool]string{false: fmt.Sprintf("10.0.1.2:%d", form.port), true: fmt.Sprintf("[fd00:10:0:1::2]:%d", form.port)}[version6]
+				}
+				invalid := a.conntrackStats("invalid") + b.conntrackStats("invalid")
+				wire.Passed()
+				wire.SetRule(lose(form.loses))
+				if form.wait == 0 {
+					form.wait = 10 * time.Second
+				}
+				r := callers[form.from].calls([]call{{To: to, Bytes: form.bytes, Greeted: form.greets, Wait: form.wait}})[0]
+				if r.Whole != form.whole {
+					t.Errorf("%+v", r)
+				}
+				if r.GivenUp != (form.wait < time.Second) {
+					t.Errorf("%+v", r)
+				}
+				var passed []nstest.Passage
+				defer func() {
+					if t.Failed() {
+						logWire(t, passed)
+					}
+				}()
+				nstest.WaitFor(t, 2*time.Second, "the connection to end", func() bool {
+					passed = append(passed, wire.Passed()...)
+					return !form.whole || finished(passed)
+				})
+				checkWire(t, passed, form.whole)
+				if got := tokensOf(passed); !slices.Equal(got, form.tokens) {
+					t.Errorf("tokens of the types %v, want %v", got, form.tokens)
+				}
+				checkTshark(t, passed)
+				if now := a.conntrackStats("invalid") + b.conntrackStats("invalid"); now != invalid {
+					t.Errorf("conntrack called %d packets invalid", now-invalid)
+				}
+			})
+		}
+	}
+}
+
+// lose loses the first packet with a token of a type.
+func lose(typ string) nstest.Rule {
+	var once sync.Once
+	return func(p *nstest.Frame) (out []*nstest.Frame) {
+		out = []*nstest.Frame{p}
+		if p.TCP != nil && typ != "" && tokenType(p.TCP) == typ {
+			once.Do(func() { out = nil })
+		}
+		return out
+	}
+}
+
+// tokenType is the type of the token on a segment, "" if there is none.
+func tokenType(s *nstest.Segment) string {
+	if o, ok := s.Option(254); ok && len(o) == 4 {
+		return fmt.Sprint(o[2])
+	}
+	return ""
+}
+
+func tokensOf(passed []nstest.Passage) (types []string) {
+	for _, p := range passed {
+		if p.TCP != nil {
+			if typ := tokenType(p.TCP); typ != "" && (len(types) == 0 || types[len(types)-1] != typ) {
+				types = append(types, typ)
+			}
+		}
+	}
+	return types
+}
+
+// finished reports whether both ends have sent a FIN and had it acknowledged.
+func finished(passed []nstest.Passage) bool {
+	var fin, acked [2]bool
+	var end [2]uint32
+	for _, p := range passed {
+		if p.TCP == nil {
+			continue
+		}
+		i := 0
+		if p.FromA {
+			i = 1
+		}
+		if p.TCP.Has(nstest.FIN) {
+			fin[i], end[i] = true, p.TCP.Seq+p.TCP.Size()
+		}
+		if fin[1-i] && p.TCP.Ack == end[1-i] {
+			acked[1-i] = true
+		}
+	}
+	return acked[0] && acked[1]
+}
+
+// checkWire holds a connection against what TCP is.
+func checkWire(t *testing.T, passed []nstest.Passage, whole bool) {
+	t.Helper()
+	type side struct {
+		bytes      map[uint32]int // by sequence number; 256 SYN, 257 FIN
+		first, end uint32         // of the last connection attempt
+		acked      uint32         // by the other
+	}
+	sides := map[bool]*side{true: {bytes: map[uint32]int{}}, false: {bytes: map[uint32]int{}}}
+	for _, p := range passed {
+		s := p.TCP
+		if s == nil {
+			continue
+		}
+		me, other := sides[p.FromA], sides[!p.FromA]
+		seq := s.Seq
+		if s.Has(nstest.SYN) && seq != me.first {
+			// Another attempt; or the same, and the token has another size.
+			*me = side{bytes: map[uint32]int{}, first: seq, end: seq}
+		}
+		overlaps := 0
+		put := func(b int) {
+			if had, ok := me.bytes[seq]; ok && had != b {
+				overlaps++
+			}
+			me.bytes[seq] = b
+			seq++
+		}
+		if s.Has(nstest.SYN) {
+			put(256)
+		}
+		for _, b := range s.Data {
+			put(int(b))
+		}
+		if s.Has(nstest.FIN) {
+			put(257)
+		}
+		if overlaps != 0 {
+			t.Errorf("%d sequence numbers stand for two bytes: %v", overlaps, s)
+		}
+		if int32(seq-me.end) > 0 {
+			me.end = seq
+		}
+		if s.Has(nstest.ACK) && !s.Has(nstest.RST) {
+			if int32(s.Ack-other.end) > 0 {
+				t.Errorf("what was never sent is acknowledged: %v, sent was up to %d", s, other.end)
+			}
+			if int32(s.Ack-other.acked) > 0 || other.acked == 0 {
+				other.acked = s.Ack
+			}
+		}
+	}
+	for fromA, s := range sides {
+		if missing := int(s.end-s.first) - len(s.bytes); missing != 0 && whole {
+			t.Errorf("from the client %t: %d sequence numbers were left out", fromA, missing)
+		}
+		if whole && s.acked != s.end {
+			t.Errorf("from the client %t: acknowledged up to %d of %d", fromA, s.acked, s.end)
+		}
+	}
+}
+
+// Of a SYN with data tshark warns, or notes it.
+var dataOnSYN = regexp.MustCompile(`(?i)SYN.*data|data.*SYN|TFO`)
+
+// checkTshark has tshark say what it thinks.
+func checkTshark(t *testing.T, passed []nstest.Passage) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "wire.pcap")
+	must(t, nstest.WritePCAP(path, passed))
+	out, err := exec.Command("tshark", "-r", path, "-n", "-Y", "_ws.expert.severity >= 0x600000",
+		"-T", "fields", "-e", "frame.number", "-e", "_ws.expert.severity", "-e", "_ws.expert.message").CombinedOutput()
+	if err != nil {
+		t.Fatalf("tshark: %v: %s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if !strings.Contains(line, "dangerous") {
+			t.Error(line)
+		}
+	}
+}
+
+func logWire(t *testing.T, passed []nstest.Passage) {
+	t.Helper()
+	for _, p := range passed {
+		if p.TCP != nil {
+			t.Log(p.At.Format("05.000000"), p.TCP)
+		}
+	}
+}
+
+var _ = maps.Keys[map[int]int]

@@ -98,7 +98,7 @@ func (l *layout) chains() []nft.Chain {
 func (l *layout) output() nft.Chain {
 	c := nft.Chain{Name: "output", Hook: nft.Output, Priority: priority}
 	if l.fleet != nil {
-		c.Rules = append(c.Rules, rule(is(nft.MetaMark, Sent), goTo("fleet_sent")))
+		c.Rules = append(c.Rules, rule(is(nft.MetaMark, Sent), goTo("fleet_sent")), rule(is(nft.MetaMark, SentOut), goTo("fleet_sent")))
 	}
 	c.Rules = append(c.Rules, rule(is(nft.CtDirection, nft.DirReply), goTo("output_reply")))
 	if l.fleet != nil {
@@ -184,6 +184,8 @@ func (l *layout) outputReply() nft.Chain {
 	c := nft.Chain{Name: "output_reply", Comment: "answers belong to their connection"}
 	if l.fleet != nil {
 		c.Rules = append(c.Rules,
+			because("it was in the queue when the proof came", is(nft.MetaMark, Unproven), is(nft.MetaL4Proto, nft.ProtoTCP),
+				masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck), masked(nft.CtMark, remoteMask|markPending|markOut, remoteClass), drop),
 			because("a handshake that another node began", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, markPending|markOut, markPending), l.queue()),
 			because("proven, and not decided yet", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, remoteMask|markPending|markOut|markEpoch|markDead, remoteClass), goTo("fleet_reply")))
 	}

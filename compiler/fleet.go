@@ -160,7 +160,7 @@ func (e entry) allowsByLabel() bool {
 // Userspace (datapath) takes the tokens off and puts them on; the packet's mark is
 // what its verdict on a packet from there says. docs/ARCHITECTURE.md draws them.
 func (l *layout) fleetChains() []nft.Chain {
-	return []nft.Chain{l.fleetClear(), l.fleetIn(), l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(), l.introduce(),
+	return []nft.Chain{fleetUntracked(), l.fleetClear(), l.fleetIn(), l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(), l.introduce(),
 		l.outputFleet(), l.fleetAgain(), fleetNobody(), l.fleetAsk(), l.fleetReply(), l.fleetDecide(), l.fleetSent(), fleetOurs()}
 }
 
@@ -183,6 +183,13 @@ func pendingTuple(do func(set string, key []nft.Expr) []nft.Statement, match ...
 }
 
 func (l *layout) queue() nft.Queue { return nft.Queue{Number: l.fleet.Queue} }
+
+// fleetUntracked: a reset for who answers would end conntrack's entry of the connect, for
+// which the kernel still waits for the answer.
+func fleetUntracked() nft.Chain {
+	return nft.Chain{Name: "fleet_untracked", Hook: nft.Output, Priority: rawPriority, Comment: "resets by which the datapath takes back a connect",
+		Rules: []nft.Rule{rule(is(nft.MetaMark, SentOut), is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), nft.Notrack{})}}
+}
 
 // fleetClear: only our own verdicts set our bits of a mark.
 func (l *layout) fleetClear() nft.Chain {

@@ -32,11 +32,13 @@ const (
 // What the packet's mark says between the kernel and the datapath, which decides what
 // comes to the queue. Ungated is on what comes to it behind conntrack; Unproven on a
 // verdict that asks whether its connection was proven meanwhile, and on what comes to the
-// queue once more, because it was not; Sent on what the datapath sends by itself. The
-// others are on verdicts: Plain, or what Pending, Introduced and Proven return.
+// queue once more, because it was not; Sent on what the datapath sends by itself, SentOut
+// on a reset that takes back a connect of this node. The others are on verdicts: Plain, or
+// what Pending, Introduced and Proven return.
 const (
 	Ungated  uint32 = markPending
 	Sent     uint32 = 0x54480000
+	SentOut  uint32 = 0x54480001
 	Plain    uint32 = markOut
 	Unproven uint32 = markDead
 )

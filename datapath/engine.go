@@ -174,12 +174,13 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 		key = handshake.Key{Local: p.Source, Remote: p.Destination}
 	}
 	conn := e.table.Get(key)
-	if event.Kind == handshake.In && p.Token == 0 && conn.State == handshake.Closed {
-		switch q.Mark {
-		case compiler.Ungated: // its proof may have been before it in the queue: conntrack knows by now
+	if conn.State == handshake.Closed && p.Token == 0 {
+		answers := event.Kind == handshake.Out && p.Flags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN|packet.ACK
+		switch {
+		case event.Kind == handshake.In && q.Mark == compiler.Ungated, answers && q.Mark != compiler.Unproven:
+			// The proof may have been before it in the queue: conntrack knows by now.
 			return queue.Again().WithMark(compiler.Unproven)
-		case compiler.Unproven:
-		default:
+		case event.Kind == handshake.In && q.Mark != compiler.Unproven:
 			return queue.Accept() // another option of the same kind, or of a connection that is over
 		}
 	}
@@ -260,10 +261,14 @@ func (e *Engine) carryOut(q *queue.Packet, p *packet.Packet, conn *handshake.Con
 	if err != nil {
 		return e.refused(err)
 	}
-	e.send(out.Before, q.Device)
-	e.send(action.WriteReset(nil, p), q.Device)
+	e.send(out.Before, compiler.Sent, q.Device)
+	reset := compiler.Sent
+	if p.Flags&packet.SYN != 0 { // of who answers this node
+		reset = compiler.SentOut
+	}
+	e.send(action.WriteReset(nil, p), reset, q.Device)
 	if action.SendSYN {
-		e.send(conn.SYN(), q.Device)
+		e.send(conn.SYN(), compiler.Sent, q.Device)
 	}
 	switch {
 	case action.Do == handshake.Drop || q.Mark == compiler.Ungated || q.Mark == compiler.Unproven: // without a proof nothing passes there
@@ -293,11 +298,11 @@ func marked(v queue.Verdict, action *handshake.Action) queue.Verdict {
 	return v
 }
 
-func (e *Engine) send(b []byte, device int) {
+func (e *Engine) send(b []byte, mark uint32, device int) {
 	if len(b) == 0 {
 		return
 	}
-	if err := e.sender.Send(b, compiler.Sent, device); err != nil {
+	if err := e.sender.Send(b, mark, device); err != nil {
 		e.counts["not-sent"]++ // it is lost, like any packet
 		e.log.Debug("a packet was not sent", "error", err)
 	}

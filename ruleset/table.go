@@ -284,6 +284,10 @@ type Update struct {
 // go on with the next base chain. If nobody listens, it is dropped.
 type Queue struct{ Number uint16 }
 
+// Notrack has conntrack not look at the packet: in a chain of PREROUTING or OUTPUT, before
+// priority -200.
+type Notrack struct{}
+
 // Count adds the packet to a named counter.
 type Count struct{ Counter string }
 
@@ -320,6 +324,7 @@ func (SetBits) statement()  {}
 func (Copy) statement()     {}
 func (Update) statement()   {}
 func (Queue) statement()    {}
+func (Notrack) statement()  {}
 func (Count) statement()    {}
 func (Log) statement()      {}
 func (Reject) statement()   {}

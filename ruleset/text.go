@@ -315,6 +315,8 @@ func statementText(s Statement) string {
 		return fmt.Sprintf("update @%s { %s }", s.Set, keyExprText(s.Key))
 	case Queue:
 		return fmt.Sprintf("queue num %d", s.Number)
+	case Notrack:
+		return "notrack"
 	case Count:
 		return fmt.Sprintf("counter name %q", s.Counter)
 	case Log:

@@ -105,6 +105,9 @@ func (d *decoder) expression(name string, a attrMap) error {
 		return d.queue(a)
 	case "target":
 		return d.target(a)
+	case "notrack":
+		d.emit(ruleset.Notrack{})
+		return nil
 	case "objref":
 		return d.objref(a)
 	case "limit":

@@ -63,6 +63,8 @@ func (e *encoder) statement(s ruleset.Statement) ([]expr.Any, error) {
 		return e.update(s)
 	case ruleset.Queue:
 		return []expr.Any{e.queue(s)}, nil
+	case ruleset.Notrack:
+		return []expr.Any{&expr.Notrack{}}, nil
 	case ruleset.Count:
 		return []expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: s.Counter}}, nil
 	case ruleset.Log:

@@ -42,7 +42,6 @@ var foreignRules = []struct{ rule, why string }{
 	{"tcp option maxseg size 1000 accept", "exthdr: not of this language"},
 	{"quota 1 mbytes drop", "quota: not of this language"},
 	{"update @seen { ip saddr } accept", "dynset: not of this language"},
-	{"notrack", "notrack: not of this language"},
 	{"continue", "immediate: verdict -1"},
 }
 

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"thole/internal/nstest"
 )
 
@@ -30,6 +32,8 @@ type call struct {
 	To      string
 	Bytes   int
 	Greeted bool          // who is called speaks first
+	Asks    bool          // the caller closes when all has come back, not when all is sent
+	Delayed bool          // its first ACK carries the data
 	Wait    time.Duration // until it is given up
 }
 
@@ -132,7 +136,14 @@ func (c call) make() (r result) {
 
 func (c call) exchange(r *result) error {
 	deadline := time.Now().Add(c.Wait)
-	conn, err := (&net.Dialer{Deadline: deadline, KeepAlive: -1}).Dial("tcp", c.To)
+	dialer := net.Dialer{Deadline: deadline, KeepAlive: -1}
+	if c.Delayed {
+		dialer.Control = func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			return errors.Join(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) }), err)
+		}
+	}
+	conn, err := dialer.Dial("tcp", c.To)
 	if err != nil {
 		return err
 	}
@@ -151,6 +162,9 @@ func (c call) exchange(r *result) error {
 	for i := range sent {
 		sent[i] = byte(i >> 8 * 7 >> (i & 7))
 	}
+	if c.Asks {
+		return c.ask(conn, sent, r)
+	}
 	var writing sync.WaitGroup
 	var writeErr error
 	writing.Go(func() {
@@ -168,6 +182,23 @@ func (c call) exchange(r *result) error {
 		return fmt.Errorf("%d bytes came back, not the %d that were sent", len(got), len(sent))
 	}
 	return nil
+}
+
+// ask sends, has all come back, and closes.
+func (c call) ask(conn net.Conn, sent []byte, r *result) error {
+	got := make([]byte, len(sent))
+	if _, err := conn.Write(sent); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(conn, got); err != nil {
+		return err
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
+	}
+	more, err := io.ReadAll(conn)
+	r.Whole = err == nil && len(more) == 0 && bytes.Equal(got, sent)
+	return err
 }
 
 // An answerer counts what it is given.

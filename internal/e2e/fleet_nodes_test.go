@@ -44,7 +44,7 @@ func startFleet(t *testing.T, ca fleetCA, machines ...*machine) {
 		ends := []string{fleetEnds[i][0].String(), fleetEnds[i][1].String()}
 		members = append(members, fleetMember{m, []string{"node-a", "node-b"}[i], ends})
 	}
-	startMembers(t, ca, members, "10.0.0.0/23,fd00:10::/64")
+	startMembers(t, ca, members, "10.0.0.0/23,fd00:10::/48")
 }
 
 // A fleetMember is a node that is to be.

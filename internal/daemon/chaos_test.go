@@ -51,6 +51,9 @@ func TestChaos(t *testing.T) {
 	}
 	warm.mayGrowTo(t, end)
 	c.witness.judge(t, "under faults", 0)
+	log := m.log.String()
+	t.Logf("tries of a change that failed: %d; changes that were put off, as all tries at once failed: %d",
+		strings.Count(log, "trying again"), strings.Count(log, "the table could not be changed: what was loaded before"))
 	c.fullDisk()
 }
 

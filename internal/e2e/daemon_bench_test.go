@@ -76,7 +76,7 @@ func (d *benchedDaemon) begin() time.Duration {
 	began := time.Now()
 	d.daemon = d.In("daemon").Start(d.thole, "daemon", "--state", "/run/state", "--socket", d.socket, "--policies", d.policies, "--docker", daemon.DockerOff)
 	client := daemon.NewClient(d.socket)
-	nstest.WaitFor(d.t, time.Minute, "the daemon to enforce", func() bool {
+	nstest.WaitFor(d.t, 5*time.Minute, "the daemon to enforce", func() bool {
 		s, err := client.Status(context.Background())
 		return err == nil && s.Enforcing && s.Workloads == d.workloads
 	})

@@ -42,6 +42,14 @@ var allTables = []table{
 		{"p50, 10,000 workloads, 1,000 policies, against conntrack alone", "connect-p50@10000/conntrack", "", atMost(1.05)},
 		{"p50, 10,000 workloads against 1", "connect-p50@10000/connect-p50@1", "", atMost(1.02)},
 	}},
+	{"steps", []row{
+		{"OUTPUT and INPUT are hooked, and answers accepted", "step-hooks/conntrack", "", aim{}},
+		{"and who sends: two lookups of its cgroup (SYN, last ACK), the mark is written", "step-sender/conntrack", "", aim{}},
+		{"and who listens: the kernel looks for the listener, a lookup of its cgroup", "step-listener/conntrack", "", aim{}},
+		{"and the decision: one lookup, the epoch is written, one counter", "step-decided/conntrack", "", aim{}},
+		{"Thole's table, default policy", "step-thole/conntrack", "", aim{}},
+		{"Thole's table, both sides isolated by port", "step-by-port/conntrack", "", aim{}},
+	}},
 	{"traffic", []row{
 		{"throughput of TCP, against nothing at all", "bulk/nothing", "", atLeast(0.98)},
 		{"throughput of TCP, against conntrack alone", "bulk/conntrack", "", aim{}},

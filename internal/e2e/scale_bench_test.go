@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,11 +53,7 @@ func BenchmarkScale(b *testing.B) {
 				what  string
 				times []time.Duration
 			}{{"compile", compile}, {"load", load}, {"compile and load", whole}, {"one workload more", more}} {
-				slices.Sort(m.times)
-				mid := m.times[len(m.times)/2]
-				b.ReportMetric(float64(mid.Milliseconds()), fmt.Sprintf("ms/%s@%d", strings.ReplaceAll(m.what, " ", "-"), workloads))
-				fmt.Printf("%6d workloads, %-17s  %v   (of %d: %v to %v)\n", workloads, m.what, mid.Round(time.Millisecond), rounds,
-					m.times[0].Round(time.Millisecond), m.times[len(m.times)-1].Round(time.Millisecond))
+				reportTimes(b, fmt.Sprintf("ms/%s@%d", strings.ReplaceAll(m.what, " ", "-"), workloads), time.Millisecond, m.times)
 			}
 			if data, err := os.ReadFile("/proc/self/status"); err == nil {
 				for line := range strings.Lines(string(data)) {

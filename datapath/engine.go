@@ -15,11 +15,11 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -87,6 +87,9 @@ type Engine struct {
 	table  *handshake.Table
 	now    time.Time // of the packet at hand
 	counts map[string]uint64
+
+	refusals peers.Counters
+	queue    atomic.Pointer[queue.Queue] // nil: it is not run
 }
 
 // How often what has expired is dropped.
@@ -119,6 +122,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.queue.Store(q)
+	defer e.queue.Store(nil)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return q.Run(ctx) })
 	group.Go(func() error { e.sweep(ctx); return nil })
@@ -131,11 +136,35 @@ func (e *Engine) Close() error { return errors.Join(e.finder.Close(), e.sender.C
 // Replace takes another certificate, key or trust.
 func (e *Engine) Replace(node *pki.Node) error { return e.peers.Replace(node, time.Now()) }
 
-// Counts returns how often what happened, by name: "packets", and why one was refused.
-func (e *Engine) Counts() map[string]uint64 {
+// A Status is what an Engine has done, and what it knows. Names are those of metrics.
+type Status struct {
+	Running bool              // the queue is read
+	Queue   queue.Stats       // since Run
+	Events  map[string]uint64 // what happened how often: "packets", "proven", "plain", "quotes", "not-sent"
+	Refused map[string]uint64 // why, how often: package/reason
+	Known   map[string]uint64 // what is remembered of other nodes, with bounds (peers.Status)
+	Pending map[string]uint64 // handshakes that go on, by pool, and what became of others
+}
+
+// Status returns the engine's own account.
+func (e *Engine) Status() Status {
+	s := Status{Refused: e.refusals.Map(), Known: e.peers.Status(), Pending: map[string]uint64{}}
+	if q := e.queue.Load(); q != nil {
+		s.Running, s.Queue = true, q.Stats()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return maps.Clone(e.counts)
+	s.Events = maps.Clone(e.counts)
+	for pool := range handshake.Pools {
+		c := e.table.Counts(pool)
+		for what, n := range map[string]uint64{
+			"": uint64(c.Conns), "/limit": uint64(pool.Bounds().Conns),
+			"/full": c.Full, "/over-quota": c.OverQuota, "/evicted": c.Evicted, "/expired": c.Expired,
+		} {
+			s.Pending[pool.String()+what] = n
+		}
+	}
+	return s
 }
 
 func (e *Engine) sweep(ctx context.Context) {
@@ -240,8 +269,9 @@ func (e *Engine) introduce(event *handshake.Event, key handshake.Key, device int
 
 // learn notes what a packet says about its sender.
 func (e *Engine) learn(before handshake.Conn, action *handshake.Action, key handshake.Key, p *packet.Packet) {
-	if action.RememberPlain && !e.peers.SetPlain(key.Remote, e.now) {
-		e.counts["not-believed-plain"]++
+	if action.RememberPlain {
+		e.counts["plain"]++
+		e.peers.SetPlain(key.Remote, e.now)
 	}
 	if action.ForgetPlain {
 		e.peers.ForgetPlain(key.Remote)
@@ -313,16 +343,9 @@ func (e *Engine) refused(err error) queue.Verdict {
 	return queue.Drop()
 }
 
-// count counts by the innermost reason: the ones around it name labels and nodes.
+// count counts an error by its reason. What has none is a mistake, or the kernel's.
 func (e *Engine) count(err error) {
-	var reason interface {
-		error
-		fmt.Stringer
+	if e.refusals.Count(err) == peers.Other {
+		e.log.Warn("a packet of a handshake", "error", err)
 	}
-	if errors.As(err, &reason) {
-		e.counts[reason.String()]++
-		return
-	}
-	e.counts["error"]++
-	e.log.Warn("a packet of a handshake", "error", err)
 }

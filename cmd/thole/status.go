@@ -23,8 +23,8 @@ func newStatus(w *world) *cobra.Command {
 		Long: `Status prints the daemon's own account: since when it runs, which policy set is
 active, how many workloads it knows, what is wrong, and the table's counters.
 
-Exit status: 0 if it enforces and nothing is wrong with its last change; 1 if
-not, or if no daemon answers. What the table in the kernel decides goes on
+Exit status: 0 if it enforces and nothing is wrong with its last change, nor with
+this node's certificate in a fleet; 1 if not, or if no daemon answers. What the table in the kernel decides goes on
 without a daemon; "thole doctor" says whether it is loaded.`,
 		Example: "  thole status\n  thole status -o json",
 		Args:    noArguments,
@@ -40,7 +40,7 @@ without a daemon; "thole doctor" says whether it is loaded.`,
 			} else {
 				err = writeStatus(w.stdout, s)
 			}
-			if err == nil && (!s.Enforcing || s.LastError != nil) {
+			if err == nil && (!s.Enforcing || s.LastError != nil || s.Fleet != nil && s.Fleet.Error != "") {
 				return exit{code: exitFailed}
 			}
 			return err
@@ -63,6 +63,9 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 	}
 	if h := s.Held; h != nil && *h != (daemon.HoldCounts{}) {
 		rows = append(rows, []string{"waited", fmt.Sprintf("%d packets until their container was known, %d in vain, %d too many of one", h.Known, h.Expired, h.Refused)})
+	}
+	if s.Fleet != nil {
+		rows = append(rows, fleetRows(s.Fleet)...)
 	}
 	if s.Mended > 0 {
 		rows = append(rows, []string{"mended", mended(s)})
@@ -115,6 +118,36 @@ func dockerState(d daemon.DockerStatus) string {
 		state = "away"
 	}
 	return fmt.Sprintf("%s, %s since %s; %d containers known", d.Host, state, d.Since.Format(time.DateTime), d.Containers)
+}
+
+// fleetRows are about other nodes.
+func fleetRows(f *daemon.FleetStatus) [][]string {
+	node := "its certificate can not be used: traffic with other nodes is closed"
+	if f.Node != "" {
+		node = fmt.Sprintf("node %s, certificate until %s", f.Node, f.Until.Format(time.DateTime))
+	}
+	if len(f.Required) > 0 {
+		node += ", requires " + strings.Join(f.Required, " ")
+	}
+	rows := [][]string{{"fleet", node + "; others in " + strings.Join(f.Networks, ", ")}}
+	if f.Error != "" {
+		rows = append(rows, []string{"error", f.Error})
+	}
+	by := "nft's queue"
+	if !f.Queue.Native {
+		by = "NFQUEUE of nft_compat"
+	}
+	rows = append(rows,
+		[]string{"queue", fmt.Sprintf("%d, by %s: %d packets, %d waiting; %d dropped, %d lost", f.Queue.Number, by,
+			f.Queue.Packets, f.Queue.Waiting, f.Queue.Dropped, f.Queue.Full+f.Queue.Overruns)},
+		[]string{"peers", fmt.Sprintf("%d statements, %d pairs, %d addresses proven, %d places without Thole; %d of %d classes",
+			f.Known["statements"], f.Known["pairs"], f.Known["proven-addresses"], f.Known["plain-places"], f.Classes, f.MaxClasses)},
+		[]string{"handshakes", fmt.Sprintf("%d proven; pending: %d of this node, %d of known keys, %d of strangers", f.Events["proven"],
+			f.Pending["connects"], f.Pending["proven-key"], f.Pending["strangers"])})
+	for _, reason := range slices.Sorted(maps.Keys(f.Refused)) {
+		rows = append(rows, []string{"refused", fmt.Sprintf("%s: %d", reason, f.Refused[reason])})
+	}
+	return rows
 }
 
 func source(s daemon.Status) string {

@@ -19,6 +19,14 @@ const (
 	endPool
 )
 
+// Pools is how many there are: the pools are the numbers below it.
+const Pools = endPool
+
+func (p Pool) String() string { return [endPool]string{"connects", "proven-key", "strangers"}[p] }
+
+// Bounds returns the pool's.
+func (p Pool) Bounds() Bounds { return bounds[p] }
+
 // Bounds of a pool.
 type Bounds struct {
 	Conns, Quota int           // in all, and of one owner

@@ -35,10 +35,14 @@ type reason interface {
 	String() string
 }
 
-// Count counts an error under its reason: that of the deepest package that has one.
-func (c *Counters) Count(err error) {
+// Other is the name of what has no reason: a mistake, or the kernel's.
+const Other = "other"
+
+// Count counts an error under its reason, that of the deepest package that has one, and
+// returns the reason's name.
+func (c *Counters) Count(err error) string {
 	if err == nil {
-		return
+		return ""
 	}
 	name := nameOf(err)
 	c.mu.Lock()
@@ -47,6 +51,7 @@ func (c *Counters) Count(err error) {
 		c.n = make(map[string]uint64)
 	}
 	c.n[name]++
+	return name
 }
 
 func nameOf(err error) string {
@@ -66,7 +71,7 @@ func nameOf(err error) string {
 			return pkg + "/" + r.String()
 		}
 	}
-	return "other"
+	return Other
 }
 
 // Map returns the counts. What never happened is not in it.

@@ -100,6 +100,7 @@ type Status struct {
 	Ended      int                `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
 	Held       *HoldCounts        `json:"held,omitempty"`   // absent: packets of containers that are not known yet do not wait
 	Docker     *DockerStatus      `json:"docker,omitempty"` // absent: it is not followed
+	Fleet      *FleetStatus       `json:"fleet,omitempty"`  // absent: there are no other nodes
 	LastError  *Failure           `json:"lastError,omitempty"`
 	Problems   []Message          `json:"problems,omitempty"`
 	Warnings   []Message          `json:"warnings,omitempty"`
@@ -120,6 +121,37 @@ type DockerStatus struct {
 	Since      time.Time `json:"since"`
 	Error      string    `json:"error,omitempty"` // why it is not connected
 	Containers int       `json:"containers"`      // that are known, also those that do not run
+}
+
+// A FleetStatus is this node's part among other nodes.
+type FleetStatus struct {
+	Node       string     `json:"node,omitempty"`     // its name, as its certificate has it; "": that can not be used
+	Until      time.Time  `json:"until"`              // its certificate holds
+	Error      string     `json:"error,omitempty"`    // why certificate or trust could not be read the last time
+	Networks   []string   `json:"networks"`           // where other nodes are
+	Required   []string   `json:"required,omitempty"` // labels that the certificate puts on all workloads: key=value
+	Queue      FleetQueue `json:"queue"`
+	Classes    int        `json:"classes"` // of other nodes' workloads
+	MaxClasses int        `json:"maxClasses"`
+
+	// Counts by name: what happened, why something was refused, what is known of other
+	// nodes, and which handshakes go on, both with their bounds.
+	Events  map[string]uint64 `json:"events"`
+	Refused map[string]uint64 `json:"refused"`
+	Known   map[string]uint64 `json:"known"`
+	Pending map[string]uint64 `json:"pending"`
+}
+
+// A FleetQueue is the NFQUEUE that packets between nodes come by.
+type FleetQueue struct {
+	Number   uint16 `json:"number"`
+	Native   bool   `json:"native"`   // by nft's expression queue; else by xtables' target NFQUEUE (nft_compat)
+	Running  bool   `json:"running"`  // it is read
+	Waiting  uint64 `json:"waiting"`  // packets without a verdict now
+	Packets  uint64 `json:"packets"`  // with a verdict, since the daemon began
+	Dropped  uint64 `json:"dropped"`  // of them
+	Full     uint64 `json:"full"`     // packets lost: the queue was full
+	Overruns uint64 `json:"overruns"` // packets lost: the socket's buffer was
 }
 
 // A Mending is a change of our table by another program that was found.

@@ -121,6 +121,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 		limiter:  newLimiter(host.now),
 		kernel:   host.kernel,
 		docker:   parts.docker,
+		fleet:    d.fleet,
 		log:      config.Logger,
 		version:  config.Version,
 		started:  host.now(),

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"thole/compiler"
-	"thole/datapath/pki"
 	"thole/policies"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -36,6 +35,7 @@ type enforcer struct {
 	state       *stateDir
 	log         *slog.Logger
 	deny        compiler.DenyMode
+	once        bool                          // there is no daemon: what the last one knew of other nodes stays
 	fleet       *compiler.Fleet               // nil: there are no other nodes
 	vouches     func(certificate string) bool // what it proved is believed; nil: not known
 	hold        *hold                         // nil: what is not known yet does not wait
@@ -65,7 +65,7 @@ type enforcer struct {
 	ended    map[uint64]compiler.Workload // those of them whose cgroup is gone, by its id
 	remotes  []compiler.Remote            // what other nodes' workloads proved
 	met      []compiler.Remote            // those in the loaded table: of result.Remotes
-	identity *pki.Identity                // this node's, in a fleet; nil: not known
+	identity *identity                    // this node's, in a fleet; nil: not known
 	around   containers                   // what the loaded table knows of containers beside them
 	settled  bool                         // set and enforced are those of the loaded table
 
@@ -128,7 +128,13 @@ func (e *enforcer) adopt() error {
 		return nil
 	}
 	e.numbers, e.enforced, e.around = remembered.Numbers, remembered.Workloads, remembered.containers
+	if e.once {
+		e.fleet = remembered.Fleet
+	}
 	if e.fleet != nil {
+		if e.identity == nil {
+			e.identity = remembered.Identity
+		}
 		e.remotes = remembered.Remotes // connections have their classes
 		e.endRemotes()
 	}

@@ -17,6 +17,7 @@ import (
 	"thole/compiler"
 	"thole/datapath"
 	"thole/datapath/pki"
+	"thole/datapath/queue"
 	"thole/watch"
 )
 
@@ -56,7 +57,7 @@ func openFleet(config Config, e *enforcer, root watch.Root) (*fleet, error) {
 		f.log.Error("traffic with other nodes is closed until this node's certificate can be used: see `thole pki show`", "error", err)
 	}
 	if f.node != nil {
-		e.identity, e.vouches = f.node.Identity, f.node.Trust.Vouches
+		e.identity, e.vouches = identityOf(f.node), f.node.Trust.Vouches
 	}
 	return f, nil
 }
@@ -141,6 +142,51 @@ func (f *fleet) close() {
 	}
 }
 
+// status is this node's part among others; nil where there are none.
+func (f *fleet) status() *FleetStatus {
+	if f == nil {
+		return nil
+	}
+	f.mu.Lock()
+	engine, node, bad := f.engine, f.node, f.bad
+	f.mu.Unlock()
+	s := &FleetStatus{Classes: len(f.view.Load().remotes), MaxClasses: maxRemotes, Queue: FleetQueue{Number: f.config.Queue}}
+	for _, n := range f.config.Fleet {
+		s.Networks = append(s.Networks, n.String())
+	}
+	if bad != nil {
+		s.Error = bad.Error()
+	}
+	if node != nil {
+		s.Node, s.Until = node.Identity.Node, node.Identity.NotAfter
+		for _, key := range slices.Sorted(maps.Keys(node.Identity.Require)) {
+			s.Required = append(s.Required, key+"="+node.Identity.Require[key])
+		}
+	}
+	if tried, ok := f.kernel.(interface{ NativeQueue() (bool, error) }); ok {
+		s.Queue.Native, _ = tried.NativeQueue() // what fails here failed when the table was loaded
+	}
+	if kernel, err := queue.ReadKernelStats(f.config.Queue); err == nil { // an error: nobody reads it
+		s.Queue.Waiting, s.Queue.Full, s.Queue.Overruns = kernel.Waiting, kernel.QueueDropped, kernel.UserDropped
+	}
+	if engine != nil {
+		e := engine.Status()
+		s.Queue.Running, s.Queue.Packets, s.Queue.Dropped = e.Running, e.Queue.Packets, e.Queue.Dropped
+		s.Events, s.Refused, s.Known, s.Pending = e.Events, e.Refused, e.Known, e.Pending
+	}
+	return s
+}
+
+// An identity is what this node's certificate says of its workloads.
+type identity struct {
+	Node    string          `json:"node"`
+	Require compiler.Labels `json:"require,omitempty"`
+}
+
+func identityOf(node *pki.Node) *identity {
+	return &identity{Node: node.Identity.Node, Require: node.Identity.Require}
+}
+
 // A carrier puts on what runs what this node's certificate says of it.
 type carrier struct {
 	scanner
@@ -172,11 +218,11 @@ func (c carrier) Scan(bindings []compiler.Binding) watch.Snapshot {
 
 // carried are a workload's labels with those that its node's certificate requires. A
 // label of its own stays: who contradicts the certificate can prove nothing.
-func carried(id *pki.Identity, labels compiler.Labels) compiler.Labels {
+func carried(id *identity, labels compiler.Labels) compiler.Labels {
 	if id == nil || len(id.Require) == 0 {
 		return labels
 	}
-	all := compiler.Labels(maps.Clone(id.Require))
+	all := maps.Clone(id.Require)
 	maps.Copy(all, labels)
 	return all
 }

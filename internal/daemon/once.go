@@ -40,6 +40,8 @@ func applyOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, erro
 		return ApplyResponse{}, err
 	}
 	defer parts.cgroups.Close() //nolint:errcheck // it was not run, and is not needed any more
+	e := parts.enforcer
+	e.runs, e.once = carrier{e.runs, e}, true
 	if err := parts.enforcer.adopt(); err != nil {
 		return ApplyResponse{}, err
 	}
@@ -70,7 +72,8 @@ func previewOnce(config Config, host *host, files []compiler.File) (ApplyRespons
 	}
 	askOnce(docker)
 	defer cgroups.Close() //nolint:errcheck // nothing was waited for
-	e := &enforcer{kernel: host.kernel, runs: looker{cgroups}, dead: host, state: state, log: config.Logger, deny: config.Deny, now: host.now}
+	e := &enforcer{kernel: host.kernel, dead: host, state: state, log: config.Logger, deny: config.Deny, once: true, now: host.now}
+	e.runs = carrier{looker{cgroups}, e}
 	if err := e.adopt(); err != nil {
 		return ApplyResponse{}, err
 	}

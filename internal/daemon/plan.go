@@ -310,7 +310,7 @@ func sameTable(a, b *ruleset.Table) bool {
 
 // remember stores what belongs to the loaded table.
 func (e *enforcer) remember() {
-	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced, containers: e.around, Remotes: e.remotes})
+	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced, containers: e.around, Fleet: e.fleet, Identity: e.identity, Remotes: e.remotes})
 	e.unsaved = e.stored(e.unsaved, "the table is changed, but the daemon will not know its numbers when it is started again, unless they can be written by then", err)
 }
 

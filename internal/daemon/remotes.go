@@ -231,7 +231,7 @@ func (f *fleet) sweepOnce() {
 
 // believe has the table follow this node's certificate and whom it trusts.
 func (f *fleet) believe(node *pki.Node) error {
-	f.identity, f.vouches = node.Identity, node.Trust.Vouches
+	f.identity, f.vouches = identityOf(node), node.Trust.Vouches
 	f.endRemotes()
 	return f.reconcile()
 }

@@ -26,6 +26,7 @@ type server struct {
 	limiter  *limiter
 	kernel   Kernel
 	docker   *watch.Docker // nil: it is not followed
+	fleet    *fleet        // nil: there are no other nodes
 	log      *slog.Logger
 	version  string
 	started  time.Time
@@ -95,6 +96,7 @@ func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) 
 	status := s.enforcer.view.Load().status.whole(s.version, s.started, counters)
 	status.Docker = apiDocker(s.docker)
 	status.Held = s.enforcer.hold.status()
+	status.Fleet = s.fleet.status()
 	if err != nil {
 		status.Problems = append(status.Problems[:len(status.Problems):len(status.Problems)],
 			Message{Text: fmt.Sprintf("the counters can not be read: %v", err)})

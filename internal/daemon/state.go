@@ -41,6 +41,8 @@ type memory struct {
 	Epoch     uint16              `json:"epoch"`
 	Numbers   compiler.Numbers    `json:"numbers"`
 	Workloads []compiler.Workload `json:"workloads"` // those in the table
+	Fleet     *compiler.Fleet     `json:"fleet,omitempty"`
+	Identity  *identity           `json:"identity,omitempty"`
 	Remotes   []compiler.Remote   `json:"remotes,omitempty"`
 	containers
 }

@@ -43,7 +43,7 @@ func enforcement(ctx context.Context, client daemonClient, name string) []Findin
 
 func compareOnce(ctx context.Context, client daemonClient, name string) []Finding {
 	status, err := client.Status(ctx)
-	findings := slices.Concat([]Finding{daemonState(status, err)}, policyState(status), problems(status))
+	findings := slices.Concat([]Finding{daemonState(status, err)}, policyState(status), fleetState(status.Fleet, time.Now()), problems(status))
 	var workloads []daemon.Workload
 	if err == nil {
 		if workloads, err = client.Workloads(ctx); err != nil {
@@ -79,6 +79,34 @@ func policyState(s daemon.Status) []Finding {
 		findings = append(findings, f.warning(w.Text, "see "+w.Where, "thole get policies"))
 	}
 	return findings
+}
+
+// certificateWarning is how long before a certificate ends it is warned of.
+const certificateWarning = 7 * 24 * time.Hour
+
+// fleetState says whether this node's certificate is good, and for how long.
+func fleetState(s *daemon.FleetStatus, now time.Time) []Finding {
+	if s == nil {
+		return nil
+	}
+	f := Finding{Check: "certificate", Status: OK, Found: fmt.Sprintf("of node %s, holds until %s", s.Node, s.Until.Format(time.DateTime))}
+	switch left := s.Until.Sub(now); {
+	case s.Error != "":
+		f = f.missing(s.Error, "certificate and trust are not what is installed, or traffic with other nodes is closed", "thole pki show; then systemctl reload thole")
+	case left <= 0:
+		f = f.missing(f.Found, "other nodes refuse what is opened from here", "thole pki renew, see docs/PKI.md")
+	case left < certificateWarning:
+		f = f.warning(f.Found, "from then on other nodes refuse what is opened from here", "thole pki renew, see docs/PKI.md")
+	}
+	q := Finding{Check: "queue", Status: OK, Found: fmt.Sprintf("%d, by nft's expression queue", s.Queue.Number)}
+	switch {
+	case !s.Queue.Running:
+		q = q.missing(fmt.Sprintf("%d is not read", s.Queue.Number), "connections to and from other nodes' workloads do not open", "thole status")
+	case !s.Queue.Native:
+		q = q.warning(fmt.Sprintf("%d, by NFQUEUE of nft_compat", s.Queue.Number), "nft lists these rules and can not load them from a file",
+			"boot a kernel with CONFIG_NFT_QUEUE, as the distribution's, if you need that")
+	}
+	return []Finding{f, q}
 }
 
 // problems passes on what the daemon can not do as it is wanted.

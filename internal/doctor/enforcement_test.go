@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"thole/internal/daemon"
 	"thole/ruleset"
@@ -68,5 +69,30 @@ func TestTableState(t *testing.T) {
 				t.Errorf("got %+v, want %s", got, test.want)
 			}
 		})
+	}
+}
+
+func TestFleetState(t *testing.T) {
+	now := time.Now()
+	good := daemon.FleetStatus{Node: "a", Until: now.Add(90 * 24 * time.Hour), Queue: daemon.FleetQueue{Running: true, Native: true}}
+	for name, tt := range map[string]struct {
+		change             func(*daemon.FleetStatus)
+		certificate, queue Status
+	}{
+		"good":            {func(*daemon.FleetStatus) {}, OK, OK},
+		"ends soon":       {func(s *daemon.FleetStatus) { s.Until = now.Add(certificateWarning - 1) }, Warning, OK},
+		"has ended":       {func(s *daemon.FleetStatus) { s.Until = now }, Missing, OK},
+		"can not be read": {func(s *daemon.FleetStatus) { s.Error = "others have access" }, Missing, OK},
+		"by nft_compat":   {func(s *daemon.FleetStatus) { s.Queue.Native = false }, OK, Warning},
+		"is not read":     {func(s *daemon.FleetStatus) { s.Queue.Running = false }, OK, Missing},
+	} {
+		s := good
+		tt.change(&s)
+		if got := fleetState(&s, now); len(got) != 2 || got[0].Status != tt.certificate || got[1].Status != tt.queue {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if got := fleetState(nil, now); got != nil {
+		t.Errorf("without a fleet: %+v", got)
 	}
 }

@@ -40,10 +40,26 @@ func Probe(ctx context.Context) ([]Finding, error) {
 	for _, f := range features(cgroup, level) {
 		findings = append(findings, tryFeature(conn, f))
 	}
+	findings = append(findings, queueing(conn))
 	if !Complete(findings) {
 		return findings, nil // no use in packets
 	}
 	return append(findings, tryPackets(ctx, conn, cgroup, level)...), nil
+}
+
+// queueing says how packets between nodes get to userspace.
+func queueing(conn *kernel.Conn) Finding {
+	f := Finding{Check: "packets to userspace", Status: OK, Found: "by nft's expression queue"}
+	native, err := conn.NativeQueue()
+	if err == nil && !native {
+		f.Found = "by NFQUEUE of nft_compat: nft lists such rules, and can not load them from a file"
+		toQueue := []nft.Rule{{Statements: []nft.Statement{nft.Queue{}}}}
+		err = with(conn, nft.Table{Name: tableName, Chains: []nft.Chain{{Name: "never", Rules: toQueue}}}, func() error { return nil })
+	}
+	if err != nil {
+		return f.warning(err.Error(), "thole daemon --fleet can not be used", "boot the distribution's kernel (6.1 or newer), or one with CONFIG_NFT_QUEUE")
+	}
+	return f
 }
 
 func tryFeature(conn *kernel.Conn, f feature) Finding {

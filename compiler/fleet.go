@@ -122,6 +122,25 @@ const (
 	pendingSize    = 65536
 )
 
+// What may come to userspace without belonging to a handshake that goes on, which is
+// what opens one: packets with our option a second, and at once. Who has proven himself
+// lately has an allowance of his own (as an address: claimed names are never what is
+// limited); all others share one, of which an address has a part. More is dropped.
+var (
+	knownLimit    = nft.Limit{PerSecond: 10_000, Burst: 20_000}
+	strangerLimit = nft.Limit{PerSecond: 100, Burst: 200}
+	sharedLimit   = nft.Limit{PerSecond: 1000, Burst: 2000}
+)
+
+// Who is remembered for that. Where a set is full, its rule ends: what it would have let
+// pass is dropped.
+const (
+	knownTimeout = 10 * time.Minute
+	meterTimeout = 10 * time.Second
+	knownSize    = 16384
+	floodCounter = "flooded"
+)
+
 // bindFleet makes the sets of connections between nodes.
 func (l *lowering) bindFleet(f *Fleet) {
 	for i, address := range []nft.Type{nft.IPv4Addr, nft.IPv6Addr} {
@@ -129,6 +148,12 @@ func (l *lowering) bindFleet(f *Fleet) {
 		l.declareSet(nft.Set{Name: "fleet" + v, Key: []nft.Type{address}, Interval: true, Comment: "where other nodes are"})
 		l.declareSet(nft.Set{Name: "pending" + v, Key: []nft.Type{address, nft.InetService, address, nft.InetService},
 			Timeout: pendingTimeout, Size: pendingSize, Comment: "connections whose handshake goes on, as their answers come in"})
+		timed := func(name, comment string, timeout time.Duration) {
+			l.declareSet(nft.Set{Name: name + v, Key: []nft.Type{address}, Timeout: timeout, Size: knownSize, Comment: comment})
+		}
+		timed("known", "who has proven himself lately", knownTimeout)
+		timed("meter", "how often known addresses begin", meterTimeout)
+		timed("stranger", "how often others do", meterTimeout)
 	}
 	l.declareSet(nft.Set{Name: "remotes", Key: []nft.Type{nft.Mark}, Comment: "workloads of other nodes that are believed"})
 	l.declareSet(nft.Set{Name: "introduced", Key: []nft.Type{nft.Mark}, Comment: "who may reach other nodes' workloads by their labels"})
@@ -160,7 +185,7 @@ func (e entry) allowsByLabel() bool {
 // Userspace (datapath) takes the tokens off and puts them on; the packet's mark is
 // what its verdict on a packet from there says. docs/ARCHITECTURE.md draws them.
 func (l *layout) fleetChains() []nft.Chain {
-	return []nft.Chain{fleetUntracked(), l.fleetClear(), l.fleetIn(), l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(), l.introduce(),
+	return []nft.Chain{fleetUntracked(), l.fleetClear(), l.fleetIn(), l.fleetBegin(), l.fleetShared(), l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(), l.introduce(),
 		l.outputFleet(), l.fleetAgain(), fleetNobody(), l.fleetAsk(), l.fleetReply(), l.fleetDecide(), l.fleetSent(), fleetOurs()}
 }
 
@@ -199,13 +224,36 @@ func (l *layout) fleetClear() nft.Chain {
 
 func (l *layout) fleetIn() nft.Chain {
 	c := nft.Chain{Name: "fleet_in", Hook: nft.Prerouting, Priority: rawPriority, Comment: "before conntrack: tokens, and answers and resets that are about them"}
-	c.Rules = append(c.Rules, fromFleet(tholeOption, l.queue())...)
 	look := func(set string, key []nft.Expr) []nft.Statement {
 		return []nft.Statement{nft.InSet{Key: key, Set: set}, l.queue()}
 	}
+	c.Rules = append(c.Rules, pendingTuple(look, tholeOption)...)
+	c.Rules = append(c.Rules, fromFleet(tholeOption, goTo("fleet_begin"))...)
 	c.Rules = append(c.Rules, pendingTuple(look, anyOf(nft.TCPFlags, nft.TCPRst))...)
 	c.Rules = append(c.Rules, pendingTuple(look, masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck))...)
 	return c
+}
+
+// fleetBegin bounds what may begin. What is over a limit is dropped, never passed: a rule
+// that is over its limit ends, and so does one whose set is full.
+func (l *layout) fleetBegin() nft.Chain {
+	c := nft.Chain{Name: "fleet_begin", Comment: "a token, of no handshake that goes on"}
+	for i, saddr := range []nft.Expr{ipSaddr, ip6Saddr} {
+		version, set, key := []nft.Match{v4, v6}[i], families[i], []nft.Expr{saddr}
+		c.Rules = append(c.Rules,
+			rule(version, nft.InSet{Key: key, Set: "known" + set}, nft.Update{Key: key, Set: "meter" + set, Limit: knownLimit}, l.queue()),
+			rule(version, nft.InSet{Key: key, Set: "known" + set}, nft.Count{Counter: floodCounter}, drop),
+			rule(version, nft.Update{Key: key, Set: "stranger" + set, Limit: strangerLimit}, goTo("fleet_shared")))
+	}
+	c.Rules = append(c.Rules, rule(nft.Count{Counter: floodCounter}, drop))
+	return c
+}
+
+func (l *layout) fleetShared() nft.Chain {
+	return nft.Chain{Name: "fleet_shared", Comment: "of all who are not known", Rules: []nft.Rule{
+		rule(sharedLimit, l.queue()),
+		rule(nft.Count{Counter: floodCounter}, drop),
+	}}
 }
 
 // fleetMark: of a connection that another node opened and has not proven, nothing but
@@ -250,6 +298,10 @@ func fleetTake() nft.Chain {
 	update := func(set string, key []nft.Expr) []nft.Statement {
 		return []nft.Statement{nft.Update{Key: key, Set: set}}
 	}
+	proof := maskedNot(nft.CtMark, markPending|markOut, markPending) // T1 proves no presence
+	c.Rules = append(c.Rules,
+		rule(proof, v4, nft.Update{Key: []nft.Expr{ipSaddr}, Set: "known4"}),
+		rule(proof, v6, nft.Update{Key: []nft.Expr{ip6Saddr}, Set: "known6"}))
 	c.Rules = append(c.Rules, pendingTuple(update, masked(nft.CtMark, markPending|markOut, markPending))...)
 	c.Rules = append(c.Rules, rule(accept))
 	return c

@@ -55,6 +55,9 @@ func (l *lowering) table(in Input) nft.Table {
 			t.Counters = append(t.Counters, c)
 		}
 	}
+	if in.Fleet != nil {
+		t.Counters = append(t.Counters, floodCounter)
+	}
 	for _, s := range l.sets {
 		if len(s.Elements) > 0 || s.Timeout != 0 && in.Fleet != nil {
 			t.Sets = append(t.Sets, *s)

@@ -152,7 +152,7 @@ func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
 			if !ok || !p.set(st.Target, 0, v) {
 				return Verdict{}
 			}
-		case Update, Notrack: // nothing asks
+		case Update, Notrack, Limit: // nothing asks, and packets come seldom
 		case Queue:
 			out.Queued = true
 			return Verdict{Kind: Accept}

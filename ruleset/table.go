@@ -274,11 +274,16 @@ type SetBits struct {
 type Copy struct{ Target, Source Field } // CtMark, MetaMark
 
 // Update adds the key to a set with a Timeout, or lets it last anew. If the set is full,
-// the rule ends.
+// the rule ends. With a Limit it ends, too, where the key has come more often than that.
 type Update struct {
-	Key []Expr
-	Set string
+	Key   []Expr
+	Set   string
+	Limit Limit // the zero Limit: none
 }
+
+// Limit ends the rule where packets come to it more often than PerSecond, after Burst at
+// once. A Burst of 5 is a Log's.
+type Limit struct{ PerSecond, Burst uint32 }
 
 // Queue hands the packet to userspace (NFQUEUE), which gives the verdict: to accept is to
 // go on with the next base chain. If nobody listens, it is dropped.
@@ -323,6 +328,7 @@ func (SetByMap) statement() {}
 func (SetBits) statement()  {}
 func (Copy) statement()     {}
 func (Update) statement()   {}
+func (Limit) statement()    {}
 func (Queue) statement()    {}
 func (Notrack) statement()  {}
 func (Count) statement()    {}

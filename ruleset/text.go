@@ -312,7 +312,12 @@ func statementText(s Statement) string {
 	case Copy:
 		return fmt.Sprintf("%s set %s", s.Target, s.Source)
 	case Update:
+		if s.Limit != (Limit{}) {
+			return fmt.Sprintf("update @%s { %s %s }", s.Set, keyExprText(s.Key), s.Limit.text())
+		}
 		return fmt.Sprintf("update @%s { %s }", s.Set, keyExprText(s.Key))
+	case Limit:
+		return s.text()
 	case Queue:
 		return fmt.Sprintf("queue num %d", s.Number)
 	case Notrack:
@@ -366,6 +371,10 @@ func (l Log) text() string {
 		return text
 	}
 	return fmt.Sprintf("limit rate %d/second %s", l.PerSecond, text)
+}
+
+func (l Limit) text() string {
+	return fmt.Sprintf("limit rate %d/second burst %d packets", l.PerSecond, l.Burst)
 }
 
 // text writes an assignment with no more operations than it takes. s is normalised:

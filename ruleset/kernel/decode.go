@@ -517,12 +517,20 @@ func (d *decoder) exthdr(a attrMap) error {
 func (d *decoder) dynset(a attrMap) error {
 	set := d.sets[a.str(unix.NFTA_DYNSET_SET_NAME)]
 	if set == nil || set.Timeout == 0 || a.u32(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_UPDATE || a.u32(unix.NFTA_DYNSET_FLAGS) != 0 ||
-		a.has(unix.NFTA_DYNSET_SREG_DATA) || a.has(unix.NFTA_DYNSET_EXPR) || a.u64(unix.NFTA_DYNSET_TIMEOUT) != 0 {
+		a.has(unix.NFTA_DYNSET_SREG_DATA) || a.u64(unix.NFTA_DYNSET_TIMEOUT) != 0 {
 		return errUnknown
+	}
+	var limit ruleset.Limit
+	if a.has(unix.NFTA_DYNSET_EXPR) {
+		e := a.nest(unix.NFTA_DYNSET_EXPR)
+		var ok bool
+		if limit, ok = limitOf(e.nest(unix.NFTA_EXPR_DATA)); !ok || e.str(unix.NFTA_EXPR_NAME) != "limit" {
+			return errUnknown
+		}
 	}
 	key, err := d.key(set, a.u32(unix.NFTA_DYNSET_SREG_KEY))
 	if err == nil {
-		d.emit(ruleset.Update{Key: key, Set: set.Name})
+		d.emit(ruleset.Update{Key: key, Set: set.Name, Limit: limit})
 	}
 	return err
 }
@@ -556,13 +564,23 @@ func (d *decoder) objref(a attrMap) error {
 }
 
 func (d *decoder) setLimit(a attrMap) error {
-	rate := a.u64(unix.NFTA_LIMIT_RATE)
-	if a.u64(unix.NFTA_LIMIT_UNIT) != uint64(expr.LimitTimeSecond) || a.u32(unix.NFTA_LIMIT_TYPE) != unix.NFT_LIMIT_PKTS ||
-		a.u32(unix.NFTA_LIMIT_FLAGS) != 0 || a.u32(unix.NFTA_LIMIT_BURST) != limitBurst || rate == 0 || rate >= 1<<32 {
+	limit, ok := limitOf(a)
+	switch {
+	case !ok:
 		return errUnknown
+	case limit.Burst == limitBurst:
+		d.limit = limit.PerSecond
+	default:
+		d.emit(limit)
 	}
-	d.limit = uint32(rate)
 	return nil
+}
+
+func limitOf(a attrMap) (ruleset.Limit, bool) {
+	rate := a.u64(unix.NFTA_LIMIT_RATE)
+	ok := a.u64(unix.NFTA_LIMIT_UNIT) == uint64(expr.LimitTimeSecond) && a.u32(unix.NFTA_LIMIT_TYPE) == unix.NFT_LIMIT_PKTS &&
+		a.u32(unix.NFTA_LIMIT_FLAGS) == 0 && rate > 0 && rate < 1<<32
+	return ruleset.Limit{PerSecond: uint32(rate), Burst: a.u32(unix.NFTA_LIMIT_BURST)}, ok
 }
 
 func (d *decoder) log(a attrMap) error {

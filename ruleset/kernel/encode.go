@@ -61,6 +61,8 @@ func (e *encoder) statement(s ruleset.Statement) ([]expr.Any, error) {
 		return encodeCopy(s)
 	case ruleset.Update:
 		return e.update(s)
+	case ruleset.Limit:
+		return encodeLimit(s)
 	case ruleset.Queue:
 		return []expr.Any{e.queue(s)}, nil
 	case ruleset.Notrack:
@@ -314,8 +316,21 @@ func (e *encoder) update(s ruleset.Update) ([]expr.Any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out[len(out)-1] = &expr.Dynset{SrcRegKey: firstReg, SetName: s.Set, Operation: unix.NFT_DYNSET_OP_UPDATE}
-	return out, nil
+	update := &expr.Dynset{SrcRegKey: firstReg, SetName: s.Set, Operation: unix.NFT_DYNSET_OP_UPDATE}
+	out[len(out)-1] = update
+	if s.Limit == (ruleset.Limit{}) {
+		return out, nil
+	}
+	limit, err := encodeLimit(s.Limit)
+	update.Exprs = limit
+	return out, err
+}
+
+func encodeLimit(l ruleset.Limit) ([]expr.Any, error) {
+	if l.PerSecond == 0 || l.Burst == limitBurst {
+		return nil, fmt.Errorf("no limit: %d/second burst %d", l.PerSecond, l.Burst)
+	}
+	return []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(l.PerSecond), Unit: expr.LimitTimeSecond, Burst: l.Burst}}, nil
 }
 
 // The target NFQUEUE of xtables, for kernels without the expression: struct

@@ -346,6 +346,8 @@ func assignments() []ruleset.Rule {
 		ruleset.Copy{Target: ruleset.CtMark, Source: ruleset.MetaMark},
 		ruleset.Copy{Target: ruleset.MetaMark, Source: ruleset.CtMark},
 		ruleset.Update{Key: pending(), Set: "pending4"},
+		ruleset.Update{Key: pending(), Set: "pending4", Limit: ruleset.Limit{PerSecond: 100, Burst: 200}},
+		ruleset.Limit{PerSecond: 1000, Burst: 2000},
 		ruleset.InSet{Key: pending(), Set: "pending4"},
 	} {
 		out = append(out, ruleset.Rule{Statements: stmts{s}})

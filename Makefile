@@ -3,7 +3,7 @@
 # make demo       the story as a terminal session, in namespaces of its own
 # make test-vm    the tests that want systemd, in virtual machines with Debian's kernels
 # make bench      what Thole costs, into the tables of docs/PERFORMANCE.md: on an idle machine, some 10 minutes
-# make soak       a million random cases, and 5,000 through the kernel: at most 20 minutes
+# make soak       a million random cases, and 5,000 through the kernel: some 7 minutes, at most 20
 # make soak-long  the other long tests: some two hours
 # make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, handshakes,
 #                 grants and certificates

@@ -20,8 +20,7 @@ type layout struct {
 	deny   DenyMode
 	audits []auditChain
 
-	bridges bool   // there are bridges of containers
-	hold    uint16 // NFQUEUE for what is not known yet on them, or 0
+	bridges bool // there are bridges of containers
 	fleet   *Fleet
 }
 
@@ -82,9 +81,6 @@ func (l *layout) chains() []nft.Chain {
 	list = append(list, l.side("egress", ctClass)...)
 	if l.fleet != nil {
 		list = append(list, l.fleetChains()...)
-	}
-	if l.holds() {
-		list = append(list, l.holding())
 	}
 	for _, a := range l.audits {
 		list = append(list, a.chain(l.fleet != nil))
@@ -220,7 +216,6 @@ func (l *layout) outputAgain() nft.Chain {
 // of the address, whose number may be another's by now. (Here INPUT compares it.)
 func (l *layout) answer() nft.Chain {
 	c := nft.Chain{Name: "answer", Rules: []nft.Rule{rule(is(nft.MetaOif, nft.IfindexLo), goTo("ask"))}}
-	c.Rules = append(c.Rules, l.containerAt(oifName, ipDaddr, ip6Daddr)...)
 	c.Rules = append(c.Rules, l.outside(oifName, ipDaddr, ip6Daddr)...)
 	return c
 }
@@ -433,43 +428,17 @@ func (l *layout) stranger() nft.Chain {
 			because("it proved its labels", proven, believed, goTo("ask")),
 			because("its certificate was revoked", proven, goTo("refuse")))
 	}
-	c.Rules = append(c.Rules, l.containerAt(iifName, ipSaddr, ip6Saddr)...)
-	if l.holds() {
-		in := nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}
-		c.Rules = append(c.Rules,
-			because("a container whose labels are not known yet", v4, in, nft.InSet{Key: []nft.Expr{ipSaddr}, Set: "container_net4"}, goTo("hold")),
-			rule(v6, in, nft.InSet{Key: []nft.Expr{ip6Saddr}, Set: "container_net6"}, goTo("hold")))
-	}
 	c.Rules = append(c.Rules, l.outside(iifName, ipSaddr, ip6Saddr)...)
 	return c
 }
 
-// holds reports whether what comes from containers that are not known yet waits.
-func (l *layout) holds() bool { return l.bridges && l.hold != 0 }
-
-// holding has a packet wait. Who reads the queue has INPUT decide it again when it is
-// known who sent it, or drops it. Nobody accepts it.
-func (l *layout) holding() nft.Chain {
-	return nft.Chain{Name: "hold", Rules: []nft.Rule{rule(nft.Count{Counter: "held"}, nft.Queue{Number: l.hold})}}
-}
-
-// containerAt asks with the class of a container by its address on its bridge.
-func (l *layout) containerAt(bridge, addr4, addr6 nft.Expr) []nft.Rule {
-	if !l.bridges {
-		return nil
-	}
-	return []nft.Rule{
-		rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{bridge, addr4}, Map: "container4"}, goTo("ask")),
-		rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{bridge, addr6}, Map: "container6"}, goTo("ask")),
-	}
-}
-
-// outside asks with the class of an address that is not on this node, and of no
-// container that is known.
+// outside asks with the class of an address that is not on this node.
 func (l *layout) outside(bridge, addr4, addr6 nft.Expr) []nft.Rule {
 	var rules []nft.Rule
 	if l.bridges {
 		rules = append(rules,
+			rule(v4, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{bridge, addr4}, Map: "container4"}, goTo("ask")),
+			rule(v6, nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{bridge, addr6}, Map: "container6"}, goTo("ask")),
 			because("a container whose labels are not known yet, or a forged address", nft.InSet{Key: []nft.Expr{bridge}, Set: "bridges"}, goTo("discard")))
 	}
 	return append(rules,

@@ -39,10 +39,6 @@ type Input struct {
 	Unlabelled []Unlabelled
 	Bridges    []Bridge
 
-	// Hold is the NFQUEUE in which packets wait that a container on one of the Bridges
-	// sent and whose labels are not known yet; 0: they are discarded.
-	Hold uint16
-
 	Fleet   *Fleet // nil: there are no other nodes
 	Remotes []Remote
 

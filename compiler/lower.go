@@ -43,11 +43,8 @@ func (cs *classes) lower(in Input) nft.Table {
 func (l *lowering) table(in Input) nft.Table {
 	o := in.Options
 	_, bridges := l.sets["bridges"]
-	lay := layout{levels: l.levels, bridges: bridges, hold: in.Hold, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny, fleet: in.Fleet}
+	lay := layout{levels: l.levels, bridges: bridges, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny, fleet: in.Fleet}
 	t := nft.Table{Name: "thole", Counters: slices.Clone(counters)}
-	if lay.holds() {
-		t.Counters = append(t.Counters, "held")
-	}
 	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
 		a := l.audits[name]
 		lay.audits = append(lay.audits, a)

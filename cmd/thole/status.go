@@ -61,9 +61,6 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 	if s.Docker != nil {
 		rows = append(rows, []string{"docker", dockerState(*s.Docker)})
 	}
-	if h := s.Held; h != nil && *h != (daemon.HoldCounts{}) {
-		rows = append(rows, []string{"waited", fmt.Sprintf("%d packets until their container was known, %d in vain, %d too many of one", h.Known, h.Expired, h.Refused)})
-	}
 	if s.Fleet != nil {
 		rows = append(rows, fleetRows(s.Fleet)...)
 	}

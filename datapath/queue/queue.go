@@ -3,7 +3,7 @@
 //
 // A packet comes in with its hook, its mark and all its bytes; a verdict goes out:
 // dropped, accepted as it is, or accepted with other bytes, another mark, or both; or to
-// be judged anew by the chain that queued it. It may also come later (Later, Queue.Answer).
+// be judged anew by the chain that queued it.
 // Nothing else is known of a packet here, and nothing is decided. Where no verdict can
 // be given, the packet is dropped: without a reader, when the queue or the socket's
 // buffer is full, and when a packet is cut off.
@@ -40,7 +40,6 @@ const (
 
 // A Packet is what the kernel tells of a packet. The handler may keep it.
 type Packet struct {
-	ID      uint32 // names it to Queue.Answer
 	Hook    Hook
 	Mark    uint32
 	Device  int    // index of the interface: incoming, or at Output and Postrouting outgoing
@@ -51,7 +50,6 @@ type Packet struct {
 type Verdict struct {
 	accept  bool
 	again   bool
-	later   bool
 	mark    uint32
 	setMark bool
 	payload []byte
@@ -67,10 +65,6 @@ func Rewrite(payload []byte) Verdict { return Verdict{accept: len(payload) > 0, 
 // Again has the packet go through the chain that queued it once more, as it is. Without
 // another mark, or something else that has changed, it comes back.
 func Again() Verdict { return Verdict{accept: true, again: true} }
-
-// Later gives no verdict yet: the packet waits for Queue.Answer, and takes one of the
-// Config.Length places until then.
-func Later() Verdict { return Verdict{later: true} }
 
 // Drop drops the packet.
 func Drop() Verdict { return Verdict{} }
@@ -210,10 +204,11 @@ func (q *Queue) receive(a nfqueue.Attribute) int {
 		return 0 // no packet
 	}
 	v := q.verdict(&a)
-	if v.later {
-		return 0
+	q.packets.Add(1)
+	if !v.accept {
+		q.dropped.Add(1)
 	}
-	if err := q.Answer(*a.PacketID, v); err != nil {
+	if err := q.answer(*a.PacketID, v); err != nil {
 		q.fail(err)
 		return 1
 	}
@@ -232,7 +227,7 @@ func (q *Queue) verdict(a *nfqueue.Attribute) Verdict {
 		q.cut.Add(1)
 		return Drop()
 	}
-	p := Packet{ID: *a.PacketID, Hook: Hook(*a.Hook), Mark: value(a.Mark), Payload: *a.Payload, Device: int(value(a.InDev))}
+	p := Packet{Hook: Hook(*a.Hook), Mark: value(a.Mark), Payload: *a.Payload, Device: int(value(a.InDev))}
 	if p.Hook >= Output {
 		p.Device = int(value(a.OutDev))
 	}
@@ -247,13 +242,10 @@ func value(p *uint32) uint32 {
 	return *p
 }
 
-// Answer gives the kernel a verdict on a packet for which the handler said Later. A packet
-// that got none would stay in the queue for ever; so where this one can not be sent, the
-// packet is dropped. Any goroutine may call it.
-func (q *Queue) Answer(id uint32, v Verdict) error {
-	q.packets.Add(1)
+// answer gives the kernel a verdict. A packet that got none would stay in the queue for
+// ever; so where this one can not be sent, the packet is dropped.
+func (q *Queue) answer(id uint32, v Verdict) error {
 	if !v.accept {
-		q.dropped.Add(1)
 		return q.nf.SetVerdict(id, nfqueue.NfDrop)
 	}
 	var options []nfqueue.VerdictOption

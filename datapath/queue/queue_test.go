@@ -298,7 +298,7 @@ func TestLateVerdict(t *testing.T) {
 	load(t, host, udpOut)
 	s := udp(host)
 	q := open(t, host, Config{}, func(Packet) Verdict { return Accept() })
-	if err := q.Answer(12345, Accept()); err != nil {
+	if err := q.answer(12345, Accept()); err != nil {
 		t.Fatal(err)
 	}
 	nstest.WaitFor(t, patience, "the answer", func() bool { return q.Stats().Late == 1 })

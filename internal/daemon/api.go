@@ -98,20 +98,12 @@ type Status struct {
 	Mended     int                `json:"mended"` // how often another program's change of the table was found and mended
 	LastMended *Mending           `json:"lastMended,omitempty"`
 	Ended      int                `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
-	Held       *HoldCounts        `json:"held,omitempty"`   // absent: packets of containers that are not known yet do not wait
 	Docker     *DockerStatus      `json:"docker,omitempty"` // absent: it is not followed
 	Fleet      *FleetStatus       `json:"fleet,omitempty"`  // absent: there are no other nodes
 	LastError  *Failure           `json:"lastError,omitempty"`
 	Problems   []Message          `json:"problems,omitempty"`
 	Warnings   []Message          `json:"warnings,omitempty"`
 	Counters   map[string]Counter `json:"counters,omitempty"` // the table's named counters
-}
-
-// HoldCounts count packets of containers on bridges that were not known yet.
-type HoldCounts struct {
-	Known   uint64 `json:"known"`   // were decided when their sender was known
-	Expired uint64 `json:"expired"` // were dropped, because it was not known in time
-	Refused uint64 `json:"refused"` // were dropped, because of their sender enough waited
 }
 
 // A DockerStatus says whether Docker answers.

@@ -58,7 +58,6 @@ type Daemon struct {
 	server    *server
 	lock      *lock
 	fleet     *fleet // nil: there are no other nodes
-	hold      *hold  // nil: what is not known yet does not wait
 	log       *slog.Logger
 }
 
@@ -92,12 +91,6 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	d.cgroups, d.docker, d.enforcer = parts.cgroups, parts.docker, parts.enforcer
 	d.enforcer.changed = d.cgroups.Changed()
 	d.listener = &listener{from: host.writes, to: d.enforcer.writes, log: config.Logger}
-	if d.docker != nil && host.queues != nil {
-		if d.hold, err = newHold(host); err != nil {
-			config.Logger.Warn("what a container on a bridge sends before its labels are known is dropped, and does not wait", "error", err)
-		}
-		d.enforcer.hold = d.hold
-	}
 	if len(config.Fleet) > 0 {
 		if d.fleet, err = openFleet(config, d.enforcer, host.root); err != nil {
 			return nil, err
@@ -142,9 +135,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.fleet != nil {
 		group.Go(func() error { return d.fleet.Run(ctx) })
 	}
-	if d.hold != nil {
-		group.Go(func() error { return d.hold.Run(ctx) })
-	}
 	if d.directory != nil {
 		group.Go(func() error { return d.directory.Run(ctx) })
 	}
@@ -170,9 +160,6 @@ func (d *Daemon) close() error {
 	if d.fleet != nil {
 		d.fleet.close()
 	}
-	if d.hold != nil {
-		_ = d.hold.close() // the same
-	}
 	if d.cgroups != nil {
 		err = d.cgroups.Close()
 	}
@@ -190,7 +177,6 @@ type host struct {
 	marks   conntrack
 	writes  notifier
 	sockets func() (map[uint64]bool, error)
-	queues  func() error // fails where the kernel hands no packets to userspace; nil: it is not to be asked
 	now     func() time.Time
 	close   func() error
 }
@@ -209,7 +195,7 @@ func openHost() (*host, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &host{root: root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener, sockets: socketCgroups, queues: func() error { _, err := conn.NativeQueue(); return err }, now: time.Now,
+	return &host{root: root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener, sockets: socketCgroups, now: time.Now,
 		close: func() error { return errors.Join(listener.Close(), conn.Close()) }}, nil
 }
 

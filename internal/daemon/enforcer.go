@@ -38,7 +38,6 @@ type enforcer struct {
 	once        bool                          // there is no daemon: what the last one knew of other nodes stays
 	fleet       *compiler.Fleet               // nil: there are no other nodes
 	vouches     func(certificate string) bool // what it proved is believed; nil: not known
-	hold        *hold                         // nil: what is not known yet does not wait
 	now         func() time.Time
 
 	directory string // that is followed, or ""

@@ -21,8 +21,8 @@ import (
 // outside, after it. It says on its log nothing that a real one would not.
 //
 // What is below these calls fails in ruleset/kernel's TestFaultAtEveryCall, each message in
-// turn. Netlink of others is not failed here: watch and the hold ask rtnetlink for bridges and
-// their ports, the hold and a fleet's datapath have queues, and that asks for sockets.
+// turn. Netlink of others is not failed here: watch asks rtnetlink for bridges and
+// their ports, a fleet's datapath has a queue and asks for sockets.
 type faulty struct {
 	mu    sync.Mutex // guards r
 	r     *rand.Rand
@@ -30,7 +30,6 @@ type faulty struct {
 	marks conntrack
 	heard notifier
 	cells func() (map[uint64]bool, error)
-	holds func() error
 }
 
 const faultRate = 20
@@ -79,8 +78,8 @@ func (f *faulty) run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	f.conn, f.marks, f.heard, f.cells, f.holds = h.kernel, h.marks, h.writes, h.sockets, h.queues
-	h.kernel, h.marks, h.writes, h.sockets, h.queues = f, f, f, f.Sockets, f.queues
+	f.conn, f.marks, f.heard, f.cells = h.kernel, h.marks, h.writes, h.sockets
+	h.kernel, h.marks, h.writes, h.sockets = f, f, f, f.Sockets
 	d, err := newDaemon(config, h)
 	if err != nil {
 		return err
@@ -143,13 +142,6 @@ func (f *faulty) Sockets() (map[uint64]bool, error) {
 		return nil, err
 	}
 	return f.cells()
-}
-
-func (f *faulty) queues() error {
-	if err := f.fault("queues"); err != nil {
-		return err
-	}
-	return f.holds()
 }
 
 // Next loses what it heard: the kernel says so, or there is another error.

@@ -109,7 +109,6 @@ func (e *enforcer) compile(p *plan) error {
 		Parents:    p.around.Parents,
 		Unlabelled: p.around.Unlabelled,
 		Bridges:    p.around.Bridges,
-		Hold:       e.hold.number(),
 		Options:    compiler.Options{Deny: e.deny, Epoch: p.epoch, Comments: p.comments},
 		Numbers:    p.numbers,
 		Fleet:      e.fleet,

@@ -95,7 +95,6 @@ func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) 
 	counters, err := s.kernel.Counters(tableName)
 	status := s.enforcer.view.Load().status.whole(s.version, s.started, counters)
 	status.Docker = apiDocker(s.docker)
-	status.Held = s.enforcer.hold.status()
 	status.Fleet = s.fleet.status()
 	if err != nil {
 		status.Problems = append(status.Problems[:len(status.Problems):len(status.Problems)],

@@ -73,9 +73,6 @@ func (e *enforcer) publish() {
 	slices.SortFunc(v.workloads, byName)
 	e.publishFleet(v)
 	e.view.Store(v)
-	if e.hold != nil {
-		e.hold.learn(e.enforced, e.around.Unlabelled)
-	}
 }
 
 // answer says what a plan changes.

@@ -69,6 +69,12 @@ func Again() Verdict { return Verdict{accept: true, again: true} }
 // Drop drops the packet.
 func Drop() Verdict { return Verdict{} }
 
+// Accepted returns what the packet goes on as, nil being as it is, and with what mark, if
+// it gets one; ok is false where it is dropped.
+func (v Verdict) Accepted() (payload []byte, mark uint32, marked, ok bool) {
+	return v.payload, v.mark, v.setMark, v.accept
+}
+
 // WithMark is v with a mark for the packet.
 func (v Verdict) WithMark(mark uint32) Verdict {
 	v.mark, v.setMark = mark, true

@@ -301,7 +301,8 @@ func (e *Engine) carryOut(q *queue.Packet, p *packet.Packet, conn *handshake.Con
 		e.send(conn.SYN(), compiler.Sent, q.Device)
 	}
 	switch {
-	case action.Do == handshake.Drop || q.Mark == compiler.Ungated || q.Mark == compiler.Unproven: // without a proof nothing passes there
+	case action.Do == handshake.Drop || q.Hook != queue.Output && (q.Mark == compiler.Ungated || q.Mark == compiler.Unproven):
+		// what is behind conntrack passes by a proof alone
 		return queue.Drop()
 	case out.Packet == nil:
 		return marked(queue.Accept(), action)

@@ -24,8 +24,9 @@ func newStatus(w *world) *cobra.Command {
 active, how many workloads it knows, what is wrong, and the table's counters.
 
 Exit status: 0 if it enforces and nothing is wrong with its last change, nor with
-this node's certificate in a fleet; 1 if not, or if no daemon answers. What the table in the kernel decides goes on
-without a daemon; "thole doctor" says whether it is loaded.`,
+this node's certificate in a fleet; 1 if not, or if no daemon answers. What the
+table in the kernel decides goes on without a daemon; "thole doctor" says whether
+it is loaded.`,
 		Example: "  thole status\n  thole status -o json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -59,7 +59,8 @@ func bareMachine(t *testing.T) *machine {
 
 func (m *machine) start(args ...string) {
 	m.t.Helper()
-	m.daemon = m.In("daemon").Start(m.thole, append([]string{"daemon", "--state", "/run/state"}, args...)...)
+	// It is scheduled as thole.service says.
+	m.daemon = m.In("daemon").Start("chrt", append([]string{"--rr", "1", m.thole, "daemon", "--state", "/run/state"}, args...)...)
 	nstest.WaitFor(m.t, 10*time.Second, "the daemon to enforce", func() bool {
 		out, _ := m.Command(m.thole, "status", "-o", "json").Output() // it fails where there is a problem to tell of
 		var status daemon.Status

@@ -31,32 +31,43 @@ type classes struct {
 	addresses *addressClasses
 	ports     *portClasses
 
+	ask               questionnaire
+	byView, byAnswers map[string]int // in workloads
+
 	remoteClass []int // of Input.Remotes, in remotes
 
 	matchers map[*Rule]*matcher
 }
 
 // classifyWorkloads groups workloads by all that the policies ask of them.
-func classifyWorkloads(policies []Policy, workloads []Workload) []workloadClass {
-	ask := questions(policies)
-	var list []workloadClass
-	byView, byAnswers := map[string]int{}, map[string]int{} // index in list
+func (cs *classes) classifyWorkloads(policies []Policy, workloads []Workload) {
+	cs.ask, cs.byView, cs.byAnswers = questions(policies), map[string]int{}, map[string]int{}
 	for i := range workloads {
 		w := &workloads[i]
-		view := ask.view(w)
-		at, known := byView[view]
+		view := cs.ask.view(w)
+		at, known := cs.byView[view]
 		if !known {
-			answers := ask.answers(w)
-			if at, known = byAnswers[answers]; !known {
-				at = len(list)
-				byAnswers[answers] = at
-				list = append(list, workloadClass{policies: selecting(policies, w), index: at})
+			answers := cs.ask.answers(w)
+			if at, known = cs.byAnswers[answers]; !known {
+				at = len(cs.workloads)
+				cs.byAnswers[answers] = at
+				cs.workloads = append(cs.workloads, workloadClass{policies: selecting(policies, w), index: at})
 			}
-			byView[view] = at
+			cs.byView[view] = at
 		}
-		list[at].members = append(list[at].members, w)
+		cs.workloads[at].members = append(cs.workloads[at].members, w)
 	}
-	return list
+}
+
+// classOf returns the index of a workload's class, if there is one of such workloads.
+func (cs *classes) classOf(w *Workload) (at int, ok bool) {
+	if cs == nil {
+		return 0, false
+	}
+	if at, ok = cs.byView[cs.ask.view(w)]; !ok {
+		at, ok = cs.byAnswers[cs.ask.answers(w)]
+	}
+	return at, ok
 }
 
 // A questionnaire is what a set of policies asks of a workload.

@@ -46,15 +46,16 @@ type Input struct {
 	Numbers Numbers // of the table that is loaded; the zero value for a fresh one
 }
 
-// Result is what Compile makes.
+// Result is what Compile makes. Take changes it; what Allows, ClassOf, Classes and
+// Selected are answered from never changes, so that they may be asked meanwhile.
 type Result struct {
 	Table    ruleset.Table
-	Classes  []Class // of workloads, by number
 	Numbers  Numbers
 	Warnings []Warning
 	Remotes  []uint32 // the number of the class of each of Input.Remotes
 
 	classes *classes
+	members members // of these, as they are now
 }
 
 // A Class are the workloads that no policy of the set can tell apart.
@@ -88,10 +89,10 @@ func Compile(in Input) (Result, error) {
 	}
 	r := Result{
 		Table:    cs.lower(in),
-		Classes:  cs.report(),
 		Numbers:  numbers,
 		Warnings: append(unfiltered, warnings(policies, cs)...),
 		classes:  cs,
+		members:  membersOf(cs, in),
 	}
 	for _, at := range cs.remoteClass {
 		r.Remotes = append(r.Remotes, cs.remotes[at].number)
@@ -104,9 +105,9 @@ func classify(policies []Policy, in Input, workloads []Workload) *classes {
 	cs := &classes{
 		addresses: classifyAddresses(policies),
 		ports:     classifyPorts(policies),
-		workloads: classifyWorkloads(policies, workloads),
 		matchers:  map[*Rule]*matcher{},
 	}
+	cs.classifyWorkloads(policies, workloads)
 	if in.Fleet != nil {
 		cs.classifyRemotes(in.Remotes)
 	}
@@ -118,25 +119,69 @@ func classify(policies []Policy, in Input, workloads []Workload) *classes {
 	return cs
 }
 
-// report returns the classes for people to read.
-func (cs *classes) report() []Class {
-	list := make([]Class, len(cs.workloads))
-	for i, c := range cs.workloads {
-		r := Class{Number: c.number}
-		seen := map[string]bool{}
-		for _, w := range c.members {
-			r.Workloads = append(r.Workloads, w.Name)
-			if s := w.Labels.String(); !seen[s] {
-				seen[s] = true
-				r.Labels = append(r.Labels, w.Labels)
-			}
+// ClassOf returns the class of a workload that r was compiled of, without its workloads
+// and labels.
+func (r *Result) ClassOf(w *Workload) Class {
+	at, ok := r.classes.classOf(w)
+	if !ok {
+		return Class{}
+	}
+	c := &r.classes.workloads[at]
+	return Class{Number: c.number, Ingress: isolating(c.policies, ingress), Egress: isolating(c.policies, egress)}
+}
+
+// Len is how many classes of workloads there are.
+func (r *Result) Len() int {
+	if r.classes == nil {
+		return 0
+	}
+	return len(r.classes.workloads)
+}
+
+// Classes returns the classes of workloads that r was compiled of, by number.
+func (r *Result) Classes(workloads []Workload) []Class {
+	at := map[uint32]int{} // in list
+	var list []Class
+	seen := map[uint32]map[string]bool{}
+	for _, w := range slices.SortedFunc(slices.Values(workloads), func(a, b Workload) int { return strings.Compare(a.identity(), b.identity()) }) {
+		if w.Kind == KindAddress {
+			continue
 		}
-		slices.Sort(r.Workloads)
-		r.Ingress, r.Egress = isolating(c.policies, ingress), isolating(c.policies, egress)
-		list[i] = r
+		c := r.ClassOf(&w)
+		i, known := at[c.Number]
+		if !known {
+			i = len(list)
+			at[c.Number], seen[c.Number], list = i, map[string]bool{}, append(list, c)
+		}
+		list[i].Workloads = append(list[i].Workloads, w.Name)
+		if s := w.Labels.String(); !seen[c.Number][s] {
+			seen[c.Number][s] = true
+			list[i].Labels = append(list[i].Labels, w.Labels)
+		}
+	}
+	for i := range list {
+		slices.Sort(list[i].Workloads)
 	}
 	slices.SortFunc(list, func(a, b Class) int { return int(a.Number) - int(b.Number) })
 	return list
+}
+
+// Selected returns how many of the workloads, of which r was compiled, each policy
+// selects.
+func (r *Result) Selected(workloads []Workload) map[string]int {
+	sizes := map[int]int{}
+	for i := range workloads {
+		if at, ok := r.classes.classOf(&workloads[i]); ok {
+			sizes[at]++
+		}
+	}
+	selected := map[string]int{}
+	for at, n := range sizes {
+		for _, p := range r.classes.workloads[at].policies {
+			selected[p.Name] += n
+		}
+	}
+	return selected
 }
 
 func isolating(policies []*Policy, d direction) []string {

@@ -102,8 +102,8 @@ spec: {selector: {}, ingress: [{from: [{sameLabels: all}]}], egress: [{to: [{sam
 	if n := elements(after) - elements(before); n != 2 {
 		t.Errorf("%d elements more, want 2", n)
 	}
-	if len(after.Classes) != 20 {
-		t.Errorf("%d classes, want 20", len(after.Classes))
+	if after.Len() != 20 {
+		t.Errorf("%d classes, want 20", after.Len())
 	}
 }
 

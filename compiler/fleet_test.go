@@ -52,7 +52,7 @@ func TestRemotes(t *testing.T) {
 				Policies: docs.Policies, Workloads: []compiler.Workload{db}, Remotes: []compiler.Remote{tt.remote},
 				Fleet: &compiler.Fleet{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
 			})
-			if got := r.Allows(r.Classes[0].Number, r.Remotes[0], compiler.TCP, tt.port); got != tt.want {
+			if got := r.Allows(r.ClassOf(&db).Number, r.Remotes[0], compiler.TCP, tt.port); got != tt.want {
 				t.Errorf("got %t, want %t", got, tt.want)
 			}
 		})

@@ -17,7 +17,7 @@ func Loaded(t *ruleset.Table) (Numbers, uint16) {
 				n.Workloads[cgroupKey(e.Key[0].From.Uint64())] = e.Number
 				n.Next = max(n.Next, e.Number+1)
 			case strings.HasPrefix(s.Name, "member"):
-				n.Workloads["itself "+cgroupKey(e.Key[0].From.Uint64())] = e.Number
+				n.Workloads[itselfPrefix+cgroupKey(e.Key[0].From.Uint64())] = e.Number
 				n.Next = max(n.Next, e.Number+1)
 			case s.Name == "ports":
 				n.Ports[spanOf(uint8(e.Key[0].From.Uint64()), e.Key[1]).String()] = e.Number

@@ -3,6 +3,7 @@ package compiler
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -140,7 +141,7 @@ func (l *lowering) bindWorkloads() {
 			b := binding{class: c.number}
 			if c.numbers != nil {
 				b.itself = c.numbers[at]
-				l.add("group", nft.Element{Key: []nft.Value{class(b.itself)}, Number: b.class, Comment: l.commentOf(w)})
+				l.add(b.inGroup(l.commentOf(w)))
 			}
 			l.bound[w.Cgroup.Path] = b
 			l.bind(w.Cgroup, b, l.commentOf(w))
@@ -165,15 +166,30 @@ func (l *lowering) bind(cg Cgroup, b binding, comment string) {
 		l.declareSet(nft.Set{Name: itselfSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark},
 			Comment: "the same, to ask whether one reaches itself"})
 	}
-	key := nft.CgroupValue(cg.Path, cg.ID)
-	l.add(classMap(at.depth), nft.Element{Key: []nft.Value{key}, Number: b.class, Comment: comment})
-	l.add(sameSet(at.depth), nft.Element{Key: []nft.Value{key, class(b.class)}})
-	if b.itself != 0 {
-		l.add(memberMap(at.depth), nft.Element{Key: []nft.Value{key}, Number: b.itself, Comment: comment})
-		l.add(sameSet(at.depth), nft.Element{Key: []nft.Value{key, class(b.itself)}})
-		l.add(itselfSet(at.depth), nft.Element{Key: []nft.Value{key, class(b.itself)}})
+	for set, e := range b.elements(cg, comment) {
+		l.add(set, e)
 	}
 }
+
+// elements visits the elements that bind a cgroup, with the names of their sets.
+func (b binding) elements(cg Cgroup, comment string) iter.Seq2[string, nft.Element] {
+	depth, key := cg.depth(), nft.CgroupValue(cg.Path, cg.ID)
+	return func(yield func(string, nft.Element) bool) {
+		_ = yield(classMap(depth), nft.Element{Key: []nft.Value{key}, Number: b.class, Comment: comment}) &&
+			yield(sameSet(depth), nft.Element{Key: []nft.Value{key, class(b.class)}}) && b.itself != 0 &&
+			yield(memberMap(depth), nft.Element{Key: []nft.Value{key}, Number: b.itself, Comment: comment}) &&
+			yield(sameSet(depth), nft.Element{Key: []nft.Value{key, class(b.itself)}}) &&
+			yield(itselfSet(depth), nft.Element{Key: []nft.Value{key, class(b.itself)}})
+	}
+}
+
+// inGroup is the element that says in which class a number of a member's own is.
+func (b binding) inGroup(comment string) (set string, e nft.Element) {
+	return "group", nft.Element{Key: []nft.Value{class(b.itself)}, Number: b.class, Comment: comment}
+}
+
+// depth counts from the root, whose children have 1.
+func (c Cgroup) depth() uint8 { return uint8(strings.Count(c.Path, "/") + 1) }
 
 // bindContainers enters the parents of containers, and the containers below them
 // that are known to be unlabelled: those belong to the deepest workload above
@@ -215,7 +231,7 @@ func (l *lowering) bindingAbove(cgroup string) (b binding, ok bool) {
 
 // level returns the entry of the cgroup's depth.
 func (l *lowering) level(cg Cgroup) *level {
-	depth := uint8(strings.Count(cg.Path, "/") + 1)
+	depth := cg.depth()
 	for i := range l.levels {
 		if l.levels[i].depth == depth {
 			return &l.levels[i]
@@ -277,12 +293,14 @@ func (l *lowering) inbound(c *workloadClass) {
 // outbound writes what c says of those on this node to whom it connects.
 func (l *lowering) outbound(c *workloadClass) { l.matrix(c, egress, l.local()) }
 
-// local are the peers on this node.
+// local are the peers on this node, by their number: their order decides where as many
+// peers differ as do not, and must not change with who is the first of a class.
 func (l *lowering) local() []peer {
 	peers := []peer{{}}
 	for i := range l.workloads {
 		peers = append(peers, peer{workloads: &l.workloads[i]})
 	}
+	slices.SortFunc(peers, func(a, b peer) int { return cmp.Compare(a.number(), b.number()) })
 	for i := range l.remotes {
 		peers = append(peers, peer{workloads: &l.remotes[i]})
 	}

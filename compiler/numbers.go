@@ -119,23 +119,30 @@ func identities(list []workloadClass) [][]string {
 	all := make([][]string, len(list))
 	for i, c := range list {
 		for _, w := range c.members {
-			all[i] = append(all[i], w.identity())
-			if w.Cgroup.ID != 0 {
-				all[i] = append(all[i], cgroupKey(w.Cgroup.ID))
-			}
+			all[i] = append(all[i], w.keys()...)
 		}
 	}
 	return all
 }
 
+// keys are what Numbers knows a workload by.
+func (w *Workload) keys() []string {
+	if w.Cgroup.ID == 0 {
+		return []string{w.identity()}
+	}
+	return []string{w.identity(), cgroupKey(w.Cgroup.ID)}
+}
+
 // itself are the keys of a member's own number, in a class that is divided.
 func itself(w *Workload) []string {
-	keys := []string{"itself " + w.identity()}
-	if w.Cgroup.ID != 0 {
-		keys = append(keys, "itself "+cgroupKey(w.Cgroup.ID))
+	keys := w.keys()
+	for i := range keys {
+		keys[i] = itselfPrefix + keys[i]
 	}
 	return keys
 }
+
+const itselfPrefix = "itself "
 
 // cgroupKey is a workload's identity as the kernel knows it: without a path.
 func cgroupKey(id uint64) string { return fmt.Sprintf("#%d", id) }

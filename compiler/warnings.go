@@ -17,7 +17,7 @@ func warnings(policies []Policy, cs *classes) []Warning {
 		list = append(list, listenerless(p)...)
 		list = append(list, cs.elsewhere(p)...)
 	}
-	return append(list, cs.dodgeable()...)
+	return append(list, cs.dodgeable(policies)...)
 }
 
 // addressed finds workloads of an inventory that have an address instead of a cgroup:
@@ -81,21 +81,23 @@ func listenerless(p *Policy) []Warning {
 
 // dodgeable finds denies by label of workloads that addresses or anybody may reach:
 // who is on another node and leaves its labels out is not denied.
-func (cs *classes) dodgeable() []Warning {
-	var list []Warning
-	seen := map[*Peer]bool{}
+func (cs *classes) dodgeable(policies []Policy) []Warning {
+	open := map[string]bool{} // policies that select such a workload
 	for _, c := range cs.workloads {
-		if !c.openToAddresses() {
+		if c.openToAddresses() {
+			for _, p := range c.policies {
+				open[p.Name] = true
+			}
+		}
+	}
+	var list []Warning
+	for _, p := range policies {
+		if !open[p.Name] {
 			continue
 		}
-		for _, p := range c.policies {
-			for i := range p.Ingress.Deny {
-				for j := range p.Ingress.Deny[i].Peers {
-					peer := &p.Ingress.Deny[i].Peers[j]
-					if (peer.Workloads == nil && peer.SameLabels == nil) || seen[peer] {
-						continue
-					}
-					seen[peer] = true
+		for _, rule := range p.Ingress.Deny {
+			for _, peer := range rule.Peers {
+				if peer.Workloads != nil || peer.SameLabels != nil {
 					list = append(list, Warning{peer.Position, fmt.Sprintf("policy %s: another node's process dodges this deny by leaving its labels out, since addresses are admitted; allow by label instead", p.Name)})
 				}
 			}

@@ -10,8 +10,9 @@ import (
 
 // A Change is what makes one table of another: the kernel takes its Steps in order,
 // in one transaction, first those in family inet, then those in family bridge. Both
-// tables are normalised, and nil where there is none.
+// tables are normalised, and nil where there is none, as both are in that of a Patch.
 type Change struct {
+	Table      string // the name of both
 	Have, Want *Table
 	Steps      []Step
 	Bridge     []Step
@@ -80,9 +81,22 @@ func (AddRules) step()       {}
 // until the kernel commits the whole batch, then the new ones.
 func Diff(have, want *Table) Change {
 	c := Change{Have: normalisedCopy(have), Want: normalisedCopy(want)}
+	c.Table = cmp.Or(c.Want.name(), c.Have.name())
 	c.Steps = stepsBetween(c.Have.inet(), c.Want.inet())
 	c.Bridge = stepsBetween(c.Have.bridge(), c.Want.bridge())
 	return c
+}
+
+// name returns the name of t's tables, "" if there are none.
+func (t *Table) name() string {
+	switch {
+	case t == nil:
+		return ""
+	case t.Name == "":
+		return t.Bridge.name()
+	default:
+		return t.Name
+	}
 }
 
 // inet returns t, nil if there is no such table.
@@ -336,6 +350,10 @@ func pairs[T any](have, want []T, name func(T) string) []pair[T] {
 // not show.
 func (c Change) String() string {
 	var w diffWriter
+	if c.Have == nil && c.Want == nil {
+		w.patch(c.Steps)
+		return w.b.String()
+	}
 	if len(c.Steps) > 0 {
 		w.filter = filterPriority
 		w.family("inet", c.Have.inet(), c.Want.inet())

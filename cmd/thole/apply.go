@@ -116,7 +116,7 @@ func planInventory(w *world, o applyOptions, files []compiler.File) error {
 		return fmt.Errorf("compiling policies: %w", err)
 	}
 	p := plan{Table: result.Table.Text(), Classes: []daemon.Class{}, Warnings: []daemon.Message{}}
-	for _, c := range result.Classes {
+	for _, c := range result.Classes(workloads) {
 		p.Classes = append(p.Classes, classOf(c))
 	}
 	for _, warning := range result.Warnings {

@@ -42,7 +42,7 @@ func lookAround(state string) (survey, error) {
 		return survey{}, err
 	}
 	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: workloads})
-	return survey{docs.Policies, workloads, result.Classes}, err
+	return survey{docs.Policies, workloads, result.Classes(workloads)}, err
 }
 
 // lastFiles reads the policy set that the daemon or "thole apply" kept; the default,

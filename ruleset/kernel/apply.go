@@ -87,8 +87,11 @@ func (c *Conn) Delete(name string) error {
 	return c.Apply(ruleset.Diff(have, nil))
 }
 
-// outcome reads back what is loaded.
+// outcome reads back what is loaded. A Patch does not say what that should be.
 func (c *Conn) outcome(table string, change ruleset.Change) Outcome {
+	if change.Have == nil && change.Want == nil {
+		return Unknown
+	}
 	now, err := c.read(table)
 	switch {
 	case err != nil:

@@ -45,7 +45,7 @@ type batch struct {
 // newBatch writes a change. If generation is not 0, the kernel refuses the batch when
 // anything was loaded since (linux/netfilter/nfnetlink.h, NFNL_BATCH_GENID).
 func newBatch(c ruleset.Change, generation uint32, compat bool) (*batch, error) {
-	b := &batch{table: nameOf(c), compat: compat}
+	b := &batch{table: c.Table, compat: compat}
 	b.begin(generation)
 	err := b.steps(inet, c.Steps, c.Want)
 	if err == nil && len(c.Bridge) > 0 {
@@ -60,20 +60,6 @@ func newBatch(c ruleset.Change, generation uint32, compat bool) (*batch, error) 
 	}
 	b.end()
 	return b, nil
-}
-
-// nameOf returns the name of the tables of a change.
-func nameOf(c ruleset.Change) string {
-	for _, t := range []*ruleset.Table{c.Want, c.Have} {
-		switch {
-		case t == nil:
-		case t.Name != "":
-			return t.Name
-		case t.Bridge != nil:
-			return t.Bridge.Name
-		}
-	}
-	return ""
 }
 
 // steps writes what is done in one family. The table will be as wanted.

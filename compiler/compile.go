@@ -122,7 +122,7 @@ func classify(policies []Policy, in Input, workloads []Workload) *classes {
 // ClassOf returns the class of a workload that r was compiled of, without its workloads
 // and labels.
 func (r *Result) ClassOf(w *Workload) Class {
-	at, ok := r.classes.classOf(w)
+	at, ok := r.compiled().classOf(w)
 	if !ok {
 		return Class{}
 	}
@@ -132,10 +132,18 @@ func (r *Result) ClassOf(w *Workload) Class {
 
 // Len is how many classes of workloads there are.
 func (r *Result) Len() int {
-	if r.classes == nil {
-		return 0
+	if cs := r.compiled(); cs != nil {
+		return len(cs.workloads)
 	}
-	return len(r.classes.workloads)
+	return 0
+}
+
+// compiled returns r's classes, nil where there is no Result yet.
+func (r *Result) compiled() *classes {
+	if r == nil {
+		return nil
+	}
+	return r.classes
 }
 
 // Classes returns the classes of workloads that r was compiled of, by number.
@@ -171,7 +179,7 @@ func (r *Result) Classes(workloads []Workload) []Class {
 func (r *Result) Selected(workloads []Workload) map[string]int {
 	sizes := map[int]int{}
 	for i := range workloads {
-		if at, ok := r.classes.classOf(&workloads[i]); ok {
+		if at, ok := r.compiled().classOf(&workloads[i]); ok {
 			sizes[at]++
 		}
 	}

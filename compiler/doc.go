@@ -11,6 +11,9 @@
 //	judge     class × class        → what is allowed, denied, would be denied
 //	lower     judgements           → chains, maps and elements
 //
+// Where a workload more or less changes no class, [Result.Difference] says what Compile
+// would, at the cost of that workload.
+//
 // The meaning of a policy is docs/POLICY.md; package compiler/reference says it
 // a second time, naively, and tests hold the two together.
 //

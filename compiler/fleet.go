@@ -84,7 +84,7 @@ func (cs *classes) classifyRemotes(remotes []Remote) {
 // Allows reports whether the egress of a workload of this node, by the number of its
 // class, allows a connection to what a workload of another node proved to be. Audit
 // policies do not count.
-func (r Result) Allows(from, to uint32, p Protocol, port uint16) bool {
+func (r *Result) Allows(from, to uint32, p Protocol, port uint16) bool {
 	c, peer := r.classes.numbered(from), r.classes.numbered(to)
 	if c == nil || peer == nil {
 		return false

@@ -61,3 +61,27 @@ func BenchmarkDiff(b *testing.B) {
 		})
 	}
 }
+
+// One workload of a class that is there begins, and ends.
+func BenchmarkDifference(b *testing.B) {
+	for _, workloads := range []int{100, 10_000} {
+		in := reference.Scale(workloads+1, min(200, workloads), 1000)
+		one := in.Workloads[workloads:]
+		in.Workloads = in.Workloads[:workloads]
+		r, err := compiler.Compile(in)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("workloads=%d", workloads), func(b *testing.B) {
+			for b.Loop() {
+				for _, turn := range [][2][]compiler.Workload{{one, nil}, {nil, one}} {
+					d, ok := r.Difference(turn[0], turn[1])
+					if !ok {
+						b.Fatal("it needs Compile")
+					}
+					r.Take(d)
+				}
+			}
+		})
+	}
+}

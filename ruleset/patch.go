@@ -84,6 +84,13 @@ func (t *Table) Patch(p Patch) {
 	}
 }
 
+// Patched returns what t becomes, and leaves t as it is.
+func (t *Table) Patched(p Patch) *Table {
+	n := t.normalised()
+	n.Patch(p)
+	return &n
+}
+
 // set returns the set of that name in a normalised table, nil if there is none.
 func (t *Table) set(name string) *Set {
 	at, found := slices.BinarySearchFunc(t.Sets, name, func(s Set, name string) int { return strings.Compare(s.Name, name) })

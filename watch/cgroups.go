@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,9 +27,14 @@ type Cgroups struct {
 	docker  *Docker       // nil: it is not followed
 	changed chan struct{} // size 1: something changed since the last Scan began
 
+	hearing sync.Mutex // guards heard
+	heard   heard
+
 	mu      sync.Mutex // guards what follows and makes scans one after the other
 	inotify *fsnotify.Watcher
 	watched map[string]uint64 // path → id of what is watched
+	slice   uint64            // the id of the parent of thole run's, at the last Scan
+	bound   bool              // something else is looked for below it
 }
 
 // NewCgroups watches below root. It must be run (Run) or closed (Close); docker, which
@@ -45,7 +51,9 @@ func NewCgroups(root Root, scopes *Scopes, docker *Docker) (*Cgroups, error) {
 		changed: make(chan struct{}, 1),
 		inotify: inotify,
 		watched: map[string]uint64{},
+		heard:   heard{everything: true, cgroups: map[string]bool{}},
 	}
+	scopes.touch = c.Touch
 	if docker != nil {
 		docker.wake = c.Wake
 	}
@@ -65,6 +73,8 @@ func (c *Cgroups) Look(bindings []compiler.Binding) Snapshot { return c.scan(bin
 func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.listen()
+	c.slice, c.bound = 0, false
 	seen := map[string]bool{}
 	var unwatched error
 	watch := func(cgroup string) {
@@ -77,7 +87,11 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 	for _, run := range runs {
 		workloads = append(workloads, run.workload())
 	}
-	resolver := resolver{root: c.root, lookupUser: user.Lookup, watch: watch}
+	watchOther := func(cgroup string) {
+		c.bound = c.bound || cgroup == Slice || strings.HasPrefix(cgroup, Slice+"/")
+		watch(cgroup)
+	}
+	resolver := resolver{root: c.root, lookupUser: user.Lookup, watch: watchOther}
 	for _, b := range bindings {
 		found, err := resolver.resolve(b)
 		if err != nil {
@@ -87,7 +101,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 	}
 	var containers dockerSurvey
 	if c.docker != nil {
-		containers = c.docker.list(watch)
+		containers = c.docker.list(watchOther)
 		workloads = append(workloads, containers.workloads...)
 		problems = append(problems, containers.problems...)
 	}
@@ -103,6 +117,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 		// A scope is in the table before its first process is in it. What is below the
 		// slice and not in the table is a socket that outlived its scope, or no scope of ours.
 		snapshot.Parents = append(snapshot.Parents, compiler.Cgroup{Path: Slice, ID: id})
+		c.slice = id
 	}
 	snapshot.Problems = append(problems, snapshot.Problems...)
 	return snapshot
@@ -171,9 +186,7 @@ func (c *Cgroups) Run(ctx context.Context) error {
 			if !ok {
 				return errors.New("watching the cgroup tree: inotify was closed")
 			}
-			if c.matters(event) && !c.asksDocker(event) {
-				c.Wake()
-			}
+			c.hear(event)
 		case _, ok := <-c.inotify.Errors:
 			if !ok {
 				return errors.New("watching the cgroup tree: inotify was closed")
@@ -183,13 +196,17 @@ func (c *Cgroups) Run(ctx context.Context) error {
 	}
 }
 
-// matters reports whether an event can change a snapshot: a cgroup came or went, or
-// the last process left a scope.
-func (c *Cgroups) matters(e fsnotify.Event) bool {
-	if e.Has(fsnotify.Write) {
-		return filepath.Base(e.Name) == eventsFile && filepath.Dir(filepath.Dir(e.Name)) == c.root.Path(Slice)
+// hear takes an event that can change a snapshot: a cgroup came or went, or the last
+// process left a scope.
+func (c *Cgroups) hear(e fsnotify.Event) {
+	if e.Op == fsnotify.Chmod {
+		return // its labels were stored
 	}
-	return e.Has(fsnotify.Create) || e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)
+	if cgroup, ok := c.scopeOf(e.Name); ok {
+		c.Touch(cgroup)
+	} else if e.Has(fsnotify.Create|fsnotify.Remove|fsnotify.Rename) && !c.asksDocker(e) {
+		c.Wake()
+	}
 }
 
 // asksDocker reports whether an event is the birth of a container that Docker has to
@@ -204,14 +221,6 @@ func (c *Cgroups) asksDocker(e fsnotify.Event) bool {
 func (c *Cgroups) Recall(s Snapshot) {
 	if c.docker != nil {
 		c.docker.Recall(s)
-	}
-}
-
-// Wake makes Changed receive, for a change that inotify can not tell.
-func (c *Cgroups) Wake() {
-	select {
-	case c.changed <- struct{}{}:
-	default: // one wake-up is waiting already
 	}
 }
 

@@ -10,11 +10,12 @@
 //	Docker ── List, Inspect, Events ──► Docker
 //	policy directory ── inotify ──► Directory ──► Files
 //
-// Events say only that something changed, never what: the state is read anew each
-// time, so that a lost or late event cannot make the picture wrong for longer than
-// until the next one. A snapshot is taken by who applies it, when he applies it: one
-// that waited in a queue could be older than a cgroup that has just been made, and
-// applying it would take that cgroup's elements out of the table.
+// Events say only that something changed, and where, never what: the state is read anew
+// each time, all of it (Scan) or that of single cgroups of thole run (Glance), so that a
+// lost or late event cannot make the picture wrong for longer than until the next one. A
+// snapshot is taken by who applies it, when he applies it: one that waited in a queue
+// could be older than a cgroup that has just been made, and applying it would take that
+// cgroup's elements out of the table.
 //
 // Docker has a part of its own in this. That a container runs is said by its cgroup;
 // what it is, by Docker. Containers are not known

@@ -31,12 +31,14 @@ const (
 type Scopes struct {
 	root    Root
 	seal    seal
-	manager Manager // nil: they are directories that are made here
-	prefix  string  // of their names
+	manager Manager             // nil: they are directories that are made here
+	prefix  string              // of their names
+	touch   func(cgroup string) // says that one is to be looked at
 
 	mu       sync.Mutex
 	starting map[string]func() // by name: scopes whose process is yet to be moved in; releases what holds them; nil: being made
 	known    map[string]Run    // by name: those whose seal was found good
+	ofUser   map[uint32]int    // how many of them a user started
 }
 
 // NewScopes takes charge of the scopes below root. The key is what proves their
@@ -46,7 +48,8 @@ func NewScopes(root Root, key []byte, manager Manager) (*Scopes, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Scopes{root: root, seal: seal, manager: manager, starting: map[string]func(){}, known: map[string]Run{}}
+	s := &Scopes{root: root, seal: seal, manager: manager, touch: func(string) {},
+		starting: map[string]func(){}, known: map[string]Run{}, ofUser: map[uint32]int{}}
 	if manager != nil {
 		s.prefix = unitPrefix
 	}
@@ -84,7 +87,8 @@ func (s *Scopes) Create(run Run) (Run, error) {
 		return Run{}, err
 	}
 	s.starting[run.Name] = release
-	s.known[run.Name] = run
+	s.know(run)
+	s.touch(run.Cgroup.Path)
 	return run, nil
 }
 
@@ -165,15 +169,16 @@ func (s *Scopes) Move(run Run, pid int) error {
 func (s *Scopes) Settle(run Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.started(run.Name)
+	s.started(run)
 }
 
-// started ends what held a scope. It needs the lock.
-func (s *Scopes) started(name string) {
-	if release, ok := s.starting[name]; ok {
+// started ends what held a scope, which may be empty by now. It needs the lock.
+func (s *Scopes) started(run Run) {
+	if release, ok := s.starting[run.Name]; ok {
 		release()
-		delete(s.starting, name)
+		delete(s.starting, run.Name)
 	}
+	s.touch(run.Cgroup.Path)
 }
 
 // Discard gives up a scope. If a process is in it nevertheless, it stays until
@@ -181,24 +186,37 @@ func (s *Scopes) started(name string) {
 func (s *Scopes) Discard(run Run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.started(run.Name)
+	s.started(run)
 	if err := s.root.remove(run.Cgroup.Path); err != nil {
 		return err
 	}
-	delete(s.known, run.Name)
+	s.forget(run.Name)
 	return nil
+}
+
+// know enters a run. It needs the lock, as forget does.
+func (s *Scopes) know(run Run) {
+	s.forget(run.Name)
+	s.known[run.Name] = run
+	s.ofUser[run.UID]++
+}
+
+func (s *Scopes) forget(name string) {
+	run, ok := s.known[name]
+	if !ok {
+		return
+	}
+	delete(s.known, name)
+	if s.ofUser[run.UID]--; s.ofUser[run.UID] == 0 {
+		delete(s.ofUser, run.UID)
+	}
 }
 
 // Count returns how many scopes live, and how many of them a user started.
 func (s *Scopes) Count(uid uint32) (total, ofUser int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, run := range s.known {
-		if run.UID == uid {
-			ofUser++
-		}
-	}
-	return len(s.known), ofUser
+	return len(s.known), s.ofUser[uid]
 }
 
 // list returns the scopes that live, by name, and removes the empty ones if sweep
@@ -217,36 +235,59 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) 
 	var problems []Problem
 	living := map[string]bool{}
 	for _, dir := range names {
-		cgroup := Slice + "/" + dir
-		name, ours := s.nameOf(dir)
-		if !ours {
-			problems = append(problems, Problem{Where: cgroup, Text: "it is not ours: what runs in it reaches nobody"})
-			continue
+		run, lives, problem := s.look(dir, sweep, watch)
+		if problem != "" {
+			problems = append(problems, Problem{Where: Slice + "/" + dir, Text: problem + "what runs in it reaches nobody"})
 		}
-		watch(cgroup + "/" + eventsFile)
-		release, starting := s.starting[name]
-		switch {
-		case starting && release == nil: // its labels are being stored
-			continue
-		case !starting && sweep && s.manager == nil && s.removeEmpty(cgroup):
-			continue
-		}
-		run, err := s.verify(name, cgroup)
-		switch {
-		case gone(err):
-		case err != nil:
-			problems = append(problems, Problem{Where: cgroup, Text: "refused: " + err.Error() + "; what runs in it reaches nobody"})
-		default:
+		if lives {
 			runs = append(runs, run)
-			living[name] = true
+			living[run.Name] = true
 		}
 	}
 	for name := range s.known {
 		if !living[name] {
-			delete(s.known, name)
+			s.forget(name)
 		}
 	}
 	return runs, problems
+}
+
+// glance looks at one cgroup of the slice, as list does.
+func (s *Scopes) glance(dir string, watch func(cgroup string)) (run Run, lives, problem bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	run, lives, why := s.look(dir, true, watch)
+	if name, ours := s.nameOf(dir); ours && !lives {
+		s.forget(name)
+	}
+	return run, lives, why != ""
+}
+
+// look returns the run whose cgroup is dir, if there is one and it is not still being
+// made. It needs the lock.
+func (s *Scopes) look(dir string, sweep bool, watch func(cgroup string)) (run Run, lives bool, problem string) {
+	cgroup := Slice + "/" + dir
+	name, ours := s.nameOf(dir)
+	if !ours {
+		return run, false, "it is not ours: "
+	}
+	watch(cgroup + "/" + eventsFile)
+	release, starting := s.starting[name]
+	switch {
+	case starting && release == nil: // its labels are being stored
+		return run, false, ""
+	case !starting && sweep && s.manager == nil && s.removeEmpty(cgroup):
+		return run, false, ""
+	}
+	run, err := s.verify(name, cgroup)
+	switch {
+	case gone(err):
+		return run, false, ""
+	case err != nil:
+		return run, false, "refused: " + err.Error() + "; "
+	default:
+		return run, true, ""
+	}
 }
 
 // nameOf returns the name of the run whose cgroup is dir.
@@ -285,7 +326,7 @@ func (s *Scopes) verify(name, cgroup string) (Run, error) {
 	if run.Name != name {
 		return Run{}, fmt.Errorf("its labels are those of %q", run.Name)
 	}
-	s.known[name] = run
+	s.know(run)
 	return run, nil
 }
 

@@ -110,7 +110,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	d.server = &server{
 		listener: listener,
 		enforcer: d.enforcer,
-		runner:   &runner{scopes: parts.scopes, enforcer: d.enforcer, wake: parts.cgroups.Wake, log: config.Logger, now: host.now},
+		runner:   &runner{scopes: parts.scopes, enforcer: d.enforcer, log: config.Logger, now: host.now},
 		limiter:  newLimiter(host.now),
 		kernel:   host.kernel,
 		docker:   parts.docker,
@@ -162,6 +162,9 @@ func (d *Daemon) close() error {
 	}
 	if d.cgroups != nil {
 		err = d.cgroups.Close()
+	}
+	if d.enforcer != nil {
+		d.enforcer.state.close()
 	}
 	if d.lock != nil {
 		err = errors.Join(err, d.lock.release())

@@ -76,7 +76,7 @@ func (e *enforcer) heard(w kernel.Write) {
 // mend looks whether the table is ours still, and loads it again if it is not.
 func (e *enforcer) mend() {
 	if drifted, err := e.look(); err != nil || drifted {
-		e.attempt() // it reports the error, if it persists
+		e.attempt(e.reconcile) // it reports the error, if it persists
 	}
 }
 

@@ -13,15 +13,14 @@ type graveyard interface {
 }
 
 // outlived returns those of the enforced workloads whose cgroup is gone and to
-// which a socket may still belong: a socket keeps its cgroup when it is passed on
-// to a process elsewhere. They keep their elements, since without them such a
-// socket would be unlabelled. What can not be found out is taken as a yes.
+// which a socket may still belong.
 func outlived(g graveyard, enforced, running []compiler.Workload) (map[uint64]compiler.Workload, error) {
-	dead := map[uint64]compiler.Workload{}
+	dead, runs := map[uint64]compiler.Workload{}, map[uint64]bool{}
 	for _, w := range enforced {
 		dead[w.Cgroup.ID] = w
 	}
 	for _, w := range running {
+		runs[w.Cgroup.ID] = true
 		delete(dead, w.Cgroup.ID)
 	}
 	for id := range dead {
@@ -33,23 +32,35 @@ func outlived(g graveyard, enforced, running []compiler.Workload) (map[uint64]co
 			delete(dead, id) // it is no workload any more
 		}
 	}
+	err := bury(g, dead, func(id uint64) bool { return runs[id] })
+	return dead, err
+}
+
+// bury takes from the workloads whose cgroup is gone those that no socket belongs to. A
+// socket keeps its cgroup when it is passed on to a process elsewhere: the others keep
+// their elements, since without them it would be unlabelled. What can not be found out
+// is taken as a yes. runs says which cgroups are those of other workloads.
+func bury(g graveyard, dead map[uint64]compiler.Workload, runs func(id uint64) bool) error {
 	if len(dead) == 0 {
-		return nil, nil
+		return nil
 	}
 	sockets, err := g.Sockets()
 	if err != nil {
-		return dead, err
+		return err
 	}
-	orphan, err := youngestOrphan(g, sockets, dead)
+	orphan, err := youngestOrphan(g, sockets, func(id uint64) bool {
+		_, is := dead[id]
+		return is || runs(id)
+	})
 	if err != nil {
-		return dead, err
+		return err
 	}
 	for id := range dead {
 		if !sockets[id] && id > orphan {
 			delete(dead, id)
 		}
 	}
-	return dead, nil
+	return nil
 }
 
 // youngestOrphan returns the highest of the cgroups that are gone, that are none of
@@ -57,9 +68,9 @@ func outlived(g graveyard, enforced, running []compiler.Workload) (map[uint64]co
 // cgroup may have been below one of those that are known, but only below an older
 // one, which has a lower id: the kernel gives ids to cgroups in ascending order. So a
 // socket that lives for ever does not hold all that ends after it was made.
-func youngestOrphan(g graveyard, sockets map[uint64]bool, dead map[uint64]compiler.Workload) (youngest uint64, err error) {
+func youngestOrphan(g graveyard, sockets map[uint64]bool, known func(id uint64) bool) (youngest uint64, err error) {
 	for id := range sockets {
-		if _, ok := dead[id]; ok || id <= youngest {
+		if id <= youngest || known(id) {
 			continue
 		}
 		lives, err := g.Lives(id)

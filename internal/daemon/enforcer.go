@@ -22,6 +22,7 @@ var errStopped = errors.New("the daemon is stopping; the table that is loaded st
 // A scanner says what runs now.
 type scanner interface {
 	Scan([]compiler.Binding) watch.Snapshot
+	Glance() (watch.Glance, bool) // completes the last Scan; false: a new one is needed
 	Recall(loaded watch.Snapshot) // takes over what was known when the loaded table was made
 }
 
@@ -60,16 +61,16 @@ type enforcer struct {
 	suspect  kernel.Write   // the last change of the table that was heard of and not ours
 	numbers  compiler.Numbers
 	epoch    uint16
-	enforced []compiler.Workload          // those in the loaded table
-	ended    map[uint64]compiler.Workload // those of them whose cgroup is gone, by its id
-	remotes  []compiler.Remote            // what other nodes' workloads proved
-	met      []compiler.Remote            // those in the loaded table: of result.Remotes
-	identity *identity                    // this node's, in a fleet; nil: not known
-	around   containers                   // what the loaded table knows of containers beside them
-	settled  bool                         // set and enforced are those of the loaded table
+	enforced *roster           // the workloads in the loaded table
+	remotes  []compiler.Remote // what other nodes' workloads proved
+	met      []compiler.Remote // those in the loaded table: of result.Remotes
+	identity *identity         // this node's, in a fleet; nil: not known
+	around   containers        // what the loaded table knows of containers beside them
+	settled  bool              // set, enforced and result are those of the loaded table
 
-	disbelieved  bool // one of remotes has ended, and the loaded table does not say so
-	unknownEpoch bool // the loaded table does not say which epochs were used
+	buried       time.Time // when it was last looked whether sockets outlive their cgroup
+	disbelieved  bool      // one of remotes has ended, and the loaded table does not say so
+	unknownEpoch bool      // the loaded table does not say which epochs were used
 	lastMended   *Mending
 	problems     []Message // of the last scan
 	badSet       *Failure  // the last set that was offered, if it was bad
@@ -77,8 +78,9 @@ type enforcer struct {
 	unkept       *Failure  // the set is enforced, and could not be stored
 	unsaved      *Failure  // so is the table, and what the next daemon must know of it
 	applied      time.Time
-	retry        time.Duration // how long to wait after the next failure
-	result       compiler.Result
+	retry        time.Duration    // how long to wait after the next failure
+	result       *compiler.Result // nil: none yet. Its table is the loaded one, where that is settled
+	warnings     []Message        // of it
 }
 
 // start adopts the table that is loaded and makes the first change. A policy set
@@ -104,6 +106,7 @@ func (e *enforcer) start() error {
 // adopt takes over the table that is loaded, if there is one.
 func (e *enforcer) adopt() error {
 	var err error
+	e.enforced = newRoster(nil, nil, nil)
 	if e.seen, err = e.kernel.Generation(); err != nil {
 		return err
 	}
@@ -126,7 +129,8 @@ func (e *enforcer) adopt() error {
 		e.runs.Recall(watch.Snapshot{Parents: remembered.Parents})
 		return nil
 	}
-	e.numbers, e.enforced, e.around = remembered.Numbers, remembered.Workloads, remembered.containers
+	e.numbers, e.around = remembered.Numbers, remembered.containers
+	e.enforced = newRoster(remembered.Workloads, nil, e.around.Unlabelled)
 	if e.once {
 		e.fleet = remembered.Fleet
 	}
@@ -143,7 +147,7 @@ func (e *enforcer) adopt() error {
 		Parents:    remembered.Parents,
 		Bridges:    remembered.Bridges,
 	})
-	e.log.Info("adopted the table that is loaded", "epoch", e.epoch, "workloads", len(e.enforced))
+	e.log.Info("adopted the table that is loaded", "epoch", e.epoch, "workloads", len(remembered.Workloads))
 	return nil
 }
 
@@ -194,7 +198,7 @@ func (e *enforcer) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-e.changed:
-			e.attempt()
+			e.attempt(e.catchUp)
 		case files := <-e.files:
 			e.follow(files)
 		case order := <-e.orders:
@@ -219,7 +223,7 @@ func (e *enforcer) alarm() (<-chan time.Time, func() bool) {
 	switch {
 	case e.badTable != nil:
 		wait = e.retry
-	case len(e.ended) > 0:
+	case e.enforced.gone() > 0:
 		wait = endedPoll
 	}
 	t := time.NewTimer(wait)
@@ -228,23 +232,23 @@ func (e *enforcer) alarm() (<-chan time.Time, func() bool) {
 
 // again does what the alarm was for.
 func (e *enforcer) again() {
-	if e.badTable != nil || len(e.ended) > 0 {
-		e.attempt()
+	if e.badTable != nil || e.enforced.gone() > 0 {
+		e.attempt(e.catchUp)
 		return
 	}
 	e.mend()
 	e.store()
 }
 
-// attempt reconciles when nobody waits for the outcome.
-func (e *enforcer) attempt() {
-	if err := e.reconcile(); err != nil {
+// attempt changes the table when nobody waits for the outcome.
+func (e *enforcer) attempt(how func() error) {
+	if err := how(); err != nil {
 		e.log.Error("the table could not be changed: what was loaded before stays and enforces", "error", err)
 	}
 	e.store()
 }
 
-// answer reconciles once for all who wait now.
+// answer catches up once for all who wait now.
 func (e *enforcer) answer(first chan error) {
 	waiting := []chan error{first}
 	for {
@@ -256,13 +260,14 @@ func (e *enforcer) answer(first chan error) {
 		}
 		break
 	}
-	err := e.reconcile()
+	err := e.catchUp()
 	for _, w := range waiting {
 		w <- err // there is room
 	}
 }
 
-// Sync returns when the table knows what ran when it was called.
+// Sync returns when the table knows the cgroups of thole run that were made before it was
+// called, or that cannot be.
 func (e *enforcer) Sync(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
@@ -306,7 +311,7 @@ func (e *enforcer) Apply(ctx context.Context, files []compiler.File, dryRun bool
 	ordered := e.order(ctx, func() {
 		if dryRun {
 			answer, err = e.preview(files)
-			e.attempt() // what was looked at and is watched now is the other set's
+			e.attempt(e.reconcile) // what was looked at and is watched now is the other set's
 		} else {
 			answer, err = e.replace(SourceApplied, files)
 		}
@@ -433,6 +438,16 @@ func (e *enforcer) stored(before *Failure, what string, err error) *Failure {
 	}
 	e.log.Error(what, "error", err)
 	return &Failure{Time: e.now(), Text: fmt.Sprintf("%s: %v", what, err)}
+}
+
+// catchUp brings the table to what was heard of since it was last looked: by a small
+// change, where that is enough.
+func (e *enforcer) catchUp() error {
+	if e.small() {
+		e.publishSmall()
+		return nil
+	}
+	return e.reconcile()
 }
 
 // reconcile brings the table to what runs now.

@@ -201,19 +201,36 @@ func (c carrier) Scan(bindings []compiler.Binding) watch.Snapshot {
 	}
 	s.Workloads = slices.Clone(s.Workloads)
 	for i := range s.Workloads {
-		w := &s.Workloads[i]
-		for key, value := range c.identity.Require {
-			if has, ok := w.Labels[key]; ok && has != value {
-				s.Problems = append(s.Problems, watch.Problem{Where: w.Name, Text: fmt.Sprintf(
-					"its label %s=%s contradicts this node's certificate, which requires %[1]s=%[3]s: other nodes are told nothing of it", key, has, value)})
-			}
-		}
-		w.Labels = carried(c.identity, w.Labels)
-		facts := compiler.Labels{compiler.NodeFact: c.identity.Node}
-		maps.Copy(facts, w.Facts)
-		w.Facts = facts
+		s.Problems = append(s.Problems, carry(c.identity, &s.Workloads[i])...)
 	}
 	return s
+}
+
+// Glance is a method of scanner. A problem is for a Scan to tell.
+func (c carrier) Glance() (watch.Glance, bool) {
+	g, ok := c.scanner.Glance()
+	if !ok || c.identity == nil {
+		return g, ok
+	}
+	for i := range g.Workloads {
+		ok = ok && carry(c.identity, &g.Workloads[i]) == nil
+	}
+	return g, ok
+}
+
+// carry puts on one workload what its node's certificate says of it.
+func carry(id *identity, w *compiler.Workload) (problems []watch.Problem) {
+	for key, value := range id.Require {
+		if has, ok := w.Labels[key]; ok && has != value {
+			problems = append(problems, watch.Problem{Where: w.Name, Text: fmt.Sprintf(
+				"its label %s=%s contradicts this node's certificate, which requires %[1]s=%[3]s: other nodes are told nothing of it", key, has, value)})
+		}
+	}
+	w.Labels = carried(id, w.Labels)
+	facts := compiler.Labels{compiler.NodeFact: id.Node}
+	maps.Copy(facts, w.Facts)
+	w.Facts = facts
+	return problems
 }
 
 // carried are a workload's labels with those that its node's certificate requires. A
@@ -231,14 +248,13 @@ func carried(id *identity, labels compiler.Labels) compiler.Labels {
 // something counts.
 func (f *fleet) Workload(cgroup uint64) (datapath.Workload, bool) {
 	v := f.view.Load()
-	if w, ok := v.local[cgroup]; ok {
+	if w, ok := v.local(cgroup); ok {
 		return w, true
 	}
 	name, err := f.root.Named(cgroup)
 	for err == nil && name != "." && name != "/" {
-		if id, known := v.paths[name]; known {
-			w, ok := v.local[id]
-			return w, ok
+		if id, known := v.roster.named(name); known {
+			return v.local(id)
 		}
 		name = path.Dir(name)
 	}
@@ -274,25 +290,21 @@ func userLabels(w compiler.Workload) map[string]string {
 
 // publishFleet adds to a view what the datapath asks.
 func (e *enforcer) publishFleet(v *view) {
-	if e.fleet == nil {
+	if e.fleet == nil || e.result == nil {
 		return
 	}
 	result := e.result
 	v.allows = func(from, to uint32, port uint16) bool { return result.Allows(from, to, compiler.TCP, port) }
-	v.local, v.remotes = map[uint64]datapath.Workload{}, map[string]uint32{}
-	for _, w := range e.enforced {
-		v.local[w.Cgroup.ID] = datapath.Workload{Cgroup: w.Cgroup.ID, Labels: userLabels(w), Class: e.numbers.Workloads[w.Cgroup.Path]}
-	}
-	v.paths = map[string]uint64{}
-	for _, w := range e.enforced {
-		v.paths[w.Cgroup.Path] = w.Cgroup.ID
-	}
-	for _, u := range e.around.Unlabelled {
-		v.paths[u.Cgroup.Path] = u.Cgroup.ID
-	}
+	v.remotes = map[string]uint32{}
 	for i, class := range e.result.Remotes {
 		if r := e.met[i]; !r.Ended {
 			v.remotes[remoteKey(r)] = class
 		}
 	}
+}
+
+// local is a workload of this node, as the datapath sees it.
+func (v *view) local(cgroup uint64) (datapath.Workload, bool) {
+	w, ok := v.roster.of(cgroup)
+	return datapath.Workload{Cgroup: cgroup, Labels: userLabels(w), Class: v.result.ClassOf(&w).Number}, ok
 }

@@ -125,8 +125,9 @@ func (m *machine) churn(sets []string, seed uint64) (stop func()) {
 		}
 	})
 	all.Go(func() {
-		for ctx.Err() == nil {
-			p := begin(m.t, m.in("", clientArgs(m.t, m.socket(), RunRequest{Labels: map[string]string{"app": "other"}, Command: "x"}, nil)...))
+		for n := 0; ctx.Err() == nil; n++ {
+			app := []string{"other", "dev"}[n%2] // one whose class comes and goes, and one whose class stays
+			p := begin(m.t, m.in("", clientArgs(m.t, m.socket(), RunRequest{Labels: map[string]string{"app": app}, Command: "x"}, nil)...))
 			p.end()
 		}
 	})

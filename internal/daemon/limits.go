@@ -48,4 +48,5 @@ const (
 	readBack         = time.Minute     // how often the table is read in any case
 	endedPoll        = 2 * time.Second // how often sockets that outlive their cgroup are looked for, while there are some
 	maxStateFileSize = 64 << 20
+	leastChanges     = 1000 // that are appended to the memory before it is written anew; as many as there are workloads, if that is more
 )

@@ -42,6 +42,7 @@ func applyOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, erro
 	defer parts.cgroups.Close() //nolint:errcheck // it was not run, and is not needed any more
 	e := parts.enforcer
 	e.runs, e.once = carrier{e.runs, e}, true
+	defer e.state.close()
 	if err := parts.enforcer.adopt(); err != nil {
 		return ApplyResponse{}, err
 	}
@@ -84,6 +85,8 @@ func previewOnce(config Config, host *host, files []compiler.File) (ApplyRespons
 type looker struct{ cgroups *watch.Cgroups }
 
 func (l looker) Recall(loaded watch.Snapshot) { l.cgroups.Recall(loaded) }
+
+func (l looker) Glance() (watch.Glance, bool) { return watch.Glance{}, false }
 
 func (l looker) Scan(bindings []compiler.Binding) watch.Snapshot { return l.cgroups.Look(bindings) }
 

@@ -28,7 +28,7 @@ type plan struct {
 	ended    map[uint64]compiler.Workload
 	remotes  []compiler.Remote
 	epoch    uint16
-	result   compiler.Result
+	result   *compiler.Result
 	change   ruleset.Change
 
 	loaded   *ruleset.Table   // what the change is made for
@@ -55,7 +55,7 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	}
 	p.running = append(p.running, e.unresolved(set, snapshot.Workloads)...)
 	var err error
-	if p.ended, err = outlived(e.dead, e.enforced, snapshot.Workloads); err != nil {
+	if p.ended, err = outlived(e.dead, e.enforced.list(), snapshot.Workloads); err != nil {
 		p.problems = append(p.problems, watch.Problem{Text: fmt.Sprintf("workloads that ended stay in the table: %v", err)})
 	}
 	if err := e.compile(&p); err != nil {
@@ -77,7 +77,7 @@ func (e *enforcer) unresolved(set policySet, found []compiler.Workload) []compil
 		is[w.Cgroup.ID] = true
 	}
 	var kept []compiler.Workload
-	for _, w := range e.enforced {
+	for _, w := range e.enforced.list() {
 		if w.Kind < compiler.KindUnit || is[w.Cgroup.ID] || !e.stillBinds(set, w) {
 			continue
 		}
@@ -102,8 +102,7 @@ func (e *enforcer) stillBinds(now policySet, w compiler.Workload) bool {
 }
 
 func (e *enforcer) compile(p *plan) error {
-	var err error
-	p.result, err = compiler.Compile(compiler.Input{
+	result, err := compiler.Compile(compiler.Input{
 		Policies:   p.set.docs.Policies,
 		Workloads:  withEnded(p.running, p.ended),
 		Parents:    p.around.Parents,
@@ -117,7 +116,7 @@ func (e *enforcer) compile(p *plan) error {
 	if err != nil {
 		return fmt.Errorf("%w: %v", errLimit, err)
 	}
-	p.change = ruleset.Diff(p.loaded, &p.result.Table)
+	p.result, p.change = &result, ruleset.Diff(p.loaded, &result.Table)
 	return nil
 }
 
@@ -136,7 +135,7 @@ func (e *enforcer) takesAway(p plan) bool {
 		return true
 	}
 	was := map[uint64]compiler.Workload{}
-	for _, w := range e.enforced {
+	for _, w := range e.enforced.list() {
 		was[w.Cgroup.ID] = w
 	}
 	for _, w := range p.running {
@@ -170,8 +169,7 @@ func (e *enforcer) beginsAlone(w compiler.Workload) bool {
 	if w.Kind == compiler.KindRun {
 		return true
 	}
-	free := slices.ContainsFunc(e.around.Unlabelled, func(u compiler.Unlabelled) bool { return u.Cgroup.ID == w.Cgroup.ID })
-	return !free && slices.ContainsFunc(e.around.Parents, func(p compiler.Cgroup) bool {
+	return !e.enforced.free[w.Cgroup.ID] && slices.ContainsFunc(e.around.Parents, func(p compiler.Cgroup) bool {
 		return p.Path == path.Dir(w.Cgroup.Path)
 	})
 }
@@ -225,13 +223,14 @@ func (e *enforcer) commit(p plan) error {
 		if err := e.sweep(p.epoch); err != nil {
 			return fmt.Errorf("%w. What was loaded before stays and enforces", err)
 		}
-		if err := e.load(p); err != nil {
+		if err := e.load(p.change, func() *ruleset.Table { return &p.result.Table }); err != nil {
 			return fmt.Errorf("loading the table: %w. What was loaded before stays and enforces", err)
 		}
 	}
-	e.loaded, e.unknownEpoch = &p.result.Table, false
-	e.set, e.epoch, e.numbers, e.result = p.set, p.epoch, p.result.Numbers, p.result
-	e.enforced, e.ended, e.around, e.met = withEnded(p.running, p.ended), p.ended, p.around, p.remotes
+	e.result, e.loaded, e.unknownEpoch = p.result, &p.result.Table, false
+	e.set, e.epoch, e.numbers, e.warnings = p.set, p.epoch, p.result.Numbers, apiMessages(p.result.Warnings)
+	e.enforced, e.around = newRoster(p.running, p.ended, p.around.Unlabelled), p.around
+	e.met = p.remotes
 	e.report(apiProblems(p.problems))
 	e.settled, e.disbelieved, e.badTable, e.retry = true, false, nil, retryFirst
 	e.applied = e.now()
@@ -273,10 +272,10 @@ func (e *enforcer) sweep(epoch uint16) error {
 	return nil
 }
 
-// load applies the plan's change. Where the kernel reports an error, what it holds
-// afterwards is what counts.
-func (e *enforcer) load(p plan) error {
-	failure := e.kernel.Apply(p.change)
+// load applies a change, after which the table is as wanted. Where the kernel reports an
+// error, what it holds afterwards is what counts.
+func (e *enforcer) load(change ruleset.Change, want func() *ruleset.Table) error {
+	failure := e.kernel.Apply(change)
 	if failure == nil {
 		// If others were at it meanwhile, what they did is looked at next time.
 		if now, err := e.kernel.Generation(); err == nil && now == e.seen+1 {
@@ -288,12 +287,13 @@ func (e *enforcer) load(p plan) error {
 	if err != nil {
 		return errors.Join(failure, err)
 	}
+	before := e.loaded
 	e.loaded, e.settled = loaded, false
-	if sameTable(loaded, &p.result.Table) {
+	if sameTable(loaded, want()) {
 		e.log.Warn("the change is loaded although the kernel reported an error", "error", failure)
 		return nil
 	}
-	if !sameTable(loaded, p.change.Have) {
+	if !sameTable(loaded, before) {
 		return fmt.Errorf("%w (%v)", errDrifted, failure)
 	}
 	return failure
@@ -309,8 +309,21 @@ func sameTable(a, b *ruleset.Table) bool {
 
 // remember stores what belongs to the loaded table.
 func (e *enforcer) remember() {
-	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced, containers: e.around, Fleet: e.fleet, Identity: e.identity, Remotes: e.remotes})
+	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced.list(), containers: e.around, Fleet: e.fleet, Identity: e.identity, Remotes: e.remotes})
 	e.unsaved = e.stored(e.unsaved, "the table is changed, but the daemon will not know its numbers when it is started again, unless they can be written by then", err)
+}
+
+// record stores what a small change changes of that. All is stored where the changes
+// would be more to read than that.
+func (e *enforcer) record(t turnover, d compiler.Difference) {
+	c := memoryChange{Began: t.began, Numbers: d.Numbers}
+	for _, w := range t.ended {
+		c.Ended = append(c.Ended, w.Cgroup.ID)
+	}
+	all, _, _ := e.enforced.count()
+	if !e.state.saveChange(c, max(leastChanges, all)) {
+		e.remember()
+	}
 }
 
 func (e *enforcer) failed(err error) {

@@ -64,7 +64,7 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 		{"a bridge ends", state{nil, containers{Bridges: []compiler.Bridge{{Name: "docker0"}}}}, state{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := &enforcer{settled: true, dead: graves{living: map[uint64]bool{1: true, 2: true}}, enforced: tt.before.workloads, around: tt.before.containers}
+			e := &enforcer{settled: true, dead: graves{living: map[uint64]bool{1: true, 2: true}}, enforced: newRoster(tt.before.workloads, nil, tt.before.Unlabelled), around: tt.before.containers}
 			if got := e.takesAway(plan{running: tt.now.workloads, around: tt.now.containers}); got != tt.want {
 				t.Errorf("takesAway is %t, want %t", got, tt.want)
 			}

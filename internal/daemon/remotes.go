@@ -225,7 +225,7 @@ func (f *fleet) sweepOnce() {
 	}
 	if n > 0 {
 		f.log.Info("what other nodes proved, and nobody uses, is forgotten", "classes", n)
-		f.attempt()
+		f.attempt(f.reconcile)
 	}
 }
 

@@ -31,6 +31,7 @@ func (m marks) Remark(mask, bits uint32, change func(uint32) uint32) (int, error
 type idle struct{}
 
 func (idle) Scan([]compiler.Binding) watch.Snapshot { return watch.Snapshot{} }
+func (idle) Glance() (watch.Glance, bool)           { return watch.Glance{}, false }
 func (idle) Recall(watch.Snapshot)                  {}
 
 // A fleetBench is a fleet over a fake kernel, without goroutines.
@@ -49,7 +50,7 @@ func newFleetBench(t *testing.T) *fleetBench {
 	b := &fleetBench{t: t, clock: time.Unix(1_800_000_000, 0)}
 	e := &enforcer{
 		kernel: &fakeKernel{}, connections: marks{}, runs: idle{}, dead: graves{}, state: state, log: slog.New(slog.DiscardHandler),
-		now: func() time.Time { return b.clock }, fleet: &compiler.Fleet{}, set: defaultSet(), epoch: 1,
+		now: func() time.Time { return b.clock }, fleet: &compiler.Fleet{}, set: defaultSet(), epoch: 1, enforced: newRoster(nil, nil, nil),
 	}
 	b.fleet = &fleet{enforcer: e, use: map[string]time.Time{}, rates: map[string]*allowance{}}
 	if err := e.reconcile(); err != nil {

@@ -24,7 +24,6 @@ import (
 type runner struct {
 	scopes   *watch.Scopes
 	enforcer *enforcer
-	wake     func() // has the cgroups looked at again
 	log      *slog.Logger
 	now      func() time.Time
 
@@ -57,7 +56,6 @@ func (r *runner) run(ctx context.Context, a asker, req RunRequest) (RunResponse,
 	}
 	r.scopes.Settle(run)
 	if _, err := a.process(); err != nil {
-		r.wake() // it ended while its cgroup was not to be removed
 		return RunResponse{}, err
 	}
 	r.log.Info("labelled a process", "name", run.Name, "labels", run.Labels.String(), "uid", run.UID)
@@ -148,7 +146,7 @@ func (r *runner) bring(ctx context.Context, a asker, run watch.Run) error {
 	if err := r.enforcer.Sync(ctx); err != nil {
 		return fmt.Errorf("the process was not started, since its labels could not be loaded: %w", err)
 	}
-	if !r.enforcer.view.Load().ids[run.Cgroup.ID] {
+	if _, known := r.enforcer.view.Load().roster.of(run.Cgroup.ID); !known {
 		return fmt.Errorf("the process was not started: the cgroup %s is not in the table, see `thole status`", run.Cgroup.Path)
 	}
 	if err := a.waiting(); err != nil {

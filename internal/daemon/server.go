@@ -104,15 +104,15 @@ func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) 
 }
 
 func (s *server) getWorkloads(context.Context, *peerConn, nothing) ([]Workload, error) {
-	return s.enforcer.view.Load().workloads, nil
+	return s.enforcer.view.Load().workloads(), nil
 }
 
 func (s *server) getPolicies(context.Context, *peerConn, nothing) ([]Policy, error) {
-	return s.enforcer.view.Load().policies, nil
+	return s.enforcer.view.Load().apiPolicies(), nil
 }
 
 func (s *server) getClasses(context.Context, *peerConn, nothing) ([]Class, error) {
-	return s.enforcer.view.Load().classes, nil
+	return s.enforcer.view.Load().classes(), nil
 }
 
 // nothing is the body of a request that needs none.

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"thole/compiler"
 )
@@ -17,7 +19,7 @@ import (
 const (
 	keyFile      = "key"           // what seals the labels on cgroups; 0600
 	policiesFile = "policies.json" // storedSet: the last good policy set
-	memoryFile   = "table.json"    // memory: what the loaded table does not say about itself
+	memoryFile   = "table.json"    // a memory: what the loaded table does not say about itself; then memoryChanges
 )
 
 // keySize is that of a SHA-256 block's output: a longer key gains nothing.
@@ -25,7 +27,14 @@ const keySize = 32
 
 // A stateDir is the directory in which the daemon keeps what must survive it. The
 // table and the cgroups are not there: the kernel keeps them.
-type stateDir struct{ dir string }
+type stateDir struct {
+	dir string
+
+	// changes is the memory's file, to append to; nil: it is to be written anew. It and the
+	// count of what was appended belong to the enforcer's goroutine.
+	changes  *os.File
+	appended int
+}
 
 // A storedSet is a policy set as its source files, to be read again.
 type storedSet struct {
@@ -45,6 +54,16 @@ type memory struct {
 	Identity  *identity           `json:"identity,omitempty"`
 	Remotes   []compiler.Remote   `json:"remotes,omitempty"`
 	containers
+}
+
+// A memoryChange is what a small change of the table changes of the memory. The file with
+// the memory is replaced as a whole, with its changes; a change is appended with one
+// write, after the kernel took it. Killed in between, the daemon that comes knows the
+// table as it was before, which is as if it had been killed before it wrote a memory.
+type memoryChange struct {
+	Began   []compiler.Workload  `json:"began,omitempty"`
+	Ended   []uint64             `json:"ended,omitempty"` // ids of cgroups
+	Numbers compiler.Renumbering `json:"numbers"`
 }
 
 // What a table knows of containers beside the workloads (compiler.Input).
@@ -104,15 +123,84 @@ func (s *stateDir) policies() (set policySet, ok bool, err error) {
 // saveMemory keeps what belongs to the loaded table. It need not survive a crash of
 // the machine, which the table does not either.
 func (s *stateDir) saveMemory(m memory) error {
+	s.close()
 	m.Version = stateVersion
-	return s.writeJSON(memoryFile, m, false)
+	if err := s.writeJSON(memoryFile, m, false); err != nil {
+		return err
+	}
+	var err error
+	if s.changes, err = os.OpenFile(filepath.Join(s.dir, memoryFile), os.O_WRONLY|os.O_APPEND, 0); err != nil {
+		return fmt.Errorf("writing the state: %v", err)
+	}
+	return nil
 }
 
-// memory returns what was kept of the loaded table; the zero value if nothing was.
-func (s *stateDir) memory() (memory, error) {
-	var m memory
-	_, err := s.readJSON(memoryFile, &m)
+// close ends the appending to the memory.
+func (s *stateDir) close() {
+	if s.changes != nil {
+		_ = s.changes.Close() // each write was checked
+	}
+	s.changes, s.appended = nil, 0
+}
+
+// saveChange appends to the memory. ok is false where that is to be saved as a whole:
+// there are as many changes as room, or this one could not be written.
+func (s *stateDir) saveChange(c memoryChange, room int) (ok bool) {
+	if s.changes == nil || s.appended >= room {
+		return false
+	}
+	data, err := json.Marshal(c)
+	if err == nil {
+		_, err = s.changes.Write(append(data, '\n'))
+	}
+	if err != nil {
+		s.close() // what comes after half a change is not read
+		return false
+	}
+	s.appended++
+	return true
+}
+
+// memory returns what was kept of the loaded table; the zero value if nothing was. A
+// change that was not written to its end is left out.
+func (s *stateDir) memory() (m memory, err error) {
+	_, err = s.decode(memoryFile, func(d *json.Decoder) error {
+		if err := d.Decode(&m); err != nil {
+			return err
+		}
+		var changes []memoryChange
+		for {
+			var c memoryChange
+			if d.Decode(&c) != nil {
+				break
+			}
+			changes = append(changes, c)
+		}
+		m.change(changes)
+		return nil
+	})
 	return m, err
+}
+
+// change makes what was appended.
+func (m *memory) change(changes []memoryChange) {
+	if len(changes) == 0 {
+		return
+	}
+	workloads := map[uint64]compiler.Workload{}
+	for _, w := range m.Workloads {
+		workloads[w.Cgroup.ID] = w
+	}
+	for _, c := range changes {
+		for _, id := range c.Ended {
+			delete(workloads, id)
+		}
+		for _, w := range c.Began {
+			workloads[w.Cgroup.ID] = w
+		}
+		m.Numbers.Renumber(c.Numbers)
+	}
+	m.Workloads = slices.Collect(maps.Values(workloads))
 }
 
 func (s *stateDir) writeJSON(name string, v any, sync bool) error {
@@ -125,6 +213,11 @@ func (s *stateDir) writeJSON(name string, v any, sync bool) error {
 
 // readJSON returns false if there is no such file, or an error.
 func (s *stateDir) readJSON(name string, v any) (bool, error) {
+	return s.decode(name, func(d *json.Decoder) error { return d.Decode(v) })
+}
+
+// decode has a file decoded; it returns false if there is none.
+func (s *stateDir) decode(name string, how func(*json.Decoder) error) (bool, error) {
 	f, err := os.Open(filepath.Join(s.dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -133,7 +226,7 @@ func (s *stateDir) readJSON(name string, v any) (bool, error) {
 		return false, fmt.Errorf("reading the state: %v", err)
 	}
 	defer f.Close()
-	if err := json.NewDecoder(io.LimitReader(f, maxStateFileSize)).Decode(v); err != nil {
+	if err := how(json.NewDecoder(io.LimitReader(f, maxStateFileSize))); err != nil {
 		return false, fmt.Errorf("reading %s: %v: it can be removed", f.Name(), err)
 	}
 	return true, nil

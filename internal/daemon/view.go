@@ -9,32 +9,44 @@ import (
 	"time"
 
 	"thole/compiler"
-	"thole/datapath"
 	"thole/ruleset/kernel"
 	"thole/watch"
 )
 
 // A view is what requests are answered from: the state after the enforcer's last
-// change. It is not written to after it was published.
+// change. It is not written to after it was published, but for the roster. What costs
+// something is made when it is asked for.
 type view struct {
-	status    Status
-	workloads []Workload
-	policies  []Policy
-	classes   []Class
-	grants    []compiler.LabelGrant
-	ids       map[uint64]bool // the cgroups that the loaded table knows
+	status   Status
+	roster   *roster
+	result   *compiler.Result // its table and numbers are the enforcer's alone
+	policies []compiler.Policy
+	grants   []compiler.LabelGrant
 
-	// In a fleet: workloads by cgroup, the cgroups that say something by name, classes by
-	// remoteKey, and Result.Allows.
-	local   map[uint64]datapath.Workload
-	paths   map[string]uint64
+	// In a fleet: classes by remoteKey, and Result.Allows.
 	remotes map[string]uint32
 	allows  func(from, to uint32, port uint16) bool
 }
 
 // publish makes a view of the enforcer's state.
 func (e *enforcer) publish() {
-	v := &view{
+	v := e.newView()
+	e.publishFleet(v)
+	e.view.Store(v)
+}
+
+// publishSmall is publish after a small change, which is of nobody with an address, here
+// or on another node.
+func (e *enforcer) publishSmall() {
+	v := e.newView()
+	before := e.view.Load()
+	v.remotes, v.allows = before.remotes, before.allows
+	e.view.Store(v)
+}
+
+func (e *enforcer) newView() *view {
+	all, ended, runs := e.enforced.count()
+	return &view{
 		status: Status{
 			Enforcing:  e.loaded != nil,
 			Epoch:      e.epoch,
@@ -42,37 +54,38 @@ func (e *enforcer) publish() {
 			Directory:  e.directory,
 			Applied:    e.applied,
 			Policies:   len(e.set.docs.Policies),
-			Workloads:  len(e.enforced) - len(e.ended),
-			Classes:    len(e.result.Classes),
-			Ended:      len(e.ended),
+			Workloads:  all - ended,
+			Runs:       runs,
+			Classes:    e.result.Len(),
+			Ended:      ended,
 			Mended:     e.mended,
 			LastMended: e.lastMended,
 			Problems:   e.problems,
-			Warnings:   apiMessages(e.result.Warnings),
+			Warnings:   e.warnings,
 			LastError:  cmp.Or(e.badTable, e.badSet, e.unkept, e.unsaved),
 		},
-		policies: apiPolicies(e.set.docs.Policies, e.enforced),
+		roster:   e.enforced,
+		result:   e.result,
+		policies: e.set.docs.Policies,
 		grants:   e.set.docs.Grants,
-		ids:      map[uint64]bool{},
 	}
-	for _, c := range e.result.Classes {
-		v.classes = append(v.classes, apiClass(c))
+}
+
+func (v *view) workloads() []Workload {
+	var list []Workload
+	for _, w := range v.roster.list() {
+		list = append(list, apiWorkload(w, v.result.ClassOf(&w)))
 	}
-	byNumber := map[uint32]compiler.Class{}
-	for _, c := range e.result.Classes {
-		byNumber[c.Number] = c
+	slices.SortFunc(list, byName)
+	return list
+}
+
+func (v *view) classes() []Class {
+	var list []Class
+	for _, c := range v.result.Classes(v.roster.list()) {
+		list = append(list, apiClass(c))
 	}
-	for _, w := range e.enforced {
-		v.ids[w.Cgroup.ID] = true
-		if _, ended := e.ended[w.Cgroup.ID]; !ended && w.Kind == compiler.KindRun {
-			v.status.Runs++
-		}
-		class := byNumber[e.numbers.Workloads[w.Cgroup.Path]]
-		v.workloads = append(v.workloads, apiWorkload(w, class))
-	}
-	slices.SortFunc(v.workloads, byName)
-	e.publishFleet(v)
-	e.view.Store(v)
+	return list
 }
 
 // answer says what a plan changes.
@@ -83,7 +96,7 @@ func (p plan) answer(dryRun bool) ApplyResponse {
 		Epoch:     p.epoch,
 		Policies:  len(p.set.docs.Policies),
 		Workloads: len(p.running),
-		Classes:   len(p.result.Classes),
+		Classes:   p.result.Len(),
 		Diff:      p.change.String(),
 		Warnings:  apiMessages(p.result.Warnings),
 		Problems:  apiProblems(p.problems),
@@ -147,15 +160,10 @@ func apiClass(c compiler.Class) Class {
 	}
 }
 
-func apiPolicies(policies []compiler.Policy, workloads []compiler.Workload) []Policy {
+func (v *view) apiPolicies() []Policy {
+	selected := v.result.Selected(v.roster.list())
 	var out []Policy
-	for _, p := range policies {
-		selected := 0
-		for i := range workloads {
-			if p.Selector.Matches(workloads[i].Label) {
-				selected++
-			}
-		}
+	for _, p := range v.policies {
 		out = append(out, Policy{
 			Name:     p.Name,
 			Audit:    p.Audit,
@@ -163,7 +171,7 @@ func apiPolicies(policies []compiler.Policy, workloads []compiler.Workload) []Po
 			Egress:   p.Egress.Isolates,
 			Rules:    len(p.Ingress.Allow) + len(p.Egress.Allow),
 			Denies:   len(p.Ingress.Deny) + len(p.Egress.Deny),
-			Selected: selected,
+			Selected: selected[p.Name],
 			Position: p.Position.String(),
 		})
 	}

@@ -1,14 +1,19 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
+
 	"thole/compiler"
 	"thole/compiler/reference"
+	"thole/internal/daemon"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -16,7 +21,8 @@ import (
 
 // BenchmarkScale measures what a change costs at 100 and at 10,000 workloads of up to
 // 200 classes under 1,000 policies: to compile and load all of it into an empty kernel,
-// and to compile, compare and load one workload more.
+// to work out and load what one workload more of a class changes, and, through the
+// daemon, one workload of thole run more and less.
 func BenchmarkScale(b *testing.B) {
 	const policies, rounds = 1000, 9
 	for b.Loop() {
@@ -40,20 +46,23 @@ func BenchmarkScale(b *testing.B) {
 				compile, load = append(compile, compiled.Sub(began)), append(load, time.Since(compiled))
 				whole = append(whole, time.Since(began))
 
-				one := in
-				one.Workloads, one.Numbers = all, r.Numbers
 				began = time.Now()
-				after, err := compiler.Compile(one)
-				must(b, err)
-				must(b, conn.Apply(ruleset.Diff(&r.Table, &after.Table)))
+				one, ok := r.Difference(all[workloads:], nil)
+				if !ok {
+					b.Fatal("one workload more of a class needs all to be compiled")
+				}
+				must(b, conn.Apply(one.Patch.Change("thole")))
+				r.Take(one)
 				more = append(more, time.Since(began))
 			}
 			must(b, conn.Close())
+			began, ended := changesOfOne(b, workloads, min(200, workloads), policies)
 			for _, m := range []struct {
 				what  string
 				times []time.Duration
-			}{{"compile", compile}, {"load", load}, {"compile and load", whole}, {"one workload more", more}} {
-				reportTimes(b, fmt.Sprintf("ms/%s@%d", strings.ReplaceAll(m.what, " ", "-"), workloads), time.Millisecond, m.times)
+			}{{"compile", compile}, {"load", load}, {"compile-and-load", whole}, {"difference-and-load", more},
+				{"one-workload-more", began}, {"one-workload-less", ended}} {
+				reportTimes(b, fmt.Sprintf("ms/%s@%d", m.what, workloads), time.Millisecond, m.times)
 			}
 			if data, err := os.ReadFile("/proc/self/status"); err == nil {
 				for line := range strings.Lines(string(data)) {
@@ -64,4 +73,71 @@ func BenchmarkScale(b *testing.B) {
 			}
 		}
 	}
+}
+
+// changesOfOne measures, through a daemon that knows so many workloads, how long it takes
+// from the making of a cgroup of thole run to the commit that has it, and from the kill of
+// its process to the commit that has it no more.
+func changesOfOne(b *testing.B, workloads, classes, policies int) (began, ended []time.Duration) {
+	const rounds = 100
+	thole, err := tholeBinary()
+	must(b, err)
+	dir := b.TempDir()
+	d := &benchedDaemon{machine: &machine{Host: nstest.New(b), t: b, thole: thole}, workloads: workloads,
+		policies: filepath.Join(dir, "policies"), socket: filepath.Join(dir, "sock")}
+	must(b, os.Mkdir(d.policies, 0o755))
+	must(b, os.WriteFile(filepath.Join(d.policies, "scale.yaml"), []byte(reference.ScalePolicies(classes, policies)+bindClasses(classes)), 0o644))
+	for i := range workloads {
+		must(b, os.MkdirAll(d.CgroupDir(fmt.Sprintf("scale/c%03d/w%05d", i%classes, i)), 0o755))
+	}
+	d.begin()
+	defer d.end()
+	run := func(i int) *nstest.Process {
+		return d.In("").Start(thole, "run", "--socket", d.socket, "--label", fmt.Sprintf("app=app%03d", i%classes), "--", "sleep", "infinity")
+	}
+	run(0) // it makes the parent of all
+	count := func(n int) func() bool {
+		client := daemon.NewClient(d.socket)
+		return func() bool {
+			s, err := client.Status(context.Background())
+			return err == nil && s.Runs == n
+		}
+	}
+	nstest.WaitFor(b, time.Minute, "the first", count(1))
+
+	tree, err := fsnotify.NewWatcher()
+	must(b, err)
+	defer tree.Close()
+	must(b, tree.Add(d.CgroupDir("thole.slice")))
+	made, commits := make(chan time.Time, 1000), make(chan time.Time, 1000)
+	go func() {
+		for e := range tree.Events {
+			if e.Has(fsnotify.Create) {
+				made <- time.Now()
+			}
+		}
+	}()
+	var writes *kernel.Listener
+	must(b, d.Do(func() { writes, err = kernel.Listen(kernel.Options{}, "thole") }))
+	must(b, err)
+	defer writes.Close()
+	go func() {
+		for _, err := writes.Next(); err == nil; _, err = writes.Next() {
+			commits <- time.Now()
+		}
+	}()
+	for i := range rounds {
+		p := run(i)
+		at := <-made
+		began = append(began, (<-commits).Sub(at))
+		nstest.WaitFor(b, time.Minute, "the process to be what it runs", func() bool {
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.Pid))
+			return string(name) == "sleep\n"
+		})
+		killed := time.Now()
+		must(b, p.Kill())
+		ended = append(ended, (<-commits).Sub(killed))
+		nstest.WaitFor(b, time.Minute, "its end", count(1))
+	}
+	return began, ended
 }

@@ -61,6 +61,10 @@ var allTables = []table{
 	{"scale", []row{
 		{"one workload more, 100 workloads", "ms/one-workload-more@100", "ms", atMost(1)},
 		{"one workload more, 10,000 workloads", "ms/one-workload-more@10000", "ms", atMost(1)},
+		{"one workload less, 100 workloads", "ms/one-workload-less@100", "ms", aim{}},
+		{"one workload less, 10,000 workloads", "ms/one-workload-less@10000", "ms", aim{}},
+		{"of that more: worked out and loaded, 100 workloads", "ms/difference-and-load@100", "ms", aim{}},
+		{"of that more: worked out and loaded, 10,000 workloads", "ms/difference-and-load@10000", "ms", aim{}},
 		{"compile all, 100 workloads", "ms/compile@100", "ms", aim{}},
 		{"compile and load all, 100 workloads", "ms/compile-and-load@100", "ms", aim{}},
 		{"compile all, 10,000 workloads", "ms/compile@10000", "ms", aim{}},

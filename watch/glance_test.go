@@ -1,0 +1,81 @@
+package watch
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"thole/compiler"
+)
+
+// What happens to one scope is seen without looking at any other; what may be more than
+// that is left to a Scan.
+func TestGlance(t *testing.T) {
+	tr := newTree(t)
+	first := tr.create("first")
+	if _, ok := tr.cgroups.Glance(); ok {
+		t.Error("a glance before the first scan")
+	}
+	tr.cgroups.Scan(nil)
+	if g, ok := tr.cgroups.Glance(); !ok || len(g.Workloads)+len(g.Gone) > 0 {
+		t.Fatalf("nothing happened: %+v, %v", g, ok)
+	}
+	second := tr.create("second")
+	g, ok := tr.cgroups.Glance()
+	want := Glance{Workloads: []compiler.Workload{second.workload()}}
+	if diff := cmp.Diff(want, g, byValue); !ok || diff != "" {
+		t.Fatalf("one was made: %v (-want +got)\n%s", ok, diff)
+	}
+	p := sleeper(t)
+	if err := tr.scopes.Move(second, p.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	tr.scopes.Settle(second)
+	end(p)
+	tr.untilGlance("its end", func(g Glance) bool { return slices.Equal(g.Gone, []string{second.Cgroup.Path}) })
+	if tr.id(second.Cgroup.Path) != 0 || tr.id(first.Cgroup.Path) == 0 {
+		t.Error("the empty scope was not removed, or one that has not begun was")
+	}
+	if total, _ := tr.scopes.Count(1000); total != 1 {
+		t.Errorf("%d scopes are known; want 1", total)
+	}
+
+	for what, f := range map[string]func(){
+		"a wake-up":               tr.cgroups.Wake,
+		"a stranger in the slice": func() { tr.in(Slice + "/stranger").ID(); tr.cgroups.Touch(Slice + "/stranger") },
+		"more than a glance is for": func() {
+			for i := range maxHeard + 1 {
+				tr.cgroups.Touch(Slice + "/" + string(rune('a'+i)))
+			}
+		},
+		"another binding below them": func() {
+			tr.cgroups.Scan([]compiler.Binding{{Name: "x", Cgroup: Slice + "/*"}})
+			tr.cgroups.Touch(first.Cgroup.Path)
+		},
+	} {
+		tr.cgroups.Scan(nil)
+		f()
+		if _, ok := tr.cgroups.Glance(); ok {
+			t.Errorf("%s: a glance was enough", what)
+		}
+	}
+}
+
+// untilGlance glances at each change until it is as wanted.
+func (tr *tree) untilGlance(what string, ok func(Glance) bool) {
+	tr.t.Helper()
+	deadline := time.After(patience)
+	for {
+		g, enough := tr.cgroups.Glance()
+		if enough && ok(g) {
+			return
+		}
+		select {
+		case <-tr.cgroups.Changed():
+		case <-deadline:
+			tr.t.Fatalf("waited %v for %s; the glance is %+v, %v", patience, what, g, enough)
+		}
+	}
+}

@@ -12,9 +12,8 @@ import (
 // class comes or goes. It costs what these workloads cost, however many others there
 // are: the rules, the policies and what they say of each class stay as they are.
 type Difference struct {
-	Patch   nft.Patch         // of Result.Table
-	Numbers Renumbering       // of Result.Numbers
-	Classes map[string]uint32 // the number of the class of each workload that begins, by its cgroup
+	Patch   nft.Patch   // of Result.Table
+	Numbers Renumbering // of Result.Numbers
 
 	sizes map[int]int // by class: how many members more
 }
@@ -75,7 +74,7 @@ func (r *Result) Difference(began, ended []Workload) (d Difference, ok bool) {
 		return d, false
 	}
 	w := differing{of: r, removed: elementsBySet{}, added: elementsBySet{}, given: map[uint32]bool{}}
-	w.Difference = Difference{Numbers: Renumbering{Set: map[string]uint32{}, Next: r.Numbers.Next}, Classes: map[string]uint32{}, sizes: map[int]int{}}
+	w.Difference = Difference{Numbers: Renumbering{Set: map[string]uint32{}, Next: r.Numbers.Next}, sizes: map[int]int{}}
 	for i := range ended {
 		if !w.end(&ended[i]) {
 			return d, false
@@ -185,7 +184,6 @@ func (d *differing) begin(w *Workload) bool {
 		d.Numbers.Set[key] = b.class
 	}
 	d.sizes[at]++
-	d.Classes[w.Cgroup.Path] = b.class
 	d.bind(d.added, w, b)
 	return true
 }

@@ -253,7 +253,7 @@ func (w *worker) sendICMP(req request, kind int) (reply, error) {
 		return reply{}, err
 	}
 	handle := w.keep(s)
-	message := icmpMessage(req.ICMPType, rand.IntN(1<<16))
+	message := icmpMessage(req.ICMPType, rand.IntN(1<<16), rand.IntN(1<<16))
 	if answer, ok := answerTo(family, req.ICMPType); ok {
 		s.answer = slices.Concat([]byte{answer}, message[6:8])
 	}
@@ -267,11 +267,11 @@ func (w *worker) sendICMP(req request, kind int) (reply, error) {
 }
 
 // icmpMessage is a message of 20 bytes, the length of a timestamp request. The checksum is the Internet's; kernels
-// compute that of ICMPv6 and of ping sockets themselves.
-func icmpMessage(icmpType, sequence int) []byte {
+// compute that of ICMPv6 and of ping sockets themselves. Messages of one identifier would be one connection to conntrack.
+func icmpMessage(icmpType, identifier, sequence int) []byte {
 	m := make([]byte, 20)
 	m[0] = byte(icmpType)
-	binary.BigEndian.PutUint16(m[4:], uint16(os.Getpid()))
+	binary.BigEndian.PutUint16(m[4:], uint16(identifier))
 	binary.BigEndian.PutUint16(m[6:], uint16(sequence))
 	binary.BigEndian.PutUint16(m[2:], checksum(m))
 	return m

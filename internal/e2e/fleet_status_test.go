@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"os/exec"
 	"strings"
 	"testing"
@@ -69,7 +70,8 @@ func TestFleetStatus(t *testing.T) {
 }
 
 func stderrOf(err error) string {
-	if e, ok := err.(*exec.ExitError); ok {
+	var e *exec.ExitError
+	if errors.As(err, &e) {
 		return string(e.Stderr)
 	}
 	return ""

@@ -66,15 +66,15 @@ soak-long: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run 'Chaos|MendedSoon' ./internal/daemon -args -chaos 10m -flushes 500 -soon 100ms
 	$(GO) test -timeout 20m -run Explore ./datapath/handshake -args -deep
 
+# FUZZTIME=1h make fuzz: an hour each
+FUZZTIME ?= 60s
+FUZZ = compiler:FuzzParse compiler:FuzzWords datapath/token:FuzzToken datapath/token:FuzzStatement \
+	datapath/packet:FuzzPacket datapath/packet:FuzzQuote datapath/pki:FuzzGrants datapath/pki:FuzzVerify datapath/pki:FuzzWords \
+	datapath/handshake:FuzzStep
 fuzz:
-	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime 60s ./compiler
-	$(GO) test -run '^$$' -fuzz FuzzToken -fuzztime 60s ./datapath/token
-	$(GO) test -run '^$$' -fuzz FuzzStatement -fuzztime 60s ./datapath/token
-	$(GO) test -run '^$$' -fuzz FuzzPacket -fuzztime 60s ./datapath/packet
-	$(GO) test -run '^$$' -fuzz FuzzQuote -fuzztime 60s ./datapath/packet
-	$(GO) test -run '^$$' -fuzz FuzzGrants -fuzztime 60s ./datapath/pki
-	$(GO) test -run '^$$' -fuzz FuzzVerify -fuzztime 60s ./datapath/pki
-	$(GO) test -run '^$$' -fuzz FuzzStep -fuzztime 60s ./datapath/handshake
+	@for f in $(FUZZ); do \
+	  echo "== $$f"; $(GO) test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) ./$${f%:*} || exit 1; \
+	done
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w"; exit 1; }

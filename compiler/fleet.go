@@ -231,6 +231,8 @@ func (l *layout) fleetIn() nft.Chain {
 	c.Rules = append(c.Rules, fromFleet(tholeOption, goTo("fleet_begin"))...)
 	c.Rules = append(c.Rules, pendingTuple(look, anyOf(nft.TCPFlags, nft.TCPRst))...)
 	c.Rules = append(c.Rules, pendingTuple(look, masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck))...)
+	// A SYN without a token that meets the request of one with: INPUT would find no socket to judge.
+	c.Rules = append(c.Rules, pendingTuple(look, masked(nft.TCPFlags, tcpOpening, nft.TCPSyn))...)
 	return c
 }
 

@@ -128,10 +128,14 @@ func (c Conn) proven(p *packet.Packet) (Conn, Action) {
 	return Conn{}, Action{Do: TakeT3, Mark: MarkProven, Class: c.Class}
 }
 
-// unproven is for what a pending connection's client sends without a proof.
+// unproven is for what a pending connection's client sends without a proof, a SYN
+// without a token for instance, which its kernel would answer.
 func (c *Conn) unproven(p *packet.Packet) Action {
-	if c.State == Closed && p.Flags&packet.ACK != 0 {
+	switch {
+	case c.State == Closed && p.Flags&packet.ACK != 0:
 		return refuse(Forgotten).end(p.Ack)
+	case c.State == Plain: // a SYN that meets ours, which went without a token
+		return Action{Do: Accept}
 	}
 	return refuse(Unproven)
 }

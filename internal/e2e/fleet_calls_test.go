@@ -88,18 +88,22 @@ func (p *party) calls(calls []call) []result {
 // listens has an answerer listen at all addresses.
 func (p *party) listens(ports []port) {
 	p.t.Helper()
-	var got map[int]int
+	var before delivery
 	must(p.t, p.out.Encode(ports))
-	must(p.t, p.in.Decode(&got))
+	must(p.t, p.in.Decode(&before))
 }
 
 // got returns how many bytes of its callers an answerer was given at each port.
-func (p *party) got() map[int]int {
+func (p *party) got() map[int]int { p.t.Helper(); return p.delivered().Bytes }
+
+// A delivery is what came to an answerer, by port.
+type delivery struct{ Connections, Bytes map[int]int }
+
+func (p *party) delivered() (d delivery) {
 	p.t.Helper()
-	var got map[int]int
 	must(p.t, p.out.Encode([]port{}))
-	must(p.t, p.in.Decode(&got))
-	return got
+	must(p.t, p.in.Decode(&d))
+	return d
 }
 
 func makeCalls() error {
@@ -204,11 +208,11 @@ func (c call) ask(conn net.Conn, sent []byte, r *result) error {
 // An answerer counts what it is given.
 type answerer struct {
 	mu  sync.Mutex // guards got
-	got map[int]int
+	got delivery
 }
 
 func answerCalls() error {
-	a := answerer{got: map[int]int{}}
+	a := answerer{got: delivery{map[int]int{}, map[int]int{}}}
 	in, out := json.NewDecoder(bufio.NewReader(os.Stdin)), json.NewEncoder(os.Stdout)
 	for {
 		var ports []port
@@ -237,6 +241,9 @@ func (a *answerer) serve(l net.Listener, p port) {
 		if err != nil {
 			return
 		}
+		a.mu.Lock()
+		a.got.Connections[p.Number]++
+		a.mu.Unlock()
 		go func() {
 			defer conn.Close()
 			if p.Greeted {
@@ -246,7 +253,7 @@ func (a *answerer) serve(l net.Listener, p port) {
 			for {
 				n, err := conn.Read(b)
 				a.mu.Lock()
-				a.got[p.Number] += n
+				a.got.Bytes[p.Number] += n
 				a.mu.Unlock()
 				if err != nil {
 					return

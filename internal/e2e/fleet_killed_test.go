@@ -13,17 +13,25 @@ import (
 type paused struct {
 	at       int // the packet, from 1, of both directions
 	known    bool
+	client   uint16 // its port, from the first SYN on; packets of others are not counted
 	seen     int
 	held     []*nstest.Frame
 	open     bool
+	answers  bool // what the server sends does not wait
 	verified bool // the server sent what it sends only behind the proof
 }
 
 func (c *paused) pass(p *nstest.Frame) []*nstest.Frame {
+	if c.client == 0 && p.FromA && p.TCP.Has(nstest.SYN) {
+		c.client = p.TCP.From.Port()
+	}
+	if c.client != max(p.TCP.From.Port(), p.TCP.To.Port()) {
+		return []*nstest.Frame{p}
+	}
 	if !p.FromA && !p.TCP.Has(nstest.SYN) && !p.TCP.Has(nstest.RST) && !c.open {
 		c.verified = true
 	}
-	if c.seen++; c.seen < c.at || c.open {
+	if c.seen++; c.seen < c.at || c.open || c.answers && !p.FromA {
 		return []*nstest.Frame{p}
 	}
 	c.held = append(c.held, p)

@@ -228,7 +228,7 @@ func (l *layout) fleetIn() nft.Chain {
 		return []nft.Statement{nft.InSet{Key: key, Set: set}, l.queue()}
 	}
 	c.Rules = append(c.Rules, pendingTuple(look, tholeOption)...)
-	c.Rules = append(c.Rules, fromFleet(tholeOption, goTo("fleet_begin"))...)
+	c.Rules = append(c.Rules, fromFleet(tholeOption, is(nft.FibDaddrType, nft.RTNLocal), goTo("fleet_begin"))...) // what is forwarded is others'
 	c.Rules = append(c.Rules, pendingTuple(look, anyOf(nft.TCPFlags, nft.TCPRst))...)
 	c.Rules = append(c.Rules, pendingTuple(look, masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck))...)
 	// A SYN without a token that meets the request of one with: INPUT would find no socket to judge.

@@ -193,6 +193,10 @@ func playRole(role string) {
 		err = makeCalls()
 	case roleAnswerer:
 		err = answerCalls()
+	case roleFlooder:
+		err = sendFlood()
+	case roleMarker:
+		err = play(sendMarked)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, role, err)

@@ -144,10 +144,14 @@ func (m *machine) listen() <-chan int64 {
 	return times
 }
 
-// labelled returns the cgroup of a workload.
+// labelled returns the cgroup of a workload, with labels that commas divide.
 func (m *machine) labelled(name, label string) *nstest.Cgroup {
 	m.t.Helper()
-	hold := m.In("hold").Start(m.thole, "run", "--label", label, "--name", name, "sleep", "infinity")
+	args := []string{"run", "--name", name}
+	for l := range strings.SplitSeq(label, ",") {
+		args = append(args, "--label", l)
+	}
+	hold := m.In("hold").Start(m.thole, append(args, "sleep", "infinity")...)
 	var path string
 	nstest.WaitFor(m.t, 10*time.Second, "the workload "+name, func() bool {
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", hold.Pid))

@@ -178,9 +178,9 @@ func playRole(role string) {
 	case roleConnecter:
 		err = play(connectTimes)
 	case roleSink:
-		err = serveBulk()
+		err = serveBulk(bulkAddress)
 	case roleSource:
-		err = sendBulk()
+		err = sendBulk(bulkAddress)
 	case roleReceiver:
 		err = receiveDatagrams()
 	case roleSender:
@@ -195,6 +195,16 @@ func playRole(role string) {
 		err = answerCalls()
 	case roleFlooder:
 		err = sendFlood()
+	case roleFarAccepter:
+		err = serveConnectsAt(&unix.SockaddrInet4{Port: 4242})
+	case roleFarConnecter:
+		err = play(func(n int) ([]float64, error) { return connectTimesTo(farAddress, n) })
+	case roleFarSink:
+		err = serveBulk(":4242")
+	case roleFarSource:
+		err = sendBulk("10.0.0.2:4242")
+	case rolePostman:
+		err = acceptAll()
 	case roleMarker:
 		err = play(sendMarked)
 	}

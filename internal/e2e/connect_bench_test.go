@@ -81,12 +81,14 @@ func (n *node) enforceScale(workloads int) {
 }
 
 // serveConnects listens; for each line it accepts and closes what waits.
-func serveConnects() error {
+func serveConnects() error { return serveConnectsAt(benchAddress) }
+
+func serveConnectsAt(at unix.Sockaddr) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, benchAddress); err != nil {
+	if err := unix.Bind(fd, at); err != nil {
 		return err
 	}
 	if err := unix.Listen(fd, 1024); err != nil {
@@ -105,11 +107,13 @@ func serveConnects() error {
 }
 
 // connectTimes connects n times and returns the median and the 99th percentile, in µs.
-func connectTimes(n int) ([]float64, error) {
+func connectTimes(n int) ([]float64, error) { return connectTimesTo(benchAddress, n) }
+
+func connectTimesTo(to unix.Sockaddr, n int) ([]float64, error) {
 	times := make([]time.Duration, n)
 	for i := range times {
 		var err error
-		if times[i], err = connectOnce(); err != nil {
+		if times[i], err = connectOnce(to); err != nil {
 			return nil, err
 		}
 	}
@@ -119,14 +123,14 @@ func connectTimes(n int) ([]float64, error) {
 }
 
 // connectOnce times a connect. It closes with a reset, so that ports are not used up.
-func connectOnce() (time.Duration, error) {
+func connectOnce(to unix.Sockaddr) (time.Duration, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Close(fd)
 	start := time.Now()
-	if err := unix.Connect(fd, benchAddress); err != nil {
+	if err := unix.Connect(fd, to); err != nil {
 		return 0, err
 	}
 	took := time.Since(start)

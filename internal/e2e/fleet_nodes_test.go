@@ -55,7 +55,7 @@ type fleetMember struct {
 }
 
 // startMembers gives machines certificates of a CA and starts their daemons.
-func startMembers(t *testing.T, ca fleetCA, members []fleetMember, networks string) {
+func startMembers(t testing.TB, ca fleetCA, members []fleetMember, networks string) {
 	t.Helper()
 	for _, m := range members {
 		dir := filepath.Join(t.TempDir(), "pki")

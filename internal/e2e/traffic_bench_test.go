@@ -60,8 +60,8 @@ const bulkAddress = "127.0.0.1:4242"
 
 // serveBulk takes a connection, and answers so many bytes, as a number before them says, with
 // one byte.
-func serveBulk() error {
-	l, err := net.Listen("tcp", bulkAddress)
+func serveBulk(at string) error {
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		return err
 	}
@@ -94,8 +94,8 @@ func takeBulk(conn net.Conn, buf []byte) error {
 }
 
 // sendBulk sends over one connection, in each round as many bytes as it is told.
-func sendBulk() error {
-	conn, err := net.Dial("tcp", bulkAddress)
+func sendBulk(to string) error {
+	conn, err := net.Dial("tcp", to)
 	if err != nil {
 		return err
 	}

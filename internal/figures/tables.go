@@ -58,6 +58,16 @@ var allTables = []table{
 		{"UDP datagrams of 32 bytes a second, against conntrack alone", "datagrams/conntrack", "", aim{}},
 		{"UDP datagrams of 32 bytes", "packets/s-datagrams", "a second", aim{}},
 	}},
+	{"fleet", []row{
+		{"p50, known peer, against the same packets accepted in userspace", "fleet-p50/userspace", "", atMost(1.3)},
+		{"p99, known peer, against the same packets accepted in userspace", "fleet-p99/userspace", "", aim{}},
+		{"p50, known peer, against conntrack alone", "fleet-p50/conntrack", "", aim{}},
+		{"p99, known peer, against conntrack alone", "fleet-p99/conntrack", "", aim{}},
+		{"p50, known peer", "us/fleet-connect", "µs", aim{}},
+		{"p50, the same packets accepted in userspace", "us/fleet-userspace", "µs", aim{}},
+		{"connections that a node takes, for a second of its daemon's processor time", "connections/cpu-second", "", atLeast(5000)},
+		{"throughput of TCP behind the handshake, against conntrack alone", "fleet-bulk/conntrack", "", atLeast(0.98)},
+	}},
 	{"scale", []row{
 		{"one workload more, 100 workloads", "ms/one-workload-more@100", "ms", atMost(1)},
 		{"one workload more, 10,000 workloads", "ms/one-workload-more@10000", "ms", atMost(1)},

@@ -148,7 +148,7 @@ func TestFleetLabelLeftOut(t *testing.T) {
 
 const roleMarker = "marker"
 
-// markers are the bits beside a class that a mark may have.
+// markBits are the bits beside a class that a mark may have.
 var markBits = []uint32{0, compiler.Ungated, compiler.Plain, compiler.Unproven, compiler.Introduced(0), 1 << 16, 2 << 16, 1<<16 | compiler.Plain}
 
 // markedPorts are those that marked packets go to: of this node, and of the other.

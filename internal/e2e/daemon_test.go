@@ -18,8 +18,11 @@ import (
 // scratch is where the program is built; TestMain removes it.
 var scratch string
 
-// tholeBinary builds the program once for all tests.
+// tholeBinary builds the program once for all tests, unless THOLE_BINARY says where it is.
 var tholeBinary = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("THOLE_BINARY"); path != "" {
+		return path, nil
+	}
 	var err error
 	if scratch, err = os.MkdirTemp("", "thole-e2e-"); err != nil {
 		return "", err

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -80,6 +81,10 @@ func startParty(t testing.TB, cg *nstest.Cgroup, role string) *party {
 func (p *party) calls(calls []call) []result {
 	p.t.Helper()
 	var results []result
+	calls = slices.Clone(calls)
+	for i := range calls {
+		calls[i].Wait = nstest.Patience(calls[i].Wait)
+	}
 	must(p.t, p.out.Encode(calls))
 	must(p.t, p.in.Decode(&results))
 	return results

@@ -145,7 +145,7 @@ func (f *form) check(t *testing.T, passed []nstest.Passage) {
 	t.Helper()
 	if f.loses == "" {
 		checkWire(t, passed, f.whole)
-		if got := tokensOf(passed); !slices.Equal(got, f.tokens) {
+		if got := tokensOf(passed); !slices.Equal(got, f.tokens) && !(nstest.Slow() && repeated(passed)) {
 			t.Errorf("tokens of the types %v, want %v", got, f.tokens)
 		}
 	}
@@ -169,6 +169,21 @@ func tokenType(s *nstest.Segment) string {
 		return fmt.Sprint(o[2])
 	}
 	return ""
+}
+
+// repeated reports whether a SYN was sent twice: on a slow machine TCP's timer, a second
+// long, is at times faster than the answer, which is as if the answer had been lost.
+func repeated(passed []nstest.Passage) bool {
+	seen := map[bool]bool{}
+	for _, p := range passed {
+		if p.TCP != nil && p.TCP.Has(nstest.SYN) {
+			if seen[p.FromA] {
+				return true
+			}
+			seen[p.FromA] = true
+		}
+	}
+	return false
 }
 
 func tokensOf(passed []nstest.Passage) (types []string) {

@@ -86,19 +86,19 @@ func TestFleetPrograms(t *testing.T) {
 	webB.Start("iperf3", "-s", "-p", "5201")
 	third.In("free").Start("nginx", "-e", "stderr", "-c", nginxConf(t, 80, "third"))
 	proxy := filepath.Join(t.TempDir(), "haproxy.cfg")
-	must(t, os.WriteFile(proxy, []byte(`
+	must(t, os.WriteFile(proxy, fmt.Appendf(nil, `
 defaults
 	mode http
 	retries 0
-	timeout connect 3s
-	timeout client 5s
-	timeout server 5s
+	timeout connect %[1]ds
+	timeout client %[2]ds
+	timeout server %[2]ds
 frontend all
 	bind :::8080 v4v6
 	default_backend web
 backend web
 	server web 10.0.0.254:80
-`), 0o644))
+`, int(nstest.Patience(3*time.Second).Seconds()), int(nstest.Patience(5*time.Second).Seconds())), 0o644))
 	webA.Start("haproxy", "-db", "-f", proxy)
 	b.untilListening(80, 5201)
 	a.untilListening(8080)
@@ -130,11 +130,12 @@ backend web
 	check := func(t *testing.T) {
 		t.Helper()
 		for _, r := range reaches {
-			patience := "5"
+			patience := 5 * time.Second
 			if r.want == "" {
-				patience = "0.5"
+				patience = 500 * time.Millisecond
 			}
-			out, err := r.from.Command("curl", "-s", "-m", patience, "http://"+r.url).Output()
+			limit := fmt.Sprint(nstest.Patience(patience).Seconds())
+			out, err := r.from.Command("curl", "-s", "-m", limit, "http://"+r.url).Output()
 			if got := strings.TrimSpace(string(out)); got != r.want {
 				t.Errorf("%s: %q, %v, want %q", r.name, got, err, r.want)
 			}
@@ -208,7 +209,7 @@ func TestFleetContainers(t *testing.T) {
 func moveBulk(t *testing.T, from *nstest.Cgroup, local, to string) {
 	t.Helper()
 	for _, reverse := range []bool{false, true} {
-		args := []string{"-c", to, "-B", local, "-p", "5201", "-n", "40M", "-J", "--connect-timeout", "5000"}
+		args := []string{"-c", to, "-B", local, "-p", "5201", "-n", "40M", "-J", "--connect-timeout", fmt.Sprint(nstest.Patience(5 * time.Second).Milliseconds())}
 		if reverse {
 			args = append(args, "-R")
 		}

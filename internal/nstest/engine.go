@@ -164,7 +164,7 @@ func (e *Engine) answers() bool {
 		return false
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(enginePatience))
+	_ = conn.SetDeadline(time.Now().Add(Patience(enginePatience)))
 	if _, err := conn.Write([]byte("GET /_ping HTTP/1.0\r\n\r\n")); err != nil {
 		return false
 	}
@@ -193,7 +193,7 @@ func (e *Engine) signal(s unix.Signal) {
 	}
 	select {
 	case <-e.dockerd.Done():
-	case <-time.After(enginePatience):
+	case <-time.After(Patience(enginePatience)):
 		e.t.Fatalf("nstest: dockerd does not end within %v", enginePatience)
 	}
 }

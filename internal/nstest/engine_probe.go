@@ -89,7 +89,7 @@ func (e *Engine) mountExe() []string {
 // accept returns the probe that connects next.
 func (e *Engine) accept(name string, listener *net.UnixListener) *Probe {
 	e.t.Helper()
-	_ = listener.SetDeadline(time.Now().Add(enginePatience))
+	_ = listener.SetDeadline(time.Now().Add(Patience(enginePatience)))
 	control, err := listener.AcceptUnix()
 	if err != nil {
 		logs, _ := e.TryDocker("logs", name)

@@ -96,7 +96,7 @@ func (p *Probe) SetUID(uid int) {
 func (p *Probe) Stop() {
 	p.host.t.Helper()
 	p.control.Close()
-	gone, err := pollFD(p.pidfd, unix.POLLIN, endPatience) // readable when the last thread is gone
+	gone, err := pollFD(p.pidfd, unix.POLLIN, Patience(endPatience)) // readable when the last thread is gone
 	if err != nil || !gone {
 		p.host.t.Fatalf("nstest: probe %s (pid %d) does not end: %v", p.Name, p.pid, err)
 	}
@@ -111,6 +111,7 @@ func (p *Probe) exchange(req request, rights []byte) reply {
 	p.host.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	req.Patience = Patience(req.Patience) // here: a probe in a container has another environment
 	line, err := json.Marshal(req)
 	if err != nil {
 		p.host.t.Fatalf("nstest: %+v: %v", req, err)

@@ -28,12 +28,18 @@ func TestMain(m *testing.M) { nstest.Main(m) }
 
 const patience = 20 * time.Second
 
-// enqueue adds a rule to a chain that sends every packet to a queue: the xtables target,
-// which is all that some kernels have. Info is struct xt_NFQ_info_v3, number, queues,
-// flags: none, so without a reader the packet is dropped.
+// enqueue adds a rule to a chain that sends every packet to a queue: nft's, or the xtables
+// target, which is all that some kernels have. Info is struct xt_NFQ_info_v3, number,
+// queues, flags: none, so without a reader the packet is dropped.
 func enqueue(t testing.TB, host *nstest.Host, chain string, number byte) {
 	t.Helper()
-	var err error
+	err := host.Nft(fmt.Sprintf("add rule inet t %s queue num %d\n", chain, number))
+	if err == nil {
+		return
+	}
+	if nstest.NativeQueue() {
+		t.Fatal(err)
+	}
 	if e := host.Do(func() {
 		var conn *nftables.Conn
 		if conn, err = nftables.New(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/rulesettest"
 )
@@ -396,14 +397,17 @@ func TestOneFamily(t *testing.T) {
 	}
 }
 
-// TestQueue loads what nft can only print: on this kernel perhaps not even that.
+// TestQueue loads what nft can load only where the kernel has the expression queue.
 func TestQueue(t *testing.T) {
-	_, c := open(t)
+	h, c := open(t)
 	is, err := c.NativeQueue()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("the expression queue: %t", is)
+	if !is && nstest.NativeQueue() {
+		t.Error("this kernel has the expression queue, and it was not found")
+	}
 	want := ruleset.Table{Name: "thole", Chains: []ruleset.Chain{{
 		Name: "prerouting", Hook: ruleset.Prerouting, Priority: -300,
 		Rules: []ruleset.Rule{{Statements: []ruleset.Statement{ruleset.Queue{Number: 5447}}}},
@@ -411,4 +415,18 @@ func TestQueue(t *testing.T) {
 	want.Normalise()
 	mustApply(t, c, nil, &want)
 	checkTable(t, "loaded", mustRead(t, c), want)
+	if !is {
+		return
+	}
+	byNetlink := h.NftList()
+	if code := h.Shell("nft --debug=netlink list table inet thole"); !strings.Contains(code, "[ queue num 5447 ]") {
+		t.Errorf("no expression queue was loaded:\n%s", code)
+	}
+	if err := h.Nft(want.Text()); err != nil {
+		t.Fatalf("%v\n%s", err, want.Text())
+	}
+	checkTable(t, "text", mustRead(t, c), want)
+	if diff := cmp.Diff(byNetlink, h.NftList()); diff != "" {
+		t.Errorf("nft lists what was loaded by netlink (-) and by text (+) differently:\n%s", diff)
+	}
 }

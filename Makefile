@@ -1,7 +1,7 @@
 # make            build bin/thole
 # make test       install what tests need from Debian's packages, run everything but what is long by nature
 # make demo       the story as a terminal session, in namespaces of its own
-# make test-vm    the tests that want systemd, in virtual machines with Debian's kernels
+# make test-vm    the tests that want systemd, and those of traffic between nodes, in VMs with Debian's kernels
 # make bench      what Thole costs, into the tables of docs/PERFORMANCE.md: on an idle machine, some 10 minutes
 # make soak       a million random cases, and 5,000 through the kernel: some 7 minutes, at most 20
 # make soak-long  the other long tests: some two hours

@@ -90,6 +90,20 @@ func (p *party) calls(calls []call) []result {
 	return results
 }
 
+// someCalls makes calls, as many at once as this machine can have without meeting the
+// product's own limits of time.
+func (p *party) someCalls(calls []call) (results []result) {
+	p.t.Helper()
+	atOnce := len(calls)
+	if nstest.Slow() {
+		atOnce = 16
+	}
+	for some := range slices.Chunk(calls, atOnce) {
+		results = append(results, p.calls(some)...)
+	}
+	return results
+}
+
 // listens has an answerer listen at all addresses.
 func (p *party) listens(ports []port) {
 	p.t.Helper()

@@ -99,6 +99,7 @@ func TestFleetCaptures(t *testing.T) {
 	startParty(t, b.In("free"), roleAnswerer).listens([]port{{Number: 1200}})
 	startParty(t, third.In("free"), roleAnswerer).listens([]port{{Number: 1000}, {Number: 1001}})
 	var all []captured
+	disturbed, wasDisturbed := 0, false
 	for _, version6 := range []bool{false, true} {
 		for _, form := range forms {
 			t.Run(fmt.Sprintf("%s IPv6=%t", form.name, version6), func(t *testing.T) {
@@ -130,12 +131,20 @@ func TestFleetCaptures(t *testing.T) {
 					passed = append(passed, wire.Passed()...)
 					return !form.whole || finished(passed)
 				})
+				before := wasDisturbed
+				if wasDisturbed = nstest.Slow() && repeated(passed); wasDisturbed && form.loses == "" {
+					disturbed++
+					form.loses = "nothing: it was late"
+				}
 				form.check(t, passed)
-				if now := a.conntrackStats("invalid") + b.conntrackStats("invalid"); now != invalid && form.loses == "" {
+				if now := a.conntrackStats("invalid") + b.conntrackStats("invalid"); now != invalid && form.loses == "" && !before {
 					t.Errorf("conntrack called %d packets invalid: of the client's node %s, of the server's %s", now-invalid, a.invalid(), b.invalid())
 				}
 			})
 		}
+	}
+	if len(all) < 2*disturbed {
+		t.Errorf("in %d of %d something was repeated: this machine is too slow to tell", disturbed, len(all))
 	}
 	checkTshark(t, all)
 }
@@ -145,7 +154,7 @@ func (f *form) check(t *testing.T, passed []nstest.Passage) {
 	t.Helper()
 	if f.loses == "" {
 		checkWire(t, passed, f.whole)
-		if got := tokensOf(passed); !slices.Equal(got, f.tokens) && !(nstest.Slow() && repeated(passed)) {
+		if got := tokensOf(passed); !slices.Equal(got, f.tokens) {
 			t.Errorf("tokens of the types %v, want %v", got, f.tokens)
 		}
 	}
@@ -171,17 +180,23 @@ func tokenType(s *nstest.Segment) string {
 	return ""
 }
 
-// repeated reports whether a SYN was sent twice: on a slow machine TCP's timer, a second
-// long, is at times faster than the answer, which is as if the answer had been lost.
+// repeated reports whether something was sent twice: on a slow machine TCP's timers, of 1 s
+// and 0.2 s, are at times faster than the answer, which is as if that had been lost.
 func repeated(passed []nstest.Passage) bool {
-	seen := map[bool]bool{}
+	type start struct {
+		fromA bool
+		seq   uint32
+	}
+	seen := map[start]bool{}
 	for _, p := range passed {
-		if p.TCP != nil && p.TCP.Has(nstest.SYN) {
-			if seen[p.FromA] {
-				return true
-			}
-			seen[p.FromA] = true
+		if p.TCP == nil || p.TCP.Size() == 0 {
+			continue
 		}
+		at := start{p.FromA, p.TCP.Seq}
+		if seen[at] {
+			return true
+		}
+		seen[at] = true
 	}
 	return false
 }

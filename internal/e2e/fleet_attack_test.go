@@ -33,10 +33,10 @@ import (
 //	downgrade                                     TestFleetDowngrade, TestFleetByAddress
 //	data before the proof, deferred accept        TestFleetBeforeTheProof, TestFleetKilledInTheHandshake, TestFleetCaptures
 //	forged RST while pending                      TestFleetBeforeTheProof
-//	the option through a router                   TestFleetOptionElsewhere
+//	the option through a router                   TestFleetThroughANode
 //	marks, packets that appear on lo              TestFleetMarks, attack: TestContainersRoot, TestInjectedOnLoopback
-//	a label left out                              TestFleetLabelLeftOut, compiler: TestFleet…
-//	floods                                        TestFleetFlooded, TestFleetFloodIsBounded, BenchmarkFleetFlooded
+//	a label left out                              TestFleetLabelLeftOut
+//	floods                                        TestFleetFlooded, TestFleetFloodIsBounded
 //	10^5 label sets                               peers: TestStatementsOfOneNode, TestBounds; daemon: its allowance
 //	epochs come round                             TestEpochComesRound, TestRevocationUnderTraffic
 //	ICMP errors that quote the wire's numbers     TestFleetErrorsAreTranslated, packet: TestKernelTakesTheError
@@ -132,15 +132,6 @@ func (h *heldCall) goesOn(what string) {
 	h.s.pauses.resume()
 	if r := <-h.result; !r.Whole {
 		h.s.t.Errorf("%s: the call itself: %+v", what, r)
-	}
-}
-
-// fails lets the call go on, and fails the test if it comes about.
-func (h *heldCall) fails(what string) {
-	h.s.t.Helper()
-	h.s.pauses.resume()
-	if r := <-h.result; r.Connected {
-		h.s.t.Errorf("%s: connected: %+v", what, r)
 	}
 }
 

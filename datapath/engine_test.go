@@ -47,7 +47,7 @@ func (w *world) Listener(local, remote netip.AddrPort, device int) (uint64, erro
 }
 
 func (w *world) Send(b []byte, mark uint32, _ int) error {
-	if mark == compiler.Sent {
+	if mark == compiler.Sent || mark == compiler.SentOut {
 		w.sent = append(w.sent, slices.Clone(b))
 	}
 	return nil

@@ -102,6 +102,7 @@ type Queue struct {
 	number uint16
 	handle func(Packet) Verdict
 	nf     *nfqueue.Nfqueue
+	socket *socket // of nf
 	stop   context.CancelFunc
 	failed chan error // of one
 
@@ -141,6 +142,9 @@ func Open(config Config, handle func(Packet) Verdict) (*Queue, error) {
 	if err := nf.Con.SetReadBuffer(config.Buffer); err != nil {
 		nf.Con.Close()
 		return nil, fmt.Errorf("queue %d: a socket buffer of %d bytes: %v", config.Number, config.Buffer, err)
+	}
+	if q.socket, nf.Con, err = takeOver(nf.Con); err != nil {
+		return nil, fmt.Errorf("queue %d: %v", config.Number, err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	q.stop = stop

@@ -223,13 +223,9 @@ func TestCloseUnbinds(t *testing.T) {
 	host := nstest.New(t)
 	accept := func(Packet) Verdict { return Accept() }
 	q := open(t, host, Config{}, accept)
-	raw, err := q.nf.Con.SyscallConn()
+	held, err := unix.Dup(q.socket.fd)
 	if err != nil {
 		t.Fatal(err)
-	}
-	held := -1
-	if e := raw.Control(func(fd uintptr) { held, err = unix.Dup(int(fd)) }); e != nil || err != nil {
-		t.Fatal(e, err)
 	}
 	defer unix.Close(held)
 	q.Close()

@@ -32,6 +32,8 @@ var ErrNone = errors.New("no such socket")
 // An answer is a struct inet_diag_msg of 72 bytes: family, state, timer, retransmissions,
 // 48 bytes as from offset 8 above, and more; and attributes follow.
 const (
+	headerSize   = 16  // of struct nlmsghdr
+	answerBuffer = 512 // bytes; what the kernel says of a listener takes some 150
 	requestSize  = 56
 	answerSize   = 72
 	idAt         = 8  // in the request
@@ -44,25 +46,32 @@ const (
 
 // A Finder finds sockets of one network namespace. It is safe for concurrent use.
 type Finder struct {
-	mu   sync.Mutex // held from a request to its answer
-	conn *netlink.Conn
-
-	// stale: a request failed, and an answer to it may be there. It would be taken for that
-	// to the next one.
-	stale bool
+	mu     sync.Mutex // guards what follows, from a request to its answer
+	fd     int
+	number uint32 // of the last request; its answer has it, too
+	buffer [answerBuffer]byte
 }
 
 // NewFinder opens a Finder in the network namespace of the calling thread. Close it.
 func NewFinder() (*Finder, error) {
-	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("looking for sockets: %v", err)
 	}
-	return &Finder{conn: conn}, nil
+	return &Finder{fd: fd}, nil
 }
 
 // Close closes the Finder.
-func (f *Finder) Close() error { return f.conn.Close() }
+func (f *Finder) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fd < 0 {
+		return nil
+	}
+	fd := f.fd
+	f.fd = -1
+	return unix.Close(fd)
+}
 
 // Connecting returns the cgroup of the socket that sent the SYN from local to remote.
 // Device is the interface by which it leaves. The error is ErrNone if there is none: a
@@ -108,50 +117,67 @@ type socket struct {
 func (f *Finder) find(local, remote netip.AddrPort, device int) (socket, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.drain(); err != nil {
-		return socket{}, fmt.Errorf("looking for sockets: %v", err)
-	}
-	answers, err := f.conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: diagByFamily, Flags: netlink.Request},
-		Data:   request(local, remote, device),
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return socket{}, ErrNone
-	}
-	if err == nil && len(answers) != 1 {
-		err = fmt.Errorf("%d answers", len(answers))
-	}
+	f.number++
+	_, err := unix.Write(f.fd, request(f.number, local, remote, device))
 	if err != nil {
-		f.stale = true
 		return socket{}, fmt.Errorf("looking for the socket at %s: %v", local, err)
 	}
-	return parse(answers[0].Data)
+	s, err := f.answer()
+	if err != nil && !errors.Is(err, ErrNone) {
+		return socket{}, fmt.Errorf("looking for the socket at %s: %v", local, err)
+	}
+	return s, err
 }
 
-// drain takes away what a request that failed has left. The kernel answers before the
-// request's system call returns, so it is all there.
-func (f *Finder) drain() error {
-	if !f.stale {
-		return nil
-	}
-	raw, err := f.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	err = raw.Read(func(fd uintptr) bool {
-		for {
-			_, _, e := unix.Recvfrom(int(fd), nil, unix.MSG_DONTWAIT)
-			if e != nil && !errors.Is(e, unix.EINTR) && !errors.Is(e, unix.ENOBUFS) {
-				return true
-			}
+// answer reads the answer to the last request. The kernel gives it before the request's
+// system call returns, so it is there, maybe behind those that nobody took.
+func (f *Finder) answer() (socket, error) {
+	for {
+		n, _, err := unix.Recvfrom(f.fd, f.buffer[:], 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
-	})
-	f.stale = err != nil
-	return err
+		if err != nil {
+			return socket{}, err
+		}
+		if s, number, err := parseMessage(f.buffer[:n]); number == f.number {
+			return s, err
+		}
+	}
 }
 
-func request(local, remote netip.AddrPort, device int) []byte {
-	b := make([]byte, requestSize)
+// parseMessage parses the answer to the request of a number: a socket, or an error, struct
+// nlmsgerr, that begins with the negative errno(3).
+func parseMessage(b []byte) (s socket, number uint32, err error) {
+	if len(b) < headerSize {
+		return socket{}, 0, fmt.Errorf("the kernel's answer about a socket has %d bytes", len(b))
+	}
+	number = binary.NativeEndian.Uint32(b[8:])
+	size := binary.NativeEndian.Uint32(b)
+	if size < headerSize || uint64(size) > uint64(len(b)) {
+		return socket{}, number, fmt.Errorf("the kernel's answer about a socket has %d bytes, and should have %d", len(b), size)
+	}
+	data := b[headerSize:size]
+	switch kind := binary.NativeEndian.Uint16(b[4:]); {
+	case kind == diagByFamily:
+		s, err = parse(data)
+		return s, number, err
+	case kind != unix.NLMSG_ERROR || len(data) < 4:
+		return socket{}, number, fmt.Errorf("the kernel's answer about a socket is of the unknown kind %d", kind)
+	}
+	if e := unix.Errno(-int32(binary.NativeEndian.Uint32(data))); e != unix.ENOENT {
+		return socket{}, number, e
+	}
+	return socket{}, number, ErrNone
+}
+
+func request(number uint32, local, remote netip.AddrPort, device int) []byte {
+	message := make([]byte, headerSize+requestSize)
+	binary.NativeEndian.PutUint32(message, uint32(len(message)))
+	binary.NativeEndian.PutUint16(message[4:], diagByFamily)
+	binary.NativeEndian.PutUint16(message[6:], unix.NLM_F_REQUEST)
+	binary.NativeEndian.PutUint32(message[8:], number)
+	b := message[headerSize:]
 	b[0], b[1] = unix.AF_INET6, unix.IPPROTO_TCP
 	if local.Addr().Is4() {
 		b[0] = unix.AF_INET
@@ -163,7 +189,7 @@ func request(local, remote netip.AddrPort, device int) []byte {
 	copy(id[20:36], remote.Addr().AsSlice())
 	binary.NativeEndian.PutUint32(id[36:], uint32(device))
 	binary.NativeEndian.PutUint64(id[40:], ^uint64(0))
-	return b
+	return message
 }
 
 func parse(b []byte) (socket, error) {

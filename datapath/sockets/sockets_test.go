@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -13,7 +14,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"thole/datapath/packet"
@@ -223,6 +223,23 @@ func TestAnswersAreChecked(t *testing.T) {
 	if _, err := parse(append(make([]byte, answerSize), 8, 0, 21, 0, 1, 2, 3, 4)); err == nil {
 		t.Error("a cgroup's id of four bytes")
 	}
+	whole := append(request(7, netip.AddrPort{}, netip.AddrPort{}, lo)[:headerSize], make([]byte, answerSize)...)
+	binary.NativeEndian.PutUint32(whole, uint32(len(whole)))
+	if _, number, err := parseMessage(whole); number != 7 || err != nil {
+		t.Errorf("the answer to %d: %v", number, err)
+	}
+	for n := range whole {
+		if _, _, err := parseMessage(whole[:n]); err == nil {
+			t.Errorf("%d bytes are taken for an answer", n)
+		}
+	}
+	failed := append([]byte{20, 0, 0, 0, unix.NLMSG_ERROR}, make([]byte, 15)...)
+	for errno, want := range map[unix.Errno]error{unix.ENOENT: ErrNone, unix.EPERM: unix.EPERM} {
+		binary.NativeEndian.PutUint32(failed[headerSize:], uint32(-int32(errno)))
+		if _, _, err := parseMessage(failed); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
 }
 
 // TestFailedRequest: what it leaves is not taken for the next one's answer.
@@ -234,15 +251,10 @@ func TestFailedRequest(t *testing.T) {
 	a.Probe("a").Listen("tcp", "[::]:80")
 	b.Probe("b").Listen("tcp", "[::]:81")
 	local, remote := ports("127.0.0.1:80", "127.0.0.1:5000")
-	if _, err := f.conn.Send(netlink.Message{ // nobody takes the answer
-		Header: netlink.Header{Type: diagByFamily, Flags: netlink.Request}, Data: request(local, remote, lo),
-	}); err != nil {
+	if _, err := unix.Write(f.fd, request(f.number, local, remote, lo)); err != nil { // nobody takes the answer
 		t.Fatal(err)
 	}
 	other := netip.AddrPortFrom(local.Addr(), 81)
-	if got, err := f.Listener(other, remote, lo); err == nil {
-		t.Errorf("%d is the answer to another question", got)
-	}
 	for range 2 {
 		if got, err := f.Listener(other, remote, lo); err != nil || got != b.ID() {
 			t.Errorf("%d, %v, want %d", got, err, b.ID())

@@ -1,0 +1,149 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A socket is a netlink socket whose every call is a system call, and nothing else. The
+// library's own waits in Go's poller, and starts a goroutine for each call: at a dozen
+// calls for a handshake, three in four parts of the daemon's time were switches between
+// threads. One goroutine receives at a time; the rest is safe for concurrent use.
+type socket struct {
+	fd       int
+	wake     int          // an eventfd(2), readable once the socket is closed
+	mu       sync.RWMutex // read-locked by who uses the descriptors, which Close gives back
+	closed   atomic.Bool
+	buffer   []byte
+	messages []netlink.Message
+}
+
+// bufferSize has room for the largest packet and the attributes that come with it.
+const bufferSize = copyRange + 1 + 4096
+
+// takeOver moves a connection to a socket of this kind, and closes the one it had.
+func takeOver(conn *netlink.Conn) (*socket, *netlink.Conn, error) {
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, nil, err
+	}
+	s := &socket{buffer: make([]byte, bufferSize), messages: make([]netlink.Message, 0, 1)}
+	if e := raw.Control(func(fd uintptr) { s.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); e != nil || err != nil {
+		return nil, nil, errors.Join(e, err)
+	}
+	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
+		unix.Close(s.fd)
+		return nil, nil, err
+	}
+	name, err := unix.Getsockname(s.fd)
+	if err != nil {
+		return nil, nil, errors.Join(err, s.Close())
+	}
+	return s, netlink.NewConn(s, name.(*unix.SockaddrNetlink).Pid), nil
+}
+
+// Close ends a Receive that waits, and closes the socket when nobody uses it any more.
+func (s *socket) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	if _, err := unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(unix.Close(s.fd), unix.Close(s.wake))
+}
+
+// Send sends one message to the kernel.
+func (s *socket) Send(m netlink.Message) error {
+	b, err := m.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed.Load() {
+		return unix.EBADF
+	}
+	_, err = unix.Write(s.fd, b)
+	return err
+}
+
+// SendMessages sends some, each for itself.
+func (s *socket) SendMessages(list []netlink.Message) error {
+	for _, m := range list {
+		if err := s.Send(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Receive waits for what the kernel sends. The messages are the caller's until the next
+// call, and their data for ever.
+func (s *socket) Receive() ([]netlink.Message, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for {
+		if s.closed.Load() {
+			return nil, unix.EBADF
+		}
+		n, _, flags, _, err := unix.RecvmsgBuffers(s.fd, [][]byte{s.buffer}, nil, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			if err := s.wait(); err != nil {
+				return nil, err
+			}
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return nil, err
+		case flags&unix.MSG_TRUNC != 0:
+			return nil, fmt.Errorf("a message of the kernel has more than %d bytes", len(s.buffer))
+		default:
+			s.messages, err = messages(s.messages[:0], append([]byte(nil), s.buffer[:n]...))
+			return s.messages, err
+		}
+	}
+}
+
+// wait blocks the thread until there is something to receive, or the socket is closed.
+func (s *socket) wait() error {
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}, -1)
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	return err
+}
+
+// headerSize is that of struct nlmsghdr; messages begin at multiples of four bytes.
+const headerSize = 16
+
+// messages appends to a list what netlink(7) sent in one piece. The data are not copied.
+func messages(list []netlink.Message, b []byte) ([]netlink.Message, error) {
+	for len(b) > 0 {
+		if len(b) < headerSize {
+			return nil, fmt.Errorf("netlink: %d bytes behind the last message", len(b))
+		}
+		size := uint64(binary.NativeEndian.Uint32(b))
+		if size < headerSize || size > uint64(len(b)) {
+			return nil, fmt.Errorf("netlink: a message of %d bytes in %d", size, len(b))
+		}
+		list = append(list, netlink.Message{
+			Header: netlink.Header{
+				Length: uint32(size), Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])), Flags: netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
+				Sequence: binary.NativeEndian.Uint32(b[8:]), PID: binary.NativeEndian.Uint32(b[12:]),
+			},
+			Data: b[headerSize:size:size],
+		})
+		b = b[min(uint64(len(b)), (size+3)&^3):]
+	}
+	return list, nil
+}

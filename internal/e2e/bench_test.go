@@ -199,12 +199,16 @@ func playRole(role string) {
 		err = serveConnectsAt(&unix.SockaddrInet4{Port: 4242})
 	case roleFarConnecter:
 		err = play(func(n int) ([]float64, error) { return connectTimesTo(farAddress, n) })
+	case roleFarCrowd:
+		err = play(connectCrowd)
 	case roleFarSink:
 		err = serveBulk(":4242")
 	case roleFarSource:
 		err = sendBulk("10.0.0.2:4242")
 	case rolePostman:
 		err = acceptAll()
+	case roleBurner:
+		err = burn()
 	case roleMarker:
 		err = play(sendMarked)
 	}

@@ -72,7 +72,8 @@ func startMembers(t testing.TB, ca fleetCA, members []fleetMember, networks stri
 type fleetCA struct {
 	t testing.TB
 	*pki.CADir
-	dir string
+	dir    string
+	grants pki.Grants // of its nodes
 }
 
 func newFleetCA(t testing.TB) fleetCA {
@@ -81,15 +82,15 @@ func newFleetCA(t testing.TB) fleetCA {
 	ca, err := pki.InitCA(dir, "test", pki.For(time.Now().Add(-time.Hour), 48*time.Hour))
 	must(t, err)
 	t.Cleanup(ca.Close)
-	return fleetCA{t, ca, dir}
+	return fleetCA{t, ca, dir, pki.Grants{"app": {"*"}}}
 }
 
-// node makes a node's directory. It may assert any app, from its addresses.
+// node makes a node's directory. It may assert what is granted, from its addresses.
 func (ca fleetCA) node(dir, name string, addresses []netip.Addr) {
 	ca.t.Helper()
 	request, err := pki.Request(dir, name, false)
 	must(ca.t, err)
-	scope := pki.Scope{Grants: pki.Grants{"app": {"*"}}}
+	scope := pki.Scope{Grants: ca.grants}
 	for _, a := range addresses {
 		scope.Addresses = append(scope.Addresses, netip.PrefixFrom(a, a.BitLen()))
 	}

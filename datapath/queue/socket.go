@@ -21,6 +21,7 @@ type socket struct {
 	mu       sync.RWMutex // read-locked by who uses the descriptors, which Close gives back
 	closed   atomic.Bool
 	buffer   []byte
+	poll     [2]unix.PollFd
 	messages []netlink.Message
 }
 
@@ -42,6 +43,7 @@ func takeOver(conn *netlink.Conn) (*socket, *netlink.Conn, error) {
 		unix.Close(s.fd)
 		return nil, nil, err
 	}
+	s.poll = [...]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
 	name, err := unix.Getsockname(s.fd)
 	if err != nil {
 		return nil, nil, errors.Join(err, s.Close())
@@ -88,7 +90,8 @@ func (s *socket) SendMessages(list []netlink.Message) error {
 }
 
 // Receive waits for what the kernel sends. The messages are the caller's until the next
-// call, and their data for ever.
+// call, and their data for ever. (What is too long for the buffer is cut off, which its
+// own length tells.)
 func (s *socket) Receive() ([]netlink.Message, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -96,7 +99,7 @@ func (s *socket) Receive() ([]netlink.Message, error) {
 		if s.closed.Load() {
 			return nil, unix.EBADF
 		}
-		n, _, flags, _, err := unix.RecvmsgBuffers(s.fd, [][]byte{s.buffer}, nil, unix.MSG_DONTWAIT)
+		n, err := unix.Read(s.fd, s.buffer)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			if err := s.wait(); err != nil {
@@ -105,8 +108,6 @@ func (s *socket) Receive() ([]netlink.Message, error) {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return nil, err
-		case flags&unix.MSG_TRUNC != 0:
-			return nil, fmt.Errorf("a message of the kernel has more than %d bytes", len(s.buffer))
 		default:
 			s.messages, err = messages(s.messages[:0], append([]byte(nil), s.buffer[:n]...))
 			return s.messages, err
@@ -116,7 +117,7 @@ func (s *socket) Receive() ([]netlink.Message, error) {
 
 // wait blocks the thread until there is something to receive, or the socket is closed.
 func (s *socket) wait() error {
-	_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}, -1)
+	_, err := unix.Poll(s.poll[:], -1)
 	if errors.Is(err, unix.EINTR) {
 		return nil
 	}

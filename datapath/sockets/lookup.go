@@ -133,7 +133,7 @@ func (f *Finder) find(local, remote netip.AddrPort, device int) (socket, error) 
 // system call returns, so it is there, maybe behind those that nobody took.
 func (f *Finder) answer() (socket, error) {
 	for {
-		n, _, err := unix.Recvfrom(f.fd, f.buffer[:], 0)
+		n, err := unix.Read(f.fd, f.buffer[:])
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

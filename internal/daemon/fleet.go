@@ -8,7 +8,7 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
@@ -266,15 +266,26 @@ func (f *fleet) Allows(from, to uint32, port uint16) bool {
 	return f.view.Load().allows(from, to, port)
 }
 
-// remoteKey names what was proven.
+// remoteKey names what was proven. A part has its length before it, so that no two
+// Remotes have the same.
 func remoteKey(r compiler.Remote) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%q %s %s", r.Node, r.Address, r.Certificate)
-	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
-		fmt.Fprintf(&b, " %q=%q", key, r.Labels[key])
+	var space [256]byte
+	b := append(space[:0], r.Address.String()...)
+	part := func(s string) {
+		b = strconv.AppendInt(append(b, ' '), int64(len(s)), 10)
+		b = append(append(b, ':'), s...)
 	}
-	fmt.Fprintf(&b, " %q", r.Unsaid)
-	return b.String()
+	part(r.Node)
+	part(r.Certificate)
+	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
+		part(key)
+		part(r.Labels[key])
+	}
+	b = append(b, " unsaid"...)
+	for _, key := range r.Unsaid {
+		part(key)
+	}
+	return string(b)
 }
 
 // userLabels are those that are sent.
@@ -303,8 +314,17 @@ func (e *enforcer) publishFleet(v *view) {
 	}
 }
 
-// local is a workload of this node, as the datapath sees it.
+// local is a workload of this node, as the datapath sees it. It is asked at each packet
+// of a handshake.
 func (v *view) local(cgroup uint64) (datapath.Workload, bool) {
+	if known, ok := v.locals.Load(cgroup); ok {
+		return known.(datapath.Workload), true
+	}
 	w, ok := v.roster.of(cgroup)
-	return datapath.Workload{Cgroup: cgroup, Labels: userLabels(w), Class: v.result.ClassOf(&w).Number}, ok
+	if !ok {
+		return datapath.Workload{}, false
+	}
+	local := datapath.Workload{Cgroup: cgroup, Labels: userLabels(w), Class: v.result.ClassOf(&w).Number}
+	v.locals.Store(cgroup, local)
+	return local, true
 }

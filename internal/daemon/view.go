@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"thole/compiler"
@@ -14,7 +15,7 @@ import (
 )
 
 // A view is what requests are answered from: the state after the enforcer's last
-// change. It is not written to after it was published, but for the roster. What costs
+// change. It is not written to after it was published, but for the roster and locals. What costs
 // something is made when it is asked for.
 type view struct {
 	status   Status
@@ -26,6 +27,7 @@ type view struct {
 	// In a fleet: classes by remoteKey, and Result.Allows.
 	remotes map[string]uint32
 	allows  func(from, to uint32, port uint16) bool
+	locals  sync.Map // datapath.Workload by cgroup, of those that were asked for
 }
 
 // publish makes a view of the enforcer's state.

@@ -141,6 +141,10 @@ backend web
 			}
 		}
 	}
+	watched := map[string]*machine{"a": a, "b": b, "the router": {Host: router, t: t}}
+	for _, m := range watched {
+		m.watchInvalid()
+	}
 	t.Run("offloads on", func(t *testing.T) {
 		check(t)
 		moveBulk(t, webA, "10.0.0.1", "10.0.1.1")
@@ -156,9 +160,9 @@ backend web
 		check(t)
 		moveBulk(t, webA, "fd00:10::1", "fd00:11::1")
 	})
-	for name, h := range map[string]*nstest.Host{"a": a.Host, "b": b.Host, "the router": router} {
-		if n := conntrackStats(t, h, "invalid"); n != 0 {
-			t.Errorf("conntrack of %s called %d packets invalid", name, n)
+	for name, m := range watched {
+		if n := conntrackStats(t, m.Host, "invalid"); n != 0 {
+			t.Errorf("conntrack of %s called %d packets invalid: %s", name, n, m.invalid())
 		}
 	}
 }

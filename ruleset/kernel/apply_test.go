@@ -353,7 +353,7 @@ func TestCounters(t *testing.T) {
 	}}
 	one, two := table(counting), table(counting, counting)
 	mustApply(t, c, nil, one)
-	h.Shell("echo -n 12345678 >/dev/udp/127.0.0.1/9 || python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"12345678\", (\"127.0.0.1\", 9))'")
+	h.In("sender").Probe("sender").OpenUDP("udp", "127.0.0.1:0").Send("127.0.0.1:9", "12345678")
 	mustApply(t, c, one, two)
 	got, err := c.Counters("thole")
 	if err != nil {

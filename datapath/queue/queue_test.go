@@ -232,6 +232,27 @@ func TestCloseUnbinds(t *testing.T) {
 	open(t, host, Config{}, accept)
 }
 
+// TestMessages: of what is cut off, or says to be longer than it is, nothing is taken.
+func TestMessages(t *testing.T) {
+	one := []byte{18, 0, 0, 0, 3, 3, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 'h', 'i', 0, 0} // little-endian, as this test
+	two := append(append([]byte{}, one...), one...)
+	list, err := messages(nil, two)
+	if err != nil || len(list) != 2 || string(list[1].Data) != "hi" || list[1].Header.Sequence != 7 {
+		t.Errorf("%v, %v", list, err)
+	}
+	for n := 1; n < len(two); n++ {
+		list, err := messages(nil, two[:n])
+		if whole := n == 18 || n == 19 || n == 20 || n >= 38; whole != (err == nil) || err == nil && len(list) != (n+2)/20 {
+			t.Errorf("%d bytes: %d messages, %v", n, len(list), err)
+		}
+	}
+	for _, size := range []byte{0, 15, 21} {
+		if _, err := messages(nil, append([]byte{size}, one[1:]...)); err == nil {
+			t.Errorf("a message that says %d bytes", size)
+		}
+	}
+}
+
 // TestSocketClosedUnderneath: the reader ends with an error instead of spinning.
 func TestSocketClosedUnderneath(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,7 @@ import (
 
 // A socket is a netlink socket whose every call is a system call, and nothing else. The
 // library's own waits in Go's poller, and starts a goroutine for each call: at a dozen
-// calls for a handshake, three in four parts of the daemon's time were switches between
+// calls for a handshake, more than two thirds of the daemon's time were switches between
 // threads. One goroutine receives at a time; the rest is safe for concurrent use.
 type socket struct {
 	fd       int

@@ -124,10 +124,12 @@ const (
 
 // What may come to userspace without belonging to a handshake that goes on, which is
 // what opens one: packets with our option a second, and at once. Who has proven himself
-// lately has an allowance of his own (as an address: claimed names are never what is
-// limited); all others share one, of which an address has a part. More is dropped.
+// lately has allowances of his own (as an address: claimed names are never what is
+// limited), one for T1 short and one for what anybody may say again, T1 full; all others
+// share one, of which an address has a part. More is dropped.
 var (
 	knownLimit    = nft.Limit{PerSecond: 10_000, Burst: 20_000}
+	anewLimit     = nft.Limit{PerSecond: 1000, Burst: 2000}
 	strangerLimit = nft.Limit{PerSecond: 100, Burst: 200}
 	sharedLimit   = nft.Limit{PerSecond: 1000, Burst: 2000}
 )
@@ -152,7 +154,8 @@ func (l *lowering) bindFleet(f *Fleet) {
 			l.declareSet(nft.Set{Name: name + v, Key: []nft.Type{address}, Timeout: timeout, Size: knownSize, Comment: comment})
 		}
 		timed("known", "who has proven himself lately", knownTimeout)
-		timed("meter", "how often known addresses begin", meterTimeout)
+		timed("short", "how often known addresses begin as who they are known for", meterTimeout)
+		timed("full", "how often they say anew who they are", meterTimeout)
 		timed("stranger", "how often others do", meterTimeout)
 	}
 	l.declareSet(nft.Set{Name: "remotes", Key: []nft.Type{nft.Mark}, Comment: "workloads of other nodes that are believed"})
@@ -242,9 +245,11 @@ func (l *layout) fleetBegin() nft.Chain {
 	c := nft.Chain{Name: "fleet_begin", Comment: "a token, of no handshake that goes on"}
 	for i, saddr := range []nft.Expr{ipSaddr, ip6Saddr} {
 		version, set, key := []nft.Match{v4, v6}[i], families[i], []nft.Expr{saddr}
+		known := nft.InSet{Key: key, Set: "known" + set}
 		c.Rules = append(c.Rules,
-			rule(version, nft.InSet{Key: key, Set: "known" + set}, nft.Update{Key: key, Set: "meter" + set, Limit: knownLimit}, l.queue()),
-			rule(version, nft.InSet{Key: key, Set: "known" + set}, nft.Count{Counter: floodCounter}, drop),
+			rule(is(nft.MetaL4Proto, nft.ProtoTCP), is(nft.TCPToken, shortT1), version, known, nft.Update{Key: key, Set: "short" + set, Limit: knownLimit}, l.queue()),
+			rule(is(nft.MetaL4Proto, nft.ProtoTCP), isNot(nft.TCPToken, shortT1), version, known, nft.Update{Key: key, Set: "full" + set, Limit: anewLimit}, l.queue()),
+			rule(version, known, nft.Count{Counter: floodCounter}, drop),
 			rule(version, nft.Update{Key: key, Set: "stranger" + set, Limit: strangerLimit}, goTo("fleet_shared")))
 	}
 	c.Rules = append(c.Rules, rule(nft.Count{Counter: floodCounter}, drop))
@@ -417,3 +422,7 @@ const (
 
 // tholeOption is there in packets that carry a token (RFC 6994: experiments share its kind).
 var tholeOption = nft.Match{Left: nft.Expr{Field: nft.TCPOption, Level: 254}, Op: nft.Equal, Value: 1}
+
+// shortT1 is what TCPToken is of T1 short (docs/PROTOCOL.md). Who writes it falsely gets no
+// more than he who sends T1 short.
+const shortT1 = 1

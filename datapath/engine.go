@@ -219,8 +219,10 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 		e.count(action.Err)
 		e.log.Debug("handshake", "local", key.Local, "remote", key.Remote, "state", conn.State, "do", action.Do, "error", action.Err)
 	}
-	if err := e.table.Put(key, next, e.now); err != nil {
-		return e.refused(err)
+	if action.Err == nil || next != conn { // what is refused does not prolong anything
+		if err := e.table.Put(key, next, e.now); err != nil {
+			return e.refused(err)
+		}
 	}
 	e.learn(conn, &action, key, &p)
 	return e.carryOut(&q, &p, &next, &action)

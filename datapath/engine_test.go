@@ -220,6 +220,30 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
+// What is refused does not prolong what its handshake has left: else who knows nothing but
+// ports would keep the places of who is gone.
+func TestRefusedProlongsNothing(t *testing.T) {
+	client, server := newSides(t)
+	wire, _ := client.pass(queue.Output, 0, kernelSYN)
+	server.pass(queue.Prerouting, 0, wire)
+	until := time.Now().Add(handshake.Strangers.Bounds().Lifetime)
+	for !time.Now().Add(handshake.Strangers.Bounds().Lifetime).After(until) { // the clock's step
+	}
+	forged, _ := client.pass(queue.Output, 0, segment(clientEnd, serverEnd, c+100, 0, packet.SYN, ""))
+	forged[len(forged)-1] ^= 1 // its signature
+	binary.BigEndian.PutUint16(forged[36:], ^(^binary.BigEndian.Uint16(forged[36:]) + 1))
+	before := server.Status()
+	server.pass(queue.Prerouting, 0, forged)
+	after := server.Status()
+	if len(before.Refused) != 0 || len(after.Refused) != 1 || after.Pending["strangers"] != 1 {
+		t.Fatalf("refused %v, pending %v", after.Refused, after.Pending)
+	}
+	server.table.Expire(until)
+	if st := server.Status(); st.Pending["strangers"] != 0 {
+		t.Error("a token that was refused prolonged a handshake")
+	}
+}
+
 // What nobody with labels sends or listens for goes on as it is.
 func TestWithoutLabels(t *testing.T) {
 	client, server := newSides(t)

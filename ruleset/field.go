@@ -108,6 +108,8 @@ func (f Field) shape() shape {
 		return shape{"th sport", 2, false, decimal}
 	case TCPOption:
 		return shape{"tcp option", 1, false, decimal}
+	case TCPToken:
+		return shape{"@th,192,8", 1, false, decimal}
 	case THDport:
 		return shape{"th dport", 2, false, decimal}
 	case TCPFlags:
@@ -153,7 +155,7 @@ func (f Field) Needs() []Match {
 		return []Match{is(MetaNFProto, NFProtoIPv6), is(MetaProtocol, EtherIPv6)}
 	case ARPSaddrIP:
 		return []Match{is(MetaProtocol, EtherARP)}
-	case TCPFlags, TCPOption:
+	case TCPFlags, TCPOption, TCPToken:
 		return []Match{is(MetaL4Proto, ProtoTCP)}
 	case ICMPTypeOf:
 		return []Match{is(MetaL4Proto, ProtoICMP)}

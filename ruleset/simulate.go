@@ -317,7 +317,7 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return uint32(p.FromPort), true
 	case THDport:
 		return uint32(p.Port), true
-	case TCPOption:
+	case TCPOption, TCPToken:
 		return 0, p.L4Proto == ProtoTCP
 	case TCPFlags:
 		return uint32(p.TCPFlags), p.L4Proto == ProtoTCP

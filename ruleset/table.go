@@ -151,6 +151,7 @@ const (
 	THSport                       // th sport: of TCP, UDP, SCTP
 	THDport                       // th dport
 	TCPOption                     // tcp option Level: whether a TCP packet has it: 0, 1
+	TCPToken                      // @th,192,8: behind TCP's fixed header the fifth byte, where our option says which token it is
 	TCPFlags                      // tcp flags
 	IPSaddr                       // ip saddr
 	IPDaddr                       // ip daddr

@@ -30,7 +30,8 @@ func (p Pool) Bounds() Bounds { return bounds[p] }
 // Bounds of a pool.
 type Bounds struct {
 	Conns, Quota int           // in all, and of one owner
-	Lifetime     time.Duration // since the last event that moved the Conn, or let it be
+	Lifetime     time.Duration // since the last event that was not refused
+	Safe         time.Duration // since then, in which it does not give way to another of its owner
 }
 
 // bounds of the table. A Conn takes about half a kilobyte.
@@ -39,10 +40,14 @@ type Bounds struct {
 // last. Client: what is forgotten while the SYN is still sent again begins anew with the
 // next; T3 is not needed again 15 s after the last packet that carried it, unless four
 // SYN-ACKs or their answers were lost, and then the connection is reset.
+//
+// Whose quota is used up: a client that is forgotten begins anew with its next SYN. T1
+// full is forged with little, so what came of it keeps its place for a packet's way there
+// and back, and who forges some of them does not keep the node out whose address it is.
 var bounds = [endPool]Bounds{
 	Connects:  {Conns: 65536, Quota: 16384, Lifetime: 15 * time.Second},
-	GoodM1:    {Conns: 16384, Quota: 2048, Lifetime: 40 * time.Second},
-	Strangers: {Conns: 4096, Quota: 256, Lifetime: 40 * time.Second},
+	GoodM1:    {Conns: 16384, Quota: 2048, Lifetime: 40 * time.Second, Safe: 40 * time.Second},
+	Strangers: {Conns: 4096, Quota: 256, Lifetime: 40 * time.Second, Safe: time.Second},
 }
 
 // A Key names a connection by its ends, whoever opened it.
@@ -53,7 +58,7 @@ type Counts struct {
 	Conns     int    // now
 	Full      uint64 // refused: the pool was
 	OverQuota uint64 // refused: the owner's quota was reached
-	Evicted   uint64 // the oldest of a workload's, for a new one
+	Evicted   uint64 // the oldest of an owner's, for a new one
 	Expired   uint64
 }
 
@@ -96,8 +101,8 @@ func (t *Table) Get(k Key) Conn {
 
 // Put stores the Conn that Step returned, with a new deadline. A Closed one is deleted.
 // The error is Full or OverQuota; then the connection is as before, and its packet is to
-// be dropped. Clients of this node are never refused for their own: the workload's
-// oldest Conn gives way, which to forget is safe.
+// be dropped. Where the owner's oldest Conn is not safe any more (Bounds), it gives way
+// instead: to forget one is to have its connection begin anew, or end.
 func (t *Table) Put(k Key, c Conn, now time.Time) error {
 	old := t.conns[k]
 	if c.State == Closed {
@@ -112,7 +117,7 @@ func (t *Table) Put(k Key, c Conn, now time.Time) error {
 		t.owners[own].MoveToBack(old)
 		return nil
 	}
-	if err := t.admit(own); err != nil {
+	if err := t.admit(own, now); err != nil {
 		return err
 	}
 	t.remove(t.conns[k]) // of another pool; or it has just given way to itself
@@ -127,17 +132,21 @@ func (t *Table) Put(k Key, c Conn, now time.Time) error {
 }
 
 // admit makes sure that there is room for one more of the owner's.
-func (t *Table) admit(own owner) error {
+func (t *Table) admit(own owner, now time.Time) error {
 	limits, counts, l := bounds[own.pool], &t.counts[own.pool], t.owners[own]
-	overQuota, full := l != nil && l.Len() >= limits.Quota, counts.Conns >= limits.Conns
-	switch {
-	case !overQuota && !full:
+	overQuota := l != nil && l.Len() >= limits.Quota
+	if !overQuota && counts.Conns < limits.Conns {
 		return nil
-	case own.pool == Connects && l != nil:
-		counts.Evicted++
-		t.remove(l.Front())
-		return nil
-	case overQuota:
+	}
+	if l != nil {
+		oldest := l.Front()
+		if since := now.Sub(oldest.Value.(*entry).deadline) + limits.Lifetime; since >= limits.Safe {
+			counts.Evicted++
+			t.remove(oldest)
+			return nil
+		}
+	}
+	if overQuota {
 		counts.OverQuota++
 		return OverQuota
 	}

@@ -106,6 +106,33 @@ func TestConnectsGiveWay(t *testing.T) {
 	}
 }
 
+// TestStrangersGiveWay: what came of T1 full keeps its place for as long as it is safe, and
+// then makes room for another of its address, also where the whole pool is full.
+func TestStrangersGiveWay(t *testing.T) {
+	safe := bounds[Strangers].Safe
+	table := NewTable()
+	for o := range bounds[Strangers].Conns / bounds[Strangers].Quota {
+		for i := range bounds[Strangers].Quota {
+			mustPut(t, table, key(byte(o), i), pendingOf(byte(o), false), begin)
+		}
+	}
+	mustPut(t, table, key(1, 0), pendingOf(1, false), begin.Add(1)) // it is not the oldest any more
+	if err := table.Put(key(1, 60000), pendingOf(1, false), begin.Add(safe-1)); !errors.Is(err, OverQuota) {
+		t.Errorf("while all are safe: %v", err)
+	}
+	mustPut(t, table, key(1, 60000), pendingOf(1, false), begin.Add(safe))
+	if table.Get(key(1, 0)).State != Answered || table.Get(key(1, 1)).State != Closed {
+		t.Error("another gave way")
+	}
+	if err := table.Put(key(200, 0), pendingOf(200, false), begin.Add(safe)); !errors.Is(err, Full) {
+		t.Errorf("who has none waits: %v", err)
+	}
+	want := Counts{Conns: bounds[Strangers].Conns, OverQuota: 1, Full: 1, Evicted: 1}
+	if got := table.Counts(Strangers); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 // TestOnlyConnChangesItsPool: a Conn that moves to the other pool, or gives way to
 // itself, is counted once.
 func TestOnlyConnChangesItsPool(t *testing.T) {

@@ -47,7 +47,7 @@ import (
 var every = flag.Bool("all", false, "all bits and lengths of tokens are tried on the wire, and all marks")
 
 // A siege is two nodes with an attacker between them. Who calls and who is called are of
-// one app.
+// one app. Args are the daemons', beside those of every fleet.
 type siege struct {
 	t        *testing.T
 	a, b     *machine
@@ -60,7 +60,7 @@ type siege struct {
 	random   *mathrand.Rand
 }
 
-func newSiege(t *testing.T) *siege {
+func newSiege(t *testing.T, args ...string) *siege {
 	t.Helper()
 	s := &siege{t: t, a: bareMachine(t), b: bareMachine(t), ca: newFleetCA(t), next: 1000}
 	n := *seed
@@ -73,6 +73,7 @@ func newSiege(t *testing.T) *siege {
 			t.Logf("-seed %d", n)
 		}
 	})
+	s.a.args, s.b.args = args, args
 	s.f = nstest.Forward(s.a.Host, "10.0.0.1/24", "fd00:10::1/64", s.b.Host, "10.0.0.2/24", "fd00:10::2/64")
 	startFleet(t, s.ca, s.a, s.b)
 	tell(t, s.a, s.b)

@@ -329,7 +329,7 @@ func (f *flooded) round(b *testing.B) float64 {
 	packet := syn(netip.MustParseAddr("10.0.1.1"), token.TypeShortT1, append([]byte{1, 1, 0, 0}, make([]byte, 64)...))
 	binary.BigEndian.PutUint16(packet[22:], 4242)
 	began := time.Now()
-	stop := flooder(b, f.attacker, flood{packet, 52, netip.MustParsePrefix("10.0.1.0/24"), 0})
+	stop := flooder(b, f.attacker, flood{packet, 52, netip.MustParsePrefix("10.0.1.0/24")})
 	f.rounds = append(f.rounds, f.contestant.round(b, underFlood))
 	return float64(stop()) / time.Since(began).Seconds()
 }

@@ -10,12 +10,13 @@ import (
 	"thole/compiler"
 	"thole/datapath/queue"
 	"thole/datapath/sockets"
+	"thole/datapath/token"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 )
 
-// beginning is a SYN with our option and no token.
+// beginning is a SYN with our option, of T1 full, and no token.
 func beginning(from, to netip.Addr, port uint16) []byte {
 	b := make([]byte, 20+28)
 	b[0], b[3], b[8], b[9] = 0x45, byte(len(b)), 64, 6
@@ -116,6 +117,23 @@ func TestFleetFloodIsBounded(t *testing.T) {
 	}
 	if got, limit := total()-500, most(2000+200, 1000, begin); got > limit {
 		t.Errorf("of 25,000 packets of strangers %d came, at most %d should", got, limit)
+	}
+	begin, full := time.Now(), came[known]
+	send(known, 5000)
+	settled()
+	if got, limit := came[known]-full, most(2000, 1000, begin); got > limit {
+		t.Errorf("of 5,000 full tokens of a known address %d came, at most %d should", got, limit)
+	}
+	short := came[known]
+	for i := range 5000 {
+		p := beginning(known, to, uint16(1024+i))
+		p[44] = byte(token.TypeShortT1)
+		nstest.WaitFor(t, time.Second, "room in the device's queue", func() bool { return sender.Send(p, 0, 0) == nil })
+		sent++
+	}
+	settled()
+	if got := came[known] - short; got != 5000 {
+		t.Errorf("of 5,000 short tokens of a known address %d came", got)
 	}
 	if out := n.Shell("nft list set inet thole stranger4 | grep -o '10\\.0\\.' | wc -l"); out == "" {
 		t.Error("the set can not be listed")

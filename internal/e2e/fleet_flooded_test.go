@@ -27,7 +27,6 @@ type flood struct {
 	Packet []byte // IPv4 with TCP
 	Token  int    // where in it 16 random bytes go, 0: nowhere
 	From   netip.Prefix
-	Rate   int // packets a second, 0: as many as can be sent
 }
 
 const roleFlooder = "flooder"
@@ -57,11 +56,7 @@ func sendFlood() error {
 		return random
 	}
 	bits := 32 - f.From.Bits()
-	began := time.Now()
 	for !ended.Load() {
-		if f.Rate > 0 && sent > int(time.Since(began).Seconds()*float64(f.Rate)) {
-			continue
-		}
 		network := binary.BigEndian.Uint32(f.From.Addr().AsSlice())
 		binary.BigEndian.PutUint32(f.Packet[12:], network|uint32(next()&(1<<bits-1)))
 		binary.BigEndian.PutUint16(f.Packet[20:], uint16(1024+next()%60000))
@@ -121,16 +116,10 @@ func flooder(t testing.TB, h *nstest.Host, f flood) (stop func() int) {
 	}
 }
 
-// withinLimit is how many packets a second who forges a proven node's address may send
-// without harm to that node: below compiler's limit for one address (knownLimit), which
-// he shares with it. What is over it hits that node's new connections, and no other's
-// (docs/SECURITY.md).
-const withinLimit = 8000
-
 // During each kind of flood, from strangers' addresses and from its own node's, who
 // has the key goes on to connect.
 func TestFleetFlooded(t *testing.T) {
-	s := newSiege(t)
+	s := newSiege(t, "--log-level", "warn")
 	s.f.SetRule(nil)
 	attacker := nstest.New(t)
 	nstest.Link(s.b.Host, "10.0.1.1/24", "fd00:11::1/64", attacker, "10.0.1.2/24", "fd00:11::2/64")
@@ -142,6 +131,10 @@ func TestFleetFlooded(t *testing.T) {
 	}
 	to := netip.MustParseAddr("10.0.1.1")
 	t1 := tokens(s.f.Passed(), port, token.TypeFullT1)[0].TCP.Data
+	if r := s.caller.calls(one)[0]; !r.Whole {
+		t.Fatalf("once more: %+v", r)
+	}
+	short := tokens(s.f.Passed(), port, token.TypeShortT1)[0].TCP.Data
 	forged := append([]byte(nil), t1...)
 	forged[len(forged)-1] ^= 1 // its signature
 	strangers, node := netip.MustParsePrefix("10.0.1.0/24"), netip.MustParsePrefix("10.0.0.1/32")
@@ -151,11 +144,12 @@ func TestFleetFlooded(t *testing.T) {
 		flood   flood
 		reasons []string
 	}{
-		{"garbage", flood{syn(to, token.TypeFullT1, make([]byte, 400)), 0, strangers, 0}, []string{"token/bad-version", "handshake/not-wanted"}},
-		{"random short tokens", flood{syn(to, token.TypeShortT1, append([]byte{1, 1, 0, 0}, make([]byte, 64)...)), 52, strangers, 0}, []string{"peers/unknown"}},
-		{"statements that nobody signed", flood{syn(to, token.TypeFullT1, forged), 0, strangers, 0}, []string{"token/bad-signature", "peers/over-budget"}},
-		{"a statement of another, and random nonces", flood{syn(to, token.TypeFullT1, t1), 52, strangers, 0}, []string{"token/wrong-address"}},
-		{"the node's own statement, address, and random nonces", flood{syn(to, token.TypeFullT1, t1), 52, node, withinLimit}, []string{"handshake/over-quota", "handshake/full"}},
+		{"garbage", flood{syn(to, token.TypeFullT1, make([]byte, 400)), 0, strangers}, []string{"token/bad-version", "handshake/not-wanted"}},
+		{"random short tokens", flood{syn(to, token.TypeShortT1, append([]byte{1, 1, 0, 0}, make([]byte, 64)...)), 52, strangers}, []string{"peers/unknown"}},
+		{"statements that nobody signed", flood{syn(to, token.TypeFullT1, forged), 0, strangers}, []string{"token/bad-signature", "peers/over-budget"}},
+		{"a statement of another, and random nonces", flood{syn(to, token.TypeFullT1, t1), 52, strangers}, []string{"token/wrong-address"}},
+		{"the node's own statement, address, and random nonces", flood{syn(to, token.TypeFullT1, t1), 52, node}, []string{"handshake/over-quota", "handshake/full"}},
+		{"the node's own address and fingerprints, and random nonces", flood{syn(to, token.TypeShortT1, short), 84, node}, []string{"token/bad-m1"}},
 	} {
 		for i := range tt.flood.Packet[22:24] {
 			tt.flood.Packet[22+i] = byte(port >> (8 * (1 - i)))

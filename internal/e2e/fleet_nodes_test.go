@@ -64,7 +64,7 @@ func startMembers(t testing.TB, ca fleetCA, members []fleetMember, networks stri
 			addresses = append(addresses, netip.MustParseAddr(a))
 		}
 		ca.node(dir, m.name, addresses)
-		m.args = []string{"--fleet", networks, "--pki", dir, "--log-level", "debug"}
+		m.args = append([]string{"--fleet", networks, "--pki", dir, "--log-level", "debug"}, m.args...)
 		m.start(m.args...)
 	}
 }

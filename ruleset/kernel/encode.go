@@ -144,6 +144,7 @@ var headerFields = []struct {
 	{ruleset.ARPSaddrIP, expr.PayloadBaseNetworkHeader, 14},
 	{ruleset.THSport, expr.PayloadBaseTransportHeader, 0},
 	{ruleset.THDport, expr.PayloadBaseTransportHeader, 2},
+	{ruleset.TCPToken, expr.PayloadBaseTransportHeader, 24},
 	{ruleset.TCPFlags, expr.PayloadBaseTransportHeader, 13},
 	{ruleset.ICMPTypeOf, expr.PayloadBaseTransportHeader, 0},
 	{ruleset.ICMPv6TypeOf, expr.PayloadBaseTransportHeader, 0},

@@ -283,7 +283,7 @@ func comparisons() []ruleset.Rule {
 		bits(ruleset.TCPFlags, ruleset.Masked, ruleset.TCPSyn|ruleset.TCPAck, ruleset.TCPSyn),
 		bits(ruleset.TCPFlags, ruleset.MaskedNot, ruleset.TCPSyn|ruleset.TCPAck, ruleset.TCPSyn),
 		bits(ruleset.TCPFlags, ruleset.Masked, ruleset.TCPRst, 0), op(ruleset.TCPFlags, ruleset.Any, ruleset.TCPRst|ruleset.TCPFin),
-		is(ruleset.TCPFlags, ruleset.TCPSyn),
+		is(ruleset.TCPFlags, ruleset.TCPSyn), is(ruleset.TCPToken, 1), op(ruleset.TCPToken, ruleset.NotEqual, 2),
 		is(ruleset.IPSaddr, 0x0a000001), op(ruleset.IPDaddr, ruleset.NotEqual, 0x7f000001),
 		between(ruleset.IPDaddr, prefix("10.0.0.0/8")), between(ruleset.IPSaddr, addrs("10.0.0.1", "10.0.0.1")),
 		between(ruleset.IP6Saddr, addrs("fd00::1", "fd00::1")), between(ruleset.IP6Daddr, prefix("ff00::/8")),

@@ -320,7 +320,7 @@ func (g *generator) lookup() ruleset.Statement {
 var matchable = []ruleset.Field{
 	ruleset.CtDirection, ruleset.CtState, ruleset.CtStatus, ruleset.CtMark, ruleset.MetaMark, ruleset.MetaPriority,
 	ruleset.MetaL4Proto, ruleset.MetaNFProto, ruleset.MetaIif, ruleset.MetaOif, ruleset.SocketMark, ruleset.SkUID,
-	ruleset.THSport, ruleset.THDport, ruleset.TCPFlags, ruleset.IPSaddr, ruleset.IPDaddr, ruleset.IP6Saddr, ruleset.IP6Daddr,
+	ruleset.THSport, ruleset.THDport, ruleset.TCPFlags, ruleset.TCPToken, ruleset.IPSaddr, ruleset.IPDaddr, ruleset.IP6Saddr, ruleset.IP6Daddr,
 	ruleset.ICMPTypeOf, ruleset.ICMPv6TypeOf, ruleset.FibDaddrType,
 }
 

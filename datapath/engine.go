@@ -213,7 +213,9 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 			return queue.Accept() // another option of the same kind, or of a connection that is over
 		}
 	}
-	e.introduce(&event, key, q.Device)
+	if err := e.introduce(&event, key, q.Device); err != nil {
+		return e.refused(err) // the kernel sends its SYN again
+	}
 	next, action := e.node.Step(conn, &event)
 	if action.Err != nil {
 		e.count(action.Err)
@@ -245,11 +247,12 @@ func (e *Engine) quoted(q *queue.Packet) queue.Verdict {
 	return queue.Accept()
 }
 
-// introduce finds out whose SYN it is, or for whom.
-func (e *Engine) introduce(event *handshake.Event, key handshake.Key, device int) {
+// introduce finds out whose SYN it is, or for whom. The error is the kernel's, where it can
+// not say.
+func (e *Engine) introduce(event *handshake.Event, key handshake.Key, device int) error {
 	p := event.Packet
 	if p.Flags&(packet.SYN|packet.ACK|packet.RST) != packet.SYN {
-		return
+		return nil
 	}
 	find := e.finder.Listener
 	if event.Kind == handshake.Out {
@@ -258,15 +261,16 @@ func (e *Engine) introduce(event *handshake.Event, key handshake.Key, device int
 	}
 	rand.Read(event.Nonce[:]) // it never fails
 	cgroup, err := find(key.Local, key.Remote, device)
+	if errors.Is(err, sockets.ErrNone) {
+		return nil
+	}
 	if err != nil {
-		if !errors.Is(err, sockets.ErrNone) {
-			e.count(err)
-		}
-		return
+		return err
 	}
 	if w, ok := e.daemon.Workload(cgroup); ok {
 		event.Workload = handshake.Workload(w.Cgroup)
 	}
+	return nil
 }
 
 // learn notes what a packet says about its sender.

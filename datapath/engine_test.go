@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"thole/compiler"
 	"thole/datapath/handshake"
 	"thole/datapath/packet"
@@ -27,6 +29,7 @@ var (
 // A world is what an engine asks and does, beside packets.
 type world struct {
 	cgroup  uint64 // of every socket; 0: there is none
+	unasked error  // of asking for a socket
 	labels  map[string]string
 	class   uint32
 	failure error // of Class
@@ -36,6 +39,9 @@ type world struct {
 }
 
 func (w *world) Connecting(_, _ netip.AddrPort, _ int) (uint64, error) {
+	if w.unasked != nil {
+		return 0, w.unasked
+	}
 	if w.cgroup == 0 {
 		return 0, sockets.ErrNone
 	}
@@ -241,6 +247,27 @@ func TestRefusedProlongsNothing(t *testing.T) {
 	server.table.Expire(until)
 	if st := server.Status(); st.Pending["strangers"] != 0 {
 		t.Error("a token that was refused prolonged a handshake")
+	}
+}
+
+// Whose a SYN is can not be found out: it is dropped, and goes as it should when the kernel
+// sends it again.
+func TestSocketsCanNotBeAsked(t *testing.T) {
+	client, server := newSides(t)
+	for _, s := range []side{client, server} {
+		s.world.unasked = unix.ENOBUFS
+	}
+	if wire, _ := client.pass(queue.Output, 0, kernelSYN); wire != nil {
+		t.Errorf("a SYN that may be of a workload went as %x", wire)
+	}
+	client.world.unasked = nil
+	wire, _ := client.pass(queue.Output, 0, kernelSYN)
+	if got, _ := server.pass(queue.Prerouting, 0, wire); got != nil {
+		t.Errorf("a SYN that may be for a workload came as %x", got)
+	}
+	server.world.unasked = nil
+	if got, mark := server.pass(queue.Prerouting, 0, wire); string(got) != string(kernelSYN) || mark != compiler.Pending(0x4002) {
+		t.Errorf("it came as %x, mark %#x", got, mark)
 	}
 }
 

@@ -42,6 +42,7 @@ type machine struct {
 	thole  string
 	args   []string // of its daemon, where it is started more than once
 	daemon *nstest.Process
+	faults *nstest.Faults // nil: none
 }
 
 // newMachine starts a daemon on a new host and waits until it enforces.
@@ -53,7 +54,7 @@ func newMachine(t *testing.T, args ...string) *machine {
 }
 
 // bareMachine is a machine whose daemon was not started yet.
-func bareMachine(t *testing.T) *machine {
+func bareMachine(t testing.TB) *machine {
 	t.Helper()
 	thole, err := tholeBinary()
 	must(t, err)
@@ -63,7 +64,14 @@ func bareMachine(t *testing.T) *machine {
 func (m *machine) start(args ...string) {
 	m.t.Helper()
 	// It is scheduled as thole.service says.
-	m.daemon = m.In("daemon").Start("chrt", append([]string{"--rr", "1", m.thole, "daemon", "--state", "/run/state"}, args...)...)
+	command := append([]string{m.thole, "daemon", "--state", "/run/state"}, args...)
+	if m.faults != nil {
+		command = m.faults.Wrap(m.t, command...)
+	}
+	m.daemon = m.In("daemon").Start("chrt", append([]string{"--rr", "1"}, command...)...)
+	if m.faults != nil {
+		m.faults.Follow(m.t, m.daemon.Pid)
+	}
 	nstest.WaitFor(m.t, 10*time.Second, "the daemon to enforce", func() bool {
 		out, _ := m.Command(m.thole, "status", "-o", "json").Output() // it fails where there is a problem to tell of
 		var status daemon.Status

@@ -27,9 +27,12 @@ type harbour struct {
 // newHarbour has n containers run, and two with probes in them.
 func newHarbour(t testing.TB, n int) *harbour {
 	t.Helper()
-	thole, err := tholeBinary()
-	must(t, err)
-	m := &machine{Host: nstest.New(t), t: t, thole: thole}
+	return newHarbourOn(bareMachine(t), n)
+}
+
+func newHarbourOn(m *machine, n int) *harbour {
+	t := m.t
+	t.Helper()
 	e := nstest.StartEngine(t, m.Host, "--live-restore")
 	h := &harbour{machine: m, engine: e, proxy: newProxy(t, e), image: e.Image("box", nil)}
 	h.proxy.up()

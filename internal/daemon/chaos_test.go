@@ -28,6 +28,7 @@ var chaosTime = flag.Duration("chaos", 8*time.Second, "how long everything goes 
 func TestChaos(t *testing.T) {
 	r := chance(t)
 	m := newMachine(t, func(m *machine) {
+		m.faults = nstest.NewFaults(r.Uint64())
 		m.state = "/run/chaos"
 		m.args = []string{strconv.FormatUint(r.Uint64(), 10)}
 		m.host.Shell("mkdir /run/chaos && mount -t tmpfs -o size=256k,mode=700 none /run/chaos")
@@ -54,6 +55,7 @@ func TestChaos(t *testing.T) {
 	log := m.log.String()
 	t.Logf("tries of a change that failed: %d; changes that were put off, as all tries at once failed: %d",
 		strings.Count(log, "trying again"), strings.Count(log, "the table could not be changed: what was loaded before"))
+	t.Logf("system calls that failed: %v", c.faults.Count())
 	c.fullDisk()
 }
 
@@ -71,12 +73,17 @@ type chaos struct {
 	running map[string]bool // containers that come and go
 }
 
+// callRate is how many system calls on netlink sockets there are to one that fails, beside
+// those of faulty: a change of the table takes some hundred.
+const callRate = 500
+
 var chaosSets = []string{allowWeb + units, allowFrom("other") + units, allowFrom("more") + units}
 
 // goOn has all go wrong for some time.
 func (c *chaos) goOn(long time.Duration) {
 	c.t.Helper()
 	stop := c.churn(chaosSets, c.r.Uint64())
+	c.faults.Set(callRate)
 	done := make(chan struct{})
 	var all sync.WaitGroup
 	ofVandal, ofDocker := rand.New(rand.NewPCG(c.r.Uint64(), 3)), rand.New(rand.NewPCG(c.r.Uint64(), 4))
@@ -103,6 +110,7 @@ func (c *chaos) goOn(long time.Duration) {
 			}
 		}
 	}
+	c.faults.Set(0)
 	close(done)
 	all.Wait()
 	stop()

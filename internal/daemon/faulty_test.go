@@ -21,9 +21,9 @@ import (
 // outside, after it. It says on its log nothing that a real one would not.
 //
 // What is below these calls fails in ruleset/kernel's TestFaultAtEveryCall, each message in
-// turn. That of packages beside (watch asks rtnetlink for bridges and their ports, a fleet's
-// datapath has a queue and asks for sockets) fails in internal/e2e, where every system call
-// on a netlink socket may: TestDockerFaults, TestFleetFaults.
+// turn. And every system call on a netlink socket may fail, whoever makes it (nstest.Faults):
+// here, and of what is not here, a bridge's ports and a fleet's queue and lookup of sockets,
+// in internal/e2e (TestDockerFaults, TestFleetFaults).
 type faulty struct {
 	mu    sync.Mutex // guards r
 	r     *rand.Rand

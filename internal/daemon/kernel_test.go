@@ -23,7 +23,8 @@ type machine struct {
 	engine *nstest.Engine // that the daemon follows; nil: none
 	args   []string       // more for the daemon
 	daemon *exec.Cmd
-	log    *logs // the daemon's
+	faults *nstest.Faults // of its netlink; nil: none
+	log    *logs          // the daemon's
 	client *Client
 }
 
@@ -67,11 +68,23 @@ func (m *machine) launch() {
 	if m.engine != nil {
 		docker = "unix://" + m.engine.Socket
 	}
-	m.daemon = m.in("", append([]string{modeDaemon, m.state, m.socket(), docker}, m.args...)...)
+	argv := append([]string{modeDaemon, m.state, m.socket(), docker}, m.args...)
+	m.daemon = m.in("", argv...)
+	if m.faults != nil {
+		self, err := os.Executable()
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		command := m.faults.Wrap(m.t, self, argv...)
+		m.daemon = m.host.In("").Command(command[0], command[1:]...)
+	}
 	log := &logs{}
 	m.log, m.daemon.Stderr = log, log
 	if err := m.daemon.Start(); err != nil {
 		m.t.Fatal(err)
+	}
+	if m.faults != nil {
+		m.faults.Follow(m.t, m.daemon.Process.Pid)
 	}
 	m.t.Cleanup(func() {
 		if m.t.Failed() {

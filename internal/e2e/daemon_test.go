@@ -66,7 +66,7 @@ func (m *machine) start(args ...string) {
 	// It is scheduled as thole.service says.
 	command := append([]string{m.thole, "daemon", "--state", "/run/state"}, args...)
 	if m.faults != nil {
-		command = m.faults.Wrap(m.t, command...)
+		command = m.faults.Wrap(m.t, m.thole, command...)
 	}
 	m.daemon = m.In("daemon").Start("chrt", append([]string{"--rr", "1"}, command...)...)
 	if m.faults != nil {

@@ -37,15 +37,15 @@ func NewFaults(seed uint64) *Faults {
 	return &Faults{r: rand.New(rand.NewPCG(seed, 5)), count: map[string]int{}}
 }
 
-// Wrap returns the command by which a process begins whose calls Follow decides about: until
-// it does, the process waits at the first.
-func (*Faults) Wrap(t testing.TB, command ...string) []string {
+// Wrap returns the command by which a program begins, with its argv[0] and arguments, whose
+// calls Follow decides about: until it does, the process waits at the first.
+func (*Faults) Wrap(t testing.TB, program string, argv ...string) []string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return append([]string{self, faultsFlag}, command...)
+	return append([]string{self, faultsFlag, program}, argv...)
 }
 
 // Set has one in rate calls fail from now on, by chance; 0: none. Of sock_diag and rtnetlink,
@@ -79,13 +79,9 @@ var faultErrors = map[string][]unix.Errno{
 }
 
 // playWrapped is a process of Wrap: it has the kernel ask about calls, and begins the
-// command. The descriptor by which it asks stays open for Follow to take.
-func playWrapped(command []string) error {
-	runtime.LockOSThread() // the filter is the thread's, and exec ends the others
-	program, err := lookPath(command[0])
-	if err != nil {
-		return err
-	}
+// program. The descriptor by which it asks stays open for Follow to take.
+func playWrapped(program string, argv []string) error {
+	runtime.LockOSThread()                                                          // the filter is the thread's, and exec ends the others
 	ask := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}} // struct seccomp_data: nr
 	for call := range faultCalls {
 		ask = append(ask, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: uint32(call)},
@@ -104,16 +100,7 @@ func playWrapped(command []string) error {
 	if _, _, errno := unix.RawSyscall(unix.SYS_FCNTL, fd, unix.F_SETFD, 0); errno != 0 {
 		return errno
 	}
-	return syscall.Exec(program, command, os.Environ())
-}
-
-func lookPath(name string) (string, error) {
-	for _, dir := range append([]string{""}, filepath.SplitList(os.Getenv("PATH"))...) {
-		if path := filepath.Join(dir, name); unix.Access(path, unix.X_OK) == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s: %w", name, os.ErrNotExist)
+	return syscall.Exec(program, argv, os.Environ())
 }
 
 // Follow decides about the calls of a process that was begun by Wrap, until it ends.
@@ -137,9 +124,9 @@ func (f *Faults) Follow(t testing.TB, pid int) {
 	})
 	done := make(chan error, 1)
 	go func() { done <- f.follow(process, listener, pid) }()
-	t.Cleanup(func() { // the process has ended: it is in a Host that was made before
+	t.Cleanup(func() {
 		f.Set(0)
-		unix.Kill(pid, unix.SIGKILL) //nolint:errcheck // it has ended, or does now
+		_ = unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0) // where it has not ended before
 		if err := <-done; err != nil {
 			t.Errorf("deciding about system calls: %v", err)
 		}

@@ -57,8 +57,8 @@ func Run(m M) int {
 // for a second.
 func playPart() {
 	var play func() error
-	if len(os.Args) > 2 && os.Args[1] == faultsFlag {
-		fmt.Fprintln(os.Stderr, "nstest:", playWrapped(os.Args[2:])) // it has failed
+	if len(os.Args) > 3 && os.Args[1] == faultsFlag {
+		fmt.Fprintln(os.Stderr, "nstest:", playWrapped(os.Args[2], os.Args[3:])) // it has failed
 		os.Exit(1)
 	}
 	switch os.Args[0] {

@@ -253,8 +253,23 @@ func value(p *uint32) uint32 {
 }
 
 // answer gives the kernel a verdict. A packet that got none would stay in the queue for
-// ever; so where this one can not be sent, the packet is dropped.
+// ever; so where this one can not be sent, the packet is dropped, and where that can not
+// be said twice, nothing can.
 func (q *Queue) answer(id uint32, v Verdict) error {
+	err := q.give(id, v)
+	if err == nil {
+		return nil
+	}
+	if again := q.give(id, Drop()); again != nil {
+		return fmt.Errorf("giving a verdict: %v", err)
+	}
+	if v.accept {
+		q.dropped.Add(1)
+	}
+	return nil
+}
+
+func (q *Queue) give(id uint32, v Verdict) error {
 	if !v.accept {
 		return q.nf.SetVerdict(id, nfqueue.NfDrop)
 	}
@@ -269,15 +284,7 @@ func (q *Queue) answer(id uint32, v Verdict) error {
 	if v.again {
 		verdict = nfqueue.NfRepeat
 	}
-	err := q.nf.SetVerdictWithOption(id, verdict, options...)
-	if err == nil {
-		return nil
-	}
-	if again := q.nf.SetVerdict(id, nfqueue.NfDrop); again != nil {
-		return fmt.Errorf("giving a verdict: %v", err)
-	}
-	q.dropped.Add(1)
-	return nil
+	return q.nf.SetVerdictWithOption(id, verdict, options...)
 }
 
 // receiveError is told of errors of the socket. It returns zero to go on reading. What

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,8 @@ func (m *machine) again() (ended int) {
 	m.t.Helper()
 	select {
 	case <-m.daemon.Done():
+		lines := strings.Split(strings.TrimSpace(m.daemon.Output()), "\n")
+		m.t.Logf("a daemon has ended: %s", lines[len(lines)-1])
 		m.faults.Set(0)
 		m.start(m.args...)
 		m.faults.Set(faultRate)

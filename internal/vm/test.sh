@@ -29,8 +29,8 @@ package datapath/packet Kernel
 package ruleset/kernel ". -test.skip Everything|RandomTables"
 # Not those that kill a daemon before each packet of hundreds of connections at once: they take emulated processors long, and
 # are about daemons; that the kernel lets nothing pass where nobody reads is in TestNobodyReads and TestFleetDaemonsAndPolicies.
-# Nor the flood: an emulated processor does not send faster than the table's limits.
-package internal/e2e "Fleet -test.skip FleetKilled|FleetFlood"
+# Nor the connects during floods: an emulated processor does not send faster than the table's limits.
+package internal/e2e "Fleet -test.skip FleetKilled|FleetFlooded"
 export THOLE_MUST=1 THOLE_QUEUE=native THOLE_BINARY=/usr/local/bin/thole THOLE_SLOWNESS="${THOLE_SLOWNESS:-10}"
 
 part() {

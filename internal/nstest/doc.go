@@ -37,6 +37,7 @@
 //	nstest.Link(a, "10.0.0.1/24", "fd00::1/64", b, "10.0.0.2/24", "fd00::2/64")
 //	f := nstest.Forward(a, "10.0.0.1/24", …)                // the same, and the test sees each frame
 //	f.SetRule(rule), f.Send(frame), f.Passed()              // … loses it, repeats it, holds it back
+//	faults := nstest.NewFaults(seed)                        // a program's netlink fails: Wrap, Follow, Set
 //	e := nstest.StartEngine(t, host, "--live-restore")      // Docker in the host; Stop, Kill, Start, Restart
 //	image := e.Image("box", labels, "nginx", "curl")        // busybox and these programs; there is no registry
 //	e.Docker("run", "-d", image, "sleep", "100")            // e.TryDocker, e.Command; e.ID(name), e.Cgroup(name)

@@ -126,7 +126,9 @@ func TestFleetKilledInTheHandshake(t *testing.T) {
 		who  []int
 	}{{"the client's", []int{0}}, {"the server's", []int{1}}, {"both", []int{0, 1}}} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
+			if !nstest.Slow() {
+				t.Parallel() // they wait for SYNs to be sent again
+			}
 			a, b, f := forwardedFleet(t)
 			k := killing{t: t, nodes: []*machine{a, b}, pauses: newPauses(f), next: 1000}
 			must(t, a.apply(dbToAll))

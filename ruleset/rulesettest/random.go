@@ -229,13 +229,22 @@ func (g *generator) rules(statement func() ruleset.Statement) []ruleset.Rule {
 }
 
 // consistent says that r does not read headers of two families or protocols, which
-// nft refuses, and that nothing follows what ends it.
+// nft refuses, that nothing follows what ends it, and that nft 1.0.6 reads and lists it
+// as it is: two equal ports of a rule are one payload expression to it, and ports of
+// a protocol that it does not know are an assertion that fails in it.
 func consistent(r ruleset.Rule) bool {
 	t := ruleset.Table{Chains: []ruleset.Chain{{Rules: []ruleset.Rule{r}}}}
 	t.Normalise()
 	seen := map[ruleset.Field]uint32{}
 	statements := t.Chains[0].Rules[0].Statements
 	for i, s := range statements {
+		proto, known := seen[ruleset.MetaL4Proto]
+		if known && proto != ruleset.ProtoTCP && proto != ruleset.ProtoUDP && slices.ContainsFunc(readBy(s), port) {
+			return false
+		}
+		if slices.ContainsFunc(statements[:i], equalPort) && equalPort(s) {
+			return false
+		}
 		switch s := s.(type) {
 		case ruleset.Match:
 			f := s.Left.Field
@@ -255,6 +264,28 @@ func consistent(r ruleset.Rule) bool {
 	icmpv6 := seen[ruleset.MetaL4Proto] == ruleset.ProtoICMPv6 && seen[ruleset.MetaNFProto] == ruleset.NFProtoIPv4
 	icmp := seen[ruleset.MetaL4Proto] == ruleset.ProtoICMP && seen[ruleset.MetaNFProto] == ruleset.NFProtoIPv6
 	return !icmp && !icmpv6
+}
+
+// readBy is what s reads of a packet.
+func readBy(s ruleset.Statement) []ruleset.Expr {
+	switch s := s.(type) {
+	case ruleset.Match:
+		return []ruleset.Expr{s.Left}
+	case ruleset.InSet:
+		return s.Key
+	case ruleset.ByMap:
+		return s.Key
+	case ruleset.SetByMap:
+		return s.Key
+	}
+	return nil
+}
+
+func port(e ruleset.Expr) bool { return e.Field == ruleset.THSport || e.Field == ruleset.THDport }
+
+func equalPort(s ruleset.Statement) bool {
+	m, ok := s.(ruleset.Match)
+	return ok && m.Op == ruleset.Equal && port(m.Left)
 }
 
 func (g *generator) leafStatement() ruleset.Statement {

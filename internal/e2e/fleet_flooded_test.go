@@ -159,30 +159,40 @@ func TestFleetFlooded(t *testing.T) {
 			tt.flood.Packet[22+i] = byte(port >> (8 * (1 - i)))
 		}
 		before := s.b.counts()
+		refused := func() (n uint64) {
+			after := s.b.counts()
+			for _, reason := range tt.reasons {
+				n += after[reason] - before[reason]
+			}
+			return n
+		}
 		began := time.Now()
 		stop := flooder(t, attacker, tt.flood)
-		good, slowest := 0, time.Duration(0)
-		for range calls {
+		made, good, slowest := 0, 0, time.Duration(0)
+		connect := func() {
 			r := s.caller.calls(one)[0]
+			made++
 			slowest = max(slowest, r.Elapsed)
-			if r.Whole && r.Elapsed <= 3*time.Second {
+			if r.Whole && r.Elapsed <= nstest.Patience(3*time.Second) {
 				good++
 			}
 			delivered.Bytes[port] += 100
 		}
+		for range calls {
+			connect()
+		}
+		nstest.WaitFor(t, 10*time.Second, "the flood to be refused", func() bool { // a slow flooder begins late
+			if refused() > 0 {
+				return true
+			}
+			connect()
+			return false
+		})
 		took := time.Since(began)
 		sent := stop()
-		refused := uint64(0)
-		after := s.b.counts()
-		for _, reason := range tt.reasons {
-			refused += after[reason] - before[reason]
-		}
-		t.Logf("%s: %d packets a second; %d of %d calls within 3 s, the slowest %v; %d refused", tt.name, int(float64(sent)/took.Seconds()), good, calls, slowest, refused)
-		if good*100 < 99*calls {
-			t.Errorf("%s: %d of %d calls came about within 3 s", tt.name, good, calls)
-		}
-		if sent == 0 || refused == 0 {
-			t.Errorf("%s: %d packets were sent, none refused as one of %q: %v", tt.name, sent, tt.reasons, after)
+		t.Logf("%s: %d packets a second; %d of %d calls within 3 s, the slowest %v; %d refused", tt.name, int(float64(sent)/took.Seconds()), good, made, slowest, refused())
+		if good*100 < 99*made {
+			t.Errorf("%s: %d of %d calls came about within 3 s", tt.name, good, made)
 		}
 	}
 	if d := s.answerer.delivered(); d.Bytes[port] > delivered.Bytes[port] {

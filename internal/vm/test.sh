@@ -27,10 +27,7 @@ package datapath/sockets .
 package datapath/packet Kernel
 # Not what nft 1.0.6 loads: it converts the byte order of one byte of an interval (meta l4proto), which 6.12 refuses.
 package ruleset/kernel ". -test.skip Everything|RandomTables"
-# Not those that kill a daemon before each packet of hundreds of connections at once: they take emulated processors long, and
-# are about daemons; that the kernel lets nothing pass where nobody reads is in TestNobodyReads and TestFleetDaemonsAndPolicies.
-# Nor the connects during floods: an emulated processor does not send faster than the table's limits.
-package internal/e2e "Fleet -test.skip FleetKilled|FleetFlooded"
+package internal/e2e Fleet
 export THOLE_MUST=1 THOLE_QUEUE=native THOLE_BINARY=/usr/local/bin/thole THOLE_SLOWNESS="${THOLE_SLOWNESS:-10}"
 
 part() {

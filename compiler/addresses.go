@@ -77,6 +77,17 @@ func classifyAddresses(policies []Policy) *addressClasses {
 	return ac
 }
 
+// of returns the class of an address.
+func (ac *addressClasses) of(a netip.Addr) *addressClass {
+	for i := range ac.classes {
+		class := &ac.classes[i]
+		if slices.ContainsFunc(class.ranges, func(r addressRange) bool { return r.from.Compare(a) <= 0 && a.Compare(r.to) <= 0 }) {
+			return class
+		}
+	}
+	return &ac.classes[0]
+}
+
 // listsOf returns for each of the atoms, which are ascending, the lists that match it.
 func (ac *addressClasses) listsOf(atoms []addressRange) [][]int {
 	of := make([][]int, len(atoms))

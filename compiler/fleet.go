@@ -85,14 +85,22 @@ func (cs *classes) classifyRemotes(remotes []Remote) {
 // class, allows a connection to what a workload of another node proved to be. Audit
 // policies do not count.
 func (r *Result) Allows(from, to uint32, p Protocol, port uint16) bool {
-	c, peer := r.classes.numbered(from), r.classes.numbered(to)
-	if c == nil || peer == nil {
-		return false
-	}
-	dk := r.classes.docket(c, egress)
-	row := r.classes.judge(c, egress, peerOf(peer))
-	for i, at := range dk.ports {
-		if slices.ContainsFunc(r.classes.ports.classes[at].spans, func(s span) bool {
+	c, other := r.classes.numbered(from), r.classes.numbered(to)
+	return c != nil && other != nil && r.classes.allows(c, peer{workloads: other}, p, port)
+}
+
+// AllowsAddress is Allows for an address outside this node at which nothing was proven.
+// What it does not know it allows: the table judges such a connection as well.
+func (r *Result) AllowsAddress(from uint32, to netip.AddrPort, p Protocol) bool {
+	c := r.classes.numbered(from)
+	return c == nil || r.classes.allows(c, peer{addresses: r.classes.addresses.of(to.Addr())}, p, to.Port())
+}
+
+// allows reports whether the egress of c allows connections to a port of a peer.
+func (cs *classes) allows(c *workloadClass, to peer, p Protocol, port uint16) bool {
+	row := cs.judge(c, egress, to)
+	for i, at := range cs.docket(c, egress).ports {
+		if slices.ContainsFunc(cs.ports.classes[at].spans, func(s span) bool {
 			return s.proto == uint8(p) && s.from <= port && port <= s.to
 		}) {
 			return row.judgements[i+1].ruling != deny
@@ -100,8 +108,6 @@ func (r *Result) Allows(from, to uint32, p Protocol, port uint16) bool {
 	}
 	return row.judgements[0].ruling != deny
 }
-
-func peerOf(c *workloadClass) peer { return peer{workloads: c} }
 
 // numbered returns the class of workloads with a number, nil if there is none.
 func (cs *classes) numbered(n uint32) *workloadClass {

@@ -59,6 +59,46 @@ func TestRemotes(t *testing.T) {
 	}
 }
 
+// An address at which nothing was proven is judged by cidr and any alone.
+func TestAllowsAddress(t *testing.T) {
+	docs, err := compiler.Parse([]compiler.File{{Name: "p.yaml", Data: []byte(fleetPolicy + `
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: never}
+spec:
+  selector: {matchLabels: {app: db}}
+  deny:
+    egress: [{to: [{cidr: 10.9.9.0/24}]}]
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: later}
+spec:
+  enforcement: audit
+  selector: {matchLabels: {app: db}}
+  egress: []
+`)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := compiler.Workload{Name: "db", Kind: compiler.KindRun, Labels: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "thole.slice/db", ID: 7}}
+	web := compiler.Workload{Name: "web", Kind: compiler.KindRun, Labels: compiler.Labels{"app": "web"}, Cgroup: compiler.Cgroup{Path: "thole.slice/web", ID: 8}}
+	r := compile(t, compiler.Input{Policies: docs.Policies, Workloads: []compiler.Workload{db, web}, Fleet: &compiler.Fleet{}})
+	for to, want := range map[string]bool{
+		"10.9.0.1:80": true, "10.9.0.1:81": false, "10.9.255.255:80": true, "10.10.0.0:80": false, "10.0.0.2:22": false,
+		"10.9.9.255:80": false, "[fd00::2]:80": false,
+	} {
+		place := netip.MustParseAddrPort(to)
+		if got := r.AllowsAddress(r.ClassOf(&db).Number, place, compiler.TCP); got != want {
+			t.Errorf("%s: got %t, want %t", to, got, want)
+		}
+		if !r.AllowsAddress(r.ClassOf(&web).Number, place, compiler.TCP) || !r.AllowsAddress(9999, place, compiler.TCP) {
+			t.Errorf("%s: denied to who is not isolated, or not known", to)
+		}
+	}
+}
+
 // A remote keeps its class while others come and go, and policies change: the marks of
 // its connections hold the number.
 func TestRemotesKeepTheirClasses(t *testing.T) {

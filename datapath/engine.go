@@ -50,6 +50,8 @@ type Daemon interface {
 	Class(compiler.Remote) (uint32, error)
 	// Allows reports whether the policies of this node let a class send to another.
 	Allows(from, to uint32, port uint16) bool
+	// AllowsAddress reports the same of an address, for who proved nothing.
+	AllowsAddress(from uint32, to netip.AddrPort) bool
 }
 
 // A Config says what an Engine works with.

@@ -74,6 +74,10 @@ func (w *world) Allows(from, to uint32, port uint16) bool {
 	return !w.denies && from == 7 && to == w.class && port == serverEnd.Port()
 }
 
+func (w *world) AllowsAddress(from uint32, to netip.AddrPort) bool {
+	return !w.denies && from == 7 && to == serverEnd
+}
+
 // A side is one node's engine with its world.
 type side struct {
 	*Engine
@@ -365,10 +369,16 @@ func TestRefusals(t *testing.T) {
 			server.pass(queue.Prerouting, 0, wire)
 			wire, _ = server.pass(queue.Output, 0, kernelSYNACK)
 			got, mark := client.pass(queue.Prerouting, 0, wire)
-			if p, err := packet.Parse(got); err == nil && p.Flags == packet.RST|packet.ACK && mark == 0 && len(client.sent) == 1 {
-				return nil // both ends get a reset
-			}
-			return got
+			return unlessRefused(client, got, mark)
+		}},
+		"the policy denies who answers without a token": {"handshake/denied", func(client, _ side) []byte {
+			client.denies = true
+			client.pass(queue.Output, 0, kernelSYN)
+			client.pass(queue.Prerouting, 0, kernelSYNACK) // falls back
+			client.pass(queue.Output, 0, kernelSYN)
+			client.sent = nil
+			got, mark := client.pass(queue.Prerouting, 0, kernelSYNACK)
+			return unlessRefused(client, got, mark)
 		}},
 	} {
 		client, server := newSides(t)
@@ -381,4 +391,13 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: refused: %v, want %s", name, refused, tt.reason)
 		}
 	}
+}
+
+// unlessRefused returns nil if both ends get a reset: the client's kernel by the packet.
+func unlessRefused(client side, got []byte, mark uint32) []byte {
+	p, err := packet.Parse(got)
+	if err != nil || p.Flags != packet.RST|packet.ACK || mark != 0 || len(client.sent) != 1 {
+		return append([]byte("not refused: "), got...)
+	}
+	return nil
 }

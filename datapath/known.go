@@ -73,3 +73,9 @@ func (k known) Allows(w handshake.Workload, to handshake.Class, port uint16) boo
 	own, ok := k.daemon.Workload(uint64(w))
 	return ok && k.daemon.Allows(own.Class, uint32(to), port)
 }
+
+// AllowsPlain is a method of handshake.Policy. Who has no labels is the kernel's to judge.
+func (k known) AllowsPlain(w handshake.Workload, to netip.AddrPort) bool {
+	own, ok := k.daemon.Workload(uint64(w))
+	return !ok || k.daemon.AllowsAddress(own.Class, to)
+}

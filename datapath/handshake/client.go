@@ -115,13 +115,16 @@ func (n *Node) readT2(c Conn, p *packet.Packet) (Conn, error) {
 }
 
 // answeredPlain is for a SYN-ACK without a token.
-func (c Conn) answeredPlain(p *packet.Packet) (Conn, Action) {
+func (n *Node) answeredPlain(c Conn, p *packet.Packet) (Conn, Action) {
 	switch c.State {
 	case Plain:
-		if p.Ack == c.first {
-			return c, Action{Do: Accept, Mark: MarkPlain}
+		switch {
+		case p.Ack != c.first:
+			return c, refuse(Stale).end(p.Ack) // it answers the SYN with T1 once more
+		case !n.AllowsPlain(c.workload, p.Source):
+			return Conn{}, Action{Do: RefuseSYN, Err: Denied}.end(c.first)
 		}
-		return c, refuse(Stale).end(p.Ack) // it answers the SYN with T1 once more
+		return c, Action{Do: Accept, Mark: MarkPlain}
 	case Proving:
 		// The server's kernel sends it again after the proof: it defers accept, or has no room.
 		if p.Ack == c.first && p.Seq == c.serverAt {

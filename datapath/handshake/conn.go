@@ -66,12 +66,15 @@ type Statements interface {
 type Class uint16
 
 // Policy is what the client's node decides in userspace; the server's kernel decides
-// by the class alone.
+// by the class alone. Behind AllowsPlain the client's decides once more.
 type Policy interface {
 	// Class returns the class of who proved what the claim says, at this address.
 	Class(*token.Claim, netip.Addr) (Class, error)
 	// Allows reports whether the workload may send to that class and port.
 	Allows(Workload, Class, uint16) bool
+	// AllowsPlain reports whether the workload may send to that address and port, where
+	// nothing was proven.
+	AllowsPlain(Workload, netip.AddrPort) bool
 }
 
 // A Node is what the machine asks. Step does not change it.

@@ -72,8 +72,9 @@
 //	                                                       connection is still wanted
 //	T1 for a socket without labels, or for none            as is: this node answers as one without Thole
 //	SYN-ACK without a token, client                        Offered: falls back, if it acknowledges what was sent.
-//	                                                       Plain, and in Proving of the same numbers (the server's
-//	                                                       kernel defers accept): as is. Else dropped
+//	                                                       Plain: as is; if the policy denies the address, both
+//	                                                       kernels get a reset. Proving, the same numbers (the
+//	                                                       server's kernel defers accept): as is. Else dropped
 //	anything but SYN-ACK and RST of a pending server       dropped: a challenge would tell the client's node that
 //	                                                       the proof was taken
 //	SYN again, client is Plain as was remembered           T1 on it: somebody with labels may listen there now

@@ -169,6 +169,7 @@ const testClass = 0x4001
 
 func (n *node) Class(*token.Claim, netip.Addr) (Class, error) { return testClass, nil }
 func (n *node) Allows(Workload, Class, uint16) bool           { return !n.denies }
+func (n *node) AllowsPlain(Workload, netip.AddrPort) bool     { return !n.denies }
 
 func (n *node) machine() *Node { return &Node{n, n} }
 

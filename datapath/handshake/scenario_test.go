@@ -396,6 +396,14 @@ func TestScenarios(t *testing.T) {
 			r.want(Server, r.step(Server, In, resetTo(first+window).build()), "accept, 0, <nil>, answered")
 			r.want(Server, r.step(Server, In, resetTo(first+window-1).build()), "accept, 0, <nil>, closed")
 		},
+		"the client's policy refuses who has no Thole: both kernels get a reset": func(r *rig) {
+			r.client.denies, r.plain = true, true
+			r.want(Client, r.step(Client, Out, kernelSYN.build()), "accept, 0, <nil>, plain")
+			in := r.step(Client, In, kernelSYNACK.build())
+			r.want(Client, in, "refuse SYN, 0, handshake: denied, closed")
+			r.wantBytes(in.packet, segment{fromServer: true, seq: s + 1, ack: first, flags: packet.RST | packet.ACK})
+			r.wantReset(in.reset, clientEnd, first)
+		},
 		"forged resets are the kernel's to judge": func(r *rig) {
 			r.step(Client, Out, kernelSYN.build())
 			for _, d := range []uint32{1, ^uint32(0), p3} {

@@ -69,7 +69,7 @@ func (n *Node) in(c Conn, e *Event) (Conn, Action) {
 	case kind&packet.RST != 0:
 		return c.wasReset(p)
 	case kind == packet.SYN|packet.ACK:
-		return c.answeredPlain(p)
+		return n.answeredPlain(c, p)
 	default:
 		return c, c.unproven(p)
 	}

@@ -12,16 +12,19 @@ const (
 )
 
 // AppendRefusal appends a reset in the place of p, a SYN-ACK on its way to the client's
-// kernel. With ack, which takes a SYN-ACK with a token, it ends a connect: SYN-SENT heeds
-// no reset without one. Without, it ends a connection that is open and has heard nothing
-// yet, and none that still waits for its SYN-ACK.
+// kernel. With ack it ends a connect: SYN-SENT heeds no reset without one. Without, it
+// ends a connection that is open and has heard nothing yet, and none that still waits for
+// its SYN-ACK.
 func (p *Packet) AppendRefusal(dst []byte, ack bool) ([]byte, error) {
-	if !p.is(SYN|ACK|RST|FIN, SYN|ACK) || ack && p.Token == 0 {
+	if !p.is(SYN|ACK|RST|FIN, SYN|ACK) {
 		return dst, WrongPacket
 	}
 	e := edit{bare: true, seq: p.Seq + uint32(len(p.Payload())) + 1, flags: RST, limit: maxPacket}
 	if ack {
-		e.ack, e.flags = p.Ack+p3, RST|ACK
+		e.ack, e.flags = p.Ack, RST|ACK
+		if p.Token != 0 {
+			e.ack += p3
+		}
 	}
 	return p.append(dst, e)
 }

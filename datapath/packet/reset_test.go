@@ -15,11 +15,15 @@ func TestRefusal(t *testing.T) {
 		out, err = p.AppendRefusal(nil, false)
 		wantPacket(t, out, err, segment{v6: v6, reverse: true, seq: sSeq + 1, flags: RST, options: stamps})
 
-		p = mustParse(t, segment{v6: v6, reverse: true, flags: SYN | ACK}.build())
+		p = mustParse(t, segment{v6: v6, reverse: true, seq: sSeq, ack: cSeq + 1, flags: SYN | ACK}.build())
+		out, err = p.AppendRefusal(nil, true)
+		wantPacket(t, out, err, segment{v6: v6, reverse: true, seq: sSeq + 1, ack: cSeq + 1, flags: RST | ACK})
+		out, err = p.AppendRefusal(nil, false)
+		wantPacket(t, out, err, segment{v6: v6, reverse: true, seq: sSeq + 1, flags: RST})
+
+		p = mustParse(t, segment{v6: v6, reverse: true, flags: ACK}.build())
 		_, err = p.AppendRefusal(nil, true)
 		wantReason(t, err, WrongPacket)
-		out, err = p.AppendRefusal(nil, false)
-		wantPacket(t, out, err, segment{v6: v6, reverse: true, seq: 1, flags: RST})
 	})
 }
 

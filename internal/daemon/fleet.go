@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"path"
 	"slices"
 	"strconv"
@@ -263,7 +264,12 @@ func (f *fleet) Workload(cgroup uint64) (datapath.Workload, bool) {
 
 // Allows is a method of datapath.Daemon.
 func (f *fleet) Allows(from, to uint32, port uint16) bool {
-	return f.view.Load().allows(from, to, port)
+	return f.view.Load().result.Allows(from, to, compiler.TCP, port)
+}
+
+// AllowsAddress is a method of datapath.Daemon.
+func (f *fleet) AllowsAddress(from uint32, to netip.AddrPort) bool {
+	return f.view.Load().result.AllowsAddress(from, to, compiler.TCP)
 }
 
 // remoteKey names what was proven. A part has its length before it, so that no two
@@ -304,8 +310,6 @@ func (e *enforcer) publishFleet(v *view) {
 	if e.fleet == nil || e.result == nil {
 		return
 	}
-	result := e.result
-	v.allows = func(from, to uint32, port uint16) bool { return result.Allows(from, to, compiler.TCP, port) }
 	v.remotes = map[string]uint32{}
 	for i, class := range e.result.Remotes {
 		if r := e.met[i]; !r.Ended {

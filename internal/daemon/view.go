@@ -24,10 +24,8 @@ type view struct {
 	policies []compiler.Policy
 	grants   []compiler.LabelGrant
 
-	// In a fleet: classes by remoteKey, and Result.Allows.
-	remotes map[string]uint32
-	allows  func(from, to uint32, port uint16) bool
-	locals  sync.Map // datapath.Workload by cgroup, of those that were asked for
+	remotes map[string]uint32 // in a fleet: classes by remoteKey
+	locals  sync.Map          // datapath.Workload by cgroup, of those that were asked for
 }
 
 // publish makes a view of the enforcer's state.
@@ -41,8 +39,7 @@ func (e *enforcer) publish() {
 // or on another node.
 func (e *enforcer) publishSmall() {
 	v := e.newView()
-	before := e.view.Load()
-	v.remotes, v.allows = before.remotes, before.allows
+	v.remotes = e.view.Load().remotes
 	e.view.Store(v)
 }
 

@@ -73,10 +73,14 @@ func TestFleetFloodIsBounded(t *testing.T) {
 
 	to := netip.MustParseAddr("10.0.0.1")
 	sent := 0
+	put := func(p []byte) {
+		t.Helper()
+		nstest.WaitFor(t, time.Second, "room in the device's queue", func() bool { return sender.Send(p, 0, 0) == nil })
+		sent++
+	}
 	send := func(from netip.Addr, times int) {
 		for i := range times {
-			nstest.WaitFor(t, time.Second, "room in the device's queue", func() bool { return sender.Send(beginning(from, to, uint16(1024+i)), 0, 0) == nil })
-			sent++
+			put(beginning(from, to, uint16(1024+i)))
 		}
 	}
 	total := func() (all int) {
@@ -128,8 +132,7 @@ func TestFleetFloodIsBounded(t *testing.T) {
 	for i := range 5000 {
 		p := beginning(known, to, uint16(1024+i))
 		p[44] = byte(token.TypeShortT1)
-		nstest.WaitFor(t, time.Second, "room in the device's queue", func() bool { return sender.Send(p, 0, 0) == nil })
-		sent++
+		put(p)
 	}
 	settled()
 	if got := came[known] - short; got != 5000 {
@@ -142,8 +145,7 @@ func TestFleetFloodIsBounded(t *testing.T) {
 	before := came[one]
 	n.Shell("nft add element inet thole pending4 '{ 10.0.0.2 . 4444 . 10.0.0.1 . 80 }'")
 	for range 500 {
-		must(t, sender.Send(beginning(one, to, 4444), 0, 0))
-		sent++
+		put(beginning(one, to, 4444))
 	}
 	settled()
 	if got := came[one] - before; got != 500 {

@@ -47,6 +47,31 @@ func TestFleetPlainIsRemembered(t *testing.T) {
 	}
 }
 
+// A connect to a machine without Thole that the policy denies is refused at the first
+// answer: the process sees no connection, and the machine keeps none that is half open.
+func TestFleetPlainDenied(t *testing.T) {
+	a, b := newFleet(t)
+	tell(t, a, b)
+	must(t, a.apply(cidrAndLabels))
+	outside := linkOutside(t, a)
+	outside.In("free").Probe("outside").Listen("tcp", "[::]:80")
+	web := a.labelledProbe("web", "app=web")
+	seen := outside.Observe()
+	for _, to := range []string{"10.0.1.2:80", "[fd00:11::2]:80"} {
+		for _, when := range []string{"at first", "remembered"} {
+			if v := web.TCPTo(nstest.Target{To: to, Patience: handshakes}); v.Outcome != nstest.Refused || v.Elapsed > nstest.Patience(900*time.Millisecond) {
+				t.Errorf("%s, %s: %s after %v, want it refused at once", to, when, v, v.Elapsed)
+			}
+		}
+	}
+	if n := seen.Count(func(p nstest.Packet) bool { return p.Network == "tcp" && !p.SYN && p.ACK && p.To.Port() == 80 }); n != 0 {
+		t.Errorf("%d packets with ACK have come", n)
+	}
+	if half := outside.Shell("ss -Htn state syn-recv"); half != "" {
+		t.Errorf("half open: %s", half)
+	}
+}
+
 // Where a place had no Thole, or no labels, a workload with labels may listen by now: it
 // is reached by its labels when TCP's next SYN goes out.
 func TestFleetPlainNoMore(t *testing.T) {

@@ -9,13 +9,8 @@ import (
 	"strings"
 
 	"thole/compiler"
+	"thole/internal/condition"
 )
-
-// A Problem is something that keeps a part of what is wanted from being so.
-type Problem struct {
-	Where string // a position in a policy file, or a cgroup
-	Text  string
-}
 
 // A Snapshot is what ran at one moment.
 type Snapshot struct {
@@ -23,7 +18,7 @@ type Snapshot struct {
 	Unlabelled []compiler.Unlabelled // containers without labels, by path
 	Parents    []compiler.Cgroup     // cgroups that belong to containers alone, by path
 	Bridges    []compiler.Bridge     // ascending
-	Problems   []Problem
+	Conditions []condition.Condition // what an administrator or a user should know
 }
 
 // A resolver finds the cgroups of bindings. watch is called for every directory
@@ -189,7 +184,12 @@ func settle(workloads []compiler.Workload) Snapshot {
 	for _, w := range workloads {
 		if n := len(s.Workloads); n > 0 && s.Workloads[n-1].Cgroup.Path == w.Cgroup.Path {
 			winner := s.Workloads[n-1]
-			s.Problems = append(s.Problems, Problem{
+			code := condition.BindingOverlap
+			if winner.Kind == compiler.KindRun || w.Kind == compiler.KindRun {
+				code = condition.BindingOverlapRun // a user's thole run suffices
+			}
+			s.Conditions = append(s.Conditions, condition.Condition{
+				Code:  code,
 				Where: w.Position.String(),
 				Text: fmt.Sprintf("workload %q (%s) has no effect on the cgroup %s: it has the labels of %q (%s)",
 					w.Name, w.Kind, w.Cgroup.Path, winner.Name, winner.Kind),

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/internal/condition"
 	"thole/internal/nstest"
 )
 
@@ -57,8 +58,8 @@ func TestBindingsFollowTheTree(t *testing.T) {
 
 			id := tr.in(tt.make).ID()
 			s := tr.until("the cgroup", bindings, func(s Snapshot) bool { return len(s.Workloads) == 1 })
-			if len(s.Problems) > 0 {
-				t.Errorf("problems: %v", s.Problems)
+			if len(s.Conditions) > 0 {
+				t.Errorf("problems: %v", s.Conditions)
 			}
 			w := s.Workloads[0]
 			facts := compiler.Labels{FactKind: tt.kind.String()}
@@ -105,12 +106,12 @@ func TestOneBindingACgroup(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("workloads (-want +got)\n%s", diff)
 	}
-	wantProblems := []Problem{
-		{"by-unit-too.yaml:1:1", `workload "by-unit-too" (unit) has no effect on the cgroup system.slice/nginx.service: it has the labels of "by-unit" (unit)`},
-		{"by-path.yaml:1:1", `workload "by-path:system.slice/nginx.service" (cgroup) has no effect on the cgroup system.slice/nginx.service: it has the labels of "by-unit" (unit)`},
-		{"by-user.yaml:1:1", `workload "by-user" (user) has no effect on the cgroup user.slice/user-7.slice: it has the labels of "by-slice" (unit)`},
+	wantProblems := []condition.Condition{
+		{Code: condition.BindingOverlap, Where: "by-unit-too.yaml:1:1", Text: `workload "by-unit-too" (unit) has no effect on the cgroup system.slice/nginx.service: it has the labels of "by-unit" (unit)`},
+		{Code: condition.BindingOverlap, Where: "by-path.yaml:1:1", Text: `workload "by-path:system.slice/nginx.service" (cgroup) has no effect on the cgroup system.slice/nginx.service: it has the labels of "by-unit" (unit)`},
+		{Code: condition.BindingOverlap, Where: "by-user.yaml:1:1", Text: `workload "by-user" (user) has no effect on the cgroup user.slice/user-7.slice: it has the labels of "by-slice" (unit)`},
 	}
-	if diff := cmp.Diff(wantProblems, s.Problems); diff != "" {
+	if diff := cmp.Diff(wantProblems, s.Conditions); diff != "" {
 		t.Errorf("problems (-want +got)\n%s", diff)
 	}
 }
@@ -127,7 +128,7 @@ func TestBindingsThatCanNotBe(t *testing.T) {
 	}
 	for _, tt := range tests {
 		s := tr.cgroups.Scan([]compiler.Binding{labelled("it", tt.binding)})
-		if len(s.Workloads) != 0 || len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Text, tt.want) {
+		if len(s.Workloads) != 0 || len(s.Conditions) != 1 || !strings.Contains(s.Conditions[0].Text, tt.want) {
 			t.Errorf("%+v: snapshot %+v; want one problem with %q", tt.binding, s, tt.want)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"thole/compiler"
+	"thole/internal/condition"
 )
 
 // resyncInterval bounds for how long a change can go unnoticed that inotify did
@@ -82,7 +83,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 			unwatched = err
 		}
 	}
-	runs, problems := c.scopes.list(sweep, watch)
+	runs, conditions := c.scopes.list(sweep, watch)
 	var workloads []compiler.Workload
 	for _, run := range runs {
 		workloads = append(workloads, run.workload())
@@ -95,7 +96,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 	for _, b := range bindings {
 		found, err := resolver.resolve(b)
 		if err != nil {
-			problems = append(problems, Problem{Where: b.Position.String(), Text: err.Error()})
+			conditions = append(conditions, condition.Condition{Code: condition.BindingUnresolved, Where: b.Position.String(), Text: err.Error()})
 		}
 		workloads = append(workloads, found...)
 	}
@@ -103,11 +104,11 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 	if c.docker != nil {
 		containers = c.docker.list(watchOther)
 		workloads = append(workloads, containers.workloads...)
-		problems = append(problems, containers.problems...)
+		conditions = append(conditions, containers.conditions...)
 	}
 	c.forget(seen)
 	if unwatched != nil {
-		problems = append(problems, Problem{Text: fmt.Sprintf(
+		conditions = append(conditions, condition.Condition{Code: condition.CgroupsUnwatched, Text: fmt.Sprintf(
 			"some cgroups can not be watched, they are looked at every %v only: %v: see `sysctl fs.inotify.max_user_watches`",
 			resyncInterval, unwatched)})
 	}
@@ -119,7 +120,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
 		snapshot.Parents = append(snapshot.Parents, compiler.Cgroup{Path: Slice, ID: id})
 		c.slice = id
 	}
-	snapshot.Problems = append(problems, snapshot.Problems...)
+	snapshot.Conditions = append(conditions, snapshot.Conditions...)
 	return snapshot
 }
 

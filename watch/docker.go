@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"thole/compiler"
+	"thole/internal/condition"
 )
 
 const (
@@ -59,7 +60,7 @@ type Docker struct {
 	bridges   map[string]string          // the interfaces of networks, by the network's id
 	named     map[string]string          // their ids, by name
 	alike     []compiler.Bridge          // those of them to which containers alone are connected
-	problems  []Problem                  // of the network interfaces
+	problems  []condition.Condition      // of the network interfaces
 	status    DockerStatus
 	knew      bool // it answered once
 }
@@ -215,10 +216,10 @@ func (d *Docker) lost(err error) {
 }
 
 // away says what follows where Docker does not answer.
-func (d *Docker) away() []Problem {
+func (d *Docker) away() []condition.Condition {
 	problems := slices.Clone(d.problems)
 	if !d.status.Connected && d.status.Error != "" && (d.knew || d.host.Given || len(d.living) > 0) {
-		problems = append(problems, Problem{Where: "docker", Text: fmt.Sprintf(
+		problems = append(problems, condition.Condition{Code: condition.DockerAway, Where: "docker", Text: fmt.Sprintf(
 			"what was known of containers stays, those that start now are not known: %s: see `systemctl status docker`, or --docker", d.status.Error)})
 	}
 	return problems

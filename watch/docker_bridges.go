@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"thole/compiler"
+	"thole/internal/condition"
 )
 
 // connections returns on which bridges the container is known. One whose port is
@@ -76,13 +77,13 @@ func (d *Docker) readBridges(ctx context.Context, e engine) error {
 		bridges[n.id], named[n.name], subnets[n.bridge] = n.bridge, n.id, n.subnets
 	}
 	var alike []compiler.Bridge
-	var problems []Problem
+	var problems []condition.Condition
 	for _, bridge := range slices.Sorted(maps.Values(bridges)) {
 		switch foreign, ok, err := d.links.Foreign(bridge); {
 		case err != nil:
 			return err
 		case len(foreign) > 0:
-			problems = append(problems, Problem{Where: bridge, Text: fmt.Sprintf(
+			problems = append(problems, condition.Condition{Code: condition.BridgeShared, Where: bridge, Text: fmt.Sprintf(
 				"not only containers are connected to this bridge, but also %v: containers on it are taken for strangers", foreign)})
 		case ok:
 			alike = append(alike, compiler.Bridge{Name: bridge, Networks: subnets[bridge]})

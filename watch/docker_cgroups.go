@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"thole/compiler"
+	"thole/internal/condition"
 )
 
 // A place is a cgroup below which there are containers.
@@ -101,7 +102,7 @@ type dockerSurvey struct {
 	unlabelled []compiler.Unlabelled
 	parents    []compiler.Cgroup
 	bridges    []compiler.Bridge
-	problems   []Problem
+	conditions []condition.Condition
 }
 
 // enter completes a snapshot. An unlabelled container whose cgroup a Workload
@@ -125,13 +126,13 @@ func (d *Docker) list(watch func(cgroup string)) dockerSurvey {
 	s := dockerSurvey{bridges: d.alike}
 	places, err := d.places(watch)
 	if err != nil {
-		s.problems = append(s.problems, Problem{Text: err.Error()})
+		s.conditions = append(s.conditions, condition.Condition{Code: condition.CgroupsUnreadable, Text: err.Error()})
 	}
 	d.living = map[string]compiler.Cgroup{}
 	for _, p := range places {
 		d.listPlace(&s, p)
 	}
-	s.problems = append(s.problems, d.away()...)
+	s.conditions = append(s.conditions, d.away()...)
 	return s
 }
 
@@ -179,7 +180,7 @@ func (d *Docker) listContainer(s *dockerSurvey, id string, cg compiler.Cgroup) b
 	switch {
 	case r.refused != "":
 		s.parents = append(s.parents, cg) // it holds one container alone, and that is not known
-		s.problems = append(s.problems, Problem{Where: "container " + r.name, Text: r.refused + "; it is closed"})
+		s.conditions = append(s.conditions, condition.Condition{Code: condition.ContainerRefused, Where: "container " + r.name, Text: r.refused + "; it is closed"})
 	case len(r.labels) > 0:
 		s.workloads = append(s.workloads, r.workload(cg))
 	default:
@@ -195,11 +196,11 @@ func (d *Docker) alone(s *dockerSurvey, p place) bool {
 	switch {
 	case slices.Contains(shared, p.path):
 		if len(p.ids) > 0 {
-			s.problems = append(s.problems, Problem{Where: p.path, Text: "containers share this cgroup with services" + mend})
+			s.conditions = append(s.conditions, condition.Condition{Code: condition.ContainerParentShared, Where: p.path, Text: "containers share this cgroup with services" + mend})
 		}
 		return false
 	case len(p.others) > 0:
-		s.problems = append(s.problems, Problem{Where: p.path, Text: fmt.Sprintf(
+		s.conditions = append(s.conditions, condition.Condition{Code: condition.ContainerParentShared, Where: p.path, Text: fmt.Sprintf(
 			"containers share this cgroup with %s%s", strings.Join(p.others, ", "), mend)})
 		return false
 	}
@@ -220,7 +221,8 @@ func (d *Docker) listAlone(s *dockerSurvey, p place, strangers []string) {
 	}
 	for _, cgroup := range strangers {
 		if id, _ := containerID(path.Base(cgroup)); d.strangers[id] {
-			s.problems = append(s.problems, Problem{Where: cgroup, Text: "Docker at " + d.status.Host + " has no such container: what runs in it is closed"})
+			s.conditions = append(s.conditions, condition.Condition{Code: condition.ContainerUnknown, Where: cgroup,
+				Text: "Docker at " + d.status.Host + " has no such container: what runs in it is closed"})
 		}
 	}
 }

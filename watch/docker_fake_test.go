@@ -207,7 +207,7 @@ func paths(list []compiler.Cgroup) []string {
 
 func problemsOf(s Snapshot) string {
 	var b strings.Builder
-	for _, p := range s.Problems {
+	for _, p := range s.Conditions {
 		b.WriteString(p.Where + ": " + p.Text + "\n")
 	}
 	return b.String()

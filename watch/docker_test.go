@@ -50,7 +50,7 @@ func TestDockerAway(t *testing.T) {
 	tr.until("the workload", nil, has("name-a"))
 
 	docker.leave()
-	s := tr.until("a problem", nil, func(s Snapshot) bool { return len(s.Problems) > 0 })
+	s := tr.until("a problem", nil, func(s Snapshot) bool { return len(s.Conditions) > 0 })
 	if !has("name-a")(s) || !strings.Contains(problemsOf(s), errAway.Error()) {
 		t.Errorf("without Docker: workloads %q, problems %s", names(s), problemsOf(s))
 	}
@@ -65,7 +65,7 @@ func TestDockerAway(t *testing.T) {
 	tr.until("the container that ended", nil, has())
 
 	docker.come()
-	tr.until("the container that began, and no problem", nil, func(s Snapshot) bool { return has("name-b")(s) && len(s.Problems) == 0 })
+	tr.until("the container that began, and no problem", nil, func(s Snapshot) bool { return has("name-b")(s) && len(s.Conditions) == 0 })
 	if status := tr.docker.Status(); !status.Connected || status.Containers != 1 {
 		t.Errorf("status with Docker again: %+v", status)
 	}
@@ -206,7 +206,7 @@ func TestStrangersAmongContainers(t *testing.T) {
 	tr.in("docker/" + idOf("b"))
 	docker.put(containerWith("a", "app", "web"))
 	tr.in("docker/" + idOf("a"))
-	s := tr.until("the workload and the problem", nil, func(s Snapshot) bool { return has("name-a")(s) && len(s.Problems) > 0 })
+	s := tr.until("the workload and the problem", nil, func(s Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 })
 	if got, want := problemsOf(s), "docker/"+idOf("b")+": Docker at fake has no such container: what runs in it is closed\n"; got != want {
 		t.Errorf("problems %q, want %q", got, want)
 	}
@@ -400,7 +400,7 @@ func TestRecall(t *testing.T) {
 	tr.docker.Recall(before)
 	tr.restart()
 	tr.remove("x/y/docker-" + idOf("c") + ".scope")
-	after := tr.until("the living containers", nil, func(s Snapshot) bool { return has("name-a")(s) && len(s.Problems) > 0 })
+	after := tr.until("the living containers", nil, func(s Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 })
 	if diff := cmp.Diff(before.Unlabelled, after.Unlabelled, byValue); diff != "" {
 		t.Errorf("unlabelled (-before +after):\n%s", diff)
 	}

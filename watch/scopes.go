@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler"
+	"thole/internal/condition"
 )
 
 // The place of thole run's cgroups: slice/NAME.scope below the root, where systemd
@@ -222,22 +223,22 @@ func (s *Scopes) Count(uid uint32) (total, ofUser int) {
 // list returns the scopes that live, by name, and removes the empty ones if sweep
 // is set; systemd removes its own. What is in our slice without a good seal is reported and carries no
 // labels. watch is called for each scope before it is looked at.
-func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []Problem) {
+func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition.Condition) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	watch("")
 	watch(Slice)
 	names, err := s.root.children(Slice)
 	if err != nil {
-		return nil, []Problem{{Where: Slice, Text: err.Error()}}
+		return nil, []condition.Condition{{Code: condition.CgroupsUnreadable, Where: Slice, Text: err.Error()}}
 	}
 	var runs []Run
-	var problems []Problem
+	var problems []condition.Condition
 	living := map[string]bool{}
 	for _, dir := range names {
 		run, lives, problem := s.look(dir, sweep, watch)
 		if problem != "" {
-			problems = append(problems, Problem{Where: Slice + "/" + dir, Text: problem + "what runs in it reaches nobody"})
+			problems = append(problems, condition.Condition{Code: condition.ScopeRefused, Where: Slice + "/" + dir, Text: problem + "what runs in it reaches nobody"})
 		}
 		if lives {
 			runs = append(runs, run)

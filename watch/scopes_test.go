@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler"
+	"thole/internal/condition"
 	"thole/internal/nstest"
 )
 
@@ -125,8 +126,8 @@ func TestScopesSurviveARestart(t *testing.T) {
 	tr.restart()
 	after := tr.cgroups.Scan(nil)
 	want := slices.DeleteFunc(before, func(w compiler.Workload) bool { return w.Name != "web" })
-	if diff := cmp.Diff(want, after.Workloads, byValue); diff != "" || len(after.Problems) > 0 {
-		t.Errorf("problems %v, workloads (-want +got)\n%s", after.Problems, diff)
+	if diff := cmp.Diff(want, after.Workloads, byValue); diff != "" || len(after.Conditions) > 0 {
+		t.Errorf("problems %v, workloads (-want +got)\n%s", after.Conditions, diff)
 	}
 }
 
@@ -216,11 +217,11 @@ func TestAttributesAreNotBelieved(t *testing.T) {
 					t.Errorf("it is a workload: %+v", w)
 				}
 			}
-			found := slices.ContainsFunc(s.Problems, func(p Problem) bool {
+			found := slices.ContainsFunc(s.Conditions, func(p condition.Condition) bool {
 				return p.Where == path && tt.want != "" && strings.Contains(p.Text, tt.want)
 			})
-			if found != (tt.want != "") || len(s.Problems) > 1 {
-				t.Errorf("problems %v; want one at %s with %q", s.Problems, path, tt.want)
+			if found != (tt.want != "") || len(s.Conditions) > 1 {
+				t.Errorf("problems %v; want one at %s with %q", s.Conditions, path, tt.want)
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"thole/compiler"
+	"thole/internal/condition"
 	"thole/internal/daemon"
 )
 
@@ -174,7 +175,8 @@ func (o applyOptions) config(w *world) daemon.Config {
 
 func writeAnswer(w *world, o applyOptions, a daemon.ApplyResponse) error {
 	printMessages(w.stderr, "warning", a.Warnings)
-	printMessages(w.stderr, "problem", a.Problems)
+	printConditions(w.stderr, "problem", a.Problems)
+	printConditions(w.stderr, "notice", a.Notices)
 	var err error
 	switch {
 	case o.output == "json":
@@ -196,6 +198,15 @@ func printMessages(w io.Writer, kind string, messages []daemon.Message) {
 		}
 		fmt.Fprintf(w, "%s%s: %s\n", where, kind, m.Text)
 	}
+}
+
+// printConditions prints one condition a line, in the form of printMessages.
+func printConditions(w io.Writer, kind string, conditions []condition.Condition) {
+	var messages []daemon.Message
+	for _, c := range conditions {
+		messages = append(messages, daemon.Message{Where: c.Where, Text: c.Text})
+	}
+	printMessages(w, kind, messages)
 }
 
 func summary(a daemon.ApplyResponse) string {

@@ -23,10 +23,13 @@ func newStatus(w *world) *cobra.Command {
 		Long: `Status prints the daemon's own account: since when it runs, which policy set is
 active, how many workloads it knows, what is wrong, and the table's counters.
 
-Exit status: 0 if it enforces and nothing is wrong with its last change, nor with
-this node's certificate in a fleet; 1 if not, or if no daemon answers. What the
-table in the kernel decides goes on without a daemon; "thole doctor" says whether
-it is loaded.`,
+A problem needs an administrator. A notice is something that a user may cause
+alone, with "thole run" or an image; it changes no exit status. docs/OPERATIONS.md
+lists the codes of both, which -o json shows.
+
+Exit status: 0 if the daemon enforces, its last change succeeded, and there is no
+problem; 1 if not, or if no daemon answers. The table in the kernel enforces also
+without a daemon; "thole doctor" says whether it is loaded.`,
 		Example: "  thole status\n  thole status -o json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,7 +44,7 @@ it is loaded.`,
 			} else {
 				err = writeStatus(w.stdout, s)
 			}
-			if err == nil && (!s.Enforcing || s.LastError != nil || s.Fleet != nil && s.Fleet.Error != "") {
+			if err == nil && !s.Healthy() {
 				return exit{code: exitFailed}
 			}
 			return err
@@ -76,6 +79,9 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 	}
 	for _, p := range s.Problems {
 		rows = append(rows, []string{"problem", p.String()})
+	}
+	for _, n := range s.Notices {
+		rows = append(rows, []string{"notice", n.String()})
 	}
 	for _, p := range s.Warnings {
 		rows = append(rows, []string{"warning", p.String()})
@@ -120,7 +126,7 @@ func dockerState(d daemon.DockerStatus) string {
 
 // fleetRows are about other nodes.
 func fleetRows(f *daemon.FleetStatus) [][]string {
-	node := "its certificate can not be used: traffic with other nodes is closed"
+	node := "degraded: the certificate cannot be used, so labelled connections to and from other nodes do not open"
 	if f.Node != "" {
 		node = fmt.Sprintf("node %s, certificate until %s", f.Node, f.Until.Format(time.DateTime))
 	}
@@ -128,9 +134,6 @@ func fleetRows(f *daemon.FleetStatus) [][]string {
 		node += ", requires " + strings.Join(f.Required, " ")
 	}
 	rows := [][]string{{"fleet", node + "; others in " + strings.Join(f.Networks, ", ")}}
-	if f.Error != "" {
-		rows = append(rows, []string{"error", f.Error})
-	}
 	by := "nft's queue"
 	if !f.Queue.Native {
 		by = "NFQUEUE of nft_compat"

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/internal/condition"
 )
 
 // The requests that the daemon answers over its socket: HTTP with JSON bodies.
@@ -48,16 +49,17 @@ type ApplyRequest struct {
 
 // An ApplyResponse says what a new policy set changed, or would change.
 type ApplyResponse struct {
-	Changed   bool      `json:"changed"` // the table differs from the one that was loaded
-	DryRun    bool      `json:"dryRun,omitempty"`
-	Epoch     uint16    `json:"epoch"`
-	Policies  int       `json:"policies"`
-	Workloads int       `json:"workloads"`
-	Classes   int       `json:"classes"`
-	Diff      string    `json:"diff,omitempty"`  // the difference, one line an object
-	Table     string    `json:"table,omitempty"` // DryRun: the whole table as an nft script
-	Warnings  []Message `json:"warnings,omitempty"`
-	Problems  []Message `json:"problems,omitempty"`
+	Changed   bool                  `json:"changed"` // the table differs from the one that was loaded
+	DryRun    bool                  `json:"dryRun,omitempty"`
+	Epoch     uint16                `json:"epoch"`
+	Policies  int                   `json:"policies"`
+	Workloads int                   `json:"workloads"`
+	Classes   int                   `json:"classes"`
+	Diff      string                `json:"diff,omitempty"`  // the difference, one line an object
+	Table     string                `json:"table,omitempty"` // DryRun: the whole table as an nft script
+	Warnings  []Message             `json:"warnings,omitempty"`
+	Problems  []condition.Condition `json:"problems,omitempty"`
+	Notices   []condition.Condition `json:"notices,omitempty"`
 }
 
 // A Message is something to tell a person, with the place it is about: a
@@ -83,28 +85,32 @@ const (
 
 // Status is the daemon's own account of itself.
 type Status struct {
-	Version    string             `json:"version"`
-	PID        int                `json:"pid"`
-	Started    time.Time          `json:"started"`
-	Enforcing  bool               `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
-	Epoch      uint16             `json:"epoch"`
-	Source     string             `json:"source"`              // SourceDefault, …
-	Directory  string             `json:"directory,omitempty"` // with --policies
-	Applied    time.Time          `json:"applied"`             // when the table last changed or was found to be equal
-	Policies   int                `json:"policies"`
-	Workloads  int                `json:"workloads"`
-	Classes    int                `json:"classes"`
-	Runs       int                `json:"runs"`   // living cgroups of thole run
-	Mended     int                `json:"mended"` // how often another program's change of the table was found and mended
-	LastMended *Mending           `json:"lastMended,omitempty"`
-	Ended      int                `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
-	Docker     *DockerStatus      `json:"docker,omitempty"` // absent: it is not followed
-	Fleet      *FleetStatus       `json:"fleet,omitempty"`  // absent: there are no other nodes
-	LastError  *Failure           `json:"lastError,omitempty"`
-	Problems   []Message          `json:"problems,omitempty"`
-	Warnings   []Message          `json:"warnings,omitempty"`
-	Counters   map[string]Counter `json:"counters,omitempty"` // the table's named counters
+	Version    string                `json:"version"`
+	PID        int                   `json:"pid"`
+	Started    time.Time             `json:"started"`
+	Enforcing  bool                  `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
+	Epoch      uint16                `json:"epoch"`
+	Source     string                `json:"source"`              // SourceDefault, …
+	Directory  string                `json:"directory,omitempty"` // with --policies
+	Applied    time.Time             `json:"applied"`             // when the table last changed or was found to be equal
+	Policies   int                   `json:"policies"`
+	Workloads  int                   `json:"workloads"`
+	Classes    int                   `json:"classes"`
+	Runs       int                   `json:"runs"`   // living cgroups of thole run
+	Mended     int                   `json:"mended"` // how often another program's change of the table was found and mended
+	LastMended *Mending              `json:"lastMended,omitempty"`
+	Ended      int                   `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
+	Docker     *DockerStatus         `json:"docker,omitempty"` // absent: it is not followed
+	Fleet      *FleetStatus          `json:"fleet,omitempty"`  // absent: there are no other nodes
+	LastError  *Failure              `json:"lastError,omitempty"`
+	Problems   []condition.Condition `json:"problems,omitempty"` // an administrator is needed: thole status exits 1
+	Notices    []condition.Condition `json:"notices,omitempty"`  // what users may cause: they change no exit status
+	Warnings   []Message             `json:"warnings,omitempty"`
+	Counters   map[string]Counter    `json:"counters,omitempty"` // the table's named counters
 }
+
+// Healthy reports whether the node enforces what it was told, as far as the daemon can say.
+func (s Status) Healthy() bool { return s.Enforcing && s.LastError == nil && len(s.Problems) == 0 }
 
 // A DockerStatus says whether Docker answers.
 type DockerStatus struct {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/internal/condition"
 	"thole/policies"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -72,11 +73,11 @@ type enforcer struct {
 	disbelieved  bool      // one of remotes has ended, and the loaded table does not say so
 	unknownEpoch bool      // the loaded table does not say which epochs were used
 	lastMended   *Mending
-	problems     []Message // of the last scan
-	badSet       *Failure  // the last set that was offered, if it was bad
-	badTable     *Failure  // the last change of the table, if it failed
-	unkept       *Failure  // the set is enforced, and could not be stored
-	unsaved      *Failure  // so is the table, and what the next daemon must know of it
+	found        []condition.Condition // of the last scan
+	badSet       *Failure              // the last set that was offered, if it was bad
+	badTable     *Failure              // the last change of the table, if it failed
+	unkept       *Failure              // the set is enforced, and could not be stored
+	unsaved      *Failure              // so is the table, and what the next daemon must know of it
 	applied      time.Time
 	retry        time.Duration    // how long to wait after the next failure
 	result       *compiler.Result // nil: none yet. Its table is the loaded one, where that is settled

@@ -19,6 +19,7 @@ import (
 	"thole/datapath"
 	"thole/datapath/pki"
 	"thole/datapath/queue"
+	"thole/internal/condition"
 	"thole/watch"
 )
 
@@ -202,7 +203,7 @@ func (c carrier) Scan(bindings []compiler.Binding) watch.Snapshot {
 	}
 	s.Workloads = slices.Clone(s.Workloads)
 	for i := range s.Workloads {
-		s.Problems = append(s.Problems, carry(c.identity, &s.Workloads[i])...)
+		s.Conditions = append(s.Conditions, carry(c.identity, &s.Workloads[i])...)
 	}
 	return s
 }
@@ -220,10 +221,14 @@ func (c carrier) Glance() (watch.Glance, bool) {
 }
 
 // carry puts on one workload what its node's certificate says of it.
-func carry(id *identity, w *compiler.Workload) (problems []watch.Problem) {
+func carry(id *identity, w *compiler.Workload) (conditions []condition.Condition) {
+	code := condition.CertificateContradicts
+	if w.Kind == compiler.KindRun {
+		code = condition.CertificateContradictsRun // a user's thole run suffices
+	}
 	for key, value := range id.Require {
 		if has, ok := w.Labels[key]; ok && has != value {
-			problems = append(problems, watch.Problem{Where: w.Name, Text: fmt.Sprintf(
+			conditions = append(conditions, condition.Condition{Code: code, Where: w.Name, Text: fmt.Sprintf(
 				"its label %s=%s contradicts this node's certificate, which requires %[1]s=%[3]s: other nodes are told nothing of it", key, has, value)})
 		}
 	}
@@ -231,7 +236,7 @@ func carry(id *identity, w *compiler.Workload) (problems []watch.Problem) {
 	facts := compiler.Labels{compiler.NodeFact: id.Node}
 	maps.Copy(facts, w.Facts)
 	w.Facts = facts
-	return problems
+	return conditions
 }
 
 // carried are a workload's labels with those that its node's certificate requires. A

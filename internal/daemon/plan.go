@@ -1,14 +1,17 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"path"
 	"reflect"
 	"slices"
 
 	"thole/compiler"
+	"thole/internal/condition"
 	"thole/ruleset"
 	"thole/watch"
 )
@@ -21,15 +24,15 @@ var errDrifted = errors.New("the loaded table is not the one that was expected")
 
 // A plan is a change of the table that is worked out and not made.
 type plan struct {
-	set      policySet
-	problems []watch.Problem
-	running  []compiler.Workload
-	around   containers
-	ended    map[uint64]compiler.Workload
-	remotes  []compiler.Remote
-	epoch    uint16
-	result   *compiler.Result
-	change   ruleset.Change
+	set     policySet
+	found   []condition.Condition
+	running []compiler.Workload
+	around  containers
+	ended   map[uint64]compiler.Workload
+	remotes []compiler.Remote
+	epoch   uint16
+	result  *compiler.Result
+	change  ruleset.Change
 
 	loaded   *ruleset.Table   // what the change is made for
 	numbers  compiler.Numbers // of that
@@ -44,19 +47,19 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	}
 	snapshot := e.runs.Scan(set.docs.Bindings)
 	p := plan{
-		set:      set,
-		problems: snapshot.Problems,
-		running:  snapshot.Workloads,
-		around:   containers{Unlabelled: snapshot.Unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
-		remotes:  e.remotes,
-		epoch:    e.epoch,
-		loaded:   e.loaded,
-		numbers:  e.numbers,
+		set:     set,
+		found:   snapshot.Conditions,
+		running: snapshot.Workloads,
+		around:  containers{Unlabelled: snapshot.Unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
+		remotes: e.remotes,
+		epoch:   e.epoch,
+		loaded:  e.loaded,
+		numbers: e.numbers,
 	}
 	p.running = append(p.running, e.unresolved(set, snapshot.Workloads)...)
 	var err error
 	if p.ended, err = outlived(e.dead, e.enforced.list(), snapshot.Workloads); err != nil {
-		p.problems = append(p.problems, watch.Problem{Text: fmt.Sprintf("workloads that ended stay in the table: %v", err)})
+		p.found = append(p.found, condition.Condition{Code: condition.EndedUnknown, Text: fmt.Sprintf("workloads that ended stay in the table: %v", err)})
 	}
 	if err := e.compile(&p); err != nil {
 		return p, err
@@ -231,7 +234,7 @@ func (e *enforcer) commit(p plan) error {
 	e.set, e.epoch, e.numbers, e.warnings = p.set, p.epoch, p.result.Numbers, apiMessages(p.result.Warnings)
 	e.enforced, e.around = newRoster(p.running, p.ended, p.around.Unlabelled), p.around
 	e.met = p.remotes
-	e.report(apiProblems(p.problems))
+	e.report(p.found)
 	e.settled, e.disbelieved, e.badTable, e.retry = true, false, nil, retryFirst
 	e.applied = e.now()
 	if p.change.Empty() {
@@ -242,14 +245,19 @@ func (e *enforcer) commit(p plan) error {
 	return nil
 }
 
-// report logs the problems that are new.
-func (e *enforcer) report(problems []Message) {
-	for _, p := range problems {
-		if !slices.Contains(e.problems, p) {
-			e.log.Warn("problem", "where", p.Where, "text", p.Text)
+// report logs the conditions that are new.
+func (e *enforcer) report(found []condition.Condition) {
+	for _, c := range found {
+		if slices.Contains(e.found, c) {
+			continue
 		}
+		kind, level := "problem", slog.LevelWarn
+		if c.Code.IsNotice() {
+			kind, level = "notice", slog.LevelInfo
+		}
+		e.log.Log(context.Background(), level, kind, "code", c.Code, "where", c.Where, "text", c.Text)
 	}
-	e.problems = problems
+	e.found = found
 }
 
 // sweep makes an epoch fit to be used: no connection says that it was allowed in it. It

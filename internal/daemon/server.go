@@ -9,11 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"thole/internal/condition"
 	"thole/watch"
 )
 
@@ -96,10 +98,14 @@ func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) 
 	status := s.enforcer.view.Load().status.whole(s.version, s.started, counters)
 	status.Docker = apiDocker(s.docker)
 	status.Fleet = s.fleet.status()
-	if err != nil {
-		status.Problems = append(status.Problems[:len(status.Problems):len(status.Problems)],
-			Message{Text: fmt.Sprintf("the counters can not be read: %v", err)})
+	problems := slices.Clone(status.Problems) // the view's stay as they are
+	if status.Fleet != nil && status.Fleet.Error != "" {
+		problems = append(problems, condition.Condition{Code: condition.FleetDegraded, Where: "fleet", Text: status.Fleet.Error})
 	}
+	if err != nil {
+		problems = append(problems, condition.Condition{Code: condition.CountersUnreadable, Text: fmt.Sprintf("the counters cannot be read: %v", err)})
+	}
+	status.Problems = problems
 	return status, nil
 }
 

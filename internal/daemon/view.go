@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/internal/condition"
 	"thole/ruleset/kernel"
-	"thole/watch"
 )
 
 // A view is what requests are answered from: the state after the enforcer's last
@@ -45,6 +45,7 @@ func (e *enforcer) publishSmall() {
 
 func (e *enforcer) newView() *view {
 	all, ended, runs := e.enforced.count()
+	problems, notices := condition.Split(e.found)
 	return &view{
 		status: Status{
 			Enforcing:  e.loaded != nil,
@@ -59,7 +60,8 @@ func (e *enforcer) newView() *view {
 			Ended:      ended,
 			Mended:     e.mended,
 			LastMended: e.lastMended,
-			Problems:   e.problems,
+			Problems:   problems,
+			Notices:    notices,
 			Warnings:   e.warnings,
 			LastError:  cmp.Or(e.badTable, e.badSet, e.unkept, e.unsaved),
 		},
@@ -89,6 +91,7 @@ func (v *view) classes() []Class {
 
 // answer says what a plan changes.
 func (p plan) answer(dryRun bool) ApplyResponse {
+	problems, notices := condition.Split(p.found)
 	a := ApplyResponse{
 		Changed:   !p.change.Empty(),
 		DryRun:    dryRun,
@@ -98,20 +101,13 @@ func (p plan) answer(dryRun bool) ApplyResponse {
 		Classes:   p.result.Len(),
 		Diff:      p.change.String(),
 		Warnings:  apiMessages(p.result.Warnings),
-		Problems:  apiProblems(p.problems),
+		Problems:  problems,
+		Notices:   notices,
 	}
 	if dryRun {
 		a.Table = p.result.Table.Text()
 	}
 	return a
-}
-
-func apiProblems(problems []watch.Problem) []Message {
-	var out []Message
-	for _, p := range problems {
-		out = append(out, Message{Where: p.Where, Text: p.Text})
-	}
-	return out
 }
 
 func apiWorkload(w compiler.Workload, class compiler.Class) Workload {

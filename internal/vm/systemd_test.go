@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"thole/internal/daemon"
+	"thole/internal/condition"
 	"thole/internal/nstest"
 )
 
@@ -111,7 +111,7 @@ func TestScopes(t *testing.T) {
 		return left == "" && workload(t, "server").ID == 0
 	})
 	s := status(t)
-	about := func(p daemon.Message) bool { return strings.HasPrefix(p.Where, "thole.slice") }
+	about := func(p condition.Condition) bool { return strings.HasPrefix(p.Where, "thole.slice") }
 	if s.Runs != 0 || s.Ended != 0 || slices.ContainsFunc(s.Problems, about) {
 		t.Errorf("after the last run: %+v", s)
 	}

@@ -1,0 +1,84 @@
+// Package condition names everything that "thole status" may report as a problem or a notice.
+//
+// A problem needs an administrator: thole status exits 1 while there is one. A notice is something that a user
+// may cause alone, with "thole run" or with the image of a container: it never changes an exit status, so that no
+// user can make a node look broken.
+//
+// Other packages make Conditions; this package only says which kinds there are. docs/OPERATIONS.md has the same
+// table for people, and a test holds the two together.
+package condition
+
+import "slices"
+
+// A Code names one kind of condition. Codes are stable: scripts compare them.
+type Code string
+
+// Problems.
+const (
+	BindingOverlap         Code = "binding-overlap"
+	BindingUnresolved      Code = "binding-unresolved"
+	BridgeShared           Code = "bridge-shared"
+	CertificateContradicts Code = "certificate-contradicts"
+	CgroupsUnreadable      Code = "cgroups-unreadable"
+	CgroupsUnwatched       Code = "cgroups-unwatched"
+	ContainerNotJudged     Code = "container-not-judged"
+	ContainerParentShared  Code = "container-parent-shared"
+	ContainerRefused       Code = "container-refused"
+	ContainerUnknown       Code = "container-unknown"
+	CountersUnreadable     Code = "counters-unreadable"
+	Disarmed               Code = "disarmed"
+	DockerAway             Code = "docker-away"
+	EndedUnknown           Code = "ended-unknown"
+	FleetDegraded          Code = "fleet-degraded"
+	NoPolicies             Code = "no-policies"
+	ScopeRefused           Code = "scope-refused"
+)
+
+// Notices.
+const (
+	BindingOverlapRun         Code = "binding-overlap-run"
+	CertificateContradictsRun Code = "certificate-contradicts-run"
+	ImageLabel                Code = "image-label"
+)
+
+// Problems returns the codes of all problems, ascending.
+func Problems() []Code {
+	return []Code{
+		BindingOverlap, BindingUnresolved, BridgeShared, CertificateContradicts, CgroupsUnreadable, CgroupsUnwatched,
+		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable, Disarmed,
+		DockerAway, EndedUnknown, FleetDegraded, NoPolicies, ScopeRefused,
+	}
+}
+
+// Notices returns the codes of all notices, ascending.
+func Notices() []Code { return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel} }
+
+// IsNotice reports whether conditions of this code are notices; all others are problems.
+func (c Code) IsNotice() bool { return slices.Contains(Notices(), c) }
+
+// A Condition is one thing to tell an administrator or a user.
+type Condition struct {
+	Code  Code   `json:"code"`
+	Where string `json:"where,omitempty"` // a position in a policy file, a cgroup, a container, or ""
+	Text  string `json:"text"`
+}
+
+// String is the condition as text output shows it, without its code.
+func (c Condition) String() string {
+	if c.Where == "" {
+		return c.Text
+	}
+	return c.Where + ": " + c.Text
+}
+
+// Split divides conditions into problems and notices, each in its order.
+func Split(all []Condition) (problems, notices []Condition) {
+	for _, c := range all {
+		if c.Code.IsNotice() {
+			notices = append(notices, c)
+		} else {
+			problems = append(problems, c)
+		}
+	}
+	return problems, notices
+}

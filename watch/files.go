@@ -25,6 +25,10 @@ const (
 // maxReads is how often a directory is read that changes while it is read.
 const maxReads = 10
 
+// ErrNoPolicyFile says that a directory has no policy file. It is refused as an input without any policy is.
+var ErrNoPolicyFile = errors.New("it has no file named *.yaml or *.yml. To remove all policies on purpose, run `thole cleanup`, " +
+	"which turns Thole off; or, with a daemon that runs without --policies, `thole apply --allow-empty`")
+
 // errChanged says that the directory changed while it was read.
 var errChanged = errors.New("it changes all the time")
 
@@ -52,7 +56,7 @@ func readOnce(path string) ([]compiler.File, error) {
 		return nil, err
 	}
 	if len(before) == 0 {
-		return nil, errors.New("it has no file named *.yaml or *.yml; to take all policies away, use `thole cleanup`")
+		return nil, ErrNoPolicyFile
 	}
 	if len(before) > maxFiles {
 		return nil, fmt.Errorf("it has %d policy files; at most %d are read: join some", len(before), maxFiles)

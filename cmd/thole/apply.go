@@ -6,12 +6,14 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"thole/compiler"
 	"thole/internal/condition"
 	"thole/internal/daemon"
+	"thole/watch"
 )
 
 // applyOptions are the flags of "thole apply".
@@ -19,6 +21,7 @@ type applyOptions struct {
 	paths         []string
 	inventory     string
 	dryRun        bool
+	allowEmpty    bool
 	output        string
 	deny          string
 	state, socket string
@@ -27,7 +30,7 @@ type applyOptions struct {
 func newApply(w *world) *cobra.Command {
 	var o applyOptions
 	cmd := &cobra.Command{
-		Use:   "apply -f PATH… [--dry-run [--inventory FILE]] [-o FORMAT] [--deny HOW]",
+		Use:   "apply -f PATH… [--dry-run [--inventory FILE]] [--allow-empty] [-o FORMAT] [--deny HOW]",
 		Short: "Compile policies into the kernel, or show what would be loaded",
 		Long: `Apply replaces the whole policy set: it compiles the policies and what runs now
 into one nftables table and loads the difference in one transaction. If anything
@@ -43,15 +46,24 @@ With --dry-run nothing changes; the table is printed as a script for nft. With
 such documents beside the policies), not those that run: that needs no root, no
 daemon and no kernel, and equal files give equal bytes.
 
+An input without any document of kind Policy is refused, because it is more often
+a failed command or a truncated file than meant. To remove all policies on
+purpose, use --allow-empty, or "thole cleanup". While the built-in default is
+active, LabelGrant and Workload documents may be applied alone: the default stays
+in force beside them.
+
+While Thole is disarmed ("thole cleanup") the set is stored and not enforced.
+
 With -o json the answer is printed as one object: what changed and the warnings;
 with --dry-run the table, as an nft script; with --inventory the classes.
 
-Warnings go to standard error. Exit status: 0 if the set was applied, or could
-be; 1 if not.`,
+Warnings go to standard error. Exit status: 0 if the set is enforced, or could be;
+1 if not; 2 if the input has no policy.`,
 		Example: `  sudo thole apply -f /etc/thole/policies
   sudo thole apply -f web.yaml -f db.yaml --dry-run
   thole apply -f policies --inventory workloads.yaml --dry-run > table.nft
-  cat web.yaml | sudo thole apply -f -`,
+  cat web.yaml | sudo thole apply -f -
+  sudo thole apply --allow-empty -f /dev/null`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
@@ -64,6 +76,7 @@ be; 1 if not.`,
 	f.StringArrayVarP(&o.paths, "file", "f", nil, "policies: a `PATH` of a file or directory, or -; may be given several times")
 	f.StringVar(&o.inventory, "inventory", "", "take the workloads from this `FILE`; needs --dry-run")
 	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing, print the table")
+	f.BoolVar(&o.allowEmpty, "allow-empty", false, "accept an input without any policy: nothing is restricted then")
 	fileNames(cmd, "file", "yaml", "yml")
 	fileNames(cmd, "inventory", "yaml", "yml")
 	outputFlag(cmd, &o.output, "nft", "json")
@@ -82,6 +95,12 @@ func apply(cmd *cobra.Command, w *world, o applyOptions) error {
 			strings.Join([]string{"thole apply -f", o.paths[0], "--inventory", o.inventory, "--dry-run"}, " "))
 	}
 	files, err := readSources(w, o.paths)
+	if errors.Is(err, watch.ErrNoPolicyFile) {
+		if !o.allowEmpty {
+			return exit{exitEmpty, err}
+		}
+		err = nil
+	}
 	if err != nil {
 		return err
 	}
@@ -100,7 +119,7 @@ type plan struct {
 
 // planInventory prints the table for workloads that are only written down.
 func planInventory(w *world, o applyOptions, files []compiler.File) error {
-	docs, err := compiler.Parse(files)
+	docs, err := daemon.ParseNew(files, o.allowEmpty)
 	if err != nil {
 		return fmt.Errorf("reading policies: %w", err)
 	}
@@ -147,7 +166,7 @@ func classOf(c compiler.Class) daemon.Class {
 
 // applyLive lets the daemon apply the files; without one it is done here.
 func applyLive(cmd *cobra.Command, w *world, o applyOptions, files []compiler.File) error {
-	request := daemon.ApplyRequest{DryRun: o.dryRun}
+	request := daemon.ApplyRequest{DryRun: o.dryRun, AllowEmpty: o.allowEmpty}
 	for _, f := range files {
 		request.Files = append(request.Files, daemon.File{Name: f.Name, Data: string(f.Data)})
 	}
@@ -186,6 +205,10 @@ func writeAnswer(w *world, o applyOptions, a daemon.ApplyResponse) error {
 	default:
 		_, err = fmt.Fprintln(w.stdout, summary(a))
 	}
+	if err == nil && a.Disarmed != nil && !o.dryRun {
+		return try(exit{exitFailed, fmt.Errorf("applying policies: the set is stored, and nothing is enforced: Thole is disarmed since %s",
+			a.Disarmed.Format(time.DateTime))}, "thole arm")
+	}
 	return err
 }
 
@@ -210,12 +233,15 @@ func printConditions(w io.Writer, kind string, conditions []condition.Condition)
 }
 
 func summary(a daemon.ApplyResponse) string {
-	what := "nothing to change"
+	applied, what := "applied", "nothing to change"
+	if a.Disarmed != nil {
+		applied, what = "stored", "nothing is enforced"
+	}
 	if a.Changed {
 		added, removed := elementChanges(a.Diff)
 		what = fmt.Sprintf("+%d −%d elements", added, removed)
 	}
-	return fmt.Sprintf("applied: %s, %s in %s, %s",
+	return fmt.Sprintf("%s: %s, %s in %s, %s", applied,
 		plural(a.Policies, "policy", "policies"), plural(a.Workloads, "workload", "workloads"), plural(a.Classes, "class", "classes"), what)
 }
 

@@ -4,78 +4,101 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"net/http"
 
 	"github.com/spf13/cobra"
 
 	"thole/internal/daemon"
 )
 
+// cleanupOptions are the flags of "thole cleanup".
+type cleanupOptions struct {
+	state, socket string
+	force         bool
+}
+
 func newCleanup(w *world) *cobra.Command {
-	var force bool
-	var socket string
+	var o cleanupOptions
 	cmd := &cobra.Command{
-		Use:   "cleanup [--force] [--socket PATH]",
-		Short: "Remove Thole's table and empty cgroups: the way out",
-		Long: `Cleanup removes Thole's table, in one transaction, and the cgroups of "thole run"
-in which nothing runs. From then on nothing is enforced. Other programs' tables,
-rules and cgroups are not touched, nor are policies and what runs.
+		Use:   "cleanup [--force] [--socket PATH] [--state DIR]",
+		Short: "Turn Thole off: remove its table, and keep it removed",
+		Long: `Cleanup disarms Thole: it removes Thole's table, in one transaction, and the
+empty cgroups of "thole run". From then on nothing is enforced, and nothing is
+loaded again: not by the daemon that runs, which goes on running without a table,
+not by one that systemd starts again, and not after a reboot, until "thole arm".
 
-It needs no daemon. Where one runs it refuses: the daemon would load the table
-again. Stop the daemon first, or use --force to remove the table for as long as
-the daemon does not notice.
+Other programs' tables, rules and cgroups are not touched, nor are the policies
+and what runs. Meanwhile "thole apply" stores policies without enforcing them,
+"thole run" starts nothing, and "thole status" says "disarmed" and exits 1.
 
-The policies in the state directory stay: the next daemon loads them again.
+Cleanup needs no daemon. A daemon of an older version cannot be disarmed and would
+load the table again: stop it first, or use --force to remove the table until that
+daemon notices.
 
-Exit status: 0 if nothing is left of Thole that can be removed; 1 if not.`,
-		Example: "  sudo thole cleanup\n  systemctl stop thole && sudo thole cleanup",
+Exit status: 0 if nothing is left of Thole that can be removed, and Thole is
+disarmed; 1 if not.`,
+		Example: "  sudo thole cleanup\n  sudo thole cleanup && systemctl stop thole",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := refuseBesideDaemon(cmd.Context(), socket, force); err != nil {
-				return err
+			notDisarmed := o.disarm(cmd.Context(), w)
+			if notDisarmed != nil && !o.force {
+				return notDisarmed
 			}
 			result, err := daemon.Cleanup(cmd.Context())
 			if err != nil {
 				return asRoot(w, fmt.Errorf("cleaning up: %w", err))
 			}
-			return writeCleanup(w.stdout, result)
+			if err := writeCleanup(w, result); err != nil || notDisarmed != nil {
+				return errors.Join(err, notDisarmed)
+			}
+			_, err = fmt.Fprintln(w.stdout, "disarmed: no daemon loads it again, nor does a reboot. To enforce again: thole arm")
+			return err
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also while a daemon runs, which will load the table again")
-	socketFlag(cmd, &socket)
+	cmd.Flags().BoolVar(&o.force, "force", false, "remove the table also where the daemon cannot be disarmed")
+	stateFlag(cmd, &o.state)
+	socketFlag(cmd, &o.socket)
 	return cmd
 }
 
-func writeCleanup(out io.Writer, r daemon.CleanupResult) error {
-	line := "there was no table"
-	if r.Table {
-		line = "the table is removed: nothing is enforced any more"
-	}
-	if _, err := fmt.Fprintln(out, line); err != nil {
+// disarm has the daemon load nothing any more, and the daemons that come.
+func (o cleanupOptions) disarm(ctx context.Context, w *world) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	answer, err := daemon.NewClient(o.socket).Disarm(ctx)
+	refusal, refused := errors.AsType[*daemon.Refusal](err)
+	switch {
+	case err == nil && answer.Stored:
+		_, err = fmt.Fprintf(w.stdout, "the daemon (process %d) is disarmed and goes on running\n", answer.PID)
 		return err
+	case err == nil:
+		return fmt.Errorf("cleaning up: the daemon (process %d) is disarmed, but the next one will not be: %s", answer.PID, answer.Error)
+	case refused && refusal.Code == http.StatusNotFound:
+		return try(errors.New("cleaning up: the daemon is of an older version, cannot be disarmed, and would load the table again"),
+			"systemctl stop thole && thole cleanup")
+	case refused:
+		return asRoot(w, fmt.Errorf("cleaning up: %w", err))
+	case !errors.Is(err, daemon.ErrNoDaemon): // it hangs: it finds the file when it works again
+		fmt.Fprintf(w.stderr, "thole: the daemon does not answer: %s\n", err.Error())
 	}
-	for _, cgroup := range r.Stay {
-		if _, err := fmt.Fprintf(out, "%s stays: processes live in it; they are unlabelled now\n", cgroup); err != nil {
-			return err
-		}
+	if err := daemon.DisarmState(o.state); err != nil {
+		return asRoot(w, fmt.Errorf("cleaning up: %w", err))
 	}
 	return nil
 }
 
-// refuseBesideDaemon keeps cleanup from a fight with a daemon.
-func refuseBesideDaemon(ctx context.Context, socket string, force bool) error {
-	if force {
-		return nil
+func writeCleanup(w *world, r daemon.CleanupResult) error {
+	line := "there is no table: nothing is enforced"
+	if r.Table {
+		line = "the table is removed: nothing is enforced any more"
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	s, err := daemon.NewClient(socket).Status(ctx)
-	switch {
-	case errors.Is(err, daemon.ErrNoDaemon):
-		return nil
-	case err != nil: // somebody has the socket
-		return try(fmt.Errorf("cleaning up: a daemon may be running: %w", err), "thole cleanup --force")
+	if _, err := fmt.Fprintln(w.stdout, line); err != nil {
+		return err
 	}
-	return try(fmt.Errorf("cleaning up: a daemon runs (process %d) and would load the table again", s.PID),
-		fmt.Sprintf("kill %d && thole cleanup", s.PID))
+	for _, cgroup := range r.Stay {
+		if _, err := fmt.Fprintf(w.stdout, "%s stays: processes live in it; they are unlabelled now\n", cgroup); err != nil {
+			return err
+		}
+	}
+	return nil
 }

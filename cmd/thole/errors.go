@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"thole/internal/daemon"
 )
 
 // Exit codes. What "thole run" starts has its own.
 const (
 	exitOK            = 0
 	exitFailed        = 1
+	exitEmpty         = 2   // apply: the input has no policy
 	exitNotExecutable = 126 // run: as env(1)
 	exitNotFound      = 127
 )
@@ -63,6 +66,9 @@ func report(stderr io.Writer, err error) int {
 	}
 	for line := range strings.Lines(err.Error()) {
 		fmt.Fprintln(stderr, "thole:", strings.TrimSuffix(line, "\n"))
+	}
+	if r, ok := errors.AsType[*daemon.Refusal](err); ok && r.Reason == daemon.ReasonNoPolicy {
+		code = exitEmpty
 	}
 	if h, ok := errors.AsType[hint](err); ok {
 		fmt.Fprintln(stderr, "try:", h.try)

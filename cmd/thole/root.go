@@ -42,6 +42,7 @@ table, and the kernel decides.`,
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.AddCommand(
 		newApply(w),
+		newArm(w),
 		newCleanup(w),
 		newCompletion(w),
 		newDaemon(w),

@@ -98,7 +98,10 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 }
 
 func enforcing(s daemon.Status) string {
-	if !s.Enforcing {
+	switch {
+	case s.Disarmed != nil:
+		return fmt.Sprintf("no: disarmed since %s", s.Disarmed.Format(time.DateTime))
+	case !s.Enforcing:
 		return "no"
 	}
 	return fmt.Sprintf("yes, epoch %d, since %s", s.Epoch, s.Applied.Format(time.DateTime))
@@ -152,12 +155,18 @@ func fleetRows(f *daemon.FleetStatus) [][]string {
 }
 
 func source(s daemon.Status) string {
+	from := ""
 	switch s.Source {
 	case daemon.SourceDirectory:
-		return "of " + s.Directory
+		from = "of " + s.Directory
 	case daemon.SourceApplied:
-		return `given by "thole apply"`
-	default:
-		return "the default set"
+		from = `given by "thole apply"`
 	}
+	switch {
+	case from == "":
+		return "the default set"
+	case s.BuiltIn:
+		return "the default set, beside the documents " + from
+	}
+	return from
 }

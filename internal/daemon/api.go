@@ -13,6 +13,8 @@ const (
 	pathRun       = "/v1/run"       // POST RunRequest → RunResponse; anyone, within a LabelGrant
 	pathApply     = "/v1/apply"     // POST ApplyRequest → ApplyResponse; root
 	pathReload    = "/v1/reload"    // POST nothing → ApplyResponse; root
+	pathDisarm    = "/v1/disarm"    // POST nothing → DisarmResponse; root
+	pathArm       = "/v1/arm"       // POST nothing → ApplyResponse; root
 	pathStatus    = "/v1/status"    // GET → Status
 	pathWorkloads = "/v1/workloads" // GET → []Workload
 	pathPolicies  = "/v1/policies"  // GET → []Policy
@@ -45,11 +47,14 @@ type File struct {
 type ApplyRequest struct {
 	Files  []File `json:"files"`
 	DryRun bool   `json:"dryRun,omitempty"`
+
+	AllowEmpty bool `json:"allowEmpty,omitempty"` // Files may have no policy: nothing is restricted then
 }
 
 // An ApplyResponse says what a new policy set changed, or would change.
 type ApplyResponse struct {
-	Changed   bool                  `json:"changed"` // the table differs from the one that was loaded
+	Changed   bool                  `json:"changed"`            // the table differs from the one that was loaded
+	Disarmed  *time.Time            `json:"disarmed,omitempty"` // the set is stored and not enforced, since Thole was disarmed then
 	DryRun    bool                  `json:"dryRun,omitempty"`
 	Epoch     uint16                `json:"epoch"`
 	Policies  int                   `json:"policies"`
@@ -90,7 +95,9 @@ type Status struct {
 	Started    time.Time             `json:"started"`
 	Enforcing  bool                  `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
 	Epoch      uint16                `json:"epoch"`
+	Disarmed   *time.Time            `json:"disarmed,omitempty"`  // since when nothing is to be loaded, until thole arm
 	Source     string                `json:"source"`              // SourceDefault, …
+	BuiltIn    bool                  `json:"builtIn,omitempty"`   // the built-in default's policies are in force, beside the documents of the source
 	Directory  string                `json:"directory,omitempty"` // with --policies
 	Applied    time.Time             `json:"applied"`             // when the table last changed or was found to be equal
 	Policies   int                   `json:"policies"`
@@ -212,7 +219,8 @@ type Class struct {
 
 // problemBody is the body of every answer that is not 200.
 type problemBody struct {
-	Error string `json:"error"`
+	Error  string `json:"error"`
+	Reason string `json:"reason,omitempty"` // of a Refusal
 }
 
 // apiMessages are a compiler's warnings as clients see them.

@@ -18,9 +18,13 @@ var ErrNoDaemon = errors.New("no daemon")
 
 // A Refusal is the daemon's "no". Nothing was changed by the request.
 type Refusal struct {
+	Reason  string // what a program can branch on: ReasonNoPolicy, or ""
 	Code    int    // the HTTP status: 400 bad request, 403 not allowed, 409 taken, 422 bad policies, 429 too many, 5xx
 	Message string // for a person; may have several lines
 }
+
+// ReasonNoPolicy says that a policy set was refused because it has no policy.
+const ReasonNoPolicy = "no-policy"
 
 func (r *Refusal) Error() string { return r.Message }
 
@@ -57,6 +61,16 @@ func (c *Client) Apply(ctx context.Context, req ApplyRequest) (ApplyResponse, er
 // Reload makes the daemon read its policy directory again.
 func (c *Client) Reload(ctx context.Context) (ApplyResponse, error) {
 	return call[ApplyResponse](ctx, c, http.MethodPost, pathReload, nil)
+}
+
+// Disarm makes the daemon remove the table, and load none until Arm.
+func (c *Client) Disarm(ctx context.Context) (DisarmResponse, error) {
+	return call[DisarmResponse](ctx, c, http.MethodPost, pathDisarm, nil)
+}
+
+// Arm makes the daemon enforce again.
+func (c *Client) Arm(ctx context.Context) (ApplyResponse, error) {
+	return call[ApplyResponse](ctx, c, http.MethodPost, pathArm, nil)
 }
 
 // Status asks for the daemon's account of itself.
@@ -129,5 +143,5 @@ func refusal(resp *http.Response) error {
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswerError)).Decode(&body); err != nil || body.Error == "" {
 		body.Error = "the daemon answered " + resp.Status
 	}
-	return &Refusal{Code: resp.StatusCode, Message: body.Error}
+	return &Refusal{Code: resp.StatusCode, Reason: body.Reason, Message: body.Error}
 }

@@ -140,7 +140,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.log.Info("ready", "socket", d.server.listener.Addr().String())
 	err := group.Wait()
-	d.log.Info("stopped: the table that is loaded stays and enforces")
+	d.log.Info("stopped: a table that is loaded stays and enforces")
 	return errors.Join(err, d.close())
 }
 

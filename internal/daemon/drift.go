@@ -80,19 +80,27 @@ func (e *enforcer) mend() {
 	}
 }
 
-// look notices that another program changed the table. It is read where nftables has
+// look notices that another program changed the table, or that Thole was armed or disarmed. It is read where nftables has
 // seen a transaction that was not ours, and every so often in any case.
 func (e *enforcer) look() (drifted bool, err error) {
+	turned, err := e.heed()
+	if err != nil {
+		return false, err
+	}
 	generation, err := e.kernel.Generation()
 	if err != nil || generation == e.seen && e.now().Sub(e.read) < readBack {
-		return false, err
+		return turned, err
 	}
 	loaded, err := e.kernel.Read(tableName)
 	if err != nil {
 		return false, fmt.Errorf("reading the table back: %w", err)
 	}
 	e.read = e.now()
-	if !sameTable(loaded, e.loaded) {
+	switch {
+	case sameTable(loaded, e.loaded):
+	case !e.disarmed.IsZero(): // removed by thole cleanup, or loaded by somebody else and to be removed
+		e.loaded, e.settled, drifted = loaded, false, true
+	default:
 		m := Mending{Time: e.now(), after: e.seen, until: generation}
 		if later(e.suspect.Generation, e.seen) {
 			m.Program, m.PID = e.suspect.Program, e.suspect.PID
@@ -102,7 +110,7 @@ func (e *enforcer) look() (drifted bool, err error) {
 		e.mended, e.lastMended = e.mended+1, &m
 	}
 	e.seen = generation
-	return drifted, nil
+	return drifted || turned, nil
 }
 
 // name says who made a change that was found before it was heard of.

@@ -11,7 +11,6 @@ import (
 
 	"thole/compiler"
 	"thole/internal/condition"
-	"thole/policies"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 	"thole/watch"
@@ -78,6 +77,8 @@ type enforcer struct {
 	badTable     *Failure              // the last change of the table, if it failed
 	unkept       *Failure              // the set is enforced, and could not be stored
 	unsaved      *Failure              // so is the table, and what the next daemon must know of it
+	disarmed     time.Time             // since when nothing is to be loaded; zero: it is
+	unstored     bool                  // that it is disarmed could not be stored
 	applied      time.Time
 	retry        time.Duration    // how long to wait after the next failure
 	result       *compiler.Result // nil: none yet. Its table is the loaded one, where that is settled
@@ -153,24 +154,34 @@ func (e *enforcer) adopt() error {
 }
 
 // firstSet returns the set of the directory that is followed, else the last good
-// one, else the embedded default. It fails where the default would replace a set
-// that is enforced and can only not be read.
+// one, else the embedded default.
 func (e *enforcer) firstSet() (policySet, error) {
-	if e.directory != "" {
-		files, err := watch.ReadDirectory(e.directory)
-		var set policySet
-		if err == nil {
-			set, err = parseSet(SourceDirectory, files)
-		}
-		if err == nil {
-			return set, nil
-		}
-		_ = e.refuse(err)
+	last, err := e.lastSet()
+	if e.directory == "" {
+		return last, err
 	}
+	files, bad := watch.ReadDirectory(e.directory)
+	var set policySet
+	if bad == nil {
+		set, bad = parseSet(SourceDirectory, files)
+	}
+	if bad == nil {
+		set, bad = set.after(last, false)
+	}
+	if bad == nil {
+		return set, nil
+	}
+	_ = e.refuse(bad)
+	return last, err
+}
+
+// lastSet returns the last good set, else the embedded default. It fails where the default would replace a set
+// that is enforced and can only not be read.
+func (e *enforcer) lastSet() (policySet, error) {
 	set, ok, err := e.state.policies()
 	switch {
 	case err != nil && e.loaded != nil:
-		return set, fmt.Errorf("the last good policy set: %w. The table that is loaded stays and enforces: give a set with --policies, or remove it with `thole cleanup`", err)
+		return policySet{docs: defaultSet().docs}, fmt.Errorf("the last good policy set: %w. The table that is loaded stays and enforces: give a set with --policies, or remove it with `thole cleanup`", err)
 	case err != nil:
 		_ = e.refuse(fmt.Errorf("the last good policy set: %w", err))
 		return defaultSet(), nil
@@ -180,15 +191,6 @@ func (e *enforcer) firstSet() (policySet, error) {
 		set.source = SourceApplied // the directory that it came from is not followed any more
 	}
 	return set, nil
-}
-
-// defaultSet is the set that is active until one is given.
-func defaultSet() policySet {
-	set, err := parseSet(SourceDefault, []compiler.File{{Name: "same-labels.yaml", Data: policies.Default}})
-	if err != nil {
-		panic("the embedded default is no policy set: " + err.Error()) // a test parses it
-	}
-	return set
 }
 
 // Run carries out changes until the context ends. It leaves the table as it is.
@@ -262,6 +264,9 @@ func (e *enforcer) answer(first chan error) {
 		break
 	}
 	err := e.catchUp()
+	if err == nil && !e.disarmed.IsZero() {
+		err = errDisarmed
+	}
 	for _, w := range waiting {
 		w <- err // there is room
 	}
@@ -304,17 +309,18 @@ func (e *enforcer) order(ctx context.Context, f func()) error {
 }
 
 // Apply replaces the policy set.
-func (e *enforcer) Apply(ctx context.Context, files []compiler.File, dryRun bool) (answer ApplyResponse, err error) {
-	if e.directory != "" && !dryRun {
+func (e *enforcer) Apply(ctx context.Context, req ApplyRequest) (answer ApplyResponse, err error) {
+	files := compilerFiles(req.Files)
+	if e.directory != "" && !req.DryRun {
 		return answer, &Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
 			"the daemon follows the policy directory %s: change the files there, or start it without --policies. Nothing was changed", e.directory)}
 	}
 	ordered := e.order(ctx, func() {
-		if dryRun {
-			answer, err = e.preview(files)
+		if req.DryRun {
+			answer, err = e.preview(files, req.AllowEmpty)
 			e.attempt(e.reconcile) // what was looked at and is watched now is the other set's
 		} else {
-			answer, err = e.replace(SourceApplied, files)
+			answer, err = e.replace(SourceApplied, files, req.AllowEmpty)
 		}
 	})
 	return answer, errors.Join(ordered, err)
@@ -328,13 +334,13 @@ func (e *enforcer) Reload(ctx context.Context) (answer ApplyResponse, err error)
 
 func (e *enforcer) reload() (ApplyResponse, error) {
 	if e.directory == "" {
-		return e.replace(e.set.source, e.set.files)
+		return e.replace(e.set.source, e.set.files, e.set.allowEmpty)
 	}
 	files, err := watch.ReadDirectory(e.directory)
 	if err != nil {
 		return ApplyResponse{}, e.refuse(err)
 	}
-	return e.replace(SourceDirectory, files)
+	return e.replace(SourceDirectory, files, false)
 }
 
 // follow takes over what the directory holds now.
@@ -346,7 +352,7 @@ func (e *enforcer) follow(f watch.Files) {
 	if e.badSet == nil && e.set.equal(policySet{source: SourceDirectory, files: f.Files}) {
 		return
 	}
-	_, _ = e.replace(SourceDirectory, f.Files) // it is logged, too
+	_, _ = e.replace(SourceDirectory, f.Files, false) // it is logged, too
 }
 
 // refuse records that a policy set can not be used. The one before stays.
@@ -354,12 +360,24 @@ func (e *enforcer) refuse(err error) error {
 	e.badSet = &Failure{Time: e.now(), Text: err.Error()}
 	e.log.Error("bad policy set: the last good one stays", "error", err)
 	e.publish()
-	return &Refusal{Code: http.StatusUnprocessableEntity, Message: err.Error() + "\nNothing was changed: the last good policy set stays."}
+	return refusalOf(err, "\nNothing was changed: the last good policy set stays.")
+}
+
+// refusalOf is a bad set's error as an answer, with its reason if it has one.
+func refusalOf(err error, more string) *Refusal {
+	answer := &Refusal{Code: http.StatusUnprocessableEntity, Message: err.Error() + more}
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		answer.Reason = r.Reason
+	}
+	return answer
 }
 
 // preview says what a policy set would change.
-func (e *enforcer) preview(files []compiler.File) (ApplyResponse, error) {
+func (e *enforcer) preview(files []compiler.File, allowEmpty bool) (ApplyResponse, error) {
 	set, err := parseSet(SourceApplied, files)
+	if err == nil {
+		set, err = set.after(e.set, allowEmpty)
+	}
 	var p plan
 	if err == nil {
 		p, err = e.plan(set)
@@ -368,15 +386,18 @@ func (e *enforcer) preview(files []compiler.File) (ApplyResponse, error) {
 		err = e.explain(&p)
 	}
 	if err != nil {
-		return ApplyResponse{}, &Refusal{Code: http.StatusUnprocessableEntity, Message: err.Error()}
+		return ApplyResponse{}, refusalOf(err, "")
 	}
 	return p.answer(true), nil
 }
 
 // replace makes a policy set the active one: it is parsed, compiled and loaded, or
 // else nothing changes.
-func (e *enforcer) replace(source string, files []compiler.File) (ApplyResponse, error) {
+func (e *enforcer) replace(source string, files []compiler.File, allowEmpty bool) (ApplyResponse, error) {
 	set, err := parseSet(source, files)
+	if err == nil {
+		set, err = set.after(e.set, allowEmpty)
+	}
 	if err != nil {
 		return ApplyResponse{}, e.refuse(err)
 	}
@@ -394,7 +415,11 @@ func (e *enforcer) replace(source string, files []compiler.File) (ApplyResponse,
 	}
 	e.badSet = nil
 	e.log.Info("policy set", "source", set.source, "policies", len(set.docs.Policies))
-	return p.answer(false), e.keep(set)
+	answer := p.answer(false)
+	if !e.disarmed.IsZero() {
+		answer.Changed, answer.Diff, answer.Disarmed = false, "", disarmedSince(e.disarmed)
+	}
+	return answer, e.keep(set)
 }
 
 // keep stores a set as the last good one. The default is not: the next version of
@@ -475,6 +500,11 @@ func (e *enforcer) enforce(set policySet) (plan, error) {
 func (e *enforcer) planAndCommit(set policySet) (plan, error) {
 	if _, err := e.look(); err != nil {
 		return plan{}, err
+	}
+	if !e.disarmed.IsZero() {
+		if err := e.unload(); err != nil {
+			return plan{}, err
+		}
 	}
 	p, err := e.plan(set)
 	if err != nil {

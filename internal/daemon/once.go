@@ -28,7 +28,7 @@ func ApplyOnce(_ context.Context, config Config, req ApplyRequest) (ApplyRespons
 
 func applyOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, error) {
 	if req.DryRun {
-		return previewOnce(config, host, compilerFiles(req.Files))
+		return previewOnce(config, host, req)
 	}
 	lock, err := takeLock(config.Socket)
 	if err != nil {
@@ -46,11 +46,12 @@ func applyOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, erro
 	if err := parts.enforcer.adopt(); err != nil {
 		return ApplyResponse{}, err
 	}
-	return parts.enforcer.replace(SourceApplied, compilerFiles(req.Files))
+	e.set, _ = e.lastSet() // one that can not be read counts as one with policies
+	return e.replace(SourceApplied, compilerFiles(req.Files), req.AllowEmpty)
 }
 
 // previewOnce compiles without a daemon, and without a trace.
-func previewOnce(config Config, host *host, files []compiler.File) (ApplyResponse, error) {
+func previewOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, error) {
 	state := &stateDir{dir: config.State}
 	key, err := os.ReadFile(filepath.Join(config.State, keyFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -78,7 +79,8 @@ func previewOnce(config Config, host *host, files []compiler.File) (ApplyRespons
 	if err := e.adopt(); err != nil {
 		return ApplyResponse{}, err
 	}
-	return e.preview(files)
+	e.set, _ = e.lastSet()
+	return e.preview(compilerFiles(req.Files), req.AllowEmpty)
 }
 
 // A looker scans without removing empty cgroups.

@@ -222,6 +222,16 @@ func sameIdentity(a, b compiler.Workload) bool {
 // commit changes the table as planned. If it fails, the table is as before, and
 // the plan is forgotten.
 func (e *enforcer) commit(p plan) error {
+	if _, err := e.heed(); err != nil { // it may have been disarmed since it was planned
+		return fmt.Errorf("%w. What was loaded before stays and enforces", err)
+	}
+	if !e.disarmed.IsZero() {
+		if err := e.unload(); err != nil {
+			return err
+		}
+		e.adoptPlan(p)
+		return nil
+	}
 	if !p.change.Empty() {
 		if err := e.sweep(p.epoch); err != nil {
 			return fmt.Errorf("%w. What was loaded before stays and enforces", err)
@@ -230,19 +240,25 @@ func (e *enforcer) commit(p plan) error {
 			return fmt.Errorf("loading the table: %w. What was loaded before stays and enforces", err)
 		}
 	}
-	e.result, e.loaded, e.unknownEpoch = p.result, &p.result.Table, false
-	e.set, e.epoch, e.numbers, e.warnings = p.set, p.epoch, p.result.Numbers, apiMessages(p.result.Warnings)
-	e.enforced, e.around = newRoster(p.running, p.ended, p.around.Unlabelled), p.around
-	e.met = p.remotes
-	e.report(p.found)
-	e.settled, e.disbelieved, e.badTable, e.retry = true, false, nil, retryFirst
-	e.applied = e.now()
+	e.loaded, e.unknownEpoch, e.epoch = &p.result.Table, false, p.epoch
+	e.settled, e.disbelieved = true, false
+	e.adoptPlan(p)
 	if p.change.Empty() {
 		return nil
 	}
 	e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps), "workloads", len(p.running), "ended", len(p.ended))
 	e.remember()
 	return nil
+}
+
+// adoptPlan makes a plan what requests are answered from.
+func (e *enforcer) adoptPlan(p plan) {
+	e.result, e.set, e.numbers, e.warnings = p.result, p.set, p.result.Numbers, apiMessages(p.result.Warnings)
+	e.enforced, e.around = newRoster(p.running, p.ended, p.around.Unlabelled), p.around
+	e.met = p.remotes
+	e.report(p.found)
+	e.badTable, e.retry = nil, retryFirst
+	e.applied = e.now()
 }
 
 // report logs the conditions that are new.

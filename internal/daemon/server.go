@@ -73,6 +73,8 @@ func (s *server) routes() http.Handler {
 	mux.Handle("POST "+pathRun, answer(s, anyone, maxRunBody, s.postRun))
 	mux.Handle("POST "+pathApply, answer(s, onlyRoot, maxApplyBody, s.postApply))
 	mux.Handle("POST "+pathReload, answer(s, onlyRoot, 0, s.postReload))
+	mux.Handle("POST "+pathDisarm, answer(s, onlyRoot, 0, s.postDisarm))
+	mux.Handle("POST "+pathArm, answer(s, onlyRoot, 0, s.postArm))
 	mux.Handle("GET "+pathStatus, answer(s, anyone, 0, s.getStatus))
 	mux.Handle("GET "+pathWorkloads, answer(s, anyone, 0, s.getWorkloads))
 	mux.Handle("GET "+pathPolicies, answer(s, anyone, 0, s.getPolicies))
@@ -86,11 +88,21 @@ func (s *server) postRun(ctx context.Context, from *peerConn, req RunRequest) (R
 
 func (s *server) postApply(ctx context.Context, from *peerConn, req ApplyRequest) (ApplyResponse, error) {
 	s.log.Info("apply", "files", len(req.Files), "dryRun", req.DryRun, "pid", from.peer.pid)
-	return s.enforcer.Apply(ctx, compilerFiles(req.Files), req.DryRun)
+	return s.enforcer.Apply(ctx, req)
 }
 
 func (s *server) postReload(ctx context.Context, _ *peerConn, _ nothing) (ApplyResponse, error) {
 	return s.enforcer.Reload(ctx)
+}
+
+func (s *server) postDisarm(ctx context.Context, from *peerConn, _ nothing) (DisarmResponse, error) {
+	s.log.Warn("asked to disarm", "pid", from.peer.pid)
+	return s.enforcer.Disarm(ctx)
+}
+
+func (s *server) postArm(ctx context.Context, from *peerConn, _ nothing) (ApplyResponse, error) {
+	s.log.Info("asked to arm", "pid", from.peer.pid)
+	return s.enforcer.Arm(ctx)
 }
 
 func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) {
@@ -193,7 +205,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, uid uint32, err er
 	} else {
 		s.log.Debug("request refused", "path", r.URL.Path, "uid", uid, "code", refusal.Code, "error", refusal.Message)
 	}
-	writeJSON(w, refusal.Code, problemBody{Error: refusal.Message})
+	writeJSON(w, refusal.Code, problemBody{Error: refusal.Message, Reason: refusal.Reason})
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {

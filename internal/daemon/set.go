@@ -1,30 +1,93 @@
 package daemon
 
 import (
-	"errors"
+	"fmt"
+	"net/http"
 	"slices"
 
 	"thole/compiler"
+	"thole/policies"
 )
 
 // A policySet is a valid set of documents and the files that it was read from.
 type policySet struct {
 	source string // SourceDefault, …
 	files  []compiler.File
-	docs   compiler.Documents
+	docs   compiler.Documents // those of files, and the built-in default's policies where these are in force
+
+	builtIn    bool // the built-in default's policies are in force, beside the documents of files
+	allowEmpty bool // it has no policy, and somebody asked for that
 }
 
-// parseSet reads files as one set. No files at all are an error: such a set opens
-// everything, and is more likely a mistake than meant.
+// parseSet reads files as one set. Whether it may take the place of the active one is for after to say.
 func parseSet(source string, files []compiler.File) (policySet, error) {
-	if len(files) == 0 {
-		return policySet{}, errors.New("no policy file was given; to take all policies away, use `thole cleanup`")
-	}
 	docs, err := compiler.Parse(files)
 	if err != nil {
 		return policySet{}, err
 	}
 	return policySet{source: source, files: files, docs: docs}, nil
+}
+
+// defaultFile is the built-in default as a policy file.
+func defaultFile() compiler.File {
+	return compiler.File{Name: "same-labels.yaml", Data: policies.Default}
+}
+
+// defaultSet is the set that is active until one is given.
+func defaultSet() policySet {
+	set, err := parseSet(SourceDefault, []compiler.File{defaultFile()})
+	if err != nil {
+		panic("the embedded default is no policy set: " + err.Error()) // a test parses it
+	}
+	set.builtIn = true
+	return set
+}
+
+// withDefault puts the built-in default's policies beside documents that hold no policy.
+func (s policySet) withDefault() policySet {
+	s.docs.Policies, s.builtIn = defaultSet().docs.Policies, true
+	return s
+}
+
+// after returns s as the set that follows the active one, or refuses it. An input without any policy is more often a
+// failed command or a truncated file than meant, and would unprotect the whole node in silence. So it is accepted in
+// three cases only: somebody asked for it (allowEmpty), the active set has no policy either, or the built-in default is
+// active and s has other documents; the default then stays in force beside these.
+func (s policySet) after(active policySet, allowEmpty bool) (policySet, error) {
+	switch {
+	case len(s.docs.Policies) > 0:
+		return s, nil
+	case allowEmpty:
+		s.allowEmpty = true
+		return s, nil
+	case len(active.docs.Policies) == 0:
+		s.allowEmpty = active.allowEmpty
+		return s, nil
+	case active.builtIn && len(s.docs.Grants)+len(s.docs.Bindings) > 0:
+		return s.withDefault(), nil
+	}
+	return policySet{}, errNoPolicy(len(active.docs.Policies))
+}
+
+// ParseNew reads files as the set of a node on which none was given yet, where the built-in default is active.
+func ParseNew(files []compiler.File, allowEmpty bool) (compiler.Documents, error) {
+	set, err := parseSet(SourceApplied, files)
+	if err == nil {
+		set, err = set.after(defaultSet(), allowEmpty)
+	}
+	return set.docs, err
+}
+
+// errNoPolicy refuses an input that would remove the last policy. The command thole exits 2 because of its reason.
+func errNoPolicy(active int) error {
+	now := "one policy"
+	if active != 1 {
+		now = fmt.Sprintf("%d policies", active)
+	}
+	return &Refusal{Code: http.StatusUnprocessableEntity, Reason: ReasonNoPolicy, Message: fmt.Sprintf(
+		"the input has no document of kind Policy, and the active set has %s. "+
+			"To remove all policies on purpose, run `thole cleanup`, which turns Thole off; or, with a daemon that runs "+
+			"without --policies, `thole apply --allow-empty`", now)}
 }
 
 // equal reports whether both were read from the same files.

@@ -38,9 +38,11 @@ type stateDir struct {
 
 // A storedSet is a policy set as its source files, to be read again.
 type storedSet struct {
-	Version int    `json:"version"`
-	Source  string `json:"source"`
-	Files   []File `json:"files"`
+	Version    int    `json:"version"`
+	Source     string `json:"source"`
+	Files      []File `json:"files"`
+	BuiltIn    bool   `json:"builtIn,omitempty"`    // the first file is the built-in default of the program that wrote this
+	AllowEmpty bool   `json:"allowEmpty,omitempty"` // there is no policy, and somebody asked for that
 }
 
 // A memory belongs to the table that is loaded. Without it all is still right, but
@@ -103,8 +105,12 @@ func (s *stateDir) key() ([]byte, error) {
 
 // savePolicies keeps a set as the last good one.
 func (s *stateDir) savePolicies(set policySet) error {
-	stored := storedSet{Version: stateVersion, Source: set.source}
-	for _, f := range set.files {
+	stored := storedSet{Version: stateVersion, Source: set.source, BuiltIn: set.builtIn, AllowEmpty: set.allowEmpty}
+	files := set.files
+	if set.builtIn { // a program that does not know of BuiltIn enforces it too
+		files = append([]compiler.File{defaultFile()}, files...)
+	}
+	for _, f := range files {
 		stored.Files = append(stored.Files, File{Name: f.Name, Data: string(f.Data)})
 	}
 	return s.writeJSON(policiesFile, stored, true)
@@ -116,8 +122,20 @@ func (s *stateDir) policies() (set policySet, ok bool, err error) {
 	if ok, err := s.readJSON(policiesFile, &stored); !ok {
 		return policySet{}, false, err
 	}
-	set, err = parseSet(stored.Source, compilerFiles(stored.Files))
-	return set, err == nil, err
+	if len(stored.Files) == 0 && !stored.AllowEmpty {
+		return policySet{}, false, fmt.Errorf("%s holds no policy file: it can be removed", filepath.Join(s.dir, policiesFile))
+	}
+	if stored.BuiltIn {
+		stored.Files = stored.Files[1:]
+	}
+	if set, err = parseSet(stored.Source, compilerFiles(stored.Files)); err != nil {
+		return set, false, err
+	}
+	if stored.BuiltIn {
+		set = set.withDefault()
+	}
+	set.allowEmpty = stored.AllowEmpty
+	return set, true, nil
 }
 
 // saveMemory keeps what belongs to the loaded table. It need not survive a crash of
@@ -260,6 +278,11 @@ func (s *stateDir) replace(name string, data []byte, sync bool) error {
 	if !sync {
 		return nil
 	}
+	return s.sync()
+}
+
+// sync makes what was renamed, made or removed in the directory survive a crash of the machine.
+func (s *stateDir) sync() error {
 	dir, err := os.Open(s.dir)
 	if err != nil {
 		return err

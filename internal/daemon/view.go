@@ -45,12 +45,14 @@ func (e *enforcer) publishSmall() {
 
 func (e *enforcer) newView() *view {
 	all, ended, runs := e.enforced.count()
-	problems, notices := condition.Split(e.found)
+	problems, notices := condition.Split(slices.Concat(e.setConditions(), e.found))
 	return &view{
 		status: Status{
 			Enforcing:  e.loaded != nil,
 			Epoch:      e.epoch,
 			Source:     e.set.source,
+			BuiltIn:    e.set.builtIn,
+			Disarmed:   disarmedSince(e.disarmed),
 			Directory:  e.directory,
 			Applied:    e.applied,
 			Policies:   len(e.set.docs.Policies),
@@ -70,6 +72,14 @@ func (e *enforcer) newView() *view {
 		policies: e.set.docs.Policies,
 		grants:   e.set.docs.Grants,
 	}
+}
+
+// disarmedSince is nil where Thole is armed.
+func disarmedSince(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }
 
 func (v *view) workloads() []Workload {

@@ -65,6 +65,8 @@ func daemonState(s daemon.Status, err error) Finding {
 		return f.warning("none", "what starts from now on gets no labels; a table that is loaded goes on deciding", "thole daemon --help")
 	case err != nil:
 		return f.unknown(err, "it is not known whether the table is as it should be", "thole status")
+	case s.Disarmed != nil:
+		return f.missing("disarmed since "+s.Disarmed.Format(time.DateTime), "nothing is enforced", "thole arm")
 	case s.LastError != nil:
 		return f.missing("its last change failed: "+s.LastError.Text, "what is enforced is older than what is wanted", "thole status")
 	}

@@ -128,7 +128,7 @@ func TestCleanup(t *testing.T) {
 	denied(t, "before", free.TCP("127.0.0.1:80"))
 	m.daemon.Kill()
 	m.daemon.Wait()
-	m.Shell(m.thole + " cleanup")
+	m.Shell(m.thole + " cleanup --state /run/state")
 	allowed(t, "after", free.TCP("127.0.0.1:80"))
 	if out := m.NftList(); strings.Contains(out, "thole") || !strings.Contains(out, "table inet other") {
 		t.Errorf("after cleanup:\n%s", out)

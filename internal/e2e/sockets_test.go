@@ -47,14 +47,14 @@ func join(host string, port int) string {
 }
 
 // allowed fails the test unless v came through; denied unless it was refused at once.
-func allowed(t *testing.T, what string, v nstest.Verdict) {
+func allowed(t testing.TB, what string, v nstest.Verdict) {
 	t.Helper()
 	if !v.Allowed() {
 		t.Errorf("%s: %s, want it allowed", what, v)
 	}
 }
 
-func denied(t *testing.T, what string, v nstest.Verdict) {
+func denied(t testing.TB, what string, v nstest.Verdict) {
 	t.Helper()
 	if v.Allowed() || v.Elapsed > soon {
 		t.Errorf("%s: %s, want it denied at once", what, v)

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"thole/internal/daemon"
+)
+
+func newArm(w *world) *cobra.Command {
+	var state, socket string
+	cmd := &cobra.Command{
+		Use:   "arm [--socket PATH] [--state DIR]",
+		Short: "Enforce again after \"thole cleanup\"",
+		Long: `Arm takes back what "thole cleanup" did: the daemon loads the table that the last
+policy set and what runs now make. Where no daemon runs, the next one does.
+
+Connections that were opened meanwhile are judged at their next packet, as all
+others are. A process that was started with "thole run" before the cleanup has its
+labels again.
+
+Exit status: 0 if the policies are enforced, or will be by the next daemon; 1 if
+not.`,
+		Example: "  sudo thole arm && thole status",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			answer, err := daemon.NewClient(socket).Arm(cmd.Context())
+			if err == nil {
+				_, err = fmt.Fprintf(w.stdout, "armed: %s, %s in %s are enforced\n", plural(answer.Policies, "policy", "policies"),
+					plural(answer.Workloads, "workload", "workloads"), plural(answer.Classes, "class", "classes"))
+				return err
+			}
+			if !errors.Is(err, daemon.ErrNoDaemon) {
+				return asRoot(w, fmt.Errorf("arming: %w", err))
+			}
+			was, err := daemon.ArmState(state)
+			if err != nil {
+				return asRoot(w, fmt.Errorf("arming: %w", err))
+			}
+			line := "armed: no daemon runs; the next one enforces: systemctl start thole"
+			if !was {
+				line = "it was not disarmed, and no daemon runs: systemctl start thole"
+			}
+			_, err = fmt.Fprintln(w.stdout, line)
+			return err
+		},
+	}
+	stateFlag(cmd, &state)
+	socketFlag(cmd, &socket)
+	return cmd
+}

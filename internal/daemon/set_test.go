@@ -1,0 +1,115 @@
+package daemon
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"thole/compiler"
+)
+
+const (
+	aGrant    = "apiVersion: thole/v1\nkind: LabelGrant\nmetadata: {name: g}\nspec: {users: [alice], labels: {app: [web]}}\n"
+	aWorkload = "apiVersion: thole/v1\nkind: Workload\nmetadata: {name: w, labels: {app: web}}\nspec: {unit: w.service}\n"
+)
+
+func parsed(t *testing.T, source string, texts ...string) policySet {
+	t.Helper()
+	var files []compiler.File
+	for _, text := range texts {
+		files = append(files, compiler.File{Name: source + ".yaml", Data: []byte(text)})
+	}
+	set, err := parseSet(source, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// Which inputs may take the place of which active set.
+func TestSetAfter(t *testing.T) {
+	applied := parsed(t, SourceApplied, allowWeb)
+	beside, err := parsed(t, SourceApplied, aGrant).after(defaultSet(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty, err := parsed(t, SourceApplied, "").after(applied, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type want struct {
+		policies   int // -1: it is refused
+		builtIn    bool
+		allowEmpty bool
+	}
+	refused := want{policies: -1}
+	for _, tt := range []struct {
+		name       string
+		active     policySet
+		input      string
+		allowEmpty bool
+		want       want
+	}{
+		{"a policy after the default", defaultSet(), allowWeb, false, want{policies: 1}},
+		{"nothing after the default", defaultSet(), "", false, refused},
+		{"a grant after the default", defaultSet(), aGrant, false, want{policies: 1, builtIn: true}},
+		{"a workload after the default", defaultSet(), aWorkload, false, want{policies: 1, builtIn: true}},
+		{"a grant after the default beside a grant", beside, aGrant, false, want{policies: 1, builtIn: true}},
+		{"nothing after the default beside a grant", beside, "# none\n", false, refused},
+		{"nothing after a policy", applied, "", false, refused},
+		{"a grant after a policy", applied, aGrant, false, refused},
+		{"nothing, as is wanted", applied, "", true, want{allowEmpty: true}},
+		{"a grant, as is wanted", defaultSet(), aGrant, true, want{allowEmpty: true}},
+		{"a policy, where nothing is allowed", applied, allowWeb, true, want{policies: 1}},
+		{"nothing after nothing", empty, "", false, want{allowEmpty: true}},
+		{"a policy after nothing", empty, allowWeb, false, want{policies: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			set, err := parsed(t, SourceApplied, tt.input).after(tt.active, tt.allowEmpty)
+			if tt.want == refused {
+				refusal, ok := errors.AsType[*Refusal](err)
+				if !ok || refusal.Reason != ReasonNoPolicy || !strings.Contains(refusal.Message, "--allow-empty") {
+					t.Errorf("got %+v, error %v; want it refused", set, err)
+				}
+				return
+			}
+			got := want{len(set.docs.Policies), set.builtIn, set.allowEmpty}
+			if err != nil || got != tt.want {
+				t.Errorf("got %+v, error %v; want %+v", got, err, tt.want)
+			}
+		})
+	}
+}
+
+// What is stored comes back as it was; a program that does not know of the built-in default finds it as the first file.
+func TestStoredSets(t *testing.T) {
+	beside, err := parsed(t, SourceApplied, aGrant).after(defaultSet(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty, err := parsed(t, SourceApplied, "").after(defaultSet(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, set := range map[string]policySet{"default and grant": beside, "empty": empty, "policy": parsed(t, SourceApplied, allowWeb)} {
+		state, err := openState(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := state.savePolicies(set); err != nil {
+			t.Fatal(err)
+		}
+		got, ok, err := state.policies()
+		if err != nil || !ok || !got.equal(set) || got.builtIn != set.builtIn || got.allowEmpty != set.allowEmpty ||
+			len(got.docs.Policies) != len(set.docs.Policies) || len(got.docs.Grants) != len(set.docs.Grants) {
+			t.Errorf("%s: got %+v, %v, %v; want %+v", name, got, ok, err, set)
+		}
+		var stored storedSet
+		if _, err := state.readJSON(policiesFile, &stored); err != nil {
+			t.Fatal(err)
+		}
+		if docs, err := compiler.Parse(compilerFiles(stored.Files)); err != nil || len(docs.Policies) != len(set.docs.Policies) {
+			t.Errorf("%s: an older program reads %d policies, %v", name, len(docs.Policies), err)
+		}
+	}
+}

@@ -40,8 +40,13 @@ func TestSimulatorAgrees(t *testing.T) {
 // disagrees returns how the simulator's verdict on some connection of c differs
 // from the evaluator's, or "".
 func disagrees(c reference.Case) string {
+	workloads, unlabelled := withContainers(c)
+	if is, _ := c.Divide(); len(workloads) != len(is) {
+		return fmt.Sprintf("the compiler says that %d are workloads, the evaluator %d", len(workloads), len(is))
+	}
 	result, err := compiler.Compile(compiler.Input{
-		Policies: c.Policies, Workloads: withContainers(c), Bridges: []compiler.Bridge{{Name: docker0}}, Options: compiler.Options{Epoch: 7},
+		Policies: c.Policies, Workloads: workloads, Unlabelled: unlabelled,
+		Bridges: []compiler.Bridge{{Name: docker0}}, Options: compiler.Options{Epoch: 7},
 	})
 	if err != nil {
 		return err.Error()
@@ -49,7 +54,7 @@ func disagrees(c reference.Case) string {
 	sim := ruleset.NewSimulator(&result.Table)
 	host := hostOf(c)
 	for _, conn := range c.Connections {
-		if elsewhere(conn) {
+		if elsewhere(c, conn) {
 			continue
 		}
 		want := reference.Judge(c.Policies, conn)
@@ -68,10 +73,11 @@ func disagrees(c reference.Case) string {
 
 const docker0 = "docker0"
 
-// withContainers returns the workloads of a case. Those that have an address run in
+// withContainers returns the workloads of a case, as Admit says. Those that have an address run in
 // containers with a network of their own.
-func withContainers(c reference.Case) []compiler.Workload {
+func withContainers(c reference.Case) ([]compiler.Workload, []compiler.Unlabelled) {
 	var workloads []compiler.Workload
+	var unlabelled []compiler.Unlabelled
 	for i, w := range c.Workloads {
 		w := *w
 		if w.Kind == compiler.KindAddress {
@@ -79,15 +85,24 @@ func withContainers(c reference.Case) []compiler.Workload {
 			w.Cgroup = compiler.Cgroup{Path: fmt.Sprintf("docker/%d", i), ID: 1<<42 + uint64(i)}
 			w.Own = []compiler.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{w.Address}}}
 		}
+		if len(w.Labels) == 0 {
+			unlabelled = append(unlabelled, compiler.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful})
+			continue
+		}
 		workloads = append(workloads, w)
 	}
-	return workloads
+	return compiler.Admit(c.Policies, workloads, unlabelled)
 }
 
 // elsewhere: of what containers with a network of their own send and receive, only
 // that is decided of which the other end is a workload on the host network. What they
 // send is decided by INPUT, and so only TCP and UDP.
-func elsewhere(c reference.Connection) bool {
+func elsewhere(in reference.Case, c reference.Connection) bool {
+	for _, e := range []*reference.Endpoint{&c.From, &c.To} {
+		if e.Workload != nil && !in.IsWorkload(e.Workload) {
+			*e = reference.Endpoint{}
+		}
+	}
 	own := func(e reference.Endpoint) bool { return e.Workload != nil && e.Workload.Kind == compiler.KindAddress }
 	switch {
 	case own(c.From):

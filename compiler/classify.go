@@ -18,7 +18,7 @@ type workloadClass struct {
 	// by which the kernel knows it from the others, since each may reach itself.
 	numbers []uint32 // of the members; nil: it is not divided
 
-	policies []*Policy // those that select it, by name
+	policies []*Policy // those that select it, at least to restrict it, by name
 	index    int       // in classes.workloads, and behind them classes.remotes
 	remote   *Remote   // on another node: its first member; policies is nil
 	dockets  [2]*docket
@@ -115,16 +115,17 @@ func questions(policies []Policy) questionnaire {
 // view returns all of w that q looks at: equal views give equal answers. Most
 // workloads share their view with many, and it is found out sooner than the answers.
 func (q questionnaire) view(w *Workload) string {
-	var b []byte
+	b := strconv.AppendBool(nil, w.onlyDoubtful())
 	b = q.values(b, q.seen, w)
 	return string(q.labels(b, w))
 }
 
 // answers returns one string for all that q asks of w: equal strings, equal answers.
 func (q questionnaire) answers(w *Workload) string {
-	var b []byte
+	b := strconv.AppendBool(nil, w.onlyDoubtful())
 	for _, s := range q.selectors {
-		b = strconv.AppendBool(b, s.Matches(w.Label))
+		b = strconv.AppendBool(b, s.matches(w, permitting))
+		b = strconv.AppendBool(b, s.matches(w, restricting))
 	}
 	b = q.values(b, q.keys, w)
 	return string(q.labels(b, w))
@@ -135,6 +136,9 @@ func (q questionnaire) values(b []byte, keys []string, w *Workload) []byte {
 	for _, k := range keys {
 		if v, ok := w.Label(k); ok {
 			b = strconv.AppendQuote(b, v)
+		}
+		if _, ok := w.Doubtful[k]; ok {
+			b = append(b, '?')
 		}
 		b = append(b, ',')
 	}
@@ -150,13 +154,19 @@ func (q questionnaire) labels(b []byte, w *Workload) []byte {
 		b = strconv.AppendQuote(b, k)
 		b = strconv.AppendQuote(b, w.Labels[k])
 	}
+	for _, k := range slices.Sorted(maps.Keys(w.Doubtful)) {
+		if IsUserLabel(k) {
+			b = strconv.AppendQuote(append(b, '?'), k)
+			b = strconv.AppendQuote(b, w.Doubtful[k])
+		}
+	}
 	return b
 }
 
 func selecting(policies []Policy, w *Workload) []*Policy {
 	var list []*Policy
 	for i := range policies {
-		if policies[i].Selector.Matches(w.Label) {
+		if policies[i].Selector.MayMatch(w) {
 			list = append(list, &policies[i])
 		}
 	}

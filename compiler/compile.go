@@ -30,7 +30,7 @@ const (
 // Input is all that a table depends on.
 type Input struct {
 	Policies  []Policy
-	Workloads []Workload // at most one of a cgroup path or address
+	Workloads []Workload // at most one of a cgroup path or address; of containers, those that Admit made of these policies
 
 	// Parents are cgroups below which there are containers alone. What is below one
 	// and is neither a workload nor unlabelled is not known yet: it reaches nobody and

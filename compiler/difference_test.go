@@ -60,7 +60,7 @@ func newMoving(r *rand.Rand) *moving {
 	for i := range r.IntN(3) {
 		m.in.Unlabelled = append(m.in.Unlabelled, compiler.Unlabelled{Cgroup: compiler.Cgroup{Path: fmt.Sprintf("docker/%d/free", r.IntN(20)), ID: uint64(20 + i)}})
 	}
-	m.kinds = withContainers(c)
+	m.kinds, _ = withContainers(c)
 	for range r.IntN(20) {
 		m.in.Workloads = append(m.in.Workloads, m.begin())
 	}

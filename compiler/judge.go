@@ -2,7 +2,6 @@ package compiler
 
 import (
 	"encoding/binary"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -128,6 +127,9 @@ func (cs *classes) docket(c *workloadClass, d direction) *docket {
 			rules []Rule
 			sort  sort
 		}{{side.Allow, allow}, {side.Deny, deny}} {
+			if list.sort == allow && !policy.Selector.matches(c.members[0], permitting) {
+				continue // it isolates c, and permits c nothing
+			}
 			for i := range list.rules {
 				m := cs.matcher(&list.rules[i], list.sort == denies || list.sort == auditDenies)
 				dk.entries = append(dk.entries, entry{m, policy, list.sort})
@@ -223,6 +225,7 @@ func (h *hearing) conclude(isolated, audited *Policy) judgement {
 // A matcher is a rule, made ready to be asked often.
 type matcher struct {
 	rule       *Rule
+	use        use
 	everybody  bool
 	unlabelled bool
 	workloads  []bool // by the index of their class; nil: none
@@ -237,7 +240,7 @@ func (cs *classes) matcher(r *Rule, deny bool) *matcher {
 	if m := cs.matchers[r]; m != nil {
 		return m
 	}
-	m := &matcher{rule: r, everybody: r.Peers == nil, list: cs.addresses.listOf(r), ports: cs.ports.mask(r.Ports)}
+	m := &matcher{rule: r, use: useOf(deny), everybody: r.Peers == nil, list: cs.addresses.listOf(r), ports: cs.ports.mask(r.Ports)}
 	cs.matchers[r] = m
 	for _, p := range r.Peers {
 		switch {
@@ -245,17 +248,15 @@ func (cs *classes) matcher(r *Rule, deny bool) *matcher {
 			m.everybody = true
 		case p.Unlabelled:
 			m.unlabelled = true
+			if deny { // who has doubtful labels alone may be unlabelled
+				cs.mark(m, (*Workload).onlyDoubtful)
+			}
 		case p.SameLabels != nil:
 			m.same = append(m.same, p.SameLabels)
 		case p.CIDR != nil:
 			m.cidrs = append(m.cidrs, p.CIDR)
 		case p.Workloads != nil:
-			if m.workloads == nil {
-				m.workloads = make([]bool, len(cs.workloads)+len(cs.remotes))
-			}
-			for i := range cs.workloads {
-				m.workloads[i] = m.workloads[i] || p.Workloads.Matches(cs.workloads[i].members[0].Label)
-			}
+			cs.mark(m, func(w *Workload) bool { return p.Workloads.matchesPeer(w, m.use) })
 		}
 	}
 	for i := range cs.remotes {
@@ -267,6 +268,16 @@ func (cs *classes) matcher(r *Rule, deny bool) *matcher {
 		}
 	}
 	return m
+}
+
+// mark notes which classes of this node's workloads a peer matches.
+func (cs *classes) mark(m *matcher, matches func(*Workload) bool) {
+	if m.workloads == nil {
+		m.workloads = make([]bool, len(cs.workloads)+len(cs.remotes))
+	}
+	for i := range cs.workloads {
+		m.workloads[i] = m.workloads[i] || matches(cs.workloads[i].members[0])
+	}
 }
 
 // matches says whether any of the rule's peers is p, for a policy that selects c.
@@ -281,27 +292,13 @@ func (m *matcher) matches(c *workloadClass, p peer) bool {
 	case m.workloads != nil && m.workloads[p.workloads.index]:
 		return true
 	default:
-		return slices.ContainsFunc(m.same, func(s *SameLabels) bool { return s.match(c.members[0], p.workloads.members[0]) })
+		return slices.ContainsFunc(m.same, func(s *SameLabels) bool { return s.match(c.members[0], p.workloads.members[0], m.use) })
 	}
 }
 
 // matchesAddress says whether the rule matches an address outside this node.
 func (m *matcher) matchesAddress(a netip.Addr) bool {
 	return m.everybody || slices.ContainsFunc(m.cidrs, func(c *CIDR) bool { return c.matches(a) })
-}
-
-// match says whether both workloads have the labels with equal values.
-func (s *SameLabels) match(a, b *Workload) bool {
-	if s.All {
-		return maps.Equal(a.Labels, b.Labels)
-	}
-	for _, k := range s.Keys {
-		v, ok := a.Label(k)
-		if w, has := b.Label(k); !ok || !has || v != w {
-			return false
-		}
-	}
-	return true
 }
 
 // reachesItself says whether both sides allow c everything with its own class. If

@@ -50,23 +50,25 @@ type Selector struct {
 // and DoesNotExist match an absent key.
 func (s Selector) Matches(labels func(key string) (value string, ok bool)) bool {
 	for _, r := range s.Requirements {
-		value, ok := labels(r.Key)
-		var met bool
-		switch r.Operator {
-		case In:
-			met = ok && slices.Contains(r.Values, value)
-		case NotIn:
-			met = !ok || !slices.Contains(r.Values, value)
-		case Exists:
-			met = ok
-		case DoesNotExist:
-			met = !ok
-		}
-		if !met {
+		if !r.met(labels(r.Key)) {
 			return false
 		}
 	}
 	return true
+}
+
+// met reports whether a label's value meets the requirement, or its absence (ok is false).
+func (r Requirement) met(value string, ok bool) bool {
+	switch r.Operator {
+	case In:
+		return ok && slices.Contains(r.Values, value)
+	case NotIn:
+		return !ok || !slices.Contains(r.Values, value)
+	case Exists:
+		return ok
+	default: // DoesNotExist
+		return !ok
+	}
 }
 
 // A Kind says how a workload was bound to its cgroup. Of two bindings of one
@@ -93,12 +95,14 @@ type Cgroup struct {
 	ID   uint64 // its inode number, which the kernel calls the cgroup id; 0: not known (inventories)
 }
 
-// A Workload is a cgroup with user labels (or, in an inventory, an address with labels).
+// A Workload is a cgroup with user labels (or, in an inventory, an address with labels). No key is in two of Labels,
+// Facts and Doubtful.
 type Workload struct {
 	Name, Namespace string
 	Kind            Kind
-	Labels          Labels     // user labels: at least one
+	Labels          Labels     // user labels: at least one, unless a doubtful label makes it a workload (Admit)
 	Facts           Labels     // what is selectable and not a user label: tools' labels, thole/*
+	Doubtful        Labels     `json:",omitempty"` // what a container and its image both have, user labels and tools'
 	Cgroup          Cgroup     // Kind != KindAddress
 	Address         netip.Addr // Kind == KindAddress
 	Own             []Network  // of a container with networks of its own; none: the host's
@@ -123,6 +127,11 @@ type Bridge struct {
 type Unlabelled struct {
 	Cgroup Cgroup
 	Own    []Network
+
+	// Of one with doubtful labels, which a policy may make a workload (Admit); else empty.
+	Name     string `json:",omitempty"`
+	Facts    Labels `json:",omitempty"`
+	Doubtful Labels `json:",omitempty"`
 }
 
 // hasOwnNetwork says that w is not on the host network.
@@ -131,11 +140,12 @@ func (w *Workload) hasOwnNetwork() bool {
 	return len(w.Own) > 0 || network != "" && network != "host" && network != "none"
 }
 
-// Label returns the value that selectors see.
+// Label returns the value that selectors see, where doubtful labels are read as being there.
 func (w *Workload) Label(key string) (string, bool) {
-	if v, ok := w.Labels[key]; ok {
-		return v, true
+	for _, labels := range [...]Labels{w.Labels, w.Facts, w.Doubtful} {
+		if v, ok := labels[key]; ok {
+			return v, true
+		}
 	}
-	v, ok := w.Facts[key]
-	return v, ok
+	return "", false
 }

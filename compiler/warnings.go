@@ -33,7 +33,7 @@ func addressed(workloads []Workload) []Warning {
 }
 
 func (cs *classes) selectsAny(s *Selector) bool {
-	return slices.ContainsFunc(cs.workloads, func(c workloadClass) bool { return s.Matches(c.members[0].Label) })
+	return slices.ContainsFunc(cs.workloads, func(c workloadClass) bool { return s.MayMatch(c.members[0]) })
 }
 
 // elsewhere finds the containers with a network of their own that p selects: most of
@@ -41,7 +41,7 @@ func (cs *classes) selectsAny(s *Selector) bool {
 func (cs *classes) elsewhere(p *Policy) []Warning {
 	var names []string
 	for _, c := range cs.workloads {
-		if !p.Selector.Matches(c.members[0].Label) {
+		if !p.Selector.MayMatch(c.members[0]) {
 			continue
 		}
 		for _, w := range c.members {
@@ -111,6 +111,9 @@ func (c *workloadClass) openToAddresses() bool {
 	isolated := false
 	for _, p := range c.policies {
 		isolated = isolated || p.Ingress.Isolates && !p.Audit
+		if !p.Selector.matches(c.members[0], permitting) {
+			continue
+		}
 		for _, r := range p.Ingress.Allow {
 			if r.Peers == nil || slices.ContainsFunc(r.Peers, func(p Peer) bool { return p.Any || p.CIDR != nil }) {
 				return true

@@ -116,11 +116,11 @@ func (d *Docker) Recall(s Snapshot) {
 	}
 	for _, w := range s.Workloads {
 		if w.Kind == compiler.KindContainer {
-			recall(w.Cgroup.Path, &record{name: w.Name, labels: w.Labels, facts: w.Facts, own: w.Own, ownAs: w.Cgroup.ID})
+			recall(w.Cgroup.Path, &record{name: w.Name, labels: w.Labels, facts: w.Facts, doubtful: w.Doubtful, own: w.Own, ownAs: w.Cgroup.ID})
 		}
 	}
 	for _, u := range s.Unlabelled {
-		recall(u.Cgroup.Path, &record{own: u.Own, ownAs: u.Cgroup.ID})
+		recall(u.Cgroup.Path, &record{name: u.Name, facts: u.Facts, doubtful: u.Doubtful, own: u.Own, ownAs: u.Cgroup.ID})
 	}
 	for _, p := range s.Parents {
 		if _, one := containerID(path.Base(p.Path)); !one {

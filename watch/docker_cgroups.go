@@ -106,16 +106,29 @@ type dockerSurvey struct {
 }
 
 // enter completes a snapshot. An unlabelled container whose cgroup a Workload
-// document names has that one's labels.
+// document names has that one's labels, and its own doubtful ones.
 func (s dockerSurvey) enter(to *Snapshot) {
-	named := map[string]bool{}
-	for _, w := range to.Workloads {
-		named[w.Cgroup.Path] = true
+	named := map[string]*compiler.Workload{}
+	for i := range to.Workloads {
+		named[to.Workloads[i].Cgroup.Path] = &to.Workloads[i]
 	}
-	to.Unlabelled = slices.DeleteFunc(s.unlabelled, func(u compiler.Unlabelled) bool { return named[u.Cgroup.Path] })
+	to.Unlabelled = slices.DeleteFunc(s.unlabelled, func(u compiler.Unlabelled) bool {
+		w := named[u.Cgroup.Path]
+		if w != nil {
+			w.Doubtful = without(u.Doubtful, w)
+		}
+		return w != nil
+	})
 	to.Parents, to.Bridges = s.parents, s.bridges
 	slices.SortFunc(to.Unlabelled, func(a, b compiler.Unlabelled) int { return strings.Compare(a.Cgroup.Path, b.Cgroup.Path) })
 	slices.SortFunc(to.Parents, func(a, b compiler.Cgroup) int { return strings.Compare(a.Path, b.Path) })
+}
+
+// without returns the labels whose keys w does not have.
+func without(labels compiler.Labels, w *compiler.Workload) compiler.Labels {
+	rest := maps.Clone(labels)
+	maps.DeleteFunc(rest, func(key, _ string) bool { _, has := w.Label(key); return has })
+	return rest
 }
 
 // list returns the containers that run: those that have a cgroup. Those about which
@@ -184,7 +197,7 @@ func (d *Docker) listContainer(s *dockerSurvey, id string, cg compiler.Cgroup) b
 	case len(r.labels) > 0:
 		s.workloads = append(s.workloads, r.workload(cg))
 	default:
-		s.unlabelled = append(s.unlabelled, compiler.Unlabelled{Cgroup: cg, Own: r.connected(cg)})
+		s.unlabelled = append(s.unlabelled, r.unlabelled(cg))
 	}
 	return true
 }

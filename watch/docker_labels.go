@@ -18,11 +18,12 @@ const (
 // A record is what is known of a container. It holds as long as there is one of
 // that id, also where Docker does not answer.
 type record struct {
-	name    string
-	labels  compiler.Labels // a person's; none: it is unlabelled
-	facts   compiler.Labels
-	refused string // why its labels can not be taken: it is closed
-	whole   bool   // it was inspected, not only listed
+	name     string
+	labels   compiler.Labels // a person's; none: it is unlabelled, unless a doubtful one makes it a workload
+	facts    compiler.Labels
+	doubtful compiler.Labels // that its image has too, with the same value
+	refused  string          // why its labels can not be taken: it is closed
+	whole    bool            // it was inspected, not only listed
 	// By the id of the network: when another list has others, it is inspected anew.
 	endpoints map[string]string
 	own       []compiler.Network // on which bridges it is known
@@ -31,7 +32,7 @@ type record struct {
 	asked     uint64             // the cgroup that it had when it was inspected; 0: it had none
 }
 
-// newRecord tells a person's labels from those of the image and of tools. Which
+// newRecord tells a person's labels from those of tools, and those that nobody can tell from the image's. Which
 // bridges the container is connected to is not known by Docker alone.
 func newRecord(c container) *record {
 	r := &record{name: c.name, labels: compiler.Labels{}, facts: compiler.Labels{}, whole: c.details != nil, endpoints: c.endpoints}
@@ -40,13 +41,19 @@ func newRecord(c container) *record {
 	}
 	for key, value := range c.labels {
 		inherited, ok := c.imageLabels[key]
-		mine := compiler.IsUserLabel(key) && !(ok && inherited == value)
+		doubtful := ok && inherited == value
 		err := compiler.CheckContainerLabel(key, value)
 		switch {
 		case strings.HasPrefix(key, ownPrefix): // only we set these
-		case mine && err != nil:
+		case doubtful && err == nil:
+			if r.doubtful == nil {
+				r.doubtful = compiler.Labels{}
+			}
+			r.doubtful[key] = value
+		case doubtful: // no policy can name it
+		case compiler.IsUserLabel(key) && err != nil:
 			r.refused = err.Error()
-		case mine:
+		case compiler.IsUserLabel(key):
 			r.labels[key] = value
 		case err == nil:
 			r.facts[key] = value
@@ -121,5 +128,14 @@ func (r *record) hosted() bool {
 }
 
 func (r *record) workload(cg compiler.Cgroup) compiler.Workload {
-	return compiler.Workload{Name: r.name, Kind: compiler.KindContainer, Labels: r.labels, Facts: r.facts, Cgroup: cg, Own: r.connected(cg)}
+	return compiler.Workload{Name: r.name, Kind: compiler.KindContainer, Labels: r.labels, Facts: r.facts, Doubtful: r.doubtful, Cgroup: cg, Own: r.connected(cg)}
+}
+
+// unlabelled is a container without labels of a person. What a policy needs to make it a workload goes with it.
+func (r *record) unlabelled(cg compiler.Cgroup) compiler.Unlabelled {
+	u := compiler.Unlabelled{Cgroup: cg, Own: r.connected(cg)}
+	if len(r.doubtful) > 0 {
+		u.Name, u.Facts, u.Doubtful = r.name, r.facts, r.doubtful
+	}
+	return u
 }

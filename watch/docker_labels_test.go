@@ -28,7 +28,6 @@ func TestLabelsOfContainers(t *testing.T) {
 	}{
 		{"a person's", map[string]string{"app": "web"}, map[string]string{}, compiler.Labels{"app": "web"}, base, ""},
 		{"any text", map[string]string{"rule": "Host(`a`) && Path(`/b`)"}, map[string]string{}, compiler.Labels{"rule": "Host(`a`) && Path(`/b`)"}, base, ""},
-		{"the image's", map[string]string{"app": "nginx"}, image, compiler.Labels{}, with("app", "nginx"), ""},
 		{"the image's key", map[string]string{"app": "web"}, image, compiler.Labels{"app": "web"}, base, ""},
 		{"a tool's", map[string]string{"com.docker.compose.project": "shop"}, map[string]string{}, compiler.Labels{}, with("com.docker.compose.project", "shop"), ""},
 		{"ours", map[string]string{"thole/uid": "0"}, map[string]string{}, compiler.Labels{}, base, ""},
@@ -51,6 +50,24 @@ func TestLabelsOfContainers(t *testing.T) {
 				t.Errorf("refused: %q, want %q", r.refused, tt.refused)
 			}
 		})
+	}
+}
+
+// A label that the image has too, with the same value, is doubtful, whoever gave it.
+func TestDoubtfulLabels(t *testing.T) {
+	image := map[string]string{"app": "nginx", "com.docker.compose.project": "shop", "text": "a\nb", "thole/kind": "run"}
+	r := newRecord(container{imageLabels: image, labels: map[string]string{
+		"app": "nginx", "com.docker.compose.project": "shop", "text": "a\nb", "thole/kind": "run", "tier": "web",
+	}})
+	want := compiler.Labels{"app": "nginx", "com.docker.compose.project": "shop"}
+	if diff := cmp.Diff(want, r.doubtful); diff != "" {
+		t.Errorf("doubtful (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(compiler.Labels{"tier": "web"}, r.labels); diff != "" {
+		t.Errorf("labels (-want +got):\n%s", diff)
+	}
+	if r := newRecord(container{imageLabels: image, labels: map[string]string{"app": "web"}}); r.doubtful != nil || r.labels["app"] != "web" {
+		t.Errorf("another value than the image's: %+v", r)
 	}
 }
 

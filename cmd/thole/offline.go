@@ -37,7 +37,7 @@ func lookAround(state string) (survey, error) {
 	if err != nil {
 		return survey{}, fmt.Errorf("the last policy set: %w", err)
 	}
-	workloads, err := runningNow(state, docs.Bindings)
+	workloads, err := runningNow(state, docs)
 	if err != nil {
 		return survey{}, err
 	}
@@ -68,7 +68,7 @@ func lastFiles(state string) ([]compiler.File, error) {
 
 // runningNow returns the workloads that run. Labels of "thole run" are believed
 // only with the key that sealed them.
-func runningNow(state string, bindings []compiler.Binding) ([]compiler.Workload, error) {
+func runningNow(state string, docs compiler.Documents) ([]compiler.Workload, error) {
 	root, err := watch.OpenRoot()
 	if err != nil {
 		return nil, err
@@ -95,7 +95,9 @@ func runningNow(state string, bindings []compiler.Binding) ([]compiler.Workload,
 	ctx, cancel := context.WithTimeout(context.Background(), dockerPatience)
 	defer cancel()
 	_ = docker.Load(ctx) // the containers are left out then
-	return cgroups.Look(bindings).Workloads, cgroups.Close()
+	found := cgroups.Look(docs.Bindings)
+	workloads, _ := compiler.Admit(docs.Policies, found.Workloads, found.Unlabelled)
+	return workloads, cgroups.Close()
 }
 
 func (s survey) Workloads() []daemon.Workload {
@@ -107,6 +109,7 @@ func (s survey) Workloads() []daemon.Workload {
 			Kind:      w.Kind.String(),
 			Labels:    w.Labels,
 			Facts:     w.Facts,
+			Doubtful:  w.Doubtful,
 			Cgroup:    w.Cgroup.Path,
 			ID:        w.Cgroup.ID,
 			Position:  w.Position.String(),
@@ -122,7 +125,7 @@ func (s survey) Workloads() []daemon.Workload {
 func (s survey) isolation(w *compiler.Workload) (ingress, egress []string) {
 	ingress, egress = []string{}, []string{}
 	for _, p := range s.policies {
-		if p.Audit || !p.Selector.Matches(w.Label) {
+		if p.Audit || !p.Selector.MayMatch(w) {
 			continue
 		}
 		if p.Ingress.Isolates {
@@ -148,7 +151,7 @@ func (s survey) Policies() []daemon.Policy {
 			Position: p.Position.String(),
 		}
 		for i := range s.workloads {
-			if p.Selector.Matches(s.workloads[i].Label) {
+			if p.Selector.MayMatch(&s.workloads[i]) {
 				item.Selected++
 			}
 		}

@@ -30,12 +30,30 @@ func (c Case) String() string {
 	return b.String()
 }
 
+// IsWorkload reports whether one of the case's workloads is one to its policies; else it is an unlabelled container.
+func (c Case) IsWorkload(w *compiler.Workload) bool {
+	return known(c.Policies, Endpoint{Workload: w}).Workload != nil
+}
+
+// Divide returns the case's workloads, and the containers that are none: those whose doubtful labels no policy means.
+func (c Case) Divide() (workloads []compiler.Workload, unlabelled []compiler.Unlabelled) {
+	for _, w := range c.Workloads {
+		if c.IsWorkload(w) {
+			workloads = append(workloads, *w)
+		} else {
+			unlabelled = append(unlabelled, compiler.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful})
+		}
+	}
+	return workloads, unlabelled
+}
+
 func describe(w *compiler.Workload) string {
 	place := fmt.Sprintf("cgroup %s (%d)", w.Cgroup.Path, w.Cgroup.ID)
 	if w.Kind == compiler.KindAddress {
 		place = "address " + w.Address.String()
 	}
-	return fmt.Sprintf("%s, %s %s, labels {%s}, facts {%s}", w.Name, w.Kind, place, w.Labels, w.Facts)
+	return fmt.Sprintf("%s, %s %s, labels {%s}, doubtful {%s}, facts {%s}",
+		w.Name, w.Kind, place, w.Labels, w.Doubtful, w.Facts)
 }
 
 // clone copies everything that Shrink may change, and lets the connections speak
@@ -45,7 +63,7 @@ func (c Case) clone() Case {
 	var d Case
 	for _, w := range c.Workloads {
 		workload := *w
-		workload.Labels, workload.Facts = maps.Clone(w.Labels), maps.Clone(w.Facts)
+		workload.Labels, workload.Facts, workload.Doubtful = maps.Clone(w.Labels), maps.Clone(w.Facts), maps.Clone(w.Doubtful)
 		copies[w] = &workload
 		d.Workloads = append(d.Workloads, &workload)
 	}

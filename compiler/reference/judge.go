@@ -58,6 +58,7 @@ type Verdict struct {
 
 // Judge says what policies mean for c.
 func Judge(policies []compiler.Policy, c Connection) Verdict {
+	c.From, c.To = known(policies, c.From), known(policies, c.To)
 	c.To = destination(c)
 	if alwaysPasses(c) {
 		return Verdict{Allowed: true}
@@ -66,6 +67,51 @@ func Judge(policies []compiler.Policy, c Connection) Verdict {
 		return Verdict{}
 	}
 	return Verdict{Allowed: true, WouldDeny: wouldDeny(policies, c)}
+}
+
+// known is an end as the policies see it.
+//
+// "A container that has doubtful labels and no user label is a workload if and
+// only if a selector of an enforced policy that restricts (a policy's own, or a
+// peer's in a deny rule) names one of their keys positively; otherwise it is
+// unlabelled."
+func known(policies []compiler.Policy, e Endpoint) Endpoint {
+	if e.Workload == nil || len(e.Workload.Labels) > 0 {
+		return e
+	}
+	for _, p := range enforced(policies) {
+		if names(p.Selector, e.Workload) {
+			return e
+		}
+		for _, rules := range [][]compiler.Rule{p.Ingress.Deny, p.Egress.Deny} {
+			for _, rule := range rules {
+				for _, peer := range rule.Peers {
+					if peer.Workloads != nil && names(*peer.Workloads, e.Workload) {
+						return e
+					}
+					if peer.SameLabels == nil {
+						continue
+					}
+					for _, key := range peer.SameLabels.Keys {
+						if doubtful(e.Workload, key) {
+							return e
+						}
+					}
+				}
+			}
+		}
+	}
+	return Endpoint{}
+}
+
+// names reports whether a selector names a doubtful label of w positively.
+func names(s compiler.Selector, w *compiler.Workload) bool {
+	for _, r := range s.Requirements {
+		if (r.Operator == compiler.In || r.Operator == compiler.Exists) && doubtful(w, r.Key) {
+			return true
+		}
+	}
+	return false
 }
 
 // destination is the end that the policies are asked about.
@@ -206,7 +252,7 @@ func (h half) allows(policies []compiler.Policy) bool {
 			continue
 		}
 		isolated = true
-		if h.anyRuleMatches(h.side(p).Allow) {
+		if h.selectedBy(p, permits) && h.anyRuleMatches(h.side(p).Allow, permits) {
 			return true
 		}
 	}
@@ -226,20 +272,20 @@ func (h half) denies(policies []compiler.Policy) bool {
 }
 
 func (h half) isolatedBy(p compiler.Policy) bool {
-	return h.selectedBy(p) && h.side(p).Isolates
+	return h.selectedBy(p, restricts) && h.side(p).Isolates
 }
 
 func (h half) deniedBy(p compiler.Policy) bool {
-	return h.selectedBy(p) && h.anyRuleMatches(h.side(p).Deny)
+	return h.selectedBy(p, restricts) && h.anyRuleMatches(h.side(p).Deny, restricts)
 }
 
-func (h half) selectedBy(p compiler.Policy) bool {
-	return h.selected != nil && selectorMatches(p.Selector, h.selected)
+func (h half) selectedBy(p compiler.Policy, u use) bool {
+	return h.selected != nil && selectorMatches(p.Selector, u, h.selected)
 }
 
-func (h half) anyRuleMatches(rules []compiler.Rule) bool {
+func (h half) anyRuleMatches(rules []compiler.Rule, u use) bool {
 	for _, rule := range rules {
-		if ruleMatches(rule, h.selected, h.peer, h.connection) {
+		if ruleMatches(rule, u, h.selected, h.peer, h.connection) {
 			return true
 		}
 	}

@@ -1,9 +1,22 @@
 package reference
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	"thole/compiler"
+)
+
+// A use is what a match decides: whether it permits a connection, or restricts one end of it.
+//
+// "A match that permits counts only if both readings of a doubtful label match; a
+// match that restricts counts if either does."
+type use string
+
+const (
+	permits   use = "permits"
+	restricts use = "restricts"
 )
 
 // ruleMatches says whether a rule of a policy that selects the workload selected
@@ -11,10 +24,10 @@ import (
 //
 // "A rule matches when any of its peers matches and any of its ports matches.
 // from/to absent: every peer. ports absent: every protocol and port."
-func ruleMatches(rule compiler.Rule, selected *compiler.Workload, peer Endpoint, c Connection) bool {
+func ruleMatches(rule compiler.Rule, u use, selected *compiler.Workload, peer Endpoint, c Connection) bool {
 	peerMatched := rule.Peers == nil
 	for _, p := range rule.Peers {
-		if peerMatches(p, selected, peer) {
+		if peerMatches(p, u, selected, peer) {
 			peerMatched = true
 		}
 	}
@@ -30,18 +43,24 @@ func ruleMatches(rule compiler.Rule, selected *compiler.Workload, peer Endpoint,
 // peerMatches says whether p, in a rule for selected, matches end.
 //
 // "Inside one peer exactly one key stands."
-func peerMatches(p compiler.Peer, selected *compiler.Workload, end Endpoint) bool {
+//
+// "A container that only doubtful labels make a workload is matched neither by
+// workloads nor by unlabelled in an allow rule, and by both in a deny rule."
+func peerMatches(p compiler.Peer, u use, selected *compiler.Workload, end Endpoint) bool {
+	either := end.Workload != nil && len(end.Workload.Labels) == 0
 	switch {
+	case p.Workloads != nil && either && u == permits:
+		return false
 	case p.Workloads != nil:
 		// "Workloads on this node, and workloads of other nodes that proved
 		// their labels." An outside Endpoint has no proof.
-		return end.Workload != nil && selectorMatches(*p.Workloads, end.Workload)
+		return end.Workload != nil && selectorMatches(*p.Workloads, u, end.Workload)
 	case p.SameLabels != nil:
-		return end.Workload != nil && sameLabels(*p.SameLabels, selected, end.Workload)
+		return end.Workload != nil && sameLabels(*p.SameLabels, u, selected, end.Workload)
 	case p.Unlabelled:
 		// "What on this node is not a workload: its own processes,
 		// docker-proxy, unlabelled containers."
-		return end.unlabelled()
+		return end.unlabelled() || either && u == restricts
 	case p.CIDR != nil:
 		// "Addresses outside this node in N, with or without a proof of labels.
 		// Never what is on this node, whatever its address."
@@ -53,10 +72,21 @@ func peerMatches(p compiler.Peer, selected *compiler.Workload, end Endpoint) boo
 }
 
 // sameLabels compares the selected workload with its peer.
-func sameLabels(s compiler.SameLabels, selected, peer *compiler.Workload) bool {
-	// "sameLabels: all: workloads whose user labels are exactly equal."
+func sameLabels(s compiler.SameLabels, u use, selected, peer *compiler.Workload) bool {
+	// "sameLabels: all: workloads whose user labels are exactly equal. Who has no
+	// user label equals nobody. In an allow rule doubtful labels are left out."
+	if s.All && u == permits {
+		return equalAll(selected.Labels, peer.Labels)
+	}
 	if s.All {
-		return subset(selected.Labels, peer.Labels) && subset(peer.Labels, selected.Labels)
+		for _, mine := range readings(selected) {
+			for _, theirs := range readings(peer) {
+				if equalAll(mine, theirs) {
+					return true
+				}
+			}
+		}
+		return false
 	}
 
 	// "sameLabels: [k, …]: workloads that have all these keys, as has the
@@ -67,8 +97,39 @@ func sameLabels(s compiler.SameLabels, selected, peer *compiler.Workload) bool {
 		if !have || !has || mine != theirs {
 			return false
 		}
+		// Read as absent, a doubtful label equals nothing.
+		if u == permits && (doubtful(selected, key) || doubtful(peer, key)) {
+			return false
+		}
 	}
 	return true
+}
+
+func doubtful(w *compiler.Workload, key string) bool {
+	_, ok := w.Doubtful[key]
+	return ok
+}
+
+// equalAll reports whether two workloads have the same user labels, at least one.
+func equalAll(a, b compiler.Labels) bool { return len(a) > 0 && subset(a, b) && subset(b, a) }
+
+// readings returns the user labels of w with every choice of its doubtful ones.
+func readings(w *compiler.Workload) []compiler.Labels {
+	all := []compiler.Labels{w.Labels}
+	for key, value := range w.Doubtful {
+		if !compiler.IsUserLabel(key) {
+			continue
+		}
+		for _, without := range slices.Clone(all) {
+			with := maps.Clone(without)
+			if with == nil {
+				with = compiler.Labels{}
+			}
+			with[key] = value
+			all = append(all, with)
+		}
+	}
+	return all
 }
 
 // subset reports whether every label of a is in b.
@@ -107,24 +168,42 @@ func cidrContains(c compiler.CIDR, address netip.Addr) bool {
 //
 // "Kubernetes label selector; {} selects every workload." All requirements must
 // be met; NotIn and DoesNotExist are met by an absent key.
-func selectorMatches(s compiler.Selector, w *compiler.Workload) bool {
+func selectorMatches(s compiler.Selector, u use, w *compiler.Workload) bool {
 	for _, r := range s.Requirements {
 		value, exists := w.Label(r.Key)
-		listed := false
-		for _, v := range r.Values {
-			if exists && v == value {
-				listed = true
+		met := requirementMet(r, value, exists)
+		if doubtful(w, r.Key) {
+			without := requirementMet(r, "", false)
+			if u == permits {
+				met = met && without
+			} else {
+				met = met || without
 			}
 		}
-		switch {
-		case r.Operator == compiler.In && !listed,
-			r.Operator == compiler.NotIn && listed,
-			r.Operator == compiler.Exists && !exists,
-			r.Operator == compiler.DoesNotExist && exists:
+		if !met {
 			return false
 		}
 	}
 	return true
+}
+
+func requirementMet(r compiler.Requirement, value string, exists bool) bool {
+	listed := false
+	for _, v := range r.Values {
+		if exists && v == value {
+			listed = true
+		}
+	}
+	switch r.Operator {
+	case compiler.In:
+		return listed
+	case compiler.NotIn:
+		return !listed
+	case compiler.Exists:
+		return exists
+	default:
+		return !exists
+	}
 }
 
 // portMatches says whether one entry of a rule's ports matches c.

@@ -3,9 +3,11 @@ package reference
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"thole/compiler"
 )
@@ -20,7 +22,8 @@ import (
 // Who builds a network for a case can rely on this: the addresses of workloads
 // are in 172.17.0.0/16 and fd00:17::/64, and not the first of these; no address
 // outside the node is in them, in 10.0.0.0/8, or in fd00:10::/32, which are free
-// for the node's own.
+// for the node's own. A container may have no labels but doubtful ones: Divide tells
+// the workloads from the others.
 func Random(r *rand.Rand, size int) Case {
 	g := generator{r}
 	var c Case
@@ -98,7 +101,9 @@ func (g generator) workloads(n int) []*compiler.Workload {
 		if g.chance(35) {
 			w.Kind, w.Address = compiler.KindAddress, g.ownAddress(i)
 		} else {
-			w.Kind = compiler.Kind(g.r.IntN(int(compiler.KindAddress)))
+			if w.Kind = compiler.KindContainer; g.chance(50) {
+				w.Kind = compiler.Kind(g.r.IntN(int(compiler.KindAddress)))
+			}
 			w.Cgroup = compiler.Cgroup{Path: paths[i%len(paths)], ID: uint64(4000 + i)}
 			for range i / len(paths) {
 				w.Cgroup.Path += "/more" // there are more workloads than paths
@@ -106,6 +111,9 @@ func (g generator) workloads(n int) []*compiler.Workload {
 		}
 		w.Labels = g.userLabels()
 		w.Facts = g.facts(w.Kind)
+		if w.Kind == compiler.KindContainer || w.Kind == compiler.KindAddress {
+			g.doubt(w, i)
+		}
 		all = append(all, w)
 	}
 	return all
@@ -137,6 +145,31 @@ func (g generator) facts(kind compiler.Kind) compiler.Labels {
 	}
 	facts["thole/kind"] = kind.String()
 	return facts
+}
+
+// doubt makes some labels of a container doubtful. One that has a network of its own keeps a label that is not. One
+// that does not has a cgroup in which no other workload's is: it may be unlabelled, and would belong to a workload
+// around it.
+func (g generator) doubt(w *compiler.Workload, number int) {
+	if g.chance(30) {
+		return
+	}
+	w.Doubtful = compiler.Labels{}
+	move := func(labels compiler.Labels, least int) {
+		for _, key := range slices.Sorted(maps.Keys(labels)) {
+			if len(labels) > least && g.chance(65) && !strings.HasPrefix(key, "thole/") {
+				w.Doubtful[key] = labels[key]
+				delete(labels, key)
+			}
+		}
+	}
+	if w.Kind == compiler.KindAddress {
+		move(w.Labels, 1)
+	} else {
+		move(w.Labels, 0)
+		w.Cgroup.Path = fmt.Sprintf("docker.slice/%d", number)
+	}
+	move(w.Facts, 0)
 }
 
 func (g generator) policy(name string) compiler.Policy {

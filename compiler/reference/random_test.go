@@ -62,8 +62,14 @@ func TestRandomIsPossible(t *testing.T) {
 func checkWorkloads(t *testing.T, workloads []*compiler.Workload) {
 	places := make(map[any]bool)
 	for _, w := range workloads {
-		if len(w.Labels) == 0 {
-			t.Errorf("%s has no user label", describe(w))
+		if len(w.Labels) == 0 && (len(w.Doubtful) == 0 || w.Kind != compiler.KindContainer) {
+			t.Errorf("%s has no user label, and is no container with doubtful ones", describe(w))
+		}
+		for key := range w.Doubtful {
+			_, given := w.Labels[key]
+			if _, fact := w.Facts[key]; given || fact {
+				t.Errorf("%s has %s twice", describe(w), key)
+			}
 		}
 		if (w.Kind == compiler.KindAddress) != w.Address.IsValid() || w.Address.IsValid() == (w.Cgroup.ID != 0) {
 			t.Errorf("%s: want an address or a cgroup", describe(w))
@@ -139,6 +145,7 @@ func TestRandomReachesEverything(t *testing.T) {
 			countConnection(seen, connection)
 			countVerdict(seen, c.Policies, connection)
 			countReasons(seen, c.Policies, connection)
+			countDoubt(seen, c, connection)
 		}
 	})
 
@@ -147,7 +154,10 @@ func TestRandomReachesEverything(t *testing.T) {
 			t.Errorf("no case has %s", what)
 		}
 	}
-	for what, percent := range map[string]int{"allowed": 15, "denied": 15, "would be denied": 2} {
+	for what, percent := range map[string]int{
+		"allowed": 15, "denied": 15, "would be denied": 2, "a verdict because of a doubt": 2,
+		"a doubtful label beside others": 2, "a workload by doubtful labels alone": 2, "an unlabelled container with doubtful labels": 2,
+	} {
 		if got := 100 * seen[what] / connections; got < percent {
 			t.Errorf("%d%% of all connections are %s, want at least %d%%", got, what, percent)
 		}
@@ -303,6 +313,31 @@ func countVerdict(seen map[string]int, policies []compiler.Policy, c Connection)
 	}
 }
 
+// countDoubt counts connections with ends that have doubtful labels, and those whose verdict is another because of it.
+func countDoubt(seen map[string]int, c Case, connection Connection) {
+	for _, e := range []Endpoint{connection.From, connection.To} {
+		switch {
+		case e.Workload == nil || len(e.Workload.Doubtful) == 0:
+		case len(e.Workload.Labels) > 0:
+			seen["a doubtful label beside others"]++
+		case c.IsWorkload(e.Workload):
+			seen["a workload by doubtful labels alone"]++
+		default:
+			seen["an unlabelled container with doubtful labels"]++
+		}
+	}
+	certain := c.clone()
+	for _, w := range certain.Workloads {
+		for i := 0; cutDoubt(&Case{Workloads: []*compiler.Workload{w}}, i); {
+			continue
+		}
+	}
+	i := slices.Index(c.Connections, connection)
+	if Judge(certain.Policies, certain.Connections[i]) != Judge(c.Policies, connection) {
+		seen["a verdict because of a doubt"]++
+	}
+}
+
 // countReasons counts why enforced policies decide as they do.
 func countReasons(seen map[string]int, policies []compiler.Policy, c Connection) {
 	policies, c.To = enforced(policies), destination(c)
@@ -343,7 +378,10 @@ func TestLaws(t *testing.T) {
 			law("the order of policies says nothing", Judge(shuffled, connection) == got)
 			law("audit policies change nothing", Judge(enforced(c.Policies), connection).Allowed == got.Allowed)
 			law("only what is allowed would be denied", got.Allowed || got.WouldDeny == "")
-			if got.Allowed {
+			// Enforcing a policy may make a container a workload that only doubtful labels make one.
+			same := known(allEnforced, connection.From) == known(c.Policies, connection.From) &&
+				known(allEnforced, connection.To) == known(c.Policies, connection.To)
+			if got.Allowed && same {
 				law("what would be denied is denied once it is enforced",
 					Judge(allEnforced, connection).Allowed == (got.WouldDeny == ""))
 			}
@@ -418,8 +456,8 @@ spec:
     selector:
         matchLabels:
             app: web
-# workload web, run cgroup thole.slice/web (1), labels {app=web,env=prod}, facts {thole/kind=run}
-# workload box, address address 172.17.0.2, labels {app=box}, facts {com.docker.compose.service=box}
+# workload web, run cgroup thole.slice/web (1), labels {app=web,env=prod}, doubtful {}, facts {thole/kind=run}
+# workload box, address address 172.17.0.2, labels {app=box}, doubtful {}, facts {com.docker.compose.service=box}
 # box -> web, 80/tcp over IPv4: allowed, would be denied by p
 # 2001:db8::1 -> web, icmpv6 type 128 over IPv6: allowed
 # unlabelled -> group 224.0.0.251, 5353/udp over IPv4: allowed

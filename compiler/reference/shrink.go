@@ -63,7 +63,7 @@ type cut func(c *Case, i int) bool
 func cuts() []cut {
 	return []cut{
 		cutConnection, cutWorkload, cutPolicy, cutDirection, cutRule, cutPeer, cutPort,
-		cutExcept, cutSameKey, cutRequirement, cutValue, cutLabel, cutFact,
+		cutExcept, cutSameKey, cutRequirement, cutValue, cutLabel, cutFact, cutDoubt,
 	}
 }
 
@@ -181,6 +181,25 @@ func cutLabel(c *Case, i int) bool {
 func cutFact(c *Case, i int) bool {
 	for _, w := range c.Workloads {
 		if cutKey(w.Facts, &i) {
+			return true
+		}
+	}
+	return false
+}
+
+// cutDoubt makes a doubtful label one that somebody gave.
+func cutDoubt(c *Case, i int) bool {
+	for _, w := range c.Workloads {
+		for _, key := range slices.Sorted(maps.Keys(w.Doubtful)) {
+			if i--; i >= 0 {
+				continue
+			}
+			given := w.Facts
+			if compiler.IsUserLabel(key) {
+				given = w.Labels
+			}
+			given[key] = w.Doubtful[key]
+			delete(w.Doubtful, key)
 			return true
 		}
 	}

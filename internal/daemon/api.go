@@ -186,7 +186,8 @@ type Workload struct {
 	Namespace string            `json:"namespace,omitempty"`
 	Kind      string            `json:"kind"`
 	Labels    map[string]string `json:"labels"`
-	Facts     map[string]string `json:"facts,omitempty"` // thole/* and the like
+	Facts     map[string]string `json:"facts,omitempty"`    // thole/* and the like
+	Doubtful  map[string]string `json:"doubtful,omitempty"` // that the image of a container has too, with the same value
 	Cgroup    string            `json:"cgroup"`
 	ID        uint64            `json:"id"`
 	Networks  []string          `json:"networks,omitempty"` // of a container with networks of its own: bridge, port, addresses

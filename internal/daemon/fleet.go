@@ -201,6 +201,11 @@ func (c carrier) Scan(bindings []compiler.Binding) watch.Snapshot {
 	if c.identity == nil {
 		return s
 	}
+	for i := range s.Unlabelled { // a policy may make them workloads; what is required is not theirs
+		if u := &s.Unlabelled[i]; u.Doubtful != nil {
+			u.Facts = withNode(c.identity, u.Facts)
+		}
+	}
 	s.Workloads = slices.Clone(s.Workloads)
 	for i := range s.Workloads {
 		s.Conditions = append(s.Conditions, carry(c.identity, &s.Workloads[i])...)
@@ -233,10 +238,15 @@ func carry(id *identity, w *compiler.Workload) (conditions []condition.Condition
 		}
 	}
 	w.Labels = carried(id, w.Labels)
-	facts := compiler.Labels{compiler.NodeFact: id.Node}
-	maps.Copy(facts, w.Facts)
-	w.Facts = facts
+	w.Facts = withNode(id, w.Facts)
 	return conditions
+}
+
+// withNode adds this node's name to a workload's facts.
+func withNode(id *identity, facts compiler.Labels) compiler.Labels {
+	with := compiler.Labels{compiler.NodeFact: id.Node}
+	maps.Copy(with, facts)
+	return with
 }
 
 // carried are a workload's labels with those that its node's certificate requires. A

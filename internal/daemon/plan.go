@@ -9,6 +9,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strings"
 
 	"thole/compiler"
 	"thole/internal/condition"
@@ -46,19 +47,20 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	default:
 	}
 	snapshot := e.runs.Scan(set.docs.Bindings)
+	workloads, unlabelled := compiler.Admit(set.docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
 	p := plan{
 		set:     set,
-		found:   snapshot.Conditions,
-		running: snapshot.Workloads,
-		around:  containers{Unlabelled: snapshot.Unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
+		found:   slices.Concat(snapshot.Conditions, doubts(workloads, unlabelled)),
+		running: workloads,
+		around:  containers{Unlabelled: unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
 		remotes: e.remotes,
 		epoch:   e.epoch,
 		loaded:  e.loaded,
 		numbers: e.numbers,
 	}
-	p.running = append(p.running, e.unresolved(set, snapshot.Workloads)...)
+	p.running = append(p.running, e.unresolved(set, workloads)...)
 	var err error
-	if p.ended, err = outlived(e.dead, e.enforced.list(), snapshot.Workloads); err != nil {
+	if p.ended, err = outlived(e.dead, e.enforced.list(), workloads); err != nil {
 		p.found = append(p.found, condition.Condition{Code: condition.EndedUnknown, Text: fmt.Sprintf("workloads that ended stay in the table: %v", err)})
 	}
 	if err := e.compile(&p); err != nil {
@@ -70,6 +72,37 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	}
 	return p, nil
 }
+
+// doubts are the notices about containers with labels that their images have too.
+func doubts(workloads []compiler.Workload, unlabelled []compiler.Unlabelled) []condition.Condition {
+	var list []condition.Condition
+	add := func(name string, facts, doubtful compiler.Labels) {
+		var labels []string
+		for _, key := range slices.Sorted(maps.Keys(doubtful)) {
+			if compiler.IsUserLabel(key) {
+				labels = append(labels, key+"="+doubtful[key])
+			}
+		}
+		if labels == nil {
+			return
+		}
+		if more := len(labels) - doubtsShown; more > 0 {
+			labels = append(labels[:doubtsShown], fmt.Sprintf("%d more", more))
+		}
+		list = append(list, condition.Condition{Code: condition.ImageLabel, Where: "container " + name, Text: fmt.Sprintf(
+			"the image %s has the same %s, so nobody can tell who gave it: it may restrict the container, and permits it nothing. "+
+				"Give the container another key or value, or build the image without it", facts[watch.FactImage], strings.Join(labels, ", "))})
+	}
+	for _, w := range workloads {
+		add(w.Name, w.Facts, w.Doubtful)
+	}
+	for _, u := range unlabelled {
+		add(u.Name, u.Facts, u.Doubtful)
+	}
+	return list
+}
+
+const doubtsShown = 3 // labels of one container
 
 // unresolved returns the enforced workloads whose Workload document stands unchanged
 // and whose cgroup lives, but which the scan did not find: a user's name can not be
@@ -216,7 +249,7 @@ func missing[T any](of, in []T) bool {
 
 // sameIdentity reports whether no policy can tell two states of a cgroup apart.
 func sameIdentity(a, b compiler.Workload) bool {
-	return reflect.DeepEqual(a.Labels, b.Labels) && reflect.DeepEqual(a.Facts, b.Facts)
+	return maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Facts, b.Facts) && maps.Equal(a.Doubtful, b.Doubtful)
 }
 
 // commit changes the table as planned. If it fails, the table is as before, and

@@ -127,6 +127,7 @@ func apiWorkload(w compiler.Workload, class compiler.Class) Workload {
 		Kind:      w.Kind.String(),
 		Labels:    w.Labels,
 		Facts:     w.Facts,
+		Doubtful:  w.Doubtful,
 		Cgroup:    w.Cgroup.Path,
 		ID:        w.Cgroup.ID,
 		Networks:  networks(w.Own),

@@ -98,8 +98,11 @@ func TestContainersOfTheHostNetwork(t *testing.T) {
 	if got, want := known.Labels, map[string]string{"app": "nginx"}; !maps.Equal(got, want) {
 		t.Errorf("user labels %v, want %v: the image's do not count", got, want)
 	}
+	if got, want := known.Doubtful, map[string]string{"maintainer": "somebody"}; !maps.Equal(got, want) {
+		t.Errorf("doubtful labels %v, want %v", got, want)
+	}
 	for key, want := range map[string]string{
-		"maintainer": "somebody", "thole/kind": "container", "thole/container": "web",
+		"thole/kind": "container", "thole/container": "web",
 		"thole/image": image, "thole/network": "host", "thole/uid": "0",
 	} {
 		if known.Facts[key] != want {

@@ -116,15 +116,17 @@ func (b *bench) judge(c reference.Case) string {
 
 // load makes the case's cgroups and loads its table.
 func (s *stage) load() error {
-	var workloads []compiler.Workload
-	for _, w := range s.c.Workloads {
-		copied := *w
-		if w.Kind != compiler.KindAddress {
-			copied.Cgroup.ID = s.node.MkCgroup(w.Cgroup.Path)
+	workloads, unlabelled := s.c.Divide()
+	for i := range workloads {
+		if w := &workloads[i]; w.Kind != compiler.KindAddress {
+			w.Cgroup.ID = s.node.MkCgroup(w.Cgroup.Path)
 		}
-		workloads = append(workloads, copied)
 	}
-	result, err := compiler.Compile(compiler.Input{Policies: s.c.Policies, Workloads: workloads})
+	for i := range unlabelled {
+		unlabelled[i].Cgroup.ID = s.node.MkCgroup(unlabelled[i].Cgroup.Path)
+	}
+	workloads, unlabelled = compiler.Admit(s.c.Policies, workloads, unlabelled)
+	result, err := compiler.Compile(compiler.Input{Policies: s.c.Policies, Workloads: workloads, Unlabelled: unlabelled})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,183 @@
+package compiler
+
+import (
+	"maps"
+	"slices"
+)
+
+// A label of a container that its image has too, with the same value, is doubtful: nobody can tell whether the person
+// who started the container gave it, or whoever built the image. So each requirement on such a label is evaluated
+// twice, as if the label were there and as if it were not, and what is to be decided says which reading counts
+// (docs/POLICY.md, "Labels of images").
+
+// A use is what a match decides.
+type use uint8
+
+const (
+	permitting  use = iota // a match allows a connection: both readings must match
+	restricting            // a match isolates a workload or denies a connection: either reading suffices
+)
+
+// useOf returns the use of a rule's peers.
+func useOf(deny bool) use {
+	if deny {
+		return restricting
+	}
+	return permitting
+}
+
+// MayMatch reports whether some reading of w's doubtful labels meets every requirement. A policy with this selector
+// isolates w then, and its deny rules apply to w.
+func (s Selector) MayMatch(w *Workload) bool { return s.matches(w, restricting) }
+
+// matches reports whether w meets every requirement, in the given use.
+func (s Selector) matches(w *Workload, u use) bool {
+	for _, r := range s.Requirements {
+		met := r.met(w.Label(r.Key))
+		if _, doubtful := w.Doubtful[r.Key]; doubtful && met == (u == permitting) {
+			met = r.met("", false)
+		}
+		if !met {
+			return false
+		}
+	}
+	return true
+}
+
+// matchesPeer reports whether a peer "workloads: s" matches w. A workload that only doubtful labels make one may be
+// unlabelled, which no allow rule for workloads means.
+func (s Selector) matchesPeer(w *Workload, u use) bool {
+	return (u == restricting || !w.onlyDoubtful()) && s.matches(w, u)
+}
+
+// onlyDoubtful reports whether w is a workload only because of doubtful labels.
+func (w *Workload) onlyDoubtful() bool { return len(w.Labels) == 0 && len(w.Doubtful) > 0 }
+
+// certain returns a label whose origin is known.
+func (w *Workload) certain(key string) (string, bool) {
+	if v, ok := w.Labels[key]; ok {
+		return v, true
+	}
+	v, ok := w.Facts[key]
+	return v, ok
+}
+
+// match reports whether two workloads have the labels with equal values. An absent label equals nothing, and who has
+// no label that counts equals nobody.
+func (s *SameLabels) match(a, b *Workload, u use) bool {
+	switch {
+	case s.All && u == permitting:
+		return len(a.Labels) > 0 && maps.Equal(a.Labels, b.Labels)
+	case s.All:
+		return mayEqual(a, b)
+	}
+	value := (*Workload).certain
+	if u == restricting {
+		value = (*Workload).Label
+	}
+	for _, k := range s.Keys {
+		v, ok := value(a, k)
+		if w, has := value(b, k); !ok || !has || v != w {
+			return false
+		}
+	}
+	return true
+}
+
+// mayEqual reports whether some reading of both workloads' doubtful labels gives them equal user labels, at least one.
+func mayEqual(a, b *Workload) bool {
+	common := false
+	for _, side := range [2]*Workload{a, b} {
+		for _, labels := range [2]Labels{side.Labels, side.Doubtful} {
+			for k := range labels {
+				if !IsUserLabel(k) {
+					continue
+				}
+				v, inA := a.userLabel(k)
+				w, inB := b.userLabel(k)
+				_, certainA := a.Labels[k]
+				_, certainB := b.Labels[k]
+				switch {
+				case inA && inB && v == w:
+					common = true
+				case certainA || certainB:
+					return false // it is there in every reading, and the other has not the same
+				}
+			}
+		}
+	}
+	return common
+}
+
+// userLabel returns a label of a person, or one that may be.
+func (w *Workload) userLabel(key string) (string, bool) {
+	if v, ok := w.Labels[key]; ok {
+		return v, true
+	}
+	v, ok := w.Doubtful[key]
+	return v, ok
+}
+
+// Admit decides which containers are workloads through doubtful labels alone: those of which a selector of an enforced
+// policy, in restricting use, names a doubtful label positively (In, Exists, a key of sameLabels). All other containers
+// without labels stay unlabelled, so that the label of an image isolates nobody whom no policy means.
+func Admit(policies []Policy, workloads []Workload, unlabelled []Unlabelled) ([]Workload, []Unlabelled) {
+	if !slices.ContainsFunc(unlabelled, func(u Unlabelled) bool { return len(u.Doubtful) > 0 }) {
+		return workloads, unlabelled
+	}
+	named := restrictedKeys(policies)
+	workloads = slices.Clone(workloads)
+	var rest []Unlabelled
+	for _, u := range unlabelled {
+		if !u.hasAny(named) {
+			rest = append(rest, u)
+			continue
+		}
+		workloads = append(workloads, Workload{
+			Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: u.Facts, Doubtful: u.Doubtful, Cgroup: u.Cgroup, Own: u.Own,
+		})
+	}
+	return workloads, rest
+}
+
+func (u *Unlabelled) hasAny(keys map[string]bool) bool {
+	for k := range u.Doubtful {
+		if keys[k] {
+			return true
+		}
+	}
+	return false
+}
+
+// restrictedKeys returns the keys that the enforced policies name positively where a match restricts: in their own
+// selectors and in the peers of their deny rules.
+func restrictedKeys(policies []Policy) map[string]bool {
+	named := map[string]bool{}
+	add := func(s *Selector) {
+		for _, r := range s.Requirements {
+			if r.Operator == In || r.Operator == Exists {
+				named[r.Key] = true
+			}
+		}
+	}
+	for i := range policies {
+		p := &policies[i]
+		if p.Audit {
+			continue
+		}
+		add(&p.Selector)
+		for _, r := range slices.Concat(p.Ingress.Deny, p.Egress.Deny) {
+			for _, peer := range r.Peers {
+				switch {
+				case peer.Workloads != nil:
+					add(peer.Workloads)
+				case peer.SameLabels != nil:
+					for _, k := range peer.SameLabels.Keys {
+						named[k] = true
+					}
+				}
+			}
+		}
+	}
+	return named
+}

@@ -52,6 +52,11 @@ type moving struct {
 
 func newMoving(r *rand.Rand) *moving {
 	c := reference.Random(r, 1+r.IntN(5))
+	kinds, _ := withContainers(c)
+	for len(kinds) == 0 {
+		c = reference.Random(r, 1+r.IntN(5))
+		kinds, _ = withContainers(c)
+	}
 	m := &moving{Rand: r, in: compiler.Input{Policies: c.Policies, Parents: []compiler.Cgroup{{Path: "docker", ID: 9}},
 		Options: compiler.Options{Epoch: uint16(1 + r.IntN(50))}}}
 	if r.IntN(2) == 0 {
@@ -60,7 +65,7 @@ func newMoving(r *rand.Rand) *moving {
 	for i := range r.IntN(3) {
 		m.in.Unlabelled = append(m.in.Unlabelled, compiler.Unlabelled{Cgroup: compiler.Cgroup{Path: fmt.Sprintf("docker/%d/free", r.IntN(20)), ID: uint64(20 + i)}})
 	}
-	m.kinds, _ = withContainers(c)
+	m.kinds = kinds
 	for range r.IntN(20) {
 		m.in.Workloads = append(m.in.Workloads, m.begin())
 	}

@@ -43,6 +43,8 @@
 //	e.Docker("run", "-d", image, "sleep", "100")            // e.TryDocker, e.Command; e.ID(name), e.Cgroup(name)
 //	e.Probe("web", "--net=host", "-l", "app=web", image)    // a probe as a container's first process
 //	e.Docker("restart", "web"); e.ProbeAgain("web")
+//	p := nstest.StartPodman(t, host)                        // Podman in the host, at Docker's socket
+//	p.Podman("run", "-d", p.Image("box", labels), "sleep", "100")
 //	o := host.Observe(); …; o.Packets()                     // all that INPUT let pass, whoever it was for
 //
 // # No sleeping

@@ -137,7 +137,7 @@ func (e *Engine) startDockerd() error {
 		if err = e.ended(); err != nil {
 			return true
 		}
-		return e.answers()
+		return pings(e.Socket)
 	}
 	if !poll(enginePatience, ready) {
 		return fmt.Errorf("dockerd does not answer after %v", enginePatience)
@@ -157,9 +157,9 @@ func (e *Engine) ended() error {
 	return nil
 }
 
-// answers asks the engine whether it is up. While it starts it accepts connections and lets them wait.
-func (e *Engine) answers() bool {
-	conn, err := net.Dial("unix", e.Socket)
+// pings asks the engine at a socket whether it is up. While it starts it accepts connections and lets them wait.
+func pings(socket string) bool {
+	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		return false
 	}

@@ -16,20 +16,26 @@ import (
 // The labels are the image's. Nothing else is in it: configuration comes with docker run -v.
 func (e *Engine) Image(name string, labels map[string]string, programs ...string) string {
 	e.t.Helper()
+	if err := importImage(e.Command, name, labels, programs); err != nil {
+		e.t.Fatalf("nstest: image %s: %v", name, err)
+	}
+	return name
+}
+
+// importImage makes an image by the command import of docker or podman.
+func importImage(engine func(args ...string) *exec.Cmd, name string, labels map[string]string, programs []string) error {
 	content, err := imageContent(programs)
 	if err != nil {
-		e.t.Fatalf("nstest: image %s: %v", name, err)
+		return err
 	}
 	args := []string{"import", "--change", `CMD ["/bin/sh"]`}
 	for key, value := range labels {
 		args = append(args, "--change", "LABEL "+dockerfileQuote(key)+"="+dockerfileQuote(value))
 	}
-	cmd := e.Command(append(args, "-", name)...)
+	cmd := engine(append(args, "-", name)...)
 	cmd.Stdin = content
-	if _, err := output("docker", cmd); err != nil {
-		e.t.Fatalf("nstest: image %s: %v", name, err)
-	}
-	return name
+	_, err = output("import", cmd)
+	return err
 }
 
 // dockerfileQuote quotes what is to stay as it is in a Dockerfile.

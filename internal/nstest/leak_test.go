@@ -149,6 +149,10 @@ func TestVictim(t *testing.T) {
 	if withEngine {
 		furnishEngine(t, made)
 	}
+	how, withPodman := strings.CutPrefix(how, "podman, ")
+	if withPodman {
+		furnishPodman(t, made)
+	}
 	if err := json.NewEncoder(os.Stdout).Encode(made); err != nil {
 		t.Fatal(err)
 	}

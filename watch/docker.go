@@ -61,6 +61,7 @@ type Docker struct {
 	named     map[string]string          // their ids, by name
 	alike     []compiler.Bridge          // those of them to which containers alone are connected
 	problems  []condition.Condition      // of the network interfaces
+	reported  map[string]bool            // containers of which the last look has a problem: see notJudged
 	status    DockerStatus
 	knew      bool // it answered once
 }

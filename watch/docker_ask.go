@@ -61,10 +61,15 @@ func (d *Docker) listed(c container) (changed bool) {
 	d.records[c.id] = r
 	delete(d.strangers, c.id)
 	_, runs := d.living[c.id]
+	if runs || !r.running {
+		r.unseen = 0
+	} else {
+		r.unseen = min(r.unseen+1, unseenListings)
+	}
 	if !r.whole || runs && !maps.Equal(before.endpoints, r.endpoints) {
 		d.inspects.add(c.id)
 	}
-	return !before.same(r)
+	return !before.same(r) || d.judgedAnew(c.id, before, r)
 }
 
 // reconcile lists all containers, forgets those that are gone, and has inspected
@@ -134,6 +139,9 @@ func (d *Docker) inspect(ctx context.Context, e engine, id string) error {
 	}
 	r := newRecord(c)
 	r.asked, r.ownAs = cgroup, cgroup
+	if c.running {
+		r.process = findProcess(c.details.pid)
+	}
 	if r.own, err = d.connections(ctx, e, c); err != nil {
 		return err
 	}
@@ -164,14 +172,18 @@ func (d *Docker) store(id string, r *record) {
 		if before != nil {
 			r.endpoints = before.endpoints
 		}
+		if before != nil && before.process == r.process {
+			r.unseen = before.unseen
+		}
 		if before != nil && r.asked != d.living[id].ID {
 			r.own, r.ownAs = before.own, before.ownAs
 		}
 		d.records[id] = r
 		delete(d.strangers, id)
 	}
+	changed := !before.same(r) || before != nil && r != nil && d.judgedAnew(id, before, r)
 	d.mu.Unlock()
-	if !before.same(r) {
+	if changed {
 		d.wake()
 	}
 }
@@ -182,8 +194,10 @@ func (r *record) same(other *record) bool {
 		return r == other
 	}
 	a, b := *r, *other
-	a.asked, a.whole, a.endpoints, a.places = 0, false, nil, nil
-	b.asked, b.whole, b.endpoints, b.places = 0, false, nil, nil
+	for _, r := range []*record{&a, &b} {
+		r.asked, r.whole, r.endpoints, r.places = 0, false, nil, nil
+		r.running, r.process, r.unseen = false, process{}, 0 // see judgedAnew
+	}
 	return reflect.DeepEqual(a, b)
 }
 

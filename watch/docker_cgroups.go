@@ -3,10 +3,8 @@ package watch
 import (
 	"fmt"
 	"maps"
-	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"thole/compiler"
@@ -146,6 +144,9 @@ func (d *Docker) list(watch func(cgroup string)) dockerSurvey {
 		d.listPlace(&s, p)
 	}
 	s.conditions = append(s.conditions, d.away()...)
+	if err == nil {
+		s.conditions = append(s.conditions, d.notJudged()...)
+	}
 	return s
 }
 
@@ -263,19 +264,13 @@ func parentsOf(parent string) []string {
 // placeOfProcess returns the place of the container to which a process belongs,
 // which the kernel knows for sure.
 func (d *Docker) placeOfProcess(pid int, id string) (string, bool) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
-	if err != nil {
+	cgroup, ok := strings.CutPrefix(cgroupOf(pid), "/")
+	if !ok {
 		return "", false
 	}
-	for line := range strings.Lines(string(data)) {
-		cgroup, ok := strings.CutPrefix(strings.TrimSpace(line), "0::/")
-		if !ok {
-			continue
-		}
-		for p := cgroup; p != "."; p = path.Dir(p) {
-			if found, ok := containerID(path.Base(p)); ok && found == id {
-				return path.Dir(p), true
-			}
+	for p := cgroup; p != "."; p = path.Dir(p) {
+		if found, ok := containerID(path.Base(p)); ok && found == id {
+			return path.Dir(p), true
 		}
 	}
 	return "", false

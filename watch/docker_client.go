@@ -26,6 +26,7 @@ const oldestAPI = "1.41"
 // dockerClient is an engine that is reached by Docker's own client.
 type dockerClient struct {
 	api      *client.Client
+	engine   EngineInfo
 	ownUsers bool // the engine maps the users of containers to others
 
 	mu     sync.Mutex                   // guards what follows
@@ -60,6 +61,7 @@ func (c *dockerClient) greet(ctx context.Context) error {
 	if v := c.api.ClientVersion(); versions.LessThan(v, oldestAPI) {
 		return fmt.Errorf("this Docker (%s) speaks API version %s, at least %s is needed: upgrade it to 20.10 or newer", info.ServerVersion, v, oldestAPI)
 	}
+	c.engine = c.identify(ctx, info)
 	c.ownUsers = slices.ContainsFunc(info.SecurityOptions, func(o string) bool {
 		return strings.Contains(o, "name=userns") || strings.Contains(o, "name=rootless")
 	})
@@ -79,7 +81,11 @@ func (c *dockerClient) List(ctx context.Context, ids ...string) ([]container, er
 	}
 	found := make([]container, len(list))
 	for i, s := range list {
-		found[i] = container{id: s.ID, name: ownName(s.Names), image: s.Image, network: networkMode(s.HostConfig.NetworkMode), labels: s.Labels}
+		found[i] = container{
+			id: s.ID, name: ownName(s.Names), image: s.Image, labels: s.Labels,
+			running: s.State == dockercontainer.StateRunning || s.State == dockercontainer.StatePaused,
+			network: c.networkMode(s.HostConfig.NetworkMode),
+		}
 		found[i].endpoints = endpoints(s.NetworkSettings)
 		if found[i].imageLabels, err = c.imageLabels(ctx, s.ImageID); err != nil {
 			return nil, err
@@ -104,7 +110,8 @@ func (c *dockerClient) Inspect(ctx context.Context, id string) (container, error
 		id:      r.ID,
 		name:    strings.TrimPrefix(r.Name, "/"),
 		image:   r.Config.Image,
-		network: networkMode(string(r.HostConfig.NetworkMode)),
+		running: (r.State.Running || r.State.Paused) && !r.State.Restarting,
+		network: c.networkMode(string(r.HostConfig.NetworkMode)),
 		labels:  r.Config.Labels,
 		details: &details{
 			user:      r.Config.User,
@@ -112,6 +119,8 @@ func (c *dockerClient) Inspect(ctx context.Context, id string) (container, error
 			parent:    r.HostConfig.CgroupParent,
 			pid:       r.State.Pid,
 			addresses: map[string][]netip.Addr{},
+			// Docker has no other modes. The network that a mode names may have been disconnected and removed since.
+			modeUnknown: !c.engine.docker() && !knownMode(r.HostConfig.NetworkMode, r.NetworkSettings.Networks),
 		},
 	}
 	for _, n := range r.NetworkSettings.Networks {
@@ -249,12 +258,21 @@ func ownName(names []string) string {
 	return ""
 }
 
-// networkMode calls the default network by its name.
-func networkMode(mode string) string {
-	if mode == "default" || mode == "" {
+// networkMode calls the default network by its name. Only Docker means it by "".
+func (c *dockerClient) networkMode(mode string) string {
+	if mode == "default" || mode == "" && c.engine.docker() {
 		return "bridge"
 	}
 	return mode
+}
+
+// knownMode reports whether a network mode says which network a container has.
+func knownMode(mode dockercontainer.NetworkMode, connected map[string]*network.EndpointSettings) bool {
+	if mode.IsHost() || mode.IsNone() || mode.IsBridge() || mode.IsDefault() || mode.IsContainer() {
+		return true
+	}
+	_, ok := connected[string(mode)]
+	return ok
 }
 
 func addresses(n *network.EndpointSettings) []netip.Addr {

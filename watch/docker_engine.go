@@ -50,7 +50,8 @@ type container struct {
 	id          string
 	name        string
 	image       string            // the reference by which it was made
-	network     string            // "host", "bridge", "none", "container:ID" or a network's name
+	running     bool              // or paused
+	network     string            // "host", "bridge", "none", "container:ID" or a network's name; "": not listed
 	labels      map[string]string // those of the image included
 	imageLabels map[string]string // nil: its image is gone
 	endpoints   map[string]string // only of one that was listed: the id of its end in each network that it is connected to
@@ -64,4 +65,6 @@ type details struct {
 	parent    string                  // --cgroup-parent
 	pid       int                     // of its first process; 0: it does not run
 	addresses map[string][]netip.Addr // by the id of the network that it is connected to
+	// The network mode is none of the above, so it is unknown which network the container has.
+	modeUnknown bool
 }

@@ -30,12 +30,23 @@ type record struct {
 	ownAs     uint64             // the cgroup that it had when that was found out: started again, it may have other addresses
 	places    []string           // where its cgroup is or will be, as far as Docker said
 	asked     uint64             // the cgroup that it had when it was inspected; 0: it had none
+
+	running     bool
+	process     process // its first one, as the last inspection has it; zero: unknown, or it had ended
+	unseen      int     // in how many listings in a row it ran without a cgroup that was found; at most unseenListings
+	modeUnknown bool    // of its network: see details
 }
 
 // newRecord tells a person's labels from those of tools, and those that nobody can tell from the image's. Which
 // bridges the container is connected to is not known by Docker alone.
 func newRecord(c container) *record {
-	r := &record{name: c.name, labels: compiler.Labels{}, facts: compiler.Labels{}, whole: c.details != nil, endpoints: c.endpoints}
+	r := &record{
+		name: c.name, labels: compiler.Labels{}, facts: compiler.Labels{},
+		whole: c.details != nil, endpoints: c.endpoints, running: c.running,
+	}
+	if c.details != nil {
+		r.modeUnknown = c.details.modeUnknown
+	}
 	if c.imageLabels == nil {
 		r.refused = "its image is gone, so that its labels can not be told from the image's: make the container anew"
 	}
@@ -102,6 +113,10 @@ func (r *record) update(before *record) {
 		return
 	}
 	r.whole, r.own, r.ownAs, r.asked, r.places = before.whole, before.own, before.ownAs, before.asked, before.places
+	r.process, r.unseen, r.modeUnknown = before.process, before.unseen, before.modeUnknown
+	if r.facts[FactNetwork] == "" {
+		r.facts[FactNetwork] = before.facts[FactNetwork]
+	}
 	if uid, ok := before.facts[FactUID]; ok {
 		r.facts[FactUID] = uid
 	}

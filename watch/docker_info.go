@@ -1,0 +1,73 @@
+package watch
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"strings"
+
+	"github.com/docker/docker/api/types/system"
+	"golang.org/x/sys/unix"
+)
+
+// The engines that answer Docker's API.
+const (
+	EngineDocker = "Docker"
+	EnginePodman = "Podman"
+)
+
+// An EngineInfo describes the engine at an address, as the engine itself does.
+type EngineInfo struct {
+	Name         string // EngineDocker, EnginePodman or another name; "": the engine does not tell
+	Version      string
+	API          string // the version of Docker's API
+	CgroupDriver string
+}
+
+// docker reports whether it is Docker, for all that is known.
+func (e EngineInfo) docker() bool { return e.Name == EngineDocker || e.Name == "" }
+
+// ErrNoEngine is the error of AskEngine where no engine runs, and none is expected.
+var ErrNoEngine = errors.New("no engine listens")
+
+// AskEngine asks the engine at host to describe itself.
+func AskEngine(ctx context.Context, host DockerHost) (EngineInfo, error) {
+	if !host.Given && !listens(ctx, host.Address) {
+		return EngineInfo{}, ErrNoEngine
+	}
+	e, hangUp, err := dialDocker(ctx, host)
+	if err != nil {
+		return EngineInfo{}, err
+	}
+	return e.(*dockerClient).engine, hangUp()
+}
+
+// listens reports whether a socket of this machine exists and has a listener, or cannot be tried.
+func listens(ctx context.Context, address string) bool {
+	path, _ := strings.CutPrefix(address, "unix://")
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err == nil {
+		_ = conn.Close() // nothing was sent
+	}
+	return !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED)
+}
+
+// identify asks which engine it is. If the engine, or a proxy before it, does not answer that, the name is "".
+func (c *dockerClient) identify(ctx context.Context, info system.Info) EngineInfo {
+	engine := EngineInfo{Version: info.ServerVersion, API: c.api.ClientVersion(), CgroupDriver: info.CgroupDriver}
+	v, err := c.api.ServerVersion(ctx)
+	if err != nil {
+		return engine
+	}
+	engine.Name, engine.API = v.Platform.Name, cmp.Or(v.APIVersion, engine.API)
+	for _, component := range v.Components {
+		switch component.Name {
+		case "Engine":
+			engine.Name = EngineDocker
+		case "Podman Engine":
+			engine.Name = EnginePodman
+		}
+	}
+	return engine
+}

@@ -19,9 +19,9 @@ type diagnosis struct {
 }
 
 func newDoctor(w *world) *cobra.Command {
-	var output, socket string
+	var output, socket, docker string
 	cmd := &cobra.Command{
-		Use:   "doctor [-o FORMAT] [--socket PATH]",
+		Use:   "doctor [-o FORMAT] [--docker HOST] [--socket PATH]",
 		Short: "Check that this machine can enforce policies",
 		Long: `Doctor checks every feature of the kernel, of cgroups and of nftables that Thole
 needs. It tries them out: in a network namespace and a cgroup of its own, which
@@ -29,12 +29,15 @@ are gone afterwards, it loads small tables and sends packets through them. It
 changes nothing else. For what is not in order it says what follows and what
 mends it.
 
+It also names the container engine that the daemon follows or would follow. Give
+--docker as you give it to the daemon; without it both look in the same places.
+
 Exit status: 0 if enforcement is complete, warnings or not; 1 if something that
 it needs is missing or could not be checked.`,
 		Example: "  sudo thole doctor\n  sudo thole doctor -o json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			findings := examine(cmd.Context(), socket)
+			findings := examine(cmd.Context(), socket, docker)
 			complete := doctor.Complete(findings)
 			var err error
 			if output == "json" {
@@ -49,6 +52,7 @@ it needs is missing or could not be checked.`,
 		},
 	}
 	outputFlag(cmd, &output, "text", "json")
+	dockerFlag(cmd, &docker)
 	socketFlag(cmd, &socket)
 	cmd.AddCommand(newDoctorProbe(w))
 	return cmd
@@ -74,7 +78,7 @@ Doctor starts it in an empty one, in a cgroup of its own.`,
 	}
 }
 
-func examine(ctx context.Context, socket string) []doctor.Finding {
+func examine(ctx context.Context, socket, docker string) []doctor.Finding {
 	self := func(ctx context.Context) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, "/proc/self/exe", "doctor", "probe")
 		cmd.Args[0] = "thole"
@@ -83,6 +87,7 @@ func examine(ctx context.Context, socket string) []doctor.Finding {
 	return doctor.Examine(ctx, doctor.Machine{
 		Table:        tableName,
 		Daemon:       daemon.NewClient(socket),
+		Docker:       docker,
 		ProbeCommand: self,
 	})
 }

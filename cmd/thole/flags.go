@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"thole/compiler"
+	"thole/internal/daemon"
 )
 
 // A choice is a flag that takes one of a few words; the first is the default.
@@ -39,6 +40,11 @@ func outputFlag(cmd *cobra.Command, value *string, words ...string) {
 
 func denyFlag(cmd *cobra.Command, value *string) {
 	choiceFlag(cmd, value, "deny", "", "`HOW` a denied connection is answered", "default", "drop", "reject")
+}
+
+func dockerFlag(cmd *cobra.Command, value *string) {
+	cmd.Flags().StringVar(value, "docker", "", "Docker's API is at this `HOST` (unix:///run/docker.sock), or off")
+	completeFlag(cmd, "docker", daemon.DockerOff, "unix:///var/run/docker.sock")
 }
 
 func denyMode(word string) compiler.DenyMode {

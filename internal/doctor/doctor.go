@@ -49,6 +49,7 @@ func Complete(findings []Finding) bool {
 type Machine struct {
 	Table  string // the name of our table: its rules are not foreign
 	Daemon daemonClient
+	Docker string // the address of the engine, as the daemon's flag --docker has it
 
 	// ProbeCommand starts this program again so that it calls Probe and writes what
 	// that returns to its standard output, as JSON.
@@ -66,7 +67,7 @@ func Examine(ctx context.Context, m Machine) []Finding {
 		[]Finding{peerPidfd(), conntrackTable(), conntrackMarks()},
 		socketListing(),
 		foreignRules(ctx, m.Table),
-		[]Finding{bridges(), nftProgram()},
+		[]Finding{bridges(), nftProgram(), engine(ctx, m.Docker)},
 		enforcement(ctx, m.Daemon, m.Table),
 	)
 }

@@ -1,0 +1,60 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"thole/internal/daemon"
+	"thole/watch"
+)
+
+// engineTimeout is how long the engine may take to answer. An idle one takes milliseconds.
+const engineTimeout = 5 * time.Second
+
+// engine names the engine at docker, which is the value of the daemon's flag --docker.
+func engine(ctx context.Context, docker string) Finding {
+	f := Finding{Check: "engine", Status: OK}
+	if docker == daemon.DockerOff {
+		f.Found = "none is followed (--docker off)"
+		return f
+	}
+	const unknown = "it is not known which engine the daemon follows"
+	host, err := watch.FindDocker(docker, os.Getenv)
+	if err != nil {
+		return f.unknown(err, unknown, "thole doctor --docker unix:///path/of/docker.sock, or --docker off")
+	}
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	info, err := watch.AskEngine(ctx, host)
+	if errors.Is(err, watch.ErrNoEngine) {
+		f.Found = "none at " + host.Address
+		return f
+	}
+	if err != nil {
+		return f.unknown(fmt.Errorf("%s: %v", host.Address, err), unknown+", and its containers are not known",
+			"start the engine, or give its address: --docker unix:///path/of/docker.sock, or off")
+	}
+	return f.engine(info, host.Address)
+}
+
+// engine judges an engine that answered.
+func (f Finding) engine(e watch.EngineInfo, address string) Finding {
+	f.Found = fmt.Sprintf("%s %s, API version %s, cgroup driver %s, at %s",
+		cmp.Or(e.Name, "unknown"), e.Version, e.API, cmp.Or(e.CgroupDriver, "unknown"), address)
+	const (
+		open = "no policy protects or restricts them"
+		mend = "run containers that a policy concerns with Docker, or give Docker's address: --docker unix:///path"
+	)
+	switch e.Name {
+	case watch.EngineDocker:
+		return f
+	case watch.EnginePodman:
+		return f.warning(f.Found, "containers of Podman are not recognised yet: "+open, mend)
+	default:
+		return f.warning(f.Found, "containers of an engine that is not Docker may not be recognised: then "+open, mend)
+	}
+}

@@ -23,7 +23,9 @@ func (e *Engine) Image(name string, labels map[string]string, programs ...string
 }
 
 // importImage makes an image by the command import of docker or podman.
-func importImage(engine func(args ...string) *exec.Cmd, name string, labels map[string]string, programs []string) error {
+func importImage(
+	engine func(args ...string) *exec.Cmd, name string, labels map[string]string, programs []string,
+) error {
 	content, err := imageContent(programs)
 	if err != nil {
 		return err

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Podman is the Podman of the machine's own packages (podman, conmon, runc), running in a host. Its API service listens
-// at Docker's usual place, /run/docker.sock of the host. There is no registry; images come from Image. It ends with the
-// host, and its containers with it. A host has room for one engine: a Podman or an Engine.
+// A Podman is the Podman of the machine's own packages (podman, conmon, runc), running in a host. Its API service
+// listens at Docker's usual place, /run/docker.sock of the host. There is no registry; images come from Image. It ends
+// with the host, and its containers with it. A host has room for one engine: a Podman or an Engine.
 //
 //	/                                  the host's cgroups
 //	├── system.slice/podman.service    podman system service
@@ -63,8 +63,8 @@ func StartPodman(t testing.TB, h *Host) *Podman {
 	return p
 }
 
-// makeDirs gives the host a /var/lib and a /dev/shm of its own: Podman and its network plugins write there, whatever the
-// configuration says.
+// makeDirs gives the host a /var/lib and a /dev/shm of its own: Podman and its network plugins write there, whatever
+// the configuration says.
 func (p *Podman) makeDirs() (err error) {
 	enterErr := p.host.Do(func() {
 		for dir, mode := range map[string]string{"/var/lib": "mode=755", "/dev/shm": "mode=1777"} {
@@ -103,8 +103,8 @@ func (p *Podman) start() error {
 	return nil
 }
 
-// Podman runs the podman command in the host ("run", "-d", image) and returns what it wrote to stdout, without the spaces
-// around it. It must succeed.
+// Podman runs the podman command in the host ("run", "-d", image) and returns what it wrote to stdout, without the
+// spaces around it. It must succeed.
 func (p *Podman) Podman(args ...string) string {
 	p.t.Helper()
 	out, err := output("podman", p.Command(args...))

@@ -104,7 +104,7 @@ func TestPodmanContainersComeAndGo(t *testing.T) {
 
 // Containers of Docker are judged, however they start, restart and end meanwhile.
 func TestDockerContainersAreNeverNotJudged(t *testing.T) {
-	const containers = 20
+	containers := max(4, *starts)
 	m, e := newDockerMachine(t)
 	image := e.Image("box", nil)
 	e.Docker("network", "create", "shop")

@@ -60,16 +60,20 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	flag.Parse()
-	again := os.Getenv("VM_BOOT") != "1"
-	chosen := flag.Lookup("test.run").Value.String() != ""
-	if again {
+	chosen := flag.Lookup("test.run").Value.String()
+	again := chosen == "" || strings.Contains(chosen, "Boot")
+	switch os.Getenv("VM_BOOT") {
+	case "1":
+		must(flag.Set("test.skip", "^TestAfter"))
+	case "2":
 		must(flag.Set("test.run", "^TestAfterBoot"))
-	} else if !chosen {
-		must(flag.Set("test.skip", "^TestAfterBoot"))
+	default:
+		must(flag.Set("test.run", "^TestAfterCleanup"))
+		again = false
 	}
 	prepare()
 	code := m.Run()
-	if code == 0 && !again && (!chosen || strings.Contains(flag.Lookup("test.run").Value.String(), "Boot")) {
+	if code == 0 && again {
 		code = startAgain
 	}
 	if code == 1 {

@@ -55,7 +55,7 @@ func TestService(t *testing.T) {
 		t.Errorf("stopped: %s", out)
 	}
 	// The way out leaves systemd as able to make scopes as before.
-	sh(t, "thole cleanup && ! nft list table inet thole 2>/dev/null && systemctl start thole")
+	sh(t, "thole cleanup && ! nft list table inet thole 2>/dev/null && systemctl start thole && thole arm")
 	sh(t, "thole run -l app=web -- grep -q thole.slice /proc/self/cgroup")
 }
 
@@ -283,5 +283,59 @@ func TestAfterBoot(t *testing.T) {
 	}
 	if out, err := try("thole doctor"); err != nil {
 		t.Errorf("doctor: %v\n%s", err, out)
+	}
+}
+
+// TestAfterBootCleanup is the last test of the second boot: after thole cleanup no daemon loads the table, neither the
+// one that runs, nor one that systemd starts. TestAfterCleanup goes on after the next boot.
+func TestAfterBootCleanup(t *testing.T) {
+	running(t)
+	disarmed := func(when string) {
+		t.Helper()
+		var out string
+		until(t, "the disarmed daemon, "+when, func() bool {
+			var err error
+			out, err = try("thole status")
+			return err != nil && strings.Contains(out, "disarmed since")
+		})
+		if out, err := try("nft list table inet thole"); err == nil {
+			t.Errorf("%s, the table is loaded: %s", when, out)
+		}
+	}
+	t.Log(sh(t, "thole cleanup"))
+	disarmed("after cleanup")
+	sh(t, "systemctl reload thole")
+	disarmed("after a reload")
+	sh(t, "systemctl restart thole")
+	disarmed("after a restart")
+	pid := sh(t, "systemctl show -P MainPID thole")
+	sh(t, "kill -9 "+pid)
+	until(t, "systemd to start it again", func() bool {
+		now, _ := try("systemctl show -P MainPID thole")
+		return strings.TrimSpace(now) != pid && strings.TrimSpace(now) != "0"
+	})
+	disarmed("after kill -9")
+	sh(t, "sync")
+}
+
+// TestAfterCleanup is the third boot: Thole is still disarmed, until thole arm.
+func TestAfterCleanup(t *testing.T) {
+	nstest.WaitFor(t, 3*patience, "the machine to be up", func() bool {
+		out, _ := try("systemctl is-active docker thole")
+		return strings.TrimSpace(out) == "active\nactive"
+	})
+	out, err := try("thole status")
+	if err == nil || !strings.Contains(out, "disarmed since") {
+		t.Errorf("after a reboot, thole status: %v: %s", err, out)
+	}
+	if out, err := try("nft list table inet thole"); err == nil {
+		t.Errorf("after a reboot, the table is loaded: %s", out)
+	}
+	if out := sh(t, "thole arm"); !strings.HasPrefix(out, "armed:") {
+		t.Errorf("thole arm: %s", out)
+	}
+	sh(t, "nft list table inet thole")
+	if s := status(t); !s.Enforcing || s.Disarmed != nil {
+		t.Errorf("after thole arm: %+v", s)
 	}
 }

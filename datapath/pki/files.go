@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // The types of PEM blocks.
@@ -63,12 +64,24 @@ func encodePEM(blockType string, ders ...[]byte) []byte {
 }
 
 // A directory is one that holds keys or what they are trusted by.
-type directory struct{ path string }
+type directory struct {
+	path string
+	open *os.File // the directory itself, from openDirectory on: files are read by it, whatever path leads to by then
+}
 
 func (d directory) file(name string) string { return filepath.Join(d.path, name) }
 
-// openDirectory takes the lock of a directory that nobody else may write.
+// sharedPatience is how long a reader waits for a lock. Any user who may read the directory can lock it, so nobody may
+// wait longer. A reader without the lock may meet two files of different age, as in the middle of an installation; each
+// of them is whole, and is verified.
+const sharedPatience = 250 * time.Millisecond
+
+// openDirectory takes the lock of a directory that nobody else may write. Symbolic links may lead to the directory;
+// what is in it must not be a link.
 func openDirectory(path string, how int) (d directory, unlock func(), err error) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target // all is read and written there, even if the link is changed meanwhile
+	}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return d, nil, err
@@ -77,17 +90,30 @@ func openDirectory(path string, how int) (d directory, unlock func(), err error)
 		f.Close()
 		return d, nil, err
 	}
-	for {
-		err = syscall.Flock(int(f.Fd()), how)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := lock(f, how); err != nil {
 		f.Close()
 		return d, nil, fmt.Errorf("locking %s: %v", path, err)
 	}
-	return directory{path}, func() { f.Close() }, nil
+	return directory{path, f}, func() { f.Close() }, nil
+}
+
+// lock takes a lock of flock(2): an exclusive one in any case, a shared one within sharedPatience or not at all.
+func lock(f *os.File, how int) error {
+	if how == syscall.LOCK_SH {
+		how |= syscall.LOCK_NB
+	}
+	for deadline := time.Now().Add(sharedPatience); ; {
+		err := syscall.Flock(int(f.Fd()), how)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case errors.Is(err, syscall.EWOULDBLOCK) && time.Now().Before(deadline):
+			time.Sleep(5 * time.Millisecond)
+		case errors.Is(err, syscall.EWOULDBLOCK):
+			return nil
+		default:
+			return err
+		}
+	}
 }
 
 // makeDirectory makes it if there is none, and its parents, and takes the lock.
@@ -118,7 +144,7 @@ func checkAccess(f *os.File, forbidden os.FileMode) error {
 // read returns a file's content; no other than the owner may have access to it that the
 // mode bits in forbidden give.
 func (d directory) read(name string, forbidden os.FileMode) ([]byte, error) {
-	f, err := os.OpenFile(d.file(name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := d.openFile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +164,20 @@ func (d directory) read(name string, forbidden os.FileMode) ([]byte, error) {
 		err = fmt.Errorf("%s has more than %d bytes", f.Name(), maxFileSize)
 	}
 	return data, err
+}
+
+// openFile opens a file of the directory, which must not be a symbolic link, without waiting for a pipe's other end.
+func (d directory) openFile(name string) (*os.File, error) {
+	const flags = syscall.O_RDONLY | syscall.O_CLOEXEC | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	for {
+		fd, err := syscall.Openat(int(d.open.Fd()), name, flags, 0)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), d.file(name)), nil
+		case !errors.Is(err, syscall.EINTR):
+			return nil, &os.PathError{Op: "open", Path: d.file(name), Err: err}
+		}
+	}
 }
 
 func (d directory) readPublic(name string) ([]byte, error) { return d.read(name, 0o022) }

@@ -38,40 +38,49 @@ type Node struct {
 //
 // Who loads again checks the new Trust against the old one: Trust.Follows.
 func Load(dir string, now time.Time) (*Node, error) {
+	node, _, err := LoadPart(dir, now)
+	return node, err
+}
+
+// LoadPart is Load, but where only the certificate or the key cannot be used, it returns the Trust beside the error:
+// somebody may have been revoked.
+func LoadPart(dir string, now time.Time) (*Node, *Trust, error) {
 	d, unlock, err := openDirectory(dir, syscall.LOCK_SH)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer unlock()
 	trust, err := d.trust()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	der, err := d.certificate()
 	if err != nil {
-		return nil, err
+		return nil, trust, err
 	}
 	id, err := trust.Verify(der, now)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.file(nodeCertFile), err)
+		return nil, trust, fmt.Errorf("%s: %w", d.file(nodeCertFile), err)
 	}
 	_, key, err := d.keyOf(id)
 	if err != nil {
-		return nil, err
+		return nil, trust, err
 	}
-	return &Node{Key: key, Identity: id, Trust: trust}, nil
+	return &Node{Key: key, Identity: id, Trust: trust}, trust, nil
 }
 
 // LoadTrust reads whom a node's directory says to trust, whatever its own certificate is
 // worth.
 func LoadTrust(dir string) (*Trust, error) {
-	d, unlock, err := openDirectory(dir, syscall.LOCK_SH)
-	if err != nil {
-		return nil, err
+	_, trust, err := LoadPart(dir, time.Now())
+	if trust != nil {
+		return trust, nil
 	}
-	defer unlock()
-	return d.trust()
+	return nil, err
 }
+
+// Files returns the names of the files of a node's directory that Load reads.
+func Files() []string { return []string{nodeKeyFile, nextKeyFile, nodeCertFile, trustFile} }
 
 // trust returns whom a node's directory says to trust.
 func (d directory) trust() (*Trust, error) {

@@ -193,6 +193,32 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
+// A link may lead to a node's directory; the trust alone is read where only the rest cannot be used; and who holds the
+// lock, as any user may who can read the directory, keeps nobody from reading.
+func TestLoadByALinkInPartAndLocked(t *testing.T) {
+	f := newFleet(t)
+	f.join("n")
+	f.must(os.Symlink("n", f.path("link")))
+	n, err := Load(f.path("link"), now)
+	f.must(err)
+	if _, err := Install(f.path("link"), Delivery{Certificate: f.read("n/node.crt")}, now); err != nil {
+		t.Errorf("installing by the link: %v", err)
+	}
+	locked, err := os.Open(f.path("n"))
+	f.must(err)
+	defer locked.Close()
+	f.must(syscall.Flock(int(locked.Fd()), syscall.LOCK_EX))
+	if again, err := Load(f.path("n"), now); err != nil || again.Identity.Serial != n.Identity.Serial {
+		t.Errorf("while another has the lock: %v", err)
+	}
+	f.must(os.Chmod(f.path("n/node.key"), 0o644))
+	node, trust, err := LoadPart(f.path("n"), now)
+	want(t, err, ErrPermissions)
+	if node != nil || trust == nil || trust.Generation() != n.Trust.Generation() {
+		t.Errorf("with a key that cannot be used: %v, %v", node, trust)
+	}
+}
+
 func ecKeyPEM(t *testing.T) []byte {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -55,7 +56,7 @@ const (
 
 // IsCA reports whether a directory is that of a CA.
 func IsCA(dir string) bool {
-	_, err := os.Lstat(directory{dir}.file(caKeyFile))
+	_, err := os.Lstat(filepath.Join(dir, caKeyFile))
 	return err == nil
 }
 

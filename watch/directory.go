@@ -87,7 +87,7 @@ func (d *Directory) round(ctx context.Context, last Files) (Files, error) {
 	defer inotify.Close()
 	way, err := followWay(inotify, d.path)
 	if err != nil {
-		return Files{}, err
+		return Files{}, fmt.Errorf("policy directory %s: %v", d.path, err)
 	}
 	var now Files
 	now.Files, now.Err = ReadDirectory(d.path)
@@ -140,18 +140,22 @@ func (d *Directory) rest(ctx context.Context, inotify *fsnotify.Watcher, way way
 
 // A way is everything that decides what the files of a directory are.
 type way struct {
-	directories map[string]bool // what happens to a policy file in it matters
-	paths       map[string]bool // what happens to these matters: directories and links that lead there
+	directories map[string]bool        // what happens to a file in it matters, if it is relevant
+	paths       map[string]bool        // what happens to these matters: directories and links that lead there
+	relevant    func(name string) bool // by the name of a file in one of directories
 }
 
-// matters reports whether an event can change what the policy files are.
+func newWay(relevant func(name string) bool) way {
+	return way{directories: map[string]bool{}, paths: map[string]bool{}, relevant: relevant}
+}
+
+// matters reports whether an event can change what the files are.
 func (w way) matters(e fsnotify.Event) bool {
 	path := filepath.Clean(e.Name) // "//etc" where / is watched
 	if w.paths[path] || w.directories[path] {
 		return true
 	}
-	name := filepath.Base(path)
-	return w.directories[filepath.Dir(path)] && (isPolicyFile(name) || isIndirection(name))
+	return w.directories[filepath.Dir(path)] && w.relevant(filepath.Base(path))
 }
 
 // isIndirection reports whether a name is that of the link through which a whole
@@ -161,18 +165,10 @@ func isIndirection(name string) bool { return len(name) > 2 && name[:2] == ".." 
 // followWay watches each directory that holds a step of the way to a file: the
 // components of path, of the links among them, and of the links in the directory.
 func followWay(inotify *fsnotify.Watcher, path string) (way, error) {
-	w := way{directories: map[string]bool{}, paths: map[string]bool{}}
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return w, fmt.Errorf("policy directory %s: %v", path, err)
-	}
+	w := newWay(func(name string) bool { return isPolicyFile(name) || isIndirection(name) })
 	f := follower{inotify: inotify, way: w}
-	directory, err := f.walk(absolute)
+	directory, err := f.enter(path)
 	if err != nil || directory == "" {
-		return w, err
-	}
-	w.directories[directory] = true
-	if err := f.add(directory); err != nil {
 		return w, err
 	}
 	entries, err := os.ReadDir(directory)
@@ -228,6 +224,20 @@ func (f *follower) walk(path string) (string, error) {
 		rest = append(splitPath(target), rest...)
 	}
 	return at, nil
+}
+
+// enter watches a directory and every directory on the way to it, and returns where it is; "" if it is not there yet.
+func (f *follower) enter(path string) (string, error) {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	directory, err := f.walk(absolute)
+	if err != nil || directory == "" {
+		return "", err
+	}
+	f.way.directories[directory] = true
+	return directory, f.add(directory)
 }
 
 // splitPath returns the components of a path, ".." among them.

@@ -1,0 +1,116 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// The times of NamedFiles.
+const (
+	reportEvery = 250 * time.Millisecond // changes are reported no more often; the first one is at once
+	blindEvery  = time.Second            // without inotify, a change is assumed so often
+	renewEvery  = time.Minute            // the watch is made anew: inotify does not report what is mounted on the way
+)
+
+// NamedFiles watches files of given names in one directory. Neither has to exist yet: the nearest existing directory on
+// the path is watched.
+//
+// A change is reported at once, without a quiet time. So a reader may find a half-written file; it keeps what it has,
+// and the end of the writing is reported, too. Of many changes within reportEvery the first and the last are reported.
+//
+// NamedFiles works in rounds: watch everything on the way to the files, report a change, wait for an event. Each round
+// has a watch of its own, so none is left on a directory that was swapped for another. The report comes after the watch
+// was made: a reader that reads at each report misses no change.
+type NamedFiles struct {
+	path    string
+	names   []string
+	inotify func() (*fsnotify.Watcher, error)
+	changed chan struct{} // of size 1
+	failure atomic.Pointer[error]
+}
+
+// NewNamedFiles watches the files with these names in the directory at path.
+func NewNamedFiles(path string, names ...string) *NamedFiles {
+	return &NamedFiles{path: path, names: names, inotify: fsnotify.NewWatcher, changed: make(chan struct{}, 1)}
+}
+
+// Changed receives a value when the files may be others than before: once at the start, and after each change.
+func (n *NamedFiles) Changed() <-chan struct{} { return n.changed }
+
+// Err says why inotify cannot be used, so that a change is assumed once a second; nil: it is used.
+func (n *NamedFiles) Err() error {
+	if err := n.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Run watches until the context ends.
+func (n *NamedFiles) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		next := time.After(reportEvery)
+		if err := n.round(ctx); err != nil {
+			n.failure.Store(&err)
+			n.report()
+			next = time.After(blindEvery)
+		}
+		select {
+		case <-ctx.Done():
+		case <-next:
+		}
+	}
+	return nil
+}
+
+// round reports a change, and returns after the next one.
+func (n *NamedFiles) round(ctx context.Context) error {
+	inotify, err := n.inotify()
+	if err != nil {
+		return fmt.Errorf("watching %s: %v: see `sysctl fs.inotify.max_user_instances`", n.path, err)
+	}
+	defer inotify.Close()
+	w := newWay(func(name string) bool { return slices.Contains(n.names, name) })
+	if _, err := (&follower{inotify: inotify, way: w}).enter(n.path); err != nil {
+		return err
+	}
+	n.failure.Store(nil)
+	n.report()
+	return n.await(ctx, inotify, w)
+}
+
+// report makes Changed receive a value, if none waits there already.
+func (n *NamedFiles) report() {
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}
+
+// await returns after an event that matters.
+func (n *NamedFiles) await(ctx context.Context, inotify *fsnotify.Watcher, w way) error {
+	renew := time.NewTimer(renewEvery)
+	defer renew.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-renew.C:
+			return nil
+		case <-inotify.Errors: // an overflow: events were lost
+			return nil
+		case event, ok := <-inotify.Events:
+			if !ok {
+				return errors.New("inotify was closed")
+			}
+			if w.matters(event) {
+				return nil
+			}
+		}
+	}
+}

@@ -77,7 +77,6 @@ type sender interface {
 
 // An Engine handles the packets of one queue. Its goroutines are those of Run.
 type Engine struct {
-	number uint16
 	daemon Daemon
 	log    *slog.Logger
 	peers  *peers.Peers
@@ -91,14 +90,21 @@ type Engine struct {
 	counts map[string]uint64
 
 	refusals peers.Counters
-	queue    atomic.Pointer[queue.Queue] // nil: it is not run
+	queue    *queue.Queue // nil in tests
+	running  atomic.Bool  // the queue is read
 }
 
 // How often what has expired is dropped.
 const sweepEvery = time.Second
 
-// New makes an Engine in the network namespace of the calling thread. Run closes it.
-func New(config Config) (*Engine, error) {
+// New makes an Engine in the network namespace of the calling thread, and binds its queue: packets are handled from
+// now on. Run closes it.
+func New(config Config) (_ *Engine, err error) {
+	e := &Engine{
+		daemon: config.Daemon, log: config.Log, peers: peers.New(config.Node),
+		table: handshake.NewTable(), counts: map[string]uint64{},
+	}
+	e.node = handshake.Node{Statements: known{e}, Policy: known{e}}
 	finder, err := sockets.NewFinder()
 	if err != nil {
 		return nil, err
@@ -107,11 +113,11 @@ func New(config Config) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(err, finder.Close())
 	}
-	e := &Engine{
-		number: config.Queue, daemon: config.Daemon, log: config.Log, peers: peers.New(config.Node),
-		finder: finder, sender: sender, table: handshake.NewTable(), counts: map[string]uint64{},
+	e.finder, e.sender = finder, sender
+	if e.queue, err = queue.Open(queue.Config{Number: config.Queue}, e.handle); err != nil {
+		return nil, errors.Join(err, finder.Close(), sender.Close())
 	}
-	e.node = handshake.Node{Statements: known{e}, Policy: known{e}}
+	e.running.Store(true)
 	return e, nil
 }
 
@@ -119,21 +125,18 @@ func New(config Config) (*Engine, error) {
 // the queue then is dropped, as is what comes to it later; connections that are proven
 // do not come to it.
 func (e *Engine) Run(ctx context.Context) error {
-	defer e.Close() //nolint:errcheck // nothing was written
-	q, err := queue.Open(queue.Config{Number: e.number}, e.handle)
-	if err != nil {
-		return err
-	}
-	e.queue.Store(q)
-	defer e.queue.Store(nil)
+	defer e.close()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return q.Run(ctx) })
+	group.Go(func() error { return e.queue.Run(ctx) })
 	group.Go(func() error { e.sweep(ctx); return nil })
 	return group.Wait()
 }
 
-// Close gives back what New took, where Run was not called.
-func (e *Engine) Close() error { return errors.Join(e.finder.Close(), e.sender.Close()) }
+// close gives back what New took. Nothing was written, so no error matters.
+func (e *Engine) close() {
+	e.running.Store(false)
+	_ = errors.Join(e.finder.Close(), e.sender.Close())
+}
 
 // Replace takes another certificate, key or trust.
 func (e *Engine) Replace(node *pki.Node) error { return e.peers.Replace(node, time.Now()) }
@@ -151,8 +154,8 @@ type Status struct {
 // Status returns the engine's own account.
 func (e *Engine) Status() Status {
 	s := Status{Refused: e.refusals.Map(), Known: e.peers.Status(), Pending: map[string]uint64{}}
-	if q := e.queue.Load(); q != nil {
-		s.Running, s.Queue = true, q.Stats()
+	if e.running.Load() {
+		s.Running, s.Queue = true, e.queue.Stats()
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

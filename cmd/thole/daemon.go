@@ -51,6 +51,12 @@ With --fleet, connections of labelled workloads to and from those networks carry
 the labels with them, signed with the certificate in the directory --pki; other
 nodes need the same. These are judged by label, all others by address, as without.
 
+The daemon watches --pki: a new certificate, key, CA or revocation list is in
+force within a second. If the directory or its files are missing or cannot be
+used, the daemon starts and enforces this node all the same. The fleet is degraded
+until they can be used: "thole status" says why, and labelled connections to and
+from other nodes do not open.
+
 Signals: SIGHUP reads the policies and --pki again. SIGTERM and SIGINT end the
 daemon; the table stays and goes on deciding. "thole cleanup" removes it.
 
@@ -131,7 +137,7 @@ func parseFleet(words []string) ([]netip.Prefix, error) {
 	return networks, nil
 }
 
-// reloadOn has the daemon read its policies again at each signal.
+// reloadOn has the daemon read its policies, and its certificate and trust, again at each signal.
 func reloadOn(ctx context.Context, signals <-chan os.Signal, d *daemon.Daemon, log *slog.Logger) {
 	for {
 		select {
@@ -140,7 +146,7 @@ func reloadOn(ctx context.Context, signals <-chan os.Signal, d *daemon.Daemon, l
 		case <-signals:
 			tellSystemd(log, systemd.SdNotifyReloading+"\n"+systemd.SdNotifyMonotonicUsec())
 			if err := d.Reload(ctx); err != nil {
-				log.Error("the policies were not read again: the set from before stays", "error", err)
+				log.Error("not everything could be read again: what was in force before stays in force", "error", err)
 			}
 			tellSystemd(log, systemd.SdNotifyReady)
 		}

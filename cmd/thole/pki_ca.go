@@ -207,9 +207,10 @@ func newPKIRevoke(w *world) *cobra.Command {
 		Long: `Revoke puts certificates on the CA's revocation list, ca.crl: those with these
 serial numbers, those in these files, or all of a node. It can not be taken back.
 
-The list does not travel by itself. Install it on every node; from then on the
-certificate is refused there, without a restart, and connections that were allowed
-by it end. A node never goes back to an older list.`,
+The list does not travel by itself. Install it on every node ("thole pki install
+--crl"). Within a second, without a restart or a signal, the node's daemon refuses
+the certificate, and connections that were proven with it end at their next
+packet. A node never goes back to an older list.`,
 		Example: `  thole pki revoke --pki /root/fleet web-1.crt
   thole pki revoke --pki /root/fleet --node web-1
   thole pki revoke --pki /root/fleet 4b0e6f2d9c8a7153`,

@@ -62,7 +62,8 @@ func newPKIInstall(w *world) *cobra.Command {
 		Use:   "install [--ca FILE]… [--crl FILE]… [--pki DIR] [CERTIFICATE]",
 		Short: "Give a node its certificate, its CA, a revocation list",
 		Long: `Install verifies what it is given and puts it into the node's directory, all of it
-or nothing. A running daemon takes it up by itself. "-" is standard input.
+or nothing. A running daemon notices it: it is in force within a second, without a
+restart or a signal. "-" is standard input.
 
 CERTIFICATE takes the place of the present one; its key must be here, and a CA
 that is trusted must have issued it.

@@ -141,6 +141,9 @@ func fleetRows(f *daemon.FleetStatus) [][]string {
 	if !f.Queue.Native {
 		by = "NFQUEUE of nft_compat"
 	}
+	if !f.Queue.Running {
+		by += ", not read"
+	}
 	rows = append(rows,
 		[]string{"queue", fmt.Sprintf("%d, by %s: %d packets, %d waiting; %d dropped, %d lost", f.Queue.Number, by,
 			f.Queue.Packets, f.Queue.Waiting, f.Queue.Dropped, f.Queue.Full+f.Queue.Overruns)},

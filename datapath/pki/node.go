@@ -69,16 +69,6 @@ func LoadPart(dir string, now time.Time) (*Node, *Trust, error) {
 	return &Node{Key: key, Identity: id, Trust: trust}, trust, nil
 }
 
-// LoadTrust reads whom a node's directory says to trust, whatever its own certificate is
-// worth.
-func LoadTrust(dir string) (*Trust, error) {
-	_, trust, err := LoadPart(dir, time.Now())
-	if trust != nil {
-		return trust, nil
-	}
-	return nil, err
-}
-
 // Files returns the names of the files of a node's directory that Load reads.
 func Files() []string { return []string{nodeKeyFile, nextKeyFile, nodeCertFile, trustFile} }
 

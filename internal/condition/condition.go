@@ -31,6 +31,7 @@ const (
 	EndedUnknown           Code = "ended-unknown"
 	FleetDegraded          Code = "fleet-degraded"
 	NoPolicies             Code = "no-policies"
+	PKIUnwatched           Code = "pki-unwatched"
 	ScopeRefused           Code = "scope-refused"
 )
 
@@ -46,7 +47,7 @@ func Problems() []Code {
 	return []Code{
 		BindingOverlap, BindingUnresolved, BridgeShared, CertificateContradicts, CgroupsUnreadable, CgroupsUnwatched,
 		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable, Disarmed,
-		DockerAway, EndedUnknown, FleetDegraded, NoPolicies, ScopeRefused,
+		DockerAway, EndedUnknown, FleetDegraded, NoPolicies, PKIUnwatched, ScopeRefused,
 	}
 }
 

@@ -132,7 +132,7 @@ type DockerStatus struct {
 type FleetStatus struct {
 	Node       string     `json:"node,omitempty"`     // its name, as its certificate has it; "": that can not be used
 	Until      time.Time  `json:"until"`              // its certificate holds
-	Error      string     `json:"error,omitempty"`    // why certificate or trust could not be read the last time
+	Error      string     `json:"error,omitempty"`    // why the fleet is degraded: credentials, or the queue
 	Networks   []string   `json:"networks"`           // where other nodes are
 	Required   []string   `json:"required,omitempty"` // labels that the certificate puts on all workloads: key=value
 	Queue      FleetQueue `json:"queue"`
@@ -150,13 +150,14 @@ type FleetStatus struct {
 // A FleetQueue is the NFQUEUE that packets between nodes come by.
 type FleetQueue struct {
 	Number   uint16 `json:"number"`
-	Native   bool   `json:"native"`   // by nft's expression queue; else by xtables' target NFQUEUE (nft_compat)
-	Running  bool   `json:"running"`  // it is read
-	Waiting  uint64 `json:"waiting"`  // packets without a verdict now
-	Packets  uint64 `json:"packets"`  // with a verdict, since the daemon began
-	Dropped  uint64 `json:"dropped"`  // of them
-	Full     uint64 `json:"full"`     // packets lost: the queue was full
-	Overruns uint64 `json:"overruns"` // packets lost: the socket's buffer was
+	Native   bool   `json:"native"`          // by nft's expression queue; else by xtables' target NFQUEUE (nft_compat)
+	Running  bool   `json:"running"`         // it is read
+	Error    string `json:"error,omitempty"` // why it is not read; it is tried again
+	Waiting  uint64 `json:"waiting"`         // packets without a verdict now
+	Packets  uint64 `json:"packets"`         // with a verdict, since the daemon began
+	Dropped  uint64 `json:"dropped"`         // of them
+	Full     uint64 `json:"full"`            // packets lost: the queue was full
+	Overruns uint64 `json:"overruns"`        // packets lost: the socket's buffer was
 }
 
 // A Mending is a change of our table by another program that was found.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"thole/compiler"
+	"thole/datapath"
 	"thole/ruleset/kernel"
 	"thole/watch"
 )
@@ -92,9 +93,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	d.enforcer.changed = d.cgroups.Changed()
 	d.listener = &listener{from: host.writes, to: d.enforcer.writes, log: config.Logger}
 	if len(config.Fleet) > 0 {
-		if d.fleet, err = openFleet(config, d.enforcer, host.root); err != nil {
-			return nil, err
-		}
+		d.fleet = openFleet(config, d.enforcer, host)
 	}
 	if config.Policies != "" {
 		d.directory = watch.NewDirectory(config.Policies)
@@ -145,7 +144,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 }
 
 // Reload reads the policies again, and this node's certificate and trust, as SIGHUP asks
-// for. What is bad is reported and changes nothing.
+// for. What is bad is reported and changes nothing. (The latter are watched, too.)
 func (d *Daemon) Reload(ctx context.Context) error {
 	_, err := d.enforcer.Reload(ctx)
 	if d.fleet != nil {
@@ -157,9 +156,6 @@ func (d *Daemon) Reload(ctx context.Context) error {
 // close gives back what New took. The server closes its listener itself.
 func (d *Daemon) close() error {
 	var err error
-	if d.fleet != nil {
-		d.fleet.close()
-	}
 	if d.cgroups != nil {
 		err = d.cgroups.Close()
 	}
@@ -181,6 +177,7 @@ type host struct {
 	writes  notifier
 	sockets func() (map[uint64]bool, error)
 	now     func() time.Time
+	engine  func(datapath.Config) (engine, error) // that carries the handshakes of a fleet
 	close   func() error
 }
 
@@ -198,8 +195,11 @@ func openHost() (*host, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &host{root: root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener, sockets: socketCgroups, now: time.Now,
-		close: func() error { return errors.Join(listener.Close(), conn.Close()) }}, nil
+	return &host{
+		root: root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener,
+		sockets: socketCgroups, now: time.Now, engine: newEngine,
+		close: func() error { return errors.Join(listener.Close(), conn.Close()) },
+	}, nil
 }
 
 // Lives reports whether a cgroup with this id exists.

@@ -1,19 +1,15 @@
 package daemon
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/netip"
 	"path"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"thole/compiler"
 	"thole/datapath"
@@ -26,121 +22,61 @@ import (
 // DefaultQueue is the NFQUEUE that packets between nodes come by.
 const DefaultQueue = 5448
 
-// A fleet is this node's part among others: its certificate, the engine that proves
-// workloads' labels to other nodes, and what those have proven.
+// A fleet is this node's part among others: its credentials, the engine that proves workloads' labels to other nodes,
+// and what those have proven. Without credentials or engine it is degraded, and the node is enforced all the same.
+//
+// The goroutine of follow owns credentials and engines (fleet_follow.go). It never changes the table: it orders that
+// from the enforcer, whose goroutine carries out all methods of fleet that use the enforcer's fields.
 type fleet struct {
 	*enforcer
-	root   watch.Root
-	config Config
-	begin  chan *datapath.Engine // of one, for Run
+	root        watch.Root
+	config      Config
+	watched     *watch.NamedFiles
+	credentials credentials
+	engines     engineKeeper
+	reloads     chan chan error           // that somebody waits for
+	shown       atomic.Pointer[fleetView] // what follow has made of all this
 
-	mu     sync.Mutex
-	engine *datapath.Engine      // nil: this node's certificate could not be used yet
-	node   *pki.Node             // the last one that could be
-	bad    error                 // why the directory could not be read the last time, or nil
-	use    map[string]time.Time  // when a Remote was proven last, by remoteKey
-	rates  map[string]*allowance // of nodes
+	mu    sync.Mutex            // guards what follows
+	use   map[string]time.Time  // when a Remote was proven last, by remoteKey
+	rates map[string]*allowance // of nodes
 }
 
-// openFleet prepares the enforcer for other nodes. Where this node's certificate is there
-// and can not be used, traffic with other nodes stays closed until it can be.
-func openFleet(config Config, e *enforcer, root watch.Root) (*fleet, error) {
+// A fleetView is what a status is made of. It is not changed.
+type fleetView struct {
+	node   *pki.Node // nil: no certificate could be used yet
+	engine engine    // nil: none runs
+	error  string    // why the fleet is degraded, or ""
+	failed string    // why no engine runs, a part of error
+}
+
+// openFleet prepares the enforcer for other nodes. Where this node's certificate cannot be used, labelled connections
+// to and from other nodes stay closed until it can be.
+func openFleet(config Config, e *enforcer, host *host) *fleet {
 	f := &fleet{
-		enforcer: e, root: root, config: config, begin: make(chan *datapath.Engine, 1),
+		enforcer: e, root: host.root, config: config, watched: watch.NewNamedFiles(config.PKI, pki.Files()...),
+		credentials: credentials{dir: config.PKI}, reloads: make(chan chan error),
 		use: map[string]time.Time{}, rates: map[string]*allowance{},
 	}
+	f.engines = engineKeeper{ended: make(chan error, 1), start: func(node *pki.Node) (engine, error) {
+		return host.engine(datapath.Config{Queue: config.Queue, Node: node, Daemon: f, Log: config.Logger})
+	}}
 	e.fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
 	e.runs = carrier{e.runs, e}
-	err := f.read()
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("this node's certificate, in %s: %w: see `thole pki`", config.PKI, err)
-	case err != nil:
-		f.log.Error("traffic with other nodes is closed until this node's certificate can be used: see `thole pki show`", "error", err)
-	}
-	if f.node != nil {
-		e.identity, e.vouches = identityOf(f.node), f.node.Trust.Vouches
-	}
-	return f, nil
+	f.credentials.read(time.Now())
+	f.adoptCredentials(f.credentials)
+	f.show()
+	return f
 }
 
-// read reads this node's certificate and trust. Where only the certificate is bad, whom
-// it trusts counts all the same: somebody may have been revoked.
-func (f *fleet) read() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.bad = f.readLocked()
-	return f.bad
-}
-
-func (f *fleet) readLocked() error {
-	node, err := pki.Load(f.config.PKI, time.Now())
-	if err != nil && f.node != nil {
-		if trust, trustErr := pki.LoadTrust(f.config.PKI); trustErr == nil {
-			old := *f.node
-			old.Trust = trust
-			node = &old
-		}
+// adoptCredentials has the enforcer use what this node's certificate says of its workloads, and whom it trusts. What
+// is not known stays as it was.
+func (e *enforcer) adoptCredentials(c credentials) {
+	if c.node != nil {
+		e.identity = identityOf(c.node)
 	}
-	if node == nil {
-		return err
-	}
-	if f.engine == nil {
-		engine, startErr := datapath.New(datapath.Config{Queue: f.config.Queue, Node: node, Daemon: f, Log: f.config.Logger})
-		if startErr != nil {
-			return startErr
-		}
-		f.engine = engine
-		f.begin <- engine
-	} else if replaceErr := f.engine.Replace(node); replaceErr != nil {
-		return errors.Join(err, replaceErr)
-	}
-	f.node = node
-	return err
-}
-
-// Reload reads this node's certificate and trust again. What was proven with a
-// certificate that is trusted no more has ended when it returns.
-func (f *fleet) Reload(ctx context.Context) error {
-	failed := f.read()
-	f.mu.Lock()
-	node := f.node
-	f.mu.Unlock()
-	var err error
-	if node != nil {
-		ordered := f.order(ctx, func() { err = f.believe(node) })
-		err = errors.Join(ordered, err)
-	}
-	if node != nil && err == nil {
-		f.log.Info("certificate and trust were read", "node", node.Identity.Node, "until", node.Identity.NotAfter)
-	}
-	if failed != nil {
-		failed = fmt.Errorf("%s was not read again: %w", f.config.PKI, failed)
-	}
-	return errors.Join(failed, err)
-}
-
-// Run works until the context ends.
-func (f *fleet) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		select {
-		case <-ctx.Done():
-			return nil
-		case engine := <-f.begin:
-			return engine.Run(ctx)
-		}
-	})
-	group.Go(func() error { f.sweepRemotes(ctx); return nil })
-	return group.Wait()
-}
-
-// close gives back what openFleet took, where Run was not called.
-func (f *fleet) close() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.engine != nil {
-		_ = f.engine.Close() // Run has closed it already, where it was called
+	if c.trust != nil {
+		e.vouches = c.trust.Vouches
 	}
 }
 
@@ -149,17 +85,15 @@ func (f *fleet) status() *FleetStatus {
 	if f == nil {
 		return nil
 	}
-	f.mu.Lock()
-	engine, node, bad := f.engine, f.node, f.bad
-	f.mu.Unlock()
-	s := &FleetStatus{Classes: len(f.view.Load().remotes), MaxClasses: maxRemotes, Queue: FleetQueue{Number: f.config.Queue}}
+	shown := f.shown.Load()
+	s := &FleetStatus{
+		Error: shown.error, Classes: len(f.view.Load().remotes), MaxClasses: maxRemotes,
+		Queue: FleetQueue{Number: f.config.Queue},
+	}
 	for _, n := range f.config.Fleet {
 		s.Networks = append(s.Networks, n.String())
 	}
-	if bad != nil {
-		s.Error = bad.Error()
-	}
-	if node != nil {
+	if node := shown.node; node != nil {
 		s.Node, s.Until = node.Identity.Node, node.Identity.NotAfter
 		for _, key := range slices.Sorted(maps.Keys(node.Identity.Require)) {
 			s.Required = append(s.Required, key+"="+node.Identity.Require[key])
@@ -171,12 +105,32 @@ func (f *fleet) status() *FleetStatus {
 	if kernel, err := queue.ReadKernelStats(f.config.Queue); err == nil { // an error: nobody reads it
 		s.Queue.Waiting, s.Queue.Full, s.Queue.Overruns = kernel.Waiting, kernel.QueueDropped, kernel.UserDropped
 	}
-	if engine != nil {
-		e := engine.Status()
+	s.Queue.Error = shown.failed
+	if shown.engine != nil {
+		e := shown.engine.Status()
 		s.Queue.Running, s.Queue.Packets, s.Queue.Dropped = e.Running, e.Queue.Packets, e.Queue.Dropped
 		s.Events, s.Refused, s.Known, s.Pending = e.Events, e.Refused, e.Known, e.Pending
 	}
 	return s
+}
+
+// conditions are what an administrator should know of the fleet.
+func (f *fleet) conditions() []condition.Condition {
+	if f == nil {
+		return nil
+	}
+	return fleetConditions(f.shown.Load().error, f.config.PKI, f.watched.Err())
+}
+
+func fleetConditions(degraded, dir string, unwatched error) (list []condition.Condition) {
+	if degraded != "" {
+		list = append(list, condition.Condition{Code: condition.FleetDegraded, Where: "fleet", Text: degraded})
+	}
+	if unwatched != nil {
+		list = append(list, condition.Condition{Code: condition.PKIUnwatched, Where: dir, Text: fmt.Sprintf(
+			"keys and certificates are read once a second, because changes of them are not reported: %v", unwatched)})
+	}
+	return list
 }
 
 // An identity is what this node's certificate says of its workloads.

@@ -38,6 +38,9 @@ const (
 	remoteSweep       = time.Minute      // how often it is looked for
 	classPatience     = 2 * time.Second
 
+	// Of the fleet.
+	fleetRetry = 2 * time.Second // while it is degraded, all of it is tried again so often
+
 	// Of the daemon itself.
 	shutdownTimeout  = 5 * time.Second
 	dockerPatience   = 3 * time.Second       // at the start

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/datapath"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -340,6 +341,7 @@ type bench struct {
 	logs   *logs
 	daemon *Daemon
 	stop   func()
+	engine func(datapath.Config) (engine, error) // of a fleet
 
 	mu      sync.Mutex
 	sockets map[uint64]bool // that the host says there are
@@ -407,6 +409,7 @@ func (b *bench) newDaemon() (*Daemon, error) {
 		marks:   b.kernel,
 		sockets: b.socketCgroups,
 		now:     time.Now,
+		engine:  b.engine,
 		close:   func() error { return nil },
 	})
 }

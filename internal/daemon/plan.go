@@ -114,27 +114,45 @@ func (e *enforcer) unresolved(set policySet, found []compiler.Workload) []compil
 	}
 	var kept []compiler.Workload
 	for _, w := range e.enforced.list() {
-		if w.Kind < compiler.KindUnit || is[w.Cgroup.ID] || !e.stillBinds(set, w) {
+		if w.Kind < compiler.KindUnit || is[w.Cgroup.ID] {
+			continue
+		}
+		binding, ok := e.stillBinds(set, w)
+		if !ok {
 			continue
 		}
 		if lives, err := e.dead.Lives(w.Cgroup.ID); err != nil || lives {
-			kept = append(kept, w)
+			kept = append(kept, e.carriedAgain(w, binding))
 		}
 	}
 	return kept
 }
 
-// stillBinds reports whether the document that bound w in the present set (which is
-// empty at the start) is in the new one, and says the same.
-func (e *enforcer) stillBinds(now policySet, w compiler.Workload) bool {
-	old := e.set
+// carriedAgain is a workload of the loaded table with what this node's certificate says of it now, which may be
+// something else than when the workload was found.
+func (e *enforcer) carriedAgain(w compiler.Workload, binding compiler.Binding) compiler.Workload {
+	if e.identity == nil {
+		return w
+	}
+	w.Labels, w.Facts = binding.Labels, maps.Clone(w.Facts)
+	delete(w.Facts, compiler.NodeFact)
+	carry(e.identity, &w) // what contradicts was told when it was found
+	return w
+}
+
+// stillBinds returns the document that bound w in the present set, if it is in the new one and says the same. At the
+// start the present set is empty: then the document has to give the labels that w has.
+func (e *enforcer) stillBinds(now policySet, w compiler.Workload) (binding compiler.Binding, ok bool) {
 	named := func(b compiler.Binding) bool { return b.Name == w.Name }
 	i := slices.IndexFunc(now.docs.Bindings, named)
-	if i < 0 || !maps.Equal(carried(e.identity, now.docs.Bindings[i].Labels), w.Labels) {
-		return false
+	if i < 0 {
+		return binding, false
 	}
-	j := slices.IndexFunc(old.docs.Bindings, named)
-	return j < 0 || reflect.DeepEqual(now.docs.Bindings[i], old.docs.Bindings[j])
+	binding = now.docs.Bindings[i]
+	if j := slices.IndexFunc(e.set.docs.Bindings, named); j >= 0 {
+		return binding, reflect.DeepEqual(binding, e.set.docs.Bindings[j])
+	}
+	return binding, maps.Equal(carried(e.identity, binding.Labels), w.Labels)
 }
 
 func (e *enforcer) compile(p *plan) error {

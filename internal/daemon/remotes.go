@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -229,11 +230,17 @@ func (f *fleet) sweepOnce() {
 	}
 }
 
-// believe has the table follow this node's certificate and whom it trusts.
-func (f *fleet) believe(node *pki.Node) error {
-	f.identity, f.vouches = identityOf(node), node.Trust.Vouches
+// believe has the table follow this node's certificate and whom it trusts. A certificate that requires other labels
+// changes every workload of this node, so all that runs is looked at again.
+func (f *fleet) believe(c credentials) error {
+	before := f.identity
+	f.adoptCredentials(c)
 	f.endRemotes()
-	return f.reconcile()
+	err := f.reconcile()
+	if err == nil && !reflect.DeepEqual(before, f.identity) {
+		f.remember() // where the table stays as it is, nobody else does
+	}
+	return err
 }
 
 // endRemotes ends what was proven with certificates that are not believed any more.

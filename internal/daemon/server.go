@@ -111,9 +111,7 @@ func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) 
 	status.Docker = apiDocker(s.docker)
 	status.Fleet = s.fleet.status()
 	problems := slices.Clone(status.Problems) // the view's stay as they are
-	if status.Fleet != nil && status.Fleet.Error != "" {
-		problems = append(problems, condition.Condition{Code: condition.FleetDegraded, Where: "fleet", Text: status.Fleet.Error})
-	}
+	problems = append(problems, s.fleet.conditions()...)
 	if err != nil {
 		problems = append(problems, condition.Condition{Code: condition.CountersUnreadable, Text: fmt.Sprintf("the counters cannot be read: %v", err)})
 	}

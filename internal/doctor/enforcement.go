@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,8 +94,9 @@ func fleetState(s *daemon.FleetStatus, now time.Time) []Finding {
 	}
 	f := Finding{Check: "certificate", Status: OK, Found: fmt.Sprintf("of node %s, holds until %s", s.Node, s.Until.Format(time.DateTime))}
 	switch left := s.Until.Sub(now); {
-	case s.Error != "":
-		f = f.missing(s.Error, "certificate and trust are not what is installed, or traffic with other nodes is closed", "thole pki show; then systemctl reload thole")
+	case s.Error != "" && s.Error != s.Queue.Error:
+		f = f.missing(s.Error, "certificate and trust are not those that are installed, or labelled connections to and from "+
+			"other nodes do not open; the daemon tries again by itself", "thole pki show")
 	case left <= 0:
 		f = f.missing(f.Found, "other nodes refuse what is opened from here", "thole pki renew, see docs/PKI.md")
 	case left < certificateWarning:
@@ -103,7 +105,8 @@ func fleetState(s *daemon.FleetStatus, now time.Time) []Finding {
 	q := Finding{Check: "queue", Status: OK, Found: fmt.Sprintf("%d, by nft's expression queue", s.Queue.Number)}
 	switch {
 	case !s.Queue.Running:
-		q = q.missing(fmt.Sprintf("%d is not read", s.Queue.Number), "connections to and from other nodes' workloads do not open", "thole status")
+		q = q.missing(cmp.Or(s.Queue.Error, fmt.Sprintf("%d is not read", s.Queue.Number)),
+			"labelled connections to and from other nodes do not open; the daemon tries again by itself", "thole status")
 	case !s.Queue.Native:
 		q = q.warning(fmt.Sprintf("%d, by NFQUEUE of nft_compat", s.Queue.Number), "nft lists these rules and can not load them from a file",
 			"boot a kernel with CONFIG_NFT_QUEUE, as the distribution's, if you need that")

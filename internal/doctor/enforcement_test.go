@@ -85,6 +85,9 @@ func TestFleetState(t *testing.T) {
 		"can not be read": {func(s *daemon.FleetStatus) { s.Error = "others have access" }, Missing, OK},
 		"by nft_compat":   {func(s *daemon.FleetStatus) { s.Queue.Native = false }, OK, Warning},
 		"is not read":     {func(s *daemon.FleetStatus) { s.Queue.Running = false }, OK, Missing},
+		"no engine": {func(s *daemon.FleetStatus) {
+			s.Queue.Running, s.Error, s.Queue.Error = false, "queue 1 is bound", "queue 1 is bound"
+		}, OK, Missing},
 	} {
 		s := good
 		tt.change(&s)

@@ -16,20 +16,6 @@ import (
 	"thole/internal/nstest"
 )
 
-// withBoth runs a test with the program of nstest.OldCommit, which has the fault, and with this one.
-func withBoth(t *testing.T, test func(t *testing.T, m *machine, old bool)) {
-	t.Helper()
-	for _, old := range []bool{true, false} {
-		t.Run(map[bool]string{true: nstest.OldCommit[:7], false: "now"}[old], func(t *testing.T) {
-			m := bareMachine(t)
-			if old {
-				m.thole = nstest.Old(t)
-			}
-			test(t, m, old)
-		})
-	}
-}
-
 // exitStatus runs a command with a text as its standard input. It returns its exit status and what it wrote.
 func (m *machine) exitStatus(stdin string, args ...string) (int, string) {
 	m.t.Helper()

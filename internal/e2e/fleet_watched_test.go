@@ -20,19 +20,6 @@ import (
 // inForce is the time in which what is installed has to be in force.
 const inForce = time.Second
 
-// eachProgram runs a test with the program of nstest.OldCommit, which has the fault, and with the present one. A
-// virtual machine, which is slow, has no compiler for the old one.
-func eachProgram(t *testing.T, test func(t *testing.T, old bool, program string)) {
-	if !nstest.Slow() {
-		t.Run(nstest.OldCommit[:7], func(t *testing.T) { test(t, true, nstest.Old(t)) })
-	}
-	t.Run("now", func(t *testing.T) {
-		program, err := tholeBinary()
-		must(t, err)
-		test(t, false, program)
-	})
-}
-
 // noticed waits until something is in force, and reports whether that was in time. Where it is not, the old program is
 // told by SIGHUP, and has to have it in force then.
 func (m *machine) noticed(old bool, what string, cond func() bool) {

@@ -62,6 +62,7 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 		{"policies", fmt.Sprintf("%d, %s", s.Policies, source(s))},
 		{"workloads", fmt.Sprintf("%d in %s; %d of thole run", s.Workloads, plural(s.Classes, "class", "classes"), s.Runs)},
 	}
+	rows = append(rows, []string{"connections", connections(s.Connections)})
 	if s.Docker != nil {
 		rows = append(rows, []string{"docker", dockerState(*s.Docker)})
 	}
@@ -95,6 +96,12 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 		fmt.Fprintf(t, "%s\t%s\n", row[0], strings.ReplaceAll(row[1], "\n", "\n\t"))
 	}
 	return t.Flush()
+}
+
+// connections is about the daemon's socket.
+func connections(c daemon.ConnectionStatus) string {
+	return fmt.Sprintf("%d now, %d at most; limits: %d for each user, %d in total; %d evicted, %d refused, %d closed as silent",
+		c.Now, c.Most, c.MaxPerUser, c.Max, c.Evicted, c.Refused, c.Silent)
 }
 
 func enforcing(s daemon.Status) string {

@@ -90,34 +90,47 @@ const (
 
 // Status is the daemon's own account of itself.
 type Status struct {
-	Version    string                `json:"version"`
-	PID        int                   `json:"pid"`
-	Started    time.Time             `json:"started"`
-	Enforcing  bool                  `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
-	Epoch      uint16                `json:"epoch"`
-	Disarmed   *time.Time            `json:"disarmed,omitempty"`  // since when nothing is to be loaded, until thole arm
-	Source     string                `json:"source"`              // SourceDefault, …
-	BuiltIn    bool                  `json:"builtIn,omitempty"`   // the built-in default's policies are in force, beside the documents of the source
-	Directory  string                `json:"directory,omitempty"` // with --policies
-	Applied    time.Time             `json:"applied"`             // when the table last changed or was found to be equal
-	Policies   int                   `json:"policies"`
-	Workloads  int                   `json:"workloads"`
-	Classes    int                   `json:"classes"`
-	Runs       int                   `json:"runs"`   // living cgroups of thole run
-	Mended     int                   `json:"mended"` // how often another program's change of the table was found and mended
-	LastMended *Mending              `json:"lastMended,omitempty"`
-	Ended      int                   `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
-	Docker     *DockerStatus         `json:"docker,omitempty"` // absent: it is not followed
-	Fleet      *FleetStatus          `json:"fleet,omitempty"`  // absent: there are no other nodes
-	LastError  *Failure              `json:"lastError,omitempty"`
-	Problems   []condition.Condition `json:"problems,omitempty"` // an administrator is needed: thole status exits 1
-	Notices    []condition.Condition `json:"notices,omitempty"`  // what users may cause: they change no exit status
-	Warnings   []Message             `json:"warnings,omitempty"`
-	Counters   map[string]Counter    `json:"counters,omitempty"` // the table's named counters
+	Version     string                `json:"version"`
+	PID         int                   `json:"pid"`
+	Started     time.Time             `json:"started"`
+	Enforcing   bool                  `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
+	Epoch       uint16                `json:"epoch"`
+	Disarmed    *time.Time            `json:"disarmed,omitempty"`  // since when nothing is to be loaded, until thole arm
+	Source      string                `json:"source"`              // SourceDefault, …
+	BuiltIn     bool                  `json:"builtIn,omitempty"`   // the built-in default's policies are in force, beside the documents of the source
+	Directory   string                `json:"directory,omitempty"` // with --policies
+	Applied     time.Time             `json:"applied"`             // when the table last changed or was found to be equal
+	Policies    int                   `json:"policies"`
+	Workloads   int                   `json:"workloads"`
+	Classes     int                   `json:"classes"`
+	Runs        int                   `json:"runs"`   // living cgroups of thole run
+	Mended      int                   `json:"mended"` // how often another program's change of the table was found and mended
+	LastMended  *Mending              `json:"lastMended,omitempty"`
+	Ended       int                   `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
+	Docker      *DockerStatus         `json:"docker,omitempty"` // absent: it is not followed
+	Fleet       *FleetStatus          `json:"fleet,omitempty"`  // absent: there are no other nodes
+	Connections ConnectionStatus      `json:"connections"`
+	LastError   *Failure              `json:"lastError,omitempty"`
+	Problems    []condition.Condition `json:"problems,omitempty"` // an administrator is needed: thole status exits 1
+	Notices     []condition.Condition `json:"notices,omitempty"`  // what users may cause: they change no exit status
+	Warnings    []Message             `json:"warnings,omitempty"`
+	Counters    map[string]Counter    `json:"counters,omitempty"` // the table's named counters
 }
 
 // Healthy reports whether the node enforces what it was told, as far as the daemon can say.
 func (s Status) Healthy() bool { return s.Enforcing && s.LastError == nil && len(s.Problems) == 0 }
+
+// A ConnectionStatus is the account of the connections to the daemon's socket.
+type ConnectionStatus struct {
+	Now        int    `json:"now"`        // root's too, and that of this request
+	Most       int    `json:"most"`       // at once, since the daemon began
+	Max        int    `json:"max"`        // of all users but root, at once
+	MaxPerUser int    `json:"maxPerUser"` // of each user but root, at once
+	Evicted    uint64 `json:"evicted"`    // closed to make room for a new one
+	Refused    uint64 `json:"refused"`    // closed at once, because there was no room
+	Silent     uint64 `json:"silent"`     // closed because they sent no complete request in time
+	Lingering  int    `json:"lingering"`  // evicted or refused, and not closed yet
+}
 
 // A DockerStatus says whether Docker answers.
 type DockerStatus struct {

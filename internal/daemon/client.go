@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"syscall"
+	"time"
 )
 
 // ErrNoDaemon says that nobody answers on the socket. Commands that can work
@@ -38,13 +40,29 @@ type Client struct {
 // NewClient returns a client of the daemon that listens on the socket at path.
 // It does not connect.
 func NewClient(path string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
-	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return dialPatiently(ctx, path) }
 	return &Client{
 		socket: path,
 		http:   http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
+	}
+}
+
+// dialPatiently connects to the daemon. Where others connect faster than it accepts, the kernel's queue is full
+// for a moment (EAGAIN): it tries again, for connectPatience at most.
+func dialPatiently(ctx context.Context, path string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	for {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", path)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(connectRetry):
+		}
 	}
 }
 
@@ -133,6 +151,9 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("may not connect to %s: its directory must be searchable for everyone (mode 0755)", c.socket)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the daemon at %s did not answer in time: see `thole status` and its log, for example `journalctl -u thole`", c.socket)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("the daemon at %s closed the connection without an answer: it has ended (see its log, for example "+
+			"`journalctl -u thole`), or uid %d has too many connections (see `thole status`, connections)", c.socket, os.Geteuid())
 	default:
 		return fmt.Errorf("asking the daemon at %s: %v: see its log, for example `journalctl -u thole`", c.socket, err)
 	}

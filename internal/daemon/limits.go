@@ -11,19 +11,25 @@ const (
 	maxAnswerError = 4 << 20  // bytes of an error that a client reads
 	maxLabels      = 64       // labels of one workload
 
-	readHeaderTimeout = 5 * time.Second
-	requestTimeout    = 30 * time.Second // reading, deciding and answering
-	maxHeaderBytes    = 16 << 10
+	silentTimeout  = 5 * time.Second  // from the connect until the request was read completely
+	requestTimeout = 30 * time.Second // reading, deciding and answering
+	maxHeaderBytes = 16 << 10
 
-	// Of one user. Root has no limits but the totals.
-	maxConnectionsPerUser = 128  // more are closed without an answer
+	// Of one user. Root has only the first limit, and those in total.
+	maxConnectionsOfRoot  = 128  // at once; see connections for what happens to more
+	maxConnectionsPerUser = 128  // at once, of every other user
 	maxConcurrentPerUser  = 32   // requests at once: more are answered with a refusal
 	requestsPerSecond     = 100  // refill of a user's bucket
 	requestsBurst         = 200  // its size
 	maxRunsPerUser        = 1000 // living cgroups of thole run
 
+	// Of a client.
+	connectPatience = 10 * time.Second // for a daemon to which others connect faster than it accepts
+	connectRetry    = time.Millisecond
+
 	// In total.
-	maxConnections = 1024
+	maxConnections = 1024   // at once, of all users but root; fewer where file descriptors lack (fileLimits)
+	maxLingering   = 16_384 // connections that were evicted or refused, and are closed within silentTimeout
 	maxRuns        = 20_000
 	maxUserBuckets = 10_000 // users that are remembered for their rate; the idle ones are forgotten first
 
@@ -42,6 +48,14 @@ const (
 	fleetRetry = 2 * time.Second // while it is degraded, all of it is tried again so often
 
 	// Of the daemon itself.
+	wantFiles        = 65_536               // file descriptors that the daemon asks the kernel for
+	filesPerRequest  = 2                    // the connection, and the pidfd of the process that asks
+	reservedFiles    = 512                  // that the connections of users never take: for root and the daemon itself
+	lingerPeriod     = 5 * time.Millisecond // between two rounds of closing
+	lingerLeast      = 5                    // connections in each
+	acceptRetryFirst = time.Millisecond     // after an accept that failed for a lack of something; doubles
+	acceptRetryLast  = 100 * time.Millisecond
+	leastConnections = 16 // of all users but root, however few file descriptors there are
 	shutdownTimeout  = 5 * time.Second
 	dockerPatience   = 3 * time.Second       // at the start
 	triesAtOnce      = 3                     // of a change of the table that fails

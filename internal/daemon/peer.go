@@ -29,17 +29,39 @@ type peer struct {
 // errPeerGone says that the process ended, or that its pid is another's now.
 var errPeerGone = errors.New("the process that asked has ended")
 
-// newPeer asks the kernel who opened the connection. The caller closes the peer.
-func newPeer(conn *net.UnixConn) (*peer, error) {
+// peerCredentials returns who opened the connection, as the kernel noted it then (SO_PEERCRED).
+func peerCredentials(conn *net.UnixConn) (*unix.Ucred, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("credentials of a connection: %v", err)
 	}
-	p := &peer{pidfd: -1}
+	var cred *unix.Ucred
 	var asked error
-	err = raw.Control(func(fd uintptr) { asked = p.ask(int(fd)) })
+	err = raw.Control(func(fd uintptr) { cred, asked = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
 	if err = errors.Join(err, asked); err != nil {
-		return nil, fmt.Errorf("credentials of a connection: %w", err)
+		return nil, fmt.Errorf("credentials of a connection: %v", err)
+	}
+	if cred.Pid <= 0 {
+		return nil, errors.New("the process that asked is in another PID namespace: run thole on the host")
+	}
+	return cred, nil
+}
+
+// newPeer takes hold of the process that opened the connection. The caller closes the peer.
+func newPeer(conn *net.UnixConn) (*peer, error) {
+	cred, err := peerCredentials(conn)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("process of a connection: %v", err)
+	}
+	p := &peer{pid: int(cred.Pid), uid: cred.Uid, pidfd: -1}
+	var asked error
+	err = raw.Control(func(fd uintptr) { asked = p.ask(int(fd), cred.Gid) })
+	if err = errors.Join(err, asked); err != nil {
+		return nil, fmt.Errorf("process of a connection: %w", err)
 	}
 	if p.started, err = startTime(p.pid); err != nil {
 		p.close()
@@ -48,23 +70,15 @@ func newPeer(conn *net.UnixConn) (*peer, error) {
 	return p, nil
 }
 
-// ask fills in the credentials as they were when the peer connected.
-func (p *peer) ask(socket int) error {
-	cred, err := unix.GetsockoptUcred(socket, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil {
-		return err
-	}
-	if cred.Pid <= 0 {
-		return errors.New("the process that asked is in another PID namespace: run thole on the host")
-	}
-	p.pid, p.uid = int(cred.Pid), cred.Uid
+// ask fills in the groups as they were when the peer connected, and the pidfd.
+func (p *peer) ask(socket int, gid uint32) error {
 	// Not those of /proc/PID/status: since it connected, it may have become a setgid
 	// program, which speaks for nobody.
 	groups, err := peerGroups(socket)
 	if err != nil {
 		return err
 	}
-	p.groups = append(groups, cred.Gid)
+	p.groups = append(groups, gid)
 	p.pidfd, err = unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	switch {
 	case err == nil:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -180,20 +181,23 @@ func (r *runner) checkMoved(a asker, run watch.Run, pid int) error {
 }
 
 // connAsker is the asker at the other end of a connection.
-type connAsker struct{ conn *peerConn }
+type connAsker struct {
+	conn *net.UnixConn
+	peer *peer
+}
 
 func (a connAsker) caller() (caller, error) {
-	p := a.conn.peer
+	p := a.peer
 	if p.uid == 0 {
 		return newCaller(0, nil), nil
 	}
 	return newCaller(p.uid, p.groups), nil
 }
 
-func (a connAsker) process() (int, error) { return a.conn.peer.pid, a.conn.peer.check() }
+func (a connAsker) process() (int, error) { return a.peer.pid, a.peer.check() }
 
 func (a connAsker) waiting() error {
-	if closed(a.conn.UnixConn) {
+	if closed(a.conn) {
 		return errors.New("the process that asked has closed the connection")
 	}
 	return nil

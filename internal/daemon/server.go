@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,7 +21,7 @@ import (
 // A server answers requests over the socket. Whatever is asked for, who asks is
 // taken from the socket.
 type server struct {
-	listener *peerListener
+	listener *userListener
 	enforcer *enforcer
 	runner   *runner
 	limiter  *limiter
@@ -37,13 +36,15 @@ type server struct {
 // Run answers requests until the context ends; those that have begun are finished.
 func (s *server) Run(ctx context.Context) error {
 	srv := &http.Server{
-		Handler:           s.routes(),
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       requestTimeout,
-		WriteTimeout:      2 * requestTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, peerKey{}, c) },
+		Handler: s.routes(),
+		// A request that arrives too slowly ends with its connection (connections.expire).
+		ReadTimeout:    requestTimeout,
+		WriteTimeout:   2 * requestTimeout,
+		MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
 	}
 	srv.SetKeepAlivesEnabled(false) // one request a connection: the peer is asked for once
 	group, ctx := errgroup.WithContext(ctx)
@@ -65,8 +66,8 @@ func (s *server) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// peerKey is where a request's context has its *peerConn.
-type peerKey struct{}
+// connKey is where a request's context has its *userConn.
+type connKey struct{}
 
 func (s *server) routes() http.Handler {
 	mux := http.NewServeMux()
@@ -82,34 +83,40 @@ func (s *server) routes() http.Handler {
 	return mux
 }
 
-func (s *server) postRun(ctx context.Context, from *peerConn, req RunRequest) (RunResponse, error) {
-	return s.runner.run(ctx, connAsker{from}, req)
+func (s *server) postRun(ctx context.Context, from *userConn, req RunRequest) (RunResponse, error) {
+	peer, err := newPeer(from.UnixConn)
+	if err != nil {
+		return RunResponse{}, err
+	}
+	defer peer.close()
+	return s.runner.run(ctx, connAsker{from.UnixConn, peer}, req)
 }
 
-func (s *server) postApply(ctx context.Context, from *peerConn, req ApplyRequest) (ApplyResponse, error) {
-	s.log.Info("apply", "files", len(req.Files), "dryRun", req.DryRun, "pid", from.peer.pid)
+func (s *server) postApply(ctx context.Context, from *userConn, req ApplyRequest) (ApplyResponse, error) {
+	s.log.Info("apply", "files", len(req.Files), "dryRun", req.DryRun, "pid", from.pid)
 	return s.enforcer.Apply(ctx, req)
 }
 
-func (s *server) postReload(ctx context.Context, _ *peerConn, _ nothing) (ApplyResponse, error) {
+func (s *server) postReload(ctx context.Context, _ *userConn, _ nothing) (ApplyResponse, error) {
 	return s.enforcer.Reload(ctx)
 }
 
-func (s *server) postDisarm(ctx context.Context, from *peerConn, _ nothing) (DisarmResponse, error) {
-	s.log.Warn("asked to disarm", "pid", from.peer.pid)
+func (s *server) postDisarm(ctx context.Context, from *userConn, _ nothing) (DisarmResponse, error) {
+	s.log.Warn("asked to disarm", "pid", from.pid)
 	return s.enforcer.Disarm(ctx)
 }
 
-func (s *server) postArm(ctx context.Context, from *peerConn, _ nothing) (ApplyResponse, error) {
-	s.log.Info("asked to arm", "pid", from.peer.pid)
+func (s *server) postArm(ctx context.Context, from *userConn, _ nothing) (ApplyResponse, error) {
+	s.log.Info("asked to arm", "pid", from.pid)
 	return s.enforcer.Arm(ctx)
 }
 
-func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) {
+func (s *server) getStatus(context.Context, *userConn, nothing) (Status, error) {
 	counters, err := s.kernel.Counters(tableName)
 	status := s.enforcer.view.Load().status.whole(s.version, s.started, counters)
 	status.Docker = apiDocker(s.docker)
 	status.Fleet = s.fleet.status()
+	status.Connections = s.listener.connections.status()
 	problems := slices.Clone(status.Problems) // the view's stay as they are
 	problems = append(problems, s.fleet.conditions()...)
 	if err != nil {
@@ -119,15 +126,15 @@ func (s *server) getStatus(context.Context, *peerConn, nothing) (Status, error) 
 	return status, nil
 }
 
-func (s *server) getWorkloads(context.Context, *peerConn, nothing) ([]Workload, error) {
+func (s *server) getWorkloads(context.Context, *userConn, nothing) ([]Workload, error) {
 	return s.enforcer.view.Load().workloads(), nil
 }
 
-func (s *server) getPolicies(context.Context, *peerConn, nothing) ([]Policy, error) {
+func (s *server) getPolicies(context.Context, *userConn, nothing) ([]Policy, error) {
 	return s.enforcer.view.Load().apiPolicies(), nil
 }
 
-func (s *server) getClasses(context.Context, *peerConn, nothing) ([]Class, error) {
+func (s *server) getClasses(context.Context, *userConn, nothing) ([]Class, error) {
 	return s.enforcer.view.Load().classes(), nil
 }
 
@@ -144,10 +151,10 @@ const (
 
 // answer makes a handler of a function: it bounds what one user can ask for, reads
 // the request, and writes the answer or the reason why there is none.
-func answer[Req, Resp any](s *server, who permission, maxBody int64, f func(context.Context, *peerConn, Req) (Resp, error)) http.Handler {
+func answer[Req, Resp any](s *server, who permission, maxBody int64, f func(context.Context, *userConn, Req) (Resp, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from := r.Context().Value(peerKey{}).(*peerConn)
-		uid := from.peer.uid
+		from := r.Context().Value(connKey{}).(*userConn)
+		uid := from.uid
 		leave, err := s.limiter.enter(uid)
 		if err != nil {
 			w.Header().Set("Retry-After", "1")
@@ -166,6 +173,7 @@ func answer[Req, Resp any](s *server, who permission, maxBody int64, f func(cont
 			s.fail(w, r, uid, err)
 			return
 		}
+		from.heard()
 		resp, err := f(ctx, from, req)
 		if err != nil {
 			s.fail(w, r, uid, err)
@@ -210,76 +218,4 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(v) // who does not read his answer is not waited for
-}
-
-// A peerConn is a connection with the process at its other end.
-type peerConn struct {
-	*net.UnixConn
-	peer  *peer
-	leave func()
-	once  sync.Once
-}
-
-func (c *peerConn) Close() error {
-	err := c.UnixConn.Close()
-	c.once.Do(func() {
-		c.peer.close()
-		c.leave()
-	})
-	return err
-}
-
-// A peerListener accepts connections whose other end is known, and no more than
-// there may be, in all and of one user.
-type peerListener struct {
-	*net.UnixListener
-	log *slog.Logger
-
-	mu    sync.Mutex
-	total int
-	users map[uint32]int
-}
-
-// Accept returns the next connection. Those that are not served are closed.
-func (l *peerListener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		peer, err := newPeer(conn)
-		if err != nil {
-			l.log.Debug("connection refused", "error", err)
-			_ = conn.Close()
-			continue
-		}
-		if !l.enter(peer.uid) {
-			l.log.Debug("connection refused: there are too many", "uid", peer.uid)
-			peer.close()
-			_ = conn.Close()
-			continue
-		}
-		return &peerConn{UnixConn: conn, peer: peer, leave: func() { l.leave(peer.uid) }}, nil
-	}
-}
-
-// enter counts a connection if there is room for it. Root's always has.
-func (l *peerListener) enter(uid uint32) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if uid != 0 && (l.total >= maxConnections || l.users[uid] >= maxConnectionsPerUser) {
-		return false
-	}
-	l.total++
-	l.users[uid]++
-	return true
-}
-
-func (l *peerListener) leave(uid uint32) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total--
-	if l.users[uid]--; l.users[uid] == 0 {
-		delete(l.users, uid)
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -151,12 +152,19 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("may not connect to %s: its directory must be searchable for everyone (mode 0755)", c.socket)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the daemon at %s did not answer in time: see `thole status` and its log, for example `journalctl -u thole`", c.socket)
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case brokenOff(err):
 		return fmt.Errorf("the daemon at %s closed the connection without an answer: it has ended (see its log, for example "+
 			"`journalctl -u thole`), or uid %d has too many connections (see `thole status`, connections)", c.socket, os.Geteuid())
 	default:
 		return fmt.Errorf("asking the daemon at %s: %v: see its log, for example `journalctl -u thole`", c.socket, err)
 	}
+}
+
+// brokenOff reports whether the daemon closed the connection before it answered.
+func brokenOff(err error) bool {
+	const early = "server closed idle connection" // of net/http, which does not export that error
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		strings.Contains(err.Error(), early)
 }
 
 func refusal(resp *http.Response) error {

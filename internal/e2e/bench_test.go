@@ -209,6 +209,10 @@ func playRole(role string) {
 		err = acceptAll()
 	case roleBurner:
 		err = burn()
+	case roleSilent:
+		err = holdSilent()
+	case roleAsker:
+		err = runErrands()
 	case roleMarker:
 		err = play(sendMarked)
 	}

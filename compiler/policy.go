@@ -3,6 +3,7 @@ package compiler
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // A Position is a place in a file. Line and Column count from 1; 0 means unknown.
@@ -11,14 +12,16 @@ type Position struct {
 	Line, Column int
 }
 
+// A position has one line, whatever the file's name: else a file could forge lines of messages.
 func (p Position) String() string {
+	file := strings.ReplaceAll(p.File, "\n", `\n`)
 	switch {
 	case p.File == "":
 		return "-"
 	case p.Line == 0:
-		return p.File
+		return file
 	default:
-		return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+		return fmt.Sprintf("%s:%d:%d", file, p.Line, p.Column)
 	}
 }
 

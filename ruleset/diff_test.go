@@ -131,7 +131,7 @@ func TestDiffForeign(t *testing.T) {
 		},
 		{"a rule", func(t *ruleset.Table) {
 			t.Chains[0].Rules[0].Statements = []ruleset.Statement{ruleset.Foreign{Description: "quota\n"}}
-		}, "- chain dead: (foreign: quota?)\n+ chain dead: counter name \"denied\"\n", []string{"FlushChain", "AddRules"}},
+		}, "- chain dead: (foreign: quota\\n)\n+ chain dead: counter name \"denied\"\n", []string{"FlushChain", "AddRules"}},
 		{"a chain", func(t *ruleset.Table) { t.Chains[1].Foreign = "policy 0" }, `- chain out { foreign: policy 0 }
 + chain out { type filter hook output priority filter; policy accept; }
 `, []string{"FlushChain", "DeleteChain", "AddChain", "AddRules"}},

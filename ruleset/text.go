@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -580,14 +581,10 @@ func trailer(comment string) string {
 	return " # " + oneLine(comment)
 }
 
-// oneLine keeps a comment on its line, and control sequences from terminals.
+// oneLine keeps a comment on its line, and control sequences from terminals: it escapes as Go's %q does.
 func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if isControl(r) {
-			return '?'
-		}
-		return r
-	}, s)
+	quoted := strconv.Quote(s)
+	return strings.NewReplacer(`\"`, `"`, `\\`, `\`).Replace(quoted[1 : len(quoted)-1])
 }
 
 // isControl says that r is neither visible nor a space: control characters, line

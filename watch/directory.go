@@ -82,7 +82,7 @@ func (d *Directory) Run(ctx context.Context) error {
 func (d *Directory) round(ctx context.Context, last Files) (Files, error) {
 	inotify, err := fsnotify.NewWatcher()
 	if err != nil {
-		return Files{}, fmt.Errorf("watching the policy directory %s: %v: see `sysctl fs.inotify.max_user_instances`", d.path, err)
+		return Files{}, fmt.Errorf("watching the policy directory %s: %v: see `sysctl fs.inotify.max_user_instances`", oneLine(d.path), err)
 	}
 	defer inotify.Close()
 	way, err := followWay(inotify, d.path)
@@ -121,14 +121,14 @@ func (d *Directory) rest(ctx context.Context, inotify *fsnotify.Watcher, way way
 			return nil
 		case event, ok := <-inotify.Events:
 			if !ok {
-				return fmt.Errorf("watching the policy directory %s: inotify was closed", d.path)
+				return fmt.Errorf("watching the policy directory %s: inotify was closed", oneLine(d.path))
 			}
 			if !way.matters(event) {
 				continue
 			}
 		case _, ok := <-inotify.Errors: // an overflow: events were lost
 			if !ok {
-				return fmt.Errorf("watching the policy directory %s: inotify was closed", d.path)
+				return fmt.Errorf("watching the policy directory %s: inotify was closed", oneLine(d.path))
 			}
 		}
 		quiet = time.After(quietTime)
@@ -257,5 +257,5 @@ func (f *follower) add(directory string) error {
 	if err == nil || errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
 		return nil
 	}
-	return fmt.Errorf("watching %s: %v: see `sysctl fs.inotify.max_user_watches`", directory, err)
+	return fmt.Errorf("watching %s: %v: see `sysctl fs.inotify.max_user_watches`", oneLine(directory), err)
 }

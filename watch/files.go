@@ -47,7 +47,7 @@ func ReadDirectory(path string) ([]compiler.File, error) {
 			break
 		}
 	}
-	return nil, fmt.Errorf("policy directory %s: %w", path, err)
+	return nil, fmt.Errorf("policy directory %s: %w", oneLine(path), err)
 }
 
 func readOnce(path string) ([]compiler.File, error) {
@@ -109,7 +109,7 @@ func printDirectory(path string) ([]fingerprint, error) {
 			return nil, errChanged
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %v", e.Name(), err)
+			return nil, fmt.Errorf("%s: %v", oneLine(e.Name()), err)
 		}
 		prints = append(prints, fingerprint{e.Name(), stat.Dev, stat.Ino, stat.Size, stat.Mtim, stat.Ctim})
 	}
@@ -124,7 +124,7 @@ func readFile(path string) ([]byte, error) {
 		return nil, errChanged
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", oneLine(filepath.Base(path)), errors.Unwrap(err))
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -132,17 +132,20 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", filepath.Base(path))
+		return nil, fmt.Errorf("%s is not a regular file", oneLine(filepath.Base(path)))
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(data) > maxFileSize {
-		return nil, fmt.Errorf("%s has more than %d bytes: divide it", filepath.Base(path), maxFileSize)
+		return nil, fmt.Errorf("%s has more than %d bytes: divide it", oneLine(filepath.Base(path)), maxFileSize)
 	}
 	return data, nil
 }
+
+// oneLine keeps text from outside on one line of a message, so that it cannot forge another one.
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", `\n`) }
 
 // isPolicyFile tells policy files from what editors and tools leave beside them.
 func isPolicyFile(name string) bool {

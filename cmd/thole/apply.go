@@ -146,7 +146,7 @@ func planInventory(w *world, o applyOptions, files []compiler.File) error {
 	if o.output == "json" {
 		return writeJSON(w.stdout, p)
 	}
-	_, err = io.WriteString(w.stdout, p.Table)
+	_, err = io.WriteString(w.stdout, escapeScript(p.Table))
 	return err
 }
 
@@ -174,7 +174,7 @@ func applyLive(cmd *cobra.Command, w *world, o applyOptions, files []compiler.Fi
 	if errors.Is(err, daemon.ErrNoDaemon) {
 		answer, err = daemon.ApplyOnce(cmd.Context(), o.config(w), request)
 	} else if err == nil && cmd.Flags().Changed("deny") {
-		fmt.Fprintf(w.stderr, "thole: --deny %s is not used: the daemon has its own\n", o.deny)
+		_ = say(w.stderr, "thole: --deny %s is not used: the daemon has its own\n", o.deny)
 	}
 	if err != nil {
 		return asRoot(w, fmt.Errorf("applying policies: %w", err))
@@ -201,9 +201,9 @@ func writeAnswer(w *world, o applyOptions, a daemon.ApplyResponse) error {
 	case o.output == "json":
 		err = writeJSON(w.stdout, a)
 	case o.dryRun:
-		_, err = io.WriteString(w.stdout, a.Table)
+		_, err = io.WriteString(w.stdout, escapeScript(a.Table))
 	default:
-		_, err = fmt.Fprintln(w.stdout, summary(a))
+		err = say(w.stdout, "%s\n", summary(a))
 	}
 	if err == nil && a.Disarmed != nil && !o.dryRun {
 		return try(exit{exitFailed, fmt.Errorf("applying policies: the set is stored, and nothing is enforced: Thole is disarmed since %s",
@@ -217,9 +217,9 @@ func printMessages(w io.Writer, kind string, messages []daemon.Message) {
 	for _, m := range messages {
 		where := ""
 		if m.Where != "" {
-			where = m.Where + ": "
+			where = escapeLine(m.Where) + ": "
 		}
-		fmt.Fprintf(w, "%s%s: %s\n", where, kind, m.Text)
+		_, _ = io.WriteString(w, where+kind+": "+escapeText(m.Text)+"\n")
 	}
 }
 

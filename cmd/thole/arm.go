@@ -28,9 +28,8 @@ not.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			answer, err := daemon.NewClient(socket).Arm(cmd.Context())
 			if err == nil {
-				_, err = fmt.Fprintf(w.stdout, "armed: %s, %s in %s are enforced\n", plural(answer.Policies, "policy", "policies"),
+				return say(w.stdout, "armed: %s, %s in %s are enforced\n", plural(answer.Policies, "policy", "policies"),
 					plural(answer.Workloads, "workload", "workloads"), plural(answer.Classes, "class", "classes"))
-				return err
 			}
 			if !errors.Is(err, daemon.ErrNoDaemon) {
 				return asRoot(w, fmt.Errorf("arming: %w", err))
@@ -39,12 +38,10 @@ not.`,
 			if err != nil {
 				return asRoot(w, fmt.Errorf("arming: %w", err))
 			}
-			line := "armed: no daemon runs; the next one enforces: systemctl start thole"
 			if !was {
-				line = "it was not disarmed, and no daemon runs: systemctl start thole"
+				return say(w.stdout, "it was not disarmed, and no daemon runs: systemctl start thole\n")
 			}
-			_, err = fmt.Fprintln(w.stdout, line)
-			return err
+			return say(w.stdout, "armed: no daemon runs; the next one enforces: systemctl start thole\n")
 		},
 	}
 	stateFlag(cmd, &state)

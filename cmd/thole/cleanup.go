@@ -51,8 +51,7 @@ disarmed; 1 if not.`,
 			if err := writeCleanup(w, result); err != nil || notDisarmed != nil {
 				return errors.Join(err, notDisarmed)
 			}
-			_, err = fmt.Fprintln(w.stdout, "disarmed: no daemon loads it again, nor does a reboot. To enforce again: thole arm")
-			return err
+			return say(w.stdout, "disarmed: no daemon loads it again, nor does a reboot. To enforce again: thole arm\n")
 		},
 	}
 	cmd.Flags().BoolVar(&o.force, "force", false, "remove the table also where the daemon cannot be disarmed")
@@ -69,8 +68,7 @@ func (o cleanupOptions) disarm(ctx context.Context, w *world) error {
 	refusal, refused := errors.AsType[*daemon.Refusal](err)
 	switch {
 	case err == nil && answer.Stored:
-		_, err = fmt.Fprintf(w.stdout, "the daemon (process %d) is disarmed and goes on running\n", answer.PID)
-		return err
+		return say(w.stdout, "the daemon (process %d) is disarmed and goes on running\n", answer.PID)
 	case err == nil:
 		return fmt.Errorf("cleaning up: the daemon (process %d) is disarmed, but the next one will not be: %s", answer.PID, answer.Error)
 	case refused && refusal.Code == http.StatusNotFound:
@@ -79,7 +77,9 @@ func (o cleanupOptions) disarm(ctx context.Context, w *world) error {
 	case refused:
 		return asRoot(w, fmt.Errorf("cleaning up: %w", err))
 	case !errors.Is(err, daemon.ErrNoDaemon): // it hangs: it finds the file when it works again
-		fmt.Fprintf(w.stderr, "thole: the daemon does not answer: %s\n", err.Error())
+		if err := say(w.stderr, "thole: the daemon does not answer: %s\n", err.Error()); err != nil {
+			return err
+		}
 	}
 	if err := daemon.DisarmState(o.state); err != nil {
 		return asRoot(w, fmt.Errorf("cleaning up: %w", err))
@@ -92,11 +92,11 @@ func writeCleanup(w *world, r daemon.CleanupResult) error {
 	if r.Table {
 		line = "the table is removed: nothing is enforced any more"
 	}
-	if _, err := fmt.Fprintln(w.stdout, line); err != nil {
+	if err := say(w.stdout, "%s\n", line); err != nil {
 		return err
 	}
 	for _, cgroup := range r.Stay {
-		if _, err := fmt.Fprintf(w.stdout, "%s stays: processes live in it; they are unlabelled now\n", cgroup); err != nil {
+		if err := say(w.stdout, "%s stays: processes live in it; they are unlabelled now\n", cgroup); err != nil {
 			return err
 		}
 	}

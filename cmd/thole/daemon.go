@@ -167,7 +167,7 @@ func newLogger(out io.Writer, format, level string) (*slog.Logger, error) {
 	}
 	options := &slog.HandlerOptions{Level: least}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(out, options)), nil
+		return slog.New(slog.NewJSONHandler(encodingWriter{out}, options)), nil
 	}
 	return slog.New(slog.NewTextHandler(out, options)), nil
 }

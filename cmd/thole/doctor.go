@@ -95,12 +95,12 @@ func examine(ctx context.Context, socket, docker string) []doctor.Finding {
 func writeFindings(w *world, findings []doctor.Finding) error {
 	out := bufio.NewWriter(w.stdout)
 	for _, f := range findings {
-		fmt.Fprintf(out, "%s  %-24s %s\n", paint(w, f.Status), f.Check, f.Found)
+		fmt.Fprintf(out, "%s  %-24s %s\n", paint(w, f.Status), f.Check, escapeText(f.Found))
 		if f.Follows != "" {
-			fmt.Fprintf(out, "%8s what follows: %s\n", "", f.Follows)
+			fmt.Fprintf(out, "%8s what follows: %s\n", "", escapeText(f.Follows))
 		}
 		if f.Mend != "" {
-			fmt.Fprintf(out, "%8s try: %s\n", "", f.Mend)
+			fmt.Fprintf(out, "%8s try: %s\n", "", escapeLine(f.Mend))
 		}
 	}
 	verdict := "Nothing is missing: this machine can enforce policies."

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"thole/internal/daemon"
@@ -53,7 +52,7 @@ func (e exit) Error() string {
 func (e exit) Unwrap() error { return e.err }
 
 // report prints err as users see it and returns the exit code that belongs to it.
-func report(stderr io.Writer, err error) int {
+func report(w *world, err error) int {
 	if err == nil {
 		return exitOK
 	}
@@ -64,14 +63,14 @@ func report(stderr io.Writer, err error) int {
 			return code
 		}
 	}
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(stderr, "thole:", strings.TrimSuffix(line, "\n"))
+	for line := range strings.Lines(oneLine(err.Error(), err, w.args)) {
+		_ = say(w.stderr, "thole: %s\n", strings.TrimSuffix(line, "\n"))
 	}
 	if r, ok := errors.AsType[*daemon.Refusal](err); ok && r.Reason == daemon.ReasonNoPolicy {
 		code = exitEmpty
 	}
 	if h, ok := errors.AsType[hint](err); ok {
-		fmt.Fprintln(stderr, "try:", h.try)
+		_ = say(w.stderr, "try: %s\n", h.try)
 	}
 	return code
 }

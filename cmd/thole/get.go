@@ -132,7 +132,7 @@ func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
 			defer cancel()
 			items, err := l.fetch(daemon.NewClient(socket), ctx)
 			if errors.Is(err, daemon.ErrNoDaemon) {
-				fmt.Fprintf(w.stderr, "thole: no daemon answers at %s: this is what the last policy set says about what runs now\n", socket)
+				_ = say(w.stderr, "thole: no daemon answers at %s: this is what the last policy set says about what runs now\n", socket)
 				items, err = l.withoutDaemon(state)
 			}
 			if err != nil {
@@ -164,11 +164,18 @@ func (l listing[T]) pick(items []T, names []string) ([]T, error) {
 		return items, nil
 	}
 	for _, name := range names {
-		if !slices.ContainsFunc(items, func(t T) bool { return l.name(t) == name }) {
+		if !slices.ContainsFunc(items, func(t T) bool { return l.isNamed(t, name) }) {
 			return nil, try(fmt.Errorf("listing %s: there is none with the name %q", l.kind, name), "thole get "+l.kind)
 		}
 	}
-	return slices.DeleteFunc(items, func(t T) bool { return !slices.Contains(names, l.name(t)) }), nil
+	return slices.DeleteFunc(items, func(t T) bool {
+		return !slices.ContainsFunc(names, func(name string) bool { return l.isNamed(t, name) })
+	}), nil
+}
+
+// isNamed reports whether this is an item's name, as it is or as it is printed and completed.
+func (l listing[T]) isNamed(t T, name string) bool {
+	return l.name(t) == name || escapeCell(l.name(t)) == name
 }
 
 func (l listing[T]) write(w *world, items []T, output string) error {
@@ -179,8 +186,7 @@ func (l listing[T]) write(w *world, items []T, output string) error {
 		return writeYAML(w.stdout, nonNil(items))
 	}
 	if len(items) == 0 {
-		_, err := fmt.Fprintf(w.stderr, "There are no %s.\n", l.kind)
-		return err
+		return say(w.stderr, "There are no %s.\n", l.kind)
 	}
 	columns := slices.DeleteFunc(slices.Clone(l.columns), func(c column[T]) bool { return c.wide && output != "wide" })
 	var header []string
@@ -208,7 +214,7 @@ func (l listing[T]) completions(ctx context.Context, socket string) []string {
 	}
 	var names []string
 	for _, item := range items {
-		names = append(names, l.name(item))
+		names = append(names, escapeCell(l.name(item)))
 	}
 	return names
 }

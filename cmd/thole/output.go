@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,10 +13,15 @@ import (
 )
 
 func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(encodeUnprintable(b.Bytes(), wideInJSON))
+	return err
 }
 
 // writeYAML writes v with the keys of its JSON form.
@@ -24,20 +31,25 @@ func writeYAML(w io.Writer, v any) error {
 		return err
 	}
 	var node yaml.Node // JSON is YAML; a node keeps the order of the keys
-	if err := yaml.Unmarshal(data, &node); err != nil {
+	if err := yaml.Unmarshal(encodeUnprintable(data, wideInYAML), &node); err != nil {
 		return err
 	}
 	blockStyle(&node)
-	e := yaml.NewEncoder(w)
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
 	e.SetIndent(2)
-	if err := e.Encode(&node); err != nil {
+	if err := errors.Join(e.Encode(&node), e.Close()); err != nil {
 		return err
 	}
-	return e.Close()
+	_, err = w.Write(encodeUnprintable(b.Bytes(), wideInYAML))
+	return err
 }
 
 func blockStyle(n *yaml.Node) {
 	n.Style = 0
+	if !isPrintable(n.Value) {
+		n.Style = yaml.DoubleQuotedStyle
+	}
 	for _, child := range n.Content {
 		blockStyle(child)
 	}
@@ -50,7 +62,7 @@ func writeTable(w io.Writer, header []string, rows [][]string) error {
 	for _, row := range append([][]string{header}, rows...) {
 		cells := make([]string, len(row))
 		for i, cell := range row {
-			cells[i] = cell
+			cells[i] = escapeCell(cell)
 			if cell == "" {
 				cells[i] = "-"
 			}

@@ -88,7 +88,7 @@ func readPEM(w *world, path string) ([]byte, error) {
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, fmt.Errorf("reading a file: %v", err)
+			return nil, fmt.Errorf("reading a file: %w", err)
 		}
 		defer f.Close()
 		in = f
@@ -188,10 +188,9 @@ func delivered(w *world, data []byte, id *pki.Identity) error {
 		return fmt.Errorf("reading the new certificate: %w", err)
 	}
 	row := summaryRow(made[0])
-	_, err = fmt.Fprintf(w.stderr, `node %s (key %s) may assert: %s
+	return say(w.stderr, `node %s (key %s) may assert: %s
 required of it: %s
 it may speak from: %s
 certificate %s, until %s: %d bytes, which leave %d for a workload's labels
 `, id.Node, made[0].Key, cmp.Or(row[5], "nothing"), cmp.Or(row[6], "nothing"), row[7], id.Serial, row[4], made[0].Bytes, labelRoom-made[0].Bytes)
-	return err
 }

@@ -39,8 +39,8 @@ last let the nodes trust the new one alone.`,
 				return failed(w, "making a CA", err)
 			}
 			defer ca.Close()
-			_, err = fmt.Fprintf(w.stdout, "made the CA %s, until %s; nodes need %s\n", ca.Name(), validity.NotAfter.Format(time.DateOnly), filepath.Join(dir, "ca.crt"))
-			return err
+			return say(w.stdout, "made the CA %s, until %s; nodes need %s\n",
+				ca.Name(), validity.NotAfter.Format(time.DateOnly), filepath.Join(dir, "ca.crt"))
 		},
 	}
 	caPKIFlag(cmd, &dir)
@@ -236,12 +236,10 @@ packet. A node never goes back to an older list.`,
 				return failed(w, "revoking", err)
 			}
 			if number == before {
-				_, err = fmt.Fprintf(w.stdout, "all of them are on list %d already\n", number)
-				return err
+				return say(w.stdout, "all of them are on list %d already\n", number)
 			}
 			list := filepath.Join(dir, "ca.crl")
-			_, err = fmt.Fprintf(w.stdout, "made list %d, %s; on every node: thole pki install --crl ca.crl\n", number, list)
-			return err
+			return say(w.stdout, "made list %d, %s; on every node: thole pki install --crl ca.crl\n", number, list)
 		},
 	}
 	caPKIFlag(cmd, &dir)

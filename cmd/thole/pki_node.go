@@ -41,8 +41,7 @@ used until the new certificate is installed.`,
 			if err != nil {
 				return fmt.Errorf("requesting a certificate: %w", err)
 			}
-			_, err = fmt.Fprintf(w.stderr, "node %s (key %s)\n", made[0].Name, made[0].Key)
-			return err
+			return say(w.stderr, "node %s (key %s)\n", made[0].Name, made[0].Key)
 		},
 	}
 	nodePKIFlag(cmd, &dir)

@@ -11,8 +11,12 @@ import (
 // execute runs the command that w.args names and returns the exit code.
 func execute(ctx context.Context, w *world) int {
 	root := newRoot(w)
-	root.SetArgs(w.args)
-	return report(w.stderr, root.ExecuteContext(ctx))
+	args := w.args
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		args = escapeAll(args) // cobra prints the words that it does not understand
+	}
+	root.SetArgs(args)
+	return report(w, root.ExecuteContext(ctx))
 }
 
 func newRoot(w *world) *cobra.Command {

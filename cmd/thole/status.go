@@ -79,13 +79,13 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 		rows = append(rows, []string{"error", fmt.Sprintf("%s: %s", s.LastError.Time.Format(time.DateTime), s.LastError.Text)})
 	}
 	for _, p := range s.Problems {
-		rows = append(rows, []string{"problem", p.String()})
+		rows = append(rows, []string{"problem", withPlace(p.Where, p.Text)})
 	}
 	for _, n := range s.Notices {
-		rows = append(rows, []string{"notice", n.String()})
+		rows = append(rows, []string{"notice", withPlace(n.Where, n.Text)})
 	}
 	for _, p := range s.Warnings {
-		rows = append(rows, []string{"warning", p.String()})
+		rows = append(rows, []string{"warning", withPlace(p.Where, p.Text)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
 		rows = append(rows, []string{name, fmt.Sprintf("%d packets", s.Counters[name].Packets)})
@@ -93,9 +93,17 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		// The second and later lines of a text are aligned with its first.
-		fmt.Fprintf(t, "%s\t%s\n", row[0], strings.ReplaceAll(row[1], "\n", "\n\t"))
+		fmt.Fprintf(t, "%s\t%s\n", escapeLine(row[0]), strings.ReplaceAll(escapeText(row[1]), "\n", "\n\t"))
 	}
 	return t.Flush()
+}
+
+// withPlace is a message with its place, which has one line.
+func withPlace(where, text string) string {
+	if where == "" {
+		return text
+	}
+	return escapeLine(where) + ": " + text
 }
 
 // connections is about the daemon's socket.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -35,8 +34,7 @@ which are in no commit.`,
 			if output == "json" {
 				return writeJSON(w.stdout, b)
 			}
-			_, err := fmt.Fprintln(w.stdout, b)
-			return err
+			return say(w.stdout, "%s\n", b)
 		},
 	}
 	outputFlag(cmd, &output, "text", "json")

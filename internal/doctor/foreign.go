@@ -137,7 +137,8 @@ func placeOf(c *nftables.Chain) string {
 		nftables.TableFamilyNetdev: "netdev",
 		nftables.TableFamilyBridge: "bridge",
 	}
-	return fmt.Sprintf("table %s %s, chain %s", families[c.Table.Family], c.Table.Name, c.Name)
+	name := func(s string) string { return strings.ReplaceAll(s, "\n", `\n`) } // of any characters, by other programs
+	return fmt.Sprintf("table %s %s, chain %s", families[c.Table.Family], name(c.Table.Name), name(c.Name))
 }
 
 // legacyOffenders asks iptables-legacy-save, but only where the kernel says that

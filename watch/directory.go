@@ -82,7 +82,8 @@ func (d *Directory) Run(ctx context.Context) error {
 func (d *Directory) round(ctx context.Context, last Files) (Files, error) {
 	inotify, err := fsnotify.NewWatcher()
 	if err != nil {
-		return Files{}, fmt.Errorf("watching the policy directory %s: %v: see `sysctl fs.inotify.max_user_instances`", oneLine(d.path), err)
+		return Files{}, fmt.Errorf("watching the policy directory %s: %v: see `sysctl fs.inotify.max_user_instances`",
+			oneLine(d.path), err)
 	}
 	defer inotify.Close()
 	way, err := followWay(inotify, d.path)

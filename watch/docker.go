@@ -221,7 +221,8 @@ func (d *Docker) away() []condition.Condition {
 	problems := slices.Clone(d.problems)
 	if !d.status.Connected && d.status.Error != "" && (d.knew || d.host.Given || len(d.living) > 0) {
 		problems = append(problems, condition.Condition{Code: condition.DockerAway, Where: "docker", Text: fmt.Sprintf(
-			"what was known of containers stays, those that start now are not known: %s: see `systemctl status docker`, or --docker", oneLine(d.status.Error))})
+			"what was known of containers stays, those that start now are not known: %s: "+
+				"see `systemctl status docker`, or --docker", oneLine(d.status.Error))})
 	}
 	return problems
 }

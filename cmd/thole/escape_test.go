@@ -53,7 +53,8 @@ func TestEscape(t *testing.T) {
 		if diff := cmp.Diff([]string{test.cell, test.line, test.text}, got); diff != "" {
 			t.Errorf("%q: cell, line, text (-want +got)\n%s", test.in, diff)
 		}
-		if back, err := strconv.Unquote(`"` + strings.ReplaceAll(got[0], `"`, `\"`) + `"`); err != nil || back != test.in {
+		back, err := strconv.Unquote(`"` + strings.ReplaceAll(got[0], `"`, `\"`) + `"`)
+		if err != nil || back != test.in {
 			t.Errorf("%q: the cell is read back as %q, %v", test.in, back, err)
 		}
 	}
@@ -126,7 +127,9 @@ func evilDaemon(t *testing.T, refuse bool) (socket string) {
 		"/v1/workloads": []daemon.Workload{{Name: evilLine, Namespace: evil, Kind: evil, Labels: labels, Facts: labels,
 			Cgroup: evilLine, Networks: list, Ingress: list, Egress: list, Position: evilLine}},
 		"/v1/policies": []daemon.Policy{{Name: evilLine, Position: evilLine}},
-		"/v1/classes":  []daemon.Class{{Workloads: list, Labels: []map[string]string{labels}, Ingress: list, Egress: list}},
+		"/v1/classes": []daemon.Class{
+			{Workloads: list, Labels: []map[string]string{labels}, Ingress: list, Egress: list},
+		},
 		"/v1/apply": daemon.ApplyResponse{Changed: true, Diff: evil, Table: "table inet thole # " + evil + "\n",
 			Warnings: warnings, Problems: found, Notices: found},
 		"/v1/run": daemon.RunResponse{Name: evil},
@@ -153,13 +156,12 @@ func evilDaemon(t *testing.T, refuse bool) (socket string) {
 // commands must be added here.
 func TestNothingHostileIsPrinted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), evilLine)
-	bad, good, empty := filepath.Join(dir, "a"+evilLine+".yaml"), filepath.Join(dir, "b.yaml"), filepath.Join(dir, "empty")
-	for _, d := range []string{dir, empty} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	bad, good := filepath.Join(dir, "a"+evilLine+".yaml"), filepath.Join(dir, "b.yaml")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
 	}
-	policy := "apiVersion: thole/v1\nkind: Policy\nmetadata: {name: a}\nspec: {selector: {matchLabels: {app: nobody}}}\n"
+	policy := "apiVersion: thole/v1\nkind: Policy\nmetadata: {name: a}\n" +
+		"spec: {selector: {matchLabels: {app: nobody}}}\n"
 	workload := "apiVersion: thole/v1\nkind: Workload\nmetadata: {name: w, labels: {app: web}}\n" +
 		"spec: {cgroup: \"evil\u202e\xc2\xad/x\"}\n"
 	for file, text := range map[string]string{bad: "kind: \"a\\eb\"\n", good: policy, dir + "/w.yaml": workload} {
@@ -168,8 +170,10 @@ func TestNothingHostileIsPrinted(t *testing.T) {
 		}
 	}
 	calls := map[string][][]string{
-		"thole":             {{evil}, {"--" + evilLine}},
-		"thole apply":       {{"-f", good}, {"-f", good, "--dry-run"}, {"-f", bad}, {"-f", dir}, {"-f", dir + "/no"}, {evil}, {}},
+		"thole": {{evil}, {"--" + evilLine}},
+		"thole apply": {{"-f", good}, {"-f", good, "--dry-run"}, {"-f", bad}, {"-f", dir}, {"-f", dir + "/no"},
+			{"-f", good, "--dry-run", "--inventory", dir + "/w.yaml"}, {"-f", good, "--dry-run", "--inventory", bad},
+			{evil}, {}},
 		"thole cleanup":     {{}, {evil}},
 		"thole completion":  {{evil}},
 		"thole daemon":      {{"--fleet", evil}, {"--log-format", evil}, {"--log-level", evil}},
@@ -179,14 +183,16 @@ func TestNothingHostileIsPrinted(t *testing.T) {
 		"thole pki":         {{evil}},
 		"thole pki init":    {{"--pki", good + "/x"}, {"--pki", dir + "/ca", "--name", evil}, {"--pki", dir + "/ca2"}},
 		"thole pki install": {{"--pki", dir + "/node", bad}, {"--pki", dir + "/node", "--ca", dir + "/no"}},
-		"thole pki issue":   {{"--pki", dir + "/no", "--address", evil, bad}, {"--pki", dir + "/no", "--address", "any", bad}},
+		"thole pki issue": {{"--pki", dir + "/no", "--address", evil, bad},
+			{"--pki", dir + "/no", "--address", "any", bad}},
 		"thole pki renew":   {{"--pki", dir + "/no", bad}, {"--pki", dir, "--days", evil, bad}},
 		"thole pki request": {{"--pki", dir + "/node", "--node", evil}},
 		"thole pki revoke":  {{"--pki", dir + "/no", evil}},
 		"thole pki show":    {{"--pki", dir + "/no"}, {bad}, {dir + "/no"}},
-		"thole run":         {{"--label", evil, "true"}, {"--label", "a=b", evilLine}, {"--label", "a=b", "--name", evil, "true"}},
-		"thole status":      {{}, {evil}},
-		"thole version":     {{}, {evil}},
+		"thole run": {{"--label", evil, "true"}, {"--label", "a=b", evilLine},
+			{"--label", "a=b", "--name", evil, "true"}},
+		"thole status":  {{}, {evil}},
+		"thole version": {{}, {evil}},
 	}
 	for _, kind := range []string{"workloads", "policies", "classes"} {
 		calls["thole get "+kind] = [][]string{{}, {"-o", "wide"}, {evilLine}, {escapeCell(evilLine)}, {"nobody" + evil}}
@@ -244,7 +250,9 @@ func checkCommand(t *testing.T, args []string) {
 func TestFindingsAreEscaped(t *testing.T) {
 	w, stdout, _ := testWorld()
 	w.terminal = true
-	err := writeFindings(w, []doctor.Finding{{Check: "x", Status: doctor.Warning, Found: evil, Follows: evil, Mend: evilLine}})
+	err := writeFindings(w, []doctor.Finding{
+		{Check: "x", Status: doctor.Warning, Found: evil, Follows: evil, Mend: evilLine},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -132,7 +132,8 @@ func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
 			defer cancel()
 			items, err := l.fetch(daemon.NewClient(socket), ctx)
 			if errors.Is(err, daemon.ErrNoDaemon) {
-				_ = say(w.stderr, "thole: no daemon answers at %s: this is what the last policy set says about what runs now\n", socket)
+				_ = say(w.stderr, "thole: no daemon answers at %s: "+
+					"this is what the last policy set says about what runs now\n", socket)
 				items, err = l.withoutDaemon(state)
 			}
 			if err != nil {

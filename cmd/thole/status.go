@@ -108,7 +108,8 @@ func withPlace(where, text string) string {
 
 // connections is about the daemon's socket.
 func connections(c daemon.ConnectionStatus) string {
-	return fmt.Sprintf("%d now, %d at most; limits: %d for each user, %d in total; %d evicted, %d refused, %d closed as silent",
+	return fmt.Sprintf("%d now, %d at most; limits: %d for each user, %d in total; "+
+		"%d evicted, %d refused, %d closed as silent",
 		c.Now, c.Most, c.MaxPerUser, c.Max, c.Evicted, c.Refused, c.Silent)
 }
 

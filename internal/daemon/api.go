@@ -126,8 +126,8 @@ type ConnectionStatus struct {
 	Most       int    `json:"most"`       // at once, since the daemon began
 	Max        int    `json:"max"`        // of all users but root, at once
 	MaxPerUser int    `json:"maxPerUser"` // of each user but root, at once
-	Evicted    uint64 `json:"evicted"`    // closed to make room for a new one
-	Refused    uint64 `json:"refused"`    // closed at once, because there was no room
+	Evicted    uint64 `json:"evicted"`    // ended to make room for a new one
+	Refused    uint64 `json:"refused"`    // ended because there was no room
 	Silent     uint64 `json:"silent"`     // closed because they sent no complete request in time
 	Lingering  int    `json:"lingering"`  // evicted or refused, and not closed yet
 }

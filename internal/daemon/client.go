@@ -154,7 +154,8 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("the daemon at %s did not answer in time: see `thole status` and its log, for example `journalctl -u thole`", c.socket)
 	case brokenOff(err):
 		return fmt.Errorf("the daemon at %s closed the connection without an answer: it has ended (see its log, for example "+
-			"`journalctl -u thole`), or uid %d has too many connections (see `thole status`, connections)", c.socket, os.Geteuid())
+			"`journalctl -u thole`), or uid %d has too many connections (see `thole status`, connections)",
+			c.socket, os.Geteuid())
 	default:
 		return fmt.Errorf("asking the daemon at %s: %v: see its log, for example `journalctl -u thole`", c.socket, err)
 	}

@@ -64,7 +64,11 @@ type place struct {
 }
 
 func newConnections(limits connectionLimits) *connections {
-	return &connections{limits: limits, lingering: lingering{limit: limits.lingering}, users: map[uint32]*userConnections{}}
+	return &connections{
+		limits:    limits,
+		lingering: lingering{limit: limits.lingering},
+		users:     map[uint32]*userConnections{},
+	}
 }
 
 // admit takes in a new connection, for which it may evict another, or refuses it. A refused one is not the

@@ -291,7 +291,8 @@ func TestFileLimits(t *testing.T) {
 		if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(connectionLimits{})); diff != "" {
 			t.Errorf("%d file descriptors (-want +got)\n%s", test.files, diff)
 		}
-		if taken := got.total*filesPerRequest + got.lingering; test.files >= 1024 && uint64(taken+reservedFiles) > test.files {
+		taken := uint64(got.total*filesPerRequest + got.lingering)
+		if test.files >= 1024 && taken+reservedFiles > test.files {
 			t.Errorf("%d file descriptors: users take %d", test.files, taken)
 		}
 	}

@@ -151,7 +151,9 @@ const (
 
 // answer makes a handler of a function: it bounds what one user can ask for, reads
 // the request, and writes the answer or the reason why there is none.
-func answer[Req, Resp any](s *server, who permission, maxBody int64, f func(context.Context, *userConn, Req) (Resp, error)) http.Handler {
+func answer[Req, Resp any](s *server, who permission, maxBody int64,
+	f func(context.Context, *userConn, Req) (Resp, error),
+) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := r.Context().Value(connKey{}).(*userConn)
 		uid := from.uid

@@ -240,7 +240,8 @@ func besiege(t *testing.T, program string, before ...string) *besieged {
 	m := &machine{Host: nstest.New(t), t: t, thole: program}
 	m.Shell("install -m 755 " + program + " /run/program")
 	b := &besieged{machine: m, program: "/run/program"}
-	m.daemon = m.In("daemon").Start("env", append(before, program, "daemon", "--state", "/run/state", "--docker", "off")...)
+	command := append(before, program, "daemon", "--state", "/run/state", "--docker", "off")
+	m.daemon = m.In("daemon").Start("env", command...)
 	nstest.WaitFor(t, 10*time.Second, "the daemon to enforce", func() bool {
 		return m.Command(m.thole, "status").Run() == nil
 	})
@@ -287,7 +288,8 @@ func TestSilentConnectionsOfOneUser(t *testing.T) {
 			silent.hold(crowd)
 			got := b.status(20)
 			slices.Sort(got.Took)
-			t.Logf("root's status: %d of 20 failed, the slowest took %v; the last failure: %s", got.Failed, got.Took[19], got.Said)
+			t.Logf("root's status: %d of 20 failed, the slowest took %v; the last failure: %s",
+				got.Failed, got.Took[19], got.Said)
 			if got.Failed == 0 && got.Took[19] < time.Second {
 				t.Error("root is not locked out: this test shows nothing")
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ disarmed; 1 if not.`,
 			if err != nil {
 				return asRoot(w, fmt.Errorf("cleaning up: %w", err))
 			}
-			if err := writeCleanup(w, result); err != nil || notDisarmed != nil {
+			if err := writeCleanup(w.stdout, result); err != nil || notDisarmed != nil {
 				return errors.Join(err, notDisarmed)
 			}
 			return say(w.stdout, "disarmed: no daemon loads it again, nor does a reboot. To enforce again: thole arm\n")
@@ -87,16 +88,16 @@ func (o cleanupOptions) disarm(ctx context.Context, w *world) error {
 	return nil
 }
 
-func writeCleanup(w *world, r daemon.CleanupResult) error {
+func writeCleanup(out io.Writer, r daemon.CleanupResult) error {
 	line := "there is no table: nothing is enforced"
 	if r.Table {
 		line = "the table is removed: nothing is enforced any more"
 	}
-	if err := say(w.stdout, "%s\n", line); err != nil {
+	if err := say(out, "%s\n", line); err != nil {
 		return err
 	}
 	for _, cgroup := range r.Stay {
-		if err := say(w.stdout, "%s stays: processes live in it; they are unlabelled now\n", cgroup); err != nil {
+		if err := say(out, "%s stays: processes live in it; they are unlabelled now\n", cgroup); err != nil {
 			return err
 		}
 	}

@@ -132,7 +132,9 @@ func evilDaemon(t *testing.T, refuse bool) (socket string) {
 		},
 		"/v1/apply": daemon.ApplyResponse{Changed: true, Diff: evil, Table: "table inet thole # " + evil + "\n",
 			Warnings: warnings, Problems: found, Notices: found},
-		"/v1/run": daemon.RunResponse{Name: evil},
+		"/v1/arm":    daemon.ApplyResponse{},
+		"/v1/disarm": daemon.DisarmResponse{Error: evil, StateDir: evil}, // not stored: nothing is removed then
+		"/v1/run":    daemon.RunResponse{Name: evil},
 	}
 	socket = filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", socket)
@@ -174,6 +176,7 @@ func TestNothingHostileIsPrinted(t *testing.T) {
 		"thole apply": {{"-f", good}, {"-f", good, "--dry-run"}, {"-f", bad}, {"-f", dir}, {"-f", dir + "/no"},
 			{"-f", good, "--dry-run", "--inventory", dir + "/w.yaml"}, {"-f", good, "--dry-run", "--inventory", bad},
 			{evil}, {}},
+		"thole arm":         {{}, {evil}},
 		"thole cleanup":     {{}, {evil}},
 		"thole completion":  {{evil}},
 		"thole daemon":      {{"--fleet", evil}, {"--log-format", evil}, {"--log-level", evil}},
@@ -231,7 +234,7 @@ func withSocket(path, socket string) []string {
 }
 
 func needsDaemon(path string) bool {
-	return path == "thole apply" || path == "thole cleanup" || strings.HasPrefix(path, "thole get ")
+	return path == "thole apply" || path == "thole arm" || path == "thole cleanup" || strings.HasPrefix(path, "thole get ")
 }
 
 func checkCommand(t *testing.T, args []string) {

@@ -43,7 +43,7 @@ func said(cmd *exec.Cmd) string {
 // The program of 2c6b93c prints the escape itself.
 func TestHostileCgroup(t *testing.T) {
 	const name, shown = "evil\x1b[31m\u202ered", `evil\x1b[31m\u202ered`
-	both(t, func(t *testing.T, program string, old bool) {
+	eachProgram(t, func(t *testing.T, old bool, program string) {
 		m := &machine{Host: nstest.New(t), t: t, thole: program}
 		m.start("--docker", "off")
 		must(t, m.apply(evilBindings+policyFrom("web")))
@@ -80,7 +80,7 @@ func TestHostileCgroup(t *testing.T) {
 // the message is harmless.
 func TestHostileContainerLabels(t *testing.T) {
 	nstest.Need(t, "dockerd", "docker")
-	both(t, func(t *testing.T, program string, old bool) {
+	eachProgram(t, func(t *testing.T, old bool, program string) {
 		m := &machine{Host: nstest.New(t), t: t, thole: program}
 		m.start(followDocker)
 		e := nstest.StartEngine(t, m.Host)

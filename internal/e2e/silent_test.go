@@ -289,21 +289,11 @@ func (b *besieged) silent(uid, n int) {
 	startHelper(b.t, b.In(fmt.Sprint("silent-", uid)).As(uid), roleSilent).hold(n)
 }
 
-// both runs a test with the old program and with this one.
-func both(t *testing.T, test func(t *testing.T, program string, old bool)) {
-	t.Run("2c6b93c", func(t *testing.T) { test(t, nstest.Old(t), true) })
-	t.Run("now", func(t *testing.T) {
-		thole, err := tholeBinary()
-		must(t, err)
-		test(t, thole, false)
-	})
-}
-
 // 5,000 connections of one user that say nothing, and are opened again when they are closed, cost others little:
 // root's status and another user's run take at most 50 ms more at p99. The program of 2c6b93c locks root out.
 func TestSilentConnectionsOfOneUser(t *testing.T) {
 	const crowd = 5000
-	both(t, func(t *testing.T, program string, old bool) {
+	eachProgram(t, func(t *testing.T, old bool, program string) {
 		var scheduled []string
 		if !old { // as thole.service says
 			scheduled = []string{"chrt", "--rr", "1"}
@@ -373,7 +363,7 @@ func quantile(times []time.Duration, q float64) time.Duration {
 // Several users at once, each beyond its limit, and together beyond the total: others get in all the same.
 func TestSilentConnectionsOfManyUsers(t *testing.T) {
 	const users, each = 12, 150
-	both(t, func(t *testing.T, program string, old bool) {
+	eachProgram(t, func(t *testing.T, old bool, program string) {
 		b := besiege(t, program)
 		for i := range users {
 			b.silent(silentUser+i, each)
@@ -391,7 +381,7 @@ func TestSilentConnectionsOfManyUsers(t *testing.T) {
 
 // Where the daemon may open few files and cannot raise that limit, users cannot take root's.
 func TestSilentConnectionsWithFewFiles(t *testing.T) {
-	both(t, func(t *testing.T, program string, old bool) {
+	eachProgram(t, func(t *testing.T, old bool, program string) {
 		b := besiege(t, program, "setpriv", "--bounding-set=-sys_resource", "prlimit", "--nofile=200:200")
 		b.silent(silentUser, 150)
 		status := b.status(10)
@@ -421,7 +411,7 @@ func (b *besieged) daemonEnded() bool {
 func TestDrippingRequests(t *testing.T) {
 	const timeout, slack = 5 * time.Second, 2 * time.Second // internal/daemon, silentTimeout
 	header := "POST /v1/run HTTP/1.1\r\nHost: thole\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n"
-	both(t, func(t *testing.T, program string, old bool) {
+	eachProgram(t, func(t *testing.T, old bool, program string) {
 		b := besiege(t, program)
 		for _, where := range []string{"header", "body"} {
 			t.Run(where, func(t *testing.T) {

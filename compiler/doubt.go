@@ -3,6 +3,7 @@ package compiler
 import (
 	"maps"
 	"slices"
+	"strings"
 )
 
 // A label of a container that its image has too, with the same value, is doubtful: nobody can tell whether the person
@@ -121,23 +122,64 @@ func (w *Workload) userLabel(key string) (string, bool) {
 // Admit decides which containers are workloads through doubtful labels alone: those of which a selector of an enforced
 // policy, in restricting use, names a doubtful label positively (In, Exists, a key of sameLabels). All other containers
 // without labels stay unlabelled, so that the label of an image isolates nobody whom no policy means.
+//
+// An unlabelled container in the cgroup of another workload belongs to that one. A container that is admitted there has
+// the labels and facts of that one beside its own, so that no image takes its containers out of what restricts them.
 func Admit(policies []Policy, workloads []Workload, unlabelled []Unlabelled) ([]Workload, []Unlabelled) {
 	if !slices.ContainsFunc(unlabelled, func(u Unlabelled) bool { return len(u.Doubtful) > 0 }) {
 		return workloads, unlabelled
 	}
 	named := restrictedKeys(policies)
 	workloads = slices.Clone(workloads)
+	var admitted []Workload
 	var rest []Unlabelled
 	for _, u := range unlabelled {
 		if !u.hasAny(named) {
 			rest = append(rest, u)
 			continue
 		}
-		workloads = append(workloads, Workload{
-			Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: u.Facts, Doubtful: u.Doubtful, Cgroup: u.Cgroup, Own: u.Own,
-		})
+		admitted = append(admitted, u.workload(workloads))
 	}
-	return workloads, rest
+	return append(workloads, admitted...), rest
+}
+
+// workload is the container as one, with what the deepest of the workloads around it says.
+func (u *Unlabelled) workload(all []Workload) Workload {
+	w := Workload{Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: maps.Clone(u.Facts), Doubtful: u.Doubtful, Cgroup: u.Cgroup, Own: u.Own}
+	var around *Workload
+	for i := range all {
+		path := all[i].Cgroup.Path
+		if path != "" && strings.HasPrefix(u.Cgroup.Path, path+"/") && (around == nil || len(path) > len(around.Cgroup.Path)) {
+			around = &all[i]
+		}
+	}
+	if around == nil {
+		return w
+	}
+	w.Labels = around.Labels
+	maps.Copy(w.Facts, around.Facts)
+	w.Doubtful = maps.Clone(w.Doubtful)
+	for _, labels := range [...]Labels{around.Labels, around.Facts, around.Doubtful} {
+		for k := range labels {
+			delete(w.Doubtful, k)
+		}
+	}
+	for k, v := range around.Doubtful {
+		if w.Doubtful == nil {
+			w.Doubtful = Labels{}
+		}
+		w.Doubtful[k] = v
+	}
+	return w
+}
+
+// NamedKeys returns all label keys that policies name.
+func NamedKeys(policies []Policy) map[string]bool {
+	named := map[string]bool{}
+	for _, key := range questions(policies).seen {
+		named[key] = true
+	}
+	return named
 }
 
 func (u *Unlabelled) hasAny(keys map[string]bool) bool {

@@ -75,6 +75,10 @@ func CheckContainerLabel(key, value string) error {
 	return nil
 }
 
+// UnusableValue stands for the value of a label of an image that no policy can name, as one of several lines: the key is
+// there all the same.
+const UnusableValue = "\x00"
+
 // checkUserLabelKey accepts the keys that a document may give.
 func checkUserLabelKey(s string) error {
 	switch prefix := foreignPrefix(s); prefix {

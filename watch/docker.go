@@ -116,6 +116,9 @@ func (d *Docker) Recall(s Snapshot) {
 		}
 	}
 	for _, w := range s.Workloads {
+		if w.Kind != compiler.KindContainer && len(w.Doubtful) > 0 { // a document gave it the other labels
+			recall(w.Cgroup.Path, &record{name: w.Name, doubtful: w.Doubtful})
+		}
 		if w.Kind == compiler.KindContainer {
 			recall(w.Cgroup.Path, &record{name: w.Name, labels: w.Labels, facts: w.Facts, doubtful: w.Doubtful, own: w.Own, ownAs: w.Cgroup.ID})
 		}

@@ -56,12 +56,15 @@ func newRecord(c container) *record {
 		err := compiler.CheckContainerLabel(key, value)
 		switch {
 		case strings.HasPrefix(key, ownPrefix): // only we set these
-		case doubtful && err == nil:
+		case doubtful && err != nil && compiler.CheckContainerLabel(key, "") != nil: // no policy can name it
+		case doubtful:
+			if err != nil {
+				value = compiler.UnusableValue
+			}
 			if r.doubtful == nil {
 				r.doubtful = compiler.Labels{}
 			}
 			r.doubtful[key] = value
-		case doubtful: // no policy can name it
 		case compiler.IsUserLabel(key) && err != nil:
 			r.refused = err.Error()
 		case compiler.IsUserLabel(key):

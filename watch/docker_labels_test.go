@@ -59,7 +59,7 @@ func TestDoubtfulLabels(t *testing.T) {
 	r := newRecord(container{imageLabels: image, labels: map[string]string{
 		"app": "nginx", "com.docker.compose.project": "shop", "text": "a\nb", "thole/kind": "run", "tier": "web",
 	}})
-	want := compiler.Labels{"app": "nginx", "com.docker.compose.project": "shop"}
+	want := compiler.Labels{"app": "nginx", "com.docker.compose.project": "shop", "text": compiler.UnusableValue}
 	if diff := cmp.Diff(want, r.doubtful); diff != "" {
 		t.Errorf("doubtful (-want +got):\n%s", diff)
 	}
@@ -68,6 +68,27 @@ func TestDoubtfulLabels(t *testing.T) {
 	}
 	if r := newRecord(container{imageLabels: image, labels: map[string]string{"app": "web"}}); r.doubtful != nil || r.labels["app"] != "web" {
 		t.Errorf("another value than the image's: %+v", r)
+	}
+}
+
+// The key of an image's label is there even if no policy can name the value.
+func TestUnusableValueOfImage(t *testing.T) {
+	l := map[string]string{"quarantine": "yes\nno"}
+	w := newRecord(container{labels: l, imageLabels: l}).workload(compiler.Cgroup{})
+	exists := compiler.Selector{Requirements: []compiler.Requirement{{Key: "quarantine", Operator: compiler.Exists}}}
+	if !exists.MayMatch(&w) {
+		t.Errorf("Exists does not match %v", w.Doubtful)
+	}
+}
+
+// What a document gives labels to keeps its image's when the daemon starts again while Docker is away.
+func TestRecallOfBoundContainer(t *testing.T) {
+	d := NewDocker(Root{}, DockerHost{})
+	id := idOf("a")
+	d.Recall(Snapshot{Workloads: []compiler.Workload{{Name: "bound", Kind: compiler.KindCgroup, Labels: compiler.Labels{"env": "prod"},
+		Doubtful: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "docker/" + id, ID: 5}}}})
+	if r := d.records[id]; r == nil || len(r.labels) > 0 || r.doubtful["app"] != "db" {
+		t.Errorf("recalled: %+v", r)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/spf13/cobra"
 
@@ -31,17 +32,21 @@ not.`,
 				return say(w.stdout, "armed: %s, %s in %s are enforced\n", plural(answer.Policies, "policy", "policies"),
 					plural(answer.Workloads, "workload", "workloads"), plural(answer.Classes, "class", "classes"))
 			}
+			if refusal, ok := errors.AsType[*daemon.Refusal](err); ok && refusal.Code == http.StatusNotFound {
+				return try(errors.New("arming: the daemon is of an older version, which is never disarmed"), "systemctl restart thole")
+			}
 			if !errors.Is(err, daemon.ErrNoDaemon) {
 				return asRoot(w, fmt.Errorf("arming: %w", err))
 			}
+			state = stateOf(cmd, state, socket)
 			was, err := daemon.ArmState(state)
 			if err != nil {
 				return asRoot(w, fmt.Errorf("arming: %w", err))
 			}
 			if !was {
-				return say(w.stdout, "it was not disarmed, and no daemon runs: systemctl start thole\n")
+				return say(w.stdout, "Thole was not disarmed in %s, and no daemon runs: systemctl start thole\n", state)
 			}
-			return say(w.stdout, "armed: no daemon runs; the next one enforces: systemctl start thole\n")
+			return say(w.stdout, "armed: no daemon runs; the next one with the state directory %s enforces: systemctl start thole\n", state)
 		},
 	}
 	stateFlag(cmd, &state)

@@ -41,6 +41,7 @@ disarmed; 1 if not.`,
 		Example: "  sudo thole cleanup\n  sudo thole cleanup && systemctl stop thole",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.state = stateOf(cmd, o.state, o.socket)
 			notDisarmed := o.disarm(cmd.Context(), w)
 			if notDisarmed != nil && !o.force {
 				return notDisarmed
@@ -85,7 +86,7 @@ func (o cleanupOptions) disarm(ctx context.Context, w *world) error {
 	if err := daemon.DisarmState(o.state); err != nil {
 		return asRoot(w, fmt.Errorf("cleaning up: %w", err))
 	}
-	return nil
+	return say(w.stdout, "daemons whose state directory is %s are disarmed; for another one, use --state\n", o.state)
 }
 
 func writeCleanup(out io.Writer, r daemon.CleanupResult) error {

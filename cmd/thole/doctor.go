@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
@@ -86,6 +87,7 @@ func examine(ctx context.Context, socket, docker string) []doctor.Finding {
 	}
 	return doctor.Examine(ctx, doctor.Machine{
 		Table:        tableName,
+		Disarmed:     daemon.StateDisarmed(cmp.Or(daemon.StateOf(socket), daemon.DefaultState)),
 		Daemon:       daemon.NewClient(socket),
 		Docker:       docker,
 		ProbeCommand: self,

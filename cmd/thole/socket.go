@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -28,6 +29,15 @@ func socketFlag(cmd *cobra.Command, socket *string) {
 func stateFlag(cmd *cobra.Command, state *string) {
 	cmd.Flags().StringVar(state, "state", daemon.DefaultState, "where the daemon keeps the last policy set, a `DIR`")
 	dirNames(cmd, "state")
+}
+
+// stateOf is the state directory that a command works on without a daemon: the one that is given, else that of the last
+// daemon at the socket, else the usual one.
+func stateOf(cmd *cobra.Command, state, socket string) string {
+	if f := cmd.Flags().Lookup("state"); f != nil && f.Changed {
+		return state
+	}
+	return cmp.Or(daemon.StateOf(socket), state)
 }
 
 // asking says what was being done when the daemon at the socket failed to answer.

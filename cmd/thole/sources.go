@@ -13,14 +13,24 @@ import (
 
 // readSources reads the files that -f names: a file, the *.yaml and *.yml files of
 // a directory in the order of their names, or "-" for standard input.
+//
+// A directory without such a file gives none. Where nothing gives any, the error is watch.ErrNoPolicyFile.
 func readSources(w *world, paths []string) ([]compiler.File, error) {
 	var files []compiler.File
+	var none error
 	for _, path := range paths {
 		more, err := readSource(w, path)
+		if errors.Is(err, watch.ErrNoPolicyFile) {
+			none = fmt.Errorf("reading policies: %w", err)
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("reading policies: %w", err)
 		}
 		files = append(files, more...)
+	}
+	if len(files) == 0 {
+		return nil, none
 	}
 	return files, nil
 }

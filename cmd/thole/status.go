@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -36,6 +37,10 @@ without a daemon; "thole doctor" says whether it is loaded.`,
 			ctx, cancel := context.WithTimeout(cmd.Context(), answerTimeout)
 			defer cancel()
 			s, err := daemon.NewClient(socket).Status(ctx)
+			if errors.Is(err, daemon.ErrNoDaemon) && daemon.StateDisarmed(stateOf(cmd, daemon.DefaultState, socket)) {
+				return try(fmt.Errorf("asking for the status: no daemon answers at %s, and Thole is disarmed: a daemon that starts enforces nothing",
+					socket), "thole arm")
+			}
 			if err != nil {
 				return asking("asking for the status", socket, err)
 			}

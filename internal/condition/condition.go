@@ -33,6 +33,7 @@ const (
 	NoPolicies             Code = "no-policies"
 	PKIUnwatched           Code = "pki-unwatched"
 	ScopeRefused           Code = "scope-refused"
+	StateUnreadable        Code = "state-unreadable"
 )
 
 // Notices.
@@ -47,7 +48,7 @@ func Problems() []Code {
 	return []Code{
 		BindingOverlap, BindingUnresolved, BridgeShared, CertificateContradicts, CgroupsUnreadable, CgroupsUnwatched,
 		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable, Disarmed,
-		DockerAway, EndedUnknown, FleetDegraded, NoPolicies, PKIUnwatched, ScopeRefused,
+		DockerAway, EndedUnknown, FleetDegraded, NoPolicies, PKIUnwatched, ScopeRefused, StateUnreadable,
 	}
 }
 

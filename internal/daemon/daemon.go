@@ -82,7 +82,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	if d.lock, err = takeLock(config.Socket); err != nil {
+	if d.lock, err = takeLock(config.Socket, config.State); err != nil {
 		return nil, err
 	}
 	parts, err := newParts(config, host)

@@ -68,14 +68,13 @@ func (s *stateDir) arm() (ok bool, err error) {
 }
 
 // heed takes over what the file says. changed is true where that is new: somebody disarmed or armed Thole while this
-// daemon did not answer.
-func (e *enforcer) heed() (changed bool, err error) {
+// daemon did not answer. Where it cannot be looked at, what was known counts: a broken disk must neither end the
+// enforcement nor bring it back.
+func (e *enforcer) heed() (changed bool) {
 	since, err := e.state.disarmed()
-	if err != nil {
-		return false, err
-	}
-	if since.IsZero() && e.unstored {
-		return false, nil // it could not be written, and counts until this daemon ends
+	e.unheeded = err
+	if err != nil || since.IsZero() && e.unstored {
+		return false // what could not be written counts until this daemon ends
 	}
 	changed = since.IsZero() != e.disarmed.IsZero()
 	e.disarmed = since
@@ -86,7 +85,7 @@ func (e *enforcer) heed() (changed bool, err error) {
 	default:
 		e.log.Warn("disarmed: nothing is enforced until `thole arm`", "since", since)
 	}
-	return changed, nil
+	return changed
 }
 
 // unload removes the table while Thole is disarmed. What is known of it is forgotten: once armed, all connections are
@@ -120,9 +119,8 @@ func (e *enforcer) Disarm(ctx context.Context) (answer DisarmResponse, err error
 			e.unstored, e.disarmed = true, e.now()
 			e.log.Error("disarmed, but not for the next daemon", "error", storeErr)
 		}
-		if _, err = e.heed(); err == nil {
-			err = e.unload()
-		}
+		e.heed()
+		err = e.unload()
 		e.attempt(e.reconcile) // for what is asked: nothing is loaded
 	})
 	return answer, errors.Join(ordered, err)
@@ -151,6 +149,10 @@ func (e *enforcer) setConditions() []condition.Condition {
 		list = append(list, condition.Condition{Code: condition.Disarmed, Text: fmt.Sprintf(
 			"disarmed since %s by `thole cleanup`: nothing is enforced; to enforce again, run `thole arm`", e.disarmed.Format(time.DateTime))})
 	}
+	if e.unheeded != nil {
+		list = append(list, condition.Condition{Code: condition.StateUnreadable, Text: fmt.Sprintf(
+			"%v: what was known before counts", e.unheeded)})
+	}
 	if len(e.set.docs.Policies) == 0 && !e.set.allowEmpty {
 		list = append(list, condition.Condition{Code: condition.NoPolicies,
 			Text: "the active set has no policy, so nothing is restricted: give one with `thole apply -f PATH`; if that is meant, with --allow-empty"})
@@ -160,6 +162,12 @@ func (e *enforcer) setConditions() []condition.Condition {
 
 // DisarmState disarms where no daemon answers: the next one that uses this state directory loads nothing.
 func DisarmState(dir string) error { return (&stateDir{dir: dir}).disarm() }
+
+// StateDisarmed reports whether it is so.
+func StateDisarmed(dir string) bool {
+	since, err := (&stateDir{dir: dir}).disarmed()
+	return err == nil && !since.IsZero()
+}
 
 // ArmState takes that back. ok is false if it was not disarmed.
 func ArmState(dir string) (ok bool, err error) { return (&stateDir{dir: dir}).arm() }

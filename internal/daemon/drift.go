@@ -83,10 +83,7 @@ func (e *enforcer) mend() {
 // look notices that another program changed the table, or that Thole was armed or disarmed. It is read where nftables has
 // seen a transaction that was not ours, and every so often in any case.
 func (e *enforcer) look() (drifted bool, err error) {
-	turned, err := e.heed()
-	if err != nil {
-		return false, err
-	}
+	turned := e.heed()
 	generation, err := e.kernel.Generation()
 	if err != nil || generation == e.seen && e.now().Sub(e.read) < readBack {
 		return turned, err

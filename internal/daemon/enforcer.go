@@ -78,6 +78,7 @@ type enforcer struct {
 	unkept       *Failure              // the set is enforced, and could not be stored
 	unsaved      *Failure              // so is the table, and what the next daemon must know of it
 	disarmed     time.Time             // since when nothing is to be loaded; zero: it is
+	unheeded     error                 // why it cannot be known whether it is disarmed
 	unstored     bool                  // that it is disarmed could not be stored
 	applied      time.Time
 	retry        time.Duration    // how long to wait after the next failure
@@ -88,6 +89,9 @@ type enforcer struct {
 // start adopts the table that is loaded and makes the first change. A policy set
 // that can not be used is reported and replaced by the last good one.
 func (e *enforcer) start() error {
+	if e.heed(); e.unheeded != nil {
+		return e.unheeded
+	}
 	if err := e.adopt(); err != nil {
 		return err
 	}
@@ -334,7 +338,7 @@ func (e *enforcer) Reload(ctx context.Context) (answer ApplyResponse, err error)
 
 func (e *enforcer) reload() (ApplyResponse, error) {
 	if e.directory == "" {
-		return e.replace(e.set.source, e.set.files, e.set.allowEmpty)
+		return e.replaceBy(e.set)
 	}
 	files, err := watch.ReadDirectory(e.directory)
 	if err != nil {
@@ -401,6 +405,11 @@ func (e *enforcer) replace(source string, files []compiler.File, allowEmpty bool
 	if err != nil {
 		return ApplyResponse{}, e.refuse(err)
 	}
+	return e.replaceBy(set)
+}
+
+// replaceBy makes a valid policy set the active one.
+func (e *enforcer) replaceBy(set policySet) (ApplyResponse, error) {
 	defer e.publish()
 	p, err := e.enforce(set)
 	if errors.Is(err, errLimit) {

@@ -185,13 +185,22 @@ func carry(id *identity, w *compiler.Workload) (conditions []condition.Condition
 	if w.Kind == compiler.KindRun {
 		code = condition.CertificateContradictsRun // a user's thole run suffices
 	}
+	doubtful := maps.Clone(w.Doubtful)
 	for key, value := range id.Require {
-		if has, ok := w.Labels[key]; ok && has != value {
+		has, ok := w.Labels[key]
+		if doubt, is := w.Doubtful[key]; is && doubt == value {
+			delete(doubtful, key) // the certificate says so, whoever else does
+		} else if is {
+			has, ok = doubt, true
+		}
+		if ok && has != value {
 			conditions = append(conditions, condition.Condition{Code: code, Where: w.Name, Text: fmt.Sprintf(
 				"its label %s=%s contradicts this node's certificate, which requires %[1]s=%[3]s: other nodes are told nothing of it", key, has, value)})
 		}
 	}
 	w.Labels = carried(id, w.Labels)
+	maps.DeleteFunc(w.Labels, func(key, _ string) bool { _, is := doubtful[key]; return is })
+	w.Doubtful = doubtful
 	w.Facts = withNode(id, w.Facts)
 	return conditions
 }
@@ -287,6 +296,20 @@ func (e *enforcer) publishFleet(v *view) {
 	}
 }
 
+// requiredOf reports whether a workload has the labels that its node's certificate requires. An image's label of one of
+// these keys contradicts the certificate: then nothing is said of the workload.
+func (id *identity) requiredOf(w compiler.Workload) bool {
+	if id == nil {
+		return true
+	}
+	for key := range id.Require {
+		if _, ok := w.Labels[key]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
 // local is a workload of this node, as the datapath sees it. It is asked at each packet
 // of a handshake.
 func (v *view) local(cgroup uint64) (datapath.Workload, bool) {
@@ -297,7 +320,10 @@ func (v *view) local(cgroup uint64) (datapath.Workload, bool) {
 	if !ok {
 		return datapath.Workload{}, false
 	}
-	local := datapath.Workload{Cgroup: cgroup, Labels: userLabels(w), Class: v.result.ClassOf(&w).Number}
+	local := datapath.Workload{Cgroup: cgroup, Class: v.result.ClassOf(&w).Number}
+	if v.identity.requiredOf(w) {
+		local.Labels = userLabels(w)
+	}
 	v.locals.Store(cgroup, local)
 	return local, true
 }

@@ -30,7 +30,7 @@ func applyOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, erro
 	if req.DryRun {
 		return previewOnce(config, host, req)
 	}
-	lock, err := takeLock(config.Socket)
+	lock, err := takeLock(config.Socket, config.State)
 	if err != nil {
 		return ApplyResponse{}, err
 	}

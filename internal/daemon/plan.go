@@ -50,7 +50,7 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	workloads, unlabelled := compiler.Admit(set.docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
 	p := plan{
 		set:     set,
-		found:   slices.Concat(snapshot.Conditions, doubts(workloads, unlabelled)),
+		found:   slices.Concat(snapshot.Conditions, doubts(set.docs.Policies, workloads, unlabelled)),
 		running: workloads,
 		around:  containers{Unlabelled: unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
 		remotes: e.remotes,
@@ -73,17 +73,22 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	return p, nil
 }
 
-// doubts are the notices about containers with labels that their images have too.
-func doubts(workloads []compiler.Workload, unlabelled []compiler.Unlabelled) []condition.Condition {
+// doubts are the notices about containers with labels that their images have too: those that count as a person's
+// labels, and before them all that the policies name.
+func doubts(policies []compiler.Policy, workloads []compiler.Workload, unlabelled []compiler.Unlabelled) []condition.Condition {
 	var list []condition.Condition
+	named := compiler.NamedKeys(policies)
 	add := func(name string, facts, doubtful compiler.Labels) {
-		var labels []string
+		var labels, others []string
 		for _, key := range slices.Sorted(maps.Keys(doubtful)) {
-			if compiler.IsUserLabel(key) {
-				labels = append(labels, key+"="+doubtful[key])
+			switch label := key + "=" + doubtful[key]; {
+			case named[key]:
+				labels = append(labels, cut(label))
+			case compiler.IsUserLabel(key):
+				others = append(others, cut(label))
 			}
 		}
-		if labels == nil {
+		if labels = append(labels, others...); labels == nil {
 			return
 		}
 		if more := len(labels) - doubtsShown; more > 0 {
@@ -102,7 +107,19 @@ func doubts(workloads []compiler.Workload, unlabelled []compiler.Unlabelled) []c
 	return list
 }
 
-const doubtsShown = 3 // labels of one container
+const (
+	doubtsShown  = 3   // labels of one container
+	doubtsLength = 130 // bytes of a label: the longest key and value of a person fit
+)
+
+// cut shortens what an image's author may have made long, and leaves out the value that nobody can name.
+func cut(label string) string {
+	label = strings.ReplaceAll(label, compiler.UnusableValue, "…")
+	if len(label) > doubtsLength {
+		label = strings.ToValidUTF8(label[:doubtsLength], "") + "…"
+	}
+	return label
+}
 
 // unresolved returns the enforced workloads whose Workload document stands unchanged
 // and whose cgroup lives, but which the scan did not find: a user's name can not be
@@ -273,15 +290,8 @@ func sameIdentity(a, b compiler.Workload) bool {
 // commit changes the table as planned. If it fails, the table is as before, and
 // the plan is forgotten.
 func (e *enforcer) commit(p plan) error {
-	if _, err := e.heed(); err != nil { // it may have been disarmed since it was planned
-		return fmt.Errorf("%w. What was loaded before stays and enforces", err)
-	}
-	if !e.disarmed.IsZero() {
-		if err := e.unload(); err != nil {
-			return err
-		}
-		e.adoptPlan(p)
-		return nil
+	if e.heed(); !e.disarmed.IsZero() { // since it was planned
+		return e.withhold(p)
 	}
 	if !p.change.Empty() {
 		if err := e.sweep(p.epoch); err != nil {
@@ -291,7 +301,11 @@ func (e *enforcer) commit(p plan) error {
 			return fmt.Errorf("loading the table: %w. What was loaded before stays and enforces", err)
 		}
 	}
-	e.loaded, e.unknownEpoch, e.epoch = &p.result.Table, false, p.epoch
+	e.loaded = &p.result.Table
+	if e.heed(); !e.disarmed.IsZero() { // just now: "thole cleanup" found no table yet
+		return e.withhold(p)
+	}
+	e.unknownEpoch, e.epoch = false, p.epoch
 	e.settled, e.disbelieved = true, false
 	e.adoptPlan(p)
 	if p.change.Empty() {
@@ -299,6 +313,15 @@ func (e *enforcer) commit(p plan) error {
 	}
 	e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps), "workloads", len(p.running), "ended", len(p.ended))
 	e.remember()
+	return nil
+}
+
+// withhold loads nothing, because Thole is disarmed. Requests are answered by the plan all the same.
+func (e *enforcer) withhold(p plan) error {
+	if err := e.unload(); err != nil {
+		return err
+	}
+	e.adoptPlan(p)
 	return nil
 }
 

@@ -113,3 +113,17 @@ func TestStoredSets(t *testing.T) {
 		}
 	}
 }
+
+// The built-in default stays what it is when the policies are read again.
+func TestReloadOfDefault(t *testing.T) {
+	b := newBench(t)
+	if _, err := b.client.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.status(); !s.BuiltIn || s.Source != SourceDefault {
+		t.Errorf("after a reload: %+v", s)
+	}
+	if _, err := b.client.Apply(t.Context(), ApplyRequest{Files: []File{{Name: "g.yaml", Data: aGrant}}}); err != nil {
+		t.Errorf("a grant beside the default: %v", err)
+	}
+}

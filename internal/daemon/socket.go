@@ -21,8 +21,8 @@ type lock struct{ file *os.File }
 // errLocked says that another process holds the lock.
 var errLocked = errors.New("another daemon runs")
 
-// takeLock takes the lock beside the socket.
-func takeLock(socket string) (*lock, error) {
+// takeLock takes the lock beside the socket, and notes there which state directory belongs to it.
+func takeLock(socket, state string) (*lock, error) {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		return nil, fmt.Errorf("making the socket's directory: %v: are you root?", err)
 	}
@@ -37,7 +37,28 @@ func takeLock(socket string) (*lock, error) {
 		}
 		return nil, fmt.Errorf("locking %s: %v", f.Name(), err)
 	}
+	if absolute, err := filepath.Abs(state); err == nil {
+		err = errors.Join(f.Truncate(0), writeAt(f, absolute))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("writing %s: %v", f.Name(), err), f.Close())
+		}
+	}
 	return &lock{file: f}, nil
+}
+
+func writeAt(f *os.File, text string) error {
+	_, err := f.WriteAt([]byte(text), 0)
+	return err
+}
+
+// StateOf returns the state directory of the last daemon that had this socket since the machine was started, "" if there
+// was none.
+func StateOf(socket string) string {
+	data, err := os.ReadFile(socket + ".lock")
+	if err != nil || !filepath.IsAbs(string(data)) {
+		return ""
+	}
+	return string(data)
 }
 
 // release gives the lock up. The file stays: removing it could take away the lock

@@ -110,6 +110,9 @@ func (s *stateDir) savePolicies(set policySet) error {
 	if set.builtIn { // a program that does not know of BuiltIn enforces it too
 		files = append([]compiler.File{defaultFile()}, files...)
 	}
+	if len(files) == 0 { // a program before AllowEmpty takes no files for a mistake
+		files = []compiler.File{{Name: "empty.yaml", Data: []byte("# --allow-empty\n")}}
+	}
 	for _, f := range files {
 		stored.Files = append(stored.Files, File{Name: f.Name, Data: string(f.Data)})
 	}
@@ -122,7 +125,7 @@ func (s *stateDir) policies() (set policySet, ok bool, err error) {
 	if ok, err := s.readJSON(policiesFile, &stored); !ok {
 		return policySet{}, false, err
 	}
-	if len(stored.Files) == 0 && !stored.AllowEmpty {
+	if len(stored.Files) == 0 {
 		return policySet{}, false, fmt.Errorf("%s holds no policy file: it can be removed", filepath.Join(s.dir, policiesFile))
 	}
 	if stored.BuiltIn {

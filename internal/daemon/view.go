@@ -24,6 +24,8 @@ type view struct {
 	policies []compiler.Policy
 	grants   []compiler.LabelGrant
 
+	identity *identity // this node's, in a fleet; nil: not known
+
 	remotes map[string]uint32 // in a fleet: classes by remoteKey
 	locals  sync.Map          // datapath.Workload by cgroup, of those that were asked for
 }
@@ -71,6 +73,7 @@ func (e *enforcer) newView() *view {
 		result:   e.result,
 		policies: e.set.docs.Policies,
 		grants:   e.set.docs.Grants,
+		identity: e.identity,
 	}
 }
 

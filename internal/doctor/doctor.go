@@ -51,6 +51,8 @@ type Machine struct {
 	Daemon daemonClient
 	Docker string // the address of the engine, as the daemon's flag --docker has it
 
+	Disarmed bool // a file in the state directory says so, whether a daemon runs or not
+
 	// ProbeCommand starts this program again so that it calls Probe and writes what
 	// that returns to its standard output, as JSON.
 	ProbeCommand func(context.Context) *exec.Cmd
@@ -68,6 +70,7 @@ func Examine(ctx context.Context, m Machine) []Finding {
 		socketListing(),
 		foreignRules(ctx, m.Table),
 		[]Finding{bridges(), nftProgram(), engine(ctx, m.Docker)},
+		disarmed(m.Disarmed),
 		enforcement(ctx, m.Daemon, m.Table),
 	)
 }

@@ -59,6 +59,15 @@ func compareOnce(ctx context.Context, client daemonClient, name string) []Findin
 	return append(findings, tableState(loaded, status.Enforcing, workloads))
 }
 
+// disarmed says that "thole cleanup" was here.
+func disarmed(is bool) []Finding {
+	if !is {
+		return nil
+	}
+	f := Finding{Check: "armed"}
+	return []Finding{f.missing("disarmed by thole cleanup", "nothing is enforced, also not by a daemon that starts", "thole arm")}
+}
+
 func daemonState(s daemon.Status, err error) Finding {
 	f := Finding{Check: "daemon", Status: OK, Found: fmt.Sprintf("process %d", s.PID)}
 	switch {

@@ -96,7 +96,7 @@ func TestPodmanContainersComeAndGo(t *testing.T) {
 
 // Containers of Docker are judged, however they start, restart and end meanwhile.
 func TestDockerContainersAreNeverNotJudged(t *testing.T) {
-	containers := max(4, *starts)
+	containers := max(4, *starts/2)
 	m, e := newDockerMachine(t)
 	image := e.Image("box", nil)
 	e.Docker("network", "create", "shop")

@@ -72,7 +72,7 @@ const (
 // chains returns all chains. docs/ARCHITECTURE.md draws them.
 func (l *layout) chains() []nft.Chain {
 	list := []nft.Chain{
-		l.output(), l.outputReply(), l.outputAgain(), answerNobody(), l.answer(), l.outputUnasked(), outputPair(), outputFree(), l.senderNobody(), l.unlabelledOut(), l.sent(), l.leave(),
+		l.output(), l.outputReply(), l.replySYN("output_reply_syn"), l.replySYN("input_reply_syn"), {Name: "reply_syn_nobody", Rules: []nft.Rule{rule(accept)}}, l.outputAgain(), answerNobody(), l.answer(), l.outputUnasked(), outputPair(), outputFree(), l.senderNobody(), l.unlabelledOut(), l.sent(), l.leave(),
 		l.input(), l.inputReply(), l.replyNobody(), l.inputAgain(), l.leaveAgain(), l.inputTCP(), l.inputUDP(), l.inputOther(), l.listenerNobody(), l.unlabelledIn(),
 		l.decide(), l.stranger(), l.ask(), l.askNobody(), l.port(), answerPort(),
 		l.settle("settle", l.epoch), l.settle("settle_out", l.epoch|markOut), l.refuse(), l.refuseOut(), l.discard(),
@@ -119,12 +119,29 @@ func (l *layout) output() nft.Chain {
 // sides allow everything it may (a SYN that met a time-wait socket is not settled
 // either).
 func (l *layout) outputUnasked() nft.Chain {
-	return nft.Chain{Name: "output_unasked", Comment: "what was asked reached no workload that was found: who answers?", Rules: l.whose(func(depth uint8) []nft.Rule {
+	reset := because("nobody listens: it carries nothing, and the client need not wait", is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), accept)
+	return nft.Chain{Name: "output_unasked", Comment: "what was asked reached no workload that was found: who answers?", Rules: append([]nft.Rule{reset}, l.whose(func(depth uint8) []nft.Rule {
 		return []nft.Rule{
 			rule(reachesItself(depth), accept),
 			rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("output_pair")),
 		}
-	}, "output_free")}
+	}, "output_free")...)}
+}
+
+// replySYN sees a SYN that conntrack takes for an answer, because a SYN left from the other port before. It answers
+// nothing, it opens a connection: a process that sent from a port before its present owner listened there could so be
+// called past the policies. Only what is unlabelled may.
+func (l *layout) replySYN(name string) nft.Chain {
+	workload := func(depth uint8) []nft.Rule {
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("discard"))}
+	}
+	involved := because("a workload sent from the other port", maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), goTo("discard"))
+	return nft.Chain{Name: name, Comment: "a SYN is no answer", Rules: append([]nft.Rule{involved}, l.whose(workload, "reply_syn_nobody")...)}
+}
+
+// isSYN holds for what opens a connection of TCP.
+func isSYN(verdict nft.Verdict) nft.Rule {
+	return rule(is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.TCPFlags, tcpOpening, nft.TCPSyn), verdict)
 }
 
 func outputPair() nft.Chain {
@@ -177,7 +194,7 @@ func (l *layout) sent() nft.Chain {
 }
 
 func (l *layout) outputReply() nft.Chain {
-	c := nft.Chain{Name: "output_reply", Comment: "answers belong to their connection"}
+	c := nft.Chain{Name: "output_reply", Comment: "answers belong to their connection", Rules: []nft.Rule{isSYN(goTo("output_reply_syn"))}}
 	if l.fleet != nil {
 		c.Rules = append(c.Rules,
 			because("it was in the queue when the proof came", is(nft.MetaMark, Unproven), is(nft.MetaL4Proto, nft.ProtoTCP),
@@ -305,6 +322,7 @@ func (l *layout) inputTCP() nft.Chain {
 // inputReply lets an answer of UDP through only to a socket of the class that asked.
 func (l *layout) inputReply() nft.Chain {
 	c := nft.Chain{Name: "input_reply", Comment: "an answer is for the class that asked, not for who has its UDP port now", Rules: []nft.Rule{
+		isSYN(goTo("input_reply_syn")),
 		rule(is(nft.MetaL4Proto, nft.ProtoTCP), accept),
 		rule(anyOf(nft.CtState, nft.StateRelated), accept),
 		rule(isNot(nft.MetaL4Proto, nft.ProtoUDP), goTo("input_again")),

@@ -493,3 +493,64 @@ spec:
   - {to: [{workloads: {matchLabels: {app: web}}}]}
   - {to: [{unlabelled: true}], ports: ["5300/udp"]}
 `
+
+// A SYN leaves from the victim's port before the victim listens there, and nobody answers it. A SYN that comes back is
+// an answer to conntrack: it reached the victim, with up to 30,000 bytes behind it.
+func TestSYNThatConntrackCallsAnAnswer(t *testing.T) {
+	for _, c := range []struct{ name, loopback, from string }{
+		{"IPv4", "127.0.0.1", "free"}, {"IPv6", "[::1]", "free"}, {"a labelled one", "127.0.0.1", "web"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t, sameLabels)
+			attacker := map[string]*agent{"free": s.free, "web": s.web}[c.from]
+			reuse := [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
+			victim, mine := c.loopback+":80", c.loopback+":7000"
+
+			// A listener that does not answer: its queue is full.
+			deaf := attacker.socket(mine, unix.SOCK_STREAM, reuse)
+			deaf.bind(mine)
+			deaf.listen()
+			var fill []*sock
+			for range 20 { // more than its queue holds
+				f := attacker.socket(mine, unix.SOCK_STREAM)
+				f.do(call{Op: "connect", FD: f.fd, To: mine})
+				fill = append(fill, f)
+			}
+			s.Barrier()
+			first := attacker.tcp(victim, reuse)
+			first.do(call{Op: "connect", FD: first.fd, To: mine})
+			s.Barrier()
+			for _, f := range append(fill, first, deaf) {
+				f.abort()
+			}
+			s.Barrier()
+			l := s.db.listen(victim, reuse)
+			denied(t, "from another port", reaches(attacker, "", victim, l))
+			denied(t, "by a SYN that comes back", reaches(attacker, mine, victim, l))
+			same := newAgent(t, s.Host, s.label("thole.slice/db2", compiler.Labels{"app": "db"}))
+			s.enforce(sameLabels)
+			allowed(t, "the same labels", reaches(same, "", victim, l))
+		})
+	}
+}
+
+// A workload that calls a closed port of this node is refused at once, whatever its policies say. The kernel's reset was
+// taken for an answer that nobody was asked for, and the client waited.
+func TestClosedPortRefusesAtOnce(t *testing.T) {
+	for _, yaml := range []string{sameLabels, denyAll, portOnly} {
+		s := newScene(t, yaml)
+		for _, to := range []string{"127.0.0.1:81", "[::1]:81", ours + ":81", "[" + ours6 + "]:81"} {
+			from := "0.0.0.0:0"
+			if to[0] == '[' {
+				from = "[::]:0"
+			}
+			for name, a := range map[string]*agent{"web": s.web, "free": s.free} {
+				c := a.tcp(from)
+				if errno := c.connect(to); errno != unix.ECONNREFUSED {
+					t.Errorf("%s → %s: %v, want it refused", name, to, errno)
+				}
+				c.abort()
+			}
+		}
+	}
+}

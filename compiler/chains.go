@@ -347,7 +347,9 @@ func (l *layout) replyNobody() nft.Chain {
 // older epoch, for a workload that may never send again. What comes over lo OUTPUT has
 // decided.
 func (l *layout) inputAgain() nft.Chain {
+	forged := append([]nft.Statement{is(nft.MetaL4Proto, nft.ProtoUDP), isNot(nft.MetaIif, nft.IfindexLo)}, ownSource...)
 	return nft.Chain{Name: "input_again", Rules: []nft.Rule{
+		because("this node's own address, from outside", append(forged, goTo("discard"))...),
 		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
 		rule(masked(nft.CtMark, markClass, 0), accept),
 		rule(is(nft.MetaIif, nft.IfindexLo), accept),
@@ -439,7 +441,9 @@ func (l *layout) decide() nft.Chain {
 // stranger gives who comes from elsewhere than lo a class: containers with a network
 // of their own by their address on their bridge, all else by its address.
 func (l *layout) stranger() nft.Chain {
-	c := nft.Chain{Name: "stranger", Comment: "the class of who comes from elsewhere than lo"}
+	c := nft.Chain{Name: "stranger", Comment: "the class of who comes from elsewhere than lo", Rules: []nft.Rule{
+		because("this node's own address, from outside", append(slices.Clone(ownSource), goTo("discard"))...),
+	}}
 	if l.fleet != nil {
 		proven := masked(nft.CtMark, remoteMask|markOut, remoteClass)
 		c.Rules = append(c.Rules,
@@ -647,6 +651,9 @@ var (
 
 	v4 = is(nft.MetaNFProto, nft.NFProtoIPv4)
 	v6 = is(nft.MetaNFProto, nft.NFProtoIPv6)
+
+	// ownSource holds where the source is an address of this node. IPv4 has its check for martians; IPv6 has none.
+	ownSource = []nft.Statement{v6, is(nft.FibSaddrType, nft.RTNLocal)}
 
 	linkLocal = netip.MustParsePrefix("fe80::/10")
 

@@ -130,6 +130,8 @@ func (f Field) shape() shape {
 		return shape{"icmpv6 type", 1, false, decimal}
 	case FibDaddrType:
 		return shape{"fib daddr type", 4, true, routeType}
+	case FibSaddrType:
+		return shape{"fib saddr type", 4, true, routeType}
 	default:
 		return shape{name: "invalid"}
 	}

@@ -27,16 +27,17 @@ type Packet struct {
 	Conntrack *Conntrack // nil: none
 	Socket    *Socket    // nil: none. OUTPUT: of the sender; INPUT: of the listener
 
-	Iif, Oif  uint32 // interface indexes; 0: none
-	IifName   string
-	OifName   string
-	L4Proto   uint8
-	From, To  netip.Addr
-	FromPort  uint16 // of TCP, UDP, SCTP
-	Port      uint16 // destination
-	TCPFlags  uint8
-	ICMPType  uint8
-	RouteType uint32 // RTN*: what the routing tables say of To
+	Iif, Oif   uint32 // interface indexes; 0: none
+	IifName    string
+	OifName    string
+	L4Proto    uint8
+	From, To   netip.Addr
+	FromPort   uint16 // of TCP, UDP, SCTP
+	Port       uint16 // destination
+	TCPFlags   uint8
+	ICMPType   uint8
+	RouteType  uint32 // RTN*: what the routing tables say of To
+	SourceType uint32 // RTN*: what they say of From
 
 	Mark, Priority uint32
 }
@@ -327,6 +328,8 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return uint32(p.ICMPType), p.L4Proto == ProtoICMPv6
 	case FibDaddrType:
 		return p.RouteType, true
+	case FibSaddrType:
+		return p.SourceType, true
 	}
 	panic(fmt.Sprintf("ruleset: no simulation of field %d", e.Field))
 }

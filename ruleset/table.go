@@ -161,6 +161,7 @@ const (
 	ICMPv6TypeOf                  // icmpv6 type
 	ARPSaddrIP                    // arp saddr ip: of an ARP packet, who says where it is
 	FibDaddrType                  // fib daddr type: linux/rtnetlink.h, RTN_*
+	FibSaddrType                  // fib saddr type: likewise
 )
 
 // Values of fields.
@@ -202,7 +203,7 @@ const (
 	TCPRst = 0x04
 	TCPAck = 0x10
 
-	// fib daddr type (linux/rtnetlink.h).
+	// fib daddr type, fib saddr type (linux/rtnetlink.h).
 	RTNLocal     = 2
 	RTNBroadcast = 3
 	RTNMulticast = 5

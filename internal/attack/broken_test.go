@@ -90,20 +90,6 @@ func TestReusePortSelectorByChanceTCP(t *testing.T) {
 	}
 }
 
-// A machine outside sends with this node's own IPv6 address, as the answer to a
-// flow between two workloads. (IPv4 has its check for martians.)
-func TestAnswerFromOutsideWithOwnAddress(t *testing.T) {
-	b := knownBroken(t, "10")
-	s := newScene(t, sameLabels)
-	server, client := s.web.udp("["+ours6+"]:5000"), s.web2.udp("["+ours6+"]:5001")
-	client.sendTo("["+ours6+"]:5000", "question")
-	allowed(t, "the question", server.got() == "question")
-	stranger := s.stranger()
-	// A frame to the node's own hardware address.
-	stranger.injectTo("veth0", s.Shell("cat /sys/class/net/veth0/address"), udp6("["+ours6+"]:5000", "["+ours6+"]:5001", "forged"))
-	denied(b, "an answer that came from outside", client.got() == "forged")
-}
-
 const portOnly = `apiVersion: thole/v1
 kind: Policy
 metadata: {name: db}

@@ -554,3 +554,30 @@ func TestClosedPortRefusesAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// A machine outside sends with this node's own IPv6 address: as the answer to a flow between two workloads, and as a
+// request. (IPv4 has its check for martians.)
+func TestOwnAddressFromOutside(t *testing.T) {
+	s := newScene(t, anybody)
+	server, client := s.web.udp("["+ours6+"]:5000"), s.web2.udp("["+ours6+"]:5001")
+	client.sendTo("["+ours6+"]:5000", "question")
+	allowed(t, "the question", server.got() == "question")
+	stranger := s.stranger()
+	// Frames to the node's own hardware address.
+	mac := s.Shell("cat /sys/class/net/veth0/address")
+	stranger.injectTo("veth0", mac, udp6("["+ours6+"]:5000", "["+ours6+"]:5001", "forged"))
+	denied(t, "an answer that came from outside", client.got() == "forged")
+	stranger.injectTo("veth0", mac, udp6("["+ours6+"]:6000", "["+ours6+"]:5000", "forged"))
+	denied(t, "a request that came from outside", server.got() == "forged")
+	stranger.injectTo("veth0", mac, udp6("["+theirs6+"]:6000", "["+ours6+"]:5000", "theirs"))
+	allowed(t, "a request with an address of its own", server.got() == "theirs")
+	server.sendTo("["+ours6+"]:5001", "answer")
+	allowed(t, "the real answer", client.got() == "answer")
+}
+
+// anybody admits all to everybody, and isolates.
+const anybody = `apiVersion: thole/v1
+kind: Policy
+metadata: {name: anybody}
+spec: {selector: {}, ingress: [{from: [{any: true}]}]}
+`

@@ -80,7 +80,10 @@ func basicFeatures() []feature {
 		found:   "kinds of addresses",
 		follows: nothingEnforced,
 		needs:   "CONFIG_NFT_FIB_INET",
-		rules:   rules(nft.Match{Left: nft.Expr{Field: nft.FibDaddrType}, Value: nft.RTNMulticast}),
+		rules: rules(
+			nft.Match{Left: nft.Expr{Field: nft.FibDaddrType}, Value: nft.RTNMulticast},
+			nft.Match{Left: nft.Expr{Field: nft.FibSaddrType}, Value: nft.RTNLocal},
+		),
 	}}
 }
 

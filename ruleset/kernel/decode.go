@@ -246,10 +246,18 @@ func (d *decoder) socket(a attrMap) error {
 }
 
 func (d *decoder) fib(a attrMap) error {
-	if a.u32(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE || a.u32(unix.NFTA_FIB_FLAGS) != unix.NFTA_FIB_F_DADDR {
+	if a.u32(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE {
 		return errUnknown
 	}
-	return d.load(a.u32(unix.NFTA_FIB_DREG), ruleset.Expr{Field: ruleset.FibDaddrType})
+	field := ruleset.FibDaddrType
+	switch a.u32(unix.NFTA_FIB_FLAGS) {
+	case unix.NFTA_FIB_F_DADDR:
+	case unix.NFTA_FIB_F_SADDR:
+		field = ruleset.FibSaddrType
+	default:
+		return errUnknown
+	}
+	return d.load(a.u32(unix.NFTA_FIB_DREG), ruleset.Expr{Field: field})
 }
 
 // payload reads a header. Which one it is depends on what was matched before.

@@ -122,6 +122,8 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 		return &expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: f.Level, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, DestRegister: reg}, nil
 	case ruleset.FibDaddrType:
 		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true}, nil
+	case ruleset.FibSaddrType:
+		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagSADDR: true}, nil
 	}
 	for _, h := range headerFields {
 		if h.field == f.Field {

@@ -290,6 +290,7 @@ func comparisons() []ruleset.Rule {
 		is(ruleset.ICMPTypeOf, 8), between(ruleset.ICMPTypeOf, ruleset.Span(9, 10)), op(ruleset.ICMPv6TypeOf, ruleset.AtLeast, 128),
 		is(ruleset.FibDaddrType, ruleset.RTNLocal), is(ruleset.FibDaddrType, ruleset.RTNBroadcast),
 		op(ruleset.FibDaddrType, ruleset.NotEqual, ruleset.RTNMulticast), is(ruleset.FibDaddrType, 7),
+		is(ruleset.FibSaddrType, ruleset.RTNLocal), op(ruleset.FibSaddrType, ruleset.NotEqual, ruleset.RTNLocal),
 	} {
 		out = append(out, ruleset.Rule{Statements: stmts{m, accept}})
 	}

@@ -352,7 +352,7 @@ var matchable = []ruleset.Field{
 	ruleset.CtDirection, ruleset.CtState, ruleset.CtStatus, ruleset.CtMark, ruleset.MetaMark, ruleset.MetaPriority,
 	ruleset.MetaL4Proto, ruleset.MetaNFProto, ruleset.MetaIif, ruleset.MetaOif, ruleset.SocketMark, ruleset.SkUID,
 	ruleset.THSport, ruleset.THDport, ruleset.TCPFlags, ruleset.TCPToken, ruleset.IPSaddr, ruleset.IPDaddr, ruleset.IP6Saddr, ruleset.IP6Daddr,
-	ruleset.ICMPTypeOf, ruleset.ICMPv6TypeOf, ruleset.FibDaddrType,
+	ruleset.ICMPTypeOf, ruleset.ICMPv6TypeOf, ruleset.FibDaddrType, ruleset.FibSaddrType,
 }
 
 // match compares a field in a way that it has.
@@ -388,7 +388,7 @@ func (g *generator) match() ruleset.Match {
 		m.Op = ruleset.InRange
 		v := g.value(ruleset.ICMPType, true)
 		m.From, m.To = v.From, v.To
-	case ruleset.FibDaddrType:
+	case ruleset.FibDaddrType, ruleset.FibSaddrType:
 		m.Value %= 12
 	}
 	return m

@@ -15,7 +15,7 @@ import (
 	"thole/internal/nstest"
 )
 
-// What the engines answer, as far as it matters here.
+// The parts of the engines' answers that matter here.
 const (
 	dockerVersion = `{"Platform":{"Name":"Docker Engine - Community"},"Components":[
 		{"Name":"Engine","Version":"28.1.1"},{"Name":"containerd","Version":"1.7.27"}],
@@ -145,7 +145,7 @@ func TestRunningStates(t *testing.T) {
 	}
 }
 
-// What an engine in front of which something hangs costs is bounded by the context.
+// The context bounds how long an engine that hangs is waited for.
 func TestAskEngineThatHangs(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "docker.sock")
 	listener, err := net.Listen("unix", socket) // nobody accepts

@@ -200,7 +200,7 @@ func TestUnknownNetworkMode(t *testing.T) {
 	tr.until("the same problems after another listing", nil, want)
 }
 
-// What a list does not tell of a container's network stays as the inspection had it.
+// A network mode that a list does not contain stays as the inspection had it.
 func TestListWithoutNetworkMode(t *testing.T) {
 	before := newRecord(container{id: idOf("a"), network: "host", details: &details{}})
 	r := newRecord(container{id: idOf("a")})

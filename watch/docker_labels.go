@@ -22,7 +22,7 @@ type record struct {
 	labels   compiler.Labels // a person's; none: it is unlabelled, unless a doubtful one makes it a workload
 	facts    compiler.Labels
 	doubtful compiler.Labels // that its image has too, with the same value
-	refused  string          // why its labels can not be taken: it is closed
+	refused  string          // why its labels cannot be used: it is closed
 	whole    bool            // it was inspected, not only listed
 	// By the id of the network: when another list has others, it is inspected anew.
 	endpoints map[string]string

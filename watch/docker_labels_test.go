@@ -81,7 +81,7 @@ func TestUnusableValueOfImage(t *testing.T) {
 	}
 }
 
-// What a document gives labels to keeps its image's when the daemon starts again while Docker is away.
+// A container that a document gives labels keeps its image's labels when the daemon restarts while Docker is away.
 func TestRecallOfBoundContainer(t *testing.T) {
 	d := NewDocker(Root{}, DockerHost{})
 	id := idOf("a")

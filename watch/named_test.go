@@ -123,7 +123,7 @@ func TestNamedFilesModes(t *testing.T) {
 	}
 }
 
-// What happens to other files, and what reading does, is no change.
+// Changes of other files, and reading, are no change.
 func TestNamedFilesEventsThatMatter(t *testing.T) {
 	dir := t.TempDir()
 	pki := dir + "/pki"

@@ -71,7 +71,7 @@ func TestDoubtfulLabels(t *testing.T) {
 		{"rules of another policy admit to it", set(ingress("p", has("tier", "web"), allow()), ingress("q", has("app", "shop"), allow(compiler.Rule{}))), to(shop), allowed},
 		{"egress likewise", set(egress("p", has("tier", "web"), allow(compiler.Rule{}))), from(shop), denied},
 
-		// Who is a workload by doubtful labels alone.
+		// Containers that doubtful labels alone make workloads, or do not.
 		{"nobody by {}", set(ingress("p", everyone, allow())), tcp(Endpoint{}, end(only), 80), allowed},
 		{"nobody by NotIn", set(ingress("p", terms(term("tier", compiler.NotIn, "db")), allow())), tcp(Endpoint{}, end(only), 80), allowed},
 		{"nobody by an allow rule", set(isolated, ingress("p", has("app", "db"), allow(peersOnly(workloads(has("tier", "web")))))), from(only), denied},

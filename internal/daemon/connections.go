@@ -56,7 +56,7 @@ type place struct {
 	conn conn
 	uid  uint32
 
-	// What connections knows of it.
+	// The place in connections.
 	number  uint64     // grows from place to place
 	list    *list.List // silent or answered of the user; nil: the place was given up
 	element *list.Element

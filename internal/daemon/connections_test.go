@@ -207,7 +207,7 @@ func TestSilentConnectionsAreClosed(t *testing.T) {
 	})
 }
 
-// What is evicted is closed soon if it is little, and evenly if it is much.
+// A few evicted connections are closed soon, many are closed evenly over time.
 func TestLingering(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(t, productLimits)

@@ -46,7 +46,7 @@ func applyOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, erro
 	if err := parts.enforcer.adopt(); err != nil {
 		return ApplyResponse{}, err
 	}
-	e.set, _ = e.lastSet() // one that can not be read counts as one with policies
+	e.set, _ = e.lastSet() // a set that cannot be read counts as one with policies
 	return e.replace(SourceApplied, compilerFiles(req.Files), req.AllowEmpty)
 }
 

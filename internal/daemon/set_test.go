@@ -81,7 +81,7 @@ func TestSetAfter(t *testing.T) {
 	}
 }
 
-// What is stored comes back as it was; a program that does not know of the built-in default finds it as the first file.
+// A stored set is read back unchanged. An older program finds the built-in default as the first file.
 func TestStoredSets(t *testing.T) {
 	beside, err := parsed(t, SourceApplied, aGrant).after(defaultSet(), false)
 	if err != nil {

@@ -37,7 +37,7 @@ func TestEngineIsJudged(t *testing.T) {
 	}
 }
 
-// What is said of an address at which no engine answers depends on whether somebody gave it.
+// An address at which no engine answers is an error only if somebody gave it.
 func TestNoEngine(t *testing.T) {
 	for _, name := range []string{"DOCKER_HOST", "DOCKER_CONTEXT"} {
 		t.Setenv(name, "")

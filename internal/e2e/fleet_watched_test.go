@@ -256,7 +256,7 @@ func TestFleetWatchedSwaps(t *testing.T) {
 	has("link-2")
 }
 
-// What cannot be used leaves what was before in force, and is told; when it can be used, it is.
+// A file that cannot be used leaves the earlier one in force and is reported; once it can be used, it is in force.
 func TestFleetWatchedBadFiles(t *testing.T) {
 	program, err := tholeBinary()
 	must(t, err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,28 +38,27 @@ func takeLock(socket, state string) (*lock, error) {
 		}
 		return nil, fmt.Errorf("locking %s: %v", f.Name(), err)
 	}
-	if absolute, err := filepath.Abs(state); err == nil {
-		err = errors.Join(f.Truncate(0), writeAt(f, absolute))
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("writing %s: %v", f.Name(), err), f.Close())
-		}
-	}
+	note(f, state)
 	return &lock{file: f}, nil
 }
 
-func writeAt(f *os.File, text string) error {
-	_, err := f.WriteAt([]byte(text), 0)
-	return err
+// note writes the state directory into the lock's file. Nothing depends on it but what a command assumes without a
+// daemon, so a full disk does not keep the daemon from starting.
+func note(f *os.File, state string) {
+	if absolute, err := filepath.Abs(state); err == nil && f.Truncate(0) == nil {
+		_, _ = f.WriteAt([]byte(absolute+"\n"), 0) // half a line is not read
+	}
 }
 
 // StateOf returns the state directory of the last daemon that had this socket since the machine was started, "" if there
-// was none.
+// was none or it is not known.
 func StateOf(socket string) string {
 	data, err := os.ReadFile(socket + ".lock")
-	if err != nil || !filepath.IsAbs(string(data)) {
+	path, whole := strings.CutSuffix(string(data), "\n")
+	if err != nil || !whole || !filepath.IsAbs(path) {
 		return ""
 	}
-	return string(data)
+	return path
 }
 
 // release gives the lock up. The file stays: removing it could take away the lock

@@ -121,6 +121,24 @@ func TestCleanupWithoutDaemon(t *testing.T) {
 	})
 }
 
+// Without a daemon, cleanup and arm use the state directory that the last daemon had, and status says disarmed.
+func TestCleanupFindsTheStateDirectory(t *testing.T) {
+	m := newMachine(t)
+	must(t, m.daemon.Kill())
+	_ = m.daemon.Wait() // it was killed
+	if out := m.Shell(m.thole + " cleanup"); !strings.Contains(out, "/run/state") {
+		t.Errorf("cleanup says %q", out)
+	}
+	if code, out := m.exitStatus("", "status"); code != 1 || !strings.Contains(out, "disarmed") {
+		t.Errorf("status without a daemon: exit status %d: %s", code, out)
+	}
+	m.startDisarmed()
+	must(t, m.daemon.Kill())
+	_ = m.daemon.Wait() // it was killed
+	m.Shell(m.thole + " arm")
+	m.start()
+}
+
 // A full disk does not keep anybody from turning Thole off.
 func TestCleanupWithFullDisk(t *testing.T) {
 	m := bareMachine(t)

@@ -32,7 +32,7 @@ func findProcess(pid int) process {
 	}
 	// 16466 (sleep) S 16456 …: the name may contain anything but its last parenthesis.
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	const state, start = 3 - 3, 22 - 3 // counted from field 3 on
+	const state, start = 0, 19 // fields 3 and 22 of proc_pid_stat(5)
 	if len(fields) <= start || fields[state] == "Z" || fields[state] == "X" {
 		return process{}
 	}

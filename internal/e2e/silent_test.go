@@ -423,6 +423,7 @@ func TestDrippingRequests(t *testing.T) {
 		b := besiege(t, program)
 		for _, where := range []string{"header", "body"} {
 			t.Run(where, func(t *testing.T) {
+				t.Parallel() // both wait
 				conn, err := net.Dial("unix", fmt.Sprintf("/proc/%d/root%s", b.daemon.Pid, daemonSocket))
 				must(t, err)
 				defer conn.Close()

@@ -42,7 +42,7 @@ disarmed; 1 if not.`,
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.state = stateOf(cmd, o.state, o.socket)
-			notDisarmed := o.disarm(cmd.Context(), w)
+			removed, notDisarmed := o.disarm(cmd.Context(), w)
 			if notDisarmed != nil && !o.force {
 				return notDisarmed
 			}
@@ -50,6 +50,7 @@ disarmed; 1 if not.`,
 			if err != nil {
 				return asRoot(w, fmt.Errorf("cleaning up: %w", err))
 			}
+			result.Table = result.Table || removed
 			if err := writeCleanup(w.stdout, result); err != nil || notDisarmed != nil {
 				return errors.Join(err, notDisarmed)
 			}
@@ -62,31 +63,31 @@ disarmed; 1 if not.`,
 	return cmd
 }
 
-// disarm has the daemon load nothing any more, and the daemons that come.
-func (o cleanupOptions) disarm(ctx context.Context, w *world) error {
+// disarm has the daemon load nothing any more, and the daemons that come. It reports whether the daemon removed the table.
+func (o cleanupOptions) disarm(ctx context.Context, w *world) (removed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	answer, err := daemon.NewClient(o.socket).Disarm(ctx)
 	refusal, refused := errors.AsType[*daemon.Refusal](err)
 	switch {
 	case err == nil && answer.Stored:
-		return say(w.stdout, "the daemon (process %d) is disarmed and goes on running\n", answer.PID)
+		return answer.Table, say(w.stdout, "the daemon (process %d) is disarmed and goes on running\n", answer.PID)
 	case err == nil:
-		return fmt.Errorf("cleaning up: the daemon (process %d) is disarmed, but the next one will not be: %s", answer.PID, answer.Error)
+		return answer.Table, fmt.Errorf("cleaning up: the daemon (process %d) is disarmed, but the next one will not be: %s", answer.PID, answer.Error)
 	case refused && refusal.Code == http.StatusNotFound:
-		return try(errors.New("cleaning up: the daemon is of an older version, cannot be disarmed, and would load the table again"),
+		return false, try(errors.New("cleaning up: the daemon is of an older version, cannot be disarmed, and would load the table again"),
 			"systemctl stop thole && thole cleanup")
 	case refused:
-		return asRoot(w, fmt.Errorf("cleaning up: %w", err))
+		return false, asRoot(w, fmt.Errorf("cleaning up: %w", err))
 	case !errors.Is(err, daemon.ErrNoDaemon): // it hangs: it finds the file when it works again
 		if err := say(w.stderr, "thole: the daemon does not answer: %s\n", err.Error()); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := daemon.DisarmState(o.state); err != nil {
-		return asRoot(w, fmt.Errorf("cleaning up: %w", err))
+		return false, asRoot(w, fmt.Errorf("cleaning up: %w", err))
 	}
-	return say(w.stdout, "daemons whose state directory is %s are disarmed; for another one, use --state\n", o.state)
+	return false, say(w.stdout, "daemons whose state directory is %s are disarmed; for another one, use --state\n", o.state)
 }
 
 func writeCleanup(out io.Writer, r daemon.CleanupResult) error {

@@ -250,7 +250,7 @@ func TestDaemonTakesOverApply(t *testing.T) {
 	}
 
 	r := m.succeed("cleanup", "--socket", m.socket, "--state", m.state)
-	if !strings.Contains(r.stdout, "goes on running") || strings.Contains(m.NftList(), "table inet thole") {
+	if !strings.Contains(r.stdout, "goes on running") || !strings.Contains(r.stdout, "the table is removed") || strings.Contains(m.NftList(), "table inet thole") {
 		t.Errorf("cleanup beside a daemon: %q", r.stdout)
 	}
 	r = m.succeed("arm", "--socket", m.socket, "--state", m.state)

@@ -104,6 +104,7 @@ func (e *enforcer) unload() error {
 // A DisarmResponse says that the daemon loads no table any more.
 type DisarmResponse struct {
 	PID      int    `json:"pid"`
+	Table    bool   `json:"table"`              // there was one, which is removed now
 	Stored   bool   `json:"stored"`             // also the next daemon will not
 	Error    string `json:"error,omitempty"`    // why it could not be stored
 	StateDir string `json:"stateDir,omitempty"` // where it is stored
@@ -119,6 +120,7 @@ func (e *enforcer) Disarm(ctx context.Context) (answer DisarmResponse, err error
 			e.unstored, e.disarmed = true, e.now()
 			e.log.Error("disarmed, but not for the next daemon", "error", storeErr)
 		}
+		answer.Table = e.loaded != nil
 		e.heed()
 		err = e.unload()
 		e.attempt(e.reconcile) // for what is asked: nothing is loaded

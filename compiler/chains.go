@@ -194,13 +194,18 @@ func (l *layout) sent() nft.Chain {
 }
 
 func (l *layout) outputReply() nft.Chain {
-	c := nft.Chain{Name: "output_reply", Comment: "answers belong to their connection", Rules: []nft.Rule{isSYN(goTo("output_reply_syn"))}}
+	c := nft.Chain{Name: "output_reply", Comment: "answers belong to their connection"}
 	if l.fleet != nil {
-		c.Rules = append(c.Rules,
+		c.Rules = append(c.Rules, isSYN(goTo("output_reply_syn")),
 			because("it was in the queue when the proof came", is(nft.MetaMark, Unproven), is(nft.MetaL4Proto, nft.ProtoTCP),
 				masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck), masked(nft.CtMark, remoteMask|markPending|markOut, remoteClass), drop),
 			because("a handshake that another node began", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, markPending|markOut, markPending), l.queue()),
 			because("proven, and not decided yet", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, remoteMask|markPending|markOut|markEpoch|markDead, remoteClass), goTo("fleet_reply")))
+	}
+	c.Rules = append(c.Rules,
+		because("most of TCP", maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn), masked(nft.CtMark, markEpoch|markDead, l.epoch), accept))
+	if l.fleet == nil {
+		c.Rules = append(c.Rules, isSYN(goTo("output_reply_syn")))
 	}
 	c.Rules = append(c.Rules, []nft.Rule{
 		rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
@@ -322,8 +327,8 @@ func (l *layout) inputTCP() nft.Chain {
 // inputReply lets an answer of UDP through only to a socket of the class that asked.
 func (l *layout) inputReply() nft.Chain {
 	c := nft.Chain{Name: "input_reply", Comment: "an answer is for the class that asked, not for who has its UDP port now", Rules: []nft.Rule{
-		isSYN(goTo("input_reply_syn")),
-		rule(is(nft.MetaL4Proto, nft.ProtoTCP), accept),
+		because("TCP", maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn), accept),
+		rule(is(nft.MetaL4Proto, nft.ProtoTCP), goTo("input_reply_syn")),
 		rule(anyOf(nft.CtState, nft.StateRelated), accept),
 		rule(isNot(nft.MetaL4Proto, nft.ProtoUDP), goTo("input_again")),
 	}}

@@ -132,6 +132,12 @@ func (f Field) shape() shape {
 		return shape{"fib daddr type", 4, true, routeType}
 	case FibSaddrType:
 		return shape{"fib saddr type", 4, true, routeType}
+	case TCPSequence:
+		return shape{"tcp sequence", 4, false, decimal}
+	case SocketTransparent:
+		return shape{"socket transparent", 1, false, decimal}
+	case InnerByte:
+		return shape{"@ih,0,8", 1, false, decimal}
 	default:
 		return shape{name: "invalid"}
 	}
@@ -157,7 +163,7 @@ func (f Field) Needs() []Match {
 		return []Match{is(MetaNFProto, NFProtoIPv6), is(MetaProtocol, EtherIPv6)}
 	case ARPSaddrIP:
 		return []Match{is(MetaProtocol, EtherARP)}
-	case TCPFlags, TCPOption, TCPToken:
+	case TCPFlags, TCPOption, TCPToken, TCPSequence:
 		return []Match{is(MetaL4Proto, ProtoTCP)}
 	case ICMPTypeOf:
 		return []Match{is(MetaL4Proto, ProtoICMP)}

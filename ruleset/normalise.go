@@ -177,6 +177,8 @@ func needs(s Statement) [][]Match {
 		if s.With == TCPReset {
 			return [][]Match{TCPFlags.Needs()}
 		}
+	case Flip:
+		return [][]Match{TCPFlags.Needs()}
 	}
 	var out [][]Match
 	for _, f := range fields {
@@ -204,6 +206,12 @@ func normaliseStatement(s Statement) Statement {
 		s.Key = normaliseKey(s.Key)
 		return s
 	case SetBits:
+		s.And &^= s.Or
+		return s
+	case Copy:
+		if s.And == 0 {
+			s.And = s.Source.ones()
+		}
 		s.And &^= s.Or
 		return s
 	case Log:

@@ -35,6 +35,7 @@ type Packet struct {
 	FromPort   uint16 // of TCP, UDP, SCTP
 	Port       uint16 // destination
 	TCPFlags   uint8
+	Carries    bool // something behind the header of TCP or UDP
 	ICMPType   uint8
 	RouteType  uint32 // RTN*: what the routing tables say of To
 	SourceType uint32 // RTN*: what they say of From
@@ -150,8 +151,12 @@ func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
 			}
 		case Copy:
 			v, ok := Expr{Field: st.Source}.number(p)
-			if !ok || !p.set(st.Target, 0, v) {
+			if !ok || !p.set(st.Target, 0, v&st.And|st.Or) {
 				return Verdict{}
+			}
+		case Flip:
+			if st.Field == THSport {
+				p.FromPort ^= 0x8000
 			}
 		case Update, Notrack, Limit: // nothing asks, and packets come seldom
 		case Queue:
@@ -314,6 +319,8 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return p.Oif, true
 	case SocketMark, SkUID:
 		return 0, full
+	case SocketTransparent:
+		return 0, p.Socket != nil
 	case THSport:
 		return uint32(p.FromPort), true
 	case THDport:
@@ -330,6 +337,8 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return p.RouteType, true
 	case FibSaddrType:
 		return p.SourceType, true
+	case InnerByte:
+		return 0, p.Carries
 	}
 	panic(fmt.Sprintf("ruleset: no simulation of field %d", e.Field))
 }

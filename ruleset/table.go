@@ -132,36 +132,39 @@ type Field uint8
 // The fields, named as in nft(8). Those that read a header of one family or
 // protocol hold for no other packet; rules match the family or protocol first.
 const (
-	CtDirection  Field = iota + 1 // ct direction: 0 original, 1 reply
-	CtState                       // ct state: bits
-	CtMark                        // ct mark
-	CtStatus                      // ct status: bits
-	MetaMark                      // meta mark
-	MetaPriority                  // meta priority
-	MetaL4Proto                   // meta l4proto
-	MetaNFProto                   // meta nfproto: 2 ipv4, 10 ipv6; in family bridge 7
-	MetaProtocol                  // meta protocol: the frame's EtherType, behind VLAN tags
-	MetaIif                       // iif: an interface's index; lo is 1
-	MetaOif                       // oif
-	MetaIifName                   // iifname: an interface's name
-	MetaOifName                   // oifname
-	SocketCgroup                  // socket cgroupv2 level N: the id of the socket's ancestor at depth N
-	SocketMark                    // socket mark: no more than "there is a full socket" is asked of it
-	SkUID                         // meta skuid: "a full socket sent this"
-	THSport                       // th sport: of TCP, UDP, SCTP
-	THDport                       // th dport
-	TCPOption                     // tcp option Level: whether a TCP packet has it: 0, 1
-	TCPToken                      // @th,192,8: behind TCP's fixed header the fifth byte, where our option says which token it is
-	TCPFlags                      // tcp flags
-	IPSaddr                       // ip saddr
-	IPDaddr                       // ip daddr
-	IP6Saddr                      // ip6 saddr
-	IP6Daddr                      // ip6 daddr
-	ICMPTypeOf                    // icmp type
-	ICMPv6TypeOf                  // icmpv6 type
-	ARPSaddrIP                    // arp saddr ip: of an ARP packet, who says where it is
-	FibDaddrType                  // fib daddr type: linux/rtnetlink.h, RTN_*
-	FibSaddrType                  // fib saddr type: likewise
+	CtDirection       Field = iota + 1 // ct direction: 0 original, 1 reply
+	CtState                            // ct state: bits
+	CtMark                             // ct mark
+	CtStatus                           // ct status: bits
+	MetaMark                           // meta mark
+	MetaPriority                       // meta priority
+	MetaL4Proto                        // meta l4proto
+	MetaNFProto                        // meta nfproto: 2 ipv4, 10 ipv6; in family bridge 7
+	MetaProtocol                       // meta protocol: the frame's EtherType, behind VLAN tags
+	MetaIif                            // iif: an interface's index; lo is 1
+	MetaOif                            // oif
+	MetaIifName                        // iifname: an interface's name
+	MetaOifName                        // oifname
+	SocketCgroup                       // socket cgroupv2 level N: the id of the socket's ancestor at depth N
+	SocketMark                         // socket mark: no more than "there is a full socket" is asked of it
+	SkUID                              // meta skuid: "a full socket sent this"
+	THSport                            // th sport: of TCP, UDP, SCTP
+	THDport                            // th dport
+	TCPOption                          // tcp option Level: whether a TCP packet has it: 0, 1
+	TCPToken                           // @th,192,8: behind TCP's fixed header the fifth byte, where our option says which token it is
+	TCPFlags                           // tcp flags
+	IPSaddr                            // ip saddr
+	IPDaddr                            // ip daddr
+	IP6Saddr                           // ip6 saddr
+	IP6Daddr                           // ip6 daddr
+	ICMPTypeOf                         // icmp type
+	ICMPv6TypeOf                       // icmpv6 type
+	ARPSaddrIP                         // arp saddr ip: of an ARP packet, who says where it is
+	FibDaddrType                       // fib daddr type: linux/rtnetlink.h, RTN_*
+	FibSaddrType                       // fib saddr type: likewise
+	TCPSequence                        // tcp sequence: of Flip only
+	SocketTransparent                  // socket transparent: no more than "there is a socket, perhaps a request's" is asked of it
+	InnerByte                          // @ih,0,8: the first byte behind the header of TCP or UDP, for "it carries something" (linux 5.16)
 )
 
 // Values of fields.
@@ -209,11 +212,11 @@ const (
 	RTNMulticast = 5
 )
 
-// An Expr reads a field. A Mask other than 0 is applied to it (CtMark only).
+// An Expr reads a field. A Mask other than 0 is applied to it (CtMark and MetaMark only).
 type Expr struct {
 	Field Field
 	Level uint8  // SocketCgroup: 1 is directly below the root; TCPOption: its kind
-	Mask  uint32 // CtMark: 0 is no mask
+	Mask  uint32 // CtMark, MetaMark: 0 is no mask
 }
 
 // A Statement is one of the types below.
@@ -231,7 +234,7 @@ const (
 	Any                 // field & value != 0: CtState, CtStatus, TCPFlags
 	Masked              // field & Mask == Value: CtMark, TCPFlags
 	MaskedNot           // field & Mask != Value: CtMark, TCPFlags
-	InRange             // From <= field <= To: addresses and ICMP types
+	InRange             // From <= field <= To: addresses, ports, ICMP types, InnerByte
 )
 
 // Match continues with the rule if the comparison holds. A field that can not be
@@ -272,8 +275,15 @@ type SetBits struct {
 	And, Or uint32
 }
 
-// Copy sets Target to what Source holds, all of its bits.
-type Copy struct{ Target, Source Field } // CtMark, MetaMark
+// Copy sets Target to Source & And | Or. An And of 0 keeps all bits.
+type Copy struct {
+	Target, Source Field // CtMark, MetaMark
+	And, Or        uint32
+}
+
+// Flip changes the highest bit of a field in a packet of TCP, and its checksum; to do it
+// again is to change it back ("tcp sport set tcp sport ^ 0x8000").
+type Flip struct{ Field Field } // THSport, TCPSequence
 
 // Update adds the key to a set with a Timeout, or lets it last anew. If the set is full,
 // the rule ends. With a Limit it ends, too, where the key has come more often than that.
@@ -329,6 +339,7 @@ func (ByMap) statement()    {}
 func (SetByMap) statement() {}
 func (SetBits) statement()  {}
 func (Copy) statement()     {}
+func (Flip) statement()     {}
 func (Update) statement()   {}
 func (Limit) statement()    {}
 func (Queue) statement()    {}

@@ -311,7 +311,10 @@ func statementText(s Statement) string {
 	case SetBits:
 		return s.text()
 	case Copy:
-		return fmt.Sprintf("%s set %s", s.Target, s.Source)
+		return s.text()
+	case Flip:
+		name := s.name()
+		return fmt.Sprintf("%s set %s ^ 0x%x", name, name, s.Bit())
 	case Update:
 		if s.Limit != (Limit{}) {
 			return fmt.Sprintf("update @%s { %s %s }", s.Set, keyExprText(s.Key), s.Limit.text())
@@ -394,6 +397,29 @@ func (s SetBits) text() string {
 	default:
 		return fmt.Sprintf("%s set %s & 0x%08x | 0x%08x", s.Target, s.Target, s.And, s.Or)
 	}
+}
+
+// Bit is what s changes of the field's value.
+func (s Flip) Bit() uint32 { return 1 << (8*s.Field.Bytes() - 1) }
+
+// name is the field's in TCP.
+func (s Flip) name() string {
+	if s.Field == THSport {
+		return "tcp sport"
+	}
+	return s.Field.String()
+}
+
+// text writes an assignment with no more operations than it takes. s is normalised.
+func (s Copy) text() string {
+	text := fmt.Sprintf("%s set %s", s.Target, s.Source)
+	if s.And != s.Source.ones() {
+		text += fmt.Sprintf(" & 0x%08x", s.And)
+	}
+	if s.Or != 0 {
+		text += fmt.Sprintf(" | 0x%08x", s.Or)
+	}
+	return text
 }
 
 // text puts fields with a mask between parentheses: in an assignment, nft reads none

@@ -234,6 +234,8 @@ func (d *decoder) socket(a attrMap) error {
 	switch a.u32(expr.NFTA_SOCKET_KEY) {
 	case expr.NFT_SOCKET_MARK:
 		return d.load(reg, ruleset.Expr{Field: ruleset.SocketMark})
+	case expr.NFT_SOCKET_TRANSPARENT:
+		return d.load(reg, ruleset.Expr{Field: ruleset.SocketTransparent})
 	case expr.NFT_SOCKET_CGROUPV2:
 		level := a.u32(expr.NFTA_SOCKET_LEVEL)
 		if level > 255 {
@@ -263,7 +265,7 @@ func (d *decoder) fib(a attrMap) error {
 // payload reads a header. Which one it is depends on what was matched before.
 func (d *decoder) payload(a attrMap) error {
 	if a.has(unix.NFTA_PAYLOAD_SREG) {
-		return errUnknown
+		return d.flip(a)
 	}
 	for _, h := range headerFields {
 		if a.u32(unix.NFTA_PAYLOAD_BASE) == uint32(h.base) && a.u32(unix.NFTA_PAYLOAD_OFFSET) == h.offset &&
@@ -272,6 +274,28 @@ func (d *decoder) payload(a attrMap) error {
 		}
 	}
 	return errUnknown
+}
+
+// flip is the one kind of change of a packet that is ours (encodeFlip).
+func (d *decoder) flip(a attrMap) error {
+	o, err := d.takeField(a.u32(unix.NFTA_PAYLOAD_SREG))
+	if err != nil {
+		return err
+	}
+	flip := ruleset.Flip{Field: o.field.Field}
+	if flip.Field != ruleset.THSport && flip.Field != ruleset.TCPSequence || !o.masked || o.swapped {
+		return errUnknown
+	}
+	at := slices.IndexFunc(headerFields, func(h headerField) bool { return h.field == flip.Field })
+	ours := o.and == flip.Bit()<<1-1 && o.xor == flip.Bit() &&
+		a.u32(unix.NFTA_PAYLOAD_BASE) == uint32(headerFields[at].base) && a.u32(unix.NFTA_PAYLOAD_OFFSET) == headerFields[at].offset &&
+		a.u32(unix.NFTA_PAYLOAD_LEN) == uint32(flip.Field.Bytes()) && a.u32(unix.NFTA_PAYLOAD_CSUM_TYPE) == unix.NFT_PAYLOAD_CSUM_INET &&
+		a.u32(unix.NFTA_PAYLOAD_CSUM_OFFSET) == tcpChecksum && a.u32(unix.NFTA_PAYLOAD_CSUM_FLAGS) == 0 && d.mayRead(ruleset.TCPFlags)
+	if !ours {
+		return errUnknown
+	}
+	d.emit(flip)
+	return nil
 }
 
 // mayRead says that the rule matches what f needs.
@@ -499,10 +523,12 @@ func (d *decoder) store(target ruleset.Field, reg uint32) error {
 		d.emit(ruleset.SetBits{Target: target, Or: uint32(wordOf(o.constant, target.HostEndian()).Uint64())})
 	case o.swapped || o.and&o.xor != 0:
 		return errUnknown
-	case o.field.Field != target && o.field.Field.Bytes() == target.Bytes() && !o.masked && o.field.Field != 0:
-		d.emit(ruleset.Copy{Target: target, Source: o.field.Field})
-	case o.field.Field != target:
+	case o.field.Field != target && (o.field.Field.Bytes() != target.Bytes() || o.field.Field == 0):
 		return errUnknown
+	case o.field.Field != target && o.masked:
+		d.emit(ruleset.Copy{Target: target, Source: o.field.Field, And: o.and, Or: o.xor})
+	case o.field.Field != target:
+		d.emit(ruleset.Copy{Target: target, Source: o.field.Field, And: 1<<32 - 1})
 	case o.masked:
 		d.emit(ruleset.SetBits{Target: target, And: o.and, Or: o.xor})
 	default:

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -59,6 +60,8 @@ func (e *encoder) statement(s ruleset.Statement) ([]expr.Any, error) {
 		return encodeSetBits(s)
 	case ruleset.Copy:
 		return encodeCopy(s)
+	case ruleset.Flip:
+		return encodeFlip(s)
 	case ruleset.Update:
 		return e.update(s)
 	case ruleset.Limit:
@@ -118,6 +121,8 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 		return &expr.Socket{Key: expr.SocketKeyCgroupv2, Level: uint32(f.Level), Register: reg}, nil
 	case ruleset.SocketMark:
 		return &expr.Socket{Key: expr.SocketKeyMark, Register: reg}, nil
+	case ruleset.SocketTransparent:
+		return &expr.Socket{Key: expr.SocketKeyTransparent, Register: reg}, nil
 	case ruleset.TCPOption:
 		return &expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: f.Level, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, DestRegister: reg}, nil
 	case ruleset.FibDaddrType:
@@ -133,12 +138,15 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 	return nil, fmt.Errorf("unknown field %s", f.Field)
 }
 
-// headerFields is where fields are in a packet (nftables, src/proto.c).
-var headerFields = []struct {
+// A headerField is where a field is in a packet.
+type headerField struct {
 	field  ruleset.Field
 	base   expr.PayloadBase
 	offset uint32
-}{
+}
+
+// headerFields is where fields are in a packet (nftables, src/proto.c).
+var headerFields = []headerField{
 	{ruleset.IPSaddr, expr.PayloadBaseNetworkHeader, 12},
 	{ruleset.IPDaddr, expr.PayloadBaseNetworkHeader, 16},
 	{ruleset.IP6Saddr, expr.PayloadBaseNetworkHeader, 8},
@@ -150,7 +158,12 @@ var headerFields = []struct {
 	{ruleset.TCPFlags, expr.PayloadBaseTransportHeader, 13},
 	{ruleset.ICMPTypeOf, expr.PayloadBaseTransportHeader, 0},
 	{ruleset.ICMPv6TypeOf, expr.PayloadBaseTransportHeader, 0},
+	{ruleset.TCPSequence, expr.PayloadBaseTransportHeader, 4},
+	{ruleset.InnerByte, innerHeader, 0},
 }
+
+// innerHeader is NFT_PAYLOAD_INNER_HEADER (linux/netfilter/nf_tables.h).
+const innerHeader expr.PayloadBase = 3
 
 // appendWord appends w as n bytes, in the machine's byte order if host is true.
 func appendWord(b []byte, w ruleset.Word, n int, host bool) []byte {
@@ -310,7 +323,36 @@ func encodeCopy(s ruleset.Copy) ([]expr.Any, error) {
 		return nil, err
 	}
 	to, err := store(s.Target)
-	return []expr.Any{from, to}, err
+	if s.And == 1<<32-1 && s.Or == 0 {
+		return []expr.Any{from, to}, err
+	}
+	change := &expr.Bitwise{
+		SourceRegister: firstReg, DestRegister: firstReg, Len: 4,
+		Mask: inRegister(s.Source, s.And&^s.Or), Xor: inRegister(s.Source, s.Or),
+	}
+	return []expr.Any{from, change, to}, err
+}
+
+// tcpChecksum is where TCP has its checksum.
+const tcpChecksum = 16
+
+func encodeFlip(s ruleset.Flip) ([]expr.Any, error) {
+	from, err := load(ruleset.Expr{Field: s.Field}, firstReg)
+	field, ok := from.(*expr.Payload)
+	if err != nil || !ok {
+		return nil, fmt.Errorf("%s can not be changed", s.Field)
+	}
+	return []expr.Any{
+		field,
+		&expr.Bitwise{
+			SourceRegister: firstReg, DestRegister: firstReg, Len: field.Len,
+			Mask: bytes.Repeat([]byte{0xff}, s.Field.Bytes()), Xor: inRegister(s.Field, s.Bit()),
+		},
+		&expr.Payload{
+			OperationType: expr.PayloadWrite, SourceRegister: firstReg, Base: field.Base, Offset: field.Offset, Len: field.Len,
+			CsumType: expr.CsumTypeInet, CsumOffset: tcpChecksum,
+		},
+	}, nil
 }
 
 // update loads a key and adds it to a set.

@@ -22,7 +22,7 @@ var foreignRules = []struct{ rule, why string }{
 	{"ct original ip saddr 10.0.0.1 accept", "ct: not of this language"},
 	{"ct mark < 5 accept", "cmp: not of this language"},
 	{"ct mark <= 5 accept", "cmp: not of this language"},
-	{"meta mark set ct mark and 0xff accept", "meta: not of this language"},
+	{"meta mark set ct mark xor 0xff accept", "meta: not of this language"},
 	{"ct mark set ct mark ^ 1 accept", "ct: not of this language"},
 	{"ct mark set ct mark << 1 accept", "bitwise: a value of 0 bytes for ct mark"},
 	{"ct mark & 1 == 1 ct mark != @marks accept", "lookup: not of this language"},

@@ -290,6 +290,8 @@ func comparisons() []ruleset.Rule {
 		is(ruleset.ICMPTypeOf, 8), between(ruleset.ICMPTypeOf, ruleset.Span(9, 10)), op(ruleset.ICMPv6TypeOf, ruleset.AtLeast, 128),
 		is(ruleset.FibDaddrType, ruleset.RTNLocal), is(ruleset.FibDaddrType, ruleset.RTNBroadcast),
 		op(ruleset.FibDaddrType, ruleset.NotEqual, ruleset.RTNMulticast), is(ruleset.FibDaddrType, 7),
+		between(ruleset.SocketTransparent, ruleset.Span(0, 1)),
+		is(ruleset.InnerByte, 22), between(ruleset.InnerByte, ruleset.Span(0, 255)),
 		is(ruleset.FibSaddrType, ruleset.RTNLocal), op(ruleset.FibSaddrType, ruleset.NotEqual, ruleset.RTNLocal),
 	} {
 		out = append(out, ruleset.Rule{Statements: stmts{m, accept}})
@@ -313,6 +315,7 @@ func lookups() []ruleset.Rule {
 		ruleset.InSet{Key: []ruleset.Expr{f(ruleset.MetaOifName)}, Set: "bridges"},
 		ruleset.InSet{Key: []ruleset.Expr{f(ruleset.MetaPriority), f(ruleset.IP6Daddr)}, Set: "out6"},
 		ruleset.ByMap{Key: []ruleset.Expr{class}, Map: "empty"},
+		ruleset.ByMap{Key: []ruleset.Expr{masked(ruleset.MetaMark, 0xffff)}, Map: "empty"},
 		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.MetaMark), f(ruleset.MetaPriority)}, Map: "in"},
 		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.IPDaddr), f(ruleset.MetaL4Proto), f(ruleset.THDport)}, Map: "out4"},
 	} {
@@ -346,6 +349,10 @@ func assignments() []ruleset.Rule {
 		ruleset.SetBits{Target: ruleset.MetaPriority, Or: 0x10002},
 		ruleset.Copy{Target: ruleset.CtMark, Source: ruleset.MetaMark},
 		ruleset.Copy{Target: ruleset.MetaMark, Source: ruleset.CtMark},
+		ruleset.Copy{Target: ruleset.MetaMark, Source: ruleset.CtMark, And: 0xffff},
+		ruleset.Copy{Target: ruleset.CtMark, Source: ruleset.MetaMark, And: 0xffff, Or: 0x10010000},
+		ruleset.Flip{Field: ruleset.THSport},
+		ruleset.Flip{Field: ruleset.TCPSequence},
 		ruleset.Update{Key: pending(), Set: "pending4"},
 		ruleset.Update{Key: pending(), Set: "pending4", Limit: ruleset.Limit{PerSecond: 100, Burst: 200}},
 		ruleset.Limit{PerSecond: 1000, Burst: 2000},

@@ -64,12 +64,29 @@ func disagrees(c reference.Case) string {
 		if conn.Protocol != ruleset.ProtoUDP || conn.Group.IsValid() {
 			continue
 		}
-		if got := host.answered(sim, conn); got != want.Allowed {
+		allowed := want.Allowed
+		if back, here := reversed(conn); here {
+			allowed = allowed || reference.Judge(c.Policies, back).Allowed
+		}
+		if got := host.answered(sim, conn); got != allowed {
 			return fmt.Sprintf("%s, allowed in an older epoch: the simulator lets answers pass: %v; the evaluator says %v", conn, got, want)
 		}
 	}
 	return ""
 }
+
+// reversed returns the request that an answer may be instead, where both ends are on the host network of this node.
+func reversed(c reference.Connection) (back reference.Connection, here bool) {
+	own := func(e reference.Endpoint) bool {
+		return !e.Address.IsValid() && (e.Workload == nil || e.Workload.Kind != compiler.KindAddress)
+	}
+	here = own(c.From) && own(c.To)
+	c.From, c.To, c.Port = c.To, c.From, answeredPort
+	return c, here
+}
+
+// answeredPort is that of the client which waits for an answer.
+const answeredPort = 40000
 
 const docker0 = "docker0"
 
@@ -118,6 +135,7 @@ func elsewhere(in reference.Case, c reference.Connection) bool {
 func (h host) simulate(sim *ruleset.Simulator, c reference.Connection) reference.Verdict {
 	p := packet(c)
 	var logged []string
+	p.Mark, p.Priority = 0xdead, 0xbeef // SO_MARK and SO_PRIORITY of the sender
 	fromHere := !c.From.Address.IsValid() && p.IifName == ""
 	if fromHere {
 		p.Socket = h.socket(c.From)
@@ -132,9 +150,10 @@ func (h host) simulate(sim *ruleset.Simulator, c reference.Connection) reference
 		if c.Protocol == ruleset.ProtoTCP || c.Protocol == ruleset.ProtoUDP {
 			p.Socket = h.socket(c.To)
 		}
-		p.Iif, p.Oif, p.Mark, p.Priority = 2, 0, 0xdead, 0xbeef // SO_MARK and SO_PRIORITY of the sender
+		p.Iif, p.Oif = 2, 0
 		if fromHere && !c.Group.IsValid() {
 			p.Iif = ruleset.IfindexLo
+			sim.Run(ruleset.Prerouting, &p)
 		}
 		out := sim.Run(ruleset.Input, &p)
 		logged = append(logged, out.Logged...)
@@ -156,16 +175,14 @@ func (h host) answered(sim *ruleset.Simulator, c reference.Connection) bool {
 	p := packet(c)
 	asker, answerer := c.From.Address.IsValid() || p.IifName != "", c.To.Address.IsValid() || p.OifName != "" // not on this node
 	stale := uint32(6<<16 | 0x8fff)                                                                           // the number of a class that is not any more
-	if !asker {
-		p.Socket = h.socket(c.From)
-		sim.Run(ruleset.Output, &p)
-		stale = 6<<16 | p.Conntrack.Mark&0xffff
-	}
-	if c.To == (reference.Endpoint{}) {
-		stale &^= 6 << 16 // UDP to who is unlabelled is never settled
+	if !asker {                                                                                               // what OUTPUT says of its socket
+		here := packet(reference.Connection{Protocol: ruleset.ProtoUDP, IPv6: c.IPv6})
+		here.Socket = h.socket(c.From)
+		sim.Run(ruleset.Output, &here)
+		stale = 6<<16 | here.Mark&0xffff
 	}
 	p.Conntrack.Mark, p.Direction, p.State = stale, ruleset.DirReply, ruleset.StateEstablished
-	p.From, p.To, p.FromPort, p.Port = p.To, p.From, p.Port, 40000
+	p.From, p.To, p.FromPort, p.Port = p.To, p.From, p.Port, answeredPort
 	p.IifName, p.OifName = p.OifName, p.IifName
 	p.Oif, p.Iif = ruleset.IfindexLo, ruleset.IfindexLo
 	if asker {
@@ -174,9 +191,11 @@ func (h host) answered(sim *ruleset.Simulator, c reference.Connection) bool {
 	if answerer {
 		p.Iif = 2
 	}
+	p.Mark, p.Priority = 0xdead, 0xbeef
 	run := func(hook ruleset.Hook, e reference.Endpoint) bool {
-		p := p // the same packet, but for the other hook's fields
-		p.Socket, p.Mark, p.Priority = h.socket(e), 0xdead, 0xbeef
+		iif, oif, iifName, oifName := p.Iif, p.Oif, p.IifName, p.OifName // those of the other hook
+		defer func() { p.Iif, p.Oif, p.IifName, p.OifName = iif, oif, iifName, oifName }()
+		p.Socket = h.socket(e)
 		if hook == ruleset.Output {
 			p.Iif, p.IifName = 0, ""
 		} else {

@@ -17,7 +17,7 @@ func (l *lowering) bindNetworks(bridges []Bridge, unlabelled []Unlabelled) {
 		v := families[i]
 		l.declareSet(nft.Set{Name: "container" + v, Key: []nft.Type{nft.IfName, address}, Data: nft.Mark,
 			Comment: "containers with a network of their own: their class"})
-		l.declareSet(nft.Set{Name: "to_container" + v, Key: []nft.Type{address}, Data: nft.Mark, Comment: "the same, as seen from here"})
+		l.declareSet(nft.Set{Name: "to_container" + v, Key: []nft.Type{address}, Data: nft.ClassID, Comment: "the same, as seen from here"})
 		l.declareSet(nft.Set{Name: "container_net" + v, Key: []nft.Type{address}, Interval: true, Comment: "where containers are"})
 	}
 	for _, b := range bridges {
@@ -44,14 +44,10 @@ func (l *lowering) bindNetworks(bridges []Bridge, unlabelled []Unlabelled) {
 
 // bindNetwork enters one container; class 0 is unlabelled.
 func (l *lowering) bindNetwork(networks []Network, class uint32, comment string) {
-	mark := class
-	if class == 0 {
-		mark = markSeen
-	}
 	for _, n := range networks {
 		for _, a := range n.Addresses {
 			v, at := families[version(a)], nft.Address(a)
-			l.add("container"+v, nft.Element{Key: []nft.Value{nft.Interface(n.Bridge), at}, Number: mark, Comment: comment})
+			l.add("container"+v, nft.Element{Key: []nft.Value{nft.Interface(n.Bridge), at}, Number: class, Comment: comment})
 			l.add("to_container"+v, nft.Element{Key: []nft.Value{at}, Number: class, Comment: comment})
 		}
 	}

@@ -197,7 +197,9 @@ func (d *differing) known(key string) bool {
 
 func (d *differing) bind(to elementsBySet, w *Workload, b binding) {
 	if b.itself != 0 {
-		to.add(b.inGroup(""))
+		for set, e := range b.inGroup("") {
+			to.add(set, e)
+		}
 	}
 	for set, e := range b.elements(w.Cgroup, "") {
 		to.add(set, e)

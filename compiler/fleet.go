@@ -129,7 +129,7 @@ const (
 )
 
 // What may come to userspace without belonging to a handshake that goes on, which is
-// what opens one: packets with our option a second, and at once. Who has proven himself
+// what isSYN one: packets with our option a second, and at once. Who has proven himself
 // lately has allowances of his own (as an address: claimed names are never what is
 // limited), one for T1 short and one for what anybody may say again, T1 full; all others
 // share one, of which an address has a part. More is dropped.
@@ -165,7 +165,7 @@ func (l *lowering) bindFleet(f *Fleet) {
 		timed("stranger", "how often others do", meterTimeout)
 	}
 	l.declareSet(nft.Set{Name: "remotes", Key: []nft.Type{nft.Mark}, Comment: "workloads of other nodes that are believed"})
-	l.declareSet(nft.Set{Name: "introduced", Key: []nft.Type{nft.Mark}, Comment: "who may reach other nodes' workloads by their labels"})
+	l.declareSet(nft.Set{Name: "introduced", Key: []nft.Type{nft.ClassID}, Comment: "who may reach other nodes' workloads by their labels"})
 	if f == nil {
 		return
 	}
@@ -194,8 +194,8 @@ func (e entry) allowsByLabel() bool {
 // Userspace (datapath) takes the tokens off and puts them on; the packet's mark is
 // what its verdict on a packet from there says. docs/ARCHITECTURE.md draws them.
 func (l *layout) fleetChains() []nft.Chain {
-	return []nft.Chain{fleetUntracked(), l.fleetClear(), l.fleetIn(), l.fleetBegin(), l.fleetShared(), l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(), l.introduce(),
-		l.outputFleet(), l.fleetAgain(), fleetNobody(), l.fleetAsk(), l.fleetReply(), l.fleetDecide(), l.fleetSent(), fleetOurs()}
+	return append(l.introduce(), fleetUntracked(), l.fleetClear(), l.fleetIn(), l.fleetBegin(), l.fleetShared(), l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(),
+		l.outputFleet(), l.fleetAgain(), fleetNobody(), l.fleetAsk(), egressFleet(), l.fleetReply(), l.fleetDecide(), l.fleetSent(), fleetOurs())
 }
 
 // fromFleet is a rule for TCP of other nodes, for each version of IP.
@@ -329,13 +329,18 @@ func (l *layout) fleetAnswer() nft.Chain {
 }
 
 // introduce sends a SYN's labels with it.
-func (l *layout) introduce() nft.Chain {
-	return nft.Chain{Name: "introduce", Comment: "a connection to another node: its labels go with it", Rules: []nft.Rule{
-		rule(setMark(markClass, markPending|markOut)),
-		rule(is(nft.MetaL4Proto, nft.ProtoTCP), v4, nft.Update{Key: []nft.Expr{ipDaddr, dport, ipSaddr, sport}, Set: "pending4"}),
-		rule(is(nft.MetaL4Proto, nft.ProtoTCP), v6, nft.Update{Key: []nft.Expr{ip6Daddr, dport, ip6Saddr, sport}, Set: "pending6"}),
-		rule(l.queue()),
-	}}
+func (l *layout) introduce() []nft.Chain {
+	return []nft.Chain{
+		{Name: "introduce", Comment: "a connection to another node: its labels go with it", Rules: l.whose(l.itsMark(nft.CtMark, goTo("introduce_by")), "discard")},
+		{Name: "introduce_by", Rules: []nft.Rule{
+			ctsClass,
+			rule(setMark(markClass, markPending|markOut)),
+			rule(scratch(nft.MetaPriority, 0)),
+			rule(isTCP, v4, nft.Update{Key: []nft.Expr{ipDaddr, dport, ipSaddr, sport}, Set: "pending4"}),
+			rule(isTCP, v6, nft.Update{Key: []nft.Expr{ip6Daddr, dport, ip6Saddr, sport}, Set: "pending6"}),
+			rule(l.queue()),
+		}},
+	}
 }
 
 // believed holds where who has the class of the mark is believed to be what it proved.
@@ -346,46 +351,40 @@ var believed = nft.InSet{Key: []nft.Expr{ctClass}, Set: "remotes"}
 func (l *layout) outputFleet() nft.Chain {
 	return nft.Chain{Name: "output_fleet", Comment: "to a workload of another node", Rules: []nft.Rule{
 		because("our proof goes with it", masked(nft.CtMark, markPending, markPending), l.queue()),
-		rule(is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn), masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
+		rule(isTCP, notSYN, masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
+		because("it was denied", isTCP, notSYN, masked(nft.CtMark, markDead, markDead), goTo("discard")),
 		rule(believed, goTo("fleet_again")),
 		because("its certificate was revoked", goTo("refuse")),
 	}}
 }
 
-// fleetAgain finds out who sends. The mark has the other end's class; to be decided, it
-// gets the sender's for a moment.
+// fleetAgain finds out who sends.
 func (l *layout) fleetAgain() nft.Chain {
-	c := nft.Chain{Name: "fleet_again", Rules: []nft.Rule{
-		rule(setMark(markClass, 0)),
-		rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark}),
-	}}
-	c.Rules = append(c.Rules, l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("fleet_ask"))}
-	}, "fleet_nobody")...)
-	return c
+	return nft.Chain{Name: "fleet_again", Rules: l.whose(l.itsMark(nft.MetaMark, goTo("fleet_ask")), "fleet_nobody")}
 }
 
 // fleetNobody lets pass what the kernel sends for the connection. A full socket that is
 // no workload's has no part in it.
 func fleetNobody() nft.Chain {
 	return nft.Chain{Name: "fleet_nobody", Rules: []nft.Rule{
-		rule(nft.Copy{Target: nft.CtMark, Source: nft.MetaMark}),
-		rule(setMark(markClass, markOut)),
-		rule(scratch(nft.MetaMark, 0)),
 		rule(fullSocket(nft.SkUID), goTo("discard")),
 		rule(accept),
 	}}
 }
 
-// fleetAsk has the mark pending while it asks: where it is denied, it stays so, and
-// nothing asks again by the address.
 func (l *layout) fleetAsk() nft.Chain {
-	return nft.Chain{Name: "fleet_ask", Comment: "ct mark: class of the sender; mark: of the other node's workload", Rules: []nft.Rule{
-		rule(setMark(markClass, markPending|markOut)),
-		rule(jump("egress")),
-		rule(nft.Copy{Target: nft.CtMark, Source: nft.MetaMark}),
+	return nft.Chain{Name: "fleet_ask", Comment: "mark: who sends; ct mark: class of the other node's workload", Rules: []nft.Rule{
+		sendersClass,
+		rule(jump("egress_fleet")),
 		rule(scratch(nft.MetaMark, 0)),
 		rule(setMark(markClass, l.epoch|markOut), nft.Count{Counter: "allowed"}, accept),
+	}}
+}
+
+func egressFleet() nft.Chain {
+	return nft.Chain{Name: "egress_fleet", Comment: "what the sender's side says; to fall through is to allow", Rules: []nft.Rule{
+		rule(nft.ByMap{Key: []nft.Expr{sender, ctClass}, Map: "egress_remote"}),
+		rule(nft.ByMap{Key: []nft.Expr{sender}, Map: "egress_class"}),
 	}}
 }
 
@@ -400,17 +399,13 @@ func (l *layout) fleetReply() nft.Chain {
 }
 
 func (l *layout) fleetDecide() nft.Chain {
-	return nft.Chain{Name: "fleet_decide", Rules: l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("ask"))}
-	}, "output_free")}
+	return nft.Chain{Name: "fleet_decide", Rules: l.whose(l.itsNumber(goTo("ask_ct")), "answer_nobody")}
 }
 
 // fleetSent lets pass what userspace sends for a connection: resets, a SYN without a
 // token, a proof alone. A workload that gives its packets that mark is none of that.
 func (l *layout) fleetSent() nft.Chain {
-	return nft.Chain{Name: "fleet_sent", Comment: "sent by the datapath", Rules: l.whose(func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{cgroup(depth)}, Map: classMap(depth)}, goTo("discard"))}
-	}, "fleet_ours")}
+	return nft.Chain{Name: "fleet_sent", Comment: "sent by the datapath", Rules: l.whose(l.itsNumber(goTo("discard")), "fleet_ours")}
 }
 
 func fleetOurs() nft.Chain {

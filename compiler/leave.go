@@ -24,7 +24,7 @@ func (l *lowering) leaving(c *workloadClass) {
 		}
 		usual, cells := l.cheapest(dk, list)
 		if usual.ruling != allow {
-			l.add(part.set, element(l.verdict(usual, atLeave), l.describe(c, egress, nil, nil, usual), class(c.number)))
+			l.add(part.set, element(l.verdict(usual, atLeave), l.describe(c, egress, nil, usual), class(c.number)))
 		}
 		for _, cell := range cells {
 			l.addCell(c, cell)

@@ -9,42 +9,67 @@ import (
 // Loaded returns what a loaded table says of numbers and epoch, so that the next
 // table continues it. Of a table that is not ours it returns little or nothing.
 func Loaded(t *ruleset.Table) (Numbers, uint16) {
-	n := Numbers{Workloads: map[string]uint32{}, Ports: map[string]uint32{}, Addresses: map[string]uint32{}}
+	n := Numbers{Workloads: map[string]uint32{}, Addresses: map[string]uint32{}}
+	groups := map[uint32]uint32{} // the class of a member's own number
+	for _, s := range t.Sets {
+		for _, e := range s.Elements {
+			if s.Name == "group" {
+				groups[uint32(e.Key[0].From.Uint64())] = e.Number
+			}
+		}
+	}
 	for _, s := range t.Sets {
 		for _, e := range s.Elements {
 			switch {
-			case strings.HasPrefix(s.Name, "class"):
-				n.Workloads[cgroupKey(e.Key[0].From.Uint64())] = e.Number
-				n.Next = max(n.Next, e.Number+1)
-			case strings.HasPrefix(s.Name, "member"):
-				n.Workloads[itselfPrefix+cgroupKey(e.Key[0].From.Uint64())] = e.Number
-				n.Next = max(n.Next, e.Number+1)
-			case s.Name == "ports":
-				n.Ports[spanOf(uint8(e.Key[0].From.Uint64()), e.Key[1]).String()] = e.Number
-			case s.Name == "icmp4":
-				n.Ports[spanOf(uint8(ICMP), e.Key[0]).String()] = e.Number
-			case s.Name == "icmp6":
-				n.Ports[spanOf(protoICMPv6, e.Key[0]).String()] = e.Number
+			case strings.HasPrefix(s.Name, "listener"):
+				key, number := cgroupKey(e.Key[0].From.Uint64()), e.Number
+				n.Next = max(n.Next, number+1)
+				if class, ok := groups[number]; ok {
+					n.Workloads[itselfPrefix+key] = number
+					number = class
+				}
+				n.Workloads[key] = number
+				n.Next = max(n.Next, number+1)
 			case s.Name == "address4" || s.Name == "address6":
 				r := addressRange{e.Key[0].From.Addr(s.Key[0]), e.Key[0].To.Addr(s.Key[0])}
 				n.Addresses[r.String()] = e.Number
 			}
 		}
 	}
-	return n, epochOf(t)
+	return n, EpochOf(t)
 }
 
-func spanOf(proto uint8, v ruleset.Value) span {
-	return span{proto, uint16(v.From.Uint64()), uint16(v.To.Uint64())}
-}
-
-// epochOf reads the epoch from the rule that writes it, 0 if there is none.
-func epochOf(t *ruleset.Table) uint16 {
+// EpochOf returns the epoch that the rules of a table write into the conntrack mark, 0 if
+// they do not agree on one.
+func EpochOf(t *ruleset.Table) uint16 {
+	var found uint16
 	for _, c := range t.Chains {
 		for _, r := range c.Rules {
-			if set, ok := r.Statements[0].(ruleset.SetBits); ok && c.Name == "settle" {
-				return uint16(set.Or & markEpoch >> epochShift)
+			for _, s := range r.Statements {
+				epoch := uint16(written(s) & markEpoch >> epochShift)
+				if epoch == 0 {
+					continue
+				}
+				if found != 0 && found != epoch {
+					return 0
+				}
+				found = epoch
 			}
+		}
+	}
+	return found
+}
+
+// written are the bits that a statement sets in the conntrack mark.
+func written(s ruleset.Statement) uint32 {
+	switch s := s.(type) {
+	case ruleset.SetBits:
+		if s.Target == ruleset.CtMark {
+			return s.Or
+		}
+	case ruleset.Copy:
+		if s.Target == ruleset.CtMark {
+			return s.Or
 		}
 	}
 	return 0

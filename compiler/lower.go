@@ -19,19 +19,19 @@ type lowering struct {
 	audits map[string]auditChain
 	bridge *nft.Table         // of family bridge; nil: it is not needed
 	bound  map[string]binding // by the path of the cgroup
+	rows   map[string]nft.Chain
 
 	comments bool
 }
 
 // lower returns the table that does what the policies say of these classes.
 func (cs *classes) lower(in Input) nft.Table {
-	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]binding{}, comments: in.Options.Comments}
+	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]binding{}, rows: map[string]nft.Chain{}, comments: in.Options.Comments}
 	l.declare()
 	l.bindWorkloads()
 	l.bindContainers(in.Parents, in.Unlabelled)
 	l.bindNetworks(in.Bridges, in.Unlabelled)
 	l.bindFleet(in.Fleet)
-	l.bindPorts()
 	l.bindAddresses()
 	for i := range cs.workloads {
 		l.inbound(&cs.workloads[i])
@@ -44,7 +44,7 @@ func (cs *classes) lower(in Input) nft.Table {
 func (l *lowering) table(in Input) nft.Table {
 	o := in.Options
 	_, bridges := l.sets["bridges"]
-	lay := layout{levels: l.levels, bridges: bridges, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny, fleet: in.Fleet}
+	lay := layout{levels: l.levels, bridges: bridges, groups: len(l.sets["group"].Elements) > 0, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny, fleet: in.Fleet}
 	t := nft.Table{Name: "thole", Counters: slices.Clone(counters)}
 	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
 		a := l.audits[name]
@@ -61,6 +61,7 @@ func (l *lowering) table(in Input) nft.Table {
 			t.Sets = append(t.Sets, *s)
 		}
 	}
+	lay.rows = slices.Collect(maps.Values(l.rows))
 	t.Chains = lay.chains()
 	for i := range t.Chains {
 		t.Chains[i].Rules = slices.DeleteFunc(t.Chains[i].Rules, l.asksNothing)
@@ -93,39 +94,28 @@ func (l *lowering) asksNothing(r nft.Rule) bool {
 func (l *lowering) declare() {
 	for _, s := range []nft.Set{
 		{Name: "group", Key: []nft.Type{nft.Mark}, Data: nft.Mark, Comment: "the class of those who have a number of their own"},
-		{Name: "ports", Key: []nft.Type{nft.InetProto, nft.InetService}, Data: nft.ClassID, Interval: true, Comment: "classes of ports; 0 is every other port"},
-		{Name: "icmp4", Key: []nft.Type{nft.ICMPType}, Data: nft.ClassID, Interval: true},
-		{Name: "icmp6", Key: []nft.Type{nft.ICMPv6Type}, Data: nft.ClassID, Interval: true},
+		{Name: "group_listener", Key: []nft.Type{nft.ClassID}, Data: nft.ClassID, Comment: "the same"},
 		{Name: "address4", Key: []nft.Type{nft.IPv4Addr}, Data: nft.Mark, Interval: true, Comment: "classes of addresses outside; 0x8000 is elsewhere"},
 		{Name: "address6", Key: []nft.Type{nft.IPv6Addr}, Data: nft.Mark, Interval: true},
-		{Name: "leave4", Key: []nft.Type{nft.Mark, nft.IPv4Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . protocol . port: where it differs from leave_class or leave_group"},
-		{Name: "leave6", Key: []nft.Type{nft.Mark, nft.IPv6Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true},
-		{Name: "leave_icmp4", Key: []nft.Type{nft.Mark, nft.IPv4Addr, nft.ICMPType}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . ICMP type: where it differs from leave4"},
-		{Name: "leave_icmp6", Key: []nft.Type{nft.Mark, nft.IPv6Addr, nft.ICMPv6Type}, Data: nft.VerdictType, Interval: true},
-		{Name: "leave_group", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "sender, to a multicast address"},
-		{Name: "leave_class", Key: []nft.Type{nft.Mark}, Data: nft.VerdictType, Comment: "sender, to any other address"},
+		{Name: "leave4", Key: []nft.Type{nft.ClassID, nft.IPv4Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . protocol . port: where it differs from leave_class or leave_group"},
+		{Name: "leave6", Key: []nft.Type{nft.ClassID, nft.IPv6Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true},
+		{Name: "leave_icmp4", Key: []nft.Type{nft.ClassID, nft.IPv4Addr, nft.ICMPType}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . ICMP type: where it differs from leave4"},
+		{Name: "leave_icmp6", Key: []nft.Type{nft.ClassID, nft.IPv6Addr, nft.ICMPv6Type}, Data: nft.VerdictType, Interval: true},
+		{Name: "leave_group", Key: []nft.Type{nft.ClassID}, Data: nft.VerdictType, Comment: "sender, to a multicast address"},
+		{Name: "leave_class", Key: []nft.Type{nft.ClassID}, Data: nft.VerdictType, Comment: "sender, to any other address"},
 	} {
 		l.declareSet(s)
 	}
-	l.declareSet(nft.Set{Name: "pair", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType, Comment: "sender . listener: both sides allow everything"})
-	l.declareSide("ingress", "listener")
-	l.declareSide("egress", "sender")
+	l.declareSet(nft.Set{Name: "pair", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . listener: both sides allow everything, or it is the same workload"})
+	l.declareSide("ingress", "listener", nft.ClassID)
+	l.declareSide("egress", "sender", nft.Mark)
+	l.declareSet(nft.Set{Name: "egress_remote", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType, Comment: "sender . another node's workload: where it differs from egress_class"})
 }
 
-// declareSide makes the maps that chains of layout.side ask.
-func (l *lowering) declareSide(name, self string) {
-	both, one := []nft.Type{nft.Mark, nft.Mark}, []nft.Type{nft.Mark}
-	for _, s := range []nft.Set{
-		{Name: name + "_peer", Key: both, Comment: "sender . listener: where it differs from " + name + "_class"},
-		{Name: name + "_peer_port", Key: append(slices.Clone(both), nft.ClassID), Comment: "sender . listener . port"},
-		{Name: name + "_peer_rest", Key: both, Comment: "sender . listener, on other ports"},
-		{Name: name + "_class", Key: one, Comment: self},
-		{Name: name + "_class_port", Key: append(slices.Clone(one), nft.ClassID), Comment: self + " . port"},
-		{Name: name + "_class_rest", Key: one, Comment: self + ", on other ports"},
-	} {
-		s.Data = nft.VerdictType
-		l.declareSet(s)
-	}
+// declareSide makes the maps that say what one side of a connection says.
+func (l *lowering) declareSide(name, self string, of nft.Type) {
+	l.declareSet(nft.Set{Name: name + "_peer", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . listener: where it differs from " + name + "_class"})
+	l.declareSet(nft.Set{Name: name + "_class", Key: []nft.Type{of}, Data: nft.VerdictType, Comment: self})
 }
 
 func (l *lowering) add(set string, e nft.Element) {
@@ -141,7 +131,9 @@ func (l *lowering) bindWorkloads() {
 			b := binding{class: c.number}
 			if c.numbers != nil {
 				b.itself = c.numbers[at]
-				l.add(b.inGroup(l.commentOf(w)))
+				for set, e := range b.inGroup(l.commentOf(w)) {
+					l.add(set, e)
+				}
 			}
 			l.bound[w.Cgroup.Path] = b
 			l.bind(w.Cgroup, b, l.commentOf(w))
@@ -157,35 +149,46 @@ func (l *lowering) bind(cg Cgroup, b binding, comment string) {
 	at := l.level(cg)
 	if !at.bound {
 		at.bound = true
-		l.declareSet(nft.Set{Name: classMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
-			Comment: fmt.Sprintf("cgroups at depth %d: their class", at.depth)})
+		l.declareSet(nft.Set{Name: senderMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
+			Comment: fmt.Sprintf("cgroups at depth %d: the number of what they send", at.depth)})
+		l.declareSet(nft.Set{Name: listenerMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.ClassID,
+			Comment: "the same number, of a listener"})
 		l.declareSet(nft.Set{Name: sameSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark},
 			Comment: "the same, to ask whether the mark says so already"})
-		l.declareSet(nft.Set{Name: memberMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
-			Comment: "which of a class whose members may not reach each other"})
-		l.declareSet(nft.Set{Name: itselfSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark},
-			Comment: "the same, to ask whether one reaches itself"})
 	}
 	for set, e := range b.elements(cg, comment) {
 		l.add(set, e)
 	}
 }
 
+// number is that of the workload itself, if it has one, or else that of its class.
+func (b binding) number() uint32 {
+	if b.itself != 0 {
+		return b.itself
+	}
+	return b.class
+}
+
 // elements visits the elements that bind a cgroup, with the names of their sets.
 func (b binding) elements(cg Cgroup, comment string) iter.Seq2[string, nft.Element] {
 	depth, key := cg.depth(), nft.CgroupValue(cg.Path, cg.ID)
 	return func(yield func(string, nft.Element) bool) {
-		_ = yield(classMap(depth), nft.Element{Key: []nft.Value{key}, Number: b.class, Comment: comment}) &&
+		_ = yield(senderMap(depth), nft.Element{Key: []nft.Value{key}, Number: senderMark | b.number(), Comment: comment}) &&
+			yield(listenerMap(depth), nft.Element{Key: []nft.Value{key}, Number: b.number(), Comment: comment}) &&
 			yield(sameSet(depth), nft.Element{Key: []nft.Value{key, class(b.class)}}) && b.itself != 0 &&
-			yield(memberMap(depth), nft.Element{Key: []nft.Value{key}, Number: b.itself, Comment: comment}) &&
-			yield(sameSet(depth), nft.Element{Key: []nft.Value{key, class(b.itself)}}) &&
-			yield(itselfSet(depth), nft.Element{Key: []nft.Value{key, class(b.itself)}})
+			yield(sameSet(depth), nft.Element{Key: []nft.Value{key, class(b.itself)}})
 	}
 }
 
-// inGroup is the element that says in which class a number of a member's own is.
-func (b binding) inGroup(comment string) (set string, e nft.Element) {
-	return "group", nft.Element{Key: []nft.Value{class(b.itself)}, Number: b.class, Comment: comment}
+// inGroup visits the elements that say in which class a number of a member's own is, and
+// that it reaches itself.
+func (b binding) inGroup(comment string) iter.Seq2[string, nft.Element] {
+	itself := class(b.itself)
+	return func(yield func(string, nft.Element) bool) {
+		_ = yield("group", nft.Element{Key: []nft.Value{itself}, Number: b.class, Comment: comment}) &&
+			yield("group_listener", nft.Element{Key: []nft.Value{itself}, Number: b.class}) &&
+			yield("pair", nft.Element{Key: []nft.Value{itself, itself}, Verdict: goTo("settle"), Comment: comment})
+	}
 }
 
 // depth counts from the root, whose children have 1.
@@ -242,26 +245,6 @@ func (l *lowering) level(cg Cgroup) *level {
 }
 
 func (l *lowering) declareSet(s nft.Set) { l.sets[s.Name] = &s }
-
-func (l *lowering) bindPorts() {
-	for i := range l.ports.classes {
-		c := &l.ports.classes[i]
-		for _, s := range c.spans {
-			e := nft.Element{Number: c.number}
-			switch s.proto {
-			case uint8(ICMP):
-				e.Key = []nft.Value{nft.Span(uint64(s.from), uint64(s.to))}
-				l.add("icmp4", e)
-			case protoICMPv6:
-				e.Key = []nft.Value{nft.Span(uint64(s.from), uint64(s.to))}
-				l.add("icmp6", e)
-			default:
-				e.Key = []nft.Value{nft.Number(uint64(s.proto)), nft.Span(uint64(s.from), uint64(s.to))}
-				l.add("ports", e)
-			}
-		}
-	}
-}
 
 func (l *lowering) bindAddresses() {
 	for i := range l.addresses.classes[1:] {
@@ -321,7 +304,7 @@ func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 	side := map[direction]side{ingress: {"ingress", atIngress}, egress: {"egress", atEgress}}[d]
 	dk, usual := l.docket(c, d), lines[0].row
 	if !usual.allowsAll() { // to allow is to fall through
-		l.writeRow(side, "_class", dk, usual, func(pc *portClass, j judgement) string { return l.describe(c, d, nil, pc, j) }, class(c.number))
+		l.writeRow(side, side.name+"_class", dk, usual, func(j judgement) string { return l.describe(c, d, nil, j) }, class(c.number))
 	}
 	for _, line := range lines[1:] {
 		for _, p := range line.peers {
@@ -329,12 +312,16 @@ func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
 			if d == egress {
 				slices.Reverse(key)
 			}
-			comment := func(pc *portClass, j judgement) string { return l.describe(c, d, &p, pc, j) }
+			comment := func(j judgement) string { return l.describe(c, d, &p, j) }
 			if line.allowsAll() && p.number() != 0 && !p.elsewhere() && l.otherSideAllowsAll(c, d, p) {
-				l.add("pair", element(goTo("settle"), comment(nil, line.judgements[0]), key...))
+				l.add("pair", element(goTo("settle"), comment(line.judgements[0]), key...))
 				continue
 			}
-			l.writeRow(side, "_peer", dk, line.row, comment, key...)
+			set := side.name + "_peer"
+			if d == egress && p.elsewhere() {
+				set = "egress_remote"
+			}
+			l.writeRow(side, set, dk, line.row, comment, key...)
 		}
 	}
 }
@@ -354,26 +341,15 @@ type side struct {
 	stage stage
 }
 
-// writeRow writes the judgements of all classes of ports about one key: one element
-// if they are the same, else one that leads to those of the ports that differ from
-// the rest.
-func (l *lowering) writeRow(s side, part string, dk *docket, r *row, describe func(*portClass, judgement) string, key ...nft.Value) {
-	set := s.name + part
+// writeRow writes what a row says of one key: one element, which leads to a chain of ports
+// where these are not all judged alike.
+func (l *lowering) writeRow(s side, set string, dk *docket, r *row, describe func(judgement) string, key ...nft.Value) {
 	rest := r.judgements[0]
 	if r.uniform() {
-		l.add(set, element(l.verdict(rest, s.stage), describe(nil, rest), key...))
+		l.add(set, element(l.verdict(rest, s.stage), describe(rest), key...))
 		return
 	}
-	l.add(set, element(goTo(set+"_ports"), butForPorts(describe(nil, rest)), key...))
-	if rest.ruling != deny { // to deny is to fall through
-		l.add(set+"_rest", element(l.verdict(rest, s.stage), describe(nil, rest), key...))
-	}
-	for i, at := range dk.ports {
-		if j := r.judgements[i+1]; !j.same(rest) {
-			pc := &l.ports.classes[at]
-			l.add(set+"_port", element(l.verdict(j, s.stage), describe(pc, j), append(slices.Clone(key), class(pc.number))...))
-		}
-	}
+	l.add(set, element(goTo(l.rowChain(s, dk, r)), butForPorts(describe(rest)), key...))
 }
 
 // lines groups the peers of which c says the same, the largest group first.
@@ -440,8 +416,8 @@ func element(v nft.Verdict, comment string, key ...nft.Value) nft.Element {
 }
 
 // describe says for a reader of the table who may reach whom and why. A nil peer
-// is whoever is not listed; nil ports are those that are not listed.
-func (l *lowering) describe(c *workloadClass, d direction, p *peer, ports *portClass, j judgement) string {
+// is whoever is not listed.
+func (l *lowering) describe(c *workloadClass, d direction, p *peer, j judgement) string {
 	if !l.comments {
 		return ""
 	}
@@ -453,11 +429,7 @@ func (l *lowering) describe(c *workloadClass, d direction, p *peer, ports *portC
 	if d == egress {
 		from, to = to, from
 	}
-	where := ""
-	if ports != nil {
-		where = " " + ports.String()
-	}
-	return fmt.Sprintf("%s → %s%s: %s", from, to, where, j)
+	return fmt.Sprintf("%s → %s: %s", from, to, j)
 }
 
 func butForPorts(comment string) string {

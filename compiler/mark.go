@@ -4,20 +4,22 @@ package compiler
 //
 //	 31  30   29   28  27       16 15            0
 //	┌───┬────┬────┬────┬──────────┬──────────────┐
-//	│out│pend│dead│seen│  epoch   │    class     │
+//	│out│pend│dead│open│  epoch   │    class     │
 //	└───┴────┴────┴────┴──────────┴──────────────┘
 //
-//	class  of who opened the connection; 0: unlabelled, on this node
+//	class  of who opened the connection; 0: unlabelled, on this node. Written only
+//	       after a judgement allowed its packet, with the rest at once
 //	epoch  in which it was allowed; 0: never. Raised by every change that takes
 //	       an allowance away, so that what was allowed before is decided again
-//	seen   a socket without labels sent its first packet: nobody injected it on lo
+//	open   its first packet was allowed, and it is not known yet which socket answers:
+//	       the kernel may deliver it to another one than was found for it
 //	dead   it was denied after it had been allowed
 //	out    it was allowed at OUTPUT, as one that leaves; that says nothing to INPUT
 //	pend   between nodes: the handshake goes on, and nothing but it passes
 const (
 	markClass   = 0x0000ffff
 	markEpoch   = 0x0fff0000
-	markSeen    = 1 << 28
+	markOpen    = 1 << 28
 	markDead    = 1 << 29
 	markPending = 1 << 30
 	markOut     = 1 << 31
@@ -28,6 +30,20 @@ const (
 	remoteMask  = 0xc000
 	remoteClass = 0x4000
 )
+
+// What OUTPUT writes into the mark of a packet that stays on this node, where INPUT has to
+// judge it: senderMark with the number of who sent it, 0 of what is unlabelled. (In
+// conntrack's mark, where it stands for a moment, it says "stale".) What no socket sent has
+// injectedMark, a number that nobody has.
+const (
+	senderMask   = 0xffff0000
+	senderMark   = StaleEpoch << epochShift
+	injectedMark = senderMark | 0xffff
+)
+
+// unlabelledListener is what the packet's priority says of a listener that was looked for
+// and is unlabelled.
+const unlabelledListener = 0xffff
 
 // What the packet's mark says between the kernel and the datapath, which decides what
 // comes to the queue. Ungated is on what comes to it behind conntrack; Unproven on a

@@ -4,10 +4,10 @@ import "fmt"
 
 // Numbers remember the number of what is in each class, so that a change of the
 // input renumbers, and so changes, as little as possible. Keys are cgroups (by path
-// and by id), spans of ports and ranges of addresses.
+// and by id) and ranges of addresses.
 type Numbers struct {
-	Workloads, Ports, Addresses map[string]uint32
-	Remotes                     map[string]uint32 `json:",omitempty"`
+	Workloads, Addresses map[string]uint32
+	Remotes              map[string]uint32 `json:",omitempty"`
 
 	// Next is the number of the next new class of workloads. A freed one is not used
 	// again before all others were: connections of its class may be remembered yet.
@@ -25,8 +25,6 @@ const (
 	elsewhere          = 0x8000 // addresses that no CIDR matches
 	firstAddressClass  = 0x8001
 	lastAddressClass   = 0xffff
-	firstPortClass     = 1
-	lastPortClass      = 0xffff
 )
 
 // number gives each group a number from first to last: that of its first member
@@ -94,16 +92,7 @@ func (c *classes) number(had Numbers) (has Numbers, err error) {
 	for i := range c.remotes {
 		c.remotes[i].number = numbers[i]
 	}
-	ports := c.ports.classes[1:]
-	numbers, has.Ports, err = number("ports", stringsOf(ports, func(p portClass) []span { return p.spans }), had.Ports, firstPortClass, lastPortClass, &lowest)
-	if err != nil {
-		return has, err
-	}
-	for i := range ports {
-		ports[i].number = numbers[i]
-	}
 	addresses := c.addresses.classes[1:]
-	lowest = 0
 	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, func(a addressClass) []addressRange { return a.ranges }), had.Addresses, firstAddressClass, lastAddressClass, &lowest)
 	if err != nil {
 		return has, err

@@ -3,7 +3,6 @@ package compiler
 import (
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // A point is one protocol (as in the IP header) with one destination port, or
@@ -48,17 +47,14 @@ type span struct {
 	from, to uint16
 }
 
-func (s span) String() string { return fmt.Sprintf("%d/%d-%d", s.proto, s.from, s.to) }
-
 // A portClass are the points that no rule of the set can tell apart.
 type portClass struct {
-	number uint32
-	named  []bool // which of portClasses.lists name it
-	spans  []span // ascending; none for the first class
+	named []bool // which of portClasses.lists name it
+	spans []span // ascending; none for the first class
 }
 
 // portClasses divide all points. The first class is what no rule names, so it has
-// no spans; its number is 0.
+// no spans.
 type portClasses struct {
 	lists   [][]Port // the distinct ports: of all rules
 	index   map[string]int
@@ -154,26 +150,6 @@ func (pc *portClasses) mask(ports []Port) []bool {
 		mask[i] = c.named[at]
 	}
 	return mask
-}
-
-func (c *portClass) String() string {
-	var names []string
-	for _, s := range c.spans {
-		switch p := (Port{Protocol: Protocol(s.proto), From: s.from, To: s.to}); s.proto {
-		case uint8(TCP), uint8(UDP):
-			names = append(names, p.String())
-		case uint8(SCTP):
-			names = append(names, "sctp")
-		case uint8(ICMP):
-			names = append(names, fmt.Sprintf("icmp %d-%d", s.from, s.to))
-		default:
-			names = append(names, fmt.Sprintf("icmpv6 %d-%d", s.from, s.to))
-		}
-	}
-	if len(names) == 0 {
-		return "every other port"
-	}
-	return strings.Join(names, " ")
 }
 
 // signature turns flags into a comparable value.

@@ -34,7 +34,7 @@ func TestTakesOverOlderLayout(t *testing.T) {
 	m.stop()
 
 	// The mark that the next table would take for an allowance.
-	mark := uint32(s.Epoch+1)<<epochShift | class
+	mark := uint32(s.Epoch+1)<<16 | class
 	w := m.witness()
 	if err := m.host.Nft(fmt.Sprintf(`delete table inet thole
 table inet thole {

@@ -22,31 +22,11 @@ type conntrack interface {
 // tableName is the one table that is ours.
 const tableName = "thole"
 
-// epochOf returns the epoch that the rules of a table write into the conntrack
-// mark, 0 if they do not agree on one.
+// epochOf returns the epoch of a table, 0 if there is no table, or its rules do not agree
+// on one.
 func epochOf(t *ruleset.Table) uint16 {
 	if t == nil {
 		return 0
 	}
-	var found uint16
-	for _, chain := range t.Chains {
-		for _, rule := range chain.Rules {
-			for _, s := range rule.Statements {
-				set, ok := s.(ruleset.SetBits)
-				epoch := uint16(set.Or>>epochShift) & compiler.StaleEpoch
-				if !ok || set.Target != ruleset.CtMark || epoch == 0 {
-					continue
-				}
-				if found != 0 && found != epoch {
-					return 0
-				}
-				found = epoch
-			}
-		}
-	}
-	return found
+	return compiler.EpochOf(t)
 }
-
-// epochShift is where the mark has its epoch (compiler/mark.go); a test holds
-// them together.
-const epochShift = 16

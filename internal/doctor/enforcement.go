@@ -176,13 +176,25 @@ func hollow(t *ruleset.Table) string {
 
 // classesOf reads the maps that say which cgroup is in which class.
 func classesOf(t *ruleset.Table) map[uint64]uint32 {
+	groups := map[uint32]uint32{} // the class of a number of a workload's own
+	for _, set := range t.Sets {
+		if set.Name == "group" {
+			for _, e := range set.Elements {
+				groups[uint32(e.Key[0].From.Uint64())] = e.Number
+			}
+		}
+	}
 	classes := map[uint64]uint32{}
 	for _, set := range t.Sets {
-		if len(set.Key) != 1 || set.Key[0] != ruleset.CgroupV2 || !strings.HasPrefix(set.Name, "class") {
+		if !strings.HasPrefix(set.Name, "listener") {
 			continue
 		}
 		for _, e := range set.Elements {
-			classes[e.Key[0].From.Uint64()] = e.Number
+			class, ok := groups[e.Number]
+			if !ok {
+				class = e.Number
+			}
+			classes[e.Key[0].From.Uint64()] = class
 		}
 	}
 	return classes

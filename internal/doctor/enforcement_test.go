@@ -36,7 +36,7 @@ func TestTableState(t *testing.T) {
 		{Name: "output", Hook: ruleset.Output, Rules: rules(accept)},
 	}
 	sets := []ruleset.Set{
-		{Name: "class1", Key: []ruleset.Type{ruleset.CgroupV2}, Data: ruleset.Mark, Elements: []ruleset.Element{
+		{Name: "listener1", Key: []ruleset.Type{ruleset.CgroupV2}, Data: ruleset.ClassID, Elements: []ruleset.Element{
 			{Key: []ruleset.Value{ruleset.Number(77)}, Number: 1},
 		}},
 		{Name: "same1", Key: []ruleset.Type{ruleset.CgroupV2, ruleset.Mark}},

@@ -84,6 +84,17 @@ func basicFeatures() []feature {
 			nft.Match{Left: nft.Expr{Field: nft.FibDaddrType}, Value: nft.RTNMulticast},
 			nft.Match{Left: nft.Expr{Field: nft.FibSaddrType}, Value: nft.RTNLocal},
 		),
+	}, {
+		name:    "payload",
+		found:   "what is behind TCP's header, and headers that can be changed",
+		follows: nothingEnforced,
+		needs:   "CONFIG_NF_TABLES (5.16 or newer)",
+		rules: rules(
+			nft.Match{Left: nft.Expr{Field: nft.MetaL4Proto}, Value: nft.ProtoTCP},
+			nft.Match{Left: nft.Expr{Field: nft.InnerByte}, Op: nft.InRange, To: nft.Number(255).From},
+			nft.Flip{Field: nft.THSport},
+			nft.Flip{Field: nft.TCPSequence},
+		),
 	}}
 }
 
@@ -103,6 +114,7 @@ func cgroupFeatures(cgroup nft.Value, socket nft.Expr) []feature {
 		rules: rules(
 			nft.Match{Left: nft.Expr{Field: nft.SocketMark}, Op: nft.AtLeast},
 			nft.Match{Left: nft.Expr{Field: nft.SkUID}, Op: nft.AtLeast},
+			nft.Match{Left: nft.Expr{Field: nft.SocketTransparent}, Op: nft.InRange, To: nft.Number(1).From},
 			nft.InSet{Key: []nft.Expr{socket}, Set: "own"},
 		),
 		sets: own(nft.None),
@@ -114,6 +126,7 @@ func cgroupFeatures(cgroup nft.Value, socket nft.Expr) []feature {
 		rules: rules(
 			nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{socket}, Map: "own"},
 			nft.SetByMap{Target: nft.MetaMark, Key: []nft.Expr{socket}, Map: "own"},
+			nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: 0xffff, Or: 1 << 16},
 		),
 		sets: own(nft.Mark),
 	}}

@@ -1,0 +1,102 @@
+package compiler
+
+import (
+	nft "thole/ruleset"
+)
+
+// answerChains see the answers that this node sends. Here, and not before, it is known which
+// socket has a connection of TCP: it is judged once more, and then decided. UDP is judged at
+// each answer.
+func (l *layout) answerChains() []nft.Chain {
+	synAck := masked(nft.TCPFlags, tcpOpening, nft.TCPSyn|nft.TCPAck)
+	return []nft.Chain{
+		l.outputReply(),
+		{Name: "output_reply_tcp", Comment: "an answer on a connection that is not decided", Rules: []nft.Rule{
+			rule(isSYN, goTo("output_reply_syn")),
+			because("of a request: nobody knows yet whose", synAck, masked(nft.CtMark, markDead, 0), accept),
+			because("allowed before the last revocation: the next request decides", maskedNot(nft.CtMark, markEpoch, 0), masked(nft.CtMark, markOpen|markDead, 0), accept),
+			because("it carries nothing, and who asked need not wait", anyOf(nft.TCPFlags, nft.TCPRst), accept),
+			because("it was denied", masked(nft.CtMark, markDead, markDead), goTo("discard")),
+			rule(goTo("answer")),
+		}},
+		l.replySYN("output_reply_syn"),
+		{Name: "output_reply_udp", Comment: "an answer, or a request the other way", Rules: []nft.Rule{
+			because("no request was allowed: then this is one", toLo, masked(nft.CtMark, markEpoch, 0), goTo("output_request")),
+			rule(goTo("answer")),
+		}},
+		{Name: "output_request", Comment: "INPUT judges it", Rules: l.whose(l.itsMark(nft.MetaMark, accept), "output_request_nobody")},
+		{Name: "output_request_nobody", Rules: []nft.Rule{rule(scratch(nft.MetaMark, senderMark), accept)}},
+		{Name: "output_reply_other", Comment: "neither TCP nor UDP", Rules: []nft.Rule{
+			rule(anyOf(nft.CtState, nft.StateRelated), accept),
+			rule(l.decided(), accept),
+			rule(goTo("answer")),
+		}},
+		{Name: "answer", Comment: "who answers?", Rules: l.whose(l.itsNumber(goTo("answer_by")), "answer_nobody")},
+		{Name: "answer_by", Comment: "priority: who answers", Rules: []nft.Rule{
+			rule(toLo, goTo("answer_here")),
+			rule(goTo("answer_leaves")),
+		}},
+		{Name: "answer_here", Comment: "conntrack's mark: who asked", Rules: []nft.Rule{
+			because("nobody was asked", isTCP, masked(nft.CtMark, markEpoch|markOpen, 0), goTo("discard")),
+			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}),
+			rule(goTo("ask")),
+		}},
+		l.answerLeaves(),
+		{Name: "answer_nobody", Rules: []nft.Rule{
+			rule(fullSocket(nft.SocketMark), goTo("answer_unlabelled")),
+			because("the kernel: a reset, or the end of a connection", accept),
+		}},
+		{Name: "answer_unlabelled", Comment: "something unlabelled answers", Rules: []nft.Rule{
+			rule(isTCP, masked(nft.CtMark, markClass|markOpen, markOpen), setMark(0, l.epoch), accept),
+			rule(masked(nft.CtMark, markClass, 0), accept),
+			because("an address", masked(nft.CtMark, elsewhere, elsewhere), accept),
+			because("never judged: the mark is another program's", masked(nft.CtMark, markEpoch|markOpen, 0), accept),
+			rule(isNot(nft.MetaOif, nft.IfindexLo), goTo("ask_nobody_ct")),
+			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}),
+			rule(goTo("ask_nobody")),
+		}},
+		{Name: "accepted", Rules: []nft.Rule{rule(accept)}},
+	}
+}
+
+func (l *layout) outputReply() nft.Chain {
+	c := nft.Chain{Name: "output_reply", Comment: "answers"}
+	if l.fleet != nil {
+		c.Rules = append(c.Rules, rule(isTCP, isSYN, goTo("output_reply_syn")),
+			because("it was in the queue when the proof came", is(nft.MetaMark, Unproven), isTCP,
+				masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck), masked(nft.CtMark, remoteMask|markPending|markOut, remoteClass), drop),
+			because("a handshake that another node began", isTCP, masked(nft.CtMark, markPending|markOut, markPending), l.queue()),
+			because("proven, and not decided yet", isTCP, masked(nft.CtMark, remoteMask|markPending|markOut|markEpoch|markDead, remoteClass), goTo("fleet_reply")))
+	}
+	c.Rules = append(c.Rules,
+		because("most of TCP", isTCP, notSYN, l.decided(), accept),
+		rule(isTCP, goTo("output_reply_tcp")),
+		rule(isUDP, goTo("output_reply_udp")),
+		rule(goTo("output_reply_other")))
+	return c
+}
+
+// answerLeaves finds out whom a workload answers that is not on this node. An address has one
+// class in an epoch, so that conntrack's mark may hold it before the judgement.
+func (l *layout) answerLeaves() nft.Chain {
+	c := nft.Chain{Name: "answer_leaves", Comment: "an answer to another host, or to a container"}
+	if l.fleet != nil {
+		proven := masked(nft.CtMark, remoteMask|markOut, remoteClass)
+		c.Rules = append(c.Rules,
+			because("it proved its labels", proven, believed, goTo("ask_ct")),
+			because("its certificate was revoked", proven, goTo("refuse")))
+	}
+	c.Rules = append(c.Rules, because("INPUT wrote it", maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, markEpoch|markDead, l.epoch), goTo("ask_ct")))
+	c.Rules = append(c.Rules, l.outside(nft.CtMark, oifName, ipDaddr, ip6Daddr, "ask_ct")...)
+	return c
+}
+
+// replySYN sees a SYN that conntrack takes for an answer, because a SYN left from the other port before. It answers
+// nothing, it isSYN a connection: a process that sent from a port before its present owner listened there could so be
+// called past the policies. Only what is unlabelled may.
+func (l *layout) replySYN(name string) nft.Chain {
+	involved := because("a workload sent from the other port", maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), goTo("discard"))
+	c := l.nobodys(name, "a SYN is no answer")
+	c.Rules = append([]nft.Rule{involved}, c.Rules...)
+	return c
+}

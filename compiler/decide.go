@@ -1,0 +1,161 @@
+package compiler
+
+import (
+	"slices"
+
+	nft "thole/ruleset"
+)
+
+// decideChains judge. The packet's mark has the number of who asks in its lower half, its
+// priority that of who listens. Where the answer leaves this node, the packet's mark is not
+// ours: conntrack's says who asked, and the chains are those whose name ends in "_ct".
+func (l *layout) decideChains() []nft.Chain {
+	list := []nft.Chain{
+		{Name: "ask", Comment: "mark: who asks; priority: who listens", Rules: slices.Concat(
+			l.pair(sender, sendersClass),
+			[]nft.Rule{rule(jump("ingress")), rule(jump("egress")), rule(goTo("settle"))})},
+		{Name: "ask_ct", Comment: "conntrack's mark: who asked; priority: who answers", Rules: slices.Concat(
+			l.pair(ctClass),
+			[]nft.Rule{rule(jump("ingress_ct")), rule(jump("egress_ct")), rule(goTo("settle"))})},
+		{Name: "ask_nobody", Comment: "the sender's side alone", Rules: []nft.Rule{
+			rule(scratch(nft.MetaPriority, 0)),
+			sendersClass,
+			rule(jump("egress")),
+			rule(goTo("settle")),
+		}},
+		{Name: "ask_nobody_ct", Comment: "the same", Rules: []nft.Rule{
+			rule(scratch(nft.MetaPriority, 0)),
+			rule(jump("egress_ct")),
+			rule(goTo("settle")),
+		}},
+		l.settle(),
+		l.refuse(), l.refuseOut(),
+		{Name: "discard", Rules: []nft.Rule{rule(nft.Count{Counter: "discarded"}, drop)}},
+	}
+	for _, of := range []struct {
+		suffix string
+		sender nft.Expr
+	}{{"", sender}, {"_ct", ctClass}} {
+		list = append(list,
+			nft.Chain{Name: "ingress" + of.suffix, Comment: "what the listener's side says; to fall through is to allow", Rules: []nft.Rule{
+				rule(nft.ByMap{Key: []nft.Expr{of.sender, listener}, Map: "ingress_peer"}),
+				rule(nft.ByMap{Key: []nft.Expr{listener}, Map: "ingress_class"}),
+			}},
+			nft.Chain{Name: "egress" + of.suffix, Comment: "what the sender's side says; to fall through is to allow", Rules: []nft.Rule{
+				rule(nft.ByMap{Key: []nft.Expr{of.sender, listener}, Map: "egress_peer"}),
+				rule(nft.ByMap{Key: []nft.Expr{of.sender}, Map: "egress_class"}),
+			}})
+	}
+	return list
+}
+
+// pair asks what both sides allow: first for the workloads themselves, and where they have
+// numbers of their own once more for their classes.
+func (l *layout) pair(from nft.Expr, itsClass ...nft.Rule) []nft.Rule {
+	pair := rule(nft.ByMap{Key: []nft.Expr{from, listener}, Map: "pair"})
+	if !l.groups {
+		return []nft.Rule{pair}
+	}
+	return slices.Concat([]nft.Rule{pair}, itsClass, []nft.Rule{listenersClass, pair})
+}
+
+// settle writes the epoch: until it changes, no packet of this connection is judged again.
+// What conntrack does not know can not be settled, and goes nowhere.
+func (l *layout) settle() nft.Chain {
+	c := nft.Chain{Name: "settle", Comment: "it is allowed", Rules: []nft.Rule{
+		because("each answer of UDP is judged", isAnswer, isNot(nft.MetaL4Proto, nft.ProtoTCP), accept),
+		rule(isAnswer, toLo, nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: l.epoch}, nft.Count{Counter: "allowed"}, accept),
+		rule(isAnswer, setMark(markClass, l.epoch), nft.Count{Counter: "allowed"}, accept),
+		rule(unknownCt, goTo("discard")),
+	}}
+	if l.fleet != nil {
+		c.Rules = append(c.Rules, because("its proof is still to come", masked(nft.CtMark, markPending|markOut, markPending), nft.Count{Counter: "allowed"}, accept))
+	}
+	write := func(bits uint32) nft.Copy {
+		return nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: bits}
+	}
+	c.Rules = append(c.Rules,
+		because("to a container", is(nft.MetaIif, 0), write(l.epoch), scratch(nft.MetaMark, 0), nft.Count{Counter: "allowed"}, accept),
+		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), write(l.epoch), nft.Count{Counter: "allowed"}, accept),
+		because("who answers decides", onLo, write(l.epoch|markOpen), accept),
+		rule(isSYN, write(l.epoch|markOpen), accept),
+		rule(write(l.epoch), nft.Count{Counter: "allowed"}, accept))
+	return c
+}
+
+// refuse denies at INPUT: sources on this node are answered, others are not. What
+// conntrack does not know is never answered: it may be a stray of a live connection. Nor is
+// an answer of UDP: who gets the error may be another with the same port.
+func (l *layout) refuse() nft.Chain {
+	c := nft.Chain{Name: "refuse", Comment: "it is denied", Rules: []nft.Rule{
+		rule(unknownCt, goTo("discard")),
+		because("no answer that is allowed: perhaps a request the other way", isAnswer, isUDP, is(nft.MetaIif, 0), toLo, goTo("output_request")),
+		rule(isAnswer, isUDP, goTo("discard")),
+	}}
+	if l.deny == DenyReject {
+		c.Rules = append(c.Rules, rule(goTo("refuse_out")))
+		return c
+	}
+	c.Rules = append(c.Rules, rule(onLo, goTo("refuse_out")))
+	if l.bridges {
+		c.Rules = append(c.Rules, rule(nft.InSet{Key: []nft.Expr{iifName}, Set: "bridges"}, goTo("refuse_out")))
+	}
+	c.Rules = append(c.Rules,
+		because("sent by this node", is(nft.MetaIif, 0), goTo("refuse_out")),
+		rule(isTCP, setMark(allOnes, markDead)),
+		rule(nft.Count{Counter: "denied"}, drop))
+	return c
+}
+
+// refuseOut denies, with an answer at once. It ends a connection that was allowed before the
+// last revocation, but none that is another's.
+func (l *layout) refuseOut() nft.Chain {
+	return nft.Chain{Name: "refuse_out", Rules: []nft.Rule{
+		because("it is another's, which may have it", isTCP, notSYN, l.decided(), goTo("discard")),
+		because("nothing was allowed", isTCP, isSYN, masked(nft.CtMark, markPending, 0), nft.Count{Counter: "denied"}, l.reset()),
+		rule(isTCP, setMark(allOnes, markDead)),
+		rule(nft.Count{Counter: "denied"}),
+		rule(isTCP, l.reset()),
+		rule(l.rejects(nft.Reject{With: nft.AdminProhibited})),
+	}}
+}
+
+// rejects answers what is denied, if anything does.
+func (l *layout) rejects(with nft.Reject) nft.Statement {
+	if l.deny == DenyDrop {
+		return drop
+	}
+	return with
+}
+
+func (l *layout) reset() nft.Statement { return l.rejects(nft.Reject{With: nft.TCPReset}) }
+
+// chain records a new connection and allows it. At INPUT the sender's side is asked
+// first, since only what would be allowed is recorded.
+func (a auditChain) chain(fleet bool) nft.Chain {
+	c := nft.Chain{Name: a.name, Comment: "audit policy " + a.policy + " would deny"}
+	if a.stage == atIngress {
+		leaves := []nft.Statement{isAnswer, is(nft.MetaIif, 0), isNot(nft.MetaOif, nft.IfindexLo)}
+		c.Rules = append(c.Rules,
+			because("see ask_ct", append(slices.Clone(leaves), jump("egress_ct"))...),
+			rule(append(slices.Clone(leaves), goTo("settle"))...),
+			rule(jump("egress")))
+	}
+	settled := goTo("settle")
+	if a.stage == atLeave {
+		settled = goTo("settle_out")
+	}
+	if fleet && a.stage == atEgress {
+		asked := masked(nft.CtMark, remoteMask|markOut, remoteClass|markOut)
+		c.Rules = append(c.Rules,
+			because("fleet_ask asks: it settles", asked, nft.Count{Counter: AuditCounter(a.policy)}),
+			rule(asked, nft.Log{Prefix: "thole: would deny, policy " + a.policy + ": ", PerSecond: 10}),
+			rule(asked, verdictReturn))
+	}
+	fresh := anyOf(nft.CtState, nft.StateNew)
+	c.Rules = append(c.Rules,
+		rule(fresh, nft.Count{Counter: AuditCounter(a.policy)}),
+		rule(fresh, nft.Log{Prefix: "thole: would deny, policy " + a.policy + ": ", PerSecond: 10}),
+		rule(settled))
+	return c
+}

@@ -1,0 +1,182 @@
+package compiler
+
+import (
+	"slices"
+
+	nft "thole/ruleset"
+)
+
+// inputChains see what reaches this node. What comes over lo and has no number of a sender is
+// decided, or was sent by something unlabelled. TCP is judged by the listener that is found,
+// which is not always the one that the kernel takes: who answers decides (answerChains).
+func (l *layout) inputChains() []nft.Chain {
+	settledIn := masked(nft.CtMark, markEpoch|markDead|markOut|markOpen, l.epoch)
+	openHere := masked(nft.CtMark, markOpen|markDead, markOpen)
+	asked := masked(nft.CtMark, markOpen|markEpoch|markDead, markOpen|l.epoch)
+	return []nft.Chain{
+		{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
+			rule(isTCP, goTo("input_tcp")),
+			rule(isUDP, goTo("input_udp")),
+			rule(goTo("input_other")),
+		}},
+		{Name: "input_tcp", Rules: []nft.Rule{
+			rule(isSYN, goTo("input_syn")),
+			rule(onLo, sentBy, goTo("input_undecided")),
+			rule(settledIn, accept),
+			rule(isAnswer, accept),
+			rule(goTo("input_undecided")),
+		}},
+		{Name: "input_undecided", Rules: []nft.Rule{
+			rule(openHere, carries, goTo("input_data")),
+			because("what carries nothing opens no more", openHere, accept),
+			rule(goTo("input_data")),
+		}},
+		{Name: "input_data", Comment: "whose connection?", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_data_nobody")},
+		{Name: "input_data_nobody", Rules: []nft.Rule{
+			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
+			because("a request: its listener was asked in this epoch", aSocket, asked, accept),
+			because("a request, whose listener nobody found", aSocket, openHere, goTo("discard")),
+			rule(aSocket, onLo, sentBy, goTo("discard")),
+			rule(aSocket, accept),
+			because("its socket is bound to a device, and not found: outside its window it carries nothing, and is answered", onLo, openHere, nft.Flip{Field: nft.TCPSequence}, accept),
+			rule(onLo, sentBy, nft.Flip{Field: nft.TCPSequence}, accept),
+			rule(nft.Count{Counter: "unlabelled"}, accept),
+		}},
+		{Name: "input_syn", Rules: append([]nft.Rule{rule(isAnswer, goTo("input_reply_syn"))},
+			l.whose(l.itsNumber(goTo("input_workload")), "input_syn_nobody")...)},
+		l.replySYN("input_reply_syn"),
+		{Name: "input_syn_nobody", Rules: []nft.Rule{
+			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
+			because("early demultiplexing found a socket already: no other can be looked for", fromAway, setMark(allOnes, markOpen), accept),
+			because("a socket in TIME_WAIT hides the listener: look for it from another port", nft.Flip{Field: nft.THSport}),
+			rule(scratch(nft.MetaPriority, 0)),
+			rule(jump("find_listener")),
+			because("the port is put back", nft.Flip{Field: nft.THSport}),
+			rule(is(nft.MetaPriority, unlabelledListener), goTo("input_unlabelled")),
+			rule(isNot(nft.MetaPriority, 0), goTo("input_workload")),
+			rule(goTo("input_unasked")),
+		}},
+		{Name: "find_listener", Rules: l.whose(l.itsNumber(verdictReturn), "find_unlabelled")},
+		{Name: "find_unlabelled", Rules: []nft.Rule{rule(fullSocket(nft.SocketMark), scratch(nft.MetaPriority, unlabelledListener))}},
+		{Name: "input_unasked", Comment: "nobody that could be asked was found: no more than a handshake passes", Rules: []nft.Rule{
+			injected,
+			rule(sentBy, nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: markOpen}, accept),
+			rule(setMark(0, markOpen), nft.Count{Counter: "unlabelled"}, accept),
+		}},
+		{Name: "input_workload", Comment: "priority: who listens", Rules: []nft.Rule{
+			injected,
+			rule(onLo, sentBy, goTo("ask")),
+			rule(unknownCt, goTo("discard")),
+			because("something unlabelled sent it", onLo, scratch(nft.MetaMark, 0), goTo("ask")),
+			rule(goTo("stranger")),
+		}},
+		{Name: "input_unlabelled", Comment: "something unlabelled listens", Rules: []nft.Rule{
+			rule(onLo, isInjected, accept),
+			rule(onLo, sentBy, goTo("ask_nobody")),
+			rule(isUDP, nft.Count{Counter: "unlabelled"}, accept),
+			rule(unknownCt, accept),
+			because("who answers?", onLo, setMark(0, l.epoch|markOpen)),
+			because("other programs' marks stay", fromAway, is(nft.CtMark, 0), setMark(0, l.epoch|markOpen)),
+			because("it was denied by who had the port before", fromAway, masked(nft.CtMark, markDead, markDead), setMark(0, l.epoch|markOpen)),
+			rule(nft.Count{Counter: "unlabelled"}, accept),
+		}},
+		{Name: "input_other", Comment: "no listener can be found: the sender alone decides", Rules: []nft.Rule{
+			rule(fromAway, accept),
+			rule(isAnswer, accept),
+			rule(sentBy, goTo("input_other_by")),
+			rule(accept),
+		}},
+		{Name: "input_other_by", Rules: []nft.Rule{
+			rule(isInjected, accept),
+			rule(anyOf(nft.CtState, nft.StateRelated), accept),
+			neighbourDiscovery,
+			rule(goTo("ask_nobody")),
+		}},
+		l.stranger(),
+	}
+}
+
+// inputUDPChains judge every datagram: a port changes hands. What goes to a group or to all is
+// delivered to all their sockets, but the kernel finds one of them at most: there the sender
+// alone decides, at its OUTPUT.
+func (l *layout) inputUDPChains() []nft.Chain {
+	forged := append([]nft.Statement{}, ownSource...)
+	return []nft.Chain{
+		{Name: "input_udp", Comment: "a port changes hands: every datagram is judged", Rules: []nft.Rule{
+			rule(isAnswer, goTo("input_reply")),
+			rule(is(nft.IPDaddr, 0x7f000001), goTo("input_datagram")),
+			rule(v4, goTo("input_udp4")),
+			rule(v6, within(nft.IP6Daddr, groups[1]), goTo("input_group")),
+			rule(goTo("input_datagram")),
+		}},
+		{Name: "input_udp4", Rules: []nft.Rule{
+			rule(v4, within(nft.IPDaddr, groups[0]), goTo("input_group")),
+			rule(is(nft.FibDaddrType, nft.RTNBroadcast), goTo("input_broadcast")),
+			rule(goTo("input_datagram")),
+		}},
+		{Name: "input_group", Comment: "decided by the sender alone", Rules: []nft.Rule{
+			injected,
+			rule(accept),
+		}},
+		{Name: "input_broadcast", Rules: []nft.Rule{
+			rule(onLo, sentBy, goTo("discard")),
+			because("a workload's own, come back", fromAway, maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), goTo("discard")),
+			rule(accept),
+		}},
+		{Name: "input_datagram", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_unlabelled")},
+		{Name: "input_reply", Comment: "an answer is for the workload that asked, not for who has its port now", Rules: append([]nft.Rule{
+			because("no socket sent it", onLo, isInjected, goTo("input_reply_other")),
+			because("it is a request the other way", onLo, sentBy, goTo("input_datagram")),
+			rule(masked(nft.CtMark, markClass, 0), goTo("input_reply_other")),
+		}, l.whose(l.whoseMark(goTo("input_again")), "input_reply_other")...)},
+		l.replyOther(),
+		{Name: "input_reply_nobody", Rules: []nft.Rule{
+			rule(fromAway, accept),
+			because("never judged: nothing of a workload's", masked(nft.CtMark, markEpoch, 0), accept),
+			rule(masked(nft.CtMark, markClass, 0), accept),
+			rule(goTo("discard")),
+		}},
+		{Name: "input_again", Comment: "of an answer that comes over lo OUTPUT decided", Rules: append([]nft.Rule{
+			rule(onLo, accept),
+			because("this node's own address, from outside", append(forged, goTo("discard"))...),
+			rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
+		}, append(l.containers(iifName, ipSaddr, ip6Saddr, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask")), l.whose(l.itsNumber(goTo("leave_again")), "discard")...)...)},
+	}
+}
+
+// replyOther sees an answer that who asked does not get.
+func (l *layout) replyOther() nft.Chain {
+	return nft.Chain{Name: "input_reply_other", Rules: l.whose(l.itsNumber(goTo("discard")), "input_reply_nobody")}
+}
+
+// stranger gives who comes from elsewhere than lo a class: containers with a network
+// of their own by their address on their bridge, all else by its address.
+func (l *layout) stranger() nft.Chain {
+	c := nft.Chain{Name: "stranger", Comment: "the class of who comes from elsewhere than lo", Rules: []nft.Rule{
+		because("this node's own address, from outside", append(slices.Clone(ownSource), goTo("discard"))...),
+	}}
+	if l.fleet != nil {
+		proven := masked(nft.CtMark, remoteMask|markOut, remoteClass)
+		c.Rules = append(c.Rules,
+			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask")),
+			because("its certificate was revoked", proven, goTo("refuse")))
+	}
+	c.Rules = append(c.Rules, l.outside(nft.MetaMark, iifName, ipSaddr, ip6Saddr, "ask")...)
+	return c
+}
+
+// outside asks with the class of an address that is not on this node, in a mark.
+func (l *layout) outside(mark nft.Field, bridge, addr4, addr6 nft.Expr, ask string) []nft.Rule {
+	var rules []nft.Rule
+	if l.bridges {
+		rules = append(rules,
+			rule(v4, nft.SetByMap{Target: mark, Key: []nft.Expr{bridge, addr4}, Map: "container4"}, goTo(ask)),
+			rule(v6, nft.SetByMap{Target: mark, Key: []nft.Expr{bridge, addr6}, Map: "container6"}, goTo(ask)),
+			because("a container whose labels are not known yet, or a forged address", nft.InSet{Key: []nft.Expr{bridge}, Set: "bridges"}, goTo("discard")))
+	}
+	return append(rules,
+		rule(nft.SetBits{Target: mark, Or: elsewhere}),
+		rule(v4, nft.SetByMap{Target: mark, Key: []nft.Expr{addr4}, Map: "address4"}),
+		rule(v6, nft.SetByMap{Target: mark, Key: []nft.Expr{addr6}, Map: "address6"}),
+		rule(goTo(ask)))
+}

@@ -308,6 +308,12 @@ func perform(c call) (r result, err error) {
 		}
 	case "recv":
 		return receive(c.FD)
+	case "flood":
+		err = flood(c)
+	case "count":
+		return count(c)
+	case "stuck":
+		return stuck(c.FD)
 	case "inject":
 		err = inject(c)
 	case "frame":

@@ -62,7 +62,7 @@ spec: {groups: ["4444"], labels: {app: [secret]}}
 	}
 }
 
-// The same, in a dialogue: what the workload answers reaches the stranger.
+// A listener is bound to a device, in a dialogue: what the workload answers reaches the stranger.
 func TestAnswersOfListenerBoundToDevice(t *testing.T) {
 	s := newScene(t, sameLabels)
 	l := s.db.socket("0.0.0.0:80", unix.SOCK_STREAM)
@@ -476,8 +476,8 @@ func TestUDPPushOutlivesAnothersRevocation(t *testing.T) {
 	push("three", true, true)
 	s.enforce(closedDB + strings.Replace(portUDP, "5300/udp", "5301/udp", 1))
 	push("four", true, false)
-	s.enforce(closedDB + strings.Replace(portUDP, "5000/udp", "5001/udp", 1))
-	push("five", false, false) // what was denied once waits for the client
+	s.enforce(closedDB + strings.Replace(portUDP, "5000/udp", "5002/udp", 1))
+	push("five", false, true)
 }
 
 // portUDP lets web ask itself and what is unlabelled, on one port each.
@@ -581,3 +581,115 @@ kind: Policy
 metadata: {name: anybody}
 spec: {selector: {}, ingress: [{from: [{any: true}]}]}
 `
+
+// Sockets of two workloads share a port by SO_REUSEPORT with a selector that chooses
+// by chance: the one that nftables asks about is not the one that gets the SYN.
+func TestReusePortSelectorByChanceTCP(t *testing.T) {
+	withBoth(t, sameLabels, func(t *testing.T, s *scene, old bool) {
+		for _, at := range []string{"127.0.0.1:80", "[::1]:80"} {
+			mine := s.web.listen(at, reusePort)
+			victim := s.db.listen(at, reusePort)
+			s.web.ok(call{Op: "cbpf", FD: mine.fd})
+			reached := false
+			for range 60 {
+				reached = reached || reaches(s.web2, "", at, victim)
+				for c := mine.accept(); c != nil; c = mine.accept() {
+					c.abort()
+				}
+			}
+			closed(t, old, "data for other labels, at "+at, reached)
+		}
+	})
+}
+
+const portOnly = `apiVersion: thole/v1
+kind: Policy
+metadata: {name: db}
+spec:
+  selector: {matchLabels: {app: db}}
+  ingress: [{from: [{workloads: {matchLabels: {app: web}}}], ports: ["80/tcp"]}]
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  egress: [{to: [{workloads: {matchLabels: {app: db}}}], ports: ["80/tcp"]}]
+`
+
+// A client whose source port is in TIME_WAIT at the server is not refused where only one port is allowed, whichever
+// side sends first.
+func TestAllowedSYNIntoTimeWaitByPort(t *testing.T) {
+	for _, greet := range []bool{false, true} {
+		s := newScene(t, portOnly)
+		l := s.db.listen("127.0.0.1:80")
+		for i := range 2 {
+			c := s.web2.tcp("127.0.0.1:5000")
+			if errno := c.connect("127.0.0.1:80"); errno != 0 {
+				t.Errorf("connect %d, greeting %v: %v", i, greet, errno)
+				break
+			}
+			if !greet {
+				c.send("hello")
+			}
+			conn := l.accept()
+			if greet {
+				conn.send("welcome")
+				allowed(t, "greeting", c.got() == "welcome")
+			} else {
+				allowed(t, "data", conn != nil && conn.got() == "hello")
+			}
+			conn.close()
+			s.Barrier()
+			c.close()
+			s.Barrier()
+		}
+	}
+}
+
+// A listener that is bound to a device is reached over lo, where nftables looks for listeners of lo and finds none: by
+// SO_BINDTODEVICE, or by a link-local address. The old table let all
+// questions through, and no answer.
+func TestListenerOfDeviceTCP(t *testing.T) {
+	eachAttacker(t, sameLabels, func(t *testing.T, s *scene, old bool, f family, attacker *agent) {
+		s.linkLocal()
+		victims := map[string]*sock{f.node + ":80": s.web.socket(f.all+":80", unix.SOCK_STREAM)}
+		if f.name == "IPv6" {
+			victims["[fe80::1%veth0]:80"] = s.web.socket(f.all+":80", unix.SOCK_STREAM)
+		}
+		for to, l := range victims {
+			if strings.Contains(to, "veth0") {
+				l.bind(to)
+			} else {
+				l.device("veth0")
+				l.bind(f.all + ":80")
+			}
+			l.listen()
+			data, answer := dialogue(attacker, f.all+":0", to, l)
+			closed(t, old, "data to "+to, data)
+			denied(t, "an answer of "+to, answer)
+			data, answer = dialogue(s.web2, f.all+":0", to, l)
+			allowed(t, "an equal workload's data to "+to, data)
+			allowed(t, "the answer of "+to, answer || old)
+			l.abort()
+		}
+	})
+}
+
+// A socket of UDP that is connected to itself gets what it sends, also while conntrack remembers a workload that had the
+// port before: to that one's policies it would be an answer.
+func TestConnectedToItselfAfterWorkloadUDP(t *testing.T) {
+	s := newScene(t, sameLabels)
+	for _, f := range families {
+		for i, pair := range [][2]*agent{{s.db, s.free}, {s.db, s.web}} {
+			at := fmt.Sprintf("%s:%d", f.loopback, 6000+i)
+			for _, who := range pair {
+				u := who.udp(at)
+				u.connect(at)
+				u.send("one")
+				allowed(t, "to itself, at "+at, u.got() == "one")
+				u.close()
+			}
+		}
+	}
+}

@@ -87,9 +87,12 @@ type node struct {
 	workloads []compiler.Workload
 	numbers   compiler.Numbers
 	epoch     uint16
+	program   string // the table is that of this program; "": of this package's compiler
 }
 
-func newNode(t testing.TB) *node { return &node{t: t, Host: nstest.New(t)} }
+func newNode(t testing.TB) *node {
+	return &node{t: t, Host: nstest.New(t), program: os.Getenv("THOLE_BINARY")}
+}
 
 // label makes a cgroup a workload, from the next enforce on.
 func (n *node) label(path string, labels compiler.Labels) *nstest.Cgroup {
@@ -111,6 +114,10 @@ func (n *node) enforce(yaml string) {
 // load loads the table in the same epoch.
 func (n *node) load(yaml string) {
 	n.t.Helper()
+	if n.program != "" {
+		must(n.t, n.Nft(n.dryRun(yaml)))
+		return
+	}
 	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: []byte(yaml)}})
 	must(n.t, err)
 	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: n.workloads,
@@ -118,6 +125,26 @@ func (n *node) load(yaml string) {
 	must(n.t, err)
 	n.numbers = result.Numbers
 	must(n.t, n.Nft(result.Table.Text()))
+}
+
+// dryRun returns the table that the program would load. An epoch follows from the table that is loaded.
+func (n *node) dryRun(yaml string) string {
+	n.t.Helper()
+	for i, w := range n.workloads {
+		labels, err := json.Marshal(w.Labels)
+		must(n.t, err)
+		yaml += fmt.Sprintf("\n---\napiVersion: thole/v1\nkind: Workload\nmetadata: {name: w%d, labels: %s}\n"+
+			"spec: {cgroup: %s}\n", i, labels, w.Cgroup.Path)
+	}
+	cmd := n.Command(n.program, "apply", "--dry-run", "--state", "/run/state", "-f", "-")
+	cmd.Stdin = strings.NewReader(yaml)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	table, err := cmd.Output()
+	if err != nil {
+		n.t.Fatalf("%s apply --dry-run: %v: %s", n.program, err, errs.String())
+	}
+	return string(table)
 }
 
 // A scene is a node with a link to a machine outside and four parties: web and
@@ -134,7 +161,13 @@ const (
 )
 
 func newScene(t testing.TB, yaml string) *scene {
+	return newSceneOf(t, os.Getenv("THOLE_BINARY"), yaml)
+}
+
+// newSceneOf is newScene with the table of a program.
+func newSceneOf(t testing.TB, program, yaml string) *scene {
 	s := &scene{node: newNode(t), outside: nstest.New(t)}
+	s.program = program
 	nstest.Link(s.Host, ours+"/24", ours6+"/64", s.outside, theirs+"/24", theirs6+"/64")
 	s.web = newAgent(t, s.Host, s.label("thole.slice/web", compiler.Labels{"app": "web"}))
 	s.web2 = newAgent(t, s.Host, s.label("thole.slice/web2", compiler.Labels{"app": "web"}))
@@ -142,6 +175,15 @@ func newScene(t testing.TB, yaml string) *scene {
 	s.free = newAgent(t, s.Host, s.In("elsewhere"))
 	s.enforce(yaml)
 	return s
+}
+
+// linkLocal gives the node the address fe80::1 of one device.
+func (s *scene) linkLocal() {
+	s.t.Helper()
+	s.Shell("ip addr replace fe80::1/64 dev veth0 nodad")
+	nstest.WaitFor(s.t, 5*time.Second, "the address to be usable", func() bool {
+		return !strings.Contains(s.Shell("ip -6 addr show dev veth0"), "tentative")
+	})
 }
 
 // stranger is an agent on the machine outside.
@@ -213,6 +255,25 @@ func allowed(t testing.TB, what string, reached bool) {
 	t.Helper()
 	if !reached {
 		t.Errorf("%s: it was denied, want it allowed", what)
+	}
+}
+
+// withBoth runs a test with the table of the program of nstest.OldCommit, through which the attacks go, and with the
+// present one; or only with that of the program THOLE_BINARY, which must be as good as the present one.
+func withBoth(t *testing.T, yaml string, test func(t *testing.T, s *scene, old bool)) {
+	t.Helper()
+	given := os.Getenv("THOLE_BINARY")
+	if given == "" && !nstest.Slow() {
+		t.Run(nstest.OldCommit[:7], func(t *testing.T) { test(t, newSceneOf(t, nstest.Old(t), yaml), true) })
+	}
+	t.Run("now", func(t *testing.T) { test(t, newSceneOf(t, given, yaml), false) })
+}
+
+// closed fails unless the payload of an attack arrives with the old table, and not with the new one.
+func closed(t testing.TB, old bool, what string, reached bool) {
+	t.Helper()
+	if reached != old {
+		t.Errorf("%s: arrived: %t, want %t", what, reached, old)
 	}
 }
 

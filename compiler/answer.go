@@ -47,6 +47,7 @@ func (l *layout) answerChains() []nft.Chain {
 			because("the kernel: a reset, or the end of a connection", accept),
 		}},
 		{Name: "answer_unlabelled", Comment: "something unlabelled answers", Rules: []nft.Rule{
+			because("nobody but us says who sends", toLo, sentBy, scratch(nft.MetaMark, 0)),
 			rule(isTCP, masked(nft.CtMark, markClass|markOpen, markOpen), setMark(0, l.epoch), accept),
 			rule(masked(nft.CtMark, markClass, 0), accept),
 			because("an address", masked(nft.CtMark, elsewhere, elsewhere), accept),

@@ -26,7 +26,7 @@ func (m *machine) kill() {
 // epoch in which they were allowed the policy forbids them. One that is allowed lives.
 func TestEpochComesRound(t *testing.T) {
 	m := newMachine(t)
-	must(t, m.apply(policyFrom("web")))
+	must(t, m.apply(policyFrom("web")+webClosed))
 	web, db := m.labelledProbe("a", "app=web"), m.labelledProbe("b", "app=db") // numbered in this order, also anew
 	l := db.Listen("tcp", "127.0.0.1:80", nstest.Manual)
 	allowed := m.labelledProbe("c", "app=other").Listen("tcp", "127.0.0.1:81", nstest.Manual)
@@ -46,7 +46,7 @@ func TestEpochComesRound(t *testing.T) {
 		t.Fatalf("epoch %d; want the last one", got)
 	}
 	for n := range 8 {
-		must(t, m.apply(policyFrom([]string{"dev", "other"}[n%2])))
+		must(t, m.apply(policyFrom([]string{"dev", "other"}[n%2])+webClosed))
 		if m.status().Epoch == epoch {
 			break
 		}
@@ -68,6 +68,15 @@ func TestEpochComesRound(t *testing.T) {
 		t.Errorf("the allowed connection: %q, %s", data, o)
 	}
 }
+
+// webClosed lets nobody call web, so that a datagram to it is an answer or nothing.
+const webClosed = `
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: web-closed}
+spec: {selector: {matchLabels: {app: web}}, ingress: []}
+`
 
 // A pair is a connection from both sides.
 type pair struct{ client, server *nstest.Conn }

@@ -86,7 +86,7 @@ func (l *layout) chains() []nft.Chain {
 	return append(list, l.rows...)
 }
 
-// has puts where a socket's workload is found: its number is in the packet's priority.
+// itsNumber puts the number of the socket's workload into the packet's priority.
 func (l *layout) itsNumber(then nft.Verdict) func(depth uint8) []nft.Rule {
 	return func(depth uint8) []nft.Rule {
 		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{cgroup(depth)}, Map: listenerMap(depth)}, then)}

@@ -60,7 +60,7 @@ func (l *layout) pair(from nft.Expr, itsClass ...nft.Rule) []nft.Rule {
 }
 
 // settle writes the epoch: until it changes, no packet of this connection is judged again.
-// What conntrack does not know can not be settled, and goes nowhere.
+// What conntrack does not know goes nowhere.
 func (l *layout) settle() nft.Chain {
 	c := nft.Chain{Name: "settle", Comment: "it is allowed", Rules: []nft.Rule{
 		because("each answer of UDP is judged", isAnswer, isNot(nft.MetaL4Proto, nft.ProtoTCP), accept),

@@ -6,8 +6,8 @@ import (
 	nft "thole/ruleset"
 )
 
-// leaving writes what c says of connections to addresses outside this node. OUTPUT
-// has no scratch register, so addresses and ports stand in the keys themselves:
+// leaving writes what c says of connections to addresses outside this node. The packet's
+// priority has the sender's number, and addresses and ports stand in the keys themselves:
 // the maps hold only what differs from what c says of most addresses.
 func (l *lowering) leaving(c *workloadClass) {
 	dk := l.docket(c, egress)

@@ -138,6 +138,26 @@ func (f Field) shape() shape {
 		return shape{"socket transparent", 1, false, decimal}
 	case InnerByte:
 		return shape{"@ih,0,8", 1, false, decimal}
+	case MetaOifKind:
+		return shape{"meta oifkind", 16, false, ifname}
+	case RtIPsec:
+		return shape{"rt ipsec", 1, false, decimal}
+	case CtOriginalIPSaddr:
+		return shape{"ct original ip saddr", 4, false, address}
+	case CtOriginalIPDaddr:
+		return shape{"ct original ip daddr", 4, false, address}
+	case CtReplyIPSaddr:
+		return shape{"ct reply ip saddr", 4, false, address}
+	case CtOriginalIP6Saddr:
+		return shape{"ct original ip6 saddr", 16, false, address}
+	case CtOriginalIP6Daddr:
+		return shape{"ct original ip6 daddr", 16, false, address}
+	case CtReplyIP6Saddr:
+		return shape{"ct reply ip6 saddr", 16, false, address}
+	case CtOriginalProtoDst:
+		return shape{"ct original proto-dst", 2, false, decimal}
+	case CtReplyProtoSrc:
+		return shape{"ct reply proto-src", 2, false, decimal}
 	default:
 		return shape{name: "invalid"}
 	}
@@ -165,6 +185,8 @@ func (f Field) Needs() []Match {
 		return []Match{is(MetaProtocol, EtherARP)}
 	case TCPFlags, TCPOption, TCPToken, TCPSequence:
 		return []Match{is(MetaL4Proto, ProtoTCP)}
+	case CtOriginalProtoDst, CtReplyProtoSrc: // nft knows no type of it otherwise
+		return []Match{is(MetaL4Proto, ProtoTCP), is(MetaL4Proto, ProtoUDP), is(MetaL4Proto, ProtoSCTP)}
 	case ICMPTypeOf:
 		return []Match{is(MetaL4Proto, ProtoICMP)}
 	case ICMPv6TypeOf:

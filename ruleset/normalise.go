@@ -177,6 +177,8 @@ func needs(s Statement) [][]Match {
 		if s.With == TCPReset {
 			return [][]Match{TCPFlags.Needs()}
 		}
+	case Rewrite:
+		return [][]Match{s.Target.Needs()}
 	case Flip:
 		return [][]Match{TCPFlags.Needs()}
 	}

@@ -9,6 +9,11 @@ import (
 type Conntrack struct {
 	Mark   uint32
 	Status uint32 // Status* bits
+
+	// The two tuples, where NAT made something of them (StatusDNAT).
+	Caller  netip.Addr     // who opened the connection
+	Called  netip.AddrPort // whom it called
+	Reached netip.AddrPort // whom it reaches
 }
 
 // A Socket is what the kernel finds for a packet.
@@ -37,7 +42,10 @@ type Packet struct {
 	TCPFlags   uint8
 	Carries    bool // something behind the header of TCP or UDP
 	ICMPType   uint8
-	RouteType  uint32 // RTN*: what the routing tables say of To
+	Kind       string // what software made the interface Oif, if any
+	IPsec      bool   // the route leads through IPsec
+	RouteType  uint32 // RTN*: what the routing tables say of To; another address may be put there: Routes
+	Routes     map[netip.Addr]uint32
 	SourceType uint32 // RTN*: what they say of From
 
 	Mark, Priority uint32
@@ -154,6 +162,10 @@ func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
 			if !ok || !p.set(st.Target, 0, v&st.And|st.Or) {
 				return Verdict{}
 			}
+		case Rewrite:
+			if !p.rewrite(st) {
+				return Verdict{}
+			}
 		case Flip:
 			if st.Field == THSport {
 				p.FromPort ^= 0x8000
@@ -176,6 +188,44 @@ func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
 		}
 	}
 	return Verdict{}
+}
+
+// rewrite puts an address into the packet.
+func (p *Packet) rewrite(r Rewrite) bool {
+	to, ok := p.tuple(r.Source)
+	if !ok || to.Is4() != (r.Target == IPDaddr) {
+		return false
+	}
+	if p.Routes == nil {
+		p.Routes = map[netip.Addr]uint32{}
+	}
+	p.Routes[p.To] = p.RouteType
+	p.To, p.RouteType = to, p.Routes[to]
+	return true
+}
+
+// tuple returns an address of one of conntrack's tuples.
+func (p *Packet) tuple(f Field) (a netip.Addr, ok bool) {
+	if p.Conntrack == nil {
+		return a, false
+	}
+	switch f {
+	case CtOriginalIPSaddr, CtOriginalIP6Saddr:
+		a = p.Conntrack.Caller
+	case CtOriginalIPDaddr, CtOriginalIP6Daddr:
+		a = p.Conntrack.Called.Addr()
+	case CtReplyIPSaddr, CtReplyIP6Saddr:
+		a = p.Conntrack.Reached.Addr()
+	}
+	return a, a.IsValid() && a.Is4() == (f.Bytes() == IPv4Addr.Bytes())
+}
+
+// port returns a port of one of the tuples.
+func (c *Conntrack) port(of func(*Conntrack) netip.AddrPort) (uint32, bool) {
+	if c == nil {
+		return 0, false
+	}
+	return uint32(of(c).Port()), of(c).IsValid()
 }
 
 // set writes a mark. Without a conntrack entry it writes nothing, and fails only where
@@ -267,6 +317,12 @@ func (e Expr) read(p *Packet) (Word, bool) {
 		return Interface(p.IifName).From, true
 	case MetaOifName:
 		return Interface(p.OifName).From, true
+	case CtOriginalIPSaddr, CtOriginalIP6Saddr, CtOriginalIPDaddr, CtOriginalIP6Daddr, CtReplyIPSaddr, CtReplyIP6Saddr:
+		a, ok := p.tuple(e.Field)
+		if !ok {
+			return Word{}, false
+		}
+		return Address(a).From, true
 	case IPSaddr, IP6Saddr:
 		return Address(p.From).From, p.From.Is4() == (e.Field == IPSaddr)
 	case IPDaddr, IP6Daddr:
@@ -339,6 +395,17 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return p.SourceType, true
 	case InnerByte:
 		return 0, p.Carries
+	case MetaOifKind:
+		return 1, p.Kind != ""
+	case RtIPsec:
+		if p.IPsec {
+			return 1, true
+		}
+		return 0, true
+	case CtOriginalProtoDst:
+		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Called })
+	case CtReplyProtoSrc:
+		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Reached })
 	}
 	panic(fmt.Sprintf("ruleset: no simulation of field %d", e.Field))
 }

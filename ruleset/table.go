@@ -165,6 +165,19 @@ const (
 	TCPSequence                        // tcp sequence: of Flip only
 	SocketTransparent                  // socket transparent: no more than "there is a socket, perhaps a request's" is asked of it
 	InnerByte                          // @ih,0,8: the first byte behind the header of TCP or UDP, for "it carries something" (linux 5.16)
+	MetaOifKind                        // meta oifkind: what software made the interface; a real device has none
+	RtIPsec                            // rt ipsec: 1 where the route leads through a transformation of IPsec
+
+	// What conntrack keeps of the connection's two tuples. Where NAT changes the destination,
+	// the original one has the address that was called, and the reply the one that is reached.
+	CtOriginalIPSaddr  // ct original ip saddr
+	CtOriginalIPDaddr  // ct original ip daddr
+	CtReplyIPSaddr     // ct reply ip saddr
+	CtOriginalIP6Saddr // ct original ip6 saddr
+	CtOriginalIP6Daddr // ct original ip6 daddr
+	CtReplyIP6Saddr    // ct reply ip6 saddr
+	CtOriginalProtoDst // ct original proto-dst: of TCP, UDP, SCTP
+	CtReplyProtoSrc    // ct reply proto-src
 )
 
 // Values of fields.
@@ -271,7 +284,7 @@ type SetByMap struct {
 // SetBits sets Target to Target & And | Or. And 0 sets the constant Or; an And of
 // all ones keeps what is there.
 type SetBits struct {
-	Target  Field // CtMark, MetaMark, MetaPriority; the latter two with And 0 only
+	Target  Field // CtMark, MetaMark, MetaPriority; the last with And 0 only
 	And, Or uint32
 }
 
@@ -279,6 +292,13 @@ type SetBits struct {
 type Copy struct {
 	Target, Source Field // CtMark, MetaMark
 	And, Or        uint32
+}
+
+// Rewrite puts an address of conntrack's into a packet of its family, and mends its
+// checksums ("ip daddr set ct original ip daddr").
+type Rewrite struct {
+	Target Field // IPDaddr, IP6Daddr
+	Source Field // an address of CtOriginal… or CtReply…, of the same family
 }
 
 // Flip changes the highest bit of a field in a packet of TCP, and its checksum; to do it
@@ -339,6 +359,7 @@ func (ByMap) statement()    {}
 func (SetByMap) statement() {}
 func (SetBits) statement()  {}
 func (Copy) statement()     {}
+func (Rewrite) statement()  {}
 func (Flip) statement()     {}
 func (Update) statement()   {}
 func (Limit) statement()    {}

@@ -312,6 +312,8 @@ func statementText(s Statement) string {
 		return s.text()
 	case Copy:
 		return s.text()
+	case Rewrite:
+		return fmt.Sprintf("%s set %s", s.Target, s.Source)
 	case Flip:
 		name := s.name()
 		return fmt.Sprintf("%s set %s ^ 0x%x", name, name, s.Bit())
@@ -461,8 +463,11 @@ func (e Expr) text() string {
 // that equality needs its sign.
 func (m Match) text() string {
 	left, value := m.Left.text(), m.Left.Field.valueText(m.Value)
-	if m.Left.Field == TCPOption {
+	switch m.Left.Field {
+	case TCPOption, RtIPsec:
 		return left + map[bool]string{true: " exists", false: " missing"}[m.exists()]
+	case MetaOifKind:
+		return left + ` != "` + noKind + `"`
 	}
 	switch m.Op {
 	case Equal:
@@ -490,7 +495,13 @@ func (m Match) text() string {
 	}
 }
 
-// exists says that a match of a TCP option asks for its presence.
+// noKind is no kind of interface: nft takes no empty string.
+const noKind = "none"
+
+// HasKind holds where software made the interface that a packet leaves by.
+func HasKind() Match { return Match{Left: Expr{Field: MetaOifKind}, Op: NotEqual, Value: 0} }
+
+// exists says that a match of what is there or not asks for its presence.
 func (m Match) exists() bool { return (m.Op == Equal) == (m.Value == 1) }
 
 func (m Match) rangeText() string {

@@ -95,6 +95,19 @@ func basicFeatures() []feature {
 			nft.Flip{Field: nft.THSport},
 			nft.Flip{Field: nft.TCPSequence},
 		),
+	}, {
+		name:    "called addresses",
+		found:   "the address that was called, where NAT changes it, and tunnels",
+		follows: nothingEnforced,
+		needs:   "CONFIG_NFT_CT and CONFIG_NF_TABLES (5.1 or newer)",
+		rules: rules(
+			nft.Match{Left: nft.Expr{Field: nft.CtOriginalIPDaddr}, Value: 0},
+			nft.Match{Left: nft.Expr{Field: nft.CtOriginalProtoDst}, Value: 0},
+			nft.Rewrite{Target: nft.IPDaddr, Source: nft.CtReplyIPSaddr},
+			nft.Rewrite{Target: nft.IP6Daddr, Source: nft.CtReplyIP6Saddr},
+			nft.HasKind(),
+			nft.Match{Left: nft.Expr{Field: nft.RtIPsec}, Value: 1},
+		),
 	}}
 }
 

@@ -260,7 +260,9 @@ func exprAttrs(a *attrs, f family, exprs []expr.Any) error {
 	a.nest(unix.NFTA_RULE_EXPRESSIONS, func(a *attrs) {
 		for _, e := range exprs {
 			var data []byte
-			if data, err = expr.Marshal(byte(f), e); err != nil {
+			if r, ours := e.(raw); ours {
+				data = r.attrs()
+			} else if data, err = expr.Marshal(byte(f), e); err != nil {
 				return
 			}
 			a.bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)

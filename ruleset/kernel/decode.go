@@ -79,6 +79,8 @@ func (d *decoder) expression(name string, a attrMap) error {
 		return d.meta(a)
 	case "ct":
 		return d.ct(a)
+	case "rt":
+		return d.rt(a)
 	case "socket":
 		return d.socket(a)
 	case "fib":
@@ -201,6 +203,7 @@ func (d *decoder) meta(a attrMap) error {
 		expr.MetaKeySKUID:    ruleset.SkUID,
 		expr.MetaKeyIIFNAME:  ruleset.MetaIifName,
 		expr.MetaKeyOIFNAME:  ruleset.MetaOifName,
+		metaKeyOIFKIND:       ruleset.MetaOifKind,
 	}
 	field, ok := fields[expr.MetaKey(a.u32(unix.NFTA_META_KEY))]
 	if !ok {
@@ -219,14 +222,36 @@ func (d *decoder) ct(a attrMap) error {
 		expr.CtKeyMARK:      ruleset.CtMark,
 		expr.CtKeySTATUS:    ruleset.CtStatus,
 	}
+	if a.has(unix.NFTA_CT_DIRECTION) {
+		return d.tuple(a)
+	}
 	field, ok := fields[expr.CtKey(a.u32(unix.NFTA_CT_KEY))]
-	if !ok || a.has(unix.NFTA_CT_DIRECTION) {
+	if !ok {
 		return errUnknown
 	}
 	if a.has(unix.NFTA_CT_SREG) {
 		return d.store(field, a.u32(unix.NFTA_CT_SREG))
 	}
 	return d.load(a.u32(unix.NFTA_CT_DREG), ruleset.Expr{Field: field})
+}
+
+// tuple reads one of the two tuples of a connection.
+func (d *decoder) tuple(a attrMap) error {
+	direction := a[unix.NFTA_CT_DIRECTION]
+	at := slices.IndexFunc(tupleFields, func(t tupleField) bool {
+		return t.key == a.u32(unix.NFTA_CT_KEY) && len(direction) == 1 && t.reply == (direction[0] == ruleset.DirReply)
+	})
+	if at < 0 || !d.mayRead(tupleFields[at].field) {
+		return errUnknown
+	}
+	return d.load(a.u32(unix.NFTA_CT_DREG), ruleset.Expr{Field: tupleFields[at].field})
+}
+
+func (d *decoder) rt(a attrMap) error {
+	if a.u32(unix.NFTA_RT_KEY) != uint32(rtKeyXFRM) {
+		return errUnknown
+	}
+	return d.load(a.u32(unix.NFTA_RT_DREG), ruleset.Expr{Field: ruleset.RtIPsec})
 }
 
 func (d *decoder) socket(a attrMap) error {
@@ -265,7 +290,7 @@ func (d *decoder) fib(a attrMap) error {
 // payload reads a header. Which one it is depends on what was matched before.
 func (d *decoder) payload(a attrMap) error {
 	if a.has(unix.NFTA_PAYLOAD_SREG) {
-		return d.flip(a)
+		return d.change(a)
 	}
 	for _, h := range headerFields {
 		if a.u32(unix.NFTA_PAYLOAD_BASE) == uint32(h.base) && a.u32(unix.NFTA_PAYLOAD_OFFSET) == h.offset &&
@@ -276,12 +301,35 @@ func (d *decoder) payload(a attrMap) error {
 	return errUnknown
 }
 
-// flip is the one kind of change of a packet that is ours (encodeFlip).
-func (d *decoder) flip(a attrMap) error {
+// change reads a change of the packet itself.
+func (d *decoder) change(a attrMap) error {
 	o, err := d.takeField(a.u32(unix.NFTA_PAYLOAD_SREG))
 	if err != nil {
 		return err
 	}
+	if slices.ContainsFunc(tupleFields, func(t tupleField) bool { return t.field == o.field.Field }) {
+		return d.rewrite(a, o)
+	}
+	return d.flip(a, o)
+}
+
+// rewrite reads what encodeRewrite writes.
+func (d *decoder) rewrite(a attrMap, o *operand) error {
+	for _, target := range []ruleset.Field{ruleset.IPDaddr, ruleset.IP6Daddr} {
+		same := d.mayRead(target) && o.field.Field.Bytes() == target.Bytes() && !o.masked && !o.swapped
+		for typ, n := range rewrites(target) {
+			same = same && a.u32(typ) == n
+		}
+		if same {
+			d.emit(ruleset.Rewrite{Target: target, Source: o.field.Field})
+			return nil
+		}
+	}
+	return errUnknown
+}
+
+// flip reads what encodeFlip writes.
+func (d *decoder) flip(a attrMap, o *operand) error {
 	flip := ruleset.Flip{Field: o.field.Field}
 	if flip.Field != ruleset.THSport && flip.Field != ruleset.TCPSequence || !o.masked || o.swapped {
 		return errUnknown
@@ -424,6 +472,11 @@ func rangeMatch(o *operand, from, to ruleset.Word) ruleset.Match {
 func (d *decoder) equal(o *operand, equal bool, w ruleset.Word) error {
 	m := ruleset.Match{Left: o.field, Value: uint32(w.Uint64())}
 	switch {
+	case o.field.Field == ruleset.MetaOifKind:
+		if equal || w != wordOf(noKind, false) {
+			return errUnknown
+		}
+		m = ruleset.HasKind()
 	case o.masked && (o.swapped || o.xor != 0):
 		return errUnknown
 	case o.masked && equal:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
@@ -60,6 +61,8 @@ func (e *encoder) statement(s ruleset.Statement) ([]expr.Any, error) {
 		return encodeSetBits(s)
 	case ruleset.Copy:
 		return encodeCopy(s)
+	case ruleset.Rewrite:
+		return encodeRewrite(s)
 	case ruleset.Flip:
 		return encodeFlip(s)
 	case ruleset.Update:
@@ -125,10 +128,19 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 		return &expr.Socket{Key: expr.SocketKeyTransparent, Register: reg}, nil
 	case ruleset.TCPOption:
 		return &expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: f.Level, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, DestRegister: reg}, nil
+	case ruleset.MetaOifKind:
+		return &expr.Meta{Key: metaKeyOIFKIND, Register: reg}, nil
+	case ruleset.RtIPsec:
+		return &expr.Rt{Key: rtKeyXFRM, Register: reg}, nil
 	case ruleset.FibDaddrType:
 		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true}, nil
 	case ruleset.FibSaddrType:
 		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagSADDR: true}, nil
+	}
+	for _, t := range tupleFields {
+		if t.field == f.Field {
+			return t.load(reg), nil
+		}
 	}
 	for _, h := range headerFields {
 		if h.field == f.Field {
@@ -136,6 +148,61 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 		}
 	}
 	return nil, fmt.Errorf("unknown field %s", f.Field)
+}
+
+// Keys that the library does not name (linux/netfilter/nf_tables.h: enum nft_meta_keys, enum nft_rt_keys).
+const (
+	metaKeyOIFKIND expr.MetaKey = 27
+	rtKeyXFRM      expr.RtKey   = 4
+)
+
+// noKind is the name that a kind of interface is compared with (nftables: meta oifkind != "none").
+var noKind = append([]byte("none"), make([]byte, 12)...)
+
+// A raw expression is written here, because the library's own leaves something out: which of
+// the two tuples of a connection is read, and that IPv6's addresses are in checksums.
+type raw struct {
+	expr.Any
+	name string
+	data attrs
+}
+
+// attrs writes it as an element of a rule.
+func (r raw) attrs() []byte {
+	var a attrs
+	a.str(unix.NFTA_EXPR_NAME, r.name)
+	a.bytes(unix.NFTA_EXPR_DATA|unix.NLA_F_NESTED, r.data)
+	return a
+}
+
+// A tupleField is where a field is in conntrack's tuples.
+type tupleField struct {
+	field ruleset.Field
+	key   uint32 // NFT_CT_*
+	reply bool
+}
+
+var tupleFields = []tupleField{
+	{ruleset.CtOriginalIPSaddr, unix.NFT_CT_SRC_IP, false},
+	{ruleset.CtOriginalIPDaddr, unix.NFT_CT_DST_IP, false},
+	{ruleset.CtReplyIPSaddr, unix.NFT_CT_SRC_IP, true},
+	{ruleset.CtOriginalIP6Saddr, unix.NFT_CT_SRC_IP6, false},
+	{ruleset.CtOriginalIP6Daddr, unix.NFT_CT_DST_IP6, false},
+	{ruleset.CtReplyIP6Saddr, unix.NFT_CT_SRC_IP6, true},
+	{ruleset.CtOriginalProtoDst, unix.NFT_CT_PROTO_DST, false},
+	{ruleset.CtReplyProtoSrc, unix.NFT_CT_PROTO_SRC, true},
+}
+
+func (t tupleField) load(reg uint32) expr.Any {
+	var a attrs
+	a.u32(unix.NFTA_CT_KEY, t.key)
+	a.u32(unix.NFTA_CT_DREG, reg)
+	direction := byte(ruleset.DirOriginal)
+	if t.reply {
+		direction = ruleset.DirReply
+	}
+	a.bytes(unix.NFTA_CT_DIRECTION, []byte{direction})
+	return raw{name: "ct", data: a}
 }
 
 // A headerField is where a field is in a packet.
@@ -238,6 +305,10 @@ func encodeMatch(m ruleset.Match) ([]expr.Any, error) {
 	case ruleset.Equal:
 		compare(expr.CmpOpEq, inRegister(f, m.Value))
 	case ruleset.NotEqual:
+		if f == ruleset.MetaOifKind {
+			compare(expr.CmpOpNeq, noKind)
+			break
+		}
 		compare(expr.CmpOpNeq, inRegister(f, m.Value))
 	case ruleset.AtLeast:
 		toOrder()
@@ -331,6 +402,47 @@ func encodeCopy(s ruleset.Copy) ([]expr.Any, error) {
 		Mask: inRegister(s.Source, s.And&^s.Or), Xor: inRegister(s.Source, s.Or),
 	}
 	return []expr.Any{from, change, to}, err
+}
+
+// ipChecksum is where IPv4's header has its checksum; IPv6's has none.
+const ipChecksum = 10
+
+func encodeRewrite(s ruleset.Rewrite) ([]expr.Any, error) {
+	from, err := load(ruleset.Expr{Field: s.Source}, firstReg)
+	if err != nil {
+		return nil, err
+	}
+	to := rewrites(s.Target)
+	if to == nil || s.Source.Bytes() != s.Target.Bytes() {
+		return nil, fmt.Errorf("%s can not be set to %s", s.Target, s.Source)
+	}
+	var a attrs
+	a.u32(unix.NFTA_PAYLOAD_SREG, firstReg)
+	for typ := range uint16(unix.NFTA_PAYLOAD_CSUM_FLAGS + 1) {
+		if n, ok := to[typ]; ok {
+			a.u32(typ, n)
+		}
+	}
+	return []expr.Any{from, raw{name: "payload", data: a}}, nil
+}
+
+// rewrites returns the attributes of an expression that writes an address into a packet, but
+// for the register that it comes from; nil: it is no address that can be written.
+func rewrites(target ruleset.Field) map[uint16]uint32 {
+	at := slices.IndexFunc(headerFields, func(h headerField) bool { return h.field == target })
+	to := map[uint16]uint32{
+		unix.NFTA_PAYLOAD_BASE: uint32(headerFields[at].base), unix.NFTA_PAYLOAD_OFFSET: headerFields[at].offset,
+		unix.NFTA_PAYLOAD_LEN: uint32(target.Bytes()), unix.NFTA_PAYLOAD_CSUM_TYPE: unix.NFT_PAYLOAD_CSUM_NONE,
+		unix.NFTA_PAYLOAD_CSUM_OFFSET: 0, unix.NFTA_PAYLOAD_CSUM_FLAGS: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
+	}
+	switch target {
+	case ruleset.IPDaddr:
+		to[unix.NFTA_PAYLOAD_CSUM_TYPE], to[unix.NFTA_PAYLOAD_CSUM_OFFSET] = unix.NFT_PAYLOAD_CSUM_INET, ipChecksum
+	case ruleset.IP6Daddr:
+	default:
+		return nil
+	}
+	return to
 }
 
 // tcpChecksum is where TCP has its checksum.

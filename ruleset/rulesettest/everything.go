@@ -292,6 +292,11 @@ func comparisons() []ruleset.Rule {
 		op(ruleset.FibDaddrType, ruleset.NotEqual, ruleset.RTNMulticast), is(ruleset.FibDaddrType, 7),
 		between(ruleset.SocketTransparent, ruleset.Span(0, 1)),
 		is(ruleset.InnerByte, 22), between(ruleset.InnerByte, ruleset.Span(0, 255)),
+		ruleset.HasKind(), is(ruleset.RtIPsec, 1), is(ruleset.RtIPsec, 0),
+		is(ruleset.CtOriginalIPSaddr, 0x0a000001), between(ruleset.CtOriginalIPDaddr, prefix("10.0.0.0/8")),
+		is(ruleset.CtReplyIPSaddr, 0x0a000001), between(ruleset.CtOriginalIP6Saddr, addrs("fd00::1", "fd00::1")),
+		between(ruleset.CtOriginalIP6Daddr, prefix("ff00::/8")), between(ruleset.CtReplyIP6Saddr, addrs("fd00::1", "fd00::2")),
+		is(ruleset.CtOriginalProtoDst, 53), is(ruleset.CtReplyProtoSrc, 53),
 		is(ruleset.FibSaddrType, ruleset.RTNLocal), op(ruleset.FibSaddrType, ruleset.NotEqual, ruleset.RTNLocal),
 	} {
 		out = append(out, ruleset.Rule{Statements: stmts{m, accept}})
@@ -318,6 +323,7 @@ func lookups() []ruleset.Rule {
 		ruleset.ByMap{Key: []ruleset.Expr{masked(ruleset.MetaMark, 0xffff)}, Map: "empty"},
 		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.MetaMark), f(ruleset.MetaPriority)}, Map: "in"},
 		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.IPDaddr), f(ruleset.MetaL4Proto), f(ruleset.THDport)}, Map: "out4"},
+		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.CtOriginalIPDaddr), f(ruleset.MetaL4Proto), f(ruleset.CtOriginalProtoDst)}, Map: "out4"},
 	} {
 		out = append(out, ruleset.Rule{Statements: stmts{s}})
 	}
@@ -351,6 +357,13 @@ func assignments() []ruleset.Rule {
 		ruleset.Copy{Target: ruleset.MetaMark, Source: ruleset.CtMark},
 		ruleset.Copy{Target: ruleset.MetaMark, Source: ruleset.CtMark, And: 0xffff},
 		ruleset.Copy{Target: ruleset.CtMark, Source: ruleset.MetaMark, And: 0xffff, Or: 0x10010000},
+		ruleset.SetBits{Target: ruleset.MetaMark, And: 1<<32 - 1, Or: 1 << 31},
+		ruleset.Rewrite{Target: ruleset.IPDaddr, Source: ruleset.CtOriginalIPDaddr},
+		ruleset.Rewrite{Target: ruleset.IPDaddr, Source: ruleset.CtOriginalIPSaddr},
+		ruleset.Rewrite{Target: ruleset.IPDaddr, Source: ruleset.CtReplyIPSaddr},
+		ruleset.Rewrite{Target: ruleset.IP6Daddr, Source: ruleset.CtOriginalIP6Daddr},
+		ruleset.Rewrite{Target: ruleset.IP6Daddr, Source: ruleset.CtOriginalIP6Saddr},
+		ruleset.Rewrite{Target: ruleset.IP6Daddr, Source: ruleset.CtReplyIP6Saddr},
 		ruleset.Flip{Field: ruleset.THSport},
 		ruleset.Flip{Field: ruleset.TCPSequence},
 		ruleset.Update{Key: pending(), Set: "pending4"},

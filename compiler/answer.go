@@ -52,10 +52,18 @@ func (l *layout) answerChains() []nft.Chain {
 			rule(masked(nft.CtMark, markClass, 0), accept),
 			because("an address", masked(nft.CtMark, elsewhere, elsewhere), accept),
 			because("never judged: the mark is another program's", masked(nft.CtMark, markEpoch|markOpen, 0), accept),
-			rule(isNot(nft.MetaOif, nft.IfindexLo), goTo("ask_nobody_ct")),
+			rule(leavesNode, goTo("ask_nobody_ct")),
 			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}),
 			rule(goTo("ask_nobody")),
 		}},
+		{Name: "answer_left", Comment: "a decided answer leaves", Rules: []nft.Rule{
+			because("see may_be_wrapped; is it a workload's?", nft.HasKind(), goTo("answer_left_by")),
+			rule(is(nft.RtIPsec, 1), goTo("answer_left_by")),
+			rule(isNot(nft.MetaMark, 0), goTo("answer_left_by")),
+			rule(accept),
+		}},
+		{Name: "answer_left_by", Rules: l.whose(l.itsNumber(goTo("wrapped")), "accepted")},
+		{Name: "wrapped", Rules: []nft.Rule{rule(wrap, accept)}},
 		{Name: "accepted", Rules: []nft.Rule{rule(accept)}},
 	}
 }
@@ -70,7 +78,10 @@ func (l *layout) outputReply() nft.Chain {
 			because("proven, and not decided yet", isTCP, masked(nft.CtMark, remoteMask|markPending|markOut|markEpoch|markDead, remoteClass), goTo("fleet_reply")))
 	}
 	c.Rules = append(c.Rules,
-		because("most of TCP", isTCP, notSYN, l.decided(), accept),
+		because("most of TCP", isTCP, notSYN, l.decided(), toLo, accept),
+		rule(isTCP, notSYN, l.decided(), goTo("answer_left")),
+		rule(append([]nft.Statement{leavesNode}, wrapping.Statements...)...),
+		rule(append([]nft.Statement{leavesNode}, wrappingPort.Statements...)...),
 		rule(isTCP, goTo("output_reply_tcp")),
 		rule(isUDP, goTo("output_reply_udp")),
 		rule(goTo("output_reply_other")))

@@ -57,9 +57,17 @@ func (l *layout) whose(hit func(depth uint8) []nft.Rule, nobody string) []nft.Ru
 
 // An auditChain records what an audit policy would have denied, and lets it pass.
 type auditChain struct {
-	name   string
 	policy string
 	stage  stage
+	unsaid bool // for want of a rule that allows it
+}
+
+func (a auditChain) name() string {
+	name := map[stage]string{atIngress: "audit_ingress_", atEgress: "audit_egress_", atLeave: "audit_leave_", atCalled: "audit_called_"}[a.stage] + a.policy
+	if a.unsaid {
+		name += "_unsaid"
+	}
+	return name
 }
 
 // A stage is where a judgement is asked for.
@@ -69,11 +77,13 @@ const (
 	atIngress stage = iota // the listener's side
 	atEgress               // the sender's side, to a workload or a process of this node
 	atLeave                // the sender's side, to addresses outside
+	atCalled               // the sender's side, of an address outside from which NAT led to this node
 )
 
 // chains returns all chains. docs/ARCHITECTURE.md draws them.
 func (l *layout) chains() []nft.Chain {
-	list := slices.Concat(l.outputChains(), l.answerChains(), l.leaveChains(), l.inputChains(), l.inputUDPChains(), l.decideChains())
+	list := slices.Concat(l.outputChains(), l.answerChains(), l.leaveChains(), l.inputChains(), l.inputUDPChains(),
+		l.decideChains(), l.calledChains())
 	if l.bridges {
 		list = append(list, l.toContainer())
 	}
@@ -156,15 +166,16 @@ var (
 	drop          = nft.Verdict{Kind: nft.Drop}
 	verdictReturn = nft.Verdict{Kind: nft.Return}
 
-	isTCP     = is(nft.MetaL4Proto, nft.ProtoTCP)
-	isUDP     = is(nft.MetaL4Proto, nft.ProtoUDP)
-	onLo      = is(nft.MetaIif, nft.IfindexLo)
-	fromAway  = isNot(nft.MetaIif, nft.IfindexLo)
-	toLo      = is(nft.MetaOif, nft.IfindexLo)
-	isAnswer  = is(nft.CtDirection, nft.DirReply)
-	isSYN     = masked(nft.TCPFlags, tcpOpening, nft.TCPSyn)
-	notSYN    = maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn)
-	unknownCt = anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked)
+	isTCP      = is(nft.MetaL4Proto, nft.ProtoTCP)
+	isUDP      = is(nft.MetaL4Proto, nft.ProtoUDP)
+	onLo       = is(nft.MetaIif, nft.IfindexLo)
+	fromAway   = isNot(nft.MetaIif, nft.IfindexLo)
+	toLo       = is(nft.MetaOif, nft.IfindexLo)
+	leavesNode = isNot(nft.MetaOif, nft.IfindexLo)
+	isAnswer   = is(nft.CtDirection, nft.DirReply)
+	isSYN      = masked(nft.TCPFlags, tcpOpening, nft.TCPSyn)
+	notSYN     = maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn)
+	unknownCt  = anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked)
 
 	// sentBy holds at INPUT, for what came over lo, where OUTPUT wrote the number of its sender: it must be
 	// judged. isInjected holds where no socket sent it.

@@ -12,6 +12,7 @@ import (
 func (l *layout) decideChains() []nft.Chain {
 	list := []nft.Chain{
 		{Name: "ask", Comment: "mark: who asks; priority: who listens", Rules: slices.Concat(
+			[]nft.Rule{because("its sender called another address", isCalled, byThisNode, jump("called"))},
 			l.pair(sender, sendersClass),
 			[]nft.Rule{rule(jump("ingress")), rule(jump("egress")), rule(goTo("settle"))})},
 		{Name: "ask_ct", Comment: "conntrack's mark: who asked; priority: who answers", Rules: slices.Concat(
@@ -19,6 +20,7 @@ func (l *layout) decideChains() []nft.Chain {
 			[]nft.Rule{rule(jump("ingress_ct")), rule(jump("egress_ct")), rule(goTo("settle"))})},
 		{Name: "ask_nobody", Comment: "the sender's side alone", Rules: []nft.Rule{
 			rule(scratch(nft.MetaPriority, 0)),
+			rule(isCalled, byThisNode, jump("called")),
 			sendersClass,
 			rule(jump("egress")),
 			rule(goTo("settle")),
@@ -29,6 +31,11 @@ func (l *layout) decideChains() []nft.Chain {
 			rule(goTo("settle")),
 		}},
 		l.settle(),
+		{Name: "answered", Comment: "this answer was judged", Rules: []nft.Rule{
+			because("by the asking node's end", isNot(nft.MetaIif, 0), accept),
+			rule(toLo, accept),
+			rule(scratch(nft.MetaPriority, 0), goTo("left")),
+		}},
 		l.refuse(), l.refuseOut(),
 		{Name: "discard", Rules: []nft.Rule{rule(nft.Count{Counter: "discarded"}, drop)}},
 	}
@@ -63,9 +70,9 @@ func (l *layout) pair(from nft.Expr, itsClass ...nft.Rule) []nft.Rule {
 // What conntrack does not know goes nowhere.
 func (l *layout) settle() nft.Chain {
 	c := nft.Chain{Name: "settle", Comment: "it is allowed", Rules: []nft.Rule{
-		because("each answer of UDP is judged", isAnswer, isNot(nft.MetaL4Proto, nft.ProtoTCP), accept),
+		because("each answer of UDP is judged", isAnswer, isNot(nft.MetaL4Proto, nft.ProtoTCP), goTo("answered")),
 		rule(isAnswer, toLo, nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: l.epoch}, nft.Count{Counter: "allowed"}, accept),
-		rule(isAnswer, setMark(markClass, l.epoch), nft.Count{Counter: "allowed"}, accept),
+		rule(isAnswer, setMark(markClass, l.epoch), nft.Count{Counter: "allowed"}, goTo("answered")),
 		rule(unknownCt, goTo("discard")),
 	}}
 	if l.fleet != nil {
@@ -75,7 +82,7 @@ func (l *layout) settle() nft.Chain {
 		return nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: bits}
 	}
 	c.Rules = append(c.Rules,
-		because("to a container", is(nft.MetaIif, 0), write(l.epoch), scratch(nft.MetaMark, 0), nft.Count{Counter: "allowed"}, accept),
+		because("to a container", is(nft.MetaIif, 0), write(l.epoch), scratch(nft.MetaMark, 0), scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
 		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), write(l.epoch), nft.Count{Counter: "allowed"}, accept),
 		because("who answers decides", onLo, write(l.epoch|markOpen), accept),
 		rule(isSYN, write(l.epoch|markOpen), accept),
@@ -133,18 +140,24 @@ func (l *layout) reset() nft.Statement { return l.rejects(nft.Reject{With: nft.T
 // chain records a new connection and allows it. At INPUT the sender's side is asked
 // first, since only what would be allowed is recorded.
 func (a auditChain) chain(fleet bool) nft.Chain {
-	c := nft.Chain{Name: a.name, Comment: "audit policy " + a.policy + " would deny"}
+	c := nft.Chain{Name: a.name(), Comment: "audit policy " + a.policy + " would deny"}
+	if a.unsaid {
+		said := a
+		said.unsaid = false
+		c.Rules = []nft.Rule{
+			because("but for the address that was called", masked(nft.MetaMark, calledAudited, calledAudited), verdictReturn),
+			rule(goTo(said.name())),
+		}
+		return c
+	}
 	if a.stage == atIngress {
-		leaves := []nft.Statement{isAnswer, is(nft.MetaIif, 0), isNot(nft.MetaOif, nft.IfindexLo)}
+		leaves := []nft.Statement{isAnswer, is(nft.MetaIif, 0), leavesNode}
 		c.Rules = append(c.Rules,
 			because("see ask_ct", append(slices.Clone(leaves), jump("egress_ct"))...),
 			rule(append(slices.Clone(leaves), goTo("settle"))...),
 			rule(jump("egress")))
 	}
-	settled := goTo("settle")
-	if a.stage == atLeave {
-		settled = goTo("settle_out")
-	}
+	settled := map[stage]nft.Verdict{atIngress: goTo("settle"), atEgress: goTo("settle"), atLeave: verdictReturn, atCalled: goTo("called_allowed")}[a.stage]
 	if fleet && a.stage == atEgress {
 		asked := masked(nft.CtMark, remoteMask|markOut, remoteClass|markOut)
 		c.Rules = append(c.Rules,

@@ -336,6 +336,7 @@ func (l *layout) introduce() []nft.Chain {
 			ctsClass,
 			rule(setMark(markClass, markPending|markOut)),
 			rule(scratch(nft.MetaPriority, 0)),
+			rule(jump("may_be_wrapped")),
 			rule(isTCP, v4, nft.Update{Key: []nft.Expr{ipDaddr, dport, ipSaddr, sport}, Set: "pending4"}),
 			rule(isTCP, v6, nft.Update{Key: []nft.Expr{ip6Daddr, dport, ip6Saddr, sport}, Set: "pending6"}),
 			rule(l.queue()),
@@ -350,6 +351,7 @@ var believed = nft.InSet{Key: []nft.Expr{ctClass}, Set: "remotes"}
 // outputFleet sees what goes out on connections whose other end proved its labels.
 func (l *layout) outputFleet() nft.Chain {
 	return nft.Chain{Name: "output_fleet", Comment: "to a workload of another node", Rules: []nft.Rule{
+		rule(jump("may_be_wrapped")),
 		because("our proof goes with it", masked(nft.CtMark, markPending, markPending), l.queue()),
 		rule(isTCP, notSYN, masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
 		because("it was denied", isTCP, notSYN, masked(nft.CtMark, markDead, markDead), goTo("discard")),

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -57,10 +58,16 @@ type judgement struct {
 	ruling ruling
 	policy *Policy // would: the audit policy that is recorded
 	why    reason
+
+	// unsaid: egress is isolated, and no rule speaks of this peer. What was called, if that is
+	// another address, may still be allowed.
+	unsaid bool
 }
 
 // same says whether the table would treat both alike.
-func (j judgement) same(o judgement) bool { return j.ruling == o.ruling && j.policy == o.policy }
+func (j judgement) same(o judgement) bool {
+	return j.ruling == o.ruling && j.policy == o.policy && j.unsaid == o.unsaid
+}
 
 // A reason is the rule, or the policy as a whole (Position is that of its name),
 // from which a judgement follows; the zero reason is that nothing isolates.
@@ -71,6 +78,7 @@ type reason struct {
 
 // A docket is what one side of a class's connections is judged by.
 type docket struct {
+	of                direction
 	entries           []entry
 	isolated, audited *Policy // the first that isolates the class: enforced, audited
 
@@ -111,7 +119,7 @@ func (cs *classes) docket(c *workloadClass, d direction) *docket {
 	if dk := c.dockets[d]; dk != nil {
 		return dk
 	}
-	dk := &docket{rows: map[string]*row{}}
+	dk := &docket{of: d, rows: map[string]*row{}}
 	c.dockets[d] = dk
 	named := make([]bool, len(cs.ports.classes))
 	for _, policy := range c.policies {
@@ -178,6 +186,7 @@ func (dk *docket) judge(matches func(*matcher) bool) *row {
 	judgements := make([]judgement, len(hearings))
 	for i := range hearings {
 		judgements[i] = hearings[i].conclude(dk.isolated, dk.audited)
+		judgements[i].unsaid = judgements[i].unsaid && dk.of == egress
 	}
 	r := newRow(judgements)
 	dk.rows[string(which)] = r
@@ -188,6 +197,7 @@ func newRow(judgements []judgement) *row {
 	var b strings.Builder
 	for _, j := range judgements {
 		b.WriteByte('0' + byte(j.ruling))
+		b.WriteString(strconv.FormatBool(j.unsaid))
 		if j.policy != nil {
 			b.WriteString(j.policy.Name)
 		}
@@ -210,15 +220,15 @@ func (h *hearing) conclude(isolated, audited *Policy) judgement {
 	allowed := h[allows].policy != nil
 	switch {
 	case h[denies].policy != nil:
-		return judgement{deny, nil, h[denies]}
+		return judgement{ruling: deny, why: h[denies]}
 	case isolated != nil && !allowed:
-		return judgement{deny, nil, reason{isolated, isolated.Position}}
+		return judgement{ruling: deny, why: reason{isolated, isolated.Position}, unsaid: true}
 	case h[auditDenies].policy != nil:
-		return judgement{would, h[auditDenies].policy, h[auditDenies]}
+		return judgement{ruling: would, policy: h[auditDenies].policy, why: h[auditDenies]}
 	case audited != nil && !allowed && h[auditAllows].policy == nil:
-		return judgement{would, audited, reason{audited, audited.Position}}
+		return judgement{ruling: would, policy: audited, why: reason{audited, audited.Position}, unsaid: true}
 	default:
-		return judgement{allow, nil, h[allows]}
+		return judgement{ruling: allow, why: h[allows]}
 	}
 }
 

@@ -6,28 +6,20 @@ import (
 	nft "thole/ruleset"
 )
 
-// leaving writes what c says of connections to addresses outside this node. The packet's
-// priority has the sender's number, and addresses and ports stand in the keys themselves:
-// the maps hold only what differs from what c says of most addresses.
+// leaving writes what c says of connections to addresses outside this node. Addresses and
+// ports stand in the keys themselves: the maps hold only what differs from what c says of
+// addresses and ports that no rule names. Twice: by the sender's number in the packet's
+// priority, of what leaves; and by that in a mark, of what NAT leads back to this node.
 func (l *lowering) leaving(c *workloadClass) {
 	dk := l.docket(c, egress)
-	ranges := destinations(dk)
-	for _, part := range []struct {
-		set    string
-		groups bool
-	}{{"leave_class", false}, {"leave_group", true}} {
-		var list []destination
-		for _, r := range ranges {
-			if isGroup(r.from) == part.groups {
-				list = append(list, r)
-			}
-		}
-		usual, cells := l.cheapest(dk, list)
-		if usual.ruling != allow {
-			l.add(part.set, element(l.verdict(usual, atLeave), l.describe(c, egress, nil, usual), class(c.number)))
-		}
-		for _, cell := range cells {
-			l.addCell(c, cell)
+	usual := dk.judge(func(m *matcher) bool { return m.everybody }).judgements[0]
+	if usual.ruling != allow {
+		l.add("leave_class", element(l.verdict(usual, atLeave), l.describe(c, egress, nil, usual), class(c.number)))
+	}
+	for _, d := range destinations(dk) {
+		for _, cell := range l.cells(dk, d, usual) {
+			l.addCell("leave", atLeave, c, cell)
+			l.addCell("called", atCalled, c, cell)
 		}
 	}
 }
@@ -64,36 +56,6 @@ type cell struct {
 	from, to           uint16
 	types              bool // from and to are ICMP types
 	judgement          judgement
-}
-
-// cheapest returns the judgement that leaves the fewest cells to be written, and
-// those cells. Of two it takes the first that says no.
-func (l *lowering) cheapest(dk *docket, list []destination) (judgement, []cell) {
-	var candidates []judgement
-	for _, d := range list {
-		for _, j := range d.judgements {
-			if !slices.ContainsFunc(candidates, j.same) {
-				candidates = append(candidates, j)
-			}
-		}
-	}
-	slices.SortStableFunc(candidates, func(a, b judgement) int { return rank(a) - rank(b) })
-	var best judgement
-	var cells []cell
-	for i, usual := range candidates {
-		var differ []cell
-		for _, d := range list {
-			differ = append(differ, l.cells(dk, d, usual)...)
-		}
-		if i == 0 || len(differ) < len(cells) {
-			best, cells = usual, differ
-		}
-	}
-	return best, cells
-}
-
-func rank(j judgement) int {
-	return map[ruling]int{deny: 0, would: 1, allow: 2}[j.ruling]
 }
 
 // cells returns what differs from the usual judgement at one destination.
@@ -184,11 +146,11 @@ func (l *lowering) spansOf(proto uint8, dk *docket, r *row) []judgedSpan {
 	return spans
 }
 
-func (l *lowering) addCell(c *workloadClass, cell cell) {
-	set := "leave" + family(cell.addressRange)
+func (l *lowering) addCell(maps string, at stage, c *workloadClass, cell cell) {
+	set := maps + family(cell.addressRange)
 	key := []nft.Value{class(c.number), nft.AddressRange(cell.addressRange.from, cell.addressRange.to)}
 	if cell.types {
-		set = "leave_icmp" + family(cell.addressRange)
+		set = maps + "_icmp" + family(cell.addressRange)
 		key = append(key, nft.Span(uint64(cell.from), uint64(cell.to)))
 	} else {
 		key = append(key, nft.Span(uint64(cell.protoFrom), uint64(cell.protoTo)), nft.Span(uint64(cell.from), uint64(cell.to)))
@@ -197,5 +159,5 @@ func (l *lowering) addCell(c *workloadClass, cell cell) {
 	if l.comments {
 		comment = c.String() + " → " + cell.addressRange.String() + ": " + cell.judgement.String()
 	}
-	l.add(set, element(l.verdict(cell.judgement, atLeave), comment, key...))
+	l.add(set, element(l.verdict(cell.judgement, at), comment, key...))
 }

@@ -33,6 +33,10 @@ func (cs *classes) lower(in Input) nft.Table {
 	l.bindNetworks(in.Bridges, in.Unlabelled)
 	l.bindFleet(in.Fleet)
 	l.bindAddresses()
+	l.declareSet(nft.Set{Name: "tunnel_ports", Key: []nft.Type{nft.InetService}, Comment: "UDP ports of tunnels that the kernel makes"})
+	for _, port := range in.TunnelPorts {
+		l.add("tunnel_ports", nft.Element{Key: []nft.Value{nft.Number(uint64(port))}})
+	}
 	for i := range cs.workloads {
 		l.inbound(&cs.workloads[i])
 		l.outbound(&cs.workloads[i])
@@ -48,6 +52,13 @@ func (l *lowering) table(in Input) nft.Table {
 	t := nft.Table{Name: "thole", Counters: slices.Clone(counters)}
 	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
 		a := l.audits[name]
+		if a.unsaid { // it leads to the one without
+			said := a
+			said.unsaid = false
+			if _, there := l.audits[said.name()]; !there {
+				lay.audits = append(lay.audits, said)
+			}
+		}
 		lay.audits = append(lay.audits, a)
 		if c := AuditCounter(a.policy); !slices.Contains(t.Counters, c) {
 			t.Counters = append(t.Counters, c)
@@ -97,19 +108,27 @@ func (l *lowering) declare() {
 		{Name: "group_listener", Key: []nft.Type{nft.ClassID}, Data: nft.ClassID, Comment: "the same"},
 		{Name: "address4", Key: []nft.Type{nft.IPv4Addr}, Data: nft.Mark, Interval: true, Comment: "classes of addresses outside; 0x8000 is elsewhere"},
 		{Name: "address6", Key: []nft.Type{nft.IPv6Addr}, Data: nft.Mark, Interval: true},
-		{Name: "leave4", Key: []nft.Type{nft.ClassID, nft.IPv4Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . protocol . port: where it differs from leave_class or leave_group"},
-		{Name: "leave6", Key: []nft.Type{nft.ClassID, nft.IPv6Addr, nft.InetProto, nft.InetService}, Data: nft.VerdictType, Interval: true},
-		{Name: "leave_icmp4", Key: []nft.Type{nft.ClassID, nft.IPv4Addr, nft.ICMPType}, Data: nft.VerdictType, Interval: true, Comment: "sender . address . ICMP type: where it differs from leave4"},
-		{Name: "leave_icmp6", Key: []nft.Type{nft.ClassID, nft.IPv6Addr, nft.ICMPv6Type}, Data: nft.VerdictType, Interval: true},
-		{Name: "leave_group", Key: []nft.Type{nft.ClassID}, Data: nft.VerdictType, Comment: "sender, to a multicast address"},
 		{Name: "leave_class", Key: []nft.Type{nft.ClassID}, Data: nft.VerdictType, Comment: "sender, to any other address"},
 	} {
 		l.declareSet(s)
 	}
+	l.declareAddresses("leave", nft.ClassID, "sender . address . protocol . port: what rules say, where it differs from leave_class")
+	l.declareAddresses("called", nft.Mark, "the same, of the address that was called, where NAT led to this node")
 	l.declareSet(nft.Set{Name: "pair", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . listener: both sides allow everything, or it is the same workload"})
 	l.declareSide("ingress", "listener", nft.ClassID)
 	l.declareSide("egress", "sender", nft.Mark)
 	l.declareSet(nft.Set{Name: "egress_remote", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType, Comment: "sender . another node's workload: where it differs from egress_class"})
+}
+
+// declareAddresses makes the maps that say what a sender may have to do with addresses outside.
+func (l *lowering) declareAddresses(name string, sender nft.Type, comment string) {
+	for i, address := range []nft.Type{nft.IPv4Addr, nft.IPv6Addr} {
+		v, types := families[i], []nft.Type{nft.ICMPType, nft.ICMPv6Type}[i]
+		l.declareSet(nft.Set{Name: name + v, Key: []nft.Type{sender, address, nft.InetProto, nft.InetService},
+			Data: nft.VerdictType, Interval: true, Comment: comment})
+		l.declareSet(nft.Set{Name: name + "_icmp" + v, Key: []nft.Type{sender, address, types},
+			Data: nft.VerdictType, Interval: true, Comment: "by ICMP type, where it differs from " + name + v})
+	}
 }
 
 // declareSide makes the maps that say what one side of a connection says.
@@ -394,16 +413,18 @@ func (l *lowering) mentioned(dk *docket) []bool {
 // verdict turns a judgement into what the map says at that stage.
 func (l *lowering) verdict(j judgement, at stage) nft.Verdict {
 	switch {
+	case at == atCalled && j.ruling == would && j.unsaid:
+		return goTo("called_allowed_but_audited")
 	case j.ruling == would:
-		name := map[stage]string{atIngress: "audit_ingress_", atEgress: "audit_egress_", atLeave: "audit_leave_"}[at] + j.policy.Name
-		l.audits[name] = auditChain{name, j.policy.Name, at}
-		return goTo(name)
-	case j.ruling == deny && at == atLeave:
-		return goTo("refuse_out")
+		a := auditChain{policy: j.policy.Name, stage: at, unsaid: j.unsaid && at == atEgress}
+		l.audits[a.name()] = a
+		return goTo(a.name())
+	case j.ruling == deny && j.unsaid && at == atEgress:
+		return goTo("egress_unsaid")
 	case j.ruling == deny:
 		return goTo("refuse")
-	case at == atLeave:
-		return goTo("settle_out")
+	case at == atCalled:
+		return goTo("called_allowed")
 	default:
 		return verdictReturn
 	}

@@ -41,6 +41,17 @@ const (
 	injectedMark = senderMark | 0xffff
 )
 
+// What a packet's mark says besides, while it is judged, of the address that its sender called
+// and NAT changed: the egress of the sender allows it, and does so too with the audit policies.
+const (
+	calledAllowed = 1 << 31
+	calledAudited = 1 << 30
+)
+
+// wrappedPriority is the priority of a workload's packet that was judged, and that a device made
+// by software may put into another packet, with the same socket: that one is not the workload's.
+const wrappedPriority = 0x54480000
+
 // unlabelledListener is what the packet's priority says of a listener that was looked for
 // and is unlabelled.
 const unlabelledListener = 0xffff

@@ -47,7 +47,7 @@ func (l *layout) output() nft.Chain {
 	}
 	c.Rules = append(c.Rules,
 		rule(toLo, masked(nft.CtStatus, nft.StatusDNAT, 0), goTo("output_here")),
-		because("oif is the one before NAT", anyOf(nft.CtStatus, nft.StatusDNAT), is(nft.FibDaddrType, nft.RTNLocal), goTo("output_here")),
+		because("oif is the one before NAT", isCalled, is(nft.FibDaddrType, nft.RTNLocal), goTo("output_here")),
 		rule(goTo("output_leaves")))
 	return c
 }
@@ -56,71 +56,124 @@ func (l *layout) output() nft.Chain {
 // alone: other programs route by it. A packet that is judged loses its priority.
 func (l *layout) leaveChains() []nft.Chain {
 	leaves := []nft.Rule{
+		wrapping,
+		wrappingPort,
 		because("a SYN may have the mark of an older connection of its ports", isTCP, notSYN, l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("leaves_same_tcp")),
 		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("leaves_same")),
 		rule(goTo("leaves")),
 	}
 	who := l.whose(l.itsNumber(goTo("leave")), "leaves_nobody")
-	return []nft.Chain{
+	return slices.Concat([]nft.Chain{
 		{Name: "output_leaves", Comment: "it leaves this node", Rules: leaves},
-		{Name: "leaves_same_tcp", Comment: "by who opened the connection?", Rules: l.whose(l.whoseMark(accept), "leaves_other")},
+		{Name: "leaves_same_tcp", Comment: "by who opened the connection?", Rules: l.whose(l.whoseMark(goTo("left")), "leaves_other")},
 		{Name: "leaves_other", Rules: l.whose(l.itsNumber(goTo("leave")), "leaves_other_nobody")},
 		{Name: "leaves_other_nobody", Rules: []nft.Rule{
 			because("something unlabelled, on a workload's connection", fullSocket(nft.SkUID), goTo("discard")),
 			because("the kernel, for the connection", accept),
 		}},
-		{Name: "leaves_same", Comment: "by who sent the first one?", Rules: l.whose(l.whoseMark(accept), "leaves")},
+		{Name: "leaves_same", Comment: "by who sent the first one?", Rules: l.whose(l.whoseMark(goTo("left")), "leaves")},
 		{Name: "leaves", Comment: "who sends it?", Rules: who},
 		{Name: "leaves_nobody", Rules: []nft.Rule{rule(nft.Count{Counter: "unlabelled"}, accept)}},
-		l.leave(),
 		{Name: "settle_out", Comment: "it may leave", Rules: append(l.introduces(), l.whose(l.itsMark(nft.CtMark, goTo("settled_out")), "discard")...)},
 		{Name: "settled_out", Rules: []nft.Rule{
 			ctsClass,
 			rule(setMark(markClass, l.epoch|markOut)),
-			rule(scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, accept),
+			rule(scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
 		}},
-		l.leaveAgain(),
-	}
+		{Name: "left", Comment: "it leaves", Rules: []nft.Rule{rule(jump("may_be_wrapped")), rule(accept)}},
+		{Name: "may_be_wrapped", Comment: "in another packet, which has its socket", Rules: []nft.Rule{
+			because("a bridge, a tunnel, …", nft.HasKind(), wrap),
+			rule(is(nft.RtIPsec, 1), wrap),
+			because("oif is the one before NAT, and before routes by marks", isCalled, wrap),
+			rule(isNot(nft.MetaMark, 0), wrap),
+		}},
+	}, l.leave())
 }
 
-// leave decides first by what differs by address, protocol and port, then by class.
-func (l *layout) leave() nft.Chain {
-	key := func(e ...nft.Expr) []nft.Expr { return append([]nft.Expr{listener}, e...) }
-	c := nft.Chain{Name: "leave", Comment: "to addresses outside this node; priority: class of the sender", Rules: []nft.Rule{
-		because("conntrack does not know it: it leaves no workload", unknownCt, goTo("discard")),
-		listenersClass,
-		neighbourDiscovery,
-		because("an error about a connection", anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
-		rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
-	}}
-	c.Rules = append(c.Rules, l.containers(oifName, ipDaddr, ip6Daddr, goTo("to_container"))...)
+// What a device made by software, or IPsec, puts a workload's packet into is no packet of the
+// workload. That packet is known by the priority that the inner one got, and WireGuard's, which
+// loses it, by its port.
+var (
+	wrap         = scratch(nft.MetaPriority, wrappedPriority)
+	wrapping     = because("around a packet that was judged", is(nft.MetaPriority, wrappedPriority), scratch(nft.MetaPriority, 0), accept)
+	wrappingPort = because("WireGuard's own", isUDP, nft.InSet{Key: []nft.Expr{sport}, Set: "tunnel_ports"}, accept)
+)
+
+// leave decides by address, protocol and port, where rules name them, and else by class.
+func (l *layout) leave() []nft.Chain {
+	list := []nft.Chain{
+		{Name: "leave", Comment: "to addresses outside this node; priority: number of the sender", Rules: slices.Concat([]nft.Rule{
+			because("conntrack does not know it: it leaves no workload", unknownCt, goTo("discard")),
+			listenersClass,
+			neighbourDiscovery,
+			because("an error about a connection", anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
+			rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
+			because("NAT changed whom its sender called, and that is not this node", isCalled, leavesNode, jump("leave_called")),
+		},
+			l.containers(oifName, ipDaddr, ip6Daddr, goTo("to_container")),
+			l.opening(),
+			[]nft.Rule{rule(jump("leave_says")), rule(goTo("settle_out"))})},
+		{Name: "leave_says", Comment: "what the sender's side says; to return is to allow", Rules: append(
+			saidOf("leave", listener, ipDaddr, ip6Daddr, dport),
+			rule(nft.ByMap{Key: []nft.Expr{listener}, Map: "leave_class"}))},
+		l.leaveCalled(),
+		{Name: "leave_says_called", Comment: "the same, of the address that was called", Rules: append(
+			saidOf("leave", listener, called4, called6, calledPort),
+			rule(nft.ByMap{Key: []nft.Expr{listener}, Map: "leave_class"}))},
+		{Name: "leave_denies", Comment: "of the address that is reached, for what is denied", Rules: saidOf("leave", listener, ipDaddr, ip6Daddr, dport)},
+		l.leaveAgain(),
+		{Name: "leave_says_again", Rules: append(
+			saidOf("leave", listener, ipSaddr, ip6Saddr, sport),
+			rule(nft.ByMap{Key: []nft.Expr{listener}, Map: "leave_class"}))},
+		{Name: "leave_denies_again", Comment: "leave_denies, for its answer", Rules: saidOf("leave", listener, reached4, reached6, reachedPort)},
+	}
 	if l.fleet != nil {
-		opening := []nft.Statement{isTCP, isSYN, nft.InSet{Key: key(), Set: "introduced"}}
+		list = append(list, nft.Chain{Name: "leave_denies_called", Comment: "of the address that was called",
+			Rules: saidOf("leave", listener, called4, called6, calledPort)})
+	}
+	return list
+}
+
+// leaveCalled judges by the address that was called. What is reached may be denied, too.
+func (l *layout) leaveCalled() nft.Chain {
+	c := nft.Chain{Name: "leave_called", Comment: "NAT changed the destination"}
+	if l.bridges {
 		c.Rules = append(c.Rules,
-			rule(slices.Concat(opening, []nft.Statement{v4, nft.InSet{Key: []nft.Expr{ipDaddr}, Set: "fleet4"}, goTo("introduce")})...),
-			rule(slices.Concat(opening, []nft.Statement{v6, nft.InSet{Key: []nft.Expr{ip6Daddr}, Set: "fleet6"}, goTo("introduce")})...))
+			because("a container of this node: labels alone count", nft.InSet{Key: []nft.Expr{called4}, Set: "container_net4"}, verdictReturn),
+			rule(nft.InSet{Key: []nft.Expr{called6}, Set: "container_net6"}, verdictReturn))
+	}
+	c.Rules = append(c.Rules, l.containers(oifName, ipDaddr, ip6Daddr, goTo("to_container"))...)
+	if opening := l.opening(); opening != nil {
+		c.Rules = append(c.Rules, because("before labels allow it", isTCP, isSYN, jump("leave_denies_called")))
+		c.Rules = append(c.Rules, opening...)
 	}
 	c.Rules = append(c.Rules,
-		rule(v4, is(nft.MetaL4Proto, nft.ProtoICMP), nft.ByMap{Key: key(ipDaddr, icmp), Map: "leave_icmp4"}),
-		rule(v6, is(nft.MetaL4Proto, nft.ProtoICMPv6), nft.ByMap{Key: key(ip6Daddr, icmp6), Map: "leave_icmp6"}),
-		rule(v4, nft.ByMap{Key: key(ipDaddr, l4proto, dport), Map: "leave4"}),
-		rule(v6, nft.ByMap{Key: key(ip6Daddr, l4proto, dport), Map: "leave6"}),
-		rule(v4, within(nft.IPDaddr, groups[0]), nft.ByMap{Key: key(), Map: "leave_group"}),
-		rule(v4, within(nft.IPDaddr, groups[0]), goTo("settle_out")),
-		rule(v6, within(nft.IP6Daddr, groups[1]), nft.ByMap{Key: key(), Map: "leave_group"}),
-		rule(v6, within(nft.IP6Daddr, groups[1]), goTo("settle_out")),
-		rule(nft.ByMap{Key: key(), Map: "leave_class"}),
+		rule(jump("leave_says_called")),
+		rule(jump("leave_denies")),
 		rule(goTo("settle_out")))
 	return c
 }
 
-// leaveAgain is leave, asked by an answer from elsewhere.
+// opening leads a SYN to a node of the fleet to where its sender's labels are said, if these may
+// allow it something.
+func (l *layout) opening() []nft.Rule {
+	if l.fleet == nil {
+		return nil
+	}
+	opens := []nft.Statement{isTCP, isSYN, nft.InSet{Key: []nft.Expr{listener}, Set: "introduced"}}
+	return []nft.Rule{
+		rule(slices.Concat(opens, []nft.Statement{v4, nft.InSet{Key: []nft.Expr{ipDaddr}, Set: "fleet4"}, goTo("introduce")})...),
+		rule(slices.Concat(opens, []nft.Statement{v6, nft.InSet{Key: []nft.Expr{ip6Daddr}, Set: "fleet6"}, goTo("introduce")})...),
+	}
+}
+
+// leaveAgain is leave, asked by an answer from elsewhere: NAT has put the address that was called
+// back into it.
 func (l *layout) leaveAgain() nft.Chain {
 	return nft.Chain{Name: "leave_again", Comment: "may what it answers leave still? priority: who asked", Rules: []nft.Rule{
 		listenersClass,
-		rule(v4, nft.ByMap{Key: []nft.Expr{listener, ipSaddr, l4proto, sport}, Map: "leave4"}),
-		rule(v6, nft.ByMap{Key: []nft.Expr{listener, ip6Saddr, l4proto, sport}, Map: "leave6"}),
-		rule(nft.ByMap{Key: []nft.Expr{listener}, Map: "leave_class"}),
+		rule(isCalled, jump("leave_denies_again")),
+		rule(jump("leave_says_again")),
 		rule(goTo("settle_out")),
 	}}
 }

@@ -100,13 +100,18 @@ func rowName(s side, said []portsSaid, other judgement) string {
 		names = append(names, p.String())
 		plain = plain && p.judgement.ruling == allow
 	}
-	name := "only_" + strings.Join(names, "_")
+	name := "only_"
+	if other.unsaid {
+		name = "only_calls_"
+	}
+	name += strings.Join(names, "_")
 	if plain && len(name) <= maxRowName {
 		return name
 	}
 	h := fnv.New64a()
-	fmt.Fprint(h, s.name, " ", rowText(said, other))
+	fmt.Fprint(h, s.name, " ", rowText(said, other), other.unsaid)
 	for _, p := range said {
+		fmt.Fprint(h, " ", p.judgement.unsaid)
 		if p.judgement.policy != nil {
 			fmt.Fprint(h, " ", p.judgement.policy.Name)
 		}

@@ -247,7 +247,7 @@ const (
 	Any                 // field & value != 0: CtState, CtStatus, TCPFlags
 	Masked              // field & Mask == Value: CtMark, TCPFlags
 	MaskedNot           // field & Mask != Value: CtMark, TCPFlags
-	InRange             // From <= field <= To: addresses, ports, ICMP types, InnerByte
+	InRange             // From <= field <= To: addresses, ports, ICMP types, InnerByte, MetaIif
 )
 
 // Match continues with the rule if the comparison holds. A field that can not be

@@ -19,7 +19,7 @@ var foreignRules = []struct{ rule, why string }{
 	{"udp length 80 accept", "payload: not of this language"},
 	{"ip ttl 1 accept", "payload: not of this language"},
 	{"meta length > 100 accept", "meta: not of this language"},
-	{"ct original ip saddr 10.0.0.1 accept", "ct: not of this language"},
+	{"ct reply ip daddr 10.0.0.1 accept", "ct: not of this language"},
 	{"ct mark < 5 accept", "cmp: not of this language"},
 	{"ct mark <= 5 accept", "cmp: not of this language"},
 	{"meta mark set ct mark xor 0xff accept", "meta: not of this language"},

@@ -276,7 +276,7 @@ func comparisons() []ruleset.Rule {
 		is(ruleset.MetaPriority, 0), is(ruleset.MetaPriority, 0x10002),
 		is(ruleset.MetaL4Proto, ruleset.ProtoICMPv6), op(ruleset.MetaL4Proto, ruleset.NotEqual, 89),
 		is(ruleset.MetaNFProto, ruleset.NFProtoIPv6), op(ruleset.MetaNFProto, ruleset.NotEqual, ruleset.NFProtoIPv4),
-		is(ruleset.MetaIif, ruleset.IfindexLo), op(ruleset.MetaOif, ruleset.NotEqual, 7),
+		is(ruleset.MetaIif, ruleset.IfindexLo), between(ruleset.MetaIif, ruleset.Span(0, 1)), op(ruleset.MetaOif, ruleset.NotEqual, 7),
 		op(ruleset.SocketMark, ruleset.AtLeast, 0), op(ruleset.SkUID, ruleset.AtLeast, 0), is(ruleset.SkUID, 1000),
 		is(ruleset.THSport, 53), is(ruleset.THDport, 53), op(ruleset.THDport, ruleset.NotEqual, 53), op(ruleset.THDport, ruleset.AtLeast, 1024),
 		between(ruleset.THDport, ruleset.Span(1, 65535)),

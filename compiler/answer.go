@@ -9,7 +9,7 @@ import (
 // each answer.
 func (l *layout) answerChains() []nft.Chain {
 	synAck := masked(nft.TCPFlags, tcpOpening, nft.TCPSyn|nft.TCPAck)
-	return []nft.Chain{
+	return append([]nft.Chain{
 		l.outputReply(),
 		{Name: "output_reply_tcp", Comment: "an answer on a connection that is not decided", Rules: []nft.Rule{
 			rule(isSYN, goTo("output_reply_syn")),
@@ -44,6 +44,7 @@ func (l *layout) answerChains() []nft.Chain {
 		l.answerLeaves(),
 		{Name: "answer_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("answer_unlabelled")),
+			begins,
 			because("the kernel: a reset, or the end of a connection", accept),
 		}},
 		{Name: "answer_unlabelled", Comment: "something unlabelled answers", Rules: []nft.Rule{
@@ -56,16 +57,8 @@ func (l *layout) answerChains() []nft.Chain {
 			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}),
 			rule(goTo("ask_nobody")),
 		}},
-		{Name: "answer_left", Comment: "a decided answer leaves", Rules: []nft.Rule{
-			because("see may_be_wrapped; is it a workload's?", nft.HasKind(), goTo("answer_left_by")),
-			rule(is(nft.RtIPsec, 1), goTo("answer_left_by")),
-			rule(isNot(nft.MetaMark, 0), goTo("answer_left_by")),
-			rule(accept),
-		}},
-		{Name: "answer_left_by", Rules: l.whose(l.itsNumber(goTo("wrapped")), "accepted")},
-		{Name: "wrapped", Rules: []nft.Rule{rule(wrap, accept)}},
 		{Name: "accepted", Rules: []nft.Rule{rule(accept)}},
-	}
+	}, l.answerLeft()...)
 }
 
 func (l *layout) outputReply() nft.Chain {
@@ -79,9 +72,9 @@ func (l *layout) outputReply() nft.Chain {
 	}
 	c.Rules = append(c.Rules,
 		because("most of TCP", isTCP, notSYN, l.decided(), toLo, accept),
-		rule(isTCP, notSYN, l.decided(), goTo("answer_left")),
-		rule(append([]nft.Statement{leavesNode}, wrapping.Statements...)...),
-		rule(append([]nft.Statement{leavesNode}, wrappingPort.Statements...)...),
+		rule(isTCP, notSYN, l.decided(), goTo("answer_left")))
+	c.Rules = append(c.Rules, wrappings(leavesNode)...)
+	c.Rules = append(c.Rules,
 		rule(isTCP, goTo("output_reply_tcp")),
 		rule(isUDP, goTo("output_reply_udp")),
 		rule(goTo("output_reply_other")))

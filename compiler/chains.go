@@ -129,7 +129,7 @@ func (l *layout) decided() nft.Match { return masked(nft.CtMark, markEpoch|markD
 func AuditCounter(policy string) string { return "would_deny_" + policy }
 
 // counters are those that every table has.
-var counters = []string{"allowed", "denied", "discarded", "injected", "unlabelled"}
+var counters = []string{"allowed", "denied", "discarded", "injected", "unlabelled", WireGuardCounter}
 
 // tcpOpening are the flags that tell a SYN from all else.
 const tcpOpening = nft.TCPFin | nft.TCPSyn | nft.TCPRst | nft.TCPAck

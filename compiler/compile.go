@@ -42,10 +42,6 @@ type Input struct {
 	Fleet   *Fleet // nil: there are no other nodes
 	Remotes []Remote
 
-	// TunnelPorts are UDP ports of this node from which the kernel sends what it puts around
-	// other packets (WireGuard): not their workloads send it.
-	TunnelPorts []uint16
-
 	Options Options
 	Numbers Numbers // of the table that is loaded; the zero value for a fresh one
 }

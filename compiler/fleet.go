@@ -151,6 +151,9 @@ const (
 
 // bindFleet makes the sets of connections between nodes.
 func (l *lowering) bindFleet(f *Fleet) {
+	if f == nil {
+		return
+	}
 	for i, address := range []nft.Type{nft.IPv4Addr, nft.IPv6Addr} {
 		v := families[i]
 		l.declareSet(nft.Set{Name: "fleet" + v, Key: []nft.Type{address}, Interval: true, Comment: "where other nodes are"})
@@ -166,9 +169,6 @@ func (l *lowering) bindFleet(f *Fleet) {
 	}
 	l.declareSet(nft.Set{Name: "remotes", Key: []nft.Type{nft.Mark}, Comment: "workloads of other nodes that are believed"})
 	l.declareSet(nft.Set{Name: "introduced", Key: []nft.Type{nft.ClassID}, Comment: "who may reach other nodes' workloads by their labels"})
-	if f == nil {
-		return
-	}
 	for i := range l.remotes {
 		if c := &l.remotes[i]; !c.remote.Ended {
 			l.add("remotes", nft.Element{Key: []nft.Value{class(c.number)}, Comment: strings.TrimSpace(l.commentOf(c.members[0]))})

@@ -33,10 +33,7 @@ func (cs *classes) lower(in Input) nft.Table {
 	l.bindNetworks(in.Bridges, in.Unlabelled)
 	l.bindFleet(in.Fleet)
 	l.bindAddresses()
-	l.declareSet(nft.Set{Name: "tunnel_ports", Key: []nft.Type{nft.InetService}, Comment: "UDP ports of tunnels that the kernel makes"})
-	for _, port := range in.TunnelPorts {
-		l.add("tunnel_ports", nft.Element{Key: []nft.Value{nft.Number(uint64(port))}})
-	}
+	l.declareTunnels()
 	for i := range cs.workloads {
 		l.inbound(&cs.workloads[i])
 		l.outbound(&cs.workloads[i])
@@ -68,7 +65,7 @@ func (l *lowering) table(in Input) nft.Table {
 		t.Counters = append(t.Counters, floodCounter)
 	}
 	for _, s := range l.sets {
-		if len(s.Elements) > 0 || s.Timeout != 0 && in.Fleet != nil {
+		if len(s.Elements) > 0 || s.Timeout != 0 {
 			t.Sets = append(t.Sets, *s)
 		}
 	}

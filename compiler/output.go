@@ -55,13 +55,11 @@ func (l *layout) output() nft.Chain {
 // leaveChains judge what goes to addresses outside this node. They leave the packet's mark
 // alone: other programs route by it. A packet that is judged loses its priority.
 func (l *layout) leaveChains() []nft.Chain {
-	leaves := []nft.Rule{
-		wrapping,
-		wrappingPort,
+	leaves := append(wrappings(), []nft.Rule{
 		because("a SYN may have the mark of an older connection of its ports", isTCP, notSYN, l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("leaves_same_tcp")),
 		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("leaves_same")),
 		rule(goTo("leaves")),
-	}
+	}...)
 	who := l.whose(l.itsNumber(goTo("leave")), "leaves_nobody")
 	return slices.Concat([]nft.Chain{
 		{Name: "output_leaves", Comment: "it leaves this node", Rules: leaves},
@@ -73,31 +71,18 @@ func (l *layout) leaveChains() []nft.Chain {
 		}},
 		{Name: "leaves_same", Comment: "by who sent the first one?", Rules: l.whose(l.whoseMark(goTo("left")), "leaves")},
 		{Name: "leaves", Comment: "who sends it?", Rules: who},
-		{Name: "leaves_nobody", Rules: []nft.Rule{rule(nft.Count{Counter: "unlabelled"}, accept)}},
+		{Name: "leaves_nobody", Rules: []nft.Rule{
+			begins,
+			rule(nft.Count{Counter: "unlabelled"}, accept),
+		}},
 		{Name: "settle_out", Comment: "it may leave", Rules: append(l.introduces(), l.whose(l.itsMark(nft.CtMark, goTo("settled_out")), "discard")...)},
 		{Name: "settled_out", Rules: []nft.Rule{
 			ctsClass,
 			rule(setMark(markClass, l.epoch|markOut)),
 			rule(scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
 		}},
-		{Name: "left", Comment: "it leaves", Rules: []nft.Rule{rule(jump("may_be_wrapped")), rule(accept)}},
-		{Name: "may_be_wrapped", Comment: "in another packet, which has its socket", Rules: []nft.Rule{
-			because("a bridge, a tunnel, …", nft.HasKind(), wrap),
-			rule(is(nft.RtIPsec, 1), wrap),
-			because("oif is the one before NAT, and before routes by marks", isCalled, wrap),
-			rule(isNot(nft.MetaMark, 0), wrap),
-		}},
-	}, l.leave())
+	}, tunnelChains(), l.leave())
 }
-
-// What a device made by software, or IPsec, puts a workload's packet into is no packet of the
-// workload. That packet is known by the priority that the inner one got, and WireGuard's, which
-// loses it, by its port.
-var (
-	wrap         = scratch(nft.MetaPriority, wrappedPriority)
-	wrapping     = because("around a packet that was judged", is(nft.MetaPriority, wrappedPriority), scratch(nft.MetaPriority, 0), accept)
-	wrappingPort = because("WireGuard's own", isUDP, nft.InSet{Key: []nft.Expr{sport}, Set: "tunnel_ports"}, accept)
-)
 
 // leave decides by address, protocol and port, where rules name them, and else by class.
 func (l *layout) leave() []nft.Chain {

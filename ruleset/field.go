@@ -138,6 +138,8 @@ func (f Field) shape() shape {
 		return shape{"socket transparent", 1, false, decimal}
 	case InnerByte:
 		return shape{"@ih,0,8", 1, false, decimal}
+	case InnerWord:
+		return shape{"@ih,0,32", 4, false, decimal}
 	case MetaOifKind:
 		return shape{"meta oifkind", 16, false, ifname}
 	case RtIPsec:

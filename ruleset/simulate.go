@@ -393,7 +393,7 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return p.RouteType, true
 	case FibSaddrType:
 		return p.SourceType, true
-	case InnerByte:
+	case InnerByte, InnerWord:
 		return 0, p.Carries
 	case MetaOifKind:
 		return 1, p.Kind != ""

@@ -165,6 +165,7 @@ const (
 	TCPSequence                        // tcp sequence: of Flip only
 	SocketTransparent                  // socket transparent: no more than "there is a socket, perhaps a request's" is asked of it
 	InnerByte                          // @ih,0,8: the first byte behind the header of TCP or UDP, for "it carries something" (linux 5.16)
+	InnerWord                          // @ih,0,32: the first four of these bytes
 	MetaOifKind                        // meta oifkind: what software made the interface; a real device has none
 	RtIPsec                            // rt ipsec: 1 where the route leads through a transformation of IPsec
 

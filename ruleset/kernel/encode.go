@@ -227,6 +227,7 @@ var headerFields = []headerField{
 	{ruleset.ICMPv6TypeOf, expr.PayloadBaseTransportHeader, 0},
 	{ruleset.TCPSequence, expr.PayloadBaseTransportHeader, 4},
 	{ruleset.InnerByte, innerHeader, 0},
+	{ruleset.InnerWord, innerHeader, 0},
 }
 
 // innerHeader is NFT_PAYLOAD_INNER_HEADER (linux/netfilter/nf_tables.h).

@@ -292,6 +292,7 @@ func comparisons() []ruleset.Rule {
 		op(ruleset.FibDaddrType, ruleset.NotEqual, ruleset.RTNMulticast), is(ruleset.FibDaddrType, 7),
 		between(ruleset.SocketTransparent, ruleset.Span(0, 1)),
 		is(ruleset.InnerByte, 22), between(ruleset.InnerByte, ruleset.Span(0, 255)),
+		is(ruleset.InnerWord, 1<<24), between(ruleset.InnerWord, ruleset.Span(1<<24, 1<<25)),
 		ruleset.HasKind(), is(ruleset.RtIPsec, 1), is(ruleset.RtIPsec, 0),
 		is(ruleset.CtOriginalIPSaddr, 0x0a000001), between(ruleset.CtOriginalIPDaddr, prefix("10.0.0.0/8")),
 		is(ruleset.CtReplyIPSaddr, 0x0a000001), between(ruleset.CtOriginalIP6Saddr, addrs("fd00::1", "fd00::1")),

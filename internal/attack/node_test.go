@@ -17,6 +17,8 @@ import (
 	"thole/internal/daemon"
 	"thole/internal/nstest"
 	"thole/policies"
+	"thole/ruleset"
+	"thole/ruleset/kernel"
 )
 
 func TestMain(m *testing.M) {
@@ -87,6 +89,7 @@ type node struct {
 	workloads []compiler.Workload
 	numbers   compiler.Numbers
 	epoch     uint16
+	loaded    *ruleset.Table
 	program   string // the table is that of this program; "": of this package's compiler
 }
 
@@ -124,7 +127,23 @@ func (n *node) load(yaml string) {
 		Numbers: n.numbers, Options: compiler.Options{Epoch: n.epoch}})
 	must(n.t, err)
 	n.numbers = result.Numbers
-	must(n.t, n.Nft(result.Table.Text()))
+	n.apply(&result.Table)
+}
+
+// apply loads a table as the daemon does: nft 1.0.6 can not load every text of ours on every kernel.
+func (n *node) apply(want *ruleset.Table) {
+	n.t.Helper()
+	var err error
+	must(n.t, n.Do(func() {
+		var conn *kernel.Conn
+		if conn, err = kernel.Open(kernel.Options{}); err != nil {
+			return
+		}
+		defer conn.Close()
+		err = conn.Apply(ruleset.Diff(n.loaded, want))
+	}))
+	must(n.t, err)
+	n.loaded = want
 }
 
 // dryRun returns the table that the program would load. An epoch follows from the table that is loaded.

@@ -48,14 +48,17 @@ func (s *scene) vxlan(v6, bridged bool) {
 		}
 		end.do(script + fmt.Sprintf("\nip addr add %s/24 dev tunnel0; ip addr add %s/64 dev tunnel0 nodad; ip link set tunnel0 up", end.inside, end.inside6))
 	}
-	s.tunnelWorks()
+	s.tunnelWorks(false)
 }
 
 // tunnelWorks waits until something unlabelled gets through.
-func (s *scene) tunnelWorks() {
+func (s *scene) tunnelWorks(only4 bool) {
 	s.t.Helper()
 	other := s.stranger()
 	for _, to := range []string{innerTheirs + ":7", "[" + innerTheirs6 + "]:7"} {
+		if only4 && to[0] == '[' {
+			continue
+		}
 		u := other.udp(strings.Replace(to, innerTheirs, "0.0.0.0", 1))
 		nstest.WaitFor(s.t, 10*time.Second, "the tunnel to "+to, func() bool { return reachesUDP(s.free, "", to, u) })
 		u.close()
@@ -70,20 +73,23 @@ func TestTunnelVXLAN(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			withBoth(t, innerOnly, func(t *testing.T, s *scene, old bool) {
 				s.vxlan(c.v6, c.bridged)
-				s.throughTunnel(t, old)
+				s.throughTunnel(t, old, false)
 			})
 		})
 	}
 }
 
 // throughTunnel tries what may go through a tunnel, both ways, and what may not.
-func (s *scene) throughTunnel(t *testing.T, old bool) {
+func (s *scene) throughTunnel(t *testing.T, old, only4 bool) {
 	t.Helper()
 	other := s.stranger()
 	for _, f := range []struct{ here, there, any, outer string }{
 		{inner, innerTheirs, "0.0.0.0", theirs},
 		{"[" + inner6 + "]", "[" + innerTheirs6 + "]", "[::]", "[" + theirs6 + "]"},
 	} {
+		if only4 && f.any == "[::]" {
+			continue
+		}
 		l := other.listen(f.any + ":80")
 		data, answer := dialogue(s.db, f.any+":0", f.there+":80", l)
 		closed(t, !old, "TCP to "+f.there, data && answer)

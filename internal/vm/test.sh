@@ -4,6 +4,7 @@
 #   machine   this package's, with systemd as pid 1
 #   fleet     those of the traffic between nodes and of packets in userspace, in other packages; all that make test runs
 #             by nft_compat where the kernel has no expression queue is here required to go by that expression
+#   attack    those of attacks, and of legitimate uses of sockets
 #
 # VM_PART: only one of these. VM_RUN: only tests that match (go test -run). More variables are those of run.sh.
 set -eu
@@ -15,19 +16,21 @@ make -s -C "$here/../.." install DESTDIR="$work/root" PREFIX=/usr/local
 go test -C "$here" -c -tags vm -o "$work/vm.test" .
 "$here/image.sh" >/dev/null
 
-# package DIR PATTERN: the tests of a package that match are run in the part fleet.
+# package PART DIR PATTERN: the tests of a package that match are run in a part.
 package() {
-	name=$(echo "$1" | tr / -)
-	mkdir -p "$work/fleet/$name"
-	go test -C "$here/../../$1" -c -o "$work/fleet/$name/test" .
-	echo "-test.run ${VM_RUN:-$2}" >"$work/fleet/$name/args"
+	name=$(echo "$2" | tr / -)
+	mkdir -p "$work/$1/$name"
+	go test -C "$here/../../$2" -c -tags vm -o "$work/$1/$name/test" .
+	echo "-test.run ${VM_RUN:-$3}" >"$work/$1/$name/args"
 }
-package datapath/queue .
-package datapath/sockets .
-package datapath/packet Kernel
+package fleet datapath/queue .
+package fleet datapath/sockets .
+package fleet datapath/packet Kernel
 # Not what nft 1.0.6 loads: it converts the byte order of one byte of an interval (meta l4proto), which 6.12 refuses.
-package ruleset/kernel ". -test.skip Everything|RandomTables"
-package internal/e2e Fleet
+package fleet ruleset/kernel ". -test.skip Everything|RandomTables"
+package fleet internal/e2e Fleet
+package attack internal/attack .
+package attack internal/legit .
 export THOLE_MUST=1 THOLE_QUEUE=native THOLE_BINARY=/usr/local/bin/thole THOLE_SLOWNESS="${THOLE_SLOWNESS:-10}"
 
 part() {
@@ -35,8 +38,9 @@ part() {
 	machine)
 		cd "$work/empty"
 		VM_ROOT=$work/root "$here/run.sh" "$work/vm.test" -test.v ${VM_RUN:+-test.run "$VM_RUN"} ;;
-	fleet)
-		cd "$work/fleet"
+	fleet | attack)
+		cd "$work/$1"
+		[ "$1" = fleet ] || unset THOLE_BINARY
 		VM_ROOT=$work/root VM_INIT=sh VM_ENV="THOLE_MUST THOLE_QUEUE THOLE_BINARY THOLE_SLOWNESS" "$here/run.sh" "$here/tests.sh" ;;
 	esac
 }
@@ -44,7 +48,7 @@ failed=
 mkdir "$work/empty"
 for VM_KERNEL in ${*:-6.1 6.12}; do
 	export VM_KERNEL
-	for part in ${VM_PART:-machine fleet}; do
+	for part in ${VM_PART:-machine fleet attack}; do
 		echo "== Debian's kernel $VM_KERNEL, $part ($(date +%T))"
 		part "$part" || failed="$failed $VM_KERNEL/$part"
 	done

@@ -1,0 +1,79 @@
+//go:build vm
+
+package attack
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"thole/internal/nstest"
+)
+
+// These tunnels are modules, which only the VM's kernels have.
+func TestTunnelIPIP(t *testing.T) { s4(t, "ipip") }
+
+func TestTunnelGRE(t *testing.T) { s4(t, "gre") }
+
+// s4 tries a tunnel over IPv4 that is made by one command.
+func s4(t *testing.T, kind string) {
+	withBoth(t, innerOnly, func(t *testing.T, s *scene, old bool) {
+		for _, end := range []struct {
+			do                             func(string) string
+			local, remote, inside, inside6 string
+		}{{s.Shell, ours, theirs, inner, inner6}, {s.outside.Shell, theirs, ours, innerTheirs, innerTheirs6}} {
+			end.do(fmt.Sprintf(`ip link add tunnel0 type %s local %s remote %s ttl 64
+				ip addr add %s/24 dev tunnel0; ip link set tunnel0 up`, kind, end.local, end.remote, end.inside))
+		}
+		s.tunnelWorks(true)
+		s.throughTunnel(t, old, true)
+	})
+}
+
+// WireGuard's keys are made by its own program. One end is behind a port that it says itself.
+func TestTunnelWireGuard(t *testing.T) {
+	withBoth(t, innerOnly, func(t *testing.T, s *scene, old bool) {
+		s.wireguard()
+		s.throughTunnel(t, old, false)
+	})
+}
+
+func (s *scene) wireguard() {
+	s.t.Helper()
+	keys := [2]string{strings.TrimSpace(s.Shell("wg genkey")), strings.TrimSpace(s.Shell("wg genkey"))}
+	for i, end := range []struct {
+		do                      func(string) string
+		remote, inside, inside6 string
+	}{{s.Shell, theirs, inner, inner6}, {s.outside.Shell, ours, innerTheirs, innerTheirs6}} {
+		end.do(fmt.Sprintf(`ip link add tunnel0 type wireguard
+			echo %s >/tmp/key; wg set tunnel0 listen-port 51820 private-key /tmp/key \
+				peer $(echo %s | wg pubkey) endpoint %s:51820 allowed-ips 0.0.0.0/0,::/0; rm /tmp/key
+			ip addr add %s/24 dev tunnel0; ip addr add %s/64 dev tunnel0 nodad; ip link set tunnel0 up`,
+			keys[i], keys[1-i], end.remote, end.inside, end.inside6))
+	}
+	s.tunnelWorks(false)
+}
+
+// A table that is loaded while WireGuard's keys are in use knows its packets from the next handshake on: it makes one
+// when nothing comes back for 15 s.
+func TestTunnelWireGuardBeforeTheTable(t *testing.T) {
+	s := newScene(t, innerOnly)
+	s.Shell("nft delete table inet thole")
+	s.loaded = nil
+	s.wireguard()
+	s.enforce(innerOnly)
+	l := s.stranger().listen("0.0.0.0:80")
+	nstest.WaitFor(t, time.Minute, "WireGuard's next handshake", func() bool { return reaches(s.db, "", innerTheirs+":80", l) })
+}
+
+// What has WireGuard's port, when its device is gone, may send to its peers at most.
+func TestTunnelWireGuardsPort(t *testing.T) {
+	s := newScene(t, innerOnly)
+	s.wireguard()
+	s.Shell("ip link del tunnel0")
+	thief := s.db.udp("0.0.0.0:51820")
+	other := s.stranger().udp(theirs + ":51821")
+	thief.sendTo(theirs+":51821", "stolen")
+	denied(t, "a datagram from WireGuard's port", other.got() == "stolen")
+}

@@ -16,7 +16,7 @@ func (l *layout) answerChains() []nft.Chain {
 			because("of a request: nobody knows yet whose", synAck, masked(nft.CtMark, markDead, 0), accept),
 			because("allowed before the last revocation: the next request decides", maskedNot(nft.CtMark, markEpoch, 0), masked(nft.CtMark, markOpen|markDead, 0), accept),
 			because("it carries nothing, and who asked need not wait", anyOf(nft.TCPFlags, nft.TCPRst), accept),
-			because("it was denied", masked(nft.CtMark, markDead, markDead), goTo("discard")),
+			because("it was denied", masked(nft.CtMark, markDead|markOpen, markDead), goTo("discard")),
 			rule(goTo("answer")),
 		}},
 		l.replySYN("output_reply_syn"),
@@ -49,13 +49,18 @@ func (l *layout) answerChains() []nft.Chain {
 		}},
 		{Name: "answer_unlabelled", Comment: "something unlabelled answers", Rules: []nft.Rule{
 			because("nobody but us says who sends", toLo, sentBy, scratch(nft.MetaMark, 0)),
-			rule(isTCP, masked(nft.CtMark, markClass|markOpen, markOpen), setMark(0, l.epoch), accept),
+			rule(isTCP, masked(nft.CtMark, markClass|markOpen, markOpen), goTo("answer_between_unlabelled")),
 			rule(masked(nft.CtMark, markClass, 0), accept),
 			because("an address", masked(nft.CtMark, elsewhere, elsewhere), accept),
 			because("never judged: the mark is another program's", masked(nft.CtMark, markEpoch|markOpen, 0), accept),
 			rule(leavesNode, goTo("ask_nobody_ct")),
 			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}),
 			rule(goTo("ask_nobody")),
+		}},
+		{Name: "answer_between_unlabelled", Rules: []nft.Rule{
+			rule(leavesNode, setMark(0, l.epoch), accept),
+			rule(l.heard(), setMark(0, l.epoch), accept),
+			rule(setMark(0, l.epoch|markOpen|markDead), accept),
 		}},
 		{Name: "accepted", Rules: []nft.Rule{rule(accept)}},
 	}, l.answerLeft()...)

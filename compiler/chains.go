@@ -125,6 +125,16 @@ func (l *layout) nobodys(name, comment string) nft.Chain {
 // decided holds where the connection was allowed in this epoch, and it is known to whom.
 func (l *layout) decided() nft.Match { return masked(nft.CtMark, markEpoch|markDead|markOpen, l.epoch) }
 
+// heard holds where a socket was found for what came behind the handshake, and may have it.
+func (l *layout) heard() nft.Match {
+	return masked(nft.CtMark, markEpoch|markOpen|markDead|markOut, l.epoch|markOpen|markOut)
+}
+
+// answered holds where a socket answered that may.
+func (l *layout) answered() nft.Match {
+	return masked(nft.CtMark, markEpoch|markOpen|markDead, l.epoch|markOpen|markDead)
+}
+
 // AuditCounter names the counter of connections that an audit policy would have denied.
 func AuditCounter(policy string) string { return "would_deny_" + policy }
 
@@ -179,7 +189,8 @@ var (
 
 	// sentBy holds at INPUT, for what came over lo, where OUTPUT wrote the number of its sender: it must be
 	// judged. isInjected holds where no socket sent it.
-	sentBy     = masked(nft.MetaMark, senderMask, senderMark)
+	sentBy     = masked(nft.MetaMark, senderMask, senderMark&senderMask)
+	askerSent  = masked(nft.MetaMark, allOnes&^markClass, askerMark)
 	isInjected = is(nft.MetaMark, injectedMark)
 	injected   = because("no socket sent it", onLo, isInjected, nft.Count{Counter: "injected"}, drop)
 

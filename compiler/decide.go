@@ -69,23 +69,25 @@ func (l *layout) pair(from nft.Expr, itsClass ...nft.Rule) []nft.Rule {
 // settle writes the epoch: until it changes, no packet of this connection is judged again.
 // What conntrack does not know goes nowhere.
 func (l *layout) settle() nft.Chain {
+	write := func(bits uint32) nft.Copy {
+		return nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: bits}
+	}
 	c := nft.Chain{Name: "settle", Comment: "it is allowed", Rules: []nft.Rule{
 		because("each answer of UDP is judged", isAnswer, isNot(nft.MetaL4Proto, nft.ProtoTCP), goTo("answered")),
-		rule(isAnswer, toLo, nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: l.epoch}, nft.Count{Counter: "allowed"}, accept),
+		rule(isAnswer, toLo, l.heard(), write(l.epoch), nft.Count{Counter: "allowed"}, accept),
+		because("who is found for what the asker sends next?", isAnswer, toLo, write(l.epoch|markOpen|markDead), accept),
 		rule(isAnswer, setMark(markClass, l.epoch), nft.Count{Counter: "allowed"}, goTo("answered")),
 		rule(unknownCt, goTo("discard")),
 	}}
 	if l.fleet != nil {
 		c.Rules = append(c.Rules, because("its proof is still to come", masked(nft.CtMark, markPending|markOut, markPending), nft.Count{Counter: "allowed"}, accept))
 	}
-	write := func(bits uint32) nft.Copy {
-		return nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: bits}
-	}
 	c.Rules = append(c.Rules,
 		because("to a container", is(nft.MetaIif, 0), write(l.epoch), scratch(nft.MetaMark, 0), scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
 		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), write(l.epoch), nft.Count{Counter: "allowed"}, accept),
-		because("who answers decides", onLo, write(l.epoch|markOpen), accept),
 		rule(isSYN, write(l.epoch|markOpen), accept),
+		rule(onLo, l.answered(), write(l.epoch), nft.Count{Counter: "allowed"}, accept),
+		because("who answers?", onLo, write(l.epoch|markOpen|markOut), accept),
 		rule(write(l.epoch), nft.Count{Counter: "allowed"}, accept))
 	return c
 }
@@ -109,7 +111,7 @@ func (l *layout) refuse() nft.Chain {
 	}
 	c.Rules = append(c.Rules,
 		because("sent by this node", is(nft.MetaIif, 0), goTo("refuse_out")),
-		rule(isTCP, setMark(allOnes, markDead)),
+		rule(isTCP, setMark(allOnes&^markOpen, markDead)),
 		rule(nft.Count{Counter: "denied"}, drop))
 	return c
 }
@@ -120,7 +122,7 @@ func (l *layout) refuseOut() nft.Chain {
 	return nft.Chain{Name: "refuse_out", Rules: []nft.Rule{
 		because("it is another's, which may have it", isTCP, notSYN, l.decided(), goTo("discard")),
 		because("nothing was allowed", isTCP, isSYN, masked(nft.CtMark, markPending, 0), nft.Count{Counter: "denied"}, l.reset()),
-		rule(isTCP, setMark(allOnes, markDead)),
+		rule(isTCP, setMark(allOnes&^markOpen, markDead)),
 		rule(nft.Count{Counter: "denied"}),
 		rule(isTCP, l.reset()),
 		rule(l.rejects(nft.Reject{With: nft.AdminProhibited})),

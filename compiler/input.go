@@ -11,6 +11,7 @@ import (
 // which is not always the one that the kernel takes: who answers decides (answerChains).
 func (l *layout) inputChains() []nft.Chain {
 	settledIn := masked(nft.CtMark, markEpoch|markDead|markOut|markOpen, l.epoch)
+	isOpen := masked(nft.CtMark, markOpen, markOpen)
 	openHere := masked(nft.CtMark, markOpen|markDead, markOpen)
 	asked := masked(nft.CtMark, markOpen|markEpoch|markDead, markOpen|l.epoch)
 	return []nft.Chain{
@@ -28,6 +29,7 @@ func (l *layout) inputChains() []nft.Chain {
 		}},
 		{Name: "input_undecided", Rules: []nft.Rule{
 			rule(openHere, carries, goTo("input_data")),
+			because("it ends soon", openHere, anyOf(nft.TCPFlags, nft.TCPFin), goTo("input_data")),
 			because("what carries nothing opens no more", openHere, accept),
 			rule(goTo("input_data")),
 		}},
@@ -35,13 +37,16 @@ func (l *layout) inputChains() []nft.Chain {
 		{Name: "input_data_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
 			because("a request: its listener was asked in this epoch", aSocket, asked, accept),
-			because("a request, whose listener nobody found", aSocket, openHere, goTo("discard")),
+			because("a request, whose listener nobody found", aSocket, isOpen, goTo("discard")),
 			rule(aSocket, onLo, sentBy, goTo("discard")),
 			rule(aSocket, accept),
-			because("its socket is bound to a device, and not found: outside its window it carries nothing, and is answered", onLo, openHere, nft.Flip{Field: nft.TCPSequence}, accept),
+			because("its socket is bound to a device, and not found: but it answered", onLo, askerSent, l.answered(), goTo("input_answered")),
+			rule(onLo, l.answered(), masked(nft.CtMark, markClass, 0), maskedNot(nft.MetaMark, senderMask, senderMark&senderMask), goTo("input_answered")),
+			because("outside its window it carries nothing, and is answered", onLo, isOpen, nft.Flip{Field: nft.TCPSequence}, accept),
 			rule(onLo, sentBy, nft.Flip{Field: nft.TCPSequence}, accept),
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
+		{Name: "input_answered", Rules: []nft.Rule{rule(setMark(markClass, l.epoch), nft.Count{Counter: "allowed"}, accept)}},
 		{Name: "input_syn", Rules: append([]nft.Rule{rule(isAnswer, goTo("input_reply_syn"))},
 			l.whose(l.itsNumber(goTo("input_workload")), "input_syn_nobody")...)},
 		l.replySYN("input_reply_syn"),
@@ -75,7 +80,9 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(onLo, sentBy, goTo("ask_nobody")),
 			rule(isUDP, nft.Count{Counter: "unlabelled"}, accept),
 			rule(unknownCt, accept),
-			because("who answers?", onLo, setMark(0, l.epoch|markOpen)),
+			rule(onLo, isSYN, setMark(0, l.epoch|markOpen), nft.Count{Counter: "unlabelled"}, accept),
+			rule(onLo, l.answered(), setMark(0, l.epoch), nft.Count{Counter: "unlabelled"}, accept),
+			because("who answers?", onLo, setMark(0, l.epoch|markOpen|markOut)),
 			because("other programs' marks stay", fromAway, is(nft.CtMark, 0), setMark(0, l.epoch|markOpen)),
 			because("it was denied by who had the port before", fromAway, masked(nft.CtMark, markDead, markDead), setMark(0, l.epoch|markOpen)),
 			rule(nft.Count{Counter: "unlabelled"}, accept),

@@ -11,8 +11,10 @@ package compiler
 //	       after a judgement allowed its packet, with the rest at once
 //	epoch  in which it was allowed; 0: never. Raised by every change that takes
 //	       an allowance away, so that what was allowed before is decided again
-//	open   its first packet was allowed, and it is not known yet which socket answers:
-//	       the kernel may deliver it to another one than was found for it
+//	open   its first packet was allowed, and it is not known yet which socket has it:
+//	       the kernel may deliver it to another one than was found for it. Two must
+//	       say the same, in either order: who is found for what comes behind the
+//	       handshake (then open and out), and who answers (then open and dead)
 //	dead   it was denied after it had been allowed
 //	out    it was allowed at OUTPUT, as one that leaves; that says nothing to INPUT
 //	pend   between nodes: the handshake goes on, and nothing but it passes
@@ -33,11 +35,13 @@ const (
 
 // What OUTPUT writes into the mark of a packet that stays on this node, where INPUT has to
 // judge it: senderMark with the number of who sent it, 0 of what is unlabelled. (In
-// conntrack's mark, where it stands for a moment, it says "stale".) What no socket sent has
-// injectedMark, a number that nobody has.
+// conntrack's mark, where it stands for a moment, it says "stale".) Where the connection was
+// answered, and who sends is who asked, it is askerMark. What no socket sent has injectedMark, a
+// number that nobody has.
 const (
-	senderMask   = 0xffff0000
+	senderMask   = 0xfffe0000
 	senderMark   = StaleEpoch << epochShift
+	askerMark    = senderMark &^ (1 << epochShift)
 	injectedMark = senderMark | 0xffff
 )
 

@@ -17,6 +17,7 @@ func (l *layout) outputChains() []nft.Chain {
 		l.output(),
 		{Name: "output_here", Comment: "it stays on this node", Rules: []nft.Rule{
 			because("it is decided: has the same workload sent it?", isTCP, notSYN, l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("output_same")),
+			because("it was answered, and more is to be said: has who asked sent it?", isTCP, notSYN, l.answered(), maskedNot(nft.CtMark, markClass, 0), goTo("output_asker")),
 			rule(isTCP, goTo("output_by")),
 			because("all who listen there get it: its sender alone decides", v4, within(nft.IPDaddr, groups[0]), goTo("output_leaves")),
 			rule(v6, within(nft.IP6Daddr, groups[1]), goTo("output_leaves")),
@@ -28,6 +29,10 @@ func (l *layout) outputChains() []nft.Chain {
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
 		{Name: "output_same", Comment: "by who opened the connection?", Rules: l.whose(l.whoseMark(accept), "output_other")},
+		{Name: "output_asker", Rules: l.whose(l.whoseMark(goTo("output_asked")), "output_by")},
+		{Name: "output_asked", Rules: []nft.Rule{
+			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass, Or: askerMark}, accept),
+		}},
 		{Name: "output_other", Comment: "by another: a raw socket, or one whose labels changed", Rules: l.whose(l.itsMark(nft.MetaMark, accept), "output_other_nobody")},
 		{Name: "output_other_nobody", Rules: []nft.Rule{
 			because("something unlabelled: INPUT judges it", fullSocket(nft.SkUID), scratch(nft.MetaMark, senderMark), accept),

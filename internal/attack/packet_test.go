@@ -26,12 +26,16 @@ func udp6(from, to, data string) []byte {
 }
 
 // tcp4 is an IPv4 packet with a TCP header of these flags.
-func tcp4(from, to string, flags byte) []byte {
+func tcp4(from, to string, flags byte) []byte { return segment4(from, to, flags, 1000, 0) }
+
+// segment4 is tcp4 with a sequence number and one that it acknowledges.
+func segment4(from, to string, flags byte, seq, ack uint32) []byte {
 	src, dst := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)
 	h := make([]byte, 20)
 	binary.BigEndian.PutUint16(h, src.Port())
 	binary.BigEndian.PutUint16(h[2:], dst.Port())
-	binary.BigEndian.PutUint32(h[4:], 1000)
+	binary.BigEndian.PutUint32(h[4:], seq)
+	binary.BigEndian.PutUint32(h[8:], ack)
 	h[12], h[13] = 5<<4, flags
 	binary.BigEndian.PutUint16(h[14:], 1024)
 	binary.BigEndian.PutUint16(h[16:], checksum(pseudo(src.Addr(), dst.Addr(), unix.IPPROTO_TCP, h)))

@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"encoding/binary"
 	"strings"
 	"sync"
 	"testing"
@@ -308,4 +309,62 @@ spec: {selector: {matchLabels: {app: db}}, ingress: [], egress: []}
 		}
 		closed(t, old, "what the jailed process sent", forged > 0)
 	})
+}
+
+// The attacker has a decoy on the victim's port, and answers its own call in the victim's name by a raw socket, with the
+// numbers that it has seen: nobody else has spoken for the connection yet. IPv6 knows no decoy.
+func TestDecoyAnswersByRawSocket(t *testing.T) {
+	everyAttack(t, func(t *testing.T, s *scene, old bool, f family, attacker *agent) {
+		if f.name == "IPv6" {
+			return
+		}
+		victim := s.web.listen(f.all+":80", reusePort)
+		defer victim.close()
+		decoy := attacker.socket(f.all+":80", unix.SOCK_STREAM, reusePort)
+		decoy.device("lo")
+		decoy.bind(f.all + ":80")
+		decoy.listen()
+		defer decoy.abort()
+		seen := &sock{attacker, attacker.ok(call{Op: "socket", A: unix.AF_INET, B: unix.SOCK_RAW, C: unix.IPPROTO_TCP}).FD}
+		raw := attacker.raw(unix.AF_INET)
+		c := attacker.tcp(f.all + ":6000")
+		defer func() { seen.close(); raw.close(); c.abort() }()
+		if c.connect(f.node+":80") != 0 {
+			t.Fatal("the handshake failed: nothing was tried")
+		}
+		seq, ack := synAck(t, seen, 80)
+		raw.sendTo(f.node+":0", string(segment4(f.node+":80", ours+":6000", 0x10, seq+1, ack)))
+		s.Barrier()
+		c.send("question")
+		var conn *sock
+		data := false
+		nstest.WaitFor(t, 10*time.Second, "the question, or its end", func() bool {
+			if conn == nil {
+				conn = victim.accept()
+			}
+			data = conn != nil && conn.got() == "question"
+			return data || c.stuck()
+		})
+		closed(t, old, "data for the victim", data)
+		if conn != nil {
+			conn.send("answer")
+			s.Barrier()
+			closed(t, old, "the victim's answer", c.got() == "answer")
+			conn.abort()
+		}
+	})
+}
+
+// synAck returns the numbers of the SYN-ACK from a port.
+func synAck(t *testing.T, seen *sock, port uint16) (seq, ack uint32) {
+	t.Helper()
+	nstest.WaitFor(t, 5*time.Second, "the SYN-ACK", func() bool {
+		p := seen.do(call{Op: "recv", FD: seen.fd}).Data
+		if len(p) < 40 || p[33] != 0x12 || binary.BigEndian.Uint16(p[20:]) != port {
+			return false
+		}
+		seq, ack = binary.BigEndian.Uint32(p[24:]), binary.BigEndian.Uint32(p[28:])
+		return true
+	})
+	return seq, ack
 }

@@ -7,5 +7,7 @@
 // among addresses, devices, dual-stack sockets and groups of SO_REUSEPORT. It is asked
 // by sock_diag(7) for one socket, and answers with one message; nothing is listed.
 //
+// Dump and Bound list sockets, for what looks at all of them and not at a packet.
+//
 // What it does not find is nobody's; what the answer means is for who asks.
 package sockets

@@ -33,6 +33,8 @@ const (
 	NoPolicies             Code = "no-policies"
 	PKIUnwatched           Code = "pki-unwatched"
 	ScopeRefused           Code = "scope-refused"
+	SocketExposed          Code = "socket-exposed"
+	SocketsUnlisted        Code = "sockets-unlisted"
 	StateUnreadable        Code = "state-unreadable"
 )
 
@@ -41,6 +43,8 @@ const (
 	BindingOverlapRun         Code = "binding-overlap-run"
 	CertificateContradictsRun Code = "certificate-contradicts-run"
 	ImageLabel                Code = "image-label"
+	SocketExposedUser         Code = "socket-exposed-user"
+	SocketsUnexamined         Code = "sockets-unexamined"
 )
 
 // Problems returns the codes of all problems, ascending.
@@ -48,12 +52,15 @@ func Problems() []Code {
 	return []Code{
 		BindingOverlap, BindingUnresolved, BridgeShared, CertificateContradicts, CgroupsUnreadable, CgroupsUnwatched,
 		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable, Disarmed,
-		DockerAway, EndedUnknown, FleetDegraded, NoPolicies, PKIUnwatched, ScopeRefused, StateUnreadable,
+		DockerAway, EndedUnknown, FleetDegraded, NoPolicies, PKIUnwatched, ScopeRefused, SocketExposed,
+		SocketsUnlisted, StateUnreadable,
 	}
 }
 
 // Notices returns the codes of all notices, ascending.
-func Notices() []Code { return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel} }
+func Notices() []Code {
+	return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel, SocketExposedUser, SocketsUnexamined}
+}
 
 // IsNotice reports whether conditions of this code are notices; all others are problems.
 func (c Code) IsNotice() bool { return slices.Contains(Notices(), c) }

@@ -13,6 +13,7 @@ import (
 
 	"thole/compiler"
 	"thole/datapath"
+	"thole/datapath/sockets"
 	"thole/ruleset/kernel"
 	"thole/watch"
 )
@@ -114,6 +115,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 		kernel:   host.kernel,
 		docker:   parts.docker,
 		fleet:    d.fleet,
+		sockets:  &socketWatch{bound: host.bound, root: host.root, now: host.now},
 		log:      config.Logger,
 		version:  config.Version,
 		started:  host.now(),
@@ -176,6 +178,7 @@ type host struct {
 	marks   conntrack
 	writes  notifier
 	sockets func() (map[uint64]bool, error)
+	bound   func(visit func(sockets.Socket) bool) error
 	now     func() time.Time
 	engine  func(datapath.Config) (engine, error) // that carries the handshakes of a fleet
 	close   func() error
@@ -197,7 +200,7 @@ func openHost() (*host, error) {
 	}
 	return &host{
 		root: root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener,
-		sockets: socketCgroups, now: time.Now, engine: newEngine,
+		sockets: socketCgroups, bound: sockets.Bound, now: time.Now, engine: newEngine,
 		close: func() error { return errors.Join(listener.Close(), conn.Close()) },
 	}, nil
 }

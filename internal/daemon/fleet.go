@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"path"
 	"slices"
 	"strconv"
 	"sync"
@@ -230,14 +229,8 @@ func (f *fleet) Workload(cgroup uint64) (datapath.Workload, bool) {
 	if w, ok := v.local(cgroup); ok {
 		return w, true
 	}
-	name, err := f.root.Named(cgroup)
-	for err == nil && name != "." && name != "/" {
-		if id, known := v.roster.named(name); known {
-			return v.local(id)
-		}
-		name = path.Dir(name)
-	}
-	return datapath.Workload{}, false
+	id, _ := v.roster.above(f.root, cgroup)
+	return v.local(id)
 }
 
 // Allows is a method of datapath.Daemon.

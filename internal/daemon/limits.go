@@ -47,6 +47,12 @@ const (
 	// Of the fleet.
 	fleetRetry = 2 * time.Second // while it is degraded, all of it is tried again so often
 
+	// Of a look at all sockets, for a status.
+	maxSockets   = 65_536                 // that are looked at
+	socketsTime  = 200 * time.Millisecond // that it may take
+	socketsPause = 9                      // times what the last look took, until the next: a tenth of one CPU at most
+	socketsShown = 8                      // in the text of a condition
+
 	// Of the daemon itself.
 	wantFiles        = 65_536               // file descriptors that the daemon asks the kernel for
 	filesPerRequest  = 2                    // the connection, and the pidfd of the process that asks

@@ -21,6 +21,7 @@ import (
 
 	"thole/compiler"
 	"thole/datapath"
+	"thole/datapath/sockets"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -408,6 +409,7 @@ func (b *bench) newDaemon() (*Daemon, error) {
 		kernel:  b.kernel,
 		marks:   b.kernel,
 		sockets: b.socketCgroups,
+		bound:   func(func(sockets.Socket) bool) error { return nil },
 		now:     time.Now,
 		engine:  b.engine,
 		close:   func() error { return nil },

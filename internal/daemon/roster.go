@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 
@@ -96,6 +97,26 @@ func (r *roster) named(path string) (id uint64, ok bool) {
 	defer r.mu.RUnlock()
 	id, ok = r.paths[path]
 	return id, ok
+}
+
+// above returns the id of the deepest cgroup that says something, among a cgroup and those above it; 0 if there is
+// none. path is the cgroup's own, "" where it is gone.
+func (r *roster) above(root namer, cgroup uint64) (id uint64, path string) {
+	path, err := root.Named(cgroup)
+	if err != nil {
+		return 0, ""
+	}
+	for name := path; name != "." && name != "/"; name = filepath.Dir(name) {
+		if id, known := r.named(name); known {
+			return id, path
+		}
+	}
+	return 0, path
+}
+
+// A namer knows cgroups by their ids.
+type namer interface {
+	Named(id uint64) (cgroup string, err error)
 }
 
 // count returns how many there are, how many of them ended, and how many are thole run's.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"thole/internal/condition"
+	"thole/internal/exposure"
 	"thole/watch"
 )
 
@@ -28,6 +29,7 @@ type server struct {
 	kernel   Kernel
 	docker   *watch.Docker // nil: it is not followed
 	fleet    *fleet        // nil: there are no other nodes
+	sockets  *socketWatch
 	log      *slog.Logger
 	version  string
 	started  time.Time
@@ -113,16 +115,20 @@ func (s *server) postArm(ctx context.Context, from *userConn, _ nothing) (ApplyR
 
 func (s *server) getStatus(context.Context, *userConn, nothing) (Status, error) {
 	counters, err := s.kernel.Counters(tableName)
-	status := s.enforcer.view.Load().status.whole(s.version, s.started, counters)
+	view := s.enforcer.view.Load()
+	status := view.status.whole(s.version, s.started, counters)
 	status.Docker = apiDocker(s.docker)
 	status.Fleet = s.fleet.status()
 	status.Connections = s.listener.connections.status()
-	problems := slices.Clone(status.Problems) // the view's stay as they are
-	problems = append(problems, s.fleet.conditions()...)
+	more := s.fleet.conditions()
 	if err != nil {
-		problems = append(problems, condition.Condition{Code: condition.CountersUnreadable, Text: fmt.Sprintf("the counters cannot be read: %v", err)})
+		more = append(more, condition.Condition{Code: condition.CountersUnreadable, Text: fmt.Sprintf("the counters cannot be read: %v", err)})
 	}
-	status.Problems = problems
+	var exposed []condition.Condition
+	status.Sockets, exposed = s.sockets.look(view, exposure.Options{})
+	problems, notices := condition.Split(append(more, exposed...))
+	status.Problems = slices.Concat(status.Problems, problems) // the view's stay as they are
+	status.Notices = slices.Concat(status.Notices, notices)
 	return status, nil
 }
 

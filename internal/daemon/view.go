@@ -28,12 +28,15 @@ type view struct {
 
 	remotes map[string]uint32 // in a fleet: classes by remoteKey
 	locals  sync.Map          // datapath.Workload by cgroup, of those that were asked for
+
+	divided map[uint32]bool // classes whose members may not reach each other
 }
 
 // publish makes a view of the enforcer's state.
 func (e *enforcer) publish() {
 	v := e.newView()
 	e.publishFleet(v)
+	v.divided = dividedClasses(e.result)
 	e.view.Store(v)
 }
 
@@ -41,7 +44,8 @@ func (e *enforcer) publish() {
 // or on another node.
 func (e *enforcer) publishSmall() {
 	v := e.newView()
-	v.remotes = e.view.Load().remotes
+	last := e.view.Load()
+	v.remotes, v.divided = last.remotes, last.divided
 	e.view.Store(v)
 }
 

@@ -5,11 +5,12 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"thole/internal/daemon"
+	"thole/internal/exposure"
 	"thole/internal/nstest"
 	"thole/ruleset"
 )
@@ -179,39 +180,46 @@ func TestProbeHere(t *testing.T) {
 	}
 }
 
-func TestSharedPorts(t *testing.T) {
-	anywhere, loopback := [16]byte{}, [16]byte{127, 0, 0, 1}
-	got := sharedPorts([]udpSocket{
-		{2, anywhere, 53, 7},
-		{2, anywhere, 53, 7},
-		{2, loopback, 123, 7},
-		{2, anywhere, 123, 8},
-		{2, anywhere, 5353, 7},
-		{2, anywhere, 5353, 8},
-		{2, anywhere, 5353, 9},
-	})
-	if diff := cmp.Diff([]uint16{5353}, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-}
-
-func TestUDPSockets(t *testing.T) {
+func TestSocketListing(t *testing.T) {
 	host := nstest.New(t)
-	var sockets []udpSocket
-	var err error
-	var port uint16
+	var got Finding
 	if e := host.Do(func() {
-		socket, e := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
-		if err = e; err != nil {
+		socket, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
+		if err != nil {
+			t.Error(err)
 			return
 		}
 		defer socket.Close()
-		port = socket.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-		sockets, err = udpSockets()
-	}); e != nil || err != nil {
-		t.Fatal(e, err)
+		got = socketListing()
+	}); e != nil || got.Status != OK {
+		t.Errorf("%+v, %v", got, e)
 	}
-	if len(sockets) != 1 || sockets[0].port != port || sockets[0].family != syscall.AF_INET6 || sockets[0].cgroup == 0 {
-		t.Errorf("got %+v, want the one socket, with port %d and a cgroup", sockets, port)
+}
+
+func TestExposedSockets(t *testing.T) {
+	port := daemon.ExposedPort{Reason: exposure.MixedDevices, Protocol: "udp", Port: 53, Text: "a decoy"}
+	for _, test := range []struct {
+		name   string
+		status *daemon.SocketStatus
+		want   []string
+	}{
+		{"nothing is enforced", nil, nil},
+		{"none", &daemon.SocketStatus{Examined: 7, Complete: true}, []string{"ok: none of 7"}},
+		{"one", &daemon.SocketStatus{Examined: 7, Complete: true, Exposed: []daemon.ExposedPort{port}}, []string{"warning: udp port 53: a decoy"}},
+		{
+			"one, and a bound was reached", &daemon.SocketStatus{Examined: 7, Exposed: []daemon.ExposedPort{port}},
+			[]string{"warning: udp port 53: a decoy", "warning: 7 sockets were examined, not all"},
+		},
+	} {
+		var got []string
+		for _, f := range exposedSockets(daemon.Status{Sockets: test.status}) {
+			got = append(got, string(f.Status)+": "+f.Found)
+			if f.Status != OK && (f.Follows == "" || f.Mend == "") {
+				t.Errorf("%s: %+v says not what follows, or what mends it", test.name, f)
+			}
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"thole/internal/condition"
 	"thole/internal/daemon"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -44,7 +45,8 @@ func enforcement(ctx context.Context, client daemonClient, name string) []Findin
 
 func compareOnce(ctx context.Context, client daemonClient, name string) []Finding {
 	status, err := client.Status(ctx)
-	findings := slices.Concat([]Finding{daemonState(status, err)}, policyState(status), fleetState(status.Fleet, time.Now()), problems(status))
+	findings := slices.Concat([]Finding{daemonState(status, err)}, policyState(status), fleetState(status.Fleet, time.Now()),
+		exposedSockets(status), problems(status))
 	var workloads []daemon.Workload
 	if err == nil {
 		if workloads, err = client.Workloads(ctx); err != nil {
@@ -127,6 +129,9 @@ func fleetState(s *daemon.FleetStatus, now time.Time) []Finding {
 func problems(s daemon.Status) []Finding {
 	var findings []Finding
 	for _, p := range s.Problems {
+		if p.Code == condition.SocketExposed {
+			continue // exposedSockets has it
+		}
 		findings = append(findings, Finding{Check: "problem"}.warning(p.String(), "what it names is not as it is wanted", "thole status"))
 	}
 	return findings

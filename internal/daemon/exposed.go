@@ -1,0 +1,242 @@
+package daemon
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"thole/compiler"
+	"thole/datapath/sockets"
+	"thole/internal/condition"
+	"thole/internal/exposure"
+)
+
+// A SocketStatus says which live sockets the table can be bypassed through.
+type SocketStatus struct {
+	Examined int           `json:"examined"` // listeners of TCP and unconnected sockets of UDP
+	Complete bool          `json:"complete"` // false: a bound was reached, so others may be exposed
+	Exposed  []ExposedPort `json:"exposed"`
+}
+
+// An ExposedPort is a port on which a socket may get what was judged for another socket, or for none.
+type ExposedPort struct {
+	Reason   exposure.Reason `json:"reason"`
+	Protocol string          `json:"protocol"`
+	Port     uint16          `json:"port"`
+	Text     string          `json:"text"` // names the sockets, and says what reaches them
+	Sockets  []ExposedSocket `json:"sockets"`
+}
+
+// Where names the port.
+func (e ExposedPort) Where() string { return fmt.Sprintf("%s port %d", e.Protocol, e.Port) }
+
+// An ExposedSocket is one of the sockets on an ExposedPort.
+type ExposedSocket struct {
+	Address  string `json:"address"`
+	Device   string `json:"device,omitempty"` // that it is bound to
+	UID      uint32 `json:"uid"`
+	Workload string `json:"workload,omitempty"` // absent: it is unlabelled
+	Cgroup   string `json:"cgroup,omitempty"`   // in which it was made; absent: that is gone
+}
+
+// A socketWatch looks for exposed sockets when a status is asked for. It is safe for concurrent use.
+//
+// A user may ask often and have many sockets. So a look ends at maxSockets and socketsTime, and what it found is the
+// answer for socketsPause times as long as it took.
+type socketWatch struct {
+	bound func(visit func(sockets.Socket) bool) error
+	root  namer
+	now   func() time.Time
+
+	mu         sync.Mutex // guards what follows, and is held while it is looked
+	next       time.Time
+	status     *SocketStatus
+	conditions []condition.Condition
+}
+
+// look returns what is exposed under a view, and what is to be said of it.
+func (w *socketWatch) look(v *view, o exposure.Options) (*SocketStatus, []condition.Condition) {
+	if !v.status.Enforcing {
+		return nil, nil // there is no table that could be bypassed
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	began := w.now()
+	if began.Before(w.next) {
+		return w.status, w.conditions
+	}
+	listed, complete, err := w.list(v, began.Add(socketsTime))
+	if err != nil {
+		w.status, w.conditions = nil, []condition.Condition{{Code: condition.SocketsUnlisted, Text: fmt.Sprintf(
+			"%v: exposed sockets are not known", err)}}
+	} else {
+		found, all := exposure.Find(listed, o)
+		w.status = &SocketStatus{Examined: len(listed), Complete: complete && all, Exposed: apiExposures(found)}
+		w.conditions = w.status.conditions(found)
+	}
+	ended := w.now()
+	w.next = ended.Add(socketsPause * ended.Sub(began))
+	return w.status, w.conditions
+}
+
+// list lists the sockets with their owners. complete is false where a bound was reached.
+func (w *socketWatch) list(v *view, until time.Time) (list []exposure.Socket, complete bool, err error) {
+	complete = true
+	var found []sockets.Socket
+	err = w.bound(func(s sockets.Socket) bool {
+		complete = len(found) < maxSockets && w.now().Before(until)
+		if complete {
+			found = append(found, s)
+		}
+		return complete
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	devices, err := deviceNames(found)
+	if err != nil {
+		return nil, false, err
+	}
+	owners := map[uint64]exposure.Owner{}
+	for _, s := range found {
+		if s.Cgroup == 0 {
+			return nil, false, fmt.Errorf("listing sockets: the kernel does not tell their cgroups (INET_DIAG_CGROUP_ID)")
+		}
+		owner, known := owners[s.Cgroup]
+		if !known {
+			if !w.now().Before(until) {
+				return list, false, nil
+			}
+			owner = v.owner(w.root, s.Cgroup)
+			owners[s.Cgroup] = owner
+		}
+		list = append(list, exposure.Socket{
+			Protocol: map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[s.Protocol],
+			Address:  s.Local.Addr(), OnlyV6: s.OnlyV6, Port: s.Local.Port(),
+			Device: devices[s.Device], UID: s.UID, Owner: owner,
+		})
+	}
+	return list, complete, nil
+}
+
+// deviceNames names the devices that sockets are bound to.
+func deviceNames(list []sockets.Socket) (map[int]string, error) {
+	names := map[int]string{}
+	for _, s := range list {
+		if s.Device != 0 {
+			names[s.Device] = fmt.Sprintf("device %d", s.Device) // it may be gone
+		}
+	}
+	if len(names) == 0 {
+		return names, nil
+	}
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("listing devices: %v", err)
+	}
+	for _, device := range all {
+		if names[device.Index] != "" {
+			names[device.Index] = device.Name
+		}
+	}
+	return names, nil
+}
+
+// owner says what a socket of a cgroup belongs to. As in the table, the deepest cgroup that says something counts.
+func (v *view) owner(root namer, cgroup uint64) exposure.Owner {
+	id, path := v.roster.above(root, cgroup)
+	if id == 0 {
+		id = cgroup // it may have ended
+	}
+	workload, ok := v.roster.of(id)
+	if !ok {
+		return exposure.Owner{Cgroup: path}
+	}
+	class := v.result.ClassOf(&workload)
+	owner := exposure.Owner{
+		Workload: workload.Name,
+		Cgroup:   path,
+		Side:     uint64(class.Number),
+		Selected: len(class.Ingress)+len(class.Egress) > 0,
+		Users:    workload.Kind == compiler.KindRun || workload.Kind == compiler.KindUser,
+	}
+	if class.Number == 0 || v.divided[class.Number] {
+		owner.Side = 1<<63 | id // its own: no class has so high a number
+	}
+	return owner
+}
+
+// dividedClasses returns the classes whose members have numbers of their own, because they may not reach each other.
+func dividedClasses(result *compiler.Result) map[uint32]bool {
+	divided := map[uint32]bool{}
+	if result == nil {
+		return divided
+	}
+	for _, set := range result.Table.Sets {
+		if set.Name == "group" {
+			for _, e := range set.Elements {
+				divided[e.Number] = true
+			}
+		}
+	}
+	return divided
+}
+
+func apiExposures(found []exposure.Exposure) []ExposedPort {
+	list := []ExposedPort{}
+	for _, e := range found {
+		port := ExposedPort{Reason: e.Reason, Protocol: e.Protocol, Port: e.Port, Text: exposedText(e)}
+		for _, s := range e.Sockets {
+			port.Sockets = append(port.Sockets, ExposedSocket{
+				Address: s.Address.String(), Device: s.Device, UID: s.UID, Workload: s.Owner.Workload, Cgroup: s.Owner.Cgroup,
+			})
+		}
+		list = append(list, port)
+	}
+	return list
+}
+
+// conditions are a problem for each exposure that a user cannot bring about alone, and a notice for each other.
+func (s *SocketStatus) conditions(found []exposure.Exposure) (list []condition.Condition) {
+	for i, e := range s.Exposed {
+		c := condition.Condition{Code: condition.SocketExposed, Where: e.Where(), Text: e.Text}
+		if found[i].ByUsers() {
+			c.Code = condition.SocketExposedUser
+		}
+		list = append(list, c)
+	}
+	if !s.Complete {
+		list = append(list, condition.Condition{Code: condition.SocketsUnexamined, Text: fmt.Sprintf(
+			"%d sockets were examined, and at most %d exposed ports are named: a bound was reached, so others may be exposed",
+			s.Examined, exposure.MaxExposures)})
+	}
+	return list
+}
+
+// exposedText names the sockets and says what reaches them.
+func exposedText(e exposure.Exposure) string {
+	var names []string
+	for _, s := range e.Sockets[:min(len(e.Sockets), socketsShown)] {
+		names = append(names, s.String())
+	}
+	if more := len(e.Sockets) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	what := strings.Join(names, "; ") + ": "
+	switch {
+	case e.Reason == exposure.BoundToDevice:
+		return what + "datagrams of this node reach a socket that is bound to a device, whatever the policies say. Its answers are judged"
+	case e.Reason == exposure.SharedPort:
+		return what + "these sockets can share the port by SO_REUSEPORT, so a BPF program of one of them may give it, or another, " +
+			"what was judged for the other. Answers are judged"
+	case e.Protocol == "tcp":
+		return what + "the table may judge one of these sockets where the kernel connects another. What a client sends before the " +
+			"first answer may reach that one; answers are judged"
+	default:
+		return what + "the table may judge one of these sockets where the kernel delivers to another, whatever the policies say. Answers are judged"
+	}
+}

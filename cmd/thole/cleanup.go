@@ -23,10 +23,11 @@ func newCleanup(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cleanup [--force] [--socket PATH] [--state DIR]",
 		Short: "Turn Thole off: remove its table, and keep it removed",
-		Long: `Cleanup disarms Thole: it removes Thole's table, in one transaction, and the
-empty cgroups of "thole run". From then on nothing is enforced, and nothing is
-loaded again: not by the daemon that runs, which goes on running without a table,
-not by one that systemd starts again, and not after a reboot, until "thole arm".
+		Long: `Cleanup disarms Thole: it removes Thole's table, in one transaction, the routes
+of --local-routes, and the empty cgroups of "thole run". From then on nothing is
+enforced, and nothing is loaded again: not by the daemon that runs, which goes on
+running without a table, not by one that systemd starts again, and not after a
+reboot, until "thole arm".
 
 Other programs' tables, rules and cgroups are not touched, nor are the policies
 and what runs. Meanwhile "thole apply" stores policies without enforcing them,

@@ -26,6 +26,7 @@ type daemonOptions struct {
 	pki                     string
 	queue                   uint16
 	deny                    string
+	localRoutes             bool
 	logFormat, logLevel     string
 }
 
@@ -57,6 +58,13 @@ used, the daemon starts and enforces this node all the same. The fleet is degrad
 until they can be used: "thole status" says why, and labelled connections to and
 from other nodes do not open.
 
+With --local-routes it puts routes over lo in front of the kernel's own, for each
+address of this node, so that a socket which is bound to lo cannot be a decoy for
+another one on its port (docs/SECURITY.md). Sockets that are bound to another
+device are then not reached from this node, and cannot reach it. The routes have
+the protocol number 212; a daemon without the option, and "thole cleanup", remove
+them.
+
 Signals: SIGHUP reads the policies and --pki again. SIGTERM and SIGINT end the
 daemon; the table stays and goes on deciding. "thole cleanup" removes it.
 
@@ -77,6 +85,7 @@ Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
 	stateFlag(cmd, &o.state)
 	socketFlag(cmd, &o.socket)
 	denyFlag(cmd, &o.deny)
+	f.BoolVar(&o.localRoutes, "local-routes", false, "route what this node sends to its own addresses over lo alone: closes decoys")
 	choiceFlag(cmd, &o.logFormat, "log-format", "", "the log's `FORMAT`", "text", "json")
 	choiceFlag(cmd, &o.logLevel, "log-level", "", "the least `LEVEL` that is logged", "info", "debug", "warn", "error")
 	return cmd
@@ -106,6 +115,7 @@ func runDaemon(ctx context.Context, w *world, o daemonOptions) error {
 		Socket:   o.socket,
 		Docker:   o.docker,
 		Deny:     denyMode(o.deny),
+		Routes:   o.localRoutes,
 		Version:  buildOf(debug.ReadBuildInfo()).short(),
 		Logger:   log,
 	})

@@ -67,7 +67,7 @@ func writeStatus(w io.Writer, s daemon.Status) error {
 		{"policies", fmt.Sprintf("%d, %s", s.Policies, source(s))},
 		{"workloads", fmt.Sprintf("%d in %s; %d of thole run", s.Workloads, plural(s.Classes, "class", "classes"), s.Runs)},
 	}
-	rows = append(rows, []string{"connections", connections(s.Connections)})
+	rows = append(rows, []string{"connections", connections(s.Connections)}, []string{"decoys", decoys(s.LocalRoutes)})
 	if s.Docker != nil {
 		rows = append(rows, []string{"docker", dockerState(*s.Docker)})
 	}
@@ -116,6 +116,17 @@ func connections(c daemon.ConnectionStatus) string {
 	return fmt.Sprintf("%d now, %d at most; limits: %d for each user, %d in total; "+
 		"%d evicted, %d refused, %d closed as silent",
 		c.Now, c.Most, c.MaxPerUser, c.Max, c.Evicted, c.Refused, c.Silent)
+}
+
+// decoys says whether a socket that is bound to lo may be judged in the place of another.
+func decoys(r daemon.LocalRoutesStatus) string {
+	switch {
+	case !r.On:
+		return "open (closed by thole daemon --local-routes)"
+	case r.Error != "":
+		return "open: --local-routes failed"
+	}
+	return fmt.Sprintf("closed by --local-routes, for %s; open for IPv6 link-local addresses", plural(r.Addresses, "address", "addresses"))
 }
 
 func enforcing(s daemon.Status) string {

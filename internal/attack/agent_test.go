@@ -308,6 +308,8 @@ func perform(c call) (r result, err error) {
 		}
 	case "recv":
 		return receive(c.FD)
+	case "sendby":
+		err = sendBy(c)
 	case "flood":
 		err = flood(c)
 	case "count":

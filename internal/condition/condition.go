@@ -30,6 +30,7 @@ const (
 	DockerAway             Code = "docker-away"
 	EndedUnknown           Code = "ended-unknown"
 	FleetDegraded          Code = "fleet-degraded"
+	LocalRoutesFailed      Code = "local-routes-failed"
 	NoPolicies             Code = "no-policies"
 	PKIUnwatched           Code = "pki-unwatched"
 	ScopeRefused           Code = "scope-refused"
@@ -52,8 +53,8 @@ func Problems() []Code {
 	return []Code{
 		BindingOverlap, BindingUnresolved, BridgeShared, CertificateContradicts, CgroupsUnreadable, CgroupsUnwatched,
 		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable, Disarmed,
-		DockerAway, EndedUnknown, FleetDegraded, NoPolicies, PKIUnwatched, ScopeRefused, SocketExposed,
-		SocketsUnlisted, StateUnreadable,
+		DockerAway, EndedUnknown, FleetDegraded, LocalRoutesFailed, NoPolicies, PKIUnwatched, ScopeRefused,
+		SocketExposed, SocketsUnlisted, StateUnreadable,
 	}
 }
 

@@ -111,6 +111,7 @@ type Status struct {
 	Fleet       *FleetStatus          `json:"fleet,omitempty"`  // absent: there are no other nodes
 	Connections ConnectionStatus      `json:"connections"`
 	Sockets     *SocketStatus         `json:"sockets,omitempty"` // absent: nothing is enforced, or they cannot be listed
+	LocalRoutes LocalRoutesStatus     `json:"localRoutes"`
 	LastError   *Failure              `json:"lastError,omitempty"`
 	Problems    []condition.Condition `json:"problems,omitempty"` // an administrator is needed: thole status exits 1
 	Notices     []condition.Condition `json:"notices,omitempty"`  // what users may cause: they change no exit status
@@ -131,6 +132,14 @@ type ConnectionStatus struct {
 	Refused    uint64 `json:"refused"`    // ended because there was no room
 	Silent     uint64 `json:"silent"`     // closed because they sent no complete request in time
 	Lingering  int    `json:"lingering"`  // evicted or refused, and not closed yet
+}
+
+// A LocalRoutesStatus says whether packets of this node to its own addresses are routed over lo alone, which closes
+// decoys (docs/SECURITY.md).
+type LocalRoutesStatus struct {
+	On        bool   `json:"on"`              // --local-routes, and not disarmed
+	Addresses int    `json:"addresses"`       // that are routed so
+	Error     string `json:"error,omitempty"` // why not all are, or why what an earlier daemon made is not removed
 }
 
 // A DockerStatus says whether Docker answers.

@@ -14,6 +14,7 @@ import (
 	"thole/compiler"
 	"thole/datapath"
 	"thole/datapath/sockets"
+	"thole/internal/routes"
 	"thole/ruleset/kernel"
 	"thole/watch"
 )
@@ -35,6 +36,7 @@ type Config struct {
 	Fleet    []netip.Prefix // where other nodes are; none: connections are judged by address
 	PKI      string         // this node's certificate and whom it trusts (package pki); with Fleet
 	Queue    uint16         // NFQUEUE for the packets between nodes; 0: DefaultQueue
+	Routes   bool           // packets of this node to its own addresses are routed over lo (package routes)
 	Version  string
 	Logger   *slog.Logger // nil: slog.Default()
 }
@@ -59,7 +61,8 @@ type Daemon struct {
 	listener  *listener
 	server    *server
 	lock      *lock
-	fleet     *fleet // nil: there are no other nodes
+	fleet     *fleet         // nil: there are no other nodes
+	routes    *routes.Keeper // nil: there are to be none, and those of an earlier daemon are removed
 	log       *slog.Logger
 }
 
@@ -103,6 +106,10 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	if err := d.enforcer.start(); err != nil {
 		return nil, fmt.Errorf("enforcing at the start: %w: see `thole doctor`", err)
 	}
+	keeper := keepRoutes(config, host, d.enforcer)
+	if config.Routes {
+		d.routes = keeper
+	}
 	listener, err := listen(config.Socket, config.Logger)
 	if err != nil {
 		return nil, err
@@ -115,6 +122,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 		kernel:   host.kernel,
 		docker:   parts.docker,
 		fleet:    d.fleet,
+		local:    keeper,
 		sockets:  &socketWatch{bound: host.bound, root: host.root, now: host.now},
 		log:      config.Logger,
 		version:  config.Version,
@@ -135,6 +143,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	if d.fleet != nil {
 		group.Go(func() error { return d.fleet.Run(ctx) })
+	}
+	if d.routes != nil {
+		group.Go(func() error { return d.routes.Run(ctx) })
 	}
 	if d.directory != nil {
 		group.Go(func() error { return d.directory.Run(ctx) })
@@ -179,6 +190,7 @@ type host struct {
 	writes  notifier
 	sockets func() (map[uint64]bool, error)
 	bound   func(visit func(sockets.Socket) bool) error
+	routes  routes.Table
 	now     func() time.Time
 	engine  func(datapath.Config) (engine, error) // that carries the handshakes of a fleet
 	close   func() error
@@ -198,10 +210,12 @@ func openHost() (*host, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
+	table := openRoutes()
 	return &host{
-		root: root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener,
+		routes: table,
+		root:   root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener,
 		sockets: socketCgroups, bound: sockets.Bound, now: time.Now, engine: newEngine,
-		close: func() error { return errors.Join(listener.Close(), conn.Close()) },
+		close: func() error { return errors.Join(listener.Close(), conn.Close(), table.Close()) },
 	}, nil
 }
 

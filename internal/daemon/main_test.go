@@ -410,6 +410,7 @@ func (b *bench) newDaemon() (*Daemon, error) {
 		marks:   b.kernel,
 		sockets: b.socketCgroups,
 		bound:   func(func(sockets.Socket) bool) error { return nil },
+		routes:  &fakeRoutes{},
 		now:     time.Now,
 		engine:  b.engine,
 		close:   func() error { return nil },

@@ -98,7 +98,7 @@ type CleanupResult struct {
 	Stay  []string // cgroups of thole run in which processes live: they are unlabelled now, and unharmed
 }
 
-// Cleanup removes our table and the empty cgroups of thole run. It touches nothing
+// Cleanup removes our table, our local routes and the empty cgroups of thole run. It touches nothing
 // else and needs no daemon; one that runs would load the table again.
 func Cleanup(context.Context) (CleanupResult, error) {
 	host, err := openHost()
@@ -123,5 +123,5 @@ func cleanup(host *host) (CleanupResult, error) {
 		}
 	}
 	result.Stay, err = watch.RemoveEmptyScopes(host.root)
-	return result, err
+	return result, errors.Join(err, removeRoutes(host.routes))
 }

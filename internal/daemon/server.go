@@ -16,6 +16,7 @@ import (
 
 	"thole/internal/condition"
 	"thole/internal/exposure"
+	"thole/internal/routes"
 	"thole/watch"
 )
 
@@ -30,6 +31,7 @@ type server struct {
 	docker   *watch.Docker // nil: it is not followed
 	fleet    *fleet        // nil: there are no other nodes
 	sockets  *socketWatch
+	local    *routes.Keeper // of local routes
 	log      *slog.Logger
 	version  string
 	started  time.Time
@@ -105,12 +107,15 @@ func (s *server) postReload(ctx context.Context, _ *userConn, _ nothing) (ApplyR
 
 func (s *server) postDisarm(ctx context.Context, from *userConn, _ nothing) (DisarmResponse, error) {
 	s.log.Warn("asked to disarm", "pid", from.pid)
-	return s.enforcer.Disarm(ctx)
+	answer, err := s.enforcer.Disarm(ctx)
+	return answer, errors.Join(err, s.local.Sync())
 }
 
 func (s *server) postArm(ctx context.Context, from *userConn, _ nothing) (ApplyResponse, error) {
 	s.log.Info("asked to arm", "pid", from.pid)
-	return s.enforcer.Arm(ctx)
+	answer, err := s.enforcer.Arm(ctx)
+	_ = s.local.Sync() // where it fails, a problem says so
+	return answer, err
 }
 
 func (s *server) getStatus(context.Context, *userConn, nothing) (Status, error) {
@@ -125,7 +130,10 @@ func (s *server) getStatus(context.Context, *userConn, nothing) (Status, error) 
 		more = append(more, condition.Condition{Code: condition.CountersUnreadable, Text: fmt.Sprintf("the counters cannot be read: %v", err)})
 	}
 	var exposed []condition.Condition
-	status.Sockets, exposed = s.sockets.look(view, exposure.Options{})
+	state := s.local.State()
+	status.LocalRoutes = apiLocalRoutes(state)
+	more = append(more, localRoutesConditions(state)...)
+	status.Sockets, exposed = s.sockets.look(view, exposure.Options{LocalRoutes: state.Closed()})
 	problems, notices := condition.Split(append(more, exposed...))
 	status.Problems = slices.Concat(status.Problems, problems) // the view's stay as they are
 	status.Notices = slices.Concat(status.Notices, notices)

@@ -43,7 +43,7 @@ func exposedSockets(s daemon.Status) []Finding {
 	if s.Sockets == nil {
 		return nil // nothing is enforced, or a problem says why they cannot be listed
 	}
-	var findings []Finding
+	findings := []Finding{decoys(s.LocalRoutes)}
 	for _, e := range s.Sockets.Exposed {
 		f := Finding{Check: check}
 		findings = append(findings, f.warning(e.Where()+": "+e.Text, "one direction of what a policy denies may be delivered", mendExposure[e.Reason]))
@@ -52,8 +52,21 @@ func exposedSockets(s daemon.Status) []Finding {
 	switch {
 	case !s.Sockets.Complete:
 		f = f.warning(fmt.Sprintf("%d sockets were examined, not all", s.Sockets.Examined), "others may be exposed", "ss -lntup")
-	case len(findings) > 0:
+	case len(s.Sockets.Exposed) > 0:
 		return findings
 	}
 	return append(findings, f)
+}
+
+// decoys says whether a socket that is bound to lo can be judged in the place of another. Where local routes were
+// wanted and failed, a problem of the daemon's says why.
+func decoys(r daemon.LocalRoutesStatus) Finding {
+	f := Finding{Check: "decoys", Status: OK, Found: "open: see --local-routes of thole daemon"}
+	switch {
+	case r.On && r.Error == "":
+		f.Found = fmt.Sprintf("closed by --local-routes, for %d addresses; open for IPv6 link-local addresses", r.Addresses)
+	case r.On:
+		return f.warning("open: --local-routes failed", "a datagram may reach a workload that its sender may not reach", "thole status")
+	}
+	return f
 }

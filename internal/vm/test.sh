@@ -2,7 +2,7 @@
 # test.sh [KERNEL...]: run tests in VMs for each kernel, with thole as `make install` installs it:
 #
 #   machine   this package's, with systemd as pid 1
-#   fleet     those of the traffic between nodes and of packets in userspace, in other packages; all that make test runs
+#   fleet     those of the traffic between nodes, of packets in userspace and of routes, in other packages; all that make test runs
 #             by nft_compat where the kernel has no expression queue is here required to go by that expression
 #   attack    those of attacks, and of legitimate uses of sockets
 #
@@ -26,6 +26,7 @@ package() {
 package fleet datapath/queue .
 package fleet datapath/sockets .
 package fleet datapath/packet Kernel
+package fleet internal/routes .
 # Not what nft 1.0.6 loads: it converts the byte order of one byte of an interval (meta l4proto), which 6.12 refuses.
 package fleet ruleset/kernel ". -test.skip Everything|RandomTables"
 package fleet internal/e2e Fleet

@@ -2,6 +2,7 @@ package attack
 
 import (
 	"encoding/json"
+	"errors"
 	"os/exec"
 	"strings"
 	"testing"
@@ -46,7 +47,7 @@ spec: {selector: {matchExpressions: [{key: app, operator: Exists}]}, ingress: [{
 func (m *machine) exposed() (found []string, code int) {
 	m.t.Helper()
 	out, err := m.Command(m.thole, "status", "-o", "json").Output()
-	if exit, ok := err.(*exec.ExitError); ok {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = exit.ExitCode()
 	}
 	var status struct {

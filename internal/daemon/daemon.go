@@ -62,7 +62,7 @@ type Daemon struct {
 	server    *server
 	lock      *lock
 	fleet     *fleet         // nil: there are no other nodes
-	routes    *routes.Keeper // nil: there are to be none, and those of an earlier daemon are removed
+	routes    *routes.Keeper // nil: there are to be none, and there are none
 	log       *slog.Logger
 }
 
@@ -107,7 +107,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 		return nil, fmt.Errorf("enforcing at the start: %w: see `thole doctor`", err)
 	}
 	keeper := keepRoutes(config, host, d.enforcer)
-	if config.Routes {
+	if config.Routes || keeper.State().Err != nil {
 		d.routes = keeper
 	}
 	listener, err := listen(config.Socket, config.Logger)

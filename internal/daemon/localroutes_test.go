@@ -2,9 +2,15 @@ package daemon
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"sync"
+	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"thole/internal/condition"
+	"thole/internal/nstest"
 	"thole/internal/routes"
 )
 
@@ -14,6 +20,24 @@ type fakeRoutes struct {
 	list   []routes.Route
 	err    error // of each change
 	closed chan struct{}
+}
+
+// fail has all changes fail from now on; nil: none.
+func (f *fakeRoutes) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+func (f *fakeRoutes) ours() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range f.list {
+		if r.Protocol == routes.Protocol {
+			n++
+		}
+	}
+	return n
 }
 
 func (f *fakeRoutes) List() ([]routes.Route, error) {
@@ -59,4 +83,50 @@ func (f *fakeRoutes) done() chan struct{} {
 		f.closed = make(chan struct{})
 	}
 	return f.closed
+}
+
+// Routes that cannot be made are a problem, and the policies are enforced all the same. They are made when it works.
+// While Thole is disarmed, and where the option is off, there are none.
+func TestLocalRoutes(t *testing.T) {
+	address := routes.Route{To: netip.MustParsePrefix("10.0.0.1/32"), Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_KERNEL, Device: 2}
+	b := newBench(t, func(b *bench) {
+		b.config.Routes = true
+		b.routes.list, b.routes.err = []routes.Route{address}, unix.ENOMEM
+	})
+	s := b.status()
+	if !s.Enforcing || !slices.Contains(codesOf(s.Problems), condition.LocalRoutesFailed) || !s.LocalRoutes.On || s.LocalRoutes.Error == "" {
+		t.Errorf("they fail: %+v", s)
+	}
+	b.routes.fail(nil)
+	nstest.WaitFor(t, patience, "the routes", func() bool {
+		s := b.status()
+		return s.Healthy() && s.LocalRoutes == LocalRoutesStatus{On: true, Addresses: 1}
+	})
+	if _, err := b.client.Disarm(t.Context()); err != nil || b.routes.ours() != 0 || b.status().LocalRoutes.On {
+		t.Errorf("disarmed: %v, %d routes, %+v", err, b.routes.ours(), b.status().LocalRoutes)
+	}
+	if _, err := b.client.Arm(t.Context()); err != nil || b.routes.ours() != 2 {
+		t.Errorf("armed: %v, %d routes", err, b.routes.ours())
+	}
+	// Another program disarms Thole by the file.
+	if err := (&stateDir{dir: b.config.State}).disarm(); err != nil {
+		t.Fatal(err)
+	}
+	nstest.WaitFor(t, patience, "no routes", func() bool { return b.routes.ours() == 0 })
+	if _, err := b.client.Arm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.stop()
+	if b.routes.ours() != 2 {
+		t.Error("the routes did not stay when the daemon ended")
+	}
+	b.routes.closed = nil
+	b.config.Routes = false
+	b.routes.fail(unix.ENOMEM)
+	b.start()
+	if s := b.status(); !slices.Contains(codesOf(s.Problems), condition.LocalRoutesFailed) || s.LocalRoutes.On {
+		t.Errorf("they cannot be removed: %+v", s.LocalRoutes)
+	}
+	b.routes.fail(nil)
+	nstest.WaitFor(t, patience, "them to be removed", func() bool { return b.status().Healthy() && b.routes.ours() == 0 })
 }

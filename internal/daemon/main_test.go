@@ -343,6 +343,7 @@ type bench struct {
 	daemon *Daemon
 	stop   func()
 	engine func(datapath.Config) (engine, error) // of a fleet
+	routes fakeRoutes
 
 	mu      sync.Mutex
 	sockets map[uint64]bool // that the host says there are
@@ -410,7 +411,7 @@ func (b *bench) newDaemon() (*Daemon, error) {
 		marks:   b.kernel,
 		sockets: b.socketCgroups,
 		bound:   func(func(sockets.Socket) bool) error { return nil },
-		routes:  &fakeRoutes{},
+		routes:  &b.routes,
 		now:     time.Now,
 		engine:  b.engine,
 		close:   func() error { return nil },

@@ -40,7 +40,7 @@ const Loopback = "lo"
 // The bounds of Find. Beyond them it says that it is not complete.
 const (
 	MaxExposures = 32  // in the result
-	MaxPerPort   = 256 // sockets that differ, on one port; those of workloads come first
+	MaxPerPort   = 128 // sockets that differ, on one port; those of workloads come first
 )
 
 // An Owner is what a socket belongs to.
@@ -95,17 +95,14 @@ type Options struct {
 // false where a bound was reached.
 func Find(sockets []Socket, o Options) (found []Exposure, complete bool) {
 	complete = true
-	type place struct {
-		protocol string
-		port     uint16
-	}
+	concerns := concerned(sockets, o)
 	ports := map[place]map[Socket]bool{}
 	for _, s := range sockets {
-		if s.Address.IsMulticast() || s.Address == limitedBroadcast {
-			continue // the sender and the group decide, the receiver is not asked
+		at := place{s.Protocol, s.Port}
+		if !concerns[at] || !judged(s) {
+			continue
 		}
 		s.Address = s.Address.Unmap().WithZone("")
-		at := place{s.Protocol, s.Port}
 		if ports[at] == nil {
 			ports[at] = map[Socket]bool{}
 		}
@@ -127,6 +124,31 @@ func Find(sockets []Socket, o Options) (found []Exposure, complete bool) {
 	}
 	return found, complete
 }
+
+// A place is a port of a protocol.
+type place struct {
+	protocol string
+	port     uint16
+}
+
+// concerned returns the ports of workloads that more than one socket has, or one that is bound to a device. It is what
+// makes Find cheap: most ports are neither.
+func concerned(sockets []Socket, o Options) map[place]bool {
+	owned, seen, concerns := map[place]bool{}, map[place]int{}, map[place]bool{}
+	for _, s := range sockets {
+		if judged(s) {
+			at := place{s.Protocol, s.Port}
+			owned[at] = owned[at] || s.Owner.Side != 0
+			seen[at]++
+			concerns[at] = owned[at] && (seen[at] > 1 || concerns[at] || o.boundToDevice(s))
+		}
+	}
+	return concerns
+}
+
+// judged reports whether a receiver is judged for what is sent to the socket. What is sent to a group is not: its
+// sender and the group decide.
+func judged(s Socket) bool { return !s.Address.IsMulticast() && s.Address != limitedBroadcast }
 
 var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 

@@ -4,8 +4,8 @@
 // Sockets and their owners come in, Exposures go out. The package looks for no socket itself, and changes none.
 //
 // For a packet of this node, nftables looks up the receiver with the device lo. The kernel looks it up with the device
-// of the route: for an IPv4 address of this node, and for an IPv6 address over UDP, that is the device that has the
-// address. So three kinds of sockets can be given a packet that was judged for another socket, or for none:
+// of the route: for an address of this node, that is the device that has the address. So three kinds of sockets can be
+// given a packet that was judged for another socket, or for none:
 //
 //   - a UDP socket that is bound to a device other than lo: the table finds no socket, or another one;
 //   - sockets of different owners on one port, where only one of them is bound to a device, or one is bound to lo and

@@ -31,8 +31,10 @@ func Open() (*Kernel, error) {
 		return nil, fmt.Errorf("opening rtnetlink: %v", err)
 	}
 	k := &Kernel{conn: conn}
-	if err := conn.SetOption(netlink.GetStrictCheck, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening rtnetlink: strict checks: %v", err), k.Close())
+	for _, option := range []netlink.ConnOption{netlink.GetStrictCheck, netlink.ExtendedAcknowledge} {
+		if err := conn.SetOption(option, true); err != nil {
+			return nil, errors.Join(fmt.Errorf("opening rtnetlink: option %d: %v", option, err), k.Close())
+		}
 	}
 	if k.changes, err = netlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening rtnetlink: %v", err), k.Close())

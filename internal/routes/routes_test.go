@@ -208,6 +208,32 @@ func TestPackets(t *testing.T) {
 	}
 }
 
+// The kernel says why it refuses a route.
+func TestRefused(t *testing.T) {
+	_, kernel := scratch(t)
+	bad := over("10.0.0.1/32")
+	bad.Source = netip.MustParseAddr("192.0.2.1") // that this node does not have
+	if err := kernel.Apply(Change{Add: []Route{bad}}); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "prefsrc") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A Keeper that is told nothing looks once a second.
+func TestDeaf(t *testing.T) {
+	table := failing{list: []Route{own("10.0.0.1/32", 2)}}
+	k := NewKeeper(&table, func() bool { return true }, silent)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := k.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	nstest.WaitFor(t, 10*time.Second, "a look", func() bool { return k.State().Addresses == 1 })
+	stop()
+	running.Wait()
+}
+
 // A failing table fails at chosen calls.
 type failing struct {
 	list     []Route

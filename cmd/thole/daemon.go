@@ -85,7 +85,8 @@ Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
 	stateFlag(cmd, &o.state)
 	socketFlag(cmd, &o.socket)
 	denyFlag(cmd, &o.deny)
-	f.BoolVar(&o.localRoutes, "local-routes", false, "route what this node sends to its own addresses over lo alone: closes decoys")
+	f.BoolVar(&o.localRoutes, "local-routes", false,
+		"route what this node sends to its own addresses over lo alone: closes decoys")
 	choiceFlag(cmd, &o.logFormat, "log-format", "", "the log's `FORMAT`", "text", "json")
 	choiceFlag(cmd, &o.logLevel, "log-level", "", "the least `LEVEL` that is logged", "info", "debug", "warn", "error")
 	return cmd

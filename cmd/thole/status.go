@@ -126,7 +126,8 @@ func decoys(r daemon.LocalRoutesStatus) string {
 	case r.Error != "":
 		return "open: --local-routes failed"
 	}
-	return fmt.Sprintf("closed by --local-routes, for %s; open for IPv6 link-local addresses", plural(r.Addresses, "address", "addresses"))
+	return fmt.Sprintf("closed by --local-routes, for %s; open for IPv6 link-local addresses",
+		plural(r.Addresses, "address", "addresses"))
 }
 
 func enforcing(s daemon.Status) string {

@@ -73,7 +73,8 @@ func TestBound(t *testing.T) {
 	want := []Socket{
 		{Family: unix.AF_INET, Protocol: unix.IPPROTO_TCP, Local: netip.MustParseAddrPort("127.0.0.1:80")},
 		{Family: unix.AF_INET6, Protocol: unix.IPPROTO_TCP, Local: netip.MustParseAddrPort("[::]:81")},
-		{Family: unix.AF_INET6, Protocol: unix.IPPROTO_UDP, Local: netip.MustParseAddrPort("[::]:82"), OnlyV6: true, Device: lo},
+		{Family: unix.AF_INET6, Protocol: unix.IPPROTO_UDP, Local: netip.MustParseAddrPort("[::]:82"), OnlyV6: true,
+			Device: lo},
 		{Family: unix.AF_INET, Protocol: unix.IPPROTO_UDP, Local: netip.MustParseAddrPort("0.0.0.0:83"), Device: lo},
 	}
 	if d := diff.Diff(want, got, diff.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {

@@ -29,7 +29,8 @@ func newDecoyed(t *testing.T, args ...string) *decoyed {
 	d := &decoyed{machine: &machine{Host: nstest.New(t), t: t, thole: thole}, outside: nstest.New(t)}
 	nstest.Link(d.Host, ours+"/24", ours6+"/64", d.outside, theirs+"/24", theirs6+"/64")
 	d.Shell("ip addr add fe80::1/64 dev veth0 nodad")
-	nstest.WaitFor(t, 10*time.Second, "addresses to be usable", func() bool { return !strings.Contains(d.Shell("ip -6 addr"), "tentative") })
+	nstest.WaitFor(t, 10*time.Second, "addresses to be usable",
+		func() bool { return !strings.Contains(d.Shell("ip -6 addr"), "tentative") })
 	d.routesWithoutAny = d.routes()
 	d.start(args...)
 	d.db, d.db2 = newAgent(t, d.Host, d.In("svc/db")), newAgent(t, d.Host, d.In("svc/db2"))
@@ -133,7 +134,8 @@ func TestLocalRoutes(t *testing.T) {
 					client.close()
 				}
 				findings := d.Shell(d.thole + " doctor || true")
-				named := strings.Contains(findings, f.all+":53 of db; ") || strings.Contains(findings, f.all+":53 of web, bound to lo; ")
+				named := strings.Contains(findings, f.all+":53 of db; ") ||
+					strings.Contains(findings, f.all+":53 of web, bound to lo; ")
 				// An IPv6 socket on all addresses is also on the link-local ones, which the routes leave alone.
 				if want := !on || f.name == "IPv6"; named != want {
 					t.Errorf("%s: doctor names the sockets: %t, want %t:\n%s", f.name, named, want, findings)
@@ -142,7 +144,8 @@ func TestLocalRoutes(t *testing.T) {
 					t.Errorf("doctor says that decoys are closed: %t", closed)
 				}
 				decoy.close()
-				allowed(t, f.name+", an equal workload, afterwards", reachesUDP(d.db2, f.all+":0", f.node+":53", victim))
+				allowed(t, f.name+", an equal workload, afterwards",
+					reachesUDP(d.db2, f.all+":0", f.node+":53", victim))
 				victim.close()
 			}
 		})
@@ -173,7 +176,9 @@ func TestLocalRoutesLeaveTheRestAlone(t *testing.T) {
 		t.Fatal("there are no routes")
 	}
 	free, stranger := newAgent(t, d.Host, d.In("elsewhere")), newAgent(t, d.outside, d.outside.In(""))
-	for _, f := range []struct{ all, at, from string }{{"0.0.0.0", ours, theirs}, {"[::]", "[" + ours6 + "]", "[" + theirs6 + "]"}} {
+	for _, f := range []struct{ all, at, from string }{
+		{"0.0.0.0", ours, theirs}, {"[::]", "[" + ours6 + "]", "[" + theirs6 + "]"},
+	} {
 		server := free.socket(f.all+":7000", unix.SOCK_DGRAM)
 		server.device("veth0")
 		server.bind(f.all + ":7000")
@@ -182,7 +187,8 @@ func TestLocalRoutesLeaveTheRestAlone(t *testing.T) {
 		allowed(t, "from outside, to a socket that is bound to a device, at "+f.at, server.got() == "question")
 		server.sendTo(f.from+":6000", "answer")
 		allowed(t, "its answer", client.got() == "answer")
-		denied(t, "from this node, to a socket that is bound to a device", reachesUDP(free, f.all+":0", f.at+":7000", server))
+		denied(t, "from this node, to a socket that is bound to a device",
+			reachesUDP(free, f.all+":0", f.at+":7000", server))
 		listener := stranger.listen(f.from + ":80")
 		conn := free.tcp(f.all + ":0")
 		allowed(t, "to outside", conn.connect(f.from+":80") == 0)
@@ -198,7 +204,8 @@ func TestLocalRoutesLeaveTheRestAlone(t *testing.T) {
 	d.Shell("ip addr add 10.0.0.77/24 dev veth0")
 	nstest.WaitFor(t, 10*time.Second, "a new address", func() bool { return d.status().LocalRoutes.Addresses == 3 })
 	d.Shell("ip addr del 10.0.0.77/24 dev veth0")
-	nstest.WaitFor(t, 10*time.Second, "the end of an address", func() bool { return !strings.Contains(d.routes(), "10.0.0.77") })
+	nstest.WaitFor(t, 10*time.Second, "the end of an address",
+		func() bool { return !strings.Contains(d.routes(), "10.0.0.77") })
 
 	d.Shell(d.thole + " cleanup --state /run/state")
 	if got := d.routes(); got != d.routesWithoutAny {

@@ -110,7 +110,7 @@ type Status struct {
 	Docker      *DockerStatus         `json:"docker,omitempty"` // absent: it is not followed
 	Fleet       *FleetStatus          `json:"fleet,omitempty"`  // absent: there are no other nodes
 	Connections ConnectionStatus      `json:"connections"`
-	Sockets     *SocketStatus         `json:"sockets,omitempty"` // absent: nothing is enforced, or they cannot be listed
+	Sockets     *SocketStatus         `json:"sockets,omitempty"` // absent: they were not looked at
 	LocalRoutes LocalRoutesStatus     `json:"localRoutes"`
 	LastError   *Failure              `json:"lastError,omitempty"`
 	Problems    []condition.Condition `json:"problems,omitempty"` // an administrator is needed: thole status exits 1

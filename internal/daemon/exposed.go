@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -104,7 +105,7 @@ func (w *socketWatch) list(v *view, until time.Time) (list []exposure.Socket, co
 	owners := map[uint64]exposure.Owner{}
 	for _, s := range found {
 		if s.Cgroup == 0 {
-			return nil, false, fmt.Errorf("listing sockets: the kernel does not tell their cgroups (INET_DIAG_CGROUP_ID)")
+			return nil, false, errors.New("listing sockets: the kernel does not tell their cgroups (INET_DIAG)")
 		}
 		owner, known := owners[s.Cgroup]
 		if !known {
@@ -192,7 +193,8 @@ func apiExposures(found []exposure.Exposure) []ExposedPort {
 		port := ExposedPort{Reason: e.Reason, Protocol: e.Protocol, Port: e.Port, Text: exposedText(e)}
 		for _, s := range e.Sockets {
 			port.Sockets = append(port.Sockets, ExposedSocket{
-				Address: s.Address.String(), Device: s.Device, UID: s.UID, Workload: s.Owner.Workload, Cgroup: s.Owner.Cgroup,
+				Address: s.Address.String(), Device: s.Device, UID: s.UID,
+				Workload: s.Owner.Workload, Cgroup: s.Owner.Cgroup,
 			})
 		}
 		list = append(list, port)
@@ -211,7 +213,8 @@ func (s *SocketStatus) conditions(found []exposure.Exposure) (list []condition.C
 	}
 	if !s.Complete {
 		list = append(list, condition.Condition{Code: condition.SocketsUnexamined, Text: fmt.Sprintf(
-			"%d sockets were examined, and at most %d exposed ports are named: a bound was reached, so others may be exposed",
+			"%d sockets were examined, and at most %d exposed ports are named: a bound was reached, so others may be "+
+				"exposed",
 			s.Examined, exposure.MaxExposures)})
 	}
 	return list
@@ -229,14 +232,16 @@ func exposedText(e exposure.Exposure) string {
 	what := strings.Join(names, "; ") + ": "
 	switch {
 	case e.Reason == exposure.BoundToDevice:
-		return what + "datagrams of this node reach a socket that is bound to a device, whatever the policies say. Its answers are judged"
+		return what + "datagrams of this node reach a socket that is bound to a device, whatever the policies say. " +
+			"Its answers are judged"
 	case e.Reason == exposure.SharedPort:
-		return what + "these sockets can share the port by SO_REUSEPORT, so a BPF program of one of them may give it, or another, " +
-			"what was judged for the other. Answers are judged"
+		return what + "these sockets can share the port by SO_REUSEPORT, so a BPF program of one of them may give " +
+			"it, or another, what was judged for the other. Answers are judged"
 	case e.Protocol == "tcp":
-		return what + "the table may judge one of these sockets where the kernel connects another. What a client sends before the " +
-			"first answer may reach that one; answers are judged"
+		return what + "the table may judge one of these sockets where the kernel connects another. What a client " +
+			"sends before the first answer may reach that one; answers are judged"
 	default:
-		return what + "the table may judge one of these sockets where the kernel delivers to another, whatever the policies say. Answers are judged"
+		return what + "the table may judge one of these sockets where the kernel delivers to another, whatever the " +
+			"policies say. Answers are judged"
 	}
 }

@@ -44,7 +44,8 @@ func (noNames) Named(uint64) (string, error) { return "", errors.New("it is gone
 // exposedView knows one workload, in cgroup 7, that a policy selects.
 func exposedView(t *testing.T) *view {
 	t.Helper()
-	w := compiler.Workload{Name: "db", Kind: compiler.KindCgroup, Labels: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "db", ID: 7}}
+	w := compiler.Workload{Name: "db", Kind: compiler.KindCgroup, Labels: compiler.Labels{"app": "db"},
+		Cgroup: compiler.Cgroup{Path: "db", ID: 7}}
 	docs, err := compiler.Parse([]compiler.File{{Name: "p.yaml", Data: []byte(`apiVersion: thole/v1
 kind: Policy
 metadata: {name: p}
@@ -53,7 +54,8 @@ spec: {selector: {matchLabels: {app: db}}, ingress: []}
 	if err != nil {
 		t.Fatal(err)
 	}
-	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: []compiler.Workload{w}, Options: compiler.Options{Epoch: 1}})
+	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: []compiler.Workload{w},
+		Options: compiler.Options{Epoch: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +67,8 @@ spec: {selector: {matchLabels: {app: db}}, ingress: []}
 
 func socketOn(port uint16, cgroup uint64) sockets.Socket {
 	return sockets.Socket{
-		Family: unix.AF_INET, Protocol: unix.IPPROTO_UDP, Cgroup: cgroup, Local: netip.AddrPortFrom(netip.IPv4Unspecified(), port),
+		Family: unix.AF_INET, Protocol: unix.IPPROTO_UDP, Cgroup: cgroup,
+		Local: netip.AddrPortFrom(netip.IPv4Unspecified(), port),
 	}
 }
 
@@ -91,13 +94,16 @@ func TestExposedSockets(t *testing.T) {
 	}{
 		{"none", fakeList{}, 0, nil},
 		{"at the bound", fakeList{sockets: many}, maxSockets, nil},
-		{"beyond it", fakeList{sockets: append(many[:len(many):len(many)], last)}, maxSockets, []condition.Code{condition.SocketsUnexamined}},
-		{"shared", fakeList{sockets: []sockets.Socket{socketOn(53, 7), socketOn(53, 8)}}, 2, []condition.Code{condition.SocketExposed}},
+		{"beyond it", fakeList{sockets: append(many[:len(many):len(many)], last)}, maxSockets,
+			[]condition.Code{condition.SocketsUnexamined}},
+		{"shared", fakeList{sockets: []sockets.Socket{socketOn(53, 7), socketOn(53, 8)}}, 2,
+			[]condition.Code{condition.SocketExposed}},
 		{
 			"out of time", fakeList{sockets: []sockets.Socket{socketOn(53, 7), socketOn(53, 8)}, tick: socketsTime}, 0,
 			[]condition.Code{condition.SocketsUnexamined},
 		},
-		{"no cgroups", fakeList{sockets: []sockets.Socket{socketOn(53, 0)}}, -1, []condition.Code{condition.SocketsUnlisted}},
+		{"no cgroups", fakeList{sockets: []sockets.Socket{socketOn(53, 0)}}, -1,
+			[]condition.Code{condition.SocketsUnlisted}},
 		{"it fails", fakeList{err: errors.New("no such protocol")}, -1, []condition.Code{condition.SocketsUnlisted}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -38,8 +38,8 @@ func keepRoutes(config Config, host *host, e *enforcer) *routes.Keeper {
 func removeRoutes(table routes.Table) error {
 	never := func() bool { return false }
 	if err := routes.NewKeeper(table, never, slog.New(slog.DiscardHandler)).Sync(); err != nil {
-		return fmt.Errorf("removing local routes: %w: try `ip route flush table local proto %d; ip -6 route flush table local proto %[2]d`",
-			err, routes.Protocol)
+		return fmt.Errorf("removing local routes: %w: try `ip route flush table local proto %d; "+
+			"ip -6 route flush table local proto %[2]d`", err, routes.Protocol)
 	}
 	return nil
 }
@@ -56,7 +56,8 @@ func localRoutesConditions(s routes.State) []condition.Condition {
 	if s.Err == nil {
 		return nil
 	}
-	text := fmt.Sprintf("--local-routes: not all addresses of this node are routed over lo, so decoys are possible: %v", s.Err)
+	text := fmt.Sprintf("--local-routes: not all addresses of this node are routed over lo, so decoys are possible: %v",
+		s.Err)
 	if !s.On {
 		text = fmt.Sprintf("local routes of an earlier daemon may not be removed: %v", s.Err)
 	}

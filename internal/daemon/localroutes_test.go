@@ -88,13 +88,15 @@ func (f *fakeRoutes) done() chan struct{} {
 // Routes that cannot be made are a problem, and the policies are enforced all the same. They are made when it works.
 // While Thole is disarmed, and where the option is off, there are none.
 func TestLocalRoutes(t *testing.T) {
-	address := routes.Route{To: netip.MustParsePrefix("10.0.0.1/32"), Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_KERNEL, Device: 2}
+	address := routes.Route{To: netip.MustParsePrefix("10.0.0.1/32"), Type: unix.RTN_LOCAL,
+		Protocol: unix.RTPROT_KERNEL, Device: 2}
 	b := newBench(t, func(b *bench) {
 		b.config.Routes = true
 		b.routes.list, b.routes.err = []routes.Route{address}, unix.ENOMEM
 	})
 	s := b.status()
-	if !s.Enforcing || !slices.Contains(codesOf(s.Problems), condition.LocalRoutesFailed) || !s.LocalRoutes.On || s.LocalRoutes.Error == "" {
+	if !s.Enforcing || !slices.Contains(codesOf(s.Problems), condition.LocalRoutesFailed) || !s.LocalRoutes.On ||
+		s.LocalRoutes.Error == "" {
 		t.Errorf("they fail: %+v", s)
 	}
 	b.routes.fail(nil)
@@ -128,5 +130,6 @@ func TestLocalRoutes(t *testing.T) {
 		t.Errorf("they cannot be removed: %+v", s.LocalRoutes)
 	}
 	b.routes.fail(nil)
-	nstest.WaitFor(t, patience, "them to be removed", func() bool { return b.status().Healthy() && b.routes.ours() == 0 })
+	nstest.WaitFor(t, patience, "them to be removed",
+		func() bool { return b.status().Healthy() && b.routes.ours() == 0 })
 }

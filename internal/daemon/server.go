@@ -127,7 +127,8 @@ func (s *server) getStatus(context.Context, *userConn, nothing) (Status, error) 
 	status.Connections = s.listener.connections.status()
 	more := s.fleet.conditions()
 	if err != nil {
-		more = append(more, condition.Condition{Code: condition.CountersUnreadable, Text: fmt.Sprintf("the counters cannot be read: %v", err)})
+		more = append(more, condition.Condition{Code: condition.CountersUnreadable,
+			Text: fmt.Sprintf("the counters cannot be read: %v", err)})
 	}
 	var exposed []condition.Condition
 	state := s.local.State()

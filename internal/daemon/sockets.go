@@ -11,7 +11,8 @@ import (
 // can not receive, and who holds it could as well open his own.)
 func socketCgroups() (map[uint64]bool, error) {
 	ids := map[uint64]bool{}
-	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE, unix.IPPROTO_RAW, unix.IPPROTO_SCTP} {
+	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE, unix.IPPROTO_RAW,
+		unix.IPPROTO_SCTP} {
 		err := sockets.Dump(protocol, func(s sockets.Socket) bool {
 			if s.Cgroup != 0 {
 				ids[s.Cgroup] = true

@@ -205,7 +205,10 @@ func TestExposedSockets(t *testing.T) {
 	}{
 		{"nothing is enforced", nil, nil},
 		{"none", &daemon.SocketStatus{Examined: 7, Complete: true}, []string{"ok: none of 7"}},
-		{"one", &daemon.SocketStatus{Examined: 7, Complete: true, Exposed: []daemon.ExposedPort{port}}, []string{"warning: udp port 53: a decoy"}},
+		{
+			"one", &daemon.SocketStatus{Examined: 7, Complete: true, Exposed: []daemon.ExposedPort{port}},
+			[]string{"warning: udp port 53: a decoy"},
+		},
 		{
 			"one, and a bound was reached", &daemon.SocketStatus{Examined: 7, Exposed: []daemon.ExposedPort{port}},
 			[]string{"warning: udp port 53: a decoy", "warning: 7 sockets were examined, not all"},

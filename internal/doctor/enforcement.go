@@ -45,8 +45,8 @@ func enforcement(ctx context.Context, client daemonClient, name string) []Findin
 
 func compareOnce(ctx context.Context, client daemonClient, name string) []Finding {
 	status, err := client.Status(ctx)
-	findings := slices.Concat([]Finding{daemonState(status, err)}, policyState(status), fleetState(status.Fleet, time.Now()),
-		exposedSockets(status), problems(status))
+	findings := slices.Concat([]Finding{daemonState(status, err)}, policyState(status),
+		fleetState(status.Fleet, time.Now()), exposedSockets(status), problems(status))
 	var workloads []daemon.Workload
 	if err == nil {
 		if workloads, err = client.Workloads(ctx); err != nil {

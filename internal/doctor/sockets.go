@@ -23,7 +23,8 @@ func socketListing() Finding {
 		err = errors.New("listing sockets: without their cgroups (INET_DIAG_CGROUP_ID)")
 	}
 	if err != nil {
-		return f.warning(err.Error(), "exposed sockets cannot be named, and the cgroup of an ended workload stays in the table",
+		return f.warning(err.Error(),
+			"exposed sockets cannot be named, and the cgroup of an ended workload stays in the table",
 			"boot a kernel (5.9 or newer) with CONFIG_INET_TCP_DIAG and CONFIG_INET_UDP_DIAG")
 	}
 	return f
@@ -46,12 +47,14 @@ func exposedSockets(s daemon.Status) []Finding {
 	findings := []Finding{decoys(s.LocalRoutes)}
 	for _, e := range s.Sockets.Exposed {
 		f := Finding{Check: check}
-		findings = append(findings, f.warning(e.Where()+": "+e.Text, "one direction of what a policy denies may be delivered", mendExposure[e.Reason]))
+		findings = append(findings, f.warning(e.Where()+": "+e.Text,
+			"one direction of what a policy denies may be delivered", mendExposure[e.Reason]))
 	}
 	f := Finding{Check: check, Status: OK, Found: fmt.Sprintf("none of %d", s.Sockets.Examined)}
 	switch {
 	case !s.Sockets.Complete:
-		f = f.warning(fmt.Sprintf("%d sockets were examined, not all", s.Sockets.Examined), "others may be exposed", "ss -lntup")
+		f = f.warning(fmt.Sprintf("%d sockets were examined, not all", s.Sockets.Examined), "others may be exposed",
+			"ss -lntup")
 	case len(s.Sockets.Exposed) > 0:
 		return findings
 	}
@@ -64,9 +67,11 @@ func decoys(r daemon.LocalRoutesStatus) Finding {
 	f := Finding{Check: "decoys", Status: OK, Found: "open: see --local-routes of thole daemon"}
 	switch {
 	case r.On && r.Error == "":
-		f.Found = fmt.Sprintf("closed by --local-routes, for %d addresses; open for IPv6 link-local addresses", r.Addresses)
+		f.Found = fmt.Sprintf("closed by --local-routes, for %d addresses; open for IPv6 link-local addresses",
+			r.Addresses)
 	case r.On:
-		return f.warning("open: --local-routes failed", "a datagram may reach a workload that its sender may not reach", "thole status")
+		return f.warning("open: --local-routes failed",
+			"a datagram may reach a workload that its sender may not reach", "thole status")
 	}
 	return f
 }

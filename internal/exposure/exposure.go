@@ -117,7 +117,8 @@ func Find(sockets []Socket, o Options) (found []Exposure, complete bool) {
 	}
 	found = slices.DeleteFunc(found, func(e Exposure) bool { return !e.Selected() })
 	slices.SortFunc(found, func(a, b Exposure) int {
-		return cmp.Or(byUsersLast(a, b), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Reason, b.Reason))
+		return cmp.Or(byUsersLast(a, b), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port),
+			cmp.Compare(a.Reason, b.Reason))
 	})
 	if len(found) > MaxExposures {
 		found, complete = found[:MaxExposures], false

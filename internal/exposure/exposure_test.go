@@ -15,7 +15,7 @@ var (
 	db   = Owner{Workload: "db", Cgroup: "db", Side: 2, Selected: true}
 	run  = Owner{Workload: "run", Cgroup: "run", Side: 3, Selected: true, Users: true}
 	open = Owner{Workload: "open", Cgroup: "open", Side: 4} // no policy selects it
-	free = Owner{Cgroup: "system.slice/dns"}
+	free = Owner{Cgroup: "dns"}
 )
 
 // at is a socket: "udp 0.0.0.0:53 lo".
@@ -44,15 +44,19 @@ func TestFind(t *testing.T) {
 		routed  []string // what is left of it with local routes
 	}{
 		{"one socket", []Socket{at("udp 0.0.0.0:53", web)}, nil, nil},
-		{"stub resolver and dnsmasq", []Socket{at("udp 127.0.0.53:53 lo", free), at("udp 127.0.0.1:53", web)}, nil, nil},
+		{"stub resolver and dnsmasq", []Socket{at("udp 127.0.0.53:53 lo", free), at("udp 127.0.0.1:53", web)},
+			nil, nil},
 		{"a wildcard beside an address", []Socket{at("udp 0.0.0.0:53", free), at("udp 10.0.0.1:53", web)}, nil, nil},
 		{"other ports", []Socket{at("udp 0.0.0.0:53 lo", free), at("udp 0.0.0.0:54", web)}, nil, nil},
 		{"other protocols", []Socket{at("udp 0.0.0.0:53 lo", free), at("tcp 0.0.0.0:53", web)}, nil, nil},
-		{"multicast DNS", []Socket{at("udp 224.0.0.251:5353 eth0", web), at("udp [ff02::fb]:5353 eth0", web), at("udp 255.255.255.255:67 eth0", web)}, nil, nil},
+		{"multicast DNS", []Socket{at("udp 224.0.0.251:5353 eth0", web), at("udp [ff02::fb]:5353 eth0", web),
+			at("udp 255.255.255.255:67 eth0", web)}, nil, nil},
 
 		{"device, UDP", []Socket{at("udp 0.0.0.0:68 eth0", web)}, []string{"bound-to-device udp 68: web"}, nil},
-		{"device, IPv6", []Socket{at("udp [::]:68 eth0", web)}, []string{"bound-to-device udp 68: web"}, []string{"bound-to-device udp 68: web"}},
-		{"device, an address", []Socket{at("udp [fd00::1]:68 eth0", web)}, []string{"bound-to-device udp 68: web"}, nil},
+		{"device, IPv6", []Socket{at("udp [::]:68 eth0", web)}, []string{"bound-to-device udp 68: web"},
+			[]string{"bound-to-device udp 68: web"}},
+		{"device, an address", []Socket{at("udp [fd00::1]:68 eth0", web)}, []string{"bound-to-device udp 68: web"},
+			nil},
 		{
 			"link-local", []Socket{at("udp [fe80::1%eth0]:546 eth0", web)},
 			[]string{"bound-to-device udp 546: web"}, []string{"bound-to-device udp 546: web"},
@@ -62,34 +66,42 @@ func TestFind(t *testing.T) {
 		{"device, unlabelled", []Socket{at("udp 0.0.0.0:68 eth0", free)}, nil, nil},
 		{"device, not selected", []Socket{at("udp 0.0.0.0:68 eth0", open)}, nil, nil},
 
-		{"decoy", []Socket{at("udp 0.0.0.0:53", db), at("udp 0.0.0.0:53 lo", web)}, []string{"mixed-devices udp 53: web, db"}, nil},
-		{"decoy, TCP", []Socket{at("tcp 0.0.0.0:80", db), at("tcp 0.0.0.0:80 lo", free)}, []string{"mixed-devices tcp 80: db, unlabelled system.slice/dns"}, nil},
+		{"decoy", []Socket{at("udp 0.0.0.0:53", db), at("udp 0.0.0.0:53 lo", web)},
+			[]string{"mixed-devices udp 53: web, db"}, nil},
+		{"decoy, TCP", []Socket{at("tcp 0.0.0.0:80", db), at("tcp 0.0.0.0:80 lo", free)},
+			[]string{"mixed-devices tcp 80: db, unlabelled dns"}, nil},
 		{
 			"decoy of the two families", []Socket{at("udp 0.0.0.0:53", db), at("udp [::]:53 lo", free)},
-			[]string{"mixed-devices udp 53: db, unlabelled system.slice/dns"}, nil,
+			[]string{"mixed-devices udp 53: db, unlabelled dns"}, nil,
 		},
 		{"other families", []Socket{at("udp 0.0.0.0:53", db), at("udp [::]:53 lo only6", free)}, nil, nil},
 		{
 			"decoy for link-local addresses", []Socket{at("udp [::]:53 only6", db), at("udp [::]:53 lo only6", free)},
-			[]string{"mixed-devices udp 53: db, unlabelled system.slice/dns"}, []string{"mixed-devices udp 53: db, unlabelled system.slice/dns"},
+			[]string{"mixed-devices udp 53: db, unlabelled dns"}, []string{"mixed-devices udp 53: db, unlabelled dns"},
 		},
 		{
-			"an address beside a mapped one", []Socket{at("udp [::ffff:10.0.0.1]:53", db), at("udp 10.0.0.1:53 lo", free)},
-			[]string{"mixed-devices udp 53: db, unlabelled system.slice/dns"}, nil,
+			"an address beside a mapped one",
+			[]Socket{at("udp [::ffff:10.0.0.1]:53", db), at("udp 10.0.0.1:53 lo", free)},
+			[]string{"mixed-devices udp 53: db, unlabelled dns"}, nil,
 		},
 		{"decoy of an equal workload", []Socket{at("udp 0.0.0.0:53", web), at("udp 0.0.0.0:53 lo", web2)}, nil, nil},
-		{"only loopback addresses in common", []Socket{at("udp 0.0.0.0:53 lo", web), at("udp 127.0.0.1:53", db)}, nil, nil},
-		{"two devices, neither lo, TCP", []Socket{at("tcp 0.0.0.0:80 eth0", web), at("tcp 0.0.0.0:80 eth1", db)}, nil, nil},
+		{"only loopback addresses in common", []Socket{at("udp 0.0.0.0:53 lo", web), at("udp 127.0.0.1:53", db)},
+			nil, nil},
+		{"two devices, neither lo, TCP", []Socket{at("tcp 0.0.0.0:80 eth0", web), at("tcp 0.0.0.0:80 eth1", db)},
+			nil, nil},
 		{
 			"a device beside none", []Socket{at("udp 0.0.0.0:53", web), at("udp 0.0.0.0:53 eth0", free)},
-			[]string{"mixed-devices udp 53: web, unlabelled system.slice/dns"}, nil,
+			[]string{"mixed-devices udp 53: web, unlabelled dns"}, nil,
 		},
 
-		{"group, UDP", []Socket{at("udp 0.0.0.0:53", web), at("udp 0.0.0.0:53", db)}, []string{"shared-port udp 53: db, web"}, []string{"shared-port udp 53: db, web"}},
-		{"group, TCP, loopback", []Socket{at("tcp 127.0.0.1:80", web), at("tcp 127.0.0.1:80", free)}, []string{"shared-port tcp 80: web, unlabelled system.slice/dns"}, []string{"shared-port tcp 80: web, unlabelled system.slice/dns"}},
+		{"group, UDP", []Socket{at("udp 0.0.0.0:53", web), at("udp 0.0.0.0:53", db)},
+			[]string{"shared-port udp 53: db, web"}, []string{"shared-port udp 53: db, web"}},
+		{"group, TCP, loopback", []Socket{at("tcp 127.0.0.1:80", web), at("tcp 127.0.0.1:80", free)},
+			[]string{"shared-port tcp 80: web, unlabelled dns"}, []string{"shared-port tcp 80: web, unlabelled dns"}},
 		{"group of one workload", []Socket{at("udp 0.0.0.0:53", web), at("udp 0.0.0.0:53", web)}, nil, nil},
 		{"group of equal workloads", []Socket{at("udp 0.0.0.0:53", web), at("udp 0.0.0.0:53", web2)}, nil, nil},
-		{"group of unlabelled sockets", []Socket{at("udp 0.0.0.0:53", free), at("udp 0.0.0.0:53", Owner{Cgroup: "other"})}, nil, nil},
+		{"group of unlabelled sockets",
+			[]Socket{at("udp 0.0.0.0:53", free), at("udp 0.0.0.0:53", Owner{Cgroup: "other"})}, nil, nil},
 		{"group of what is not selected", []Socket{at("udp 0.0.0.0:53", open), at("udp 0.0.0.0:53", free)}, nil, nil},
 		{"one port, two users", []Socket{at("udp 0.0.0.0:53", web), at("udp 0.0.0.0:53 uid1", db)}, nil, nil},
 

@@ -102,8 +102,8 @@ func (k *Keeper) settle(on bool) (addresses int, err error) {
 	return addresses, failed
 }
 
-// apply makes a change. Where it cannot be made, none of our routes stays: without the one over lo, the other would take
-// an address away from this node.
+// apply makes a change. Where it cannot be made, none of our routes stays: without the one over lo, the other would
+// take an address away from this node.
 func (k *Keeper) apply(c Change) error {
 	err := k.table.Apply(c)
 	if err == nil {

@@ -21,7 +21,8 @@ type Kernel struct {
 // groups are those that tell of what may change the routes of an address. A flush of the routes of a device that goes
 // down is not told as such.
 var groups = []uint32{
-	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
 }
 
 // Open opens the Kernel of the network namespace of the calling thread. Close it.

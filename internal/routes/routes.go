@@ -3,9 +3,9 @@
 // The routes of the kernel's table "local" come in, changes of it go out. The package never changes a route that has
 // not its own protocol number.
 //
-// nftables sees a packet of this node to itself on the device lo, and looks for a receiver that is bound to lo, or to no
-// device. The kernel delivers it by the device of its route, which is, for an address of this node, the device that has
-// the address. So a socket that is bound to lo is judged, and another one on the same port gets the datagram. With a
+// nftables sees a packet of this node to itself on the device lo, and looks for a receiver that is bound to lo, or to
+// no device. The kernel delivers it by the device of its route, which is, for an address of this node, the device
+// that has the address. So a socket that is bound to lo is judged, and another one on the same port gets the datagram. With a
 // route over lo in front of the kernel's own, both look for the same sockets.
 //
 // A sender may also choose the device (SO_BINDTODEVICE, IP_PKTINFO, IP_UNICAST_IF): then the route over lo does not
@@ -61,8 +61,8 @@ type Route struct {
 	Metric   uint32
 }
 
-// A Change makes the routes of one address what they should be. First all of Remove are removed, in this order, then all
-// of Add are put in front of what is there, in this order.
+// A Change makes the routes of one address what they should be. First all of Remove are removed, in this order, then
+// all of Add are put in front of what is there, in this order.
 type Change struct {
 	To          netip.Prefix
 	Remove, Add []Route
@@ -156,7 +156,8 @@ func wanted(others []Route) []Route {
 		metrics[r.Metric] = true
 		// A route of a wider scope would not be found for what is sent with SO_DONTROUTE.
 		add(&away, Route{To: r.To, Type: unix.RTN_THROW, Scope: unix.RT_SCOPE_HOST, Metric: r.Metric})
-		add(&over, Route{To: r.To, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST, Device: loopback, Source: r.Source, Metric: r.Metric})
+		add(&over, Route{To: r.To, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST, Device: loopback,
+			Source: r.Source, Metric: r.Metric})
 	}
 	return append(away, over...)
 }

@@ -62,28 +62,36 @@ func TestPlan(t *testing.T) {
 		addresses int
 	}{
 		{"nothing", nil, nil, 0},
-		{"lo alone", []Route{own("127.0.0.0/8", loopback), own("::1/128", loopback), own("192.0.2.0/24", loopback)}, nil, 0},
+		{"lo alone", []Route{own("127.0.0.0/8", loopback), own("::1/128", loopback), own("192.0.2.0/24", loopback)},
+			nil, 0},
 		{"an address", []Route{own(a, 2)}, []Change{{To: to, Add: []Route{throw(a), over(a)}}}, 1},
 		{"done", []Route{over(a), throw(a), own(a, 2)}, nil, 1},
 		{"the address is gone", []Route{over(a), throw(a)}, []Change{{To: to, Remove: []Route{throw(a), over(a)}}}, 0},
-		{"throw is lost", []Route{over(a), own(a, 2)}, []Change{{To: to, Remove: []Route{over(a)}, Add: []Route{throw(a), over(a)}}}, 1},
-		{"out of order", []Route{over(a), own(a, 2), throw(a)}, []Change{{To: to, Remove: []Route{throw(a), over(a)}, Add: []Route{throw(a), over(a)}}}, 1},
+		{"throw is lost", []Route{over(a), own(a, 2)}, []Change{{To: to, Remove: []Route{over(a)},
+			Add: []Route{throw(a), over(a)}}}, 1},
+		{"out of order", []Route{over(a), own(a, 2), throw(a)}, []Change{{To: to, Remove: []Route{throw(a), over(a)},
+			Add: []Route{throw(a), over(a)}}}, 1},
 		{"two devices have it", []Route{own(a, 2), own(a, 3)}, []Change{{To: to, Add: []Route{throw(a), over(a)}}}, 1},
 		{"two devices, done", []Route{over(a), throw(a), own(a, 2), own(a, 3)}, nil, 1},
-		{"one of two addresses", []Route{over(a), throw(a), own(a, 2), own(b, 2)}, []Change{{To: netip.MustParsePrefix(b), Add: []Route{throw(b), over(b)}}}, 2},
-		{"broadcast, and a route of others", []Route{{To: to, Type: unix.RTN_BROADCAST, Device: 2}, {To: to, Type: unix.RTN_UNICAST, Device: 2}}, nil, 0},
+		{"one of two addresses", []Route{over(a), throw(a), own(a, 2), own(b, 2)},
+			[]Change{{To: netip.MustParsePrefix(b), Add: []Route{throw(b), over(b)}}}, 2},
+		{"broadcast, and a route of others", []Route{{To: to, Type: unix.RTN_BROADCAST, Device: 2},
+			{To: to, Type: unix.RTN_UNICAST, Device: 2}}, nil, 0},
 		{"IPv6", []Route{own("fd00::1/128", 2)}, []Change{{To: netip.MustParsePrefix("fd00::1/128"), Add: six}}, 1},
 		{"IPv6, two devices", append(slices.Clone(six), own("fd00::1/128", 2), own("fd00::1/128", 3)), []Change{{
 			To: netip.MustParsePrefix("fd00::1/128"), Remove: six,
-			Add: slices.Concat(six[:2], []Route{half(link("fd00::1/128", 3), "::/1", 2048), half(link("fd00::1/128", 3), "8000::/1", 2048)}, six[2:]),
+			Add: slices.Concat(six[:2], []Route{half(link("fd00::1/128", 3), "::/1", 2048),
+				half(link("fd00::1/128", 3), "8000::/1", 2048)}, six[2:]),
 		}}, 1},
 		{"IPv6, done", append(slices.Clone(six), own("fd00::1/128", 2)), nil, 1},
-		{"IPv6, one is lost", append(slices.Clone(six[1:]), own("fd00::1/128", 2)), []Change{{To: netip.MustParsePrefix("fd00::1/128"), Remove: six[1:], Add: six}}, 1},
+		{"IPv6, one is lost", append(slices.Clone(six[1:]), own("fd00::1/128", 2)),
+			[]Change{{To: netip.MustParsePrefix("fd00::1/128"), Remove: six[1:], Add: six}}, 1},
 		{"link-local", []Route{own("fe80::1/128", 2)}, nil, 0},
 	} {
 		got, addresses := Plan(test.have)
 		same := cmp.Comparer(func(a, b Route) bool { return a == b })
-		if diff := cmp.Diff(test.want, got, same, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" || addresses != test.addresses {
+		if diff := cmp.Diff(test.want, got, same,
+			cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" || addresses != test.addresses {
 			t.Errorf("%s: %d addresses (-want +got):\n%s", test.name, addresses, diff)
 		}
 	}
@@ -95,8 +103,10 @@ func scratch(t *testing.T) (*nstest.Host, *Kernel) {
 	host := nstest.New(t)
 	host.Shell(`ip link add va type veth peer name va1; ip link add vb type veth peer name vb1
 for d in va va1 vb vb1; do ip link set $d up; done
-ip addr add 10.0.0.1/24 dev va; ip addr add 10.0.0.9/24 dev va; ip addr add fd00::1/64 dev va nodad; ip addr add 10.1.0.1/24 dev vb`)
-	nstest.WaitFor(t, 10*time.Second, "addresses to be usable", func() bool { return !strings.Contains(host.Shell("ip -6 addr"), "tentative") })
+ip addr add 10.0.0.1/24 dev va; ip addr add 10.0.0.9/24 dev va; ip addr add 10.1.0.1/24 dev vb
+ip addr add fd00::1/64 dev va nodad`)
+	nstest.WaitFor(t, 10*time.Second, "addresses to be usable",
+		func() bool { return !strings.Contains(host.Shell("ip -6 addr"), "tentative") })
 	var k *Kernel
 	var err error
 	if e := host.Do(func() { k, err = Open() }); e != nil || err != nil {
@@ -165,7 +175,8 @@ func TestKeeper(t *testing.T) {
 		{"ip addr del 10.0.0.9/24 dev va; ip -6 addr add fd00::2/64 dev va nodad", 5},
 		{fmt.Sprintf("ip route flush table local proto %d; ip -6 route flush table local proto %[1]d", Protocol), 5},
 		{"ip route del local 10.2.0.1 dev lo table local", 5},
-		{"ip link add vc type veth peer name vc1; ip link set vc up; ip addr add 10.3.0.1/24 dev vc; ip addr add fd03::1/64 dev vc nodad", 7},
+		{"ip link add vc type veth peer name vc1; ip link set vc up; ip addr add 10.3.0.1/24 dev vc", 6},
+		{"ip addr add fd03::1/64 dev vc nodad", 7},
 		{"ip link del vc", 5},
 		{"ip -6 addr del fd00::2/64 dev va; ip addr del 10.2.0.1/24 dev vb; ip addr add 10.0.0.9/24 dev va", 4},
 	} {
@@ -173,7 +184,8 @@ func TestKeeper(t *testing.T) {
 		settled(step.do, step.addresses)
 	}
 	on.Store(false) // noticed by itself
-	nstest.WaitFor(t, 10*time.Second, "the routes to be removed", func() bool { return all(host) == before && !k.State().On })
+	nstest.WaitFor(t, 10*time.Second, "the routes to be removed",
+		func() bool { return all(host) == before && !k.State().On })
 	ended()
 }
 
@@ -184,7 +196,9 @@ func TestPackets(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, to := range []string{"10.0.0.1", "10.0.0.9", "10.1.0.1", "fd00::1"} {
-		if got := host.Shell("ip route get " + to); !strings.Contains(got, "local "+to) || !strings.Contains(got, " dev lo ") || strings.Contains(got, "src 127") {
+		got := host.Shell("ip route get " + to)
+		if !strings.Contains(got, "local "+to) || !strings.Contains(got, " dev lo ") ||
+			strings.Contains(got, "src 127") {
 			t.Errorf("to %s: %s", to, got)
 		}
 	}
@@ -196,14 +210,16 @@ func TestPackets(t *testing.T) {
 	// From outside, packets are for this node as before.
 	for to, device := range map[string]string{"10.0.0.1": "va", "10.1.0.1": "vb"} {
 		from := strings.TrimSuffix(to, "1") + "7"
-		if got := host.Shell("ip route get " + to + " from " + from + " iif " + device); !strings.Contains(got, "local "+to) {
+		got := host.Shell("ip route get " + to + " from " + from + " iif " + device)
+		if !strings.Contains(got, "local "+to) {
 			t.Errorf("to %s from outside: %s", to, got)
 		}
 	}
 	if got := host.Shell("ip -6 route get fd00::1 from fd00::7 iif va"); !strings.Contains(got, "local fd00::1") {
 		t.Errorf("IPv6, from outside: %s", got)
 	}
-	if got := host.Shell("ip route get 10.0.0.5; ip -6 route get fd00::5"); !strings.Contains(got, "dev va src 10.0.0.1") || !strings.Contains(got, "src fd00::1") {
+	got := host.Shell("ip route get 10.0.0.5; ip -6 route get fd00::5")
+	if !strings.Contains(got, "dev va src 10.0.0.1") || !strings.Contains(got, "src fd00::1") {
 		t.Errorf("to neighbours: %s", got)
 	}
 }
@@ -213,7 +229,8 @@ func TestRefused(t *testing.T) {
 	_, kernel := scratch(t)
 	bad := over("10.0.0.1/32")
 	bad.Source = netip.MustParseAddr("192.0.2.1") // that this node does not have
-	if err := kernel.Apply(Change{Add: []Route{bad}}); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "prefsrc") {
+	err := kernel.Apply(Change{Add: []Route{bad}})
+	if !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "prefsrc") {
 		t.Errorf("got %v", err)
 	}
 }

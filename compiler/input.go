@@ -133,9 +133,14 @@ func (l *layout) inputUDPChains() []nft.Chain {
 		{Name: "input_datagram", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_unlabelled")},
 		{Name: "input_reply", Comment: "an answer is for the workload that asked, not for who has its port now", Rules: append([]nft.Rule{
 			because("no socket sent it", onLo, isInjected, goTo("input_reply_other")),
-			because("it is a request the other way", onLo, sentBy, goTo("input_datagram")),
+			because("it is a request the other way", onLo, sentBy, goTo("input_other_way")),
 			rule(masked(nft.CtMark, markClass, 0), goTo("input_reply_other")),
 		}, l.whose(l.whoseMark(goTo("input_again")), "input_reply_other")...)},
+		{Name: "input_other_way", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_other_way_nobody")},
+		{Name: "input_other_way_nobody", Rules: []nft.Rule{
+			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
+			because("whose it is cannot be found: perhaps that of who may not have this answer", goTo("discard")),
+		}},
 		l.replyOther(),
 		{Name: "input_reply_nobody", Rules: []nft.Rule{
 			rule(fromAway, accept),

@@ -76,25 +76,3 @@ func TestDecoyUDP(t *testing.T) {
 		})
 	}
 }
-
-// The owner of a decoy asks from a socket that is bound to a device, which is what the table does not find for the
-// answer: so the answer counts as a datagram for something unlabelled. The victim may send one, and is only closed to
-// who asks. TestLocalRoutes has the option that closes it.
-func TestDecoyAnswersToDeviceUDP(t *testing.T) {
-	const ingressOnly = `apiVersion: thole/v1
-kind: Policy
-metadata: {name: db}
-spec: {selector: {matchLabels: {app: db}}, ingress: []}
-`
-	b := knownBroken(t, "1")
-	s := newScene(t, ingressOnly)
-	victim, decoy := s.db.udp("0.0.0.0:53"), s.web.socket("0.0.0.0:53", unix.SOCK_DGRAM)
-	decoy.device("lo")
-	decoy.bind("0.0.0.0:53")
-	client := s.web.udp(ours + ":6000")
-	client.device("veth0")
-	client.sendTo(ours+":53", "question")
-	allowed(t, "a question past a decoy", victim.got() == "question")
-	victim.sendTo(ours+":6000", "answer")
-	denied(b, "its answer", client.got() == "answer")
-}

@@ -234,3 +234,23 @@ func TestLocalRoutesLeaveTheRestAlone(t *testing.T) {
 		t.Errorf("after cleanup without a daemon:\n%s\nwant\n%s", got, d.routesWithoutAny)
 	}
 }
+
+// The owner of a decoy asks from a socket that is bound to a device, which is what the table does not find for the
+// answer. The victim may send to what is unlabelled, and is only closed to who asks.
+func TestDecoyAnswersToDeviceUDP(t *testing.T) {
+	const ingressOnly = `apiVersion: thole/v1
+kind: Policy
+metadata: {name: db}
+spec: {selector: {matchLabels: {app: db}}, ingress: []}
+`
+	s := newScene(t, ingressOnly)
+	victim, decoy := s.db.udp("0.0.0.0:53"), s.web.socket("0.0.0.0:53", unix.SOCK_DGRAM)
+	decoy.device("lo")
+	decoy.bind("0.0.0.0:53")
+	client := s.web.udp(ours + ":6000")
+	client.device("veth0")
+	client.sendTo(ours+":53", "question")
+	allowed(t, "a question past a decoy", victim.got() == "question")
+	victim.sendTo(ours+":6000", "answer")
+	denied(t, "its answer", client.got() == "answer")
+}

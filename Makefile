@@ -2,7 +2,8 @@
 # make test       install what tests need from Debian's packages, run everything but what is long by nature
 # make demo       the story as a terminal session, in namespaces of its own
 # make test-vm    the tests that want systemd, and those of traffic between nodes, in VMs with Debian's kernels
-# make bench      what Thole costs, into the tables of docs/PERFORMANCE.md: on an idle machine, some 10 minutes
+# make bench      what Thole costs, into the tables of docs/PERFORMANCE.md: on an idle machine, some 40 minutes
+# make bench-local, bench-programs, bench-node   its parts: one's tables only, at most 15 minutes each
 # make soak       a million random cases, and 5,000 through the kernel: some 7 minutes, at most 20
 # make soak-long  the other long tests: some two hours
 # make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, handshakes,
@@ -17,12 +18,12 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Debian packages of the tests and the demo. Nothing is started or configured by them.
 # A Docker engine that is there is never replaced.
 PACKAGES = nftables iproute2 iptables util-linux curl iperf3 tshark nginx-light haproxy dnsmasq-base ncat conntrack procps busybox-static \
-	podman $(shell command -v dockerd >/dev/null || echo docker.io)
+	redis-server unbound postgresql podman $(shell command -v dockerd >/dev/null || echo docker.io)
 
 # What the virtual machines need beside these.
 VM_PACKAGES = qemu-system-x86 mmdebstrap e2fsprogs
 
-.PHONY: build test test-race test-vm demo bench soak soak-long lint fuzz install packages clean
+.PHONY: build test test-race test-vm demo bench bench-local bench-programs bench-node soak soak-long lint fuzz install packages clean
 
 build:
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/thole ./cmd/thole
@@ -52,8 +53,20 @@ test-race: packages
 demo: packages build
 	@docs/story.sh bin/thole
 
-bench: packages
-	THOLE_MUST=1 $(GO) test -timeout 60m -run '^$$' -bench . -benchtime 1x ./internal/e2e | $(GO) run ./internal/figures docs/PERFORMANCE.md
+# Each part writes its own tables. The machine's table is from the last part.
+BENCH = THOLE_MUST=1 $(GO) test -timeout 30m -run '^$$' -benchtime 1x
+FIGURES = $(GO) run ./internal/figures docs/PERFORMANCE.md
+
+bench: bench-local bench-programs bench-node
+
+bench-local: packages
+	$(BENCH) -bench 'Connect|Traffic' ./internal/bench | $(FIGURES) connect steps traffic
+
+bench-programs: packages
+	$(BENCH) -bench Programs ./internal/bench | $(FIGURES) programs
+
+bench-node: packages
+	$(BENCH) -bench . ./internal/e2e | $(FIGURES) fleet syn flooded scale daemon
 
 soak: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./compiler -args -cases 1000000

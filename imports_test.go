@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 
 	// For tests and tools only: nothing above imports them.
 	"thole/internal/figures":    {},
+	"thole/internal/paired":     {},
 	"thole/compiler/reference":  {"thole/compiler", "gopkg.in/yaml.v3"},
 	"thole/ruleset/rulesettest": {"thole/ruleset"},
 }

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/internal/nstest"
-	"thole/policies"
 )
 
 var benchRounds = flag.Int("rounds", 150, "how often each of those that are compared has its turn")
@@ -36,25 +35,6 @@ type game struct {
 	server, client string // roles
 	n              int    // what the client is told for a round
 	arrives        bool   // the server has got n of what the client sent
-}
-
-func newContestant(b *testing.B, g game, setup func(*node)) *contestant {
-	n := &node{t: b, Host: nstest.New(b)}
-	server := n.label("thole.slice/server", app("web"))
-	client := n.label("thole.slice/client", app("web"))
-	setup(n)
-	c := &contestant{server: startRole(b, server, g.server)}
-	c.drain(b)
-	c.client = startRole(b, client, g.client)
-	c.round(b, g) // warm
-	return c
-}
-
-// What a namespace may be set up with, beside nothing.
-func enforceDefault(n *node) { n.enforce(policies.Default) }
-
-func onlyConntrack(n *node) {
-	must(n.t, n.Nft("table inet t { chain c { type filter hook input priority 0; ct state established accept; }; }"))
 }
 
 // compete has all contestants do their rounds, in turns.
@@ -136,10 +116,6 @@ const (
 	roleFlag      = "--role" // the first argument
 	roleAccepter  = "accepter"
 	roleConnecter = "connecter"
-	roleSink      = "sink"
-	roleSource    = "source"
-	roleReceiver  = "receiver"
-	roleSender    = "sender"
 	rolePasser    = "passer"
 )
 
@@ -174,17 +150,9 @@ func playRole(role string) {
 	var err error
 	switch role {
 	case roleAccepter:
-		err = serveConnects()
+		err = serveConnectsAt(benchAddress)
 	case roleConnecter:
-		err = play(connectTimes)
-	case roleSink:
-		err = serveBulk(bulkAddress)
-	case roleSource:
-		err = sendBulk(bulkAddress)
-	case roleReceiver:
-		err = receiveDatagrams()
-	case roleSender:
-		err = sendDatagrams()
+		err = play(func(n int) ([]float64, error) { return connectTimesTo(benchAddress, n) })
 	case rolePasser:
 		err = passSocket()
 	case roleStreamServer, roleStreamClient:

@@ -33,7 +33,7 @@ const (
 
 var farAddress = &unix.SockaddrInet4{Port: 4242, Addr: [4]byte{10, 0, 0, 2}}
 
-// connectingFar is connecting, to the other node. That a connection was accepted is seen
+// connectingFar is to connect to the other node 200 times; the median and the 99th percentile are measured, in µs. That a connection was accepted is seen
 // later there.
 var connectingFar = game{server: roleFarAccepter, client: roleFarConnecter, n: 200}
 
@@ -305,7 +305,7 @@ type flooded struct {
 	attacker *nstest.Host
 }
 
-// underFlood is connecting, long enough for a flood to be felt.
+// underFlood is to connect on one node, long enough for a flood to be felt.
 var underFlood = game{server: roleAccepter, client: roleConnecter, n: 1000, arrives: true}
 
 func playLocal(b *testing.B, server, client *nstest.Cgroup) *contestant {
@@ -367,7 +367,7 @@ func burn() error {
 
 // BenchmarkFleetBulk measures the throughput behind the handshake.
 func BenchmarkFleetBulk(b *testing.B) {
-	far := game{server: roleFarSink, client: roleFarSource, n: bulk.n}
+	far := game{server: roleFarSink, client: roleFarSource, n: 64 << 20}
 	thole := tholePair(b, anyApp).playLabelled(b, far)
 	conntrack := plainPair(b, far, false)
 	for b.Loop() {

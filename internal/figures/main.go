@@ -1,8 +1,8 @@
 // Figures writes the tables of docs/PERFORMANCE.md from what the benchmarks print:
 //
-//	go test -bench . -benchtime 1x ./internal/e2e | go run ./internal/figures docs/PERFORMANCE.md
+//	go test -bench . -benchtime 1x ./internal/e2e | go run ./internal/figures docs/PERFORMANCE.md TABLE…
 //
-// Each table stands between the lines "<!-- table NAME -->" and "<!-- end -->"; all else in
+// It writes the tables that it is told, and that of the machine. Each table stands between the lines "<!-- table NAME -->" and "<!-- end -->"; all else in
 // the file is left as it is. What the benchmarks print is printed. Nothing is written where the benchmarks failed, or where a figure
 // of a table is missing. A benchmark reports a figure as a metric, and its spread, where it has
 // one, as METRIC:low and METRIC:high.
@@ -16,24 +16,29 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: go test -bench . ./internal/e2e | go run ./internal/figures FILE")
+	if len(os.Args) < 3 {
+		fmt.Fprintln(os.Stderr, "usage: go test -bench . ./internal/e2e | go run ./internal/figures FILE TABLE…")
 		os.Exit(2)
 	}
-	if err := run(io.TeeReader(os.Stdin, os.Stdout), os.Args[1]); err != nil {
+	if err := run(io.TeeReader(os.Stdin, os.Stdout), os.Args[1], os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, "figures:", err)
 		os.Exit(1)
 	}
 }
 
-func run(in io.Reader, path string) error {
+func run(in io.Reader, path string, names []string) error {
 	tables := map[string]string{"machine": machine()} // before the benchmarks make a load
+	wanted, err := named(names)
+	if err != nil {
+		return err
+	}
 	found, err := parse(in)
 	if err != nil {
 		return err
@@ -42,7 +47,7 @@ func run(in io.Reader, path string) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range allTables {
+	for _, t := range wanted {
 		if tables[t.name], err = t.render(found); err != nil {
 			return err
 		}
@@ -52,6 +57,19 @@ func run(in io.Reader, path string) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return os.WriteFile(path, []byte(text), 0o644)
+}
+
+// named returns the tables with these names.
+func named(names []string) ([]table, error) {
+	var list []table
+	for _, name := range names {
+		at := slices.IndexFunc(allTables, func(t table) bool { return t.name == name })
+		if at < 0 {
+			return nil, fmt.Errorf("there is no table %q", name)
+		}
+		list = append(list, allTables[at])
+	}
+	return list, nil
 }
 
 // metrics are figures by the names that benchmarks give them.

@@ -13,12 +13,20 @@ PASS
 ok  	thole/internal/e2e	35.864s
 `
 
-var tables = []table{{"both", []row{
-	{"first", "one", "", atMost(1.05)},
-	{"second", "MB/two", "MB", atMost(150)},
-	{"third", "one", "", atLeast(0.98)},
-	{"fourth", "one", "", aim{}},
-}}}
+var tables = []table{
+	{name: "both", rows: []row{
+		{"first", "one", "", atMost(1.05)},
+		{"second", "MB/two", "MB", atMost(150)},
+		{"third", "one", "", atLeast(0.98)},
+		{"fourth", "one", "", aim{}},
+	}},
+	{name: "bounds", bounds: true, rows: []row{
+		{"the upper bound is beyond", "one", "", atMost(1.20)},
+		{"the lower bound is within", "one", "", atLeast(1.05)},
+		{"the lower bound is beyond", "one", "", atLeast(1.10)},
+		{"no bounds", "MB/two", "MB", atMost(150)},
+	}},
+}
 
 func TestRender(t *testing.T) {
 	found, err := parse(strings.NewReader(printed))
@@ -35,6 +43,20 @@ func TestRender(t *testing.T) {
 | second | 112 MB |  | at most 150 | yes |
 | third | 1.150 | 1.057 to 1.230 | at least 0.98 | yes |
 | fourth | 1.150 | 1.057 to 1.230 |  |  |
+`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	got, err = tables[1].render(found)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = `| what | median | 95% bounds | aim | met |
+|---|---|---|---|---|
+| the upper bound is beyond | 1.150 | 1.057 to 1.230 | at most 1.2 | **no** |
+| the lower bound is within | 1.150 | 1.057 to 1.230 | at least 1.05 | yes |
+| the lower bound is beyond | 1.150 | 1.057 to 1.230 | at least 1.1 | **no** |
+| no bounds | 112 MB |  | at most 150 | yes |
 `
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -81,5 +103,15 @@ func TestPlaces(t *testing.T) {
 	}
 	if _, err := replace(string(text), places); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestNamed(t *testing.T) {
+	got, err := named([]string{"traffic", "connect"})
+	if err != nil || len(got) != 2 || got[0].name != "traffic" || got[1].name != "connect" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := named([]string{"trafic"}); err == nil {
+		t.Error("a name that no table has was accepted")
 	}
 }

@@ -167,6 +167,7 @@ var (
 	// ownSource holds where the source is an address of this node. IPv4 has its check for martians; IPv6 has none.
 	ownSource = []nft.Statement{v6, is(nft.FibSaddrType, nft.RTNLocal)}
 
+	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
 	linkLocal = netip.MustParsePrefix("fe80::/10")
 
 	// RFC 4861, 4: solicitations, advertisements, redirects.
@@ -183,6 +184,7 @@ var (
 	toLo       = is(nft.MetaOif, nft.IfindexLo)
 	leavesNode = isNot(nft.MetaOif, nft.IfindexLo)
 	isAnswer   = is(nft.CtDirection, nft.DirReply)
+	isRequest  = is(nft.CtDirection, nft.DirOriginal)
 	isSYN      = masked(nft.TCPFlags, tcpOpening, nft.TCPSyn)
 	notSYN     = maskedNot(nft.TCPFlags, tcpOpening, nft.TCPSyn)
 	unknownCt  = anyOf(nft.CtState, nft.StateInvalid|nft.StateUntracked)

@@ -30,7 +30,7 @@ func (l *layout) decideChains() []nft.Chain {
 			rule(jump("egress_ct")),
 			rule(goTo("settle")),
 		}},
-		l.settle(),
+		l.settle(), l.settleHere(),
 		{Name: "answered", Comment: "this answer was judged", Rules: []nft.Rule{
 			because("by the asking node's end", isNot(nft.MetaIif, 0), accept),
 			rule(toLo, accept),
@@ -69,13 +69,17 @@ func (l *layout) pair(from nft.Expr, itsClass ...nft.Rule) []nft.Rule {
 // settle writes the epoch: until it changes, no packet of this connection is judged again.
 // What conntrack does not know goes nowhere.
 func (l *layout) settle() nft.Chain {
-	write := func(bits uint32) nft.Copy {
-		return nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: bits}
+	// Requests on this node come first, because they are most. What conntrack does not know has no direction.
+	here := []nft.Statement{isRequest, onLo}
+	if l.fleet != nil { // no packet on lo may prove the connection of another node
+		here = append(here, masked(nft.CtMark, markPending, 0))
 	}
 	c := nft.Chain{Name: "settle", Comment: "it is allowed", Rules: []nft.Rule{
+		rule(append(slices.Clone(here), isTCP, goTo("settle_here"))...),
+		rule(append(slices.Clone(here), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept)...),
 		because("each answer of UDP is judged", isAnswer, isNot(nft.MetaL4Proto, nft.ProtoTCP), goTo("answered")),
-		rule(isAnswer, toLo, l.heard(), write(l.epoch), nft.Count{Counter: "allowed"}, accept),
-		because("who is found for what the asker sends next?", isAnswer, toLo, write(l.epoch|markOpen|markDead), accept),
+		rule(isAnswer, toLo, l.heard(), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept),
+		because("who is found for what the asker sends next?", isAnswer, toLo, fromMark(l.epoch|markOpen|markDead), accept),
 		rule(isAnswer, setMark(markClass, l.epoch), nft.Count{Counter: "allowed"}, goTo("answered")),
 		rule(unknownCt, goTo("discard")),
 	}}
@@ -83,13 +87,26 @@ func (l *layout) settle() nft.Chain {
 		c.Rules = append(c.Rules, because("its proof is still to come", masked(nft.CtMark, markPending|markOut, markPending), nft.Count{Counter: "allowed"}, accept))
 	}
 	c.Rules = append(c.Rules,
-		because("to a container", is(nft.MetaIif, 0), write(l.epoch), scratch(nft.MetaMark, 0), scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
-		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), write(l.epoch), nft.Count{Counter: "allowed"}, accept),
-		rule(isSYN, write(l.epoch|markOpen), accept),
-		rule(onLo, l.answered(), write(l.epoch), nft.Count{Counter: "allowed"}, accept),
-		because("who answers?", onLo, write(l.epoch|markOpen|markOut), accept),
-		rule(write(l.epoch), nft.Count{Counter: "allowed"}, accept))
+		because("to a container", is(nft.MetaIif, 0), fromMark(l.epoch), scratch(nft.MetaMark, 0), scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
+		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept),
+		rule(onLo, goTo("settle_here")),
+		rule(isSYN, fromMark(l.epoch|markOpen), accept),
+		rule(fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept))
 	return c
+}
+
+// settleHere notes what a request of TCP on this node says of who has its connection.
+func (l *layout) settleHere() nft.Chain {
+	return nft.Chain{Name: "settle_here", Rules: []nft.Rule{
+		rule(isSYN, fromMark(l.epoch|markOpen), accept),
+		rule(l.answered(), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept),
+		because("who answers?", fromMark(l.epoch|markOpen|markOut), accept),
+	}}
+}
+
+// fromMark writes conntrack's mark: the number of who asks, from the packet's, and the bits.
+func fromMark(bits uint32) nft.Copy {
+	return nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: bits}
 }
 
 // refuse denies at INPUT: sources on this node are answered, others are not. What

@@ -69,8 +69,8 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(setMark(0, markOpen), nft.Count{Counter: "unlabelled"}, accept),
 		}},
 		{Name: "input_workload", Comment: "priority: who listens", Rules: []nft.Rule{
+			rule(onLo, sentBy, isNot(nft.MetaMark, injectedMark), goTo("ask")),
 			injected,
-			rule(onLo, sentBy, goTo("ask")),
 			rule(unknownCt, goTo("discard")),
 			because("something unlabelled sent it", onLo, scratch(nft.MetaMark, 0), goTo("ask")),
 			rule(goTo("stranger")),

@@ -16,9 +16,10 @@ func (l *layout) outputChains() []nft.Chain {
 		}},
 		l.output(),
 		{Name: "output_here", Comment: "it stays on this node", Rules: []nft.Rule{
-			because("it is decided: has the same workload sent it?", isTCP, notSYN, l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("output_same")),
-			because("it was answered, and more is to be said: has who asked sent it?", isTCP, notSYN, l.answered(), maskedNot(nft.CtMark, markClass, 0), goTo("output_asker")),
+			because("it is decided: has the same workload sent it?", l.decided(), isTCP, notSYN, maskedNot(nft.CtMark, markClass, 0), goTo("output_same")),
+			because("it was answered, and more is to be said: has who asked sent it?", l.answered(), isTCP, notSYN, maskedNot(nft.CtMark, markClass, 0), goTo("output_asker")),
 			rule(isTCP, goTo("output_by")),
+			because("no group", v4, within(nft.IPDaddr, loopback4), goTo("output_by")),
 			because("all who listen there get it: its sender alone decides", v4, within(nft.IPDaddr, groups[0]), goTo("output_leaves")),
 			rule(v6, within(nft.IP6Daddr, groups[1]), goTo("output_leaves")),
 			rule(goTo("output_by")),

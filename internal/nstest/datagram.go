@@ -39,6 +39,12 @@ func (s *UDPSocket) Send(to, data string) Outcome {
 	return s.probe.call(request{Op: "sendto", Handle: s.handle, To: to, Data: data}).Outcome
 }
 
+// SendFrom is Send with a source address of this node that the socket chooses (IP_PKTINFO). The port stays the socket's.
+func (s *UDPSocket) SendFrom(source, to, data string) Outcome {
+	s.probe.host.t.Helper()
+	return s.probe.call(request{Op: "sendfrom", Handle: s.handle, From: source, To: to, Data: data}).Outcome
+}
+
 // Received returns every datagram that arrived until now, of all that were sent before the call. It is final: what is
 // not in it was lost (see Host.Barrier).
 func (s *UDPSocket) Received() []Datagram {

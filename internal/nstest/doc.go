@@ -26,7 +26,7 @@
 //	web.As(1000).Start("nginx", "-g", "daemon off;")        // … as another user, collected and ended by the host
 //
 //	srv, cli := web.Probe("web"), host.In("cli").Probe("cli")
-//	l := srv.Listen("tcp", "[::]:80", nstest.ReusePort)     // dual-stack; "tcp6" is not; Greet, Manual
+//	l := srv.Listen("tcp", "[::]:80", nstest.ReusePort)     // dual-stack; "tcp6" is not; Greet, Manual, Device, Mark, Priority
 //	cli.TCP("127.0.0.1:80")                                 // Verdict: connected (web) | refused | reset | silent | …
 //	conn, _ := cli.Dial("[::1]:80")                         // kept: Send, Receive, Close; l.Accept is the other end
 //	u := srv.OpenUDP("udp", "[::]:53")

@@ -156,10 +156,20 @@ const (
 	Manual    Option = "manual"    // TCP: connections wait for Accept, and nobody answers by himself
 )
 
+// Device binds a socket to a device (SO_BINDTODEVICE).
+func Device(name string) Option { return Option("device " + name) }
+
+// Mark gives the packets of a socket a mark (SO_MARK).
+func Mark(mark uint32) Option { return Option(fmt.Sprintf("mark %d", mark)) }
+
+// Priority gives the packets of a socket a priority (SO_PRIORITY).
+func Priority(priority uint32) Option { return Option(fmt.Sprintf("priority %d", priority)) }
+
 // Target is where to connect to, and how.
 type Target struct {
 	To, From string // addresses with ports; From may be empty, or have port 0
 	Quiet    bool   // let the server speak first; see Greet
+	Options  []Option
 
 	// Patience is how long to wait for a server that is silent. 0 means no longer than packets live: a Barrier decides.
 	// Say more where something outside the kernel has a part in the answer, or a retransmission is to succeed.
@@ -203,7 +213,7 @@ func (p *Probe) Dial(to string) (*Conn, Verdict) {
 // DialTo is Dial with all that can be said about a connection.
 func (p *Probe) DialTo(target Target) (*Conn, Verdict) {
 	p.host.t.Helper()
-	r := p.call(request{Op: "connect", To: target.To, From: target.From})
+	r := p.call(request{Op: "connect", To: target.To, From: target.From, Options: target.Options})
 	if r.Outcome == pending {
 		if target.Patience == 0 {
 			p.host.Barrier()

@@ -74,6 +74,7 @@ func (w *worker) do(req request) (reply, error) {
 		"close":       w.close,
 		"udp":         w.udp,
 		"sendto":      w.sendTo,
+		"sendfrom":    w.sendFrom,
 		"drain":       w.drain,
 		"join":        w.join,
 		"multicast":   w.multicast,

@@ -88,6 +88,28 @@ func (s *datagramSocket) send(to string, data []byte) (Outcome, error) {
 	return outcomeOf(unix.Sendto(s.fd, data, 0, addr))
 }
 
+// sendFrom sends with another source address than the socket's.
+func (w *worker) sendFrom(req request) (reply, error) {
+	s, err := socketOf[*datagramSocket](w, req.Handle)
+	if err != nil {
+		return reply{}, err
+	}
+	source, err := netip.ParseAddr(req.From)
+	if err != nil {
+		return reply{}, err
+	}
+	to, err := s.parseSockaddr(req.To)
+	if err != nil {
+		return reply{}, err
+	}
+	info := unix.PktInfo6(&unix.Inet6Pktinfo{Addr: source.As16()})
+	if source.Is4() {
+		info = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: source.As4()})
+	}
+	outcome, err := outcomeOf(unix.Sendmsg(s.fd, []byte(req.Data), info, to, 0))
+	return reply{Outcome: outcome}, err
+}
+
 // parseSockaddr writes IPv4 addresses as a dual-stack socket wants them.
 func (s *datagramSocket) parseSockaddr(to string) (unix.Sockaddr, error) {
 	addr, err := netip.ParseAddrPort(to)

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,13 +36,34 @@ func (w *worker) listen(req request) (reply, error) {
 
 func socketOptions(options []Option) func(network, address string, conn syscall.RawConn) error {
 	return func(_, _ string, conn syscall.RawConn) error {
-		if !slices.Contains(options, ReusePort) {
-			return nil
-		}
-		return control(conn, func(fd int) error {
-			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-		})
+		return control(conn, func(fd int) error { return setOptions(fd, options) })
 	}
+}
+
+func setOptions(fd int, options []Option) error {
+	var all error
+	for _, o := range options {
+		name, value, _ := strings.Cut(string(o), " ")
+		switch name {
+		case string(ReusePort):
+			all = errors.Join(all, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		case "device":
+			all = errors.Join(all, unix.BindToDevice(fd, value))
+		case "mark":
+			all = errors.Join(all, setNumber(fd, unix.SO_MARK, value))
+		case "priority":
+			all = errors.Join(all, setNumber(fd, unix.SO_PRIORITY, value))
+		}
+	}
+	return all
+}
+
+func setNumber(fd, option int, value string) error {
+	n, err := strconv.ParseUint(value, 10, 32)
+	if err != nil {
+		return err
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, int(int32(n)))
 }
 
 // control calls fn with the descriptor of a socket of package net.
@@ -119,6 +142,9 @@ func (w *worker) connect(req request) (reply, error) {
 	}
 	d := &dialing{File: os.NewFile(uintptr(fd), req.To), fd: fd, since: time.Now()}
 	handle := w.keep(d)
+	if err := setOptions(fd, req.Options); err != nil {
+		return reply{}, err
+	}
 	if req.From != "" {
 		if err := bindSource(fd, req.From); err != nil {
 			return reply{}, err

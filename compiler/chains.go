@@ -110,11 +110,21 @@ func (l *layout) itsMark(target nft.Field, then nft.Verdict) func(depth uint8) [
 	}
 }
 
-// whoseMark holds where the socket is of the workload that conntrack's mark has.
-func (l *layout) whoseMark(then nft.Verdict) func(depth uint8) []nft.Rule {
-	return func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, then)}
-	}
+// sameAs asks whether the socket belongs to the workload that conntrack's mark has, and goes to other where it does not. A
+// workload whose cgroup lies in another workload's is not that one: the deepest bound cgroup alone is compared.
+func (l *layout) sameAs(then nft.Verdict, other string) []nft.Rule {
+	return l.whose(func(depth uint8) []nft.Rule {
+		rules := []nft.Rule{rule(nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, then)}
+		if l.boundAbove(depth) {
+			rules = append(rules, because("another workload's", nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{cgroup(depth)}, Map: listenerMap(depth)}, goTo(other)))
+		}
+		return rules
+	}, other)
+}
+
+// boundAbove reports whether workloads are bound nearer to the root.
+func (l *layout) boundAbove(depth uint8) bool {
+	return slices.ContainsFunc(l.levels, func(at level) bool { return at.bound && at.depth < depth })
 }
 
 // nobodys is a chain that discards what a workload's socket has, and accepts all else.

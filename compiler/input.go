@@ -135,7 +135,7 @@ func (l *layout) inputUDPChains() []nft.Chain {
 			because("no socket sent it", onLo, isInjected, goTo("input_reply_other")),
 			because("it is a request the other way", onLo, sentBy, goTo("input_other_way")),
 			rule(masked(nft.CtMark, markClass, 0), goTo("input_reply_other")),
-		}, l.whose(l.whoseMark(goTo("input_again")), "input_reply_other")...)},
+		}, l.sameAs(goTo("input_again"), "input_reply_other")...)},
 		{Name: "input_other_way", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_other_way_nobody")},
 		{Name: "input_other_way_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),

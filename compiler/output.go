@@ -29,8 +29,8 @@ func (l *layout) outputChains() []nft.Chain {
 			because("nobody but us says who sends", sentBy, scratch(nft.MetaMark, 0)),
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
-		{Name: "output_same", Comment: "by who opened the connection?", Rules: l.whose(l.whoseMark(accept), "output_other")},
-		{Name: "output_asker", Rules: l.whose(l.whoseMark(goTo("output_asked")), "output_by")},
+		{Name: "output_same", Comment: "by who opened the connection?", Rules: l.sameAs(accept, "output_other")},
+		{Name: "output_asker", Rules: l.sameAs(goTo("output_asked"), "output_by")},
 		{Name: "output_asked", Rules: []nft.Rule{
 			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass, Or: askerMark}, accept),
 		}},
@@ -69,13 +69,13 @@ func (l *layout) leaveChains() []nft.Chain {
 	who := l.whose(l.itsNumber(goTo("leave")), "leaves_nobody")
 	return slices.Concat([]nft.Chain{
 		{Name: "output_leaves", Comment: "it leaves this node", Rules: leaves},
-		{Name: "leaves_same_tcp", Comment: "by who opened the connection?", Rules: l.whose(l.whoseMark(goTo("left")), "leaves_other")},
+		{Name: "leaves_same_tcp", Comment: "by who opened the connection?", Rules: l.sameAs(goTo("left"), "leaves_other")},
 		{Name: "leaves_other", Rules: l.whose(l.itsNumber(goTo("leave")), "leaves_other_nobody")},
 		{Name: "leaves_other_nobody", Rules: []nft.Rule{
 			because("something unlabelled, on a workload's connection", fullSocket(nft.SkUID), goTo("discard")),
 			because("the kernel, for the connection", accept),
 		}},
-		{Name: "leaves_same", Comment: "by who sent the first one?", Rules: l.whose(l.whoseMark(goTo("left")), "leaves")},
+		{Name: "leaves_same", Comment: "by who sent the first one?", Rules: l.sameAs(goTo("left"), "leaves")},
 		{Name: "leaves", Comment: "who sends it?", Rules: who},
 		{Name: "leaves_nobody", Rules: []nft.Rule{
 			begins,

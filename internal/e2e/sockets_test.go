@@ -247,3 +247,47 @@ func TestUnlabelledIsUntouched(t *testing.T) {
 		t.Errorf("the other table was\n%s\nand is\n%s", before, after)
 	}
 }
+
+// A workload whose cgroup lies in another workload's is another one: it cannot send what that one may, nor receive its answers.
+func TestWorkloadInsideAnother(t *testing.T) {
+	n := newNode(t)
+	world := everywhereElse(t, n.Host).In("world").Probe("world")
+	n.label("user.slice", app("outer"))
+	n.label("user.slice/inner", app("inner"))
+	n.label("system.slice", app("server"))
+	server, outer, inner := n.In("system.slice").Probe("server"), n.In("user.slice").Probe("outer"), n.In("user.slice/inner").Probe("inner")
+	n.enforce([]byte(`apiVersion: thole/v1
+kind: Policy
+metadata: {name: server}
+spec: {selector: {matchLabels: {app: server}}, ingress: [{from: [{workloads: {matchLabels: {app: outer}}}]}]}
+---
+apiVersion: thole/v1
+kind: Policy
+metadata: {name: inner}
+spec: {selector: {matchLabels: {app: inner}}, ingress: [], egress: []}
+`))
+	for _, f := range []struct{ loopback, other, node, world string }{
+		{"127.0.0.1", "127.0.0.2", "10.0.0.1", "192.0.2.1"}, {"::1", "fd00:10::1", "fd00:10::1", "2001:db8::1"},
+	} {
+		to := server.OpenUDP("udp", join(f.loopback, 5353))
+		client, forger := outer.OpenUDP("udp", join(f.loopback, 6000)), inner.OpenUDP("udp", join(f.other, 6000))
+		allowed(t, "the outer one", client.Try(to.Addr, to))
+		forger.SendFrom(f.loopback, to.Addr, "forged")
+		if to.Got("forged") {
+			t.Errorf("%s: the inner workload sent in the outer one's name", f.loopback)
+		}
+		outside := world.OpenUDP("udp", join(f.world, 5353))
+		client.Close()
+		client = outer.OpenUDP("udp", join(f.node, 6001))
+		allowed(t, "the outer one to the outside", client.Try(outside.Addr, outside))
+		forger = inner.OpenUDP("udp", join(f.loopback, 6001))
+		forger.SendFrom(f.node, outside.Addr, "forged")
+		if outside.Got("forged") {
+			t.Errorf("%s: the inner workload sent to the outside in the outer one's name", f.loopback)
+		}
+		heir := inner.OpenUDP("udp", join(f.loopback, 6000))
+		if v := to.Try(heir.Addr, heir); v.Allowed() {
+			t.Errorf("%s: the inner workload received an answer to the outer one", f.loopback)
+		}
+	}
+}

@@ -47,16 +47,7 @@ func (l *layout) answerChains() []nft.Chain {
 			begins,
 			because("the kernel: a reset, or the end of a connection", accept),
 		}},
-		{Name: "answer_unlabelled", Comment: "something unlabelled answers", Rules: []nft.Rule{
-			because("nobody but us says who sends", toLo, sentBy, scratch(nft.MetaMark, 0)),
-			rule(isTCP, masked(nft.CtMark, markClass|markOpen, markOpen), goTo("answer_between_unlabelled")),
-			rule(masked(nft.CtMark, markClass, 0), accept),
-			because("an address", masked(nft.CtMark, elsewhere, elsewhere), accept),
-			because("never judged: the mark is another program's", masked(nft.CtMark, markEpoch|markOpen, 0), accept),
-			rule(leavesNode, goTo("ask_nobody_ct")),
-			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}),
-			rule(goTo("ask_nobody")),
-		}},
+		l.answerUnlabelled(),
 		{Name: "answer_between_unlabelled", Rules: []nft.Rule{
 			rule(leavesNode, setMark(0, l.epoch), accept),
 			rule(l.heard(), setMark(0, l.epoch), accept),
@@ -64,6 +55,29 @@ func (l *layout) answerChains() []nft.Chain {
 		}},
 		{Name: "accepted", Rules: []nft.Rule{rule(accept)}},
 	}, l.answerLeft()...)
+}
+
+// answerUnlabelled judges the answers of unlabelled processes, where a workload asked: one on this node, in a container on a
+// bridge, or on another node. All other marks of conntrack may be another program's.
+func (l *layout) answerUnlabelled() nft.Chain {
+	c := nft.Chain{Name: "answer_unlabelled", Comment: "something unlabelled answers", Rules: []nft.Rule{
+		because("nobody but us says who sends", toLo, sentBy, scratch(nft.MetaMark, 0)),
+		rule(isTCP, masked(nft.CtMark, markClass|markOpen, markOpen), goTo("answer_between_unlabelled")),
+		rule(masked(nft.CtMark, markClass, 0), accept),
+		because("an address", masked(nft.CtMark, elsewhere, elsewhere), accept),
+		because("never judged: the mark is another program's", masked(nft.CtMark, markEpoch|markOpen, 0), accept),
+	}}
+	if l.bridges {
+		c.Rules = append(c.Rules, rule(nft.InSet{Key: []nft.Expr{oifName}, Set: "bridges"}, goTo("ask_nobody_ct")))
+	}
+	if l.fleet != nil {
+		c.Rules = append(c.Rules, rule(leavesNode, masked(nft.CtMark, remoteMask, remoteClass), goTo("ask_nobody_ct")))
+	}
+	c.Rules = append(c.Rules,
+		because("another program's mark: no workload is there", leavesNode, accept),
+		rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}),
+		rule(goTo("ask_nobody")))
+	return c
 }
 
 func (l *layout) outputReply() nft.Chain {

@@ -146,6 +146,8 @@ func (l *layout) inputUDPChains() []nft.Chain {
 			rule(fromAway, accept),
 			because("never judged: nothing of a workload's", masked(nft.CtMark, markEpoch, 0), accept),
 			rule(masked(nft.CtMark, markClass, 0), accept),
+			because("an unlabelled process sent it: OUTPUT leaves a workload's number in the priority", is(nft.MetaPriority, 0), accept),
+			because("another program's mark: no connection of this node has an address's class", masked(nft.CtMark, elsewhere, elsewhere), accept),
 			rule(goTo("discard")),
 		}},
 		{Name: "input_again", Comment: "of an answer that comes over lo OUTPUT decided", Rules: append([]nft.Rule{

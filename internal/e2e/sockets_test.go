@@ -248,6 +248,45 @@ func TestUnlabelledIsUntouched(t *testing.T) {
 	}
 }
 
+// An unlabelled client takes over the port of a workload that asked an unlabelled server: conntrack remembers the workload, and
+// the client is answered all the same.
+func TestUnlabelledTakesOverAUDPPort(t *testing.T) {
+	s := newSameLabels(t)
+	for _, to := range append(own, loopback...) {
+		server := s.free.OpenUDP("udp", join(to, 53))
+		client := s.web.OpenUDP("udp", join(to, 4000))
+		allowed(t, "a workload asks at "+to, client.Try(server.Addr, server))
+		allowed(t, "the answer", server.Try(client.Addr, client))
+		client.Close()
+		heir := s.free.OpenUDP("udp", join(to, 4000))
+		allowed(t, "something unlabelled asks from its port", heir.Try(server.Addr, server))
+		allowed(t, "the answer to something unlabelled", server.Try(heir.Addr, heir))
+		heir.Close()
+		server.Close()
+	}
+}
+
+// Another program marks all connections, also those of this node. The class in the mark is nobody's, or a workload's.
+func TestConntrackMarksOnLoopback(t *testing.T) {
+	s := newSameLabels(t)
+	for i, mark := range []string{"1", "0xca6c", "0x70001", "0x12345", "0x1ca6c"} {
+		must(t, s.Nft("table inet other { chain o { type filter hook output priority 20; ct mark set "+mark+"; }; }"))
+		for _, to := range append(own, loopback...) {
+			server, client := s.free.OpenUDP("udp", join(to, 53)), s.free.OpenUDP("udp", join(to, 0))
+			allowed(t, "a request with mark "+mark, client.Try(server.Addr, server))
+			allowed(t, "the answer with mark "+mark, server.Try(client.Addr, client))
+			server.Close()
+			client.Close()
+			if mark == "0x12345" || mark == "0x1ca6c" {
+				continue // over TCP this epoch, with a class, is a workload's connection
+			}
+			l := s.free.Listen("tcp", join(to, 8000+i))
+			allowed(t, "TCP with mark "+mark, s.free.TCP(l.Addr))
+		}
+		must(t, s.Nft("delete table inet other"))
+	}
+}
+
 // A workload whose cgroup lies in another workload's is another one: it cannot send what that one may, nor receive its answers.
 func TestWorkloadInsideAnother(t *testing.T) {
 	n := newNode(t)

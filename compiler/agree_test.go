@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,7 +29,7 @@ func TestSimulatorAgrees(t *testing.T) {
 	for done := uint64(0); done < uint64(*cases); {
 		r := rand.New(rand.NewPCG(*seed, done))
 		c := reference.Random(r, 1+int(done%4))
-		done += uint64(len(c.Connections))
+		done += uint64(len(c.Connections) + len(c.Flows))
 		if disagrees(c) == "" {
 			continue
 		}
@@ -70,6 +71,12 @@ func disagrees(c reference.Case) string {
 		}
 		if got := host.answered(sim, conn); got != allowed {
 			return fmt.Sprintf("%s, allowed in an older epoch: the simulator lets answers pass: %v; the evaluator says %v", conn, got, want)
+		}
+	}
+	for _, f := range c.Flows {
+		want := reference.JudgeFlow(c.Policies, f)
+		if got := host.simulateFlow(sim, f); !slices.Equal(got, want) {
+			return fmt.Sprintf("%s\nthe simulator lets packets pass: %v; the evaluator says %v", f, got, want)
 		}
 	}
 	return ""

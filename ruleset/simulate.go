@@ -30,7 +30,8 @@ type Packet struct {
 	Direction uint32     // DirOriginal, DirReply
 	State     uint32     // one State* bit
 	Conntrack *Conntrack // nil: none
-	Socket    *Socket    // nil: none. OUTPUT: of the sender; INPUT: of the listener
+	Socket    *Socket    // nil: none. OUTPUT: of the sender; INPUT: of the listener that a look-up finds
+	Hidden    *Socket    // INPUT: what a look-up finds while THSport is flipped; nil: none
 
 	Iif, Oif   uint32 // interface indexes; 0: none
 	IifName    string
@@ -49,6 +50,8 @@ type Packet struct {
 	SourceType uint32 // RTN*: what they say of From
 
 	Mark, Priority uint32
+
+	OutOfWindow bool // TCPSequence is flipped: the receiver acknowledges it, and delivers nothing
 }
 
 // An Outcome is what a base chain did with a packet.
@@ -167,9 +170,7 @@ func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
 				return Verdict{}
 			}
 		case Flip:
-			if st.Field == THSport {
-				p.FromPort ^= 0x8000
-			}
+			p.flip(st.Field)
 		case Update, Notrack, Limit: // nothing asks, and packets come seldom
 		case Queue:
 			out.Queued = true
@@ -226,6 +227,17 @@ func (c *Conntrack) port(of func(*Conntrack) netip.AddrPort) (uint32, bool) {
 		return 0, false
 	}
 	return uint32(of(c).Port()), of(c).IsValid()
+}
+
+// flip changes the highest bit of a field. Another source port finds another socket.
+func (p *Packet) flip(f Field) {
+	switch f {
+	case THSport:
+		p.FromPort ^= 0x8000
+		p.Socket, p.Hidden = p.Hidden, p.Socket
+	case TCPSequence:
+		p.OutOfWindow = !p.OutOfWindow
+	}
 }
 
 // set writes a mark. Without a conntrack entry it writes nothing, and fails only where

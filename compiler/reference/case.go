@@ -14,6 +14,7 @@ type Case struct {
 	Policies    []compiler.Policy    // by name
 	Workloads   []*compiler.Workload // their names, cgroups and addresses differ
 	Connections []Connection         // between these workloads, unlabelled and the outside
+	Flows       []Flow               // likewise, where sockets share addresses and ports
 }
 
 // String prints the case for a reader: policies as YAML, then workloads, then
@@ -27,7 +28,25 @@ func (c Case) String() string {
 	for _, connection := range c.Connections {
 		fmt.Fprintf(&b, "# %s: %s\n", connection, Judge(c.Policies, connection))
 	}
+	for _, f := range c.Flows {
+		fmt.Fprintf(&b, "# a flow of %s:\n", f.transport())
+		for i, line := range strings.Split(f.String(), "\n") {
+			fmt.Fprintf(&b, "#   %s: %s\n", line, fate(JudgeFlow(c.Policies, f), i))
+		}
+	}
 	return b.String()
+}
+
+// fate says what a verdict of JudgeFlow says of a flow's i-th packet.
+func fate(verdicts []bool, i int) string {
+	switch {
+	case i >= len(verdicts):
+		return "is not sent"
+	case verdicts[i]:
+		return "passes"
+	default:
+		return "does not pass"
+	}
 }
 
 // IsWorkload reports whether one of the case's workloads is one to its policies; else it is an unlabelled container.
@@ -71,6 +90,13 @@ func (c Case) clone() Case {
 		connection.From.Workload = copies[connection.From.Workload]
 		connection.To.Workload = copies[connection.To.Workload]
 		d.Connections = append(d.Connections, connection)
+	}
+	for _, f := range c.Flows {
+		f.Packets = slices.Clone(f.Packets)
+		for _, e := range f.endpoints() {
+			e.Workload = copies[e.Workload]
+		}
+		d.Flows = append(d.Flows, f)
 	}
 	for _, p := range c.Policies {
 		p.Selector = cloneSelector(p.Selector)

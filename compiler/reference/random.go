@@ -32,6 +32,7 @@ func Random(r *rand.Rand, size int) Case {
 	}
 	c.Workloads = g.workloads(2 + r.IntN(size+1))
 	c.Connections = g.connections(c)
+	c.Flows = g.flows(c)
 	return c
 }
 

@@ -10,11 +10,11 @@ import (
 
 // Shrink returns a case from which nothing more can be taken without fails
 // becoming false. It takes away, greedily and from the large to the small:
-// connections, workloads, policies, directions, rules, peers, ports, selector
+// connections, flows, packets, workloads, policies, directions, rules, peers, ports, selector
 // terms, values, labels. What it hands to fails is always a valid case, and a
 // copy: c stays as it is. fails(c) must be true.
 func Shrink(c Case, fails func(Case) bool) Case {
-	c = halveConnections(c.clone(), fails)
+	c = halve(halve(c.clone(), fails, connectionsOf), fails, flowsOf)
 	for {
 		smaller := false
 		for _, cut := range cuts() {
@@ -37,16 +37,16 @@ func Shrink(c Case, fails func(Case) bool) Case {
 	}
 }
 
-// halveConnections is for speed: usually one connection of many fails.
-func halveConnections(c Case, fails func(Case) bool) Case {
-	for len(c.Connections) > 1 {
+// halve is for speed: usually one element of a long list fails, or none of it has to.
+func halve[T any](c Case, fails func(Case) bool, list func(*Case) *[]T) Case {
+	for len(*list(&c)) > 0 {
 		left, right := c.clone(), c.clone()
-		middle := len(c.Connections) / 2
-		left.Connections, right.Connections = left.Connections[:middle], right.Connections[middle:]
+		middle := len(*list(&c)) / 2
+		*list(&left), *list(&right) = (*list(&left))[:middle], (*list(&right))[middle:]
 		switch {
 		case fails(left):
 			c = left
-		case fails(right):
+		case middle > 0 && fails(right):
 			c = right
 		default:
 			return c
@@ -55,6 +55,10 @@ func halveConnections(c Case, fails func(Case) bool) Case {
 	return c
 }
 
+func connectionsOf(c *Case) *[]Connection { return &c.Connections }
+
+func flowsOf(c *Case) *[]Flow { return &c.Flows }
+
 // A cut takes the i-th thing of its sort away from a case, in place. It returns
 // false where there are not so many.
 type cut func(c *Case, i int) bool
@@ -62,16 +66,57 @@ type cut func(c *Case, i int) bool
 // cuts are all that Shrink tries, the large before the small.
 func cuts() []cut {
 	return []cut{
-		cutConnection, cutWorkload, cutPolicy, cutDirection, cutRule, cutPeer, cutPort,
-		cutExcept, cutSameKey, cutRequirement, cutValue, cutLabel, cutFact, cutDoubt,
+		cutConnection, cutFlow, cutPacket, cutWorkload, cutPolicy, cutDirection, cutRule, cutPeer, cutPort,
+		cutExcept, cutSameKey, cutRequirement, cutValue, cutLabel, cutFact, cutDoubt, cutMark,
 	}
 }
 
 func cutConnection(c *Case, i int) bool { return cutFrom(i, 0, &c.Connections) }
 
+func cutFlow(c *Case, i int) bool { return cutFrom(i, 0, &c.Flows) }
+
+// cutPacket takes a packet of a flow of several; a connection of TCP keeps its first one.
+func cutPacket(c *Case, i int) bool {
+	for j := range c.Flows {
+		f := &c.Flows[j]
+		first := 0
+		if f.Protocol == protocolTCP || len(f.Packets) == 1 {
+			first = 1
+		}
+		if i < len(f.Packets)-first {
+			f.Packets = slices.Delete(f.Packets, first+i, first+i+1)
+			return true
+		}
+		i -= len(f.Packets) - first
+	}
+	return false
+}
+
+// cutMark takes a mark or a priority of another program.
+func cutMark(c *Case, i int) bool {
+	for j := range c.Flows {
+		marks := []*uint32{&c.Flows[j].OtherMark}
+		for k := range c.Flows[j].Packets {
+			p := &c.Flows[j].Packets[k]
+			marks = append(marks, &p.Mark, &p.Priority)
+		}
+		for _, mark := range marks {
+			if *mark == 0 {
+				continue
+			}
+			if i == 0 {
+				*mark = 0
+				return true
+			}
+			i--
+		}
+	}
+	return false
+}
+
 func cutPolicy(c *Case, i int) bool { return cutFrom(i, 0, &c.Policies) }
 
-// cutWorkload takes a workload and its connections.
+// cutWorkload takes a workload with its connections and flows.
 func cutWorkload(c *Case, i int) bool {
 	if i >= len(c.Workloads) {
 		return false
@@ -81,6 +126,7 @@ func cutWorkload(c *Case, i int) bool {
 	c.Connections = slices.DeleteFunc(c.Connections, func(c Connection) bool {
 		return c.From.Workload == gone || c.To.Workload == gone
 	})
+	c.Flows = slices.DeleteFunc(c.Flows, func(f Flow) bool { return f.mentions(gone) })
 	return true
 }
 

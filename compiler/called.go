@@ -32,11 +32,8 @@ func (l *layout) called() nft.Chain {
 	c := nft.Chain{Name: "called", Comment: "the address that was called, outside this node; that it reaches itself does not count", Rules: []nft.Rule{
 		sendersClass,
 		listenersClass,
-		rule(v4, nft.Rewrite{Target: nft.IPDaddr, Source: nft.CtOriginalIPDaddr}),
-		rule(v6, nft.Rewrite{Target: nft.IP6Daddr, Source: nft.CtOriginalIP6Daddr}),
-		rule(is(nft.FibDaddrType, nft.RTNLocal), goTo("called_here")),
 	}}
-	c.Rules = append(c.Rules, restore()...)
+	c.Rules = append(c.Rules, ifCalledHere()...)
 	if l.bridges {
 		c.Rules = append(c.Rules,
 			rule(nft.InSet{Key: []nft.Expr{called4}, Set: "container_net4"}, verdictReturn),
@@ -44,6 +41,15 @@ func (l *layout) called() nft.Chain {
 	}
 	c.Rules = append(c.Rules, saidOf("called", sender, called4, called6, calledPort)...)
 	return c
+}
+
+// ifCalledHere goes to called_here where the address that was called is this node's.
+func ifCalledHere() []nft.Rule {
+	return append([]nft.Rule{
+		rule(v4, nft.Rewrite{Target: nft.IPDaddr, Source: nft.CtOriginalIPDaddr}),
+		rule(v6, nft.Rewrite{Target: nft.IP6Daddr, Source: nft.CtOriginalIP6Daddr}),
+		rule(is(nft.FibDaddrType, nft.RTNLocal), goTo("called_here")),
+	}, restore()...)
 }
 
 // restore puts the destination back into the packet: whom the connection reaches or, in an answer,

@@ -112,7 +112,7 @@ func (l *layout) leave() []nft.Chain {
 			saidOf("leave", listener, called4, called6, calledPort),
 			rule(nft.ByMap{Key: []nft.Expr{listener}, Map: "leave_class"}))},
 		{Name: "leave_denies", Comment: "of the address that is reached, for what is denied", Rules: saidOf("leave", listener, ipDaddr, ip6Daddr, dport)},
-		l.leaveAgain(),
+		l.leaveAgain(), l.leaveAgainCalled(),
 		{Name: "leave_says_again", Rules: append(
 			saidOf("leave", listener, ipSaddr, ip6Saddr, sport),
 			rule(nft.ByMap{Key: []nft.Expr{listener}, Map: "leave_class"}))},
@@ -158,15 +158,28 @@ func (l *layout) opening() []nft.Rule {
 	}
 }
 
-// leaveAgain is leave, asked by an answer from elsewhere: NAT has put the address that was called
-// back into it.
+// leaveAgain is leave, asked by an answer from elsewhere.
 func (l *layout) leaveAgain() nft.Chain {
 	return nft.Chain{Name: "leave_again", Comment: "may what it answers leave still? priority: who asked", Rules: []nft.Rule{
 		listenersClass,
-		rule(isCalled, jump("leave_denies_again")),
+		rule(isCalled, jump("leave_again_called")),
 		rule(jump("leave_says_again")),
 		rule(goTo("settle_out")),
 	}}
+}
+
+// leaveAgainCalled is leaveCalled, asked by an answer. At INPUT it still has the address that was reached as its source: NAT
+// puts the called one there behind this hook.
+func (l *layout) leaveAgainCalled() nft.Chain {
+	c := nft.Chain{Name: "leave_again_called", Comment: "NAT changed the destination of what it answers"}
+	if l.bridges {
+		c.Rules = append(c.Rules,
+			rule(nft.InSet{Key: []nft.Expr{called4}, Set: "container_net4"}, verdictReturn),
+			rule(nft.InSet{Key: []nft.Expr{called6}, Set: "container_net6"}, verdictReturn))
+	}
+	c.Rules = append(c.Rules, ifCalledHere()...)
+	c.Rules = append(c.Rules, rule(jump("leave_denies_again")), rule(jump("leave_says_called")), rule(goTo("settle_out")))
+	return c
 }
 
 // containers leads to where a container with a network of its own is asked: it is on this

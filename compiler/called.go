@@ -19,7 +19,7 @@ func (l *layout) calledChains() []nft.Chain {
 		{Name: "called_allowed", Comment: "egress allows the address that was called", Rules: allowed(calledAllowed | calledAudited)},
 		{Name: "called_allowed_but_audited", Comment: "and would not with the audit policies", Rules: allowed(calledAllowed)},
 		{Name: "egress_unsaid", Comment: "no rule allows the sender this listener", Rules: []nft.Rule{
-			because("the packet's mark is not ours", isAnswer, leavesNode, goTo("refuse")),
+			because("the packet's mark is not ours", isAnswer, is(nft.MetaIif, 0), leavesNode, goTo("refuse")),
 			because("but the address that it called", asked, verdictReturn),
 			rule(goTo("refuse")),
 		}},
@@ -29,18 +29,25 @@ func (l *layout) calledChains() []nft.Chain {
 // called puts the address that was called into the packet for as long as it takes to ask whether
 // it is this node's.
 func (l *layout) called() nft.Chain {
-	c := nft.Chain{Name: "called", Comment: "the address that was called, outside this node; that it reaches itself does not count", Rules: []nft.Rule{
-		sendersClass,
-		listenersClass,
-	}}
-	c.Rules = append(c.Rules, ifCalledHere()...)
+	c := nft.Chain{Name: "called", Comment: "the address that was called, outside this node; that it reaches itself does not count", Rules: append([]nft.Rule{
+		because("a request the other way: its sender called nobody by it", isAnswer, onLo, verdictReturn),
+	}, ifCalledHere()...)}
 	if l.bridges {
 		c.Rules = append(c.Rules,
 			rule(nft.InSet{Key: []nft.Expr{called4}, Set: "container_net4"}, verdictReturn),
 			rule(nft.InSet{Key: []nft.Expr{called6}, Set: "container_net6"}, verdictReturn))
 	}
+	c.Rules = append(c.Rules, sendersClass, listenersClass)
 	c.Rules = append(c.Rules, saidOf("called", sender, called4, called6, calledPort)...)
 	return c
+}
+
+// askContainerAgain judges the answer of a container by what its asker called.
+func askContainerAgain() nft.Chain {
+	return nft.Chain{Name: "ask_container_again", Comment: "mark: who asked; priority: the container", Rules: []nft.Rule{
+		rule(isCalled, jump("called")),
+		rule(goTo("ask")),
+	}}
 }
 
 // ifCalledHere goes to called_here where the address that was called is this node's.

@@ -85,7 +85,7 @@ func (l *layout) chains() []nft.Chain {
 	list := slices.Concat(l.outputChains(), l.answerChains(), l.leaveChains(), l.inputChains(), l.inputUDPChains(),
 		l.decideChains(), l.calledChains())
 	if l.bridges {
-		list = append(list, l.toContainer())
+		list = append(list, l.toContainer(), askContainerAgain())
 	}
 	if l.fleet != nil {
 		list = append(list, l.fleetChains()...)

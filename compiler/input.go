@@ -154,7 +154,7 @@ func (l *layout) inputUDPChains() []nft.Chain {
 			rule(onLo, accept),
 			because("this node's own address, from outside", append(forged, goTo("discard"))...),
 			rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
-		}, append(l.containers(iifName, ipSaddr, ip6Saddr, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask")), l.whose(l.itsNumber(goTo("leave_again")), "discard")...)...)},
+		}, append(l.containers(iifName, ipSaddr, ip6Saddr, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask_container_again")), l.whose(l.itsNumber(goTo("leave_again")), "discard")...)...)},
 	}
 }
 
@@ -172,7 +172,7 @@ func (l *layout) stranger() nft.Chain {
 	if l.fleet != nil {
 		proven := masked(nft.CtMark, remoteMask|markOut, remoteClass)
 		c.Rules = append(c.Rules,
-			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask")),
+			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask_container_again")),
 			because("its certificate was revoked", proven, goTo("refuse")))
 	}
 	c.Rules = append(c.Rules, l.outside(nft.MetaMark, iifName, ipSaddr, ip6Saddr, "ask")...)

@@ -47,7 +47,7 @@ func disagrees(c reference.Case) string {
 	}
 	result, err := compiler.Compile(compiler.Input{
 		Policies: c.Policies, Workloads: workloads, Unlabelled: unlabelled,
-		Bridges: []compiler.Bridge{{Name: docker0}}, Options: compiler.Options{Epoch: 7},
+		Bridges: bridges, Options: compiler.Options{Epoch: 7},
 	})
 	if err != nil {
 		return err.Error()
@@ -88,7 +88,7 @@ func reversed(c reference.Connection) (back reference.Connection, here bool) {
 		return !e.Address.IsValid() && (e.Workload == nil || e.Workload.Kind != compiler.KindAddress)
 	}
 	here = own(c.From) && own(c.To)
-	c.From, c.To, c.Port = c.To, c.From, answeredPort
+	c.From, c.To, c.Port, c.Called = c.To, c.From, answeredPort, netip.AddrPort{}
 	return c, here
 }
 
@@ -96,6 +96,13 @@ func reversed(c reference.Connection) (back reference.Connection, here bool) {
 const answeredPort = 40000
 
 const docker0 = "docker0"
+
+// The containers of a case with a network of their own are on docker0.
+var (
+	containers4 = netip.MustParsePrefix("172.17.0.0/16")
+	containers6 = netip.MustParsePrefix("fd00:17::/64")
+	bridges     = []compiler.Bridge{{Name: docker0, Networks: []netip.Prefix{containers4, containers6}}}
+)
 
 // withContainers returns the workloads of a case, as Admit says. Those that have an address run in
 // containers with a network of their own.
@@ -142,17 +149,18 @@ func elsewhere(in reference.Case, c reference.Connection) bool {
 func (h host) simulate(sim *ruleset.Simulator, c reference.Connection) reference.Verdict {
 	p := packet(c)
 	var logged []string
+	p.Kind = kind(c)
 	p.Mark, p.Priority = 0xdead, 0xbeef // SO_MARK and SO_PRIORITY of the sender
 	fromHere := !c.From.Address.IsValid() && p.IifName == ""
 	if fromHere {
 		p.Socket = h.socket(c.From)
 		out := sim.Run(ruleset.Output, &p)
 		logged = out.Logged
-		if out.Verdict == ruleset.Drop {
+		if out.Verdict == ruleset.Drop || c.Tunnel.IsValid() && !h.wrapped(sim, c, p) {
 			return reference.Verdict{}
 		}
 	}
-	if p.Oif != toBridge && !c.To.Address.IsValid() {
+	if p.OifName != docker0 && !c.To.Address.IsValid() {
 		p.Socket = nil
 		if c.Protocol == ruleset.ProtoTCP || c.Protocol == ruleset.ProtoUDP {
 			p.Socket = h.socket(c.To)
@@ -175,6 +183,25 @@ func (h host) simulate(sim *ruleset.Simulator, c reference.Connection) reference
 	}
 	return v
 }
+
+// kind is that of the interface by which a connection leaves.
+func kind(c reference.Connection) string {
+	if c.Tunnel.IsValid() {
+		return "vxlan"
+	}
+	return ""
+}
+
+// wrapped says whether OUTPUT lets the packet pass that a tunnel puts around one that it has let pass: it has the same socket,
+// mark and priority.
+func (h host) wrapped(sim *ruleset.Simulator, c reference.Connection, inner ruleset.Packet) bool {
+	outer := packet(reference.Connection{To: reference.Endpoint{Address: c.Tunnel}, Protocol: ruleset.ProtoUDP, Port: tunnelPort, IPv6: c.IPv6})
+	outer.Socket, outer.Mark, outer.Priority = h.socket(c.From), inner.Mark, inner.Priority
+	return sim.Run(ruleset.Output, &outer).Verdict == ruleset.Accept
+}
+
+// tunnelPort is VXLAN's.
+const tunnelPort = 4789
 
 // answered says whether answers pass on a connection that was allowed in an older epoch
 // and on which only they are sent.
@@ -241,10 +268,25 @@ func packet(c reference.Connection) ruleset.Packet {
 	case c.To.Workload != nil && c.To.Workload.Address.IsValid():
 		p.To, p.Oif, p.OifName, p.RouteType = c.To.Workload.Address, toBridge, docker0, 1
 	}
+	if c.Called.IsValid() {
+		translate(&p, c)
+	}
 	if c.From.Workload != nil && c.From.Workload.Address.IsValid() {
 		p.From, p.IifName = c.From.Workload.Address, docker0
 	}
 	return p
+}
+
+// translate has NAT on OUTPUT lead p to where it goes. Oif is still the interface to the address that was called.
+func translate(p *ruleset.Packet, c reference.Connection) {
+	p.Conntrack.Status |= ruleset.StatusDNAT
+	p.Conntrack.Caller, p.Conntrack.Called, p.Conntrack.Reached = p.From, c.Called, netip.AddrPortFrom(p.To, c.Port)
+	p.Oif = 2
+	routes := uint32(1)
+	if c.CalledHere && !containers4.Contains(c.Called.Addr()) && !containers6.Contains(c.Called.Addr()) {
+		p.Oif, routes = ruleset.IfindexLo, ruleset.RTNLocal
+	}
+	p.Routes = map[netip.Addr]uint32{c.Called.Addr(): routes}
 }
 
 // toBridge is the index of docker0.

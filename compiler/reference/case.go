@@ -168,7 +168,17 @@ func (c Connection) String() string {
 	if c.IPv6 {
 		family = "IPv6"
 	}
-	return fmt.Sprintf("%s -> %s, %s over %s", c.From, to, c.transport(), family)
+	text := fmt.Sprintf("%s -> %s, %s over %s", c.From, to, c.transport(), family)
+	if c.Called.IsValid() {
+		text += ", called at " + c.Called.String()
+	}
+	if c.CalledHere {
+		text += " of this node"
+	}
+	if c.Tunnel.IsValid() {
+		text += ", inside packets to " + c.Tunnel.String()
+	}
+	return text
 }
 
 // transport prints the protocol with its port or type.

@@ -29,7 +29,36 @@ type connector struct {
 func (n connector) connection() Connection {
 	c := n.ends()
 	n.transport(&c)
+	switch {
+	case c.From.outside() || c.Group.IsValid() || c.From.Workload != nil && !c.From.onHostNetwork():
+	case n.chance(15):
+		n.call(&c)
+	case c.To.outside() && !alwaysPasses(c) && n.chance(20):
+		c.Tunnel = n.address(n.outside, c.IPv6)
+	}
 	return c
+}
+
+// call has NAT on this node lead c to where it goes.
+func (n connector) call(c *Connection) {
+	called := n.address(n.outside, c.IPv6)
+	if c.CalledHere = n.chance(20); c.CalledHere {
+		called = n.address(nodeAddresses(), c.IPv6)
+	}
+	port := uint16(0)
+	switch c.Protocol {
+	case protocolTCP, protocolUDP, protocolSCTP:
+		port = pick(n.generator, n.ports)
+	}
+	c.Called = netip.AddrPortFrom(called, port)
+}
+
+// nodeAddresses are of this node and its containers: see Random.
+func nodeAddresses() []netip.Addr {
+	return []netip.Addr{
+		netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00:10::1"),
+		netip.MustParseAddr("172.17.255.9"), netip.MustParseAddr("fd00:17::ff:9"),
+	}
 }
 
 // ends makes a connection without its transport.

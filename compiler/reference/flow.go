@@ -2,6 +2,7 @@ package reference
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -78,6 +79,38 @@ const (
 	ConntrackMark  Situation = "a conntrack mark"        // likewise
 )
 
+// The situations of a Connection.
+const (
+	CalledElsewhere Situation = "a called address" // NAT on this node led the connection to another one
+	Tunnelled       Situation = "a tunnel"         // the packet around it has the sender's socket
+)
+
+// ConnectionSituations are all situations of a Connection.
+var ConnectionSituations = []Situation{CalledElsewhere, Tunnelled}
+
+// Has reports whether the situation is c's.
+func (c Connection) Has(s Situation) bool {
+	switch s {
+	case CalledElsewhere:
+		return c.Called.IsValid()
+	case Tunnelled:
+		return c.Tunnel.IsValid()
+	default:
+		return false
+	}
+}
+
+// Without returns c as a judge sees it that does not know the situation; "" is none.
+func (c Connection) Without(s Situation) Connection {
+	switch s {
+	case CalledElsewhere:
+		c.Called, c.CalledHere = netip.AddrPort{}, false
+	case Tunnelled:
+		c.Tunnel = netip.Addr{}
+	}
+	return c
+}
+
 // FlowSituations are all situations of a Flow.
 var FlowSituations = []Situation{
 	SharedListener, BoundListener, HiddenListener, SecondSender, SecondAnswerer, PortChanged,
@@ -126,12 +159,14 @@ func (p Packet) has(s Situation) bool {
 		return p.Finds == FindsTimeWait || p.Finds == FindsRequest
 	case PacketMark:
 		return p.Mark != 0
-	default:
+	case PacketPriority:
 		return p.Priority != 0
+	default:
+		return false
 	}
 }
 
-// Without returns f as a judge sees it that does not know the situation.
+// Without returns f as a judge sees it that does not know the situation; "" is none.
 func (f Flow) Without(s Situation) Flow {
 	f.Packets = slices.Clone(f.Packets)
 	if s == ConntrackMark {

@@ -23,8 +23,15 @@ func TestSituationsAreCommon(t *testing.T) {
 				}
 			}
 		}
+		for _, connection := range c.Connections {
+			for _, s := range ConnectionSituations {
+				if connection.Has(s) {
+					seen[s]++
+				}
+			}
+		}
 	})
-	for _, s := range FlowSituations {
+	for _, s := range slices.Concat(FlowSituations, ConnectionSituations) {
 		percent := 100 * float64(seen[s]) / float64(cases)
 		t.Logf("%.1f%% of all cases have %s", percent, s)
 		if percent < 1 {

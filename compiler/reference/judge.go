@@ -39,7 +39,20 @@ type Connection struct {
 	ICMPType uint8      // ICMP, ICMPv6
 	IPv6     bool       // the family; Judge does not need it, who makes a packet does
 	Group    netip.Addr // the multicast or broadcast address sent to, and then To is the zero Endpoint
+
+	// Called is the address and port that From called, where NAT on this node led it to To. Where it is not valid, From
+	// called To. CalledHere: it is an address of this node or of one of its containers.
+	Called     netip.AddrPort
+	CalledHere bool
+
+	// Tunnel is the address to which the kernel sends the packets of c inside others, if any.
+	//
+	// "The packet around it is the kernel's and not the workload's: policies do not speak of it."
+	Tunnel netip.Addr
 }
+
+// natted reports whether policies speak of another address than the one that is reached.
+func (c Connection) natted() bool { return c.Called.IsValid() && !c.CalledHere }
 
 // A Verdict is what happens to a connection.
 type Verdict struct {
@@ -140,7 +153,9 @@ func destination(c Connection) Endpoint {
 func alwaysPasses(c Connection) bool {
 	// "A workload may always reach itself, whatever is denied (its own health
 	// check works)."
-	if c.From.Workload != nil && c.From.Workload == c.To.Workload {
+	//
+	// "A workload that reaches itself by an address outside is judged like two workloads."
+	if c.From.Workload != nil && c.From.Workload == c.To.Workload && !c.natted() {
 		return true
 	}
 
@@ -223,20 +238,44 @@ func first(names []string) string {
 // or the ingress of its destination. Only a workload has policies: an end that
 // is none allows everything and denies nothing.
 type half struct {
-	selected   *compiler.Workload // nil: not a workload
-	side       func(compiler.Policy) compiler.Side
+	selected *compiler.Workload // nil: not a workload
+	side     func(compiler.Policy) compiler.Side
+
+	// What rules are matched with: a rule matches if it matches one of them.
+	allowed, denied []view
+}
+
+// A view is what a rule is matched with: the other end, and protocol and port.
+type view struct {
 	peer       Endpoint
 	connection Connection
 }
 
+// egressOf matches rules with the destination. Where NAT changed it:
+//
+// "The address that was called, with its port: in allow rules cidr, any; in deny rules cidr, any. Who gets it on this node, with
+// its own port: workloads, sameLabels, unlabelled, any; the same. The address that is reached outside, with its port: nothing;
+// cidr, any."
 func egressOf(c Connection) half {
-	side := func(p compiler.Policy) compiler.Side { return p.Egress }
-	return half{selected: c.From.Workload, side: side, peer: c.To, connection: c}
+	h := half{selected: c.From.Workload, side: func(p compiler.Policy) compiler.Side { return p.Egress }}
+	reached := view{c.To, c}
+	h.allowed, h.denied = []view{reached}, []view{reached}
+	if !c.natted() {
+		return h
+	}
+	called := view{Endpoint{Address: c.Called.Addr()}, c}
+	called.connection.Port = c.Called.Port()
+	h.denied = append(h.denied, called)
+	if h.allowed = append(h.allowed, called); c.To.outside() {
+		h.allowed = []view{called}
+	}
+	return h
 }
 
+// ingressOf matches rules with the source. "Ingress is asked of who gets it, for its own port."
 func ingressOf(c Connection) half {
-	side := func(p compiler.Policy) compiler.Side { return p.Ingress }
-	return half{selected: c.To.Workload, side: side, peer: c.From, connection: c}
+	source := []view{{c.From, c}}
+	return half{selected: c.To.Workload, side: func(p compiler.Policy) compiler.Side { return p.Ingress }, allowed: source, denied: source}
 }
 
 // allows says whether the half's end is free or an allow rule admits.
@@ -252,7 +291,7 @@ func (h half) allows(policies []compiler.Policy) bool {
 			continue
 		}
 		isolated = true
-		if h.selectedBy(p, permits) && h.anyRuleMatches(h.side(p).Allow, permits) {
+		if h.selectedBy(p, permits) && h.anyRuleMatches(h.side(p).Allow, permits, h.allowed) {
 			return true
 		}
 	}
@@ -276,17 +315,19 @@ func (h half) isolatedBy(p compiler.Policy) bool {
 }
 
 func (h half) deniedBy(p compiler.Policy) bool {
-	return h.selectedBy(p, restricts) && h.anyRuleMatches(h.side(p).Deny, restricts)
+	return h.selectedBy(p, restricts) && h.anyRuleMatches(h.side(p).Deny, restricts, h.denied)
 }
 
 func (h half) selectedBy(p compiler.Policy, u use) bool {
 	return h.selected != nil && selectorMatches(p.Selector, u, h.selected)
 }
 
-func (h half) anyRuleMatches(rules []compiler.Rule, u use) bool {
+func (h half) anyRuleMatches(rules []compiler.Rule, u use, views []view) bool {
 	for _, rule := range rules {
-		if ruleMatches(rule, u, h.selected, h.peer, h.connection) {
-			return true
+		for _, v := range views {
+			if ruleMatches(rule, u, h.selected, v.peer, v.connection) {
+				return true
+			}
 		}
 	}
 	return false

@@ -114,12 +114,17 @@ func (l *layout) itsMark(target nft.Field, then nft.Verdict) func(depth uint8) [
 // workload whose cgroup lies in another workload's is not that one: the deepest bound cgroup alone is compared.
 func (l *layout) sameAs(then nft.Verdict, other string) []nft.Rule {
 	return l.whose(func(depth uint8) []nft.Rule {
-		rules := []nft.Rule{rule(nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, then)}
+		rules := []nft.Rule{l.sameAt(depth, then)}
 		if l.boundAbove(depth) {
 			rules = append(rules, because("another workload's", nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{cgroup(depth)}, Map: listenerMap(depth)}, goTo(other)))
 		}
 		return rules
 	}, other)
+}
+
+// sameAt holds where the socket's cgroup at a depth is bound to the workload that conntrack's mark has.
+func (l *layout) sameAt(depth uint8, then nft.Verdict) nft.Rule {
+	return rule(nft.InSet{Key: []nft.Expr{cgroup(depth), ctClass}, Set: sameSet(depth)}, then)
 }
 
 // boundAbove reports whether workloads are bound nearer to the root.

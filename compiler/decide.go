@@ -34,7 +34,8 @@ func (l *layout) decideChains() []nft.Chain {
 		{Name: "answered", Comment: "this answer was judged", Rules: []nft.Rule{
 			because("by the asking node's end", isNot(nft.MetaIif, 0), accept),
 			rule(toLo, accept),
-			rule(scratch(nft.MetaPriority, 0), goTo("left")),
+			rule(scratch(nft.MetaPriority, 0), jump("may_be_wrapped")),
+			rule(accept),
 		}},
 		l.refuse(), l.refuseOut(),
 		{Name: "discard", Rules: []nft.Rule{rule(nft.Count{Counter: "discarded"}, drop)}},
@@ -163,10 +164,9 @@ func (a auditChain) chain(fleet bool) nft.Chain {
 	if a.unsaid {
 		said := a
 		said.unsaid = false
-		c.Rules = []nft.Rule{
+		c.Rules = append([]nft.Rule{
 			because("but for the address that was called", masked(nft.MetaMark, calledAudited, calledAudited), verdictReturn),
-			rule(goTo(said.name())),
-		}
+		}, said.chain(fleet).Rules...) // not by goto: the kernel follows 16 chains
 		return c
 	}
 	if a.stage == atIngress {

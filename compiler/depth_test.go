@@ -1,10 +1,12 @@
 package compiler_test
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/reference"
 	"thole/ruleset"
 )
 
@@ -47,6 +49,21 @@ spec:
 		Fleet:   &compiler.Fleet{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Queue: 5448},
 		Remotes: []compiler.Remote{{Labels: compiler.Labels{"app": "c"}, Node: "n", Address: netip.MustParseAddr("10.0.0.9")}},
 	}
+	tooDeep(t, in)
+	for n := range uint64(1000) { // what audit policies say of ports makes the longest lists
+		c := reference.Random(rand.New(rand.NewPCG(n, 0)), 4)
+		in.Policies = c.Policies
+		in.Workloads, in.Unlabelled = withContainers(c)
+		tooDeep(t, in)
+		if t.Failed() {
+			t.Fatalf("%s", c)
+		}
+	}
+}
+
+// tooDeep fails the test if the kernel would refuse the table for its depth.
+func tooDeep(t *testing.T, in compiler.Input) {
+	t.Helper()
 	table := compile(t, in).Table
 	deepest := map[string][]string{}
 	for _, c := range table.Chains {
@@ -54,7 +71,6 @@ spec:
 			t.Errorf("%d chains: %v", len(path), path)
 		}
 	}
-	t.Log(len(deepest["input"]), len(deepest["output"]))
 }
 
 // deepestFrom returns the longest list of chains that can follow one another.

@@ -172,7 +172,7 @@ func (l *layout) stranger() nft.Chain {
 	if l.fleet != nil {
 		proven := masked(nft.CtMark, remoteMask|markOut, remoteClass)
 		c.Rules = append(c.Rules,
-			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask_container_again")),
+			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask")),
 			because("its certificate was revoked", proven, goTo("refuse")))
 	}
 	c.Rules = append(c.Rules, l.outside(nft.MetaMark, iifName, ipSaddr, ip6Saddr, "ask")...)

@@ -69,13 +69,12 @@ func (l *layout) leaveChains() []nft.Chain {
 	who := l.whose(l.itsNumber(goTo("leave")), "leaves_nobody")
 	return slices.Concat([]nft.Chain{
 		{Name: "output_leaves", Comment: "it leaves this node", Rules: leaves},
-		{Name: "leaves_same_tcp", Comment: "by who opened the connection?", Rules: l.sameAs(goTo("left"), "leaves_other")},
-		{Name: "leaves_other", Rules: l.whose(l.itsNumber(goTo("leave")), "leaves_other_nobody")},
+		{Name: "leaves_same_tcp", Comment: "by who opened the connection?", Rules: l.whose(l.sameOrNumber, "leaves_other_nobody")},
 		{Name: "leaves_other_nobody", Rules: []nft.Rule{
 			because("something unlabelled, on a workload's connection", fullSocket(nft.SkUID), goTo("discard")),
 			because("the kernel, for the connection", accept),
 		}},
-		{Name: "leaves_same", Comment: "by who sent the first one?", Rules: l.sameAs(goTo("left"), "leaves")},
+		{Name: "leaves_same", Comment: "by who sent the first one?", Rules: l.whose(l.sameOrNumber, "leaves_nobody")},
 		{Name: "leaves", Comment: "who sends it?", Rules: who},
 		{Name: "leaves_nobody", Rules: []nft.Rule{
 			begins,
@@ -90,6 +89,11 @@ func (l *layout) leaveChains() []nft.Chain {
 	}, tunnelChains(), l.leave())
 }
 
+// sameOrNumber lets pass what the workload that conntrack's mark has sends to the outside, and judges what another one sends.
+func (l *layout) sameOrNumber(depth uint8) []nft.Rule {
+	return append([]nft.Rule{l.sameAt(depth, goTo("left"))}, l.itsNumber(goTo("leave"))(depth)...)
+}
+
 // leave decides by address, protocol and port, where rules name them, and else by class.
 func (l *layout) leave() []nft.Chain {
 	list := []nft.Chain{
@@ -99,9 +103,9 @@ func (l *layout) leave() []nft.Chain {
 			neighbourDiscovery,
 			because("an error about a connection", anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMP), accept),
 			rule(anyOf(nft.CtState, nft.StateRelated), is(nft.MetaL4Proto, nft.ProtoICMPv6), accept),
-			because("NAT changed whom its sender called, and that is not this node", isCalled, leavesNode, jump("leave_called")),
 		},
 			l.containers(oifName, ipDaddr, ip6Daddr, goTo("to_container")),
+			[]nft.Rule{because("NAT changed whom its sender called, and that is not this node", isCalled, leavesNode, jump("leave_called"))},
 			l.opening(),
 			[]nft.Rule{rule(jump("leave_says")), rule(goTo("settle_out"))})},
 		{Name: "leave_says", Comment: "what the sender's side says; to return is to allow", Rules: append(
@@ -133,7 +137,6 @@ func (l *layout) leaveCalled() nft.Chain {
 			because("a container of this node: labels alone count", nft.InSet{Key: []nft.Expr{called4}, Set: "container_net4"}, verdictReturn),
 			rule(nft.InSet{Key: []nft.Expr{called6}, Set: "container_net6"}, verdictReturn))
 	}
-	c.Rules = append(c.Rules, l.containers(oifName, ipDaddr, ip6Daddr, goTo("to_container"))...)
 	if opening := l.opening(); opening != nil {
 		c.Rules = append(c.Rules, because("before labels allow it", isTCP, isSYN, jump("leave_denies_called")))
 		c.Rules = append(c.Rules, opening...)

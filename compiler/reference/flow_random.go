@@ -18,7 +18,7 @@ func (g generator) flows(c Case) []Flow {
 
 // flow makes a flow between sockets of this node, or with one address outside.
 func (n connector) flow() Flow {
-	f := Flow{Protocol: protocolUDP, IPv6: n.chance(50), Port: pick(n.generator, n.ports)}
+	f := Flow{Protocol: protocolUDP, IPv6: n.chance(40), Port: pick(n.generator, n.ports)}
 	unlabelledOnly := n.chance(10)
 	pool := func() []Endpoint {
 		if unlabelledOnly {
@@ -79,11 +79,11 @@ func (n connector) datagrams(clients, servers []Endpoint) []Packet {
 func (n connector) finds(p *Packet, receivers []Endpoint) {
 	p.Finds = FindsReceiver
 	switch share := n.r.IntN(100); {
-	case share < 25:
+	case share < 35:
 		if other := pick(n.generator, receivers); other != p.To {
 			p.Finds, p.Other = FindsOther, other
 		}
-	case share < 45 && !p.From.outside():
+	case share < 50 && !p.From.outside():
 		p.Finds = FindsNothing
 	}
 }

@@ -43,9 +43,15 @@ func TestKernelAgrees(t *testing.T) {
 		t.Fatalf("%s\n%s", b.judge(small), small)
 	}
 	denied = b.denied
-	t.Logf("the kernel judged %d connections of %d cases, and denied %d", b.judged, b.cases, denied)
+	t.Logf("the kernel judged %d connections and flows of %d cases, and denied %d", b.judged, b.cases, denied)
 	if denied < *samples/10 {
 		t.Errorf("only %d were denied: the sample says little", denied)
+	}
+	for _, s := range slices.Concat(reference.ConnectionSituations, reference.FlowSituations) {
+		t.Logf("%5d had %s", b.seen[s], s)
+		if s != reference.HiddenListener && *samples >= 2000 && b.seen[s] < *samples/100 {
+			t.Errorf("only %d of %d had %s, want one of a hundred", b.seen[s], *samples, s)
+		}
 	}
 }
 
@@ -53,14 +59,23 @@ func TestKernelAgrees(t *testing.T) {
 type bench struct {
 	t                     *testing.T
 	node, outside         *nstest.Host
+	veth                  string // the node's device to the outside
 	judged, denied, cases int
+	flows                 int // that were begun: each has a port of its own
+	seen                  map[reference.Situation]int
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, node: nstest.New(t)}
+	b := &bench{t: t, node: nstest.New(t), seen: map[reference.Situation]int{}}
 	b.outside = everywhereElse(t, b.node)
+	b.veth = strings.TrimSpace(b.node.Shell("ip -o -4 addr show to 10.0.0.1 | cut -d' ' -f2"))
+	b.node.Shell("ip link add tunnel type vxlan id 7 dstport 4789 local 10.0.0.1 remote 10.0.0.2 && ip link set tunnel up")
+	b.outside.Shell("ip link add tunnel address " + tunnelMAC + " type vxlan id 7 dstport 4789 local 10.0.0.2 remote 10.0.0.1 && ip link set tunnel up")
 	return b
 }
+
+// tunnelMAC is that of the outside's end of the tunnel.
+const tunnelMAC = "02:00:00:00:00:02"
 
 // everywhereElse links a node (10.0.0.1, fd00:10::1) to a host that has every other
 // address.
@@ -107,11 +122,30 @@ func (b *bench) judge(c reference.Case) string {
 		if !want.Allowed {
 			b.denied++
 		}
+		s.count(reference.ConnectionSituations, conn.Has)
 		if diff := s.differs(conn, want); diff != "" {
 			return fmt.Sprintf("%s: the kernel says %s, the evaluator %s", conn, diff, want)
 		}
 	}
+	for _, f := range c.Flows {
+		if !s.possibleFlow(f) {
+			continue
+		}
+		b.judged++
+		s.count(reference.FlowSituations, f.Has)
+		if diff := s.flowDiffers(f, reference.JudgeFlow(c.Policies, f)); diff != "" {
+			return f.String() + ":\n" + diff
+		}
+	}
 	return ""
+}
+
+func (b *bench) count(all []reference.Situation, has func(reference.Situation) bool) {
+	for _, s := range all {
+		if has(s) {
+			b.seen[s]++
+		}
+	}
 }
 
 // load makes the case's cgroups and loads its table.
@@ -126,7 +160,9 @@ func (s *stage) load() error {
 		unlabelled[i].Cgroup.ID = s.node.MkCgroup(unlabelled[i].Cgroup.Path)
 	}
 	workloads, unlabelled = compiler.Admit(s.c.Policies, workloads, unlabelled)
-	result, err := compiler.Compile(compiler.Input{Policies: s.c.Policies, Workloads: workloads, Unlabelled: unlabelled})
+	result, err := compiler.Compile(compiler.Input{
+		Policies: s.c.Policies, Workloads: workloads, Unlabelled: unlabelled, Options: compiler.Options{Epoch: 7},
+	})
 	if err != nil {
 		return err
 	}
@@ -206,6 +242,9 @@ func (s *stage) possible(c reference.Connection) bool {
 			return false
 		}
 	}
+	if c.Called.IsValid() && !s.translatable(c) {
+		return false
+	}
 	switch c.Protocol {
 	case 6, 17:
 		return c.Port != 0 && !c.Group.IsValid()
@@ -215,6 +254,13 @@ func (s *stage) possible(c reference.Connection) bool {
 		return c.ICMPType == 128 && !c.From.Address.IsValid() && !c.Group.IsValid()
 	}
 	return false
+}
+
+// translatable says whether NAT can lead the connection from the address that was called. The bench has no bridges.
+func (s *stage) translatable(c reference.Connection) bool {
+	called := c.Called.Addr()
+	return (called == nodeAddress[c.IPv6] || !c.CalledHere) && usable(called) && (c.Called.Port() != 0) == (c.Port != 0) &&
+		called != c.To.Address
 }
 
 // usable says whether the kernel sends to and takes from an address at all.
@@ -230,13 +276,21 @@ func (s *stage) differs(c reference.Connection, want reference.Verdict) string {
 	if !c.From.Address.IsValid() && c.Port%2 == 0 {
 		host = netip.MustParseAddr(map[bool]string{false: "127.0.0.1", true: "::1"}[c.IPv6])
 	}
+	if c.Called.IsValid() {
+		host = nodeAddress[c.IPv6]
+	}
 	if c.To.Address.IsValid() {
 		host = c.To.Address
 	}
 	before := s.recorded()
+	end := s.lead(c, host)
 	v := s.connect(c, host)
+	end()
 	if v.Allowed() != want.Allowed {
 		return v.String()
+	}
+	if c.Called.IsValid() && !c.CalledHere {
+		return "" // both ends of the way are recorded
 	}
 	for policy, n := range s.recorded() {
 		if n != before[policy] && policy != want.WouldDeny {
@@ -267,18 +321,22 @@ func (s *stage) recorded() map[string]string {
 
 func (s *stage) connect(c reference.Connection, host netip.Addr) nstest.Verdict {
 	from := s.probe(c.From)
-	to := netip.AddrPortFrom(host, c.Port).String()
+	at := netip.AddrPortFrom(host, c.Port).String()
+	to := at
+	if c.Called.IsValid() {
+		to = c.Called.String()
+	}
 	source := ""
 	if c.From.Address.IsValid() {
 		source = netip.AddrPortFrom(c.From.Address, 0).String()
 	}
 	switch c.Protocol {
 	case 6:
-		l := s.probe(c.To).Listen("tcp", to)
+		l := s.probe(c.To).Listen("tcp", at)
 		defer l.Close()
 		return from.TCPTo(nstest.Target{To: to, From: source})
 	case 17:
-		l := s.probe(c.To).OpenUDP("udp", to)
+		l := s.probe(c.To).OpenUDP("udp", at)
 		defer l.Close()
 		if source == "" {
 			return from.UDP(to, l)
@@ -287,5 +345,31 @@ func (s *stage) connect(c reference.Connection, host netip.Addr) nstest.Verdict 
 		defer u.Close()
 		return u.Try(to, l)
 	}
+	if c.Called.IsValid() {
+		host = c.Called.Addr()
+	}
 	return from.ICMP(host.String(), int(c.ICMPType))
+}
+
+// lead sets up NAT to where a connection goes, or a tunnel, and returns what ends that.
+func (s *stage) lead(c reference.Connection, host netip.Addr) (end func()) {
+	family := map[bool]string{false: "ip", true: "ip6"}[c.IPv6]
+	switch {
+	case c.Called.IsValid():
+		match, to := "meta l4proto {icmp, icmpv6}", host.String()
+		if c.Port != 0 {
+			match = fmt.Sprintf("th dport %d", c.Called.Port())
+			to = netip.AddrPortFrom(host, c.Port).String()
+		}
+		must(s.t, s.node.Nft(fmt.Sprintf("table inet nat { chain o { type nat hook output priority -100; meta l4proto %d %s daddr %s %s dnat %s to %s; }; }",
+			c.Protocol, family, c.Called.Addr(), match, family, to)))
+		return func() { must(s.t, s.node.Nft("delete table inet nat")) }
+	case c.Tunnel.IsValid():
+		ip := map[bool]string{false: "ip -4 ", true: "ip -6 "}[c.IPv6]
+		s.node.Shell(ip + fmt.Sprintf("route add %s dev tunnel src %s", host, nodeAddress[c.IPv6]))
+		s.node.Shell(ip + fmt.Sprintf("neigh replace %s lladdr %s dev tunnel nud permanent", host, tunnelMAC))
+		return func() { s.node.Shell(ip + fmt.Sprintf("route del %s dev tunnel", host)) }
+	default:
+		return func() {}
+	}
 }

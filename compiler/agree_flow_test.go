@@ -36,14 +36,14 @@ func (h host) simulateFlow(sim *ruleset.Simulator, f reference.Flow) []bool {
 // ended reports whether a packet ended its connection of TCP: its SYN was dropped, or it was refused. What another process sends to
 // the outside is refused without harm: the reset has the wrong sequence number for the connection.
 func (w *wire) ended(p reference.Packet, passes bool, before uint32) bool {
-	const dead = 1 << 29 // docs/ARCHITECTURE.md, "Marks"
+	dead := func(mark uint32) bool { return mark&(1<<29|1<<28) == 1<<29 } // docs/ARCHITECTURE.md, "Marks"
 	if w.Protocol != ruleset.ProtoTCP || w.OtherMark != 0 {
 		return false
 	}
 	if p.Kind == reference.Open {
 		return !passes
 	}
-	return before&dead == 0 && w.ct.Mark&dead != 0 && !(p.Kind == reference.Data && p.To.Address.IsValid())
+	return !dead(before) && dead(w.ct.Mark) && !(p.Kind == reference.Data && p.To.Address.IsValid())
 }
 
 // send has OUTPUT see the packet if its sender is on this node, and INPUT if its receiver is.

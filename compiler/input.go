@@ -139,6 +139,7 @@ func (l *layout) inputUDPChains() []nft.Chain {
 		{Name: "input_other_way", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_other_way_nobody")},
 		{Name: "input_other_way_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
+			because("sent by something unlabelled", masked(nft.MetaMark, markClass, 0), accept),
 			because("whose it is cannot be found: perhaps that of who may not have this answer", goTo("discard")),
 		}},
 		l.replyOther(),

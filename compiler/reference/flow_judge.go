@@ -111,6 +111,8 @@ func (t *tuple) answerHere(p Packet) bool {
 		return true
 	case t.asked && t.allows(t.asker.Endpoint, p.From, t.back):
 		return t.asker.is(t.policies, to) && t.allows(to, p.From, t.back)
+	case p.Finds == FindsNothing && p.From.Workload != nil:
+		return false // it may be an answer to who may not have it
 	default:
 		return t.allows(p.From, to, p.Back)
 	}
@@ -121,9 +123,11 @@ type stream struct {
 	policies []compiler.Policy
 	Flow
 
-	opener  party // the sender of the last packet that was judged
-	asked   bool  // a listener was found at the SYN
-	decided bool  // the socket that has the connection is known, and may be reached by opener
+	opener   party // the sender of the last packet that was judged
+	asked    bool  // a listener was found at the SYN
+	heard    bool  // on this node: a socket was found for data that may have it
+	answered bool  // on this node: a socket answered that may
+	decided  bool  // the socket that has the connection is known, and may be reached by opener
 }
 
 func judgeStream(policies []compiler.Policy, f Flow) []bool {
@@ -141,8 +145,9 @@ func judgeStream(policies []compiler.Policy, f Flow) []bool {
 
 // passes judges a packet, and says whether its refusal ends the connection.
 //
-// "A connection is settled by the sockets that really have it": the socket that answers decides. The SYN and what is sent
-// before the first answer are judged by the sockets that nftables finds, so that most refusals come at once.
+// "A connection is settled by the sockets that really have it": on this node, the socket that is found for data and the one that
+// answers decide together, in either order. The SYN is judged by the listener that nftables finds, so that most refusals come at
+// once.
 func (s *stream) passes(p Packet) (passes, ends bool) {
 	switch p.Kind {
 	case Open:
@@ -182,15 +187,18 @@ func (s *stream) data(p Packet) (passes, ends bool) {
 	case p.To.outside():
 		return s.leaves(p), false
 	case p.Finds == FindsNothing:
-		return false, false // the client sends it again after the first answer
+		// Before the first answer the client has to send it again. Afterwards the answer is all that is known of the socket.
+		s.decided = s.answered && s.opener.is(s.policies, p.From)
+		return s.decided, false
 	case s.decided:
 		return s.intrudes(p), false
 	case p.Finds == FindsRequest:
-		return s.asked, false // if there was no judgement, likewise
+		return s.asked && !s.answered, false // if there was no judgement, likewise
 	}
 	passes = s.allows(p.From, p.found())
 	s.opener = remember(p.From, p.found())
-	s.decided = passes && p.From.outside() // the table knows the socket then, and it does not change
+	s.heard = true
+	s.decided = passes && (s.answered || p.From.outside()) // from outside, the socket that is found is the one that has it
 	return passes, !passes
 }
 
@@ -199,10 +207,11 @@ func (s *stream) belongs(p Packet) bool {
 	return s.opener.is(s.policies, p.From) && s.allows(p.From, p.To)
 }
 
-// settle: the connection is server's, whose opener may reach it.
+// settle: server may be reached by the opener.
 func (s *stream) settle(server Endpoint) {
 	if !s.decided {
-		s.opener, s.decided = remember(s.opener.Endpoint, server), true
+		s.opener, s.answered = remember(s.opener.Endpoint, server), true
+		s.decided = s.heard || !s.onNode()
 	}
 }
 
@@ -222,7 +231,8 @@ func (s *stream) intrudes(p Packet) bool {
 	if !s.allows(p.From, p.found()) {
 		return false
 	}
-	s.opener, s.decided = remember(p.From, p.found()), false
+	s.opener = remember(p.From, p.found())
+	s.heard, s.answered, s.decided = true, false, false
 	return true
 }
 

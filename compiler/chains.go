@@ -208,6 +208,7 @@ var (
 	// judged. isInjected holds where no socket sent it.
 	sentBy     = masked(nft.MetaMark, senderMask, senderMark&senderMask)
 	askerSent  = masked(nft.MetaMark, allOnes&^markClass, askerMark)
+	notAsker   = maskedNot(nft.MetaMark, allOnes&^markClass, askerMark)
 	isInjected = is(nft.MetaMark, injectedMark)
 	injected   = because("no socket sent it", onLo, isInjected, nft.Count{Counter: "injected"}, drop)
 

@@ -139,6 +139,7 @@ func (l *layout) refuse() nft.Chain {
 func (l *layout) refuseOut() nft.Chain {
 	return nft.Chain{Name: "refuse_out", Rules: []nft.Rule{
 		because("it is another's, which may have it", isTCP, notSYN, l.decided(), goTo("discard")),
+		because("who sends it has not asked", isTCP, notSYN, isRequest, l.answered(), maskedNot(nft.CtMark, markClass, 0), notAsker, goTo("discard")),
 		because("nothing was allowed", isTCP, isSYN, masked(nft.CtMark, markPending, 0), nft.Count{Counter: "denied"}, l.reset()),
 		rule(isTCP, setMark(allOnes&^markOpen, markDead)),
 		rule(nft.Count{Counter: "denied"}),

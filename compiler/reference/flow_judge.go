@@ -196,6 +196,9 @@ func (s *stream) data(p Packet) (passes, ends bool) {
 		return s.asked && !s.answered, false // if there was no judgement, likewise
 	}
 	passes = s.allows(p.From, p.found())
+	if !passes && s.answered && s.opener.Workload != nil && !s.opener.is(s.policies, p.From) {
+		return false, false // it cannot end another's connection
+	}
 	s.opener = remember(p.From, p.found())
 	s.heard = true
 	s.decided = passes && (s.answered || p.From.outside()) // from outside, the socket that is found is the one that has it

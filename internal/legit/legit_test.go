@@ -187,17 +187,28 @@ var labels = map[string]string{"web": "web", "web2": "web", "client": "client"}
 // table is the present program's.
 func (n *node) table() string {
 	n.t.Helper()
-	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: []byte(policy)}})
-	must(n.t, err)
 	var workloads []compiler.Workload
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
-		path := "thole.slice/" + name
-		workloads = append(workloads, compiler.Workload{Name: name, Kind: compiler.KindRun,
-			Labels: compiler.Labels{"app": labels[name]}, Cgroup: compiler.Cgroup{Path: path, ID: n.CgroupID(path)}})
+		workloads = append(workloads, workload(n.Host, name, labels[name]))
 	}
+	return compiled(n.t, policy, workloads)
+}
+
+// workload is the cgroup of this name as a workload.
+func workload(host *nstest.Host, name, app string) compiler.Workload {
+	path := "thole.slice/" + name
+	return compiler.Workload{Name: name, Kind: compiler.KindRun, Labels: compiler.Labels{"app": app},
+		Cgroup: compiler.Cgroup{Path: path, ID: host.In(path).ID()}}
+}
+
+// compiled is the table of policies and workloads.
+func compiled(t testing.TB, policies string, workloads []compiler.Workload) string {
+	t.Helper()
+	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: []byte(policies)}})
+	must(t, err)
 	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: workloads,
 		Options: compiler.Options{Epoch: 1}})
-	must(n.t, err)
+	must(t, err)
 	return result.Table.Text()
 }
 

@@ -217,6 +217,11 @@ var (
 
 	// carries holds where there is something behind TCP's header.
 	carries = between(nft.InnerByte, 0, 255)
+
+	// laterFragment accepts all fragments of an IPv6 datagram but the first: they have no ports to be judged by. The
+	// first one is judged, and without the first one the kernel puts nothing together.
+	laterFragment = because("not the first fragment: without that, nothing is delivered", v6, onLo,
+		maskedNot(nft.FragmentOffset, nft.FragmentMask, 0), accept)
 )
 
 func cgroup(depth uint8) nft.Expr    { return nft.Expr{Field: nft.SocketCgroup, Level: depth} }

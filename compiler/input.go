@@ -113,6 +113,7 @@ func (l *layout) inputUDPChains() []nft.Chain {
 			rule(isAnswer, goTo("input_reply")),
 			rule(is(nft.IPDaddr, 0x7f000001), goTo("input_datagram")),
 			rule(v4, goTo("input_udp4")),
+			laterFragment,
 			rule(v6, within(nft.IP6Daddr, groups[1]), goTo("input_group")),
 			rule(goTo("input_datagram")),
 		}},
@@ -132,6 +133,7 @@ func (l *layout) inputUDPChains() []nft.Chain {
 		}},
 		{Name: "input_datagram", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_unlabelled")},
 		{Name: "input_reply", Comment: "an answer is for the workload that asked, not for who has its port now", Rules: append([]nft.Rule{
+			laterFragment,
 			because("no socket sent it", onLo, isInjected, goTo("input_reply_other")),
 			because("it is a request the other way", onLo, sentBy, goTo("input_other_way")),
 			rule(masked(nft.CtMark, markClass, 0), goTo("input_reply_other")),

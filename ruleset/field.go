@@ -160,6 +160,8 @@ func (f Field) shape() shape {
 		return shape{"ct original proto-dst", 2, false, decimal}
 	case CtReplyProtoSrc:
 		return shape{"ct reply proto-src", 2, false, decimal}
+	case FragmentOffset:
+		return shape{"frag frag-off", 2, false, decimal}
 	default:
 		return shape{name: "invalid"}
 	}
@@ -174,6 +176,16 @@ func (f Field) Bytes() int { return f.shape().bytes }
 // HostEndian says that a register holds the field in the machine's byte order.
 func (f Field) HostEndian() bool { return f.shape().host }
 
+// inTransport says that f is in the header of TCP, UDP or ICMP, or behind it.
+func (f Field) inTransport() bool {
+	switch f {
+	case THSport, THDport, TCPFlags, TCPOption, TCPToken, TCPSequence, ICMPTypeOf, ICMPv6TypeOf, InnerByte:
+		return true
+	default:
+		return false
+	}
+}
+
 // Needs returns the matches of which one must hold before f can be read: f is in a
 // header of one family or protocol. There are none if every packet has f.
 func (f Field) Needs() []Match {
@@ -181,6 +193,8 @@ func (f Field) Needs() []Match {
 	switch f {
 	case IPSaddr, IPDaddr:
 		return []Match{is(MetaNFProto, NFProtoIPv4), is(MetaProtocol, EtherIPv4)}
+	case FragmentOffset:
+		return []Match{is(MetaNFProto, NFProtoIPv6)}
 	case IP6Saddr, IP6Daddr:
 		return []Match{is(MetaNFProto, NFProtoIPv6), is(MetaProtocol, EtherIPv6)}
 	case ARPSaddrIP:

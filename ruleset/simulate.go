@@ -42,6 +42,7 @@ type Packet struct {
 	Port       uint16 // destination
 	TCPFlags   uint8
 	Carries    bool // something behind the header of TCP or UDP
+	Fragment   bool // of IPv6, and not the first: it has no header but that of IP
 	ICMPType   uint8
 	Kind       string // what software made the interface Oif, if any
 	IPsec      bool   // the route leads through IPsec
@@ -350,6 +351,9 @@ func (e Expr) read(p *Packet) (Word, bool) {
 // number reads the fields of at most four bytes.
 func (e Expr) number(p *Packet) (uint32, bool) {
 	full := p.Socket != nil && !p.Socket.Request
+	if p.Fragment && e.Field.inTransport() {
+		return 0, false
+	}
 	switch e.Field {
 	case CtDirection:
 		return p.Direction, p.Conntrack != nil
@@ -418,6 +422,8 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Called })
 	case CtReplyProtoSrc:
 		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Reached })
+	case FragmentOffset:
+		return FragmentMask, p.Fragment
 	}
 	panic(fmt.Sprintf("ruleset: no simulation of field %d", e.Field))
 }

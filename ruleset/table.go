@@ -179,6 +179,7 @@ const (
 	CtReplyIP6Saddr    // ct reply ip6 saddr
 	CtOriginalProtoDst // ct original proto-dst: of TCP, UDP, SCTP
 	CtReplyProtoSrc    // ct reply proto-src
+	FragmentOffset                     // frag frag-off: where a fragment of IPv6 belongs in its packet, with Mask FragmentMask
 )
 
 // Values of fields.
@@ -224,6 +225,9 @@ const (
 	RTNLocal     = 2
 	RTNBroadcast = 3
 	RTNMulticast = 5
+
+	// FragmentMask is the offset in 16 bits of the fragment header (RFC 8200, 4.5): units of 8 bytes.
+	FragmentMask = 0xfff8
 )
 
 // An Expr reads a field. A Mask other than 0 is applied to it (CtMark and MetaMark only).
@@ -246,8 +250,8 @@ const (
 	NotEqual            // !=
 	AtLeast             // >=, for "there is one" with value 0
 	Any                 // field & value != 0: CtState, CtStatus, TCPFlags
-	Masked              // field & Mask == Value: CtMark, TCPFlags
-	MaskedNot           // field & Mask != Value: CtMark, TCPFlags
+	Masked              // field & Mask == Value: CtMark, TCPFlags, FragmentOffset
+	MaskedNot           // field & Mask != Value: CtMark, TCPFlags, FragmentOffset
 	InRange             // From <= field <= To: addresses, ports, ICMP types, InnerByte, MetaIif
 )
 

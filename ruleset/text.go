@@ -469,6 +469,9 @@ func (m Match) text() string {
 	case MetaOifKind:
 		return left + ` != "` + noKind + `"`
 	}
+	if m.Left.Field == FragmentOffset && m.Mask == FragmentMask { // nft adds the mask by itself
+		return fmt.Sprintf("%s %s %d", left, map[Op]string{Masked: "==", MaskedNot: "!="}[m.Op], m.Value>>3)
+	}
 	switch m.Op {
 	case Equal:
 		if m.Left.Field.isBits() {

@@ -49,8 +49,6 @@ var exceptions = []struct {
 		"nftables looks for sockets of lo only"},
 	{regexp.MustCompile("^before the table: (.*server first|.*half closed|.*data under way)"),
 		"who opened a connection that is older than the table is not known before the client's next packet"},
-	{regexp.MustCompile("^UDP, fragments.*, (::1|fd00::1), "),
-		"fragments of IPv6 come over lo as they are, and all but the first have no port"},
 }
 
 // excepted returns the reason of the case's exception, "" if it is none.

@@ -590,9 +590,14 @@ func (d *decoder) store(target ruleset.Field, reg uint32) error {
 	return nil
 }
 
-// exthdr reads whether a TCP packet has an option.
+// exthdr reads whether a TCP packet has an option, or where a fragment belongs.
 func (d *decoder) exthdr(a attrMap) error {
 	typ := a[unix.NFTA_EXTHDR_TYPE]
+	if a.u32(unix.NFTA_EXTHDR_OP) == unix.NFT_EXTHDR_OP_IPV6 && len(typ) == 1 && typ[0] == unix.IPPROTO_FRAGMENT &&
+		a.u32(unix.NFTA_EXTHDR_OFFSET) == 2 && a.u32(unix.NFTA_EXTHDR_LEN) == 2 && a.u32(unix.NFTA_EXTHDR_FLAGS) == 0 &&
+		!a.has(unix.NFTA_EXTHDR_SREG) && d.mayRead(ruleset.FragmentOffset) {
+		return d.load(a.u32(unix.NFTA_EXTHDR_DREG), ruleset.Expr{Field: ruleset.FragmentOffset})
+	}
 	if a.u32(unix.NFTA_EXTHDR_OP) != unix.NFT_EXTHDR_OP_TCPOPT || a.u32(unix.NFTA_EXTHDR_FLAGS) != unix.NFT_EXTHDR_F_PRESENT ||
 		a.u32(unix.NFTA_EXTHDR_OFFSET) != 0 || a.u32(unix.NFTA_EXTHDR_LEN) != 1 || len(typ) != 1 || a.has(unix.NFTA_EXTHDR_SREG) ||
 		!d.mayRead(ruleset.TCPOption) {

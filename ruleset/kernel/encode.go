@@ -132,6 +132,8 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 		return &expr.Meta{Key: metaKeyOIFKIND, Register: reg}, nil
 	case ruleset.RtIPsec:
 		return &expr.Rt{Key: rtKeyXFRM, Register: reg}, nil
+	case ruleset.FragmentOffset:
+		return &expr.Exthdr{Op: expr.ExthdrOpIpv6, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, DestRegister: reg}, nil
 	case ruleset.FibDaddrType:
 		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true}, nil
 	case ruleset.FibSaddrType:

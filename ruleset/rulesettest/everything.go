@@ -298,6 +298,8 @@ func comparisons() []ruleset.Rule {
 		is(ruleset.CtReplyIPSaddr, 0x0a000001), between(ruleset.CtOriginalIP6Saddr, addrs("fd00::1", "fd00::1")),
 		between(ruleset.CtOriginalIP6Daddr, prefix("ff00::/8")), between(ruleset.CtReplyIP6Saddr, addrs("fd00::1", "fd00::2")),
 		is(ruleset.CtOriginalProtoDst, 53), is(ruleset.CtReplyProtoSrc, 53),
+		bits(ruleset.FragmentOffset, ruleset.MaskedNot, ruleset.FragmentMask, 0),
+		bits(ruleset.FragmentOffset, ruleset.Masked, ruleset.FragmentMask, 1448),
 		is(ruleset.FibSaddrType, ruleset.RTNLocal), op(ruleset.FibSaddrType, ruleset.NotEqual, ruleset.RTNLocal),
 	} {
 		out = append(out, ruleset.Rule{Statements: stmts{m, accept}})

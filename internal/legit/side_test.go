@@ -237,14 +237,44 @@ func (s *side) tryDial(to, from string, options ...option) (*net.TCPConn, error)
 // dialFrom connects from the case's second port, as soon as the kernel allows it to be used again.
 func (s *side) dialFrom(options ...option) *net.TCPConn {
 	options = append(options, opt(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
-	for deadline := time.Now().Add(limit); ; time.Sleep(5 * time.Millisecond) {
-		c, err := s.tryDial(s.addr(0), s.addr(1), options...)
-		busy := errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE)
-		if !busy || time.Now().After(deadline) {
-			s.check(err)
-			return s.have(c)
+	var c *net.TCPConn
+	s.until("the port to be free", func() bool {
+		var err error
+		c, err = s.tryDial(s.addr(0), s.addr(1), options...)
+		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE) {
+			return false
 		}
+		s.check(err)
+		return true
+	})
+	return s.have(c)
+}
+
+// until polls the condition until it holds. The side fails if it does not within limit.
+func (s *side) until(what string, cond func() bool) {
+	for deadline := time.Now().Add(limit); !cond(); time.Sleep(5 * time.Millisecond) {
+		s.want(time.Now().Before(deadline), "waited in vain for %s", what)
 	}
+}
+
+// info is what the kernel knows of a connection.
+func (s *side) info(c *net.TCPConn) (info *unix.TCPInfo) {
+	raw, err := c.SyscallConn()
+	s.check(err)
+	var infoErr error
+	s.check(raw.Control(func(fd uintptr) {
+		info, infoErr = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	}))
+	s.check(infoErr)
+	return info
+}
+
+// idle waits until nothing came on a connection for longer than TCP delays an acknowledgement.
+func (s *side) idle(c *net.TCPConn) {
+	s.until("an idle connection", func() bool {
+		i := s.info(c)
+		return i.Unacked == 0 && min(i.Last_ack_recv, i.Last_data_recv, i.Last_data_sent) > 300 // milliseconds
+	})
 }
 
 func (s *side) write(c io.Writer, data string) {

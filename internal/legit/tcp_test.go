@@ -36,10 +36,10 @@ func tcpSituations() []situation {
 		{name: "listener closed after accept, server first", server: serveAlone(true), client: callAlone(true)},
 		{name: "server restarts", server: serveRestart, client: callTwice},
 		{name: "deferred accept", server: serveEcho(longDeferring), client: callEcho()},
-		{name: "deferred accept, slow client", server: serveEcho(deferring), client: callLate(1500 * time.Millisecond)},
-		{name: "deferring client", server: serveEcho(), client: callLate(20*time.Millisecond, deferring)},
+		{name: "deferred accept, slow client", server: serveEcho(deferring), client: callSlow},
+		{name: "deferring client", server: serveEcho(), client: callEcho(deferring)},
 		{name: "deferring client, server first", server: serveGreeting(), client: callGreeting(deferring)},
-		{name: "both defer", server: serveEcho(longDeferring), client: callLate(20*time.Millisecond, deferring)},
+		{name: "both defer", server: serveEcho(longDeferring), client: callEcho(deferring)},
 		{name: "Fast Open", server: serveFastOpen(true, 3), client: callFastOpen(3)},
 		{name: "Fast Open, no cookie", server: serveFastOpen(false, 2), client: callFastOpen(2)},
 		{name: "Fast Open by connect", server: serveFastOpen(true, 3), client: callFastOpenConnect(3)},
@@ -60,7 +60,7 @@ func tcpSituations() []situation {
 		{name: "reset by the client, port again", server: serveReset(false), client: callReset(false)},
 		{name: "reset by the server, port again", server: serveReset(true), client: callReset(true)},
 		{name: "idle, then the server", server: serveIdle, client: callIdle},
-		{name: "idle, then the client", server: serveEcho(), client: callLate(1500 * time.Millisecond)},
+		{name: "idle, then the client", server: serveEcho(), client: callIdleFirst},
 		{name: "wildcard listener", server: serveWild, client: callEcho()},
 		{name: "wildcard listener, server first", server: serveGreetingWild, client: callGreeting()},
 		{name: "dual-stack listener", server: serveDual, client: callEcho(), addrs: only4},
@@ -103,12 +103,17 @@ func callEcho(options ...option) func(*side) {
 	return func(s *side) { s.ask(s.dial(options...), "hi") }
 }
 
-func callLate(after time.Duration, options ...option) func(*side) {
-	return func(s *side) {
-		c := s.dial(options...)
-		time.Sleep(after)
-		s.ask(c, "hi")
-	}
+// callSlow speaks when the server, which waits for data, has repeated its SYN-ACK.
+func callSlow(s *side) {
+	c := s.dial()
+	s.until("another SYN-ACK", func() bool { return s.info(c).Segs_in > 1 })
+	s.ask(c, "hi")
+}
+
+func callIdleFirst(s *side) {
+	c := s.dial()
+	s.idle(c)
+	s.ask(c, "hi")
 }
 
 func serveGreeting(options ...option) func(*side) {
@@ -640,7 +645,7 @@ func callReset(byServer bool) func(*side) {
 
 func serveIdle(s *side) {
 	c := s.accept(s.listen())
-	time.Sleep(1500 * time.Millisecond)
+	s.idle(c)
 	s.write(c, "tick")
 	s.closed(c)
 }

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +23,7 @@ func udpSituations() []situation {
 		{name: "UDP, wildcard server, unconnected", server: serveWildUDP, client: callUnconnected},
 		{name: "UDP, dual-stack server", server: serveDualUDP, client: callUDP(), addrs: only4},
 		{name: "UDP, several answers", server: serveSeveral, client: callSeveral},
-		{name: "UDP, late answer", server: serveLate, client: callUDP()},
+		{name: "UDP, late answer", server: serveLate, client: callLateUDP},
 		{name: "UDP, server pushes", server: servePush, client: callPush},
 		{name: "UDP, fixed ports, both connected", server: serveConnected, client: callConnected},
 		{name: "UDP, many ports", server: serveUDP(100), client: callPorts(100)},
@@ -119,12 +118,22 @@ func callSeveral(s *side) {
 	}
 }
 
+// serveLate answers when it has answered what was asked later, at another port.
 func serveLate(s *side) {
-	c := s.datagrams(s.addr(0))
+	c, other := s.datagrams(s.addr(0)), s.datagrams(s.addr(1))
 	s.ready()
 	data, from := s.next(c)
-	time.Sleep(1200 * time.Millisecond)
+	s.answer(other, 5)
 	s.sendTo(c, data, from)
+}
+
+func callLateUDP(s *side) {
+	c, other := s.connectUDP(s.addr(0), ""), s.connectUDP(s.addr(1), "")
+	s.write(c, "q")
+	for range 5 {
+		s.askUDP(other, "later")
+	}
+	s.nextIs(c, "q")
 }
 
 // servePush sends without being asked again, ten times, after one request.

@@ -179,7 +179,7 @@ const (
 	CtReplyIP6Saddr    // ct reply ip6 saddr
 	CtOriginalProtoDst // ct original proto-dst: of TCP, UDP, SCTP
 	CtReplyProtoSrc    // ct reply proto-src
-	FragmentOffset                     // frag frag-off: where a fragment of IPv6 belongs in its packet, with Mask FragmentMask
+	FragmentOffset     // frag frag-off: where a fragment of IPv6 belongs in its packet, with Mask FragmentMask
 )
 
 // Values of fields.

@@ -119,6 +119,13 @@ metadata: {name: db-receiver, labels: {app: db}}
 spec: {unit: db-receiver.service}
 ---
 apiVersion: thole/v1
+kind: Policy
+metadata: {name: nfs}
+spec:
+  selector: {matchLabels: {app: nfs}}
+  egress: [{to: [{unlabelled: true}], ports: [2049/tcp]}]
+---
+apiVersion: thole/v1
 kind: LabelGrant
 metadata: {name: developers}
 spec: {users: [alice, bob], labels: {app: [web]}}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,8 @@ type agent struct {
 	t    testing.TB
 	host *nstest.Host
 	pid  int
+
+	unlabelled bool // so that the old table lets it do more
 
 	in  io.Writer
 	out *json.Decoder
@@ -231,6 +234,17 @@ func (s *sock) pass(to *agent) *sock {
 // only leaves the agent one capability.
 func (a *agent) only(capability int) { a.t.Helper(); a.ok(call{Op: "caps", A: capability}) }
 
+// capabilities are what the agent may use now.
+func (a *agent) capabilities() uint64 {
+	a.t.Helper()
+	n, err := strconv.ParseUint(string(a.ok(call{Op: "capabilities"}).Data), 16, 64)
+	must(a.t, err)
+	return n
+}
+
+// may says whether the agent has a capability.
+func (a *agent) may(capability int) bool { a.t.Helper(); return a.capabilities()>>capability&1 == 1 }
+
 // raw opens a raw IPv4 or IPv6 socket that takes whole packets.
 func (a *agent) raw(family int) *sock {
 	a.t.Helper()
@@ -330,6 +344,8 @@ func perform(c call) (r result, err error) {
 		err = unix.Unshare(c.A)
 	case "caps":
 		err = keepCapability(c.A)
+	case "capabilities":
+		r.Data, err = effective()
 	case "setgid":
 		err = becomeSetgid(c)
 	case "swarm":
@@ -476,6 +492,17 @@ func keepCapability(n int) error {
 	var data [2]unix.CapUserData
 	data[n/32] = unix.CapUserData{Effective: 1 << (n % 32), Permitted: 1 << (n % 32)}
 	return unix.Capset(&header, &data[0])
+}
+
+// effective returns the capabilities of this thread, in hexadecimal digits.
+func effective() ([]byte, error) {
+	status, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return nil, err
+	}
+	_, after, _ := strings.Cut(string(status), "\nCapEff:\t")
+	digits, _, _ := strings.Cut(after, "\n")
+	return []byte(digits), nil
 }
 
 // passing sends and receives descriptors.

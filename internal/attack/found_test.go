@@ -496,42 +496,35 @@ spec:
 
 // A SYN leaves from the victim's port before the victim listens there, and nobody answers it. A SYN that comes back is
 // an answer to conntrack: it reached the victim, with up to 30,000 bytes behind it.
-func TestSYNThatConntrackCallsAnAnswer(t *testing.T) {
-	for _, c := range []struct{ name, loopback, from string }{
-		{"IPv4", "127.0.0.1", "free"}, {"IPv6", "[::1]", "free"}, {"a labelled one", "127.0.0.1", "web"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			s := newScene(t, sameLabels)
-			attacker := map[string]*agent{"free": s.free, "web": s.web}[c.from]
-			reuse := [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
-			victim, mine := c.loopback+":80", c.loopback+":7000"
+func TestSYNThatConntrackCallsAnAnswer(t *testing.T) { eachAttacker(t, sameLabels, synIsAnswer) }
 
-			// A listener that does not answer: its queue is full.
-			deaf := attacker.socket(mine, unix.SOCK_STREAM, reuse)
-			deaf.bind(mine)
-			deaf.listen()
-			var fill []*sock
-			for range 20 { // more than its queue holds
-				f := attacker.socket(mine, unix.SOCK_STREAM)
-				f.do(call{Op: "connect", FD: f.fd, To: mine})
-				fill = append(fill, f)
-			}
-			s.Barrier()
-			first := attacker.tcp(victim, reuse)
-			first.do(call{Op: "connect", FD: first.fd, To: mine})
-			s.Barrier()
-			for _, f := range append(fill, first, deaf) {
-				f.abort()
-			}
-			s.Barrier()
-			l := s.db.listen(victim, reuse)
-			denied(t, "from another port", reaches(attacker, "", victim, l))
-			denied(t, "by a SYN that comes back", reaches(attacker, mine, victim, l))
-			same := newAgent(t, s.Host, s.label("thole.slice/db2", compiler.Labels{"app": "db"}))
-			s.enforce(sameLabels)
-			allowed(t, "the same labels", reaches(same, "", victim, l))
-		})
+func synIsAnswer(t *testing.T, s *scene, old bool, f family, attacker *agent) {
+	reuse := [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
+	victim, mine := f.loopback+":80", fmt.Sprintf("%s:%d", f.loopback, 7000+attacker.pid%1000)
+
+	// A listener that does not answer: its queue is full.
+	deaf := attacker.socket(mine, unix.SOCK_STREAM, reuse)
+	deaf.bind(mine)
+	deaf.listen()
+	var fill []*sock
+	for range 20 { // more than its queue holds
+		c := attacker.socket(mine, unix.SOCK_STREAM)
+		c.do(call{Op: "connect", FD: c.fd, To: mine})
+		fill = append(fill, c)
 	}
+	s.Barrier()
+	first := attacker.tcp(victim, reuse)
+	first.do(call{Op: "connect", FD: first.fd, To: mine})
+	s.Barrier()
+	for _, c := range append(fill, first, deaf) {
+		c.abort()
+	}
+	s.Barrier()
+	l := s.web.listen(victim, reuse)
+	defer l.close()
+	denied(t, "from another port", reaches(attacker, "", victim, l))
+	closed(t, old && attacker.unlabelled, "by a SYN that comes back", reaches(attacker, mine, victim, l))
+	allowed(t, "the same labels", reaches(s.web2, "", victim, l))
 }
 
 // A workload that calls a closed port of this node is refused at once, whatever its policies say. The kernel's reset was
@@ -650,30 +643,30 @@ func TestAllowedSYNIntoTimeWaitByPort(t *testing.T) {
 // A listener that is bound to a device is reached over lo, where nftables looks for listeners of lo and finds none: by
 // SO_BINDTODEVICE, or by a link-local address. The old table let all
 // questions through, and no answer.
-func TestListenerOfDeviceTCP(t *testing.T) {
-	eachAttacker(t, sameLabels, func(t *testing.T, s *scene, old bool, f family, attacker *agent) {
-		s.linkLocal()
-		victims := map[string]*sock{f.node + ":80": s.web.socket(f.all+":80", unix.SOCK_STREAM)}
-		if f.name == "IPv6" {
-			victims["[fe80::1%veth0]:80"] = s.web.socket(f.all+":80", unix.SOCK_STREAM)
+func TestListenerOfDeviceTCP(t *testing.T) { eachAttacker(t, sameLabels, listenerOfDevice) }
+
+func listenerOfDevice(t *testing.T, s *scene, old bool, f family, attacker *agent) {
+	s.linkLocal()
+	victims := map[string]*sock{f.node + ":80": s.web.socket(f.all+":80", unix.SOCK_STREAM)}
+	if f.name == "IPv6" {
+		victims["[fe80::1%veth0]:80"] = s.web.socket(f.all+":80", unix.SOCK_STREAM)
+	}
+	for to, l := range victims {
+		if strings.Contains(to, "veth0") {
+			l.bind(to)
+		} else {
+			l.device("veth0")
+			l.bind(f.all + ":80")
 		}
-		for to, l := range victims {
-			if strings.Contains(to, "veth0") {
-				l.bind(to)
-			} else {
-				l.device("veth0")
-				l.bind(f.all + ":80")
-			}
-			l.listen()
-			data, answer := dialogue(attacker, f.all+":0", to, l)
-			closed(t, old, "data to "+to, data)
-			denied(t, "an answer of "+to, answer)
-			data, answer = dialogue(s.web2, f.all+":0", to, l)
-			allowed(t, "an equal workload's data to "+to, data)
-			allowed(t, "the answer of "+to, answer || old)
-			l.abort()
-		}
-	})
+		l.listen()
+		data, answer := dialogue(attacker, f.all+":0", to, l)
+		closed(t, old, "data to "+to, data)
+		denied(t, "an answer of "+to, answer)
+		data, answer = dialogue(s.web2, f.all+":0", to, l)
+		allowed(t, "an equal workload's data to "+to, data)
+		allowed(t, "the answer of "+to, answer || old)
+		l.abort()
+	}
 }
 
 // A socket of UDP that is connected to itself gets what it sends, also while conntrack remembers a workload that had the

@@ -192,6 +192,7 @@ func newSceneOf(t testing.TB, program, yaml string) *scene {
 	s.web2 = newAgent(t, s.Host, s.label("thole.slice/web2", compiler.Labels{"app": "web"}))
 	s.db = newAgent(t, s.Host, s.label("thole.slice/db", compiler.Labels{"app": "db"}))
 	s.free = newAgent(t, s.Host, s.In("elsewhere"))
+	s.free.unlabelled = true
 	s.enforce(yaml)
 	return s
 }

@@ -159,6 +159,12 @@ func (s *sock) set(o [3]int) {
 	s.ok(call{Op: "setint", FD: s.fd, A: o[0], B: o[1], C: o[2]})
 }
 
+// get returns an option's value.
+func (s *sock) get(level, option int) int {
+	s.t.Helper()
+	return s.ok(call{Op: "getint", FD: s.fd, A: level, B: option}).FD
+}
+
 func (s *sock) device(name string) {
 	s.t.Helper()
 	s.ok(call{Op: "device", FD: s.fd, Device: name})
@@ -293,6 +299,10 @@ func perform(c call) (r result, err error) {
 		r.FD, err = unix.Socket(c.A, c.B|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, c.C)
 	case "setint":
 		err = unix.SetsockoptInt(c.FD, c.A, c.B, c.C)
+	case "getint":
+		r.FD, err = unix.GetsockoptInt(c.FD, c.A, c.B)
+	case "steal":
+		r.FD, err = steal(c.A, c.B)
 	case "device":
 		err = unix.BindToDevice(c.FD, c.Device)
 	case "cbpf":
@@ -492,6 +502,16 @@ func keepCapability(n int) error {
 	var data [2]unix.CapUserData
 	data[n/32] = unix.CapUserData{Effective: 1 << (n % 32), Permitted: 1 << (n % 32)}
 	return unix.Capset(&header, &data[0])
+}
+
+// steal takes a descriptor out of another process.
+func steal(pid, fd int) (int, error) {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(process)
+	return unix.PidfdGetfd(process, fd, 0)
 }
 
 // effective returns the capabilities of this thread, in hexadecimal digits.

@@ -301,6 +301,8 @@ func perform(c call) (r result, err error) {
 		err = unix.SetsockoptInt(c.FD, c.A, c.B, c.C)
 	case "getint":
 		r.FD, err = unix.GetsockoptInt(c.FD, c.A, c.B)
+	case "retransmitted":
+		r.FD, err = retransmitted(c.FD)
 	case "steal":
 		r.FD, err = steal(c.A, c.B)
 	case "device":

@@ -96,3 +96,12 @@ func stuck(fd int) (r result, err error) {
 	}
 	return r, err
 }
+
+// retransmitted is how often a socket of TCP sent something again.
+func retransmitted(fd int) (int, error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, err
+	}
+	return int(info.Total_retrans), nil
+}

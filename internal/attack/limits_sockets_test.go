@@ -1,0 +1,247 @@
+package attack
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"thole/internal/nstest"
+)
+
+// Sockets of two workloads share a port of UDP by SO_REUSEPORT, with a selector that chooses by chance. A request arrives
+// at the one that nobody asked; its answer does not.
+func TestLimitReusePortSelectorUDP(t *testing.T) {
+	for _, f := range families {
+		s := newScene(t, sameLabels)
+		at := f.loopback + ":53"
+		mine, victim := s.web.udp(at, reusePort), s.db.udp(at, reusePort)
+		s.web.ok(call{Op: "cbpf", FD: mine.fd})
+		arrived, own := 0, 0
+		for i := range 60 {
+			from := fmt.Sprintf("%s:%d", f.loopback, 6000+i)
+			c := s.web2.udp(from)
+			c.sendTo(at, "question")
+			if victim.got() == "question" {
+				arrived++
+				victim.sendTo(from, "answer")
+				denied(t, "an answer of other labels", c.got() != "")
+			}
+			if mine.got() == "question" {
+				own++
+				mine.sendTo(from, "answer")
+				allowed(t, "an answer of equal labels", c.got() == "answer")
+			}
+			c.close()
+		}
+		limit(t, "questions past the selector, "+f.name, arrived > 0)
+		allowed(t, "questions to equal labels", own > 0)
+	}
+}
+
+// decoyFor has the attacker listen on a port of lo alone, for the victim's listener.
+func decoyFor(attacker *agent) *sock {
+	d := attacker.socket("0.0.0.0:80", unix.SOCK_STREAM, reusePort)
+	d.device("lo")
+	d.bind("0.0.0.0:80")
+	d.listen()
+	return d
+}
+
+// Behind a decoy, a listener gets what comes before its first answer: where it defers accept, where it has Fast Open,
+// where it is bound to another device, and where the client puts data into the last packet of its handshake. It is one
+// window at most, nothing comes back, and the connection ends.
+func TestLimitDecoyBeforeTheFirstAnswer(t *testing.T) {
+	type options [][3]int
+	deferring := [3]int{unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 5}
+	fastOpen := [3]int{unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 16}
+	connecting := [3]int{unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1}
+	for _, c := range []struct {
+		name           string
+		server         options
+		device         string
+		client         options
+		before, behind bool // whether data arrives, without a decoy and with one
+	}{
+		{"an ordinary listener", nil, "", nil, false, false},
+		{"the client defers", nil, "", options{deferring}, false, true},
+		{"the client tries Fast Open", nil, "", options{connecting}, false, true},
+		{"TCP_DEFER_ACCEPT", options{deferring}, "", nil, false, true},
+		{"Fast Open", options{fastOpen}, "", options{connecting}, false, true},
+		{"bound to a device", nil, "veth0", nil, false, true},
+		{"bound to a device, the client defers", nil, "veth0", options{deferring}, false, true},
+		{"bound to a device, TCP_DEFER_ACCEPT", options{deferring}, "veth0", nil, false, true},
+		{"bound to a device, Fast Open", options{fastOpen}, "veth0", options{connecting}, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t, sameLabels)
+			s.Shell("sysctl -qw net.ipv4.tcp_fastopen=0x207") // client and server, without cookies
+			l := s.db.socket("0.0.0.0:80", unix.SOCK_STREAM, append(c.server, reusePort)...)
+			if c.device != "" {
+				l.device(c.device)
+			}
+			l.bind("0.0.0.0:80")
+			l.listen()
+			got, answer := s.beforeTheFirstAnswer(l, c.client)
+			if (got > 0) != c.before || got > 64<<10 || answer > 0 {
+				t.Errorf("before there is a decoy: %d bytes arrived, %d came back", got, answer)
+			}
+			defer decoyFor(s.web).close()
+			got, answer = s.beforeTheFirstAnswer(l, c.client)
+			if (got > 0) != c.behind || got > 64<<10 || answer > 0 {
+				t.Errorf("behind a decoy: %d bytes arrived, %d came back", got, answer)
+			}
+		})
+	}
+}
+
+// beforeTheFirstAnswer has web send more than a window to db's listener, which then answers, until the connection ends. It
+// returns how many bytes arrived, and came back.
+func (s *scene) beforeTheFirstAnswer(l *sock, options [][3]int) (got, answer int) {
+	s.t.Helper()
+	client := s.web.socket("0.0.0.0:0", unix.SOCK_STREAM, options...)
+	defer client.abort()
+	if errno := client.connect(ours + ":80"); errno != 0 {
+		return 0, 0
+	}
+	for range 30 {
+		client.send(strings.Repeat("x", 8<<10))
+	}
+	var conn *sock
+	nstest.WaitFor(s.t, 10*time.Second, "a connection, or its end", func() bool {
+		conn = l.accept()
+		return conn != nil || client.stuck()
+	})
+	if conn == nil {
+		return 0, 0
+	}
+	defer conn.abort()
+	got = len(conn.got())
+	conn.send("answer")
+	nstest.WaitFor(s.t, 10*time.Second, "the end of the connection", func() bool {
+		client.send("y")
+		got += len(conn.got())
+		answer += len(client.got())
+		return conn.stuck() || client.stuck()
+	})
+	return got + len(conn.got()), answer + len(client.got())
+}
+
+// With a raw socket a process answers its own call in the victim's name. That decides the connection where the victim's
+// listener is bound to a device, and the attacker shares its port. Another user cannot share it.
+func TestLimitRawAnswerForListenerOfDevice(t *testing.T) {
+	for _, device := range []string{"", "veth0"} {
+		s := newScene(t, sameLabels)
+		l := s.db.socket("0.0.0.0:80", unix.SOCK_STREAM, reusePort)
+		if device != "" {
+			l.device(device)
+		}
+		l.bind("0.0.0.0:80")
+		l.listen()
+		defer decoyFor(s.web).close()
+		seen := &sock{s.web, s.web.ok(call{Op: "socket", A: unix.AF_INET, B: unix.SOCK_RAW, C: unix.IPPROTO_TCP}).FD}
+		raw, c := s.web.raw(unix.AF_INET), s.web.tcp("0.0.0.0:6000")
+		if c.connect(ours+":80") != 0 {
+			t.Fatal("the handshake failed: nothing was tried")
+		}
+		seq, ack := synAck(t, seen, 80)
+		raw.sendTo(ours+":0", string(segment4(ours+":80", ours+":6000", 0x10, seq+1, ack)))
+		s.Barrier()
+		c.send("question")
+		var conn *sock
+		data, answer := false, false
+		nstest.WaitFor(t, 10*time.Second, "the question, or its end", func() bool {
+			if conn == nil {
+				conn = l.accept()
+			}
+			data = data || conn != nil && conn.got() == "question"
+			return data || c.stuck()
+		})
+		if conn != nil {
+			conn.send("answer")
+			nstest.WaitFor(t, 10*time.Second, "the answer, or its end", func() bool {
+				answer = c.got() == "answer"
+				return answer || conn.stuck()
+			})
+		}
+		if device == "" {
+			denied(t, "data for an ordinary listener", data || answer)
+			continue
+		}
+		limit(t, "data for a listener of a device", data)
+		limit(t, "its answer", answer)
+	}
+	s := newScene(t, sameLabels)
+	s.Shell("echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	s.db.listen("0.0.0.0:80", reusePort)
+	other := newAgent(t, s.Host, s.In("thole.slice/web").As(1234))
+	d := other.socket("0.0.0.0:80", unix.SOCK_STREAM, reusePort)
+	d.device("lo")
+	if errno := d.do(call{Op: "bind", FD: d.fd, To: "0.0.0.0:80"}).Errno; errno != unix.EADDRINUSE {
+		t.Errorf("a decoy of another user: %v, want the address to be in use", errno)
+	}
+}
+
+// A datagram of this node to a socket that is bound to a device arrives, its answer does not; and an answer to a
+// workload's socket that is bound to a device is discarded.
+func TestLimitDatagramsOfDevice(t *testing.T) {
+	s := newScene(t, sameLabels)
+	bound := func(a *agent, at string) *sock {
+		u := a.socket(at, unix.SOCK_DGRAM)
+		u.device("veth0")
+		u.bind(at)
+		return u
+	}
+	victim := bound(s.db, "0.0.0.0:53")
+	stranger, equal := s.free.udp(ours+":6000"), s.web2.udp(ours+":6001")
+	for _, c := range []*sock{stranger, equal} {
+		c.sendTo(ours+":53", "question")
+		limit(t, "a question to a socket of a device", victim.got() == "question")
+	}
+	for i, c := range []*sock{stranger, equal} {
+		victim.sendTo(fmt.Sprintf("%s:600%d", ours, i), "answer")
+		denied(t, "the answer of a socket of a device", c.got() != "")
+	}
+	server := s.web.udp(ours + ":54")
+	for name, client := range map[string]*sock{"a device": bound(s.web2, ours+":6002"), "none": s.web2.udp(ours + ":6003")} {
+		client.sendTo(ours+":54", "question")
+		s.Barrier()
+		from := server.do(call{Op: "recv", FD: server.fd}).From
+		server.sendTo(from, "answer")
+		if got := client.got() == "answer"; got != (name == "none") {
+			t.Errorf("an allowed answer to a client that is bound to %s arrived: %t", name, got)
+		}
+	}
+}
+
+// On this node the first data for a listener that is bound to a device arrives when it is sent again.
+func TestLimitListenerOfDeviceWaits(t *testing.T) {
+	s := newScene(t, sameLabels)
+	for _, device := range []string{"veth0", ""} {
+		l := s.web.socket("0.0.0.0:80", unix.SOCK_STREAM)
+		if device != "" {
+			l.device(device)
+		}
+		l.bind("0.0.0.0:80")
+		l.listen()
+		c := s.web2.tcp("0.0.0.0:0")
+		if errno := c.connect(ours + ":80"); errno != 0 {
+			t.Fatal(errno)
+		}
+		c.send("question")
+		conn := l.accept()
+		got := ""
+		nstest.WaitFor(t, 10*time.Second, "the question", func() bool { got += conn.got(); return got == "question" })
+		conn.send("answer")
+		again := c.ok(call{Op: "retransmitted", FD: c.fd}).FD
+		if again > 1 || (again == 1) != (device != "") {
+			t.Errorf("device %q: sent again %d times", device, again)
+		}
+		allowed(t, "the answer", c.got() == "answer")
+		conn.abort()
+		c.abort()
+		l.close()
+	}
+}

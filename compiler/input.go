@@ -36,6 +36,7 @@ func (l *layout) inputChains() []nft.Chain {
 		{Name: "input_data", Comment: "whose connection?", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_data_nobody")},
 		{Name: "input_data_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
+			because("a request: no socket sent it", aSocket, onLo, isInjected, nft.Count{Counter: "injected"}, drop),
 			because("a request: its listener was asked in this epoch", aSocket, asked, accept),
 			because("a request, whose listener nobody found", aSocket, isOpen, goTo("discard")),
 			rule(aSocket, onLo, sentBy, goTo("discard")),

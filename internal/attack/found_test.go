@@ -686,3 +686,44 @@ func TestConnectedToItselfAfterWorkloadUDP(t *testing.T) {
 		}
 	}
 }
+
+// A packet socket puts a segment on lo in the name of a living connection, with the numbers that it has seen: of one that
+// was decided, and of one whose server waits for data. A workload never gets it; something unlabelled does.
+func TestInjectedSegmentOfLivingConnection(t *testing.T) {
+	s := newScene(t, sameLabels)
+	s.db.only(unix.CAP_NET_RAW)
+	packets := unix.ETH_P_IPV6<<8&0xff00 | unix.ETH_P_IPV6>>8
+	seen := &sock{s.db, s.db.ok(call{Op: "socket", A: unix.AF_PACKET, B: unix.SOCK_DGRAM, C: packets}).FD}
+	deferring := [3]int{unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 30}
+	for i, c := range []struct {
+		name           string
+		client, server *agent
+		options        [][3]int
+		arrives        bool
+	}{
+		{"decided", s.web2, s.web, nil, false},
+		{"waiting for data", s.web2, s.web, [][3]int{deferring}, false},
+		{"unlabelled", s.free, s.free, nil, true},
+	} {
+		from, to := fmt.Sprintf("[::1]:%d", 6000+i), fmt.Sprintf("[::1]:%d", 80+i)
+		l, client := c.server.listen(to, c.options...), c.client.tcp(from)
+		if errno := client.connect(to); errno != 0 {
+			t.Fatal(errno)
+		}
+		conn := l.accept()
+		if conn != nil {
+			client.send("question")
+			allowed(t, c.name+": the question", conn.got() == "question")
+		}
+		seq, ack := nextSegment(t, seen, uint16(6000+i), uint16(80+i))
+		for _, number := range []uint32{seq + 1<<20, seq} {
+			s.db.inject("lo", segment6(from, to, 0x18, number, ack, "forged"))
+			if conn == nil {
+				conn = l.accept()
+			}
+			if got := conn != nil && conn.got() == "forged"; got != (c.arrives && number == seq) {
+				t.Errorf("%s: number %d, expected %d: it arrived: %t", c.name, number, seq, got)
+			}
+		}
+	}
+}

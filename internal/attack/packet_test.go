@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +32,13 @@ func tcp4(from, to string, flags byte) []byte { return segment4(from, to, flags,
 // segment4 is tcp4 with a sequence number and one that it acknowledges.
 func segment4(from, to string, flags byte, seq, ack uint32) []byte {
 	src, dst := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)
+	h := tcpHeader(src, dst, flags, seq, ack)
+	binary.BigEndian.PutUint16(h[16:], checksum(pseudo(src.Addr(), dst.Addr(), unix.IPPROTO_TCP, h)))
+	return ip4(src.Addr(), dst.Addr(), unix.IPPROTO_TCP, 0, h)
+}
+
+// tcpHeader is TCP's header, without its checksum.
+func tcpHeader(src, dst netip.AddrPort, flags byte, seq, ack uint32) []byte {
 	h := make([]byte, 20)
 	binary.BigEndian.PutUint16(h, src.Port())
 	binary.BigEndian.PutUint16(h[2:], dst.Port())
@@ -38,8 +46,7 @@ func segment4(from, to string, flags byte, seq, ack uint32) []byte {
 	binary.BigEndian.PutUint32(h[8:], ack)
 	h[12], h[13] = 5<<4, flags
 	binary.BigEndian.PutUint16(h[14:], 1024)
-	binary.BigEndian.PutUint16(h[16:], checksum(pseudo(src.Addr(), dst.Addr(), unix.IPPROTO_TCP, h)))
-	return ip4(src.Addr(), dst.Addr(), unix.IPPROTO_TCP, 0, h)
+	return h
 }
 
 // frame is an Ethernet frame with a packet behind tags of VLANs (their types; all are of
@@ -98,4 +105,36 @@ func checksum(b []byte) uint16 {
 		sum = sum&0xffff + sum>>16
 	}
 	return ^uint16(sum)
+}
+
+// segment6 is a segment of TCP over IPv6.
+func segment6(from, to string, flags byte, seq, ack uint32, data string) []byte {
+	src, dst := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)
+	h := tcpHeader(src, dst, flags, seq, ack)
+	h = append(h, data...)
+	binary.BigEndian.PutUint16(h[16:], checksum(pseudo(src.Addr(), dst.Addr(), unix.IPPROTO_TCP, h)))
+	p := []byte{0x60, 0, 0, 0, 0, byte(len(h)), unix.IPPROTO_TCP, 64}
+	p = append(p, src.Addr().AsSlice()...)
+	return append(append(p, dst.Addr().AsSlice()...), h...)
+}
+
+// nextSegment returns the numbers of the segment that follows those that a packet socket of IPv6 saw.
+func nextSegment(t testing.TB, seen *sock, from, to uint16) (seq, ack uint32) {
+	t.Helper()
+	seen.host.Barrier()
+	for {
+		r := seen.do(call{Op: "recv", FD: seen.fd})
+		if r.Errno != 0 {
+			break
+		}
+		p := r.Data
+		if len(p) < 60 || p[6] != unix.IPPROTO_TCP || binary.BigEndian.Uint16(p[40:]) != from || binary.BigEndian.Uint16(p[42:]) != to {
+			continue
+		}
+		seq, ack = binary.BigEndian.Uint32(p[44:])+uint32(len(p)-40-int(p[52]>>4)*4), binary.BigEndian.Uint32(p[48:])
+	}
+	if ack == 0 {
+		t.Fatal("no segment was seen")
+	}
+	return seq, ack
 }

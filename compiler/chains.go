@@ -210,6 +210,7 @@ var (
 	askerSent  = masked(nft.MetaMark, allOnes&^markClass, askerMark)
 	notAsker   = maskedNot(nft.MetaMark, allOnes&^markClass, askerMark)
 	isInjected = is(nft.MetaMark, injectedMark)
+	looped     = because("around another packet, and not for this node", is(nft.MetaPriority, aroundPriority), goTo("discard"))
 	injected   = because("no socket sent it", onLo, isInjected, nft.Count{Counter: "injected"}, drop)
 
 	// aSocket holds where a socket is found, if only that of a request or of an end of a connection.

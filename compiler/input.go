@@ -125,9 +125,11 @@ func (l *layout) inputUDPChains() []nft.Chain {
 		}},
 		{Name: "input_group", Comment: "decided by the sender alone", Rules: []nft.Rule{
 			injected,
+			looped,
 			rule(accept),
 		}},
 		{Name: "input_broadcast", Rules: []nft.Rule{
+			looped,
 			rule(onLo, sentBy, goTo("discard")),
 			because("a workload's own, come back", fromAway, maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), goTo("discard")),
 			rule(accept),

@@ -56,6 +56,10 @@ const (
 // by software may put into another packet, with the same socket: that one is not the workload's.
 const wrappedPriority = 0x54480000
 
+// aroundPriority is the priority of the packet around it, where it goes to many: CAP_NET_RAW is enough to pretend to be
+// one, and the kernel delivers a copy to the members of the group on this node.
+const aroundPriority = wrappedPriority | 0x10
+
 // unlabelledListener is what the packet's priority says of a listener that was looked for
 // and is unlabelled.
 const unlabelledListener = 0xffff

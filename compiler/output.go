@@ -20,8 +20,8 @@ func (l *layout) outputChains() []nft.Chain {
 			because("it was answered, and more is to be said: has who asked sent it?", l.answered(), isTCP, notSYN, maskedNot(nft.CtMark, markClass, 0), goTo("output_asker")),
 			rule(isTCP, goTo("output_by")),
 			because("no group", v4, within(nft.IPDaddr, loopback4), goTo("output_by")),
-			because("all who listen there get it: its sender alone decides", v4, within(nft.IPDaddr, groups[0]), goTo("output_leaves")),
-			rule(v6, within(nft.IP6Daddr, groups[1]), goTo("output_leaves")),
+			because("all who listen there get it: its sender alone decides", v4, within(nft.IPDaddr, groups[0]), goTo("output_group")),
+			rule(v6, within(nft.IP6Daddr, groups[1]), goTo("output_group")),
 			rule(goTo("output_by")),
 		}},
 		{Name: "output_by", Comment: "who sends it?", Rules: l.whose(l.itsMark(nft.MetaMark, accept), "output_by_nobody")},
@@ -61,14 +61,15 @@ func (l *layout) output() nft.Chain {
 // leaveChains judge what goes to addresses outside this node. They leave the packet's mark
 // alone: other programs route by it. A packet that is judged loses its priority.
 func (l *layout) leaveChains() []nft.Chain {
-	leaves := append(wrappings(), []nft.Rule{
+	judged := []nft.Rule{
 		because("a SYN may have the mark of an older connection of its ports", isTCP, notSYN, l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("leaves_same_tcp")),
 		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("leaves_same")),
 		rule(goTo("leaves")),
-	}...)
+	}
 	who := l.whose(l.itsNumber(goTo("leave")), "leaves_nobody")
 	return slices.Concat([]nft.Chain{
-		{Name: "output_leaves", Comment: "it leaves this node", Rules: leaves},
+		{Name: "output_leaves", Comment: "it leaves this node", Rules: append(wrappings(), judged...)},
+		{Name: "output_group", Comment: "to a group, on this node", Rules: judged},
 		{Name: "leaves_same_tcp", Comment: "by who opened the connection?", Rules: l.whose(l.sameOrNumber, "leaves_other_nobody")},
 		{Name: "leaves_other_nobody", Rules: []nft.Rule{
 			because("something unlabelled, on a workload's connection", fullSocket(nft.SkUID), goTo("discard")),

@@ -39,6 +39,7 @@ func (l *lowering) declareTunnels() {
 
 var (
 	wrap   = scratch(nft.MetaPriority, wrappedPriority)
+	loops  = scratch(nft.MetaPriority, aroundPriority)
 	begins = because("perhaps a handshake of WireGuard", isUDP, between(nft.InnerWord, wireguardInitiation, wireguardResponse), goTo("wireguard"))
 )
 
@@ -48,7 +49,7 @@ func wireguardKey(daddr nft.Expr) []nft.Expr { return []nft.Expr{daddr, dport, s
 func wrappings(match ...nft.Statement) []nft.Rule {
 	with := func(s ...nft.Statement) []nft.Statement { return append(append([]nft.Statement{}, match...), s...) }
 	return []nft.Rule{
-		because("around a packet that was judged", with(is(nft.MetaPriority, wrappedPriority), scratch(nft.MetaPriority, 0), accept)...),
+		because("around a packet that was judged", with(is(nft.MetaPriority, wrappedPriority), goTo("around"))...),
 		because("WireGuard's own", with(isUDP, v4, nft.InSet{Key: wireguardKey(ipDaddr), Set: "wireguard4"}, accept)...),
 		rule(with(isUDP, v6, nft.InSet{Key: wireguardKey(ip6Daddr), Set: "wireguard6"}, accept)...),
 	}
@@ -62,6 +63,12 @@ func tunnelChains() []nft.Chain {
 			rule(is(nft.RtIPsec, 1), wrap),
 			because("oif is the one before NAT, and before routes by marks", isCalled, wrap),
 			rule(isNot(nft.MetaMark, 0), wrap),
+		}},
+		{Name: "around", Comment: "around a packet that was judged, or pretending to be", Rules: []nft.Rule{
+			because("a copy of it comes back: INPUT knows it", v4, within(nft.IPDaddr, groups[0]), loops, accept),
+			rule(v6, within(nft.IP6Daddr, groups[1]), loops, accept),
+			rule(is(nft.FibDaddrType, nft.RTNBroadcast), loops, accept),
+			rule(scratch(nft.MetaPriority, 0), accept),
 		}},
 		{Name: "wireguard", Comment: "perhaps a handshake of WireGuard", Rules: []nft.Rule{
 			because("the kernel's has no socket", fullSocket(nft.SkUID), accept),

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"thole/internal/nstest"
 )
 
@@ -115,4 +117,64 @@ func (s *scene) throughTunnel(t *testing.T, old, only4 bool) {
 	denied(t, "a datagram past the tunnel", strings.Contains(received.got(), "past"))
 	forged.close()
 	received.close()
+}
+
+// WireGuard's handshakes are datagrams without a socket. What a process sends with their first bytes is not remembered,
+// whoever it is: from a socket of UDP, or from a raw one.
+func TestWireGuardsFirstBytes(t *testing.T) {
+	s := newScene(t, innerOnly)
+	world := s.stranger()
+	for _, f := range families {
+		there := map[string]string{"IPv4": theirs, "IPv6": "[" + theirs6 + "]"}[f.name] + ":51820"
+		other := world.udp(there)
+		for name, a := range map[string]*agent{"labelled": s.db, "unlabelled": s.free} {
+			for message := range 4 {
+				first := string([]byte{byte(message + 1), 0, 0, 0}) + name
+				u := a.udp(f.node + ":51820")
+				u.sendTo(there, first)
+				u.close()
+				packet, family := udp4, unix.AF_INET
+				if f.name == "IPv6" {
+					packet, family = udp6, unix.AF_INET6
+				}
+				raw := a.raw(family)
+				raw.sendTo(there[:strings.LastIndex(there, ":")]+":0", string(packet(f.node+":51820", there, first)))
+				raw.close()
+			}
+			arrived := strings.Contains(other.got(), name)
+			closed(t, name == "unlabelled", "a "+name+" datagram", arrived)
+		}
+		other.close()
+	}
+	for _, set := range []string{"wireguard4", "wireguard6"} {
+		if out := s.Shell("nft list set inet thole " + set); strings.Contains(out, "expires") {
+			t.Errorf("a handshake of a process is remembered:\n%s", out)
+		}
+	}
+}
+
+// What has a port to whose peer WireGuard spoke in the last five minutes may send to this peer, and no more.
+func TestLimitWireGuardsPort(t *testing.T) {
+	s := newScene(t, innerOnly)
+	world := s.stranger()
+	set := s.Shell("nft list set inet thole wireguard4")
+	if !strings.Contains(set, "timeout 5m") || !strings.Contains(set, "size 65536") {
+		t.Errorf("the set is not bounded as the page says:\n%s", set)
+	}
+	s.Shell("nft add element inet thole wireguard4 '{ " + theirs + " . 51820 . 51821 }'")
+	for _, c := range []struct {
+		from, to string
+		arrives  bool
+	}{
+		{ours + ":51821", theirs + ":51820", true},
+		{ours + ":51822", theirs + ":51820", false},
+		{ours + ":51821", theirs + ":51821", false},
+	} {
+		u := world.udp(c.to)
+		closed(t, c.arrives, "from "+c.from+" to "+c.to, reachesUDP(s.db, c.from, c.to, u))
+		l := world.listen(c.to)
+		denied(t, "TCP from "+c.from+" to "+c.to, reaches(s.db, c.from, c.to, l))
+		l.close()
+		u.close()
+	}
 }

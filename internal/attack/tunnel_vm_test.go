@@ -67,13 +67,35 @@ func TestTunnelWireGuardBeforeTheTable(t *testing.T) {
 	nstest.WaitFor(t, time.Minute, "WireGuard's next handshake", func() bool { return reaches(s.db, "", innerTheirs+":80", l) })
 }
 
-// What has WireGuard's port, when its device is gone, may send to its peers at most.
+// What has WireGuard's port, when its device is gone, may send to its peers, and to nobody else.
 func TestTunnelWireGuardsPort(t *testing.T) {
 	s := newScene(t, innerOnly)
 	s.wireguard()
+	world := s.stranger()
 	s.Shell("ip link del tunnel0")
+	s.outside.Shell("ip link del tunnel0")
 	thief := s.db.udp("0.0.0.0:51820")
-	other := s.stranger().udp(theirs + ":51821")
+	peer, other := world.udp(theirs+":51820"), world.udp(theirs+":51821")
+	thief.sendTo(theirs+":51820", "stolen")
+	limit(t, "a datagram from WireGuard's port to its peer", peer.got() == "stolen")
 	thief.sendTo(theirs+":51821", "stolen")
 	denied(t, "a datagram from WireGuard's port", other.got() == "stolen")
+}
+
+// As many peers are remembered as the table has room for. What a workload sends through a tunnel to another one is judged
+// by the outer address; what is unlabelled goes on.
+func TestTunnelWireGuardFull(t *testing.T) {
+	s := newScene(t, innerOnly)
+	var all strings.Builder
+	all.WriteString("add element inet thole wireguard4 { ")
+	for i := range 65536 {
+		fmt.Fprintf(&all, "198.51.100.1 . %d . 1, ", i)
+	}
+	must(t, s.Nft(all.String()+"}"))
+	s.wireguard() // what is unlabelled gets through
+	l := s.stranger().listen("0.0.0.0:80")
+	limitDrops(t, "a workload's packet to a peer more", reaches(s.db, "", innerTheirs+":80", l))
+	if out := s.Shell("nft list counter inet thole wireguard_full"); strings.Contains(out, "packets 0 ") {
+		t.Errorf("it is not counted: %s", out)
+	}
 }

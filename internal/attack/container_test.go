@@ -116,6 +116,9 @@ func TestContainersRoot(t *testing.T) {
 	t.Run("with another's address", s.anothersAddress)
 	t.Run("with another's address behind two tags", s.behindTwoTags)
 	t.Run("outlived by its sockets", s.outlived)
+	t.Run("limit: in the node's cgroup namespace", s.wholeTreeOfTheNode)
+	t.Run("limit: starts a container", s.helperOutside)
+	t.Run("limit: on a bridge", s.onBridge)
 }
 
 // With CAP_SYS_ADMIN a container's root mounts its own part of the cgroup tree, makes

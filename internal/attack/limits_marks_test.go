@@ -125,7 +125,7 @@ func TestLimitPriorityOfWhatLeaves(t *testing.T) {
 	s := newScene(t, openDB)
 	must(t, s.Nft(fmt.Sprintf(`table inet other {
 		counter p0 { }; counter p5 { }; counter wrapped { }; counter marked { }
-		chain p { type filter hook postrouting priority 300; udp dport != 80 accept
+		chain p { type filter hook postrouting priority 300; meta l4proto != udp accept; udp dport != 80 accept
 			meta mark 7 counter name marked
 			meta priority 0 counter name p0; meta priority 5 counter name p5; meta priority %#x counter name wrapped; }
 	}`, wrapped)))

@@ -245,3 +245,46 @@ func TestLimitListenerOfDeviceWaits(t *testing.T) {
 		l.close()
 	}
 }
+
+// From outside, a client's port waits in TIME_WAIT at a server that defers accept: the client's data waits until the
+// server defers no more. From another port, it does not.
+func TestLimitDeferredAcceptBehindTimeWait(t *testing.T) {
+	s := newScene(t, anybody)
+	stranger := s.stranger()
+	for _, c := range []struct {
+		seconds int
+		atLeast time.Duration
+	}{{1, 500 * time.Millisecond}, {2, 2 * time.Second}} {
+		to := fmt.Sprintf("%s:%d", ours, 80+c.seconds)
+		l := s.web.listen(to, [3]int{unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, c.seconds})
+		s.delayed(stranger, theirs+":5000", to, l)
+		behind, other := s.delayed(stranger, theirs+":5000", to, l), s.delayed(stranger, theirs+":5001", to, l)
+		if behind < c.atLeast || behind < 2*other {
+			t.Errorf("deferred for %d s: the data arrived after %v, and from another port after %v", c.seconds, behind, other)
+		}
+	}
+}
+
+// delayed is how long what a client sends is under way. The server closes first, so that its side waits.
+func (s *scene) delayed(client *agent, from, to string, l *sock) time.Duration {
+	s.t.Helper()
+	c := client.tcp(from)
+	if errno := c.connect(to); errno != 0 {
+		s.t.Fatal(errno)
+	}
+	start := time.Now()
+	c.send("question")
+	var conn *sock
+	nstest.WaitFor(s.t, 20*time.Second, "the question", func() bool {
+		if conn == nil {
+			conn = l.accept()
+		}
+		return conn != nil && conn.got() == "question"
+	})
+	took := time.Since(start)
+	conn.close()
+	s.Barrier()
+	c.close()
+	s.Barrier()
+	return took
+}

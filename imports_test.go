@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"thole/internal/figures":    {},
 	"thole/internal/paired":     {},
 	"thole/compiler/reference":  {"thole/compiler", "gopkg.in/yaml.v3"},
+	"thole/compiler/mutants":    {"thole/compiler/reference", "thole/ruleset"},
 	"thole/ruleset/rulesettest": {"thole/ruleset"},
 }
 

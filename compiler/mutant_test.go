@@ -3,10 +3,10 @@ package compiler_test
 import (
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/mutants"
 	"thole/compiler/reference"
 	"thole/ruleset"
 )
@@ -41,15 +41,15 @@ func TestMutantsOfEvaluatorAndSimulator(t *testing.T) {
 // TestMutantsOfTheTable changes the table so that it ignores, or heeds, what it should not. The evaluator disagrees; and where the
 // situation makes no difference with the right table, so does a simulator that ignores it.
 func TestMutantsOfTheTable(t *testing.T) {
-	for _, m := range tableMutants {
-		t.Run(m.name, func(t *testing.T) {
-			caught(t, func(j judges) bool { return j.disagree(nothing, nothing) }, m.change)
+	for _, m := range mutants.All {
+		t.Run(m.Name, func(t *testing.T) {
+			caught(t, func(j judges) bool { return j.disagree(nothing, nothing) }, m.Change)
 		})
-		if !slices.Contains(marks, m.ignores) && m.ignores != reference.Tunnelled {
+		if !slices.Contains(marks, m.Ignores) && m.Ignores != reference.Tunnelled {
 			continue
 		}
-		t.Run(m.name+", and the simulator ignores "+string(m.ignores), func(t *testing.T) {
-			caught(t, func(j judges) bool { return j.simulatorsDiffer(without(m.ignores)) }, m.change)
+		t.Run(m.Name+", and the simulator ignores "+string(m.Ignores), func(t *testing.T) {
+			caught(t, func(j judges) bool { return j.simulatorsDiffer(without(m.Ignores)) }, m.Change)
 		})
 	}
 }
@@ -144,64 +144,4 @@ func changed(t *testing.T, c reference.Case, change func(*ruleset.Table)) *rules
 		change(&result.Table)
 	}
 	return &result.Table
-}
-
-// A tableMutant is a table that does not do what it should in a situation.
-type tableMutant struct {
-	name    string
-	ignores reference.Situation
-	change  func(*ruleset.Table)
-}
-
-// Each situation has a table that ignores it. The names of chains are those of docs/ARCHITECTURE.md.
-var tableMutants = []tableMutant{
-	{"no answer is judged: the listener that was found decides", reference.SharedListener, accepting("answer_here")},
-	{"data for a socket that is not found stays in the window", reference.BoundListener, leavingOutRules("input_data_nobody", "bound to a device")},
-	{"a listener behind a TIME_WAIT is not looked for", reference.HiddenListener, leavingOutRules("input_syn_nobody", "hides the listener")},
-	{"whoever sends on a decided connection of TCP", reference.SecondSender, accepting("output_same")},
-	{"whoever sends on a decided flow of UDP to the outside", reference.SecondSender, accepting("leaves_same")},
-	{"whoever answers over UDP", reference.SecondAnswerer, accepting("output_reply_udp")},
-	{"an answer is for the present owner of the port", reference.PortChanged, accepting("input_reply")},
-	{"unlabelled processes say which workload they are", reference.PacketMark, leavingOutRules("output_by_nobody", "nobody but us")},
-	{"the priority of a SYN says who listens", reference.PacketPriority, leavingOutStatement("input_syn_nobody", ruleset.SetBits{Target: ruleset.MetaPriority})},
-	{"marks of other programs are numbers of workloads", reference.ConntrackMark, leavingOutRules("input_reply_nobody", "an unlabelled process sent it")},
-	{"the address that is reached outside counts alone", reference.CalledElsewhere, leavingOutRules("leave", "NAT changed")},
-	{"the receiver on this node counts alone", reference.CalledElsewhere, leavingOutRules("ask", "called another address")},
-	{"the packet around another one is its sender's", reference.Tunnelled, leavingOutRules("output_leaves", "around a packet")},
-	{"marks of other programs are denied answers", reference.ConntrackMark, leavingOutRules("answer_unlabelled", "another program's")},
-}
-
-// accepting returns a change that has a chain accept everything.
-func accepting(chain string) func(*ruleset.Table) {
-	return func(t *ruleset.Table) {
-		chainOf(t, chain).Rules = []ruleset.Rule{{Statements: []ruleset.Statement{ruleset.Verdict{Kind: ruleset.Accept}}}}
-	}
-}
-
-// leavingOutRules returns a change that leaves out the rules whose comment contains a text.
-func leavingOutRules(chain, comment string) func(*ruleset.Table) {
-	return leavingOut(chain, func(r ruleset.Rule) bool { return strings.Contains(r.Comment, comment) })
-}
-
-// leavingOutStatement returns a change that leaves out the rules that are one statement alone.
-func leavingOutStatement(chain string, s ruleset.Statement) func(*ruleset.Table) {
-	return leavingOut(chain, func(r ruleset.Rule) bool { return len(r.Statements) == 1 && r.Statements[0] == s })
-}
-
-func leavingOut(chain string, is func(ruleset.Rule) bool) func(*ruleset.Table) {
-	return func(t *ruleset.Table) {
-		c := chainOf(t, chain)
-		before := len(c.Rules)
-		if c.Rules = slices.DeleteFunc(c.Rules, is); len(c.Rules) == before {
-			panic("chain " + chain + " has no such rule")
-		}
-	}
-}
-
-func chainOf(t *ruleset.Table, name string) *ruleset.Chain {
-	i := slices.IndexFunc(t.Chains, func(c ruleset.Chain) bool { return c.Name == name })
-	if i < 0 {
-		panic("there is no chain " + name)
-	}
-	return &t.Chains[i]
 }

@@ -13,6 +13,7 @@ import (
 	"thole/compiler"
 	"thole/compiler/reference"
 	"thole/internal/nstest"
+	"thole/ruleset"
 )
 
 var (
@@ -63,6 +64,8 @@ type bench struct {
 	judged, denied, cases int
 	flows                 int // that were begun: each has a port of its own
 	seen                  map[reference.Situation]int
+	change                func(*ruleset.Table) // makes a mutant of the table; nil: none
+	only                  reference.Situation  // judge only what has it; "": everything
 }
 
 func newBench(t *testing.T) *bench {
@@ -114,7 +117,7 @@ func (b *bench) judge(c reference.Case) string {
 	}
 	defer s.clear()
 	for _, conn := range c.Connections {
-		if !s.possible(conn) {
+		if !s.possible(conn) || b.only != "" && !conn.Has(b.only) {
 			continue
 		}
 		b.judged++
@@ -128,7 +131,7 @@ func (b *bench) judge(c reference.Case) string {
 		}
 	}
 	for _, f := range c.Flows {
-		if !s.possibleFlow(f) {
+		if !s.possibleFlow(f) || b.only != "" && !f.Has(b.only) {
 			continue
 		}
 		b.judged++
@@ -165,6 +168,9 @@ func (s *stage) load() error {
 	})
 	if err != nil {
 		return err
+	}
+	if s.change != nil {
+		s.change(&result.Table)
 	}
 	return s.node.Nft(result.Table.Text())
 }

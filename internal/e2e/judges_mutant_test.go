@@ -1,0 +1,37 @@
+package e2e
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"thole/compiler/mutants"
+	"thole/compiler/reference"
+)
+
+// caughtWithin is how many connections and flows of its situation a mutant of the table may pass unnoticed by the kernel.
+const caughtWithin = 1000
+
+// TestKernelCatchesMutants loads tables that ignore a situation: real sockets show it.
+func TestKernelCatchesMutants(t *testing.T) {
+	b := newBench(t)
+	for _, m := range mutants.All {
+		if m.Rare {
+			continue
+		}
+		t.Run(m.Name, func(t *testing.T) {
+			b.change, b.only, b.judged = m.Change, m.Ignores, 0
+			from := *seed
+			if from == 0 {
+				from = rand.Uint64()
+			}
+			for n := uint64(0); b.judged < caughtWithin; n++ {
+				c := reference.Random(rand.New(rand.NewPCG(from, n)), 4)
+				if diff := b.judge(c); diff != "" {
+					t.Logf("caught by connection or flow %d: %s", b.judged, diff)
+					return
+				}
+			}
+			t.Errorf("no difference in %d; -seed %d", caughtWithin, from)
+		})
+	}
+}

@@ -150,3 +150,38 @@ func TestCalledAddressOfThisNode(t *testing.T) {
 		l.close()
 	})
 }
+
+// A flow whose destination NAT changes is decided again by the address that was called, at an answer too: it outlives
+// another's revocation, and not its own, though the address that it reaches is allowed.
+func TestCalledAddressAtAnAnswerAfterRevocation(t *testing.T) {
+	to := func(addr4, addr6 string) string {
+		return egress(fmt.Sprintf("egress: [{to: [{cidr: %s/32}, {cidr: %q}]}]", addr4, addr6+"/128"))
+	}
+	for name, f := range map[string]struct{ called, from, at, client string }{
+		"IPv4": {calledAway + ":80", "0.0.0.0:6000", theirs + ":8080", ours + ":6000"},
+		"IPv6": {"[" + calledAway6 + "]:80", "[::]:6000", "[" + theirs6 + "]:8080", "[" + ours6 + "]:6000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, to(calledAway, calledAway6))
+			s.translate()
+			server, client := s.stranger().udp(f.at), s.db.udp(f.from)
+			client.sendTo(f.called, "question")
+			allowed(t, "the question", server.got() == "question")
+			push := func() bool {
+				server.sendTo(f.client, "pushed")
+				return client.got() == "pushed"
+			}
+			allowed(t, "pushed", push())
+			s.enforce(to(calledAway, calledAway6))
+			allowed(t, "pushed after another's revocation", push())
+			s.enforce(to(theirs, theirs6))
+			denied(t, "pushed after the revocation", push())
+			client.sendTo(f.called, "question")
+			denied(t, "a question after the revocation", server.got() == "question")
+			s.enforce(to(calledAway, calledAway6))
+			client.sendTo(f.called, "question")
+			allowed(t, "a question when it is allowed again", server.got() == "question")
+			allowed(t, "pushed then", push())
+		})
+	}
+}

@@ -130,58 +130,63 @@ func (s *scene) beforeTheFirstAnswer(l *sock, options [][3]int) (got, answer int
 }
 
 // With a raw socket a process answers its own call in the victim's name. That decides the connection where the victim's
-// listener is bound to a device, and the attacker shares its port. Another user cannot share it.
+// listener is bound to a device, whoever the attacker is. (An ordinary listener: decoyAnswers.)
 func TestLimitRawAnswerForListenerOfDevice(t *testing.T) {
-	for _, device := range []string{"", "veth0"} {
-		s := newScene(t, sameLabels)
-		l := s.db.socket("0.0.0.0:80", unix.SOCK_STREAM, reusePort)
-		if device != "" {
-			l.device(device)
-		}
-		l.bind("0.0.0.0:80")
-		l.listen()
-		defer decoyFor(s.web).close()
-		seen := &sock{s.web, s.web.ok(call{Op: "socket", A: unix.AF_INET, B: unix.SOCK_RAW, C: unix.IPPROTO_TCP}).FD}
-		raw, c := s.web.raw(unix.AF_INET), s.web.tcp("0.0.0.0:6000")
-		if c.connect(ours+":80") != 0 {
-			t.Fatal("the handshake failed: nothing was tried")
-		}
-		seq, ack := synAck(t, seen, 80)
-		raw.sendTo(ours+":0", string(segment4(ours+":80", ours+":6000", 0x10, seq+1, ack)))
-		s.Barrier()
-		c.send("question")
-		var conn *sock
-		data, answer := false, false
-		nstest.WaitFor(t, 10*time.Second, "the question, or its end", func() bool {
-			if conn == nil {
-				conn = l.accept()
+	for _, labelled := range []bool{true, false} {
+		for _, device := range []string{"", "veth0"} {
+			s := newScene(t, sameLabels)
+			attacker := s.free
+			if labelled {
+				attacker = s.web
 			}
-			data = data || conn != nil && conn.got() == "question"
-			return data || c.stuck()
-		})
-		if conn != nil {
-			conn.send("answer")
-			nstest.WaitFor(t, 10*time.Second, "the answer, or its end", func() bool {
-				answer = c.got() == "answer"
-				return answer || conn.stuck()
-			})
+			l := s.db.socket("0.0.0.0:80", unix.SOCK_STREAM, reusePort)
+			if device != "" {
+				l.device(device)
+			} else if labelled {
+				defer decoyFor(attacker).close() // its connect would be refused else
+			}
+			l.bind("0.0.0.0:80")
+			l.listen()
+			data, answer := s.answersItself(attacker, l)
+			if want := device != ""; data != want || answer != want {
+				t.Errorf("a labelled attacker: %t, a listener bound to %q: data %t, answer %t", labelled, device, data, answer)
+			}
 		}
-		if device == "" {
-			denied(t, "data for an ordinary listener", data || answer)
-			continue
+	}
+}
+
+// answersItself has an attacker call a listener and answer by a raw socket.
+func (s *scene) answersItself(attacker *agent, l *sock) (data, answer bool) {
+	t := s.t
+	t.Helper()
+	seen := &sock{attacker, attacker.ok(call{Op: "socket", A: unix.AF_INET, B: unix.SOCK_RAW, C: unix.IPPROTO_TCP}).FD}
+	raw, c := attacker.raw(unix.AF_INET), attacker.tcp("0.0.0.0:6000")
+	defer c.abort()
+	if c.connect(ours+":80") != 0 {
+		return false, false
+	}
+	seq, ack := synAck(t, seen, 80)
+	raw.sendTo(ours+":0", string(segment4(ours+":80", ours+":6000", 0x10, seq+1, ack)))
+	s.Barrier()
+	c.send("question")
+	var conn *sock
+	nstest.WaitFor(t, 10*time.Second, "the question, or its end", func() bool {
+		if conn == nil {
+			conn = l.accept()
 		}
-		limit(t, "data for a listener of a device", data)
-		limit(t, "its answer", answer)
+		data = data || conn != nil && conn.got() == "question"
+		return data || c.stuck()
+	})
+	if conn == nil {
+		return false, false
 	}
-	s := newScene(t, sameLabels)
-	s.Shell("echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start")
-	s.db.listen("0.0.0.0:80", reusePort)
-	other := newAgent(t, s.Host, s.In("thole.slice/web").As(1234))
-	d := other.socket("0.0.0.0:80", unix.SOCK_STREAM, reusePort)
-	d.device("lo")
-	if errno := d.do(call{Op: "bind", FD: d.fd, To: "0.0.0.0:80"}).Errno; errno != unix.EADDRINUSE {
-		t.Errorf("a decoy of another user: %v, want the address to be in use", errno)
-	}
+	defer conn.abort()
+	conn.send("answer")
+	nstest.WaitFor(t, 10*time.Second, "the answer, or its end", func() bool {
+		answer = c.got() == "answer"
+		return answer || conn.stuck()
+	})
+	return data, answer
 }
 
 // A datagram of this node to a socket that is bound to a device arrives, its answer does not; and an answer to a

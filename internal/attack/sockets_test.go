@@ -364,7 +364,7 @@ func decoyAnswers(t *testing.T, s *scene, old bool, f family, attacker *agent) {
 }
 
 // synAck returns the numbers of the SYN-ACK from a port.
-func synAck(t *testing.T, seen *sock, port uint16) (seq, ack uint32) {
+func synAck(t testing.TB, seen *sock, port uint16) (seq, ack uint32) {
 	t.Helper()
 	nstest.WaitFor(t, 5*time.Second, "the SYN-ACK", func() bool {
 		p := seen.do(call{Op: "recv", FD: seen.fd}).Data

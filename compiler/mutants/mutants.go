@@ -16,12 +16,15 @@ type Mutant struct {
 	Ignores reference.Situation
 	Change  func(*ruleset.Table)
 
-	Rare bool // real sockets show it seldom: raw ones, a socket in TIME_WAIT, data before an answer that is denied
+	// Rare: real sockets show it seldom, because it takes raw ones, a socket in TIME_WAIT, data before an answer that is denied,
+	// or two addresses of which policies say different things.
+	Rare bool
 }
 
 // All has a table for each situation. The names of chains are those of docs/ARCHITECTURE.md.
 var All = []Mutant{
 	{"no answer is judged: the listener that was found decides", reference.SharedListener, accepting("answer_here"), false},
+	{"no answer is judged: nobody that was found decides", reference.BoundListener, accepting("answer_here"), false},
 	{"data for a socket that is not found stays in the window", reference.BoundListener, leavingOutRules("input_data_nobody", "bound to a device"), true},
 	{"a listener behind a TIME_WAIT is not looked for", reference.HiddenListener, leavingOutRules("input_syn_nobody", "hides the listener"), true},
 	{"whoever sends on a decided connection of TCP", reference.SecondSender, accepting("output_same"), true},
@@ -31,7 +34,7 @@ var All = []Mutant{
 	{"unlabelled processes say which workload they are", reference.PacketMark, leavingOutRules("output_by_nobody", "nobody but us"), false},
 	{"the priority of a SYN says who listens", reference.PacketPriority, leavingOutStatement("input_syn_nobody", ruleset.SetBits{Target: ruleset.MetaPriority}), false},
 	{"marks of other programs are numbers of workloads", reference.ConntrackMark, leavingOutRules("input_reply_nobody", "an unlabelled process sent it"), false},
-	{"the address that is reached outside counts alone", reference.CalledElsewhere, leavingOutRules("leave", "NAT changed"), false},
+	{"the address that is reached outside counts alone", reference.CalledElsewhere, leavingOutRules("leave", "NAT changed"), true},
 	{"the receiver on this node counts alone", reference.CalledElsewhere, leavingOutRules("ask", "called another address"), false},
 	{"the packet around another one is its sender's", reference.Tunnelled, leavingOutRules("output_leaves", "around a packet"), false},
 	{"marks of other programs are denied answers", reference.ConntrackMark, leavingOutRules("answer_unlabelled", "another program's"), false},

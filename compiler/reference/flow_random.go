@@ -1,5 +1,29 @@
 package reference
 
+import "math/rand/v2"
+
+// MoreOf returns c with that many random connections and flows between its ends that have the situation.
+func MoreOf(s Situation, r *rand.Rand, c Case, many int) Case {
+	g := generator{r}
+	c.Connections, c.Flows = nil, nil
+	for range 100 * many {
+		for _, connection := range g.connections(c) {
+			if connection.Has(s) && len(c.Connections) < many {
+				c.Connections = append(c.Connections, connection)
+			}
+		}
+		for _, f := range g.flows(c) {
+			if f.Has(s) && len(c.Flows) < many {
+				c.Flows = append(c.Flows, f)
+			}
+		}
+		if len(c.Connections)+len(c.Flows) >= many {
+			break
+		}
+	}
+	return c
+}
+
 // flows makes flows for c, in which sockets share addresses and ports.
 func (g generator) flows(c Case) []Flow {
 	n := connector{generator: g, ports: mentionedPorts(c)}

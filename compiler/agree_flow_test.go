@@ -33,8 +33,8 @@ func (h host) simulateFlow(sim *ruleset.Simulator, f reference.Flow) []bool {
 	return verdicts
 }
 
-// ended reports whether a packet ended its connection of TCP: its SYN was dropped, or it was refused. What another process sends to
-// the outside is refused without harm: the reset has the wrong sequence number for the connection.
+// ended reports whether a packet ended its connection of TCP: its SYN was dropped, or it was refused. What another
+// process sends to the outside is refused without harm: the reset has the wrong sequence number for the connection.
 func (w *wire) ended(p reference.Packet, passes bool, before uint32) bool {
 	dead := func(mark uint32) bool { return mark&(1<<29|1<<28) == 1<<29 } // docs/ARCHITECTURE.md, "Marks"
 	if w.Protocol != ruleset.ProtoTCP || w.OtherMark != 0 {
@@ -111,7 +111,8 @@ func (w *wire) find(p reference.Packet, packet *ruleset.Packet) {
 // packet is p as its sender makes it.
 func (w *wire) packet(p reference.Packet) ruleset.Packet {
 	packet := ruleset.Packet{
-		Conntrack: &w.ct, State: ruleset.StateEstablished, L4Proto: w.Protocol, FromPort: reference.ClientPort, Port: w.Port,
+		Conntrack: &w.ct, State: ruleset.StateEstablished, L4Proto: w.Protocol,
+		FromPort: reference.ClientPort, Port: w.Port,
 		From: address(p.From, w.IPv6), To: address(p.To, w.IPv6), Mark: p.Mark, Priority: p.Priority, RouteType: 1,
 		Carries: p.Kind != reference.Open,
 	}

@@ -11,16 +11,16 @@ import (
 	"thole/ruleset"
 )
 
-// caughtWithin is how many random cases a mutant of a judge may pass unnoticed. Most are caught within the first thousand; the
-// rarest was caught by the 12,000th.
+// caughtWithin is how many random cases a mutant of a judge may pass unnoticed. Most are caught within the first
+// thousand; the rarest was caught by the 12,000th.
 const caughtWithin = 100_000
 
-// marks are the situations that make no difference: to leave them out changes no verdict, so only together with a table that
-// heeds them a judge that leaves them out can be told from one that does not.
+// marks are the situations that make no difference: to leave them out changes no verdict, so only together with a table
+// that heeds them a judge that leaves them out can be told from one that does not.
 var marks = []reference.Situation{reference.PacketMark, reference.PacketPriority, reference.ConntrackMark}
 
-// TestMutantsOfEvaluatorAndSimulator leaves out one situation at a time, first in what the evaluator judges, then in what the
-// simulator runs. The other judge disagrees.
+// TestMutantsOfEvaluatorAndSimulator leaves out one situation at a time, first in what the evaluator judges, then in
+// what the simulator runs. The other judge disagrees.
 func TestMutantsOfEvaluatorAndSimulator(t *testing.T) {
 	for _, s := range slices.Concat(reference.FlowSituations, reference.ConnectionSituations) {
 		if slices.Contains(marks, s) {
@@ -38,8 +38,8 @@ func TestMutantsOfEvaluatorAndSimulator(t *testing.T) {
 	}
 }
 
-// TestMutantsOfTheTable changes the table so that it ignores, or heeds, what it should not. The evaluator disagrees; and where the
-// situation makes no difference with the right table, so does a simulator that ignores it.
+// TestMutantsOfTheTable changes the table so that it ignores, or heeds, what it should not. The evaluator disagrees;
+// and where the situation makes no difference with the right table, so does a simulator that ignores it.
 func TestMutantsOfTheTable(t *testing.T) {
 	for _, m := range mutants.All {
 		t.Run(m.Name, func(t *testing.T) {
@@ -84,7 +84,8 @@ func (j judges) disagree(evaluator, simulator blindness) bool {
 
 // around is the packet around a packet of c, as a connection of its sender's.
 func around(c reference.Connection) reference.Connection {
-	return reference.Connection{From: c.From, To: reference.Endpoint{Address: c.Tunnel}, Protocol: ruleset.ProtoUDP, Port: tunnelPort, IPv6: c.IPv6}
+	to := reference.Endpoint{Address: c.Tunnel}
+	return reference.Connection{From: c.From, To: to, Protocol: ruleset.ProtoUDP, Port: tunnelPort, IPv6: c.IPv6}
 }
 
 // simulatorsDiffer reports whether the simulator says otherwise without a situation.

@@ -10,16 +10,16 @@ import (
 )
 
 // A Flow is the packets of one 5-tuple: protocol, client address and port, server address and port. Several sockets may
-// share the tuple, so each packet names the sockets that really send and receive it. All clients are on this node, or all
-// are the one address outside that the tuple has; likewise all servers.
+// share the tuple, so each packet names the sockets that really send and receive it. All clients are on this node, or
+// all are the one address outside that the tuple has; likewise all servers.
 type Flow struct {
 	Protocol uint8 // TCP or UDP
 	IPv6     bool
 	Port     uint16 // the server's port; the client's port is ClientPort
 	Packets  []Packet
 
-	// OtherMark is the conntrack mark that another program writes behind Thole's OUTPUT; 0: none does. No end of such a flow
-	// is a workload.
+	// OtherMark is the conntrack mark that another program writes behind Thole's OUTPUT; 0: none does. No end of such a
+	// flow is a workload.
 	OtherMark uint32
 }
 
@@ -36,7 +36,8 @@ type Packet struct {
 	Finds Lookup   // what nftables finds at INPUT, if To is on this node
 	Other Endpoint // the owner of the socket that is found, where Finds is FindsOther
 
-	// Mark and Priority are those that the packet has before Thole sees it: SO_MARK, SO_PRIORITY, another program's rules.
+	// Mark and Priority are those that the packet has before Thole sees it: SO_MARK, SO_PRIORITY, another program's
+	// rules.
 	Mark, Priority uint32
 }
 
@@ -73,7 +74,7 @@ const (
 	HiddenListener Situation = "a hidden listener"       // nftables finds a socket in TIME_WAIT, or a request
 	SecondSender   Situation = "a second sender"         // another socket sends with the client's address and port
 	SecondAnswerer Situation = "a second answerer"       // another socket sends with the server's address and port
-	PortChanged    Situation = "a port that changed"     // the answer is delivered to another socket than the one that asked
+	PortChanged    Situation = "a port that changed"     // the answer is delivered to another one than asked
 	PacketMark     Situation = "a packet mark"           // another program's
 	PacketPriority Situation = "a packet priority"       // likewise
 	ConntrackMark  Situation = "a conntrack mark"        // likewise

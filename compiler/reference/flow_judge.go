@@ -20,8 +20,8 @@ func JudgeFlow(policies []compiler.Policy, f Flow) []bool {
 	return judgeDatagrams(policies, f)
 }
 
-// found is the end whose socket nftables finds for p. A receiver that is bound to a device looks like no workload's: see
-// docs/SECURITY.md, "What it does not protect from".
+// found is the end whose socket nftables finds for p. A receiver that is bound to a device looks like no workload's:
+// see docs/SECURITY.md, "What it does not protect from".
 func (p Packet) found() Endpoint {
 	switch p.Finds {
 	case FindsOther:
@@ -61,8 +61,8 @@ func judgeDatagrams(policies []compiler.Policy, f Flow) []bool {
 
 // passes judges a datagram.
 //
-// "A datagram is judged each time, in both directions": a request by the sockets that send and receive it, an answer by the
-// socket that answers and the workload that asked.
+// "A datagram is judged each time, in both directions": a request by the sockets that send and receive it, an answer by
+// the socket that answers and the workload that asked.
 func (t *tuple) passes(p Packet) bool {
 	switch {
 	case p.Back == t.back:
@@ -92,18 +92,18 @@ func (t *tuple) request(p Packet) bool {
 	return true
 }
 
-// answerFromOutside: an answer is for the workload that asked, not for the one that has its port now. Unlabelled processes
-// receive what comes.
+// answerFromOutside: an answer is for the workload that asked, not for the one that has its port now. Unlabelled
+// processes receive what comes.
 func (t *tuple) answerFromOutside(p Packet) bool {
 	to := p.found()
 	return to.unlabelled() || t.asked && t.asker.is(t.policies, to)
 }
 
-// answerHere: "A datagram that goes back on this node passes if it is an answer to what is allowed, or if it would be allowed
-// as a request."
+// answerHere: "A datagram that goes back on this node passes if it is an answer to what is allowed, or if it would be
+// allowed as a request."
 //
-// Decided: where the workload that asked may ask the socket that answers, the datagram is an answer, and not a request to the
-// present owner of the port. What unlabelled processes send each other always passes.
+// Decided: where the workload that asked may ask the socket that answers, the datagram is an answer, and not a request
+// to the present owner of the port. What unlabelled processes send each other always passes.
 func (t *tuple) answerHere(p Packet) bool {
 	to := p.found()
 	switch {
@@ -145,9 +145,9 @@ func judgeStream(policies []compiler.Policy, f Flow) []bool {
 
 // passes judges a packet, and says whether its refusal ends the connection.
 //
-// "A connection is settled by the sockets that really have it": on this node, the socket that is found for data and the one that
-// answers decide together, in either order. The SYN is judged by the listener that nftables finds, so that most refusals come at
-// once.
+// "A connection is settled by the sockets that really have it": on this node, the socket that is found for data and the
+// one that answers decide together, in either order. The SYN is judged by the listener that nftables finds, so that
+// most refusals come at once.
 func (s *stream) passes(p Packet) (passes, ends bool) {
 	switch p.Kind {
 	case Open:
@@ -187,7 +187,8 @@ func (s *stream) data(p Packet) (passes, ends bool) {
 	case p.To.outside():
 		return s.leaves(p), false
 	case p.Finds == FindsNothing:
-		// Before the first answer the client has to send it again. Afterwards the answer is all that is known of the socket.
+		// Before the first answer the client has to send it again. Afterwards the answer is all that is known of the
+		// socket.
 		s.decided = s.answered && s.opener.is(s.policies, p.From)
 		return s.decided, false
 	case s.decided:
@@ -201,7 +202,8 @@ func (s *stream) data(p Packet) (passes, ends bool) {
 	}
 	s.opener = remember(p.From, p.found())
 	s.heard = true
-	s.decided = passes && (s.answered || p.From.outside()) // from outside, the socket that is found is the one that has it
+	// From outside, the socket that is found is the one that has it.
+	s.decided = passes && (s.answered || p.From.outside())
 	return passes, !passes
 }
 
@@ -218,8 +220,8 @@ func (s *stream) settle(server Endpoint) {
 	}
 }
 
-// leaves judges what another process sends on a connection to an address outside. An unlabelled process cannot speak in a
-// workload's name.
+// leaves judges what another process sends on a connection to an address outside. An unlabelled process cannot speak in
+// a workload's name.
 func (s *stream) leaves(p Packet) bool {
 	if p.From.unlabelled() || !s.allows(p.From, p.To) {
 		return false
@@ -228,8 +230,8 @@ func (s *stream) leaves(p Packet) bool {
 	return true
 }
 
-// intrudes judges what another process sends on a decided connection of this node, with a raw socket. If it may speak to the
-// server, the next answer is judged as one to it; if not, the connection goes on.
+// intrudes judges what another process sends on a decided connection of this node, with a raw socket. If it may speak
+// to the server, the next answer is judged as one to it; if not, the connection goes on.
 func (s *stream) intrudes(p Packet) bool {
 	if !s.allows(p.From, p.found()) {
 		return false
@@ -247,8 +249,8 @@ type party struct {
 
 // remember is the sender of a packet that was judged with the socket of found.
 //
-// Decided: only a workload that calls itself is remembered as itself. So where nftables finds another's socket for its call, it is
-// judged like its equal when its own socket answers.
+// Decided: only a workload that calls itself is remembered as itself. So where nftables finds another's socket for its
+// call, it is judged like its equal when its own socket answers.
 func remember(sender, found Endpoint) party {
 	if sender.Workload == nil || sender == found {
 		return party{sender, true}
@@ -312,8 +314,8 @@ func userLabels(labels compiler.Labels) compiler.Labels {
 	return some
 }
 
-// reachesEquals reports whether another workload that no policy tells apart from w may reach w by everything, and nothing is
-// recorded. Such workloads are not told apart by the table either.
+// reachesEquals reports whether another workload that no policy tells apart from w may reach w by everything, and
+// nothing is recorded. Such workloads are not told apart by the table either.
 func reachesEquals(policies []compiler.Policy, w *compiler.Workload) bool {
 	equal := *w
 	for _, c := range transports(policies) {
@@ -332,7 +334,9 @@ func transports(policies []compiler.Policy) []Connection {
 		all = append(all, Connection{Protocol: protocolTCP, Port: port}, Connection{Protocol: protocolUDP, Port: port})
 	}
 	for kind := range 256 {
-		all = append(all, Connection{Protocol: protocolICMP, ICMPType: uint8(kind)}, Connection{Protocol: protocolICMPv6, ICMPType: uint8(kind)})
+		for _, protocol := range []uint8{protocolICMP, protocolICMPv6} {
+			all = append(all, Connection{Protocol: protocol, ICMPType: uint8(kind)})
+		}
 	}
 	return all
 }

@@ -99,7 +99,8 @@ func (n connector) datagrams(clients, servers []Endpoint) []Packet {
 	return all
 }
 
-// finds chooses what nftables finds for a packet. From outside it comes in by the device to which the receiver is bound.
+// finds chooses what nftables finds for a packet. From outside it comes in by the device to which the receiver is
+// bound.
 func (n connector) finds(p *Packet, receivers []Endpoint) {
 	p.Finds = FindsReceiver
 	switch share := n.r.IntN(100); {
@@ -175,8 +176,8 @@ func (n connector) mark(packets []Packet) {
 // otherMarks are packet marks of other programs.
 func otherMarks() []uint32 { return []uint32{1, 2, 0xca6c, 0xdead, 0x20000000, 0x40000000, 0x80000000} }
 
-// mayForge leaves out the packets of a connection of TCP that may be decided: OUTPUT does not look for a mark there, and INPUT
-// judges the packet by it. Its sender can lose its own packet so, and gains nothing.
+// mayForge leaves out the packets of a connection of TCP that may be decided: OUTPUT does not look for a mark there,
+// and INPUT judges the packet by it. Its sender can lose its own packet so, and gains nothing.
 func mayForge(p Packet) bool {
 	return p.Kind == Datagram || p.Kind == Open || p.Kind == Data && p.From.unlabelled()
 }
@@ -186,8 +187,8 @@ func forgedMarks() []uint32 { return []uint32{0x0fff0000, 0x0fff0001, 0x0fff0002
 
 func packetPriorities() []uint32 { return []uint32{1, 2, 6, 0x10001, 0xffff} }
 
-// conntrackMarks are marks of other programs. Over UDP they may look like any of Thole's. Over TCP they have neither the bit of
-// what was denied nor the epoch in which the table is (docs/ARCHITECTURE.md, "Marks").
+// conntrackMarks are marks of other programs. Over UDP they may look like any of Thole's. Over TCP they have neither
+// the bit of what was denied nor the epoch in which the table is (docs/ARCHITECTURE.md, "Marks").
 func conntrackMarks(protocol uint8) []uint32 {
 	marks := []uint32{1, 2, 3, 0xca6c, 0x10001, 0x12345, 0x20003, 0x80010002}
 	if protocol == protocolUDP {

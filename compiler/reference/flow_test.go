@@ -50,7 +50,8 @@ func TestRandomFlowsArePossible(t *testing.T) {
 					t.Errorf("packet %d is not a SYN, or another one is:\n%s", i, f)
 				}
 			}
-			if f.OtherMark != 0 && slices.ContainsFunc(f.endpoints(), func(e *Endpoint) bool { return e.Workload != nil }) {
+			labelled := func(e *Endpoint) bool { return e.Workload != nil }
+			if f.OtherMark != 0 && slices.ContainsFunc(f.endpoints(), labelled) {
 				t.Errorf("another program's mark on a workload's connection:\n%s", f)
 			}
 			for _, s := range FlowSituations {
@@ -76,8 +77,9 @@ func checkPacket(t *testing.T, f Flow, p Packet) {
 	}
 }
 
-// TestNothingIsExchangedAgainstThePolicies: whatever sockets share a tuple, a packet that reaches the socket which nftables found
-// goes between ends of which one may call the other; and a server answers over TCP only where a client of the flow may call it.
+// TestNothingIsExchangedAgainstThePolicies: whatever sockets share a tuple, a packet that reaches the socket which
+// nftables found goes between ends of which one may call the other; and a server answers over TCP only where a client
+// of the flow may call it.
 func TestNothingIsExchangedAgainstThePolicies(t *testing.T) {
 	seeded(t, 2000, func(t *testing.T, _ *rand.Rand, c Case) {
 		for _, f := range c.Flows {
@@ -130,38 +132,96 @@ func finds(p Packet, lookup Lookup, other ...Endpoint) Packet {
 	return p
 }
 
-// TestStories: web and web2 may call each other, db and unlabelled processes call nobody that has labels and are not called.
+// TestStories: web and web2 may call each other, db and unlabelled processes call nobody that has labels and are not
+// called.
 func TestStories(t *testing.T) {
 	policies := set(
-		compiler.Policy{Name: "web", Selector: has("app", "web"), Ingress: allow(peersOnly(same())), Egress: allow(peersOnly(same()))},
+		ingress("web-ingress", has("app", "web"), allow(peersOnly(same()))),
+		egress("web-egress", has("app", "web"), allow(peersOnly(same()))),
 		compiler.Policy{Name: "db", Selector: has("app", "db"), Ingress: allow(), Egress: allow()})
 	by := func(p Packet, e Endpoint) Packet { p.From = e; return p }
 	to := func(p Packet, e Endpoint) Packet { p.To = e; return p }
 	for _, s := range []story{
-		{"UDP: an answer", udp(udpTo(web), answerFrom(web)), []bool{true, true}, "it belongs to the request"},
-		{"UDP: a request through a decoy", udp(finds(udpTo(db), FindsOther, end(web)), answerFrom(db)), []bool{true, false},
-			"nftables finds web, the kernel delivers to db, and db may not answer"},
-		{"UDP: a receiver bound to a device", udp(finds(udpTo(db), FindsNothing), answerFrom(db)), []bool{false, false},
-			"web2 may not call what is unlabelled, and so the socket looks"},
-		{"UDP: a forged request", udp(udpTo(web), by(udpTo(web), end(db)), answerFrom(web)), []bool{true, false, true},
-			"each datagram is its sender's, and web2 keeps its flow"},
-		{"UDP: a forged answer", udp(udpTo(web), answerFrom(db), answerFrom(web)), []bool{true, false, true}, "web2 may not call db"},
-		{"UDP: the port's next owner", udp(udpTo(web), to(answerFrom(web), end(db)), to(answerFrom(web), Endpoint{})), []bool{true, false, false},
-			"web2 asked"},
-		{"TCP: a connection", tcpFlow(openTo(udpTo(web)), dataTo(udpTo(web)), answered(answerFrom(web))), []bool{true, true, true}, ""},
-		{"TCP: a decoy", tcpFlow(openTo(finds(udpTo(db), FindsOther, end(web))), answered(answerFrom(db)), dataTo(udpTo(db))), []bool{true, false},
-			"the socket that answers is db's"},
-		{"TCP: a mistaken refusal", tcpFlow(openTo(finds(udpTo(web), FindsOther, end(db)))), []bool{false},
-			"the listener that is found decides first"},
-		{"TCP: a listener bound to a device",
-			tcpFlow(openTo(finds(udpTo(web), FindsNothing)), dataTo(finds(udpTo(web), FindsNothing)), answered(answerFrom(web)), dataTo(finds(udpTo(web), FindsNothing))),
-			[]bool{true, false, true, true}, "data waits for the first answer"},
-		{"TCP: the same, and it may not be called", tcpFlow(openTo(finds(udpTo(db), FindsNothing)), answered(answerFrom(db))), []bool{true, false},
-			"the socket that answers is db's"},
-		{"TCP: data in the last packet of a handshake", tcpFlow(openTo(udpTo(web)), dataTo(finds(udpTo(web), FindsRequest))), []bool{true, true},
-			"the listener was judged"},
-		{"TCP: a second sender", tcpFlow(openTo(udpTo(web)), answered(answerFrom(web)), dataTo(by(udpTo(web), end(db))), dataTo(udpTo(web))), []bool{true, true, false, true},
-			"db cannot speak for web2, nor end its connection"},
+		{
+			"UDP: an answer",
+			udp(udpTo(web), answerFrom(web)),
+			[]bool{true, true}, "it belongs to the request",
+		},
+		{
+			"UDP: a request through a decoy",
+			udp(finds(udpTo(db), FindsOther, end(web)), answerFrom(db)),
+			[]bool{true, false}, "nftables finds web, the kernel delivers to db, and db may not answer",
+		},
+		{
+			"UDP: a receiver bound to a device",
+			udp(finds(udpTo(db), FindsNothing), answerFrom(db)),
+			[]bool{false, false}, "web2 may not call what is unlabelled, and so the socket looks",
+		},
+		{
+			"UDP: a forged request",
+			udp(udpTo(web), by(udpTo(web), end(db)), answerFrom(web)),
+			[]bool{true, false, true}, "each datagram is its sender's, and web2 keeps its flow",
+		},
+		{
+			"UDP: a forged answer",
+			udp(udpTo(web), answerFrom(db), answerFrom(web)),
+			[]bool{true, false, true}, "web2 may not call db",
+		},
+		{
+			"UDP: the port's next owner",
+			udp(udpTo(web), to(answerFrom(web), end(db)), to(answerFrom(web), Endpoint{})),
+			[]bool{true, false, false}, "web2 asked",
+		},
+		{
+			"TCP: a connection",
+			tcpFlow(openTo(udpTo(web)), dataTo(udpTo(web)), answered(answerFrom(web))),
+			[]bool{true, true, true}, "",
+		},
+		{
+			"TCP: a decoy",
+			tcpFlow(
+				openTo(finds(udpTo(db), FindsOther, end(web))),
+				answered(answerFrom(db)),
+				dataTo(udpTo(db)),
+			),
+			[]bool{true, false}, "the socket that answers is db's",
+		},
+		{
+			"TCP: a mistaken refusal",
+			tcpFlow(openTo(finds(udpTo(web), FindsOther, end(db)))),
+			[]bool{false}, "the listener that is found decides first",
+		},
+		{
+			"TCP: a listener bound to a device",
+			tcpFlow(
+				openTo(finds(udpTo(web), FindsNothing)),
+				dataTo(finds(udpTo(web), FindsNothing)),
+				answered(answerFrom(web)),
+				dataTo(finds(udpTo(web), FindsNothing)),
+			),
+			[]bool{true, false, true, true}, "data waits for the first answer",
+		},
+		{
+			"TCP: the same, and it may not be called",
+			tcpFlow(openTo(finds(udpTo(db), FindsNothing)), answered(answerFrom(db))),
+			[]bool{true, false}, "the socket that answers is db's",
+		},
+		{
+			"TCP: data in the last packet of a handshake",
+			tcpFlow(openTo(udpTo(web)), dataTo(finds(udpTo(web), FindsRequest))),
+			[]bool{true, true}, "the listener was judged",
+		},
+		{
+			"TCP: a second sender",
+			tcpFlow(
+				openTo(udpTo(web)),
+				dataTo(udpTo(web)),
+				answered(answerFrom(web)),
+				dataTo(by(udpTo(web), end(db))),
+				dataTo(udpTo(web)),
+			),
+			[]bool{true, true, true, false, true}, "db cannot speak for web2, nor end its connection",
+		},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			if diff := cmp.Diff(s.want, JudgeFlow(policies, s.flow)); diff != "" {
@@ -178,7 +238,8 @@ func tcpFlow(packets ...Packet) Flow { return Flow{Protocol: protocolTCP, Port: 
 func TestFlowString(t *testing.T) {
 	f := udp(finds(udpTo(db), FindsOther, end(web)), answerFrom(db))
 	f.Packets[0].Mark = 0x10
-	want := "web2 -> db, 5353/udp over IPv4: datagram, nftables finds web's socket, mark 0x10\ndb -> web2, 40000/udp over IPv4: datagram, back"
+	want := "web2 -> db, 5353/udp over IPv4: datagram, nftables finds web's socket, mark 0x10\n" +
+		"db -> web2, 40000/udp over IPv4: datagram, back"
 	if diff := cmp.Diff(want, f.String()); diff != "" {
 		t.Error(diff)
 	}

@@ -253,9 +253,9 @@ type view struct {
 
 // egressOf matches rules with the destination. Where NAT changed it:
 //
-// "The address that was called, with its port: in allow rules cidr, any; in deny rules cidr, any. Who gets it on this node, with
-// its own port: workloads, sameLabels, unlabelled, any; the same. The address that is reached outside, with its port: nothing;
-// cidr, any."
+// "The address that was called, with its port: in allow rules cidr, any; in deny rules cidr, any. Who gets it on this
+// node, with its own port: workloads, sameLabels, unlabelled, any; the same. The address that is reached outside, with
+// its port: nothing; cidr, any."
 func egressOf(c Connection) half {
 	h := half{selected: c.From.Workload, side: func(p compiler.Policy) compiler.Side { return p.Egress }}
 	reached := view{c.To, c}
@@ -275,7 +275,8 @@ func egressOf(c Connection) half {
 // ingressOf matches rules with the source. "Ingress is asked of who gets it, for its own port."
 func ingressOf(c Connection) half {
 	source := []view{{c.From, c}}
-	return half{selected: c.To.Workload, side: func(p compiler.Policy) compiler.Side { return p.Ingress }, allowed: source, denied: source}
+	side := func(p compiler.Policy) compiler.Side { return p.Ingress }
+	return half{selected: c.To.Workload, side: side, allowed: source, denied: source}
 }
 
 // allows says whether the half's end is free or an allow rule admits.

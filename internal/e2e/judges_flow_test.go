@@ -38,20 +38,30 @@ func (s *stage) possibleFlow(f reference.Flow) bool {
 		}
 		switch p.Finds {
 		case reference.FindsOther, reference.FindsNothing:
-			// IPv6 looks for a socket of this node by lo, as nftables does; and early demultiplexing makes both find the
-			// same for what comes from outside.
+			// IPv6 looks for a socket of this node by lo, as nftables does; and early demultiplexing makes both find
+			// the same for what comes from outside.
 			if f.IPv6 || p.From.Address.IsValid() {
 				return false
 			}
 		case reference.FindsRequest, reference.FindsTimeWait:
 			return false
 		}
-		first := f.Packets[0]
-		if p.Kind == reference.Data && (p.From != first.From || p.Finds == reference.FindsOther || i > 1 && p.Finds != f.Packets[0].Finds && first.Finds != reference.FindsOther) {
-			return false // a raw socket's, or one that the kernel would not deliver
+		if p.Kind == reference.Data && !ordinary(f.Packets[0], p, i) {
+			return false
 		}
 	}
 	return f.Port != 0
+}
+
+// ordinary says whether data is its client's, and not a raw socket's, and finds a socket as in the kernel: behind the
+// handshake the one that has the connection, or none if that one is bound to a device.
+func ordinary(open, data reference.Packet, i int) bool {
+	switch {
+	case data.From != open.From || data.Finds == reference.FindsOther:
+		return false
+	default:
+		return i == 1 || data.Finds == open.Finds || open.Finds == reference.FindsOther
+	}
 }
 
 // flowDiffers has sockets send the packets of a flow. It returns what happened if that is not what was wanted.
@@ -73,7 +83,9 @@ func (s *stage) flowDiffers(f reference.Flow, want []bool) string {
 		}
 	}
 	if f.OtherMark != 0 {
-		must(s.t, s.node.Nft(fmt.Sprintf("table inet other { chain o { type filter hook output priority 20; ct mark set %d; }; }", f.OtherMark)))
+		must(s.t, s.node.Nft(fmt.Sprintf(`table inet other {
+			chain o { type filter hook output priority 20; ct mark set %d; }
+		}`, f.OtherMark)))
 		defer func() { must(s.t, s.node.Nft("delete table inet other")) }()
 	}
 	if f.Protocol == 17 {
@@ -148,7 +160,8 @@ func (t *tuple) stream(want []bool) string {
 		d := t.probe(open.Other).Listen("tcp", t.server.String(), append(slices.Clone(decoy), nstest.Manual)...)
 		defer d.Close()
 	}
-	client, v := t.probe(open.From).DialTo(nstest.Target{To: t.server.String(), From: t.client.String(), Options: options(open)[1:]})
+	target := nstest.Target{To: t.server.String(), From: t.client.String(), Options: options(open)[1:]}
+	client, v := t.probe(open.From).DialTo(target)
 	if v.Allowed() != want[0] {
 		return fmt.Sprintf("the connection is %s; the evaluator says %v", v, want[0])
 	}

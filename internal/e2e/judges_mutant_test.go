@@ -8,7 +8,8 @@ import (
 	"thole/compiler/reference"
 )
 
-// caughtWithin is how many connections and flows of its situation a mutant of the table may pass unnoticed by the kernel.
+// caughtWithin is how many connections and flows of its situation a mutant of the table may pass unnoticed by the
+// kernel.
 const caughtWithin = 3000
 
 // TestKernelCatchesMutants loads tables that ignore a situation: real sockets show it.

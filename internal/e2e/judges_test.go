@@ -71,8 +71,11 @@ func newBench(t *testing.T) *bench {
 	b := &bench{t: t, node: nstest.New(t), seen: map[reference.Situation]int{}}
 	b.outside = everywhereElse(t, b.node)
 	b.veth = strings.TrimSpace(b.node.Shell("ip -o -4 addr show to 10.0.0.1 | cut -d' ' -f2"))
-	b.node.Shell("ip link add tunnel type vxlan id 7 dstport 4789 local 10.0.0.1 remote 10.0.0.2 && ip link set tunnel up")
-	b.outside.Shell("ip link add tunnel address " + tunnelMAC + " type vxlan id 7 dstport 4789 local 10.0.0.2 remote 10.0.0.1 && ip link set tunnel up")
+	b.node.Shell("ip link add tunnel type vxlan id 7 dstport 4789 local 10.0.0.1 remote 10.0.0.2")
+	b.outside.Shell("ip link add tunnel address " + tunnelMAC +
+		" type vxlan id 7 dstport 4789 local 10.0.0.2 remote 10.0.0.1")
+	b.node.Shell("ip link set tunnel up")
+	b.outside.Shell("ip link set tunnel up")
 	return b
 }
 
@@ -264,8 +267,8 @@ func (s *stage) possible(c reference.Connection) bool {
 // translatable says whether NAT can lead the connection from the address that was called. The bench has no bridges.
 func (s *stage) translatable(c reference.Connection) bool {
 	called := c.Called.Addr()
-	return (called == nodeAddress[c.IPv6] || !c.CalledHere) && usable(called) && (c.Called.Port() != 0) == (c.Port != 0) &&
-		called != c.To.Address
+	known := called == nodeAddress[c.IPv6] || !c.CalledHere
+	return known && usable(called) && (c.Called.Port() != 0) == (c.Port != 0) && called != c.To.Address
 }
 
 // usable says whether the kernel sends to and takes from an address at all.
@@ -366,7 +369,9 @@ func (s *stage) lead(c reference.Connection, host netip.Addr) (end func()) {
 			match = fmt.Sprintf("th dport %d", c.Called.Port())
 			to = netip.AddrPortFrom(host, c.Port).String()
 		}
-		must(s.t, s.node.Nft(fmt.Sprintf("table inet nat { chain o { type nat hook output priority -100; meta l4proto %d %s daddr %s %s dnat %s to %s; }; }",
+		must(s.t, s.node.Nft(fmt.Sprintf(`table inet nat {
+			chain o { type nat hook output priority -100; meta l4proto %d %s daddr %s %s dnat %s to %s; }
+		}`,
 			c.Protocol, family, c.Called.Addr(), match, family, to)))
 		return func() { must(s.t, s.node.Nft("delete table inet nat")) }
 	case c.Tunnel.IsValid():

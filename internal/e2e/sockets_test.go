@@ -248,8 +248,8 @@ func TestUnlabelledIsUntouched(t *testing.T) {
 	}
 }
 
-// An unlabelled client takes over the port of a workload that asked an unlabelled server: conntrack remembers the workload, and
-// the client is answered all the same.
+// An unlabelled client takes over the port of a workload that asked an unlabelled server: conntrack remembers the
+// workload, and the client is answered all the same.
 func TestUnlabelledTakesOverAUDPPort(t *testing.T) {
 	s := newSameLabels(t)
 	for _, to := range append(own, loopback...) {
@@ -287,14 +287,16 @@ func TestConntrackMarksOnLoopback(t *testing.T) {
 	}
 }
 
-// A workload whose cgroup lies in another workload's is another one: it cannot send what that one may, nor receive its answers.
+// A workload whose cgroup lies in another workload's is another one: it cannot send what that one may, nor receive its
+// answers.
 func TestWorkloadInsideAnother(t *testing.T) {
 	n := newNode(t)
 	world := everywhereElse(t, n.Host).In("world").Probe("world")
 	n.label("user.slice", app("outer"))
 	n.label("user.slice/inner", app("inner"))
 	n.label("system.slice", app("server"))
-	server, outer, inner := n.In("system.slice").Probe("server"), n.In("user.slice").Probe("outer"), n.In("user.slice/inner").Probe("inner")
+	server, outer := n.In("system.slice").Probe("server"), n.In("user.slice").Probe("outer")
+	inner := n.In("user.slice/inner").Probe("inner")
 	n.enforce([]byte(`apiVersion: thole/v1
 kind: Policy
 metadata: {name: server}

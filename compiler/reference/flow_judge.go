@@ -187,10 +187,8 @@ func (s *stream) data(p Packet) (passes, ends bool) {
 	case p.To.outside():
 		return s.leaves(p), false
 	case p.Finds == FindsNothing:
-		// Before the first answer the client has to send it again. Afterwards the answer is all that is known of the
-		// socket.
-		s.decided = s.answered && s.opener.is(s.policies, p.From)
-		return s.decided, false
+		// Before the first answer the client has to send it again. Afterwards each answer is judged.
+		return s.answered && s.opener.is(s.policies, p.From), false
 	case s.decided:
 		return s.intrudes(p), false
 	case p.Finds == FindsRequest:

@@ -151,6 +151,9 @@ func (h host) simulate(sim *ruleset.Simulator, c reference.Connection) reference
 	var logged []string
 	p.Kind = kind(c)
 	p.Mark, p.Priority = 0xdead, 0xbeef // SO_MARK and SO_PRIORITY of the sender
+	if c.Tunnel.IsValid() {
+		p.Mark = 0 // a mark may lead to a tunnel, too: then the kind of the interface is not asked
+	}
 	fromHere := !c.From.Address.IsValid() && p.IifName == ""
 	if fromHere {
 		p.Socket = h.socket(c.From)

@@ -68,7 +68,7 @@ func (l *layout) pair(from nft.Expr, itsClass ...nft.Rule) []nft.Rule {
 }
 
 // settle writes the epoch: until it changes, no packet of this connection is judged again.
-// What conntrack does not know goes nowhere.
+// A packet that conntrack does not know is discarded.
 func (l *layout) settle() nft.Chain {
 	// Requests on this node come first, because they are most. What conntrack does not know has no direction.
 	here := []nft.Statement{isRequest, onLo}

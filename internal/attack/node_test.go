@@ -130,7 +130,7 @@ func (n *node) load(yaml string) {
 	n.apply(&result.Table)
 }
 
-// apply loads a table as the daemon does: nft 1.0.6 can not load every text of ours on every kernel.
+// apply loads a table as the daemon does: nft 1.0.6 cannot load every text of ours on every kernel.
 func (n *node) apply(want *ruleset.Table) {
 	n.t.Helper()
 	var err error

@@ -153,7 +153,7 @@ func TestWireGuardsFirstBytes(t *testing.T) {
 	}
 }
 
-// What has a port to whose peer WireGuard spoke in the last five minutes may send to this peer, and no more.
+// A process that takes the port of a removed WireGuard device may send to its peers for five minutes, and to nobody else.
 func TestLimitWireGuardsPort(t *testing.T) {
 	s := newScene(t, innerOnly)
 	world := s.stranger()

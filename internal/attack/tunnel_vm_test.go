@@ -16,7 +16,7 @@ func TestTunnelIPIP(t *testing.T) { s4(t, "ipip") }
 
 func TestTunnelGRE(t *testing.T) { s4(t, "gre") }
 
-// s4 tries a tunnel over IPv4 that is made by one command.
+// s4 tries a tunnel over IPv4 (only IPv4 goes through it) that is made by one command.
 func s4(t *testing.T, kind string) {
 	withBoth(t, innerOnly, func(t *testing.T, s *scene, old bool) {
 		for _, end := range []struct {
@@ -67,7 +67,7 @@ func TestTunnelWireGuardBeforeTheTable(t *testing.T) {
 	nstest.WaitFor(t, time.Minute, "WireGuard's next handshake", func() bool { return reaches(s.db, "", innerTheirs+":80", l) })
 }
 
-// What has WireGuard's port, when its device is gone, may send to its peers, and to nobody else.
+// A process that takes the port of a removed WireGuard device may send to its peers, and to nobody else.
 func TestTunnelWireGuardsPort(t *testing.T) {
 	s := newScene(t, innerOnly)
 	s.wireguard()

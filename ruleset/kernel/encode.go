@@ -433,6 +433,9 @@ func encodeRewrite(s ruleset.Rewrite) ([]expr.Any, error) {
 // for the register that it comes from; nil: it is no address that can be written.
 func rewrites(target ruleset.Field) map[uint16]uint32 {
 	at := slices.IndexFunc(headerFields, func(h headerField) bool { return h.field == target })
+	if at < 0 {
+		return nil
+	}
 	to := map[uint16]uint32{
 		unix.NFTA_PAYLOAD_BASE: uint32(headerFields[at].base), unix.NFTA_PAYLOAD_OFFSET: headerFields[at].offset,
 		unix.NFTA_PAYLOAD_LEN: uint32(target.Bytes()), unix.NFTA_PAYLOAD_CSUM_TYPE: unix.NFT_PAYLOAD_CSUM_NONE,

@@ -28,9 +28,10 @@ func (l *layout) answerChains() []nft.Chain {
 		{Name: "output_request_nobody", Rules: []nft.Rule{rule(scratch(nft.MetaMark, senderMark), accept)}},
 		{Name: "output_reply_other", Comment: "neither TCP nor UDP", Rules: []nft.Rule{
 			rule(anyOf(nft.CtState, nft.StateRelated), accept),
-			rule(l.decided(), accept),
+			rule(l.decided(), goTo("output_reply_by")),
 			rule(goTo("answer")),
 		}},
+		{Name: "output_reply_by", Comment: "a workload's is judged: a raw socket answers what another was asked", Rules: l.whose(l.itsNumber(goTo("answer_by")), "accepted")},
 		{Name: "answer", Comment: "who answers?", Rules: l.whose(l.itsNumber(goTo("answer_by")), "answer_nobody")},
 		{Name: "answer_by", Comment: "priority: who answers", Rules: []nft.Rule{
 			rule(toLo, goTo("answer_here")),

@@ -88,13 +88,15 @@ func TestLimitOtherProtocols(t *testing.T) {
 		return &sock{a, a.ok(call{Op: "socket", A: unix.AF_INET, B: unix.SOCK_RAW, C: protocol}).FD}
 	}
 	victim, elsewhere := raw(s.db), raw(stranger)
-	for to, senders := range map[string]map[string]*agent{
-		"127.0.0.1:0": {"free": s.free, "web": s.web}, ours + ":0": {"free": s.free, "outside": stranger},
+	for _, from := range []struct {
+		name, to string
+		sender   *agent
+	}{
+		{"web", "127.0.0.1:0", s.web}, {"free", "127.0.0.1:0", s.free},
+		{"free", ours + ":0", s.free}, {"outside", ours + ":0", stranger},
 	} {
-		for name, sender := range senders {
-			raw(sender).sendTo(to, "secret "+name)
-			limit(t, name+" to an isolated workload at "+to, strings.Contains(victim.got(), "secret "+name))
-		}
+		raw(from.sender).sendTo(from.to, "secret "+from.name)
+		limit(t, from.name+" to an isolated workload at "+from.to, strings.Contains(victim.got(), "secret "+from.name))
 	}
 	u := s.db.udp("0.0.0.0:80")
 	denied(t, "UDP", reachesUDP(s.free, "", "127.0.0.1:80", u))

@@ -12,8 +12,8 @@ func (l *layout) answerChains() []nft.Chain {
 	return append([]nft.Chain{
 		l.outputReply(),
 		{Name: "output_reply_tcp", Comment: "an answer on a connection that is not decided", Rules: []nft.Rule{
-			rule(isSYN, goTo("output_reply_syn")),
 			because("of a request: nobody knows yet whose", synAck, masked(nft.CtMark, markDead, 0), accept),
+			rule(isSYN, goTo("output_reply_syn")),
 			because("allowed before the last revocation: the next request decides", maskedNot(nft.CtMark, markEpoch, 0), masked(nft.CtMark, markOpen|markDead, 0), accept),
 			because("it carries nothing, and who asked need not wait", anyOf(nft.TCPFlags, nft.TCPRst), accept),
 			because("it was denied", masked(nft.CtMark, markDead|markOpen, markDead), goTo("discard")),
@@ -40,7 +40,7 @@ func (l *layout) answerChains() []nft.Chain {
 		{Name: "answer_here", Comment: "conntrack's mark: who asked", Rules: []nft.Rule{
 			because("nobody was asked", isTCP, masked(nft.CtMark, markEpoch|markOpen, 0), goTo("discard")),
 			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}),
-			rule(goTo("ask")),
+			rule(goTo("ask_answer")),
 		}},
 		l.answerLeaves(),
 		{Name: "answer_nobody", Rules: []nft.Rule{
@@ -91,8 +91,9 @@ func (l *layout) outputReply() nft.Chain {
 			because("proven, and not decided yet", isTCP, masked(nft.CtMark, remoteMask|markPending|markOut|markEpoch|markDead, remoteClass), goTo("fleet_reply")))
 	}
 	c.Rules = append(c.Rules,
-		because("most of TCP", isTCP, notSYN, l.decided(), toLo, accept),
-		rule(isTCP, notSYN, l.decided(), goTo("answer_left")))
+		because("most of TCP", l.decided(), isTCP, notSYN, toLo, accept),
+		rule(toLo, isTCP, goTo("output_reply_tcp")),
+		rule(l.decided(), isTCP, notSYN, goTo("answer_left")))
 	c.Rules = append(c.Rules, wrappings(leavesNode)...)
 	c.Rules = append(c.Rules,
 		rule(isTCP, goTo("output_reply_tcp")),

@@ -46,7 +46,7 @@ func (l *layout) called() nft.Chain {
 func askContainerAgain() nft.Chain {
 	return nft.Chain{Name: "ask_container_again", Comment: "mark: who asked; priority: the container", Rules: []nft.Rule{
 		rule(isCalled, jump("called")),
-		rule(goTo("ask")),
+		rule(goTo("ask_answer")),
 	}}
 }
 

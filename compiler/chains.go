@@ -154,7 +154,7 @@ func (l *layout) answered() nft.Match {
 func AuditCounter(policy string) string { return "would_deny_" + policy }
 
 // counters are those that every table has.
-var counters = []string{"allowed", "denied", "discarded", "injected", "unlabelled", WireGuardCounter}
+var counters = []string{"allowed", "denied", "discarded", "injected", "unlabelled", JudgedCounter, WireGuardCounter}
 
 // tcpOpening are the flags that tell a SYN from all else.
 const tcpOpening = nft.TCPFin | nft.TCPSyn | nft.TCPRst | nft.TCPAck

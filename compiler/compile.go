@@ -54,6 +54,9 @@ type Result struct {
 	Warnings []Warning
 	Remotes  []uint32 // the number of the class of each of Input.Remotes
 
+	// Again: a number is given that somebody else had in this epoch. The table needs the next epoch.
+	Again bool
+
 	classes *classes
 	members members // of these, as they are now
 }
@@ -87,9 +90,11 @@ func Compile(in Input) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	again := numbers.free(in.Numbers, max(in.Options.Epoch, 1))
 	r := Result{
 		Table:    cs.lower(in),
 		Numbers:  numbers,
+		Again:    again,
 		Warnings: append(unfiltered, warnings(policies, cs)...),
 		classes:  cs,
 		members:  membersOf(cs, in),

@@ -1,7 +1,9 @@
 package compiler
 
 import (
+	"fmt"
 	"slices"
+	"time"
 
 	nft "thole/ruleset"
 )
@@ -11,13 +13,14 @@ import (
 // ours: conntrack's says who asked, and the chains are those whose name ends in "_ct".
 func (l *layout) decideChains() []nft.Chain {
 	list := []nft.Chain{
-		{Name: "ask", Comment: "mark: who asks; priority: who listens", Rules: slices.Concat(
+		{Name: "ask", Comment: "mark: who asks; priority: who listens", Rules: append(
 			[]nft.Rule{because("its sender called another address", isCalled, byThisNode, jump("called"))},
-			l.pair(sender, sendersClass),
-			[]nft.Rule{rule(jump("ingress")), rule(jump("egress")), rule(goTo("settle"))})},
-		{Name: "ask_ct", Comment: "conntrack's mark: who asked; priority: who answers", Rules: slices.Concat(
-			l.pair(ctClass),
-			[]nft.Rule{rule(jump("ingress_ct")), rule(jump("egress_ct")), rule(goTo("settle"))})},
+			l.pair(sender, dport, "", "remember", sendersClass)...)},
+		{Name: "ask_answer", Comment: "an answer. mark: who asked; priority: who answers", Rules: append(
+			[]nft.Rule{because("its sender called another address", isCalled, byThisNode, jump("called"))},
+			l.pair(sender, sport, "", "remember_answer", sendersClass)...)},
+		{Name: "ask_ct", Comment: "conntrack's mark: who asked; priority: who answers", Rules: l.pair(ctClass, sport, "_ct", "remember_ct")},
+		l.remember("remember", sender, dport), l.remember("remember_answer", sender, sport), l.remember("remember_ct", ctClass, sport),
 		{Name: "ask_nobody", Comment: "the sender's side alone", Rules: []nft.Rule{
 			rule(scratch(nft.MetaPriority, 0)),
 			rule(isCalled, byThisNode, jump("called")),
@@ -58,13 +61,51 @@ func (l *layout) decideChains() []nft.Chain {
 }
 
 // pair asks what both sides allow: first for the workloads themselves, and where they have
-// numbers of their own once more for their classes.
-func (l *layout) pair(from nft.Expr, itsClass ...nft.Rule) []nft.Rule {
+// numbers of their own once more for their classes. What both sides allow is remembered.
+func (l *layout) pair(from, port nft.Expr, suffix, remember string, itsClass ...nft.Rule) []nft.Rule {
 	pair := rule(nft.ByMap{Key: []nft.Expr{from, listener}, Map: "pair"})
-	if !l.groups {
-		return []nft.Rule{pair}
+	rules := []nft.Rule{pair}
+	if l.groups {
+		rules = slices.Concat(rules, itsClass, []nft.Rule{listenersClass, pair})
 	}
-	return slices.Concat([]nft.Rule{pair}, itsClass, []nft.Rule{listenersClass, pair})
+	return append(rules,
+		rule(nft.InSet{Key: judgedKey(from, port), Set: l.judged()}, goTo("settle")),
+		rule(jump("ingress"+suffix)),
+		rule(jump("egress"+suffix)),
+		rule(goTo(remember)))
+}
+
+// How long, and of how many connections, it is remembered that both sides allow them.
+const (
+	judgedTimeout = 5 * time.Minute
+	judgedSize    = 65536
+)
+
+// JudgedCounter counts what is not remembered, because too much is: it is judged every time.
+const JudgedCounter = "judged_full"
+
+// judgedSet names the set of what was allowed in an epoch. The next epoch has a set of its own: a packet that still runs
+// the rules of the last one may add to it after it was emptied.
+func judgedSet(epoch uint32) string { return fmt.Sprintf("judged_%d", epoch>>epochShift) }
+
+func (l *layout) judged() string { return judgedSet(l.epoch) }
+
+func judgedKey(from, port nft.Expr) []nft.Expr { return []nft.Expr{from, listener, l4proto, port} }
+
+func (l *lowering) declareJudged(epoch uint32) {
+	l.declareSet(nft.Set{Name: judgedSet(epoch), Key: []nft.Type{nft.Mark, nft.ClassID, nft.InetProto, nft.InetService},
+		Timeout: judgedTimeout, Size: judgedSize, Comment: "sender . listener . protocol . port: allowed in this epoch"})
+}
+
+// remember notes what both sides allow, by the numbers of classes. It does not where NAT led the connection here: the
+// address that was called has a part in that.
+func (l *layout) remember(name string, from, port nft.Expr) nft.Chain {
+	return nft.Chain{Name: name, Comment: "both sides allow it", Rules: []nft.Rule{
+		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), isNot(nft.MetaL4Proto, nft.ProtoUDP), goTo("settle")),
+		rule(isCalled, goTo("settle")),
+		rule(nft.Update{Key: judgedKey(from, port), Set: l.judged()}, goTo("settle")),
+		rule(nft.Count{Counter: JudgedCounter}, goTo("settle")),
+	}}
 }
 
 // settle writes the epoch: until it changes, no packet of this connection is judged again.
@@ -76,7 +117,7 @@ func (l *layout) settle() nft.Chain {
 		here = append(here, masked(nft.CtMark, markPending, 0))
 	}
 	c := nft.Chain{Name: "settle", Comment: "it is allowed", Rules: []nft.Rule{
-		rule(append(slices.Clone(here), isTCP, goTo("settle_here"))...),
+		rule(slices.Concat([]nft.Statement{isTCP}, here, []nft.Statement{goTo("settle_here")})...),
 		rule(append(slices.Clone(here), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept)...),
 		because("each answer of UDP is judged", isAnswer, isNot(nft.MetaL4Proto, nft.ProtoTCP), goTo("answered")),
 		rule(isAnswer, toLo, l.heard(), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept),

@@ -12,7 +12,7 @@ import (
 func (l *layout) inputChains() []nft.Chain {
 	settledIn := masked(nft.CtMark, markEpoch|markDead|markOut|markOpen, l.epoch)
 	isOpen := masked(nft.CtMark, markOpen, markOpen)
-	openHere := masked(nft.CtMark, markOpen|markDead, markOpen)
+	notOpenHere := maskedNot(nft.CtMark, markOpen|markDead, markOpen)
 	asked := masked(nft.CtMark, markOpen|markEpoch|markDead, markOpen|l.epoch)
 	return []nft.Chain{
 		{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
@@ -28,10 +28,10 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(goTo("input_undecided")),
 		}},
 		{Name: "input_undecided", Rules: []nft.Rule{
-			rule(openHere, carries, goTo("input_data")),
-			because("it ends soon", openHere, anyOf(nft.TCPFlags, nft.TCPFin), goTo("input_data")),
-			because("what carries nothing opens no more", openHere, accept),
-			rule(goTo("input_data")),
+			rule(notOpenHere, goTo("input_data")),
+			rule(carries, goTo("input_data")),
+			because("it ends soon", anyOf(nft.TCPFlags, nft.TCPFin), goTo("input_data")),
+			because("what carries nothing opens no more", accept),
 		}},
 		{Name: "input_data", Comment: "whose connection?", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_data_nobody")},
 		{Name: "input_data_nobody", Rules: []nft.Rule{

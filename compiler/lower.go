@@ -34,6 +34,7 @@ func (cs *classes) lower(in Input) nft.Table {
 	l.bindFleet(in.Fleet)
 	l.bindAddresses()
 	l.declareTunnels()
+	l.declareJudged(epochOf(in.Options))
 	for i := range cs.workloads {
 		l.inbound(&cs.workloads[i])
 		l.outbound(&cs.workloads[i])
@@ -45,7 +46,7 @@ func (cs *classes) lower(in Input) nft.Table {
 func (l *lowering) table(in Input) nft.Table {
 	o := in.Options
 	_, bridges := l.sets["bridges"]
-	lay := layout{levels: l.levels, bridges: bridges, groups: len(l.sets["group"].Elements) > 0, epoch: uint32(max(o.Epoch, 1)) << epochShift, deny: o.Deny, fleet: in.Fleet}
+	lay := layout{levels: l.levels, bridges: bridges, groups: len(l.sets["group"].Elements) > 0, epoch: epochOf(o), deny: o.Deny, fleet: in.Fleet}
 	t := nft.Table{Name: "thole", Counters: slices.Clone(counters)}
 	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
 		a := l.audits[name]
@@ -97,6 +98,9 @@ func (l *lowering) asksNothing(r nft.Rule) bool {
 		return len(l.sets[name].Elements) == 0 && l.sets[name].Timeout == 0
 	})
 }
+
+// epochOf is the epoch in its place in the mark.
+func epochOf(o Options) uint32 { return uint32(max(o.Epoch, 1)) << epochShift }
 
 // declare makes the maps that a table may have, empty.
 func (l *lowering) declare() {

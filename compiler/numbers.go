@@ -1,6 +1,10 @@
 package compiler
 
-import "fmt"
+import (
+	"fmt"
+	"iter"
+	"slices"
+)
 
 // Numbers remember the number of what is in each class, so that a change of the
 // input renumbers, and so changes, as little as possible. Keys are cgroups (by path
@@ -13,6 +17,49 @@ type Numbers struct {
 	// again before all others were: connections of its class may be remembered yet.
 	Next       uint32
 	NextRemote uint32 `json:",omitempty"`
+
+	// Freed are the numbers, ascending, that were in use in Epoch and are free: the table may remember what was allowed
+	// to them.
+	Freed []uint32 `json:",omitempty"`
+	Epoch uint16   `json:",omitempty"`
+}
+
+// free enters into n which numbers became free since had. It reports whether n gives one that was free, in the same epoch,
+// to somebody else.
+func (n *Numbers) free(had Numbers, epoch uint16) (again bool) {
+	n.Epoch, n.Freed = epoch, nil
+	if had.Epoch != epoch {
+		return false
+	}
+	used := map[uint32]bool{}
+	for number := range n.all() {
+		used[number] = true
+	}
+	for _, number := range had.Freed {
+		again = again || used[number]
+	}
+	for number := range had.all() {
+		if !used[number] {
+			n.Freed = append(n.Freed, number)
+		}
+	}
+	n.Freed = append(n.Freed, had.Freed...)
+	slices.Sort(n.Freed)
+	n.Freed = slices.Compact(n.Freed)
+	return again
+}
+
+// all are the numbers of workloads, of this node and of others.
+func (n *Numbers) all() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		for _, of := range []map[string]uint32{n.Workloads, n.Remotes} {
+			for _, number := range of {
+				if !yield(number) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // The bounds of numbers. A class number has 16 bits in the conntrack mark, 0 is

@@ -55,3 +55,33 @@ func TestNumbersAreNotUsedAgainAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// A number that became free in an epoch is given again in it only with a word to the caller; the next epoch forgets.
+func TestNumbersFreed(t *testing.T) {
+	of := func(numbers ...uint32) map[string]uint32 {
+		m := map[string]uint32{}
+		for _, n := range numbers {
+			m[fmt.Sprint("w", n)] = n
+		}
+		return m
+	}
+	had := Numbers{Workloads: of(1, 2, 3), Remotes: of(0x4000, 0x4001), Epoch: 7, Freed: []uint32{5, 9}}
+	for _, tt := range []struct {
+		name  string
+		now   Numbers
+		epoch uint16
+		freed string
+		again bool
+	}{
+		{"nothing changes", Numbers{Workloads: of(1, 2, 3), Remotes: of(0x4000, 0x4001)}, 7, "[5 9]", false},
+		{"some end", Numbers{Workloads: of(3), Remotes: of(0x4001)}, 7, "[1 2 5 9 16384]", false},
+		{"one begins", Numbers{Workloads: of(1, 2, 3, 4), Remotes: of(0x4000, 0x4001)}, 7, "[5 9]", false},
+		{"one begins with a free number", Numbers{Workloads: of(1, 2, 3, 9), Remotes: of(0x4000, 0x4001)}, 7, "[5 9]", true},
+		{"and in the next epoch", Numbers{Workloads: of(1, 3, 9), Remotes: of(0x4000)}, 8, "[]", false},
+	} {
+		again := tt.now.free(had, tt.epoch)
+		if got := fmt.Sprint(tt.now.Freed); got != tt.freed || again != tt.again || tt.now.Epoch != tt.epoch {
+			t.Errorf("%s: free are %s in epoch %d, again %t; want %s in %d, %t", tt.name, got, tt.now.Epoch, again, tt.freed, tt.epoch, tt.again)
+		}
+	}
+}

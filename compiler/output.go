@@ -16,6 +16,7 @@ func (l *layout) outputChains() []nft.Chain {
 		}},
 		l.output(),
 		{Name: "output_here", Comment: "it stays on this node", Rules: []nft.Rule{
+			because("most datagrams: no group", isUDP, within(nft.IPDaddr, loopback4), goTo("output_by")),
 			because("it is decided: has the same workload sent it?", l.decided(), isTCP, notSYN, maskedNot(nft.CtMark, markClass, 0), goTo("output_same")),
 			because("it was answered, and more is to be said: has who asked sent it?", l.answered(), isTCP, notSYN, maskedNot(nft.CtMark, markClass, 0), goTo("output_asker")),
 			rule(isTCP, goTo("output_by")),

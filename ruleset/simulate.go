@@ -65,7 +65,7 @@ type Outcome struct {
 }
 
 // A Simulator runs packets through a table of family inet. It does what the kernel does (linux:
-// net/netfilter/nf_tables_core.c, nft_do_chain), slowly.
+// net/netfilter/nf_tables_core.c, nft_do_chain), slowly. It remembers what rules add to sets.
 type Simulator struct {
 	table  *Table
 	chains map[string]*Chain
@@ -94,11 +94,32 @@ func NewSimulator(t *Table) *Simulator {
 }
 
 func hashKey(key []Value) string {
+	words := make([]Word, len(key))
+	for i, v := range key {
+		words[i] = v.From
+	}
+	return hashWords(words)
+}
+
+func hashWords(words []Word) string {
 	b := make([]byte, 0, 64)
-	for _, v := range key {
-		b = append(b, v.From[:]...)
+	for _, w := range words {
+		b = append(b, w[:]...)
 	}
 	return string(b)
+}
+
+// readAll returns the fields' values, false where the kernel could not load one.
+func readAll(key []Expr, p *Packet) ([]Word, bool) {
+	words := make([]Word, len(key))
+	for i, e := range key {
+		w, ok := e.read(p)
+		if !ok {
+			return nil, false
+		}
+		words[i] = w
+	}
+	return words, true
 }
 
 // Run passes p through the base chain at hook. It changes p's conntrack mark, mark
@@ -172,7 +193,11 @@ func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
 			}
 		case Flip:
 			p.flip(st.Field)
-		case Update, Notrack, Limit: // nothing asks, and packets come seldom
+		case Update:
+			if !s.update(st, p) {
+				return Verdict{}
+			}
+		case Notrack, Limit: // packets come seldom
 		case Queue:
 			out.Queued = true
 			return Verdict{Kind: Accept}
@@ -258,23 +283,29 @@ func (p *Packet) set(target Field, and, or uint32) bool {
 	return true
 }
 
+// update adds the key to the set, for good, unless it is full. Packets come seldom: no Limit is reached.
+func (s *Simulator) update(u Update, p *Packet) bool {
+	if s.lookup(u.Set, u.Key, p) != nil {
+		return true
+	}
+	words, ok := readAll(u.Key, p)
+	index := s.hashed[u.Set]
+	if !ok || uint32(len(index)) >= s.sets[u.Set].Size {
+		return false
+	}
+	index[hashWords(words)] = &Element{}
+	return true
+}
+
 // lookup returns the element for the key, or nil if there is none or a field can
 // not be read.
 func (s *Simulator) lookup(set string, key []Expr, p *Packet) *Element {
-	words := make([]Word, len(key))
-	for i, e := range key {
-		w, ok := e.read(p)
-		if !ok {
-			return nil
-		}
-		words[i] = w
+	words, ok := readAll(key, p)
+	if !ok {
+		return nil
 	}
 	if index, ok := s.hashed[set]; ok {
-		b := make([]byte, 0, 64)
-		for _, w := range words {
-			b = append(b, w[:]...)
-		}
-		return index[string(b)]
+		return index[hashWords(words)]
 	}
 	elements := s.sets[set].Elements
 	for i := range elements {

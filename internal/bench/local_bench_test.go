@@ -109,17 +109,19 @@ func BenchmarkConnectSteps(b *testing.B) {
 		listener = "meta mark set socket cgroupv2 level 2 map @class\n"
 		decided  = "ct mark & 0x0000ffff . meta mark vmap @pair\n"
 		alone    = begin + "ct state established accept\n"
+		injected = "iif lo ct state invalid meta mark set 0x0fffffff\n"
 	)
-	steps := []struct{ name, output, input string }{
-		{"hooks", begin, alone},
-		{"sender", sender, alone},
-		{"listener", sender, alone + listener},
-		{"decided", sender, begin + known + listener + decided},
+	steps := []struct{ name, prerouting, output, input string }{
+		{"hooks", "", begin, alone},
+		{"sender", "", sender, alone},
+		{"listener", "", sender, alone + listener},
+		{"decided", "", sender, begin + known + listener + decided},
+		{"injected", injected, sender, begin + known + listener + decided},
 	}
 	var arenas []*arena
 	for _, s := range steps {
 		a := newArena(b, s.name)
-		must(b, a.Nft(stepTable(s.output, s.input)))
+		must(b, a.Nft(stepTable(s.prerouting, s.output, s.input)))
 		a.wake(true)
 		arenas = append(arenas, a)
 	}
@@ -131,7 +133,10 @@ func BenchmarkConnectSteps(b *testing.B) {
 }
 
 // stepTable has the maps that a decision needs, and these rules.
-func stepTable(output, input string) string {
+func stepTable(prerouting, output, input string) string {
+	if prerouting != "" {
+		prerouting = "chain prerouting {\ntype filter hook prerouting priority raw - 10; policy accept;\n" + prerouting + "}\n"
+	}
 	return `table inet thole {
 		map class { type cgroupsv2 : mark; elements = { "thole.slice/server" : 1, "thole.slice/client" : 1 } }
 		set same { type cgroupsv2 . mark; elements = { "thole.slice/server" . 1, "thole.slice/client" . 1 } }
@@ -140,6 +145,7 @@ func stepTable(output, input string) string {
 		chain settle {
 			ct mark set ct mark & 0x1000ffff | 0x00010000 counter name "allowed" accept
 		}
+		` + prerouting + `
 		chain output {
 			type filter hook output priority filter + 10; policy accept;
 			` + output + `

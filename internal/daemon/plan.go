@@ -66,7 +66,7 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	if err := e.compile(&p); err != nil {
 		return p, err
 	}
-	if !p.change.Empty() && e.takesAway(p) {
+	if !p.change.Empty() && (p.result.Again || e.takesAway(p)) {
 		p.epoch = compiler.NextEpoch(e.epoch)
 		return p, e.compile(&p)
 	}

@@ -71,3 +71,37 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 		})
 	}
 }
+
+// When numbers come round, one is given again only in another epoch than that in which it became free: the table may
+// remember what was allowed to its last owner.
+func TestNumberGivenAgain(t *testing.T) {
+	b := newBench(t)
+	b.apply(allowWeb)
+	stays := b.run("stays", map[string]string{"app": "web"})
+	first := b.run("first", map[string]string{"app": "first"})
+	epoch := b.status().Epoch
+	number := func() (n uint32) {
+		b.ordered(func(e *enforcer) { n = e.numbers.Next - 1 })
+		return n
+	}
+	was := number()
+	first.end()
+	b.until("the end of its class", func() bool { return b.status().Classes == 1 })
+	if s := b.status(); s.Epoch != epoch {
+		t.Fatalf("the end of a class began epoch %d", s.Epoch)
+	}
+	second := b.run("second", map[string]string{"app": "second"})
+	if s := b.status(); s.Epoch != epoch || number() == was {
+		t.Fatalf("a new class has number %d in epoch %d, which another had before", number(), s.Epoch)
+	}
+	second.end()
+	b.until("the end of the second class", func() bool { return b.status().Classes == 1 })
+	b.ordered(func(e *enforcer) { e.numbers.Next = was })
+	third := b.run("third", map[string]string{"app": "third"})
+	if s := b.status(); s.Epoch == epoch || number() != was {
+		t.Errorf("number %d was given in epoch %d; want %d in the next epoch", number(), s.Epoch, was)
+	}
+	for _, p := range []*process{stays, third} {
+		p.end()
+	}
+}

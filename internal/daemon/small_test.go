@@ -29,16 +29,22 @@ func (k *fakeKernel) small(n int) (count int) {
 func (b *bench) asCompiled() {
 	b.t.Helper()
 	table := b.kernel.loaded()
-	done := make(chan struct{})
-	b.daemon.enforcer.orders <- func() {
-		defer close(done)
-		e := b.daemon.enforcer
+	b.ordered(func(e *enforcer) {
 		in := compiler.Input{Policies: e.set.docs.Policies, Workloads: e.enforced.list(), Parents: e.around.Parents, Unlabelled: e.around.Unlabelled}
 		in.Numbers, in.Options.Epoch = compiler.Loaded(table)
 		result, err := compiler.Compile(in)
 		if err != nil || !sameTable(table, &result.Table) || !sameTable(table, e.loaded) {
 			b.t.Errorf("the table is not that of a fresh compile: %v", err)
 		}
+	})
+}
+
+// ordered has the daemon do something between two of its changes.
+func (b *bench) ordered(do func(e *enforcer)) {
+	done := make(chan struct{})
+	b.daemon.enforcer.orders <- func() {
+		defer close(done)
+		do(b.daemon.enforcer)
 	}
 	<-done
 }

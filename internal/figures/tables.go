@@ -47,6 +47,7 @@ var allTables = []table{
 		{"and who sends: two lookups of its cgroup (SYN, last ACK), the mark is written", "step-sender", "", aim{}},
 		{"and who listens: the kernel looks for the listener, a lookup of its cgroup", "step-listener", "", aim{}},
 		{"and the decision: one lookup, the epoch is written, one counter", "step-decided", "", aim{}},
+		{"and at PREROUTING, what no socket sent is marked", "step-injected", "", aim{}},
 	}},
 	{name: "traffic", bounds: true, rows: []row{
 		{"UDP requests with answers, a new socket each, default policy", "requests-short/default", "", atLeast(0.85)},

@@ -25,10 +25,11 @@ var mayImport = map[string][]string{
 	"thole/datapath/packet":    {"thole/datapath/token"},
 	"thole/datapath/handshake": {"thole/datapath/token", "thole/datapath/packet"},
 	"thole/datapath/pki":       {},
-	"thole/internal/daemon":    {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/datapath", "thole/datapath/pki", "thole/datapath/queue", "thole/datapath/sockets", "thole/internal/condition", "thole/internal/exposure", "thole/internal/routes", "thole/policies", "github.com/...", "golang.org/x/..."},
-	"thole/internal/doctor":    {"thole/datapath/sockets", "thole/internal/condition", "thole/internal/exposure", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/internal/daemon", "github.com/...", "golang.org/x/..."},
+	"thole/internal/api":       {"thole/compiler", "thole/watch", "thole/internal/condition", "thole/internal/exposure", "golang.org/x/..."},
+	"thole/internal/daemon":    {"thole/internal/api", "thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/datapath", "thole/datapath/pki", "thole/datapath/queue", "thole/datapath/sockets", "thole/internal/condition", "thole/internal/exposure", "thole/internal/routes", "thole/policies", "github.com/...", "golang.org/x/..."},
+	"thole/internal/doctor":    {"thole/datapath/sockets", "thole/internal/condition", "thole/internal/exposure", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/internal/api", "thole/internal/daemon", "github.com/...", "golang.org/x/..."},
 	"thole/internal/nstest":    {"golang.org/x/sys/..."},
-	"thole/cmd/thole":          {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/policies", "thole/datapath/pki", "thole/internal/daemon", "thole/internal/condition", "thole/internal/doctor", "github.com/spf13/...", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/...", "gopkg.in/yaml.v3"},
+	"thole/cmd/thole":          {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch", "thole/policies", "thole/datapath/pki", "thole/internal/api", "thole/internal/daemon", "thole/internal/condition", "thole/internal/doctor", "github.com/spf13/...", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/...", "gopkg.in/yaml.v3"},
 
 	// What the handshake stands on.
 	"thole/datapath/peers":   {"thole/datapath/packet", "thole/datapath/pki", "thole/datapath/token"},

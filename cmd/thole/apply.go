@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"thole/compiler"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/daemon"
 	"thole/watch"
@@ -112,9 +113,9 @@ func apply(cmd *cobra.Command, w *world, o applyOptions) error {
 
 // A plan is what -o json prints of a dry run with an inventory.
 type plan struct {
-	Table    string           `json:"table"` // an nft script
-	Classes  []daemon.Class   `json:"classes"`
-	Warnings []daemon.Message `json:"warnings"`
+	Table    string        `json:"table"` // an nft script
+	Classes  []api.Class   `json:"classes"`
+	Warnings []api.Message `json:"warnings"`
 }
 
 // planInventory prints the table for workloads that are only written down.
@@ -135,12 +136,12 @@ func planInventory(w *world, o applyOptions, files []compiler.File) error {
 	if err != nil {
 		return fmt.Errorf("compiling policies: %w", err)
 	}
-	p := plan{Table: result.Table.Text(), Classes: []daemon.Class{}, Warnings: []daemon.Message{}}
+	p := plan{Table: result.Table.Text(), Classes: []api.Class{}, Warnings: []api.Message{}}
 	for _, c := range result.Classes(workloads) {
 		p.Classes = append(p.Classes, classOf(c))
 	}
 	for _, warning := range result.Warnings {
-		p.Warnings = append(p.Warnings, daemon.Message{Where: warning.Position.String(), Text: warning.Message})
+		p.Warnings = append(p.Warnings, api.Message{Where: warning.Position.String(), Text: warning.Message})
 	}
 	printMessages(w.stderr, "warning", p.Warnings)
 	if o.output == "json" {
@@ -150,12 +151,12 @@ func planInventory(w *world, o applyOptions, files []compiler.File) error {
 	return err
 }
 
-func classOf(c compiler.Class) daemon.Class {
+func classOf(c compiler.Class) api.Class {
 	labels := make([]map[string]string, len(c.Labels))
 	for i, l := range c.Labels {
 		labels[i] = l
 	}
-	return daemon.Class{
+	return api.Class{
 		Number:    c.Number,
 		Workloads: nonNil(c.Workloads),
 		Labels:    labels,
@@ -166,12 +167,12 @@ func classOf(c compiler.Class) daemon.Class {
 
 // applyLive lets the daemon apply the files; without one it is done here.
 func applyLive(cmd *cobra.Command, w *world, o applyOptions, files []compiler.File) error {
-	request := daemon.ApplyRequest{DryRun: o.dryRun, AllowEmpty: o.allowEmpty}
+	request := api.ApplyRequest{DryRun: o.dryRun, AllowEmpty: o.allowEmpty}
 	for _, f := range files {
-		request.Files = append(request.Files, daemon.File{Name: f.Name, Data: string(f.Data)})
+		request.Files = append(request.Files, api.File{Name: f.Name, Data: string(f.Data)})
 	}
-	answer, err := daemon.NewClient(o.socket).Apply(cmd.Context(), request)
-	if errors.Is(err, daemon.ErrNoDaemon) {
+	answer, err := api.NewClient(o.socket).Apply(cmd.Context(), request)
+	if errors.Is(err, api.ErrNoDaemon) {
 		answer, err = daemon.ApplyOnce(cmd.Context(), o.config(w), request)
 	} else if err == nil && cmd.Flags().Changed("deny") {
 		_ = say(w.stderr, "thole: --deny %s is not used: the daemon has its own\n", o.deny)
@@ -192,7 +193,7 @@ func (o applyOptions) config(w *world) daemon.Config {
 	}
 }
 
-func writeAnswer(w *world, o applyOptions, a daemon.ApplyResponse) error {
+func writeAnswer(w *world, o applyOptions, a api.ApplyResponse) error {
 	printMessages(w.stderr, "warning", a.Warnings)
 	printConditions(w.stderr, "problem", a.Problems)
 	printConditions(w.stderr, "notice", a.Notices)
@@ -213,7 +214,7 @@ func writeAnswer(w *world, o applyOptions, a daemon.ApplyResponse) error {
 }
 
 // printMessages prints one message a line, as compilers do.
-func printMessages(w io.Writer, kind string, messages []daemon.Message) {
+func printMessages(w io.Writer, kind string, messages []api.Message) {
 	for _, m := range messages {
 		where := ""
 		if m.Where != "" {
@@ -225,14 +226,14 @@ func printMessages(w io.Writer, kind string, messages []daemon.Message) {
 
 // printConditions prints one condition a line, in the form of printMessages.
 func printConditions(w io.Writer, kind string, conditions []condition.Condition) {
-	var messages []daemon.Message
+	var messages []api.Message
 	for _, c := range conditions {
-		messages = append(messages, daemon.Message{Where: c.Where, Text: c.Text})
+		messages = append(messages, api.Message{Where: c.Where, Text: c.Text})
 	}
 	printMessages(w, kind, messages)
 }
 
-func summary(a daemon.ApplyResponse) string {
+func summary(a api.ApplyResponse) string {
 	applied, what := "applied", "nothing to change"
 	if a.Disarmed != nil {
 		applied, what = "stored", "nothing is enforced"

@@ -3,7 +3,7 @@ package main
 import (
 	"testing"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/ruleset"
 )
 
@@ -26,7 +26,7 @@ func TestSummary(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			change := ruleset.Diff(test.have, test.want)
-			got := summary(daemon.ApplyResponse{
+			got := summary(api.ApplyResponse{
 				Changed: !change.Empty(), Policies: 1, Workloads: 2, Classes: 2, Diff: change.String(),
 			})
 			if got != test.summary {

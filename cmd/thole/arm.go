@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"thole/internal/api"
 	"thole/internal/daemon"
 )
 
@@ -27,15 +28,15 @@ not.`,
 		Example: "  sudo thole arm && thole status",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			answer, err := daemon.NewClient(socket).Arm(cmd.Context())
+			answer, err := api.NewClient(socket).Arm(cmd.Context())
 			if err == nil {
 				return say(w.stdout, "armed: %s, %s in %s are enforced\n", plural(answer.Policies, "policy", "policies"),
 					plural(answer.Workloads, "workload", "workloads"), plural(answer.Classes, "class", "classes"))
 			}
-			if refusal, ok := errors.AsType[*daemon.Refusal](err); ok && refusal.Code == http.StatusNotFound {
+			if refusal, ok := errors.AsType[*api.Refusal](err); ok && refusal.Code == http.StatusNotFound {
 				return try(errors.New("arming: the daemon is of an older version, which is never disarmed"), "systemctl restart thole")
 			}
-			if !errors.Is(err, daemon.ErrNoDaemon) {
+			if !errors.Is(err, api.ErrNoDaemon) {
 				return asRoot(w, fmt.Errorf("arming: %w", err))
 			}
 			state = stateOf(cmd, state, socket)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"thole/internal/api"
 	"thole/internal/daemon"
 )
 
@@ -68,8 +69,8 @@ disarmed; 1 if not.`,
 func (o cleanupOptions) disarm(ctx context.Context, w *world) (removed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	answer, err := daemon.NewClient(o.socket).Disarm(ctx)
-	refusal, refused := errors.AsType[*daemon.Refusal](err)
+	answer, err := api.NewClient(o.socket).Disarm(ctx)
+	refusal, refused := errors.AsType[*api.Refusal](err)
 	switch {
 	case err == nil && answer.Stored:
 		return answer.Table, say(w.stdout, "the daemon (process %d) is disarmed and goes on running\n", answer.PID)
@@ -80,7 +81,7 @@ func (o cleanupOptions) disarm(ctx context.Context, w *world) (removed bool, err
 			"systemctl stop thole && thole cleanup")
 	case refused:
 		return false, asRoot(w, fmt.Errorf("cleaning up: %w", err))
-	case !errors.Is(err, daemon.ErrNoDaemon): // it hangs: it finds the file when it works again
+	case !errors.Is(err, api.ErrNoDaemon): // it hangs: it finds the file when it works again
 		if err := say(w.stderr, "thole: the daemon does not answer: %s\n", err.Error()); err != nil {
 			return false, err
 		}

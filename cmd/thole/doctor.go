@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"thole/internal/api"
 	"thole/internal/daemon"
 	"thole/internal/doctor"
 )
@@ -88,7 +89,7 @@ func examine(ctx context.Context, socket, docker string) []doctor.Finding {
 	return doctor.Examine(ctx, doctor.Machine{
 		Table:        tableName,
 		Disarmed:     daemon.StateDisarmed(cmp.Or(daemon.StateOf(socket), daemon.DefaultState)),
-		Daemon:       daemon.NewClient(socket),
+		Daemon:       api.NewClient(socket),
 		Docker:       docker,
 		ProbeCommand: self,
 	})

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 )
 
 // Exit codes. What "thole run" starts has its own.
@@ -66,7 +66,7 @@ func report(w *world, err error) int {
 	for line := range strings.Lines(oneLine(err.Error(), err, w.args)) {
 		_ = say(w.stderr, "thole: %s\n", strings.TrimSuffix(line, "\n"))
 	}
-	if r, ok := errors.AsType[*daemon.Refusal](err); ok && r.Reason == daemon.ReasonNoPolicy {
+	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Reason == api.ReasonNoPolicy {
 		code = exitEmpty
 	}
 	if h, ok := errors.AsType[hint](err); ok {

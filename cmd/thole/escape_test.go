@@ -22,6 +22,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"thole/datapath/pki"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/daemon"
 	"thole/internal/doctor"
@@ -113,28 +114,28 @@ func evilDaemon(t *testing.T, refuse bool) (socket string) {
 	labels := map[string]string{evil: evil, "app": evilLine}
 	list := []string{evilLine, evil}
 	found := []condition.Condition{{Code: condition.ScopeRefused, Where: evilLine, Text: evil}}
-	warnings := []daemon.Message{{Where: evilLine, Text: evil}}
+	warnings := []api.Message{{Where: evilLine, Text: evil}}
 	answers := map[string]any{
-		"/v1/status": daemon.Status{
-			Version: evil, Enforcing: true, Source: daemon.SourceDirectory, Directory: evil, Mended: 1, Ended: 1,
-			LastMended: &daemon.Mending{Program: evilLine, PID: 1},
-			Docker:     &daemon.DockerStatus{Host: evil, Error: evil},
-			Fleet: &daemon.FleetStatus{Node: evil, Error: evil, Networks: []string{evil}, Required: []string{evil},
+		"/v1/status": api.Status{
+			Version: evil, Enforcing: true, Source: api.SourceDirectory, Directory: evil, Mended: 1, Ended: 1,
+			LastMended: &api.Mending{Program: evilLine, PID: 1},
+			Docker:     &api.DockerStatus{Host: evil, Error: evil},
+			Fleet: &api.FleetStatus{Node: evil, Error: evil, Networks: []string{evil}, Required: []string{evil},
 				Refused: map[string]uint64{evil: 1}},
-			LastError: &daemon.Failure{Text: evil}, Problems: found, Notices: found, Warnings: warnings,
-			Counters: map[string]daemon.Counter{evilLine: {}},
+			LastError: &api.Failure{Text: evil}, Problems: found, Notices: found, Warnings: warnings,
+			Counters: map[string]api.Counter{evilLine: {}},
 		},
-		"/v1/workloads": []daemon.Workload{{Name: evilLine, Namespace: evil, Kind: evil, Labels: labels, Facts: labels,
+		"/v1/workloads": []api.Workload{{Name: evilLine, Namespace: evil, Kind: evil, Labels: labels, Facts: labels,
 			Cgroup: evilLine, Networks: list, Ingress: list, Egress: list, Position: evilLine}},
-		"/v1/policies": []daemon.Policy{{Name: evilLine, Position: evilLine}},
-		"/v1/classes": []daemon.Class{
+		"/v1/policies": []api.Policy{{Name: evilLine, Position: evilLine}},
+		"/v1/classes": []api.Class{
 			{Workloads: list, Labels: []map[string]string{labels}, Ingress: list, Egress: list},
 		},
-		"/v1/apply": daemon.ApplyResponse{Changed: true, Diff: evil, Table: "table inet thole # " + evil + "\n",
+		"/v1/apply": api.ApplyResponse{Changed: true, Diff: evil, Table: "table inet thole # " + evil + "\n",
 			Warnings: warnings, Problems: found, Notices: found},
-		"/v1/arm":    daemon.ApplyResponse{},
-		"/v1/disarm": daemon.DisarmResponse{Error: evil, StateDir: evil}, // not stored: nothing is removed then
-		"/v1/run":    daemon.RunResponse{Name: evil},
+		"/v1/arm":    api.ApplyResponse{},
+		"/v1/disarm": api.DisarmResponse{Error: evil, StateDir: evil}, // not stored: nothing is removed then
+		"/v1/run":    api.RunResponse{Name: evil},
 	}
 	socket = filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", socket)

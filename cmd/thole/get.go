@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"thole/compiler"
-	"thole/internal/daemon"
+	"thole/internal/api"
 )
 
 func newGet(w *world) *cobra.Command {
@@ -41,7 +41,7 @@ now, and says so; class numbers are not those of the loaded table then.`,
 type listing[T any] struct {
 	kind          string // "workloads"
 	long, example string
-	fetch         func(*daemon.Client, context.Context) ([]T, error)
+	fetch         func(*api.Client, context.Context) ([]T, error)
 	survey        func(survey) []T // without a daemon
 	name          func(T) string
 	columns       []column[T]
@@ -54,68 +54,68 @@ type column[T any] struct {
 	cell  func(T) string
 }
 
-func workloadListing() listing[daemon.Workload] {
-	return listing[daemon.Workload]{
+func workloadListing() listing[api.Workload] {
+	return listing[api.Workload]{
 		kind: "workloads",
 		long: `Get workloads lists the labelled cgroups of this node: what carries labels and
 runs now. Policies that isolate a workload are named by direction; a workload
 that no policy isolates is free.`,
 		example: "  thole get workloads\n  thole get workloads web -o yaml",
-		fetch:   (*daemon.Client).Workloads,
+		fetch:   (*api.Client).Workloads,
 		survey:  survey.Workloads,
-		name:    func(w daemon.Workload) string { return w.Name },
-		columns: []column[daemon.Workload]{
-			{"NAME", false, func(w daemon.Workload) string { return w.Name }},
-			{"KIND", false, func(w daemon.Workload) string { return w.Kind }},
-			{"LABELS", false, func(w daemon.Workload) string { return compiler.Labels(w.Labels).String() }},
-			{"INGRESS", false, func(w daemon.Workload) string { return strings.Join(w.Ingress, ",") }},
-			{"EGRESS", false, func(w daemon.Workload) string { return strings.Join(w.Egress, ",") }},
+		name:    func(w api.Workload) string { return w.Name },
+		columns: []column[api.Workload]{
+			{"NAME", false, func(w api.Workload) string { return w.Name }},
+			{"KIND", false, func(w api.Workload) string { return w.Kind }},
+			{"LABELS", false, func(w api.Workload) string { return compiler.Labels(w.Labels).String() }},
+			{"INGRESS", false, func(w api.Workload) string { return strings.Join(w.Ingress, ",") }},
+			{"EGRESS", false, func(w api.Workload) string { return strings.Join(w.Egress, ",") }},
 			{"CLASS", true, classNumber},
-			{"CGROUP", true, func(w daemon.Workload) string { return w.Cgroup }},
-			{"NETWORKS", true, func(w daemon.Workload) string { return strings.Join(w.Networks, ", ") }},
-			{"ID", true, func(w daemon.Workload) string { return strconv.FormatUint(w.ID, 10) }},
-			{"FROM", true, func(w daemon.Workload) string { return w.Position }},
+			{"CGROUP", true, func(w api.Workload) string { return w.Cgroup }},
+			{"NETWORKS", true, func(w api.Workload) string { return strings.Join(w.Networks, ", ") }},
+			{"ID", true, func(w api.Workload) string { return strconv.FormatUint(w.ID, 10) }},
+			{"FROM", true, func(w api.Workload) string { return w.Position }},
 		},
 	}
 }
 
-func policyListing() listing[daemon.Policy] {
-	return listing[daemon.Policy]{
+func policyListing() listing[api.Policy] {
+	return listing[api.Policy]{
 		kind: "policies",
 		long: `Get policies lists the active policy set: what each policy isolates, how many
 rules it has, and how many of the workloads that run now it selects. A policy
 that selects nothing is worth a look.`,
 		example: "  thole get policies\n  thole get policies -o wide",
-		fetch:   (*daemon.Client).Policies,
+		fetch:   (*api.Client).Policies,
 		survey:  survey.Policies,
-		name:    func(p daemon.Policy) string { return p.Name },
-		columns: []column[daemon.Policy]{
-			{"NAME", false, func(p daemon.Policy) string { return p.Name }},
+		name:    func(p api.Policy) string { return p.Name },
+		columns: []column[api.Policy]{
+			{"NAME", false, func(p api.Policy) string { return p.Name }},
 			{"ISOLATES", false, isolates},
 			{"ENFORCEMENT", false, enforcement},
-			{"SELECTS", false, func(p daemon.Policy) string { return strconv.Itoa(p.Selected) }},
-			{"ALLOW", true, func(p daemon.Policy) string { return strconv.Itoa(p.Rules) }},
-			{"DENY", true, func(p daemon.Policy) string { return strconv.Itoa(p.Denies) }},
-			{"FROM", true, func(p daemon.Policy) string { return p.Position }},
+			{"SELECTS", false, func(p api.Policy) string { return strconv.Itoa(p.Selected) }},
+			{"ALLOW", true, func(p api.Policy) string { return strconv.Itoa(p.Rules) }},
+			{"DENY", true, func(p api.Policy) string { return strconv.Itoa(p.Denies) }},
+			{"FROM", true, func(p api.Policy) string { return p.Position }},
 		},
 	}
 }
 
-func classListing() listing[daemon.Class] {
-	return listing[daemon.Class]{
+func classListing() listing[api.Class] {
+	return listing[api.Class]{
 		kind: "classes",
 		long: `Get classes lists the classes of the loaded table. Workloads that no policy of
 the set tells apart are in one class; the kernel's maps hold classes.`,
 		example: "  thole get classes\n  thole get classes -o json",
-		fetch:   (*daemon.Client).Classes,
+		fetch:   (*api.Client).Classes,
 		survey:  survey.Classes,
-		name:    func(c daemon.Class) string { return strconv.FormatUint(uint64(c.Number), 10) },
-		columns: []column[daemon.Class]{
-			{"CLASS", false, func(c daemon.Class) string { return strconv.FormatUint(uint64(c.Number), 10) }},
-			{"WORKLOADS", false, func(c daemon.Class) string { return strings.Join(c.Workloads, ",") }},
-			{"INGRESS", false, func(c daemon.Class) string { return strings.Join(c.Ingress, ",") }},
-			{"EGRESS", false, func(c daemon.Class) string { return strings.Join(c.Egress, ",") }},
-			{"LABELS", true, func(c daemon.Class) string { return labelSets(c.Labels) }},
+		name:    func(c api.Class) string { return strconv.FormatUint(uint64(c.Number), 10) },
+		columns: []column[api.Class]{
+			{"CLASS", false, func(c api.Class) string { return strconv.FormatUint(uint64(c.Number), 10) }},
+			{"WORKLOADS", false, func(c api.Class) string { return strings.Join(c.Workloads, ",") }},
+			{"INGRESS", false, func(c api.Class) string { return strings.Join(c.Ingress, ",") }},
+			{"EGRESS", false, func(c api.Class) string { return strings.Join(c.Egress, ",") }},
+			{"LABELS", true, func(c api.Class) string { return labelSets(c.Labels) }},
 		},
 	}
 }
@@ -130,8 +130,8 @@ func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
 		RunE: func(cmd *cobra.Command, names []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), answerTimeout)
 			defer cancel()
-			items, err := l.fetch(daemon.NewClient(socket), ctx)
-			if errors.Is(err, daemon.ErrNoDaemon) {
+			items, err := l.fetch(api.NewClient(socket), ctx)
+			if errors.Is(err, api.ErrNoDaemon) {
 				_ = say(w.stderr, "thole: no daemon answers at %s: "+
 					"this is what the last policy set says about what runs now\n", socket)
 				items, err = l.withoutDaemon(state)
@@ -209,7 +209,7 @@ func (l listing[T]) write(w *world, items []T, output string) error {
 func (l listing[T]) completions(ctx context.Context, socket string) []string {
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
-	items, err := l.fetch(daemon.NewClient(socket), ctx)
+	items, err := l.fetch(api.NewClient(socket), ctx)
 	if err != nil {
 		return nil
 	}
@@ -229,14 +229,14 @@ func nonNil[T any](items []T) []T {
 }
 
 // classNumber is empty where a workload is in no class, or it is not known in which.
-func classNumber(w daemon.Workload) string {
+func classNumber(w api.Workload) string {
 	if w.Class == 0 {
 		return ""
 	}
 	return strconv.FormatUint(uint64(w.Class), 10)
 }
 
-func isolates(p daemon.Policy) string {
+func isolates(p api.Policy) string {
 	var directions []string
 	if p.Ingress {
 		directions = append(directions, "ingress")
@@ -247,7 +247,7 @@ func isolates(p daemon.Policy) string {
 	return strings.Join(directions, ",")
 }
 
-func enforcement(p daemon.Policy) string {
+func enforcement(p api.Policy) string {
 	if p.Audit {
 		return "audit"
 	}

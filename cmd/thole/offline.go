@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"thole/compiler"
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/policies"
 	"thole/watch"
 )
@@ -55,7 +55,7 @@ func lastFiles(state string) ([]compiler.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	var kept struct{ Files []daemon.File } // of package daemon's storedSet
+	var kept struct{ Files []api.File } // of package daemon's storedSet
 	if err := json.Unmarshal(data, &kept); err != nil {
 		return nil, fmt.Errorf("the last policy set: %v", err)
 	}
@@ -100,10 +100,10 @@ func runningNow(state string, docs compiler.Documents) ([]compiler.Workload, err
 	return workloads, cgroups.Close()
 }
 
-func (s survey) Workloads() []daemon.Workload {
-	var list []daemon.Workload
+func (s survey) Workloads() []api.Workload {
+	var list []api.Workload
 	for _, w := range s.workloads {
-		item := daemon.Workload{
+		item := api.Workload{
 			Name:      w.Name,
 			Namespace: w.Namespace,
 			Kind:      w.Kind.String(),
@@ -138,10 +138,10 @@ func (s survey) isolation(w *compiler.Workload) (ingress, egress []string) {
 	return ingress, egress
 }
 
-func (s survey) Policies() []daemon.Policy {
-	var list []daemon.Policy
+func (s survey) Policies() []api.Policy {
+	var list []api.Policy
 	for _, p := range s.policies {
-		item := daemon.Policy{
+		item := api.Policy{
 			Name:     p.Name,
 			Audit:    p.Audit,
 			Ingress:  p.Ingress.Isolates,
@@ -160,8 +160,8 @@ func (s survey) Policies() []daemon.Policy {
 	return list
 }
 
-func (s survey) Classes() []daemon.Class {
-	var list []daemon.Class
+func (s survey) Classes() []api.Class {
+	var list []api.Class
 	for _, c := range s.classes {
 		list = append(list, classOf(c))
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"thole/compiler"
-	"thole/internal/daemon"
+	"thole/internal/api"
 )
 
 func newRun(w *world) *cobra.Command {
@@ -54,8 +54,8 @@ was started.`,
 			if err != nil {
 				return err
 			}
-			request := daemon.RunRequest{Name: name, Labels: set, Command: argv[0]}
-			if _, err := daemon.NewClient(socket).Run(cmd.Context(), request); err != nil {
+			request := api.RunRequest{Name: name, Labels: set, Command: argv[0]}
+			if _, err := api.NewClient(socket).Run(cmd.Context(), request); err != nil {
 				return asking("labelling "+argv[0], socket, err)
 			}
 			return become(w, path, argv)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"thole/internal/api"
 	"thole/internal/daemon"
 )
 
@@ -42,7 +43,7 @@ func stateOf(cmd *cobra.Command, state, socket string) string {
 
 // asking says what was being done when the daemon at the socket failed to answer.
 func asking(what, socket string, err error) error {
-	if errors.Is(err, daemon.ErrNoDaemon) {
+	if errors.Is(err, api.ErrNoDaemon) {
 		return try(fmt.Errorf("%s: no daemon answers at %s", what, socket), "thole daemon --help")
 	}
 	return fmt.Errorf("%s: %w", what, err)

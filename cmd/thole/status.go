@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"thole/internal/api"
 	"thole/internal/daemon"
 )
 
@@ -36,8 +37,8 @@ without a daemon; "thole doctor" says whether it is loaded.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), answerTimeout)
 			defer cancel()
-			s, err := daemon.NewClient(socket).Status(ctx)
-			if errors.Is(err, daemon.ErrNoDaemon) && daemon.StateDisarmed(stateOf(cmd, daemon.DefaultState, socket)) {
+			s, err := api.NewClient(socket).Status(ctx)
+			if errors.Is(err, api.ErrNoDaemon) && daemon.StateDisarmed(stateOf(cmd, daemon.DefaultState, socket)) {
 				return try(fmt.Errorf("asking for the status: no daemon answers at %s, and Thole is disarmed: a daemon that starts enforces nothing",
 					socket), "thole arm")
 			}
@@ -60,7 +61,7 @@ without a daemon; "thole doctor" says whether it is loaded.`,
 	return cmd
 }
 
-func writeStatus(w io.Writer, s daemon.Status) error {
+func writeStatus(w io.Writer, s api.Status) error {
 	rows := [][]string{
 		{"daemon", fmt.Sprintf("%s, process %d, since %s", s.Version, s.PID, s.Started.Format(time.DateTime))},
 		{"enforcing", enforcing(s)},
@@ -112,14 +113,14 @@ func withPlace(where, text string) string {
 }
 
 // connections is about the daemon's socket.
-func connections(c daemon.ConnectionStatus) string {
+func connections(c api.ConnectionStatus) string {
 	return fmt.Sprintf("%d now, %d at most; limits: %d for each user, %d in total; "+
 		"%d evicted, %d refused, %d closed as silent",
 		c.Now, c.Most, c.MaxPerUser, c.Max, c.Evicted, c.Refused, c.Silent)
 }
 
 // decoys says whether a socket that is bound to lo may be judged in the place of another.
-func decoys(r daemon.LocalRoutesStatus) string {
+func decoys(r api.LocalRoutesStatus) string {
 	switch {
 	case !r.On:
 		return "open (closed by thole daemon --local-routes)"
@@ -130,7 +131,7 @@ func decoys(r daemon.LocalRoutesStatus) string {
 		plural(r.Addresses, "address", "addresses"))
 }
 
-func enforcing(s daemon.Status) string {
+func enforcing(s api.Status) string {
 	switch {
 	case s.Disarmed != nil:
 		return fmt.Sprintf("no: disarmed since %s", s.Disarmed.Format(time.DateTime))
@@ -140,7 +141,7 @@ func enforcing(s daemon.Status) string {
 	return fmt.Sprintf("yes, epoch %d, since %s", s.Epoch, s.Applied.Format(time.DateTime))
 }
 
-func mended(s daemon.Status) string {
+func mended(s api.Status) string {
 	text := fmt.Sprintf("%d times, after another program had changed the table", s.Mended)
 	switch m := s.LastMended; {
 	case m == nil:
@@ -152,7 +153,7 @@ func mended(s daemon.Status) string {
 	}
 }
 
-func dockerState(d daemon.DockerStatus) string {
+func dockerState(d api.DockerStatus) string {
 	state := "connected"
 	if !d.Connected {
 		state = "away"
@@ -161,7 +162,7 @@ func dockerState(d daemon.DockerStatus) string {
 }
 
 // fleetRows are about other nodes.
-func fleetRows(f *daemon.FleetStatus) [][]string {
+func fleetRows(f *api.FleetStatus) [][]string {
 	node := "degraded: the certificate cannot be used, so labelled connections to and from other nodes do not open"
 	if f.Node != "" {
 		node = fmt.Sprintf("node %s, certificate until %s", f.Node, f.Until.Format(time.DateTime))
@@ -190,12 +191,12 @@ func fleetRows(f *daemon.FleetStatus) [][]string {
 	return rows
 }
 
-func source(s daemon.Status) string {
+func source(s api.Status) string {
 	from := ""
 	switch s.Source {
-	case daemon.SourceDirectory:
+	case api.SourceDirectory:
 		from = "of " + s.Directory
-	case daemon.SourceApplied:
+	case api.SourceApplied:
 		from = `given by "thole apply"`
 	}
 	switch {

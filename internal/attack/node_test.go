@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler"
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 	"thole/policies"
 	"thole/ruleset"
@@ -345,7 +345,7 @@ func (m *machine) start(args ...string) {
 	nstest.WaitFor(m.t, 10*time.Second, "the daemon to enforce", func() bool { return m.status().Enforcing })
 }
 
-func (m *machine) status() (status daemon.Status) {
+func (m *machine) status() (status api.Status) {
 	out, _ := m.Command(m.thole, "status", "-o", "json").Output() // it fails where there is a problem to tell of
 	_ = json.Unmarshal(out, &status)
 	return status
@@ -373,7 +373,7 @@ func (m *machine) run(uid int, name string, labels compiler.Labels) *agent {
 // askRun asks the daemon to label the agent and returns the whole answer.
 func (a *agent) askRun(name string, labels compiler.Labels) string {
 	a.t.Helper()
-	body, err := json.Marshal(daemon.RunRequest{Name: name, Labels: labels, Command: "agent"})
+	body, err := json.Marshal(api.RunRequest{Name: name, Labels: labels, Command: "agent"})
 	must(a.t, err)
 	return a.request("POST /v1/run", string(body))
 }

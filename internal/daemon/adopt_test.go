@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -30,7 +31,7 @@ func TestTakesOverOlderLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	class := running[slices.IndexFunc(running, func(w Workload) bool { return w.ID == dev.Answer.ID })].Class
+	class := running[slices.IndexFunc(running, func(w api.Workload) bool { return w.ID == dev.Answer.ID })].Class
 	m.stop()
 
 	// The mark that the next table would take for an allowance.

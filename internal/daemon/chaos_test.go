@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"thole/internal/api"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -174,7 +175,7 @@ func (c *chaos) fullDisk() {
 	t.Helper()
 	set := allowFrom("last") + units
 	apply := func() error {
-		_, err := c.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "test.yaml", Data: set}}})
+		_, err := c.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: set}}})
 		return err
 	}
 	full := func(said string) bool { return strings.Contains(said, "no space left on device") }
@@ -199,7 +200,7 @@ func (c *chaos) fullDisk() {
 	c.args = nil // a daemon without faults would not have to mend what they did
 	c.kill()
 	c.start()
-	if s := c.status(); s.Source != SourceApplied || s.Policies != 2 {
+	if s := c.status(); s.Source != api.SourceApplied || s.Policies != 2 {
 		t.Errorf("the next daemon enforces %d policies from %s; want the 2 that were applied", s.Policies, s.Source)
 	}
 	if change := ruleset.Diff(before, c.read()); !change.Empty() {
@@ -244,7 +245,7 @@ func (m *machine) patientRun(labels map[string]string) *process {
 	m.t.Helper()
 	var p *process
 	nstest.WaitFor(m.t, patience, "a workload", func() bool {
-		p = begin(m.t, m.in("", clientArgs(m.t, m.socket(), RunRequest{Labels: labels, Command: "test"}, nil)...))
+		p = begin(m.t, m.in("", clientArgs(m.t, m.socket(), api.RunRequest{Labels: labels, Command: "test"}, nil)...))
 		return p.Error == ""
 	})
 	return p
@@ -408,11 +409,11 @@ func TestMendedSoon(t *testing.T) {
 		m.run(map[string]string{"app": app})
 	}
 	w := m.witness()
-	for range *flushes {
+	for n := range *flushes {
 		if err := m.host.Nft("flush ruleset"); err != nil {
 			t.Fatal(err)
 		}
-		nstest.WaitFor(t, patience, "the table to be mended", func() bool { return w.whole() })
+		nstest.WaitFor(t, patience, "the table to be mended", func() bool { return w.foreign() == n+1 && w.whole() })
 	}
 	nstest.WaitFor(t, patience, "the program's name", func() bool {
 		s := m.status()

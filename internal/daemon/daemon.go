@@ -14,6 +14,7 @@ import (
 	"thole/compiler"
 	"thole/datapath"
 	"thole/datapath/sockets"
+	"thole/internal/api"
 	"thole/internal/routes"
 	"thole/ruleset/kernel"
 	"thole/watch"
@@ -59,7 +60,7 @@ type Daemon struct {
 	directory *watch.Directory // nil: none is followed
 	enforcer  *enforcer
 	listener  *listener
-	server    *server
+	server    *api.Server
 	lock      *lock
 	fleet     *fleet         // nil: there are no other nodes
 	routes    *routes.Keeper // nil: there are to be none, and there are none
@@ -110,25 +111,25 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	if config.Routes || keeper.State().Err != nil {
 		d.routes = keeper
 	}
-	listener, err := listen(config.Socket, config.Logger)
-	if err != nil {
-		return nil, err
-	}
-	d.server = &server{
-		listener: listener,
-		enforcer: d.enforcer,
-		runner:   &runner{scopes: parts.scopes, enforcer: d.enforcer, log: config.Logger, now: host.now},
-		limiter:  newLimiter(host.now),
-		kernel:   host.kernel,
-		docker:   parts.docker,
-		fleet:    d.fleet,
-		local:    keeper,
-		sockets:  &socketWatch{bound: host.bound, root: host.root, now: host.now},
-		log:      config.Logger,
-		version:  config.Version,
-		started:  host.now(),
-	}
-	return d, nil
+	d.server, err = api.Listen(api.Config{
+		Socket:  config.Socket,
+		Changes: changes{d.enforcer, keeper},
+		State: &answers{
+			enforcer: d.enforcer,
+			kernel:   host.kernel,
+			docker:   parts.docker,
+			fleet:    d.fleet,
+			sockets:  &socketWatch{bound: host.bound, root: host.root, now: host.now},
+			local:    keeper,
+			version:  config.Version,
+			started:  host.now(),
+		},
+		Table:  d.enforcer,
+		Scopes: parts.scopes,
+		Now:    host.now,
+		Logger: config.Logger,
+	})
+	return d, err
 }
 
 // Run works until the context ends, or a part fails. The table stays loaded.
@@ -150,7 +151,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.directory != nil {
 		group.Go(func() error { return d.directory.Run(ctx) })
 	}
-	d.log.Info("ready", "socket", d.server.listener.Addr().String())
+	d.log.Info("ready", "socket", d.server.Addr())
 	err := group.Wait()
 	d.log.Info("stopped: a table that is loaded stays and enforces")
 	return errors.Join(err, d.close())

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/ruleset"
 )
@@ -21,7 +22,7 @@ import (
 // change of the table.
 
 // errDisarmed refuses "thole run": a process whose labels do not hold must not start.
-var errDisarmed = &Refusal{Code: http.StatusConflict, Message: "Thole is disarmed, so nothing is enforced and no label holds: " +
+var errDisarmed = &api.Refusal{Code: http.StatusConflict, Message: "Thole is disarmed, so nothing is enforced and no label holds: " +
 	"run `thole arm`, or start the command without thole run"}
 
 // disarmedFile is the file whose presence disarms. Its time of modification says since when.
@@ -101,19 +102,10 @@ func (e *enforcer) unload() error {
 	return nil
 }
 
-// A DisarmResponse says that the daemon loads no table any more.
-type DisarmResponse struct {
-	PID      int    `json:"pid"`
-	Table    bool   `json:"table"`              // there was one, which is removed now
-	Stored   bool   `json:"stored"`             // also the next daemon will not
-	Error    string `json:"error,omitempty"`    // why it could not be stored
-	StateDir string `json:"stateDir,omitempty"` // where it is stored
-}
-
 // Disarm removes the table and loads none until Arm, also after a restart. Where that cannot be stored, it holds for as
 // long as this daemon runs.
-func (e *enforcer) Disarm(ctx context.Context) (answer DisarmResponse, err error) {
-	answer = DisarmResponse{PID: os.Getpid(), StateDir: e.state.dir, Stored: true}
+func (e *enforcer) Disarm(ctx context.Context) (answer api.DisarmResponse, err error) {
+	answer = api.DisarmResponse{PID: os.Getpid(), StateDir: e.state.dir, Stored: true}
 	ordered := e.order(ctx, func() {
 		if storeErr := e.state.disarm(); storeErr != nil {
 			answer.Stored, answer.Error = false, storeErr.Error()
@@ -129,7 +121,7 @@ func (e *enforcer) Disarm(ctx context.Context) (answer DisarmResponse, err error
 }
 
 // Arm loads the table that the policies and what runs now make.
-func (e *enforcer) Arm(ctx context.Context) (answer ApplyResponse, err error) {
+func (e *enforcer) Arm(ctx context.Context) (answer api.ApplyResponse, err error) {
 	ordered := e.order(ctx, func() {
 		if _, err = e.state.arm(); err != nil {
 			return

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/nstest"
 	"thole/ruleset"
@@ -63,7 +64,7 @@ func TestDisarmedWhileLoading(t *testing.T) {
 			}
 		}
 	})
-	answer, err := b.client.Apply(t.Context(), ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}})
+	answer, err := b.client.Apply(t.Context(), api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}})
 	if err != nil || answer.Disarmed == nil || b.kernel.loaded() != nil {
 		t.Errorf("apply: %+v, %v; table loaded %v", answer, err, b.kernel.loaded() != nil)
 	}

@@ -10,6 +10,5 @@
 // ask it. The package never decides about a packet, never flushes the table, and
 // never takes a caller's word for who it is.
 //
-// It also has the client that the commands use (Client) and what they do where no
-// daemon runs (ApplyOnce, Cleanup).
+// It also has what commands do where no daemon runs (ApplyOnce, Cleanup).
 package daemon

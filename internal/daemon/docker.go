@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 
+	"thole/internal/api"
 	"thole/watch"
 )
 
@@ -35,10 +36,10 @@ func askOnce(docker *watch.Docker) {
 }
 
 // apiDocker is Docker's status as clients see it; nil if it is not followed.
-func apiDocker(docker *watch.Docker) *DockerStatus {
+func apiDocker(docker *watch.Docker) *api.DockerStatus {
 	if docker == nil {
 		return nil
 	}
-	s := DockerStatus(docker.Status())
+	s := api.DockerStatus(docker.Status())
 	return &s
 }

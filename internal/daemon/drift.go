@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"thole/internal/api"
 	"thole/ruleset/kernel"
 )
 
@@ -60,6 +61,20 @@ func (l *listener) Run(ctx context.Context) error {
 	}
 }
 
+// A mending is one that was made in one of some generations of nftables.
+type mending struct {
+	api.Mending
+	after, until uint32
+}
+
+// mending is the last one, as clients see it; nil: there was none.
+func (e *enforcer) mending() *api.Mending {
+	if e.lastMended == nil {
+		return nil
+	}
+	return &e.lastMended.Mending
+}
+
 // heard looks at the table when somebody may have changed it. A Write without a
 // generation is one that was lost.
 func (e *enforcer) heard(w kernel.Write) {
@@ -98,7 +113,7 @@ func (e *enforcer) look() (drifted bool, err error) {
 	case !e.disarmed.IsZero(): // removed by thole cleanup, or loaded by somebody else and to be removed
 		e.loaded, e.settled, drifted = loaded, false, true
 	default:
-		m := Mending{Time: e.now(), after: e.seen, until: generation}
+		m := mending{Mending: api.Mending{Time: e.now()}, after: e.seen, until: generation}
 		if later(e.suspect.Generation, e.seen) {
 			m.Program, m.PID = e.suspect.Program, e.suspect.PID
 		}
@@ -116,7 +131,7 @@ func (e *enforcer) name(w kernel.Write) {
 	if m == nil || m.PID != 0 || w.PID == 0 || ownThread(w.PID) || !later(w.Generation, m.after) || later(w.Generation, m.until) {
 		return
 	}
-	named := *m // the old one may be in a view
+	named := *m // the old one is in a view
 	named.Program, named.PID = w.Program, w.PID
 	e.lastMended = &named
 	e.log.Warn("who changed the table", "by", named.Program, "pid", named.PID)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -71,19 +72,19 @@ type enforcer struct {
 	buried       time.Time // when it was last looked whether sockets outlive their cgroup
 	disbelieved  bool      // one of remotes has ended, and the loaded table does not say so
 	unknownEpoch bool      // the loaded table does not say which epochs were used
-	lastMended   *Mending
+	lastMended   *mending
 	found        []condition.Condition // of the last scan
-	badSet       *Failure              // the last set that was offered, if it was bad
-	badTable     *Failure              // the last change of the table, if it failed
-	unkept       *Failure              // the set is enforced, and could not be stored
-	unsaved      *Failure              // so is the table, and what the next daemon must know of it
+	badSet       *api.Failure          // the last set that was offered, if it was bad
+	badTable     *api.Failure          // the last change of the table, if it failed
+	unkept       *api.Failure          // the set is enforced, and could not be stored
+	unsaved      *api.Failure          // so is the table, and what the next daemon must know of it
 	disarmed     time.Time             // since when nothing is to be loaded; zero: it is
 	unheeded     error                 // why it cannot be known whether it is disarmed
 	unstored     bool                  // that it is disarmed could not be stored
 	applied      time.Time
 	retry        time.Duration    // how long to wait after the next failure
 	result       *compiler.Result // nil: none yet. Its table is the loaded one, where that is settled
-	warnings     []Message        // of it
+	warnings     []api.Message    // of it
 }
 
 // start adopts the table that is loaded and makes the first change. A policy set
@@ -103,7 +104,7 @@ func (e *enforcer) start() error {
 	if err := e.reconcile(); err != nil {
 		return err
 	}
-	if e.set.source == SourceDirectory && e.badSet == nil {
+	if e.set.source == api.SourceDirectory && e.badSet == nil {
 		_ = e.keep(e.set) // it is logged, and in the status
 	}
 	return nil
@@ -167,7 +168,7 @@ func (e *enforcer) firstSet() (policySet, error) {
 	files, bad := watch.ReadDirectory(e.directory)
 	var set policySet
 	if bad == nil {
-		set, bad = parseSet(SourceDirectory, files)
+		set, bad = parseSet(api.SourceDirectory, files)
 	}
 	if bad == nil {
 		set, bad = set.after(last, false)
@@ -192,7 +193,7 @@ func (e *enforcer) lastSet() (policySet, error) {
 	case !ok:
 		return defaultSet(), nil
 	case e.directory == "":
-		set.source = SourceApplied // the directory that it came from is not followed any more
+		set.source = api.SourceApplied // the directory that it came from is not followed any more
 	}
 	return set, nil
 }
@@ -313,10 +314,10 @@ func (e *enforcer) order(ctx context.Context, f func()) error {
 }
 
 // Apply replaces the policy set.
-func (e *enforcer) Apply(ctx context.Context, req ApplyRequest) (answer ApplyResponse, err error) {
+func (e *enforcer) Apply(ctx context.Context, req api.ApplyRequest) (answer api.ApplyResponse, err error) {
 	files := compilerFiles(req.Files)
 	if e.directory != "" && !req.DryRun {
-		return answer, &Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
+		return answer, &api.Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
 			"the daemon follows the policy directory %s: change the files there, or start it without --policies. Nothing was changed", e.directory)}
 	}
 	ordered := e.order(ctx, func() {
@@ -324,27 +325,27 @@ func (e *enforcer) Apply(ctx context.Context, req ApplyRequest) (answer ApplyRes
 			answer, err = e.preview(files, req.AllowEmpty)
 			e.attempt(e.reconcile) // what was looked at and is watched now is the other set's
 		} else {
-			answer, err = e.replace(SourceApplied, files, req.AllowEmpty)
+			answer, err = e.replace(api.SourceApplied, files, req.AllowEmpty)
 		}
 	})
 	return answer, errors.Join(ordered, err)
 }
 
 // Reload reads the policy directory, or the stored set, again.
-func (e *enforcer) Reload(ctx context.Context) (answer ApplyResponse, err error) {
+func (e *enforcer) Reload(ctx context.Context) (answer api.ApplyResponse, err error) {
 	ordered := e.order(ctx, func() { answer, err = e.reload() })
 	return answer, errors.Join(ordered, err)
 }
 
-func (e *enforcer) reload() (ApplyResponse, error) {
+func (e *enforcer) reload() (api.ApplyResponse, error) {
 	if e.directory == "" {
 		return e.replaceBy(e.set)
 	}
 	files, err := watch.ReadDirectory(e.directory)
 	if err != nil {
-		return ApplyResponse{}, e.refuse(err)
+		return api.ApplyResponse{}, e.refuse(err)
 	}
-	return e.replace(SourceDirectory, files, false)
+	return e.replace(api.SourceDirectory, files, false)
 }
 
 // follow takes over what the directory holds now.
@@ -353,32 +354,32 @@ func (e *enforcer) follow(f watch.Files) {
 		_ = e.refuse(f.Err) // it is logged, and there is nobody else to tell
 		return
 	}
-	if e.badSet == nil && e.set.equal(policySet{source: SourceDirectory, files: f.Files}) {
+	if e.badSet == nil && e.set.equal(policySet{source: api.SourceDirectory, files: f.Files}) {
 		return
 	}
-	_, _ = e.replace(SourceDirectory, f.Files, false) // it is logged, too
+	_, _ = e.replace(api.SourceDirectory, f.Files, false) // it is logged, too
 }
 
 // refuse records that a policy set can not be used. The one before stays.
 func (e *enforcer) refuse(err error) error {
-	e.badSet = &Failure{Time: e.now(), Text: err.Error()}
+	e.badSet = &api.Failure{Time: e.now(), Text: err.Error()}
 	e.log.Error("bad policy set: the last good one stays", "error", err)
 	e.publish()
 	return refusalOf(err, "\nNothing was changed: the last good policy set stays.")
 }
 
 // refusalOf is a bad set's error as an answer, with its reason if it has one.
-func refusalOf(err error, more string) *Refusal {
-	answer := &Refusal{Code: http.StatusUnprocessableEntity, Message: err.Error() + more}
-	if r, ok := errors.AsType[*Refusal](err); ok {
+func refusalOf(err error, more string) *api.Refusal {
+	answer := &api.Refusal{Code: http.StatusUnprocessableEntity, Message: err.Error() + more}
+	if r, ok := errors.AsType[*api.Refusal](err); ok {
 		answer.Reason = r.Reason
 	}
 	return answer
 }
 
 // preview says what a policy set would change.
-func (e *enforcer) preview(files []compiler.File, allowEmpty bool) (ApplyResponse, error) {
-	set, err := parseSet(SourceApplied, files)
+func (e *enforcer) preview(files []compiler.File, allowEmpty bool) (api.ApplyResponse, error) {
+	set, err := parseSet(api.SourceApplied, files)
 	if err == nil {
 		set, err = set.after(e.set, allowEmpty)
 	}
@@ -390,37 +391,37 @@ func (e *enforcer) preview(files []compiler.File, allowEmpty bool) (ApplyRespons
 		err = e.explain(&p)
 	}
 	if err != nil {
-		return ApplyResponse{}, refusalOf(err, "")
+		return api.ApplyResponse{}, refusalOf(err, "")
 	}
 	return p.answer(true), nil
 }
 
 // replace makes a policy set the active one: it is parsed, compiled and loaded, or
 // else nothing changes.
-func (e *enforcer) replace(source string, files []compiler.File, allowEmpty bool) (ApplyResponse, error) {
+func (e *enforcer) replace(source string, files []compiler.File, allowEmpty bool) (api.ApplyResponse, error) {
 	set, err := parseSet(source, files)
 	if err == nil {
 		set, err = set.after(e.set, allowEmpty)
 	}
 	if err != nil {
-		return ApplyResponse{}, e.refuse(err)
+		return api.ApplyResponse{}, e.refuse(err)
 	}
 	return e.replaceBy(set)
 }
 
 // replaceBy makes a valid policy set the active one.
-func (e *enforcer) replaceBy(set policySet) (ApplyResponse, error) {
+func (e *enforcer) replaceBy(set policySet) (api.ApplyResponse, error) {
 	defer e.publish()
 	p, err := e.enforce(set)
 	if errors.Is(err, errLimit) {
-		return ApplyResponse{}, e.refuse(err)
+		return api.ApplyResponse{}, e.refuse(err)
 	}
 	if err != nil {
 		e.log.Error("the policy set could not be loaded: the one before stays", "error", err)
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	if err := e.explain(&p); err != nil {
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	e.badSet = nil
 	e.log.Info("policy set", "source", set.source, "policies", len(set.docs.Policies))
@@ -434,7 +435,7 @@ func (e *enforcer) replaceBy(set policySet) (ApplyResponse, error) {
 // keep stores a set as the last good one. The default is not: the next version of
 // the program may have another. If it fails, the set is enforced all the same.
 func (e *enforcer) keep(set policySet) error {
-	if set.source == SourceDefault {
+	if set.source == api.SourceDefault {
 		return nil
 	}
 	err := e.state.savePolicies(set)
@@ -461,7 +462,7 @@ func (e *enforcer) store() {
 
 // stored returns what the status says of a file after it was written, or was not. It is
 // logged when that changes.
-func (e *enforcer) stored(before *Failure, what string, err error) *Failure {
+func (e *enforcer) stored(before *api.Failure, what string, err error) *api.Failure {
 	switch {
 	case err == nil && before != nil:
 		e.log.Info("stored at last", "was", before.Text)
@@ -472,7 +473,7 @@ func (e *enforcer) stored(before *Failure, what string, err error) *Failure {
 		return before
 	}
 	e.log.Error(what, "error", err)
-	return &Failure{Time: e.now(), Text: fmt.Sprintf("%s: %v", what, err)}
+	return &api.Failure{Time: e.now(), Text: fmt.Sprintf("%s: %v", what, err)}
 }
 
 // catchUp brings the table to what was heard of since it was last looked: by a small

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/internal/api"
 	"thole/ruleset"
 )
 
@@ -36,19 +37,19 @@ spec: {unit: ` + unit + `}
 
 func TestDefaultUntilASetIsGiven(t *testing.T) {
 	b := newBench(t)
-	if s := b.status(); s.Source != SourceDefault || !s.Enforcing || s.Policies != 1 || s.Version != "test" || s.Counters["denied"].Packets != 3 {
+	if s := b.status(); s.Source != api.SourceDefault || !s.Enforcing || s.Policies != 1 || s.Version != "test" || s.Counters["denied"].Packets != 3 {
 		t.Errorf("status %+v", s)
 	}
 	b.apply(allowWeb)
 	policies, err := b.client.Policies(context.Background())
-	want := []Policy{{Name: "web", Ingress: true, Rules: 1, Position: "test.yaml:3:18"}}
+	want := []api.Policy{{Name: "web", Ingress: true, Rules: 1, Position: "test.yaml:3:18"}}
 	if len(policies) == 1 {
 		want[0].Position = policies[0].Position
 	}
 	if diff := cmp.Diff(want, policies); err != nil || diff != "" {
 		t.Errorf("%v, policies (-want +got)\n%s", err, diff)
 	}
-	if s := b.status(); s.Source != SourceApplied {
+	if s := b.status(); s.Source != api.SourceApplied {
 		t.Errorf("source %s", s.Source)
 	}
 }
@@ -57,13 +58,13 @@ func TestBadSetKeepsTheLastGoodOne(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb)
 	before := b.kernel.loaded()
-	for name, files := range map[string][]File{
+	for name, files := range map[string][]api.File{
 		"syntax": {{Name: "bad.yaml", Data: badPolicy}},
 		"none":   {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := b.client.Apply(context.Background(), ApplyRequest{Files: files})
-			refusal, ok := errors.AsType[*Refusal](err)
+			_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: files})
+			refusal, ok := errors.AsType[*api.Refusal](err)
 			if !ok || refusal.Code != http.StatusUnprocessableEntity || !strings.Contains(refusal.Message, "Nothing was changed") {
 				t.Errorf("apply: %v", err)
 			}
@@ -81,7 +82,7 @@ func TestBadSetKeepsTheLastGoodOne(t *testing.T) {
 	}
 	b.stop()
 	b.start()
-	if s := b.status(); s.Source != SourceApplied || s.LastError != nil || !sameTable(before, b.kernel.loaded()) {
+	if s := b.status(); s.Source != api.SourceApplied || s.LastError != nil || !sameTable(before, b.kernel.loaded()) {
 		t.Errorf("after a restart: status %+v", s)
 	}
 	b.apply(allowWeb)
@@ -93,12 +94,12 @@ func TestBadSetKeepsTheLastGoodOne(t *testing.T) {
 func TestDryRunChangesNothing(t *testing.T) {
 	b := newBench(t)
 	before, changes := b.kernel.loaded(), b.kernel.changes()
-	files := []File{{Name: "web.yaml", Data: allowWeb}}
-	a, err := b.client.Apply(context.Background(), ApplyRequest{Files: files, DryRun: true})
+	files := []api.File{{Name: "web.yaml", Data: allowWeb}}
+	a, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: files, DryRun: true})
 	if err != nil || !a.Changed || !a.DryRun || !strings.Contains(a.Table, "table inet thole") || a.Diff == "" {
 		t.Errorf("dry run: %+v, %v", a, err)
 	}
-	if b.kernel.changes() != changes || !sameTable(before, b.kernel.loaded()) || b.status().Source != SourceDefault {
+	if b.kernel.changes() != changes || !sameTable(before, b.kernel.loaded()) || b.status().Source != api.SourceDefault {
 		t.Error("something changed")
 	}
 }
@@ -113,13 +114,13 @@ func TestFollowedDirectory(t *testing.T) {
 	}
 	write(allowWeb)
 	b := newBench(t, func(b *bench) { b.config.Policies = dir })
-	if s := b.status(); s.Source != SourceDirectory || s.Directory != dir || s.Policies != 1 {
+	if s := b.status(); s.Source != api.SourceDirectory || s.Directory != dir || s.Policies != 1 {
 		t.Fatalf("status %+v", s)
 	}
 	good := b.kernel.loaded()
 
-	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}})
-	if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.Code != http.StatusConflict || !strings.Contains(refusal.Message, dir) {
+	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}})
+	if refusal, ok := errors.AsType[*api.Refusal](err); !ok || refusal.Code != http.StatusConflict || !strings.Contains(refusal.Message, dir) {
 		t.Errorf("apply beside a directory: %v", err)
 	}
 
@@ -200,7 +201,7 @@ func TestUnreadableLastSet(t *testing.T) {
 	}
 	b.kernel.set(func() { b.kernel.table = nil })
 	b.start()
-	if s := b.status(); s.Source != SourceDefault || s.LastError == nil || !s.Enforcing {
+	if s := b.status(); s.Source != api.SourceDefault || s.LastError == nil || !s.Enforcing {
 		t.Errorf("without a table: %+v", s)
 	}
 }
@@ -209,7 +210,7 @@ func TestUnitsComeAndGo(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb + bindUnit("nginx.service"))
 	// A dry run of another set does not keep this one from being followed.
-	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true})
+	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +267,7 @@ func TestStateIsWrittenAtLast(t *testing.T) {
 	if err := os.Rename(b.config.State, away); err != nil {
 		t.Fatal(err)
 	}
-	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "test.yaml", Data: allowWeb}}})
+	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: allowWeb}}})
 	if err == nil || !strings.Contains(err.Error(), "the policy set is enforced, but is lost when the daemon is started again") {
 		t.Errorf("apply: %v", err)
 	}
@@ -284,7 +285,7 @@ func TestStateIsWrittenAtLast(t *testing.T) {
 	if n := b.kernel.changes(); n != changes {
 		t.Errorf("the next daemon changed the table: %s", b.kernel.applied[changes])
 	}
-	if now := b.status(); now.Policies != 1 || now.Source != SourceApplied || now.Epoch != was.Epoch || !b.knows(web.Answer.ID) {
+	if now := b.status(); now.Policies != 1 || now.Source != api.SourceApplied || now.Epoch != was.Epoch || !b.knows(web.Answer.ID) {
 		t.Errorf("status %+v; was %+v", now, was)
 	}
 }
@@ -373,7 +374,7 @@ func TestEpochsGoRound(t *testing.T) {
 	}
 	b.kernel.set(func() { b.kernel.failSweep = errors.New("no buffer space") })
 	before := b.kernel.loaded()
-	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "x.yaml", Data: sets[1]}}})
+	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: sets[1]}}})
 	if err == nil || !strings.Contains(err.Error(), "no buffer space") || !sameTable(before, b.kernel.loaded()) {
 		t.Errorf("without a sweep: %v", err)
 	}
@@ -493,7 +494,7 @@ func TestOneDaemonASocket(t *testing.T) {
 	if _, err := b.newDaemon(); !errors.Is(err, errLocked) || !strings.Contains(err.Error(), b.config.Socket) {
 		t.Errorf("a second daemon: %v", err)
 	}
-	_, err := applyOnce(b.config, b.daemon.host, ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}})
+	_, err := applyOnce(b.config, b.daemon.host, api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}})
 	if !errors.Is(err, errLocked) {
 		t.Errorf("apply beside a daemon: %v", err)
 	}
@@ -505,7 +506,7 @@ func TestApplyWithoutADaemon(t *testing.T) {
 	b.run("web", map[string]string{"app": "web"})
 	host := b.daemon.host
 	b.stop()
-	request := ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true}
+	request := api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true}
 	before := b.kernel.changes()
 	a, err := applyOnce(b.config, host, request)
 	if err != nil || !a.Changed || a.Workloads != 1 || b.kernel.changes() != before {
@@ -517,7 +518,7 @@ func TestApplyWithoutADaemon(t *testing.T) {
 		t.Errorf("apply: %+v, %v", a, err)
 	}
 	b.start()
-	if s := b.status(); s.Source != SourceApplied || b.kernel.changes() != before+1 {
+	if s := b.status(); s.Source != api.SourceApplied || b.kernel.changes() != before+1 {
 		t.Errorf("the daemon that came: %+v", s)
 	}
 }
@@ -527,7 +528,7 @@ func TestDryRunWithoutADaemonLeavesNoTrace(t *testing.T) {
 	host := b.daemon.host
 	b.stop()
 	b.config.State = t.TempDir() + "/none"
-	if _, err := applyOnce(b.config, host, ApplyRequest{Files: []File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true}); err != nil {
+	if _, err := applyOnce(b.config, host, api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true}); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(b.config.State); !errors.Is(err, fs.ErrNotExist) {
@@ -555,8 +556,8 @@ func TestCleanup(t *testing.T) {
 
 func TestNoDaemon(t *testing.T) {
 	socket := t.TempDir() + "/thole.sock"
-	_, err := NewClient(socket).Status(context.Background())
-	if !errors.Is(err, ErrNoDaemon) || err.Error() != "no daemon at "+socket+": start one with `thole daemon`, or see `thole daemon --help`" {
+	_, err := api.NewClient(socket).Status(context.Background())
+	if !errors.Is(err, api.ErrNoDaemon) || err.Error() != "no daemon at "+socket+": start one with `thole daemon`, or see `thole daemon --help`" {
 		t.Errorf("error %v", err)
 	}
 }

@@ -12,37 +12,10 @@ import (
 
 	"thole/compiler"
 	"thole/datapath/sockets"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/exposure"
 )
-
-// A SocketStatus says which live sockets the table can be bypassed through.
-type SocketStatus struct {
-	Examined int           `json:"examined"` // listeners of TCP and unconnected sockets of UDP
-	Complete bool          `json:"complete"` // false: a bound was reached, so others may be exposed
-	Exposed  []ExposedPort `json:"exposed"`
-}
-
-// An ExposedPort is a port on which a socket may get what was judged for another socket, or for none.
-type ExposedPort struct {
-	Reason   exposure.Reason `json:"reason"`
-	Protocol string          `json:"protocol"`
-	Port     uint16          `json:"port"`
-	Text     string          `json:"text"` // names the sockets, and says what reaches them
-	Sockets  []ExposedSocket `json:"sockets"`
-}
-
-// Where names the port.
-func (e ExposedPort) Where() string { return fmt.Sprintf("%s port %d", e.Protocol, e.Port) }
-
-// An ExposedSocket is one of the sockets on an ExposedPort.
-type ExposedSocket struct {
-	Address  string `json:"address"`
-	Device   string `json:"device,omitempty"` // that it is bound to
-	UID      uint32 `json:"uid"`
-	Workload string `json:"workload,omitempty"` // absent: it is unlabelled
-	Cgroup   string `json:"cgroup,omitempty"`   // in which it was made; absent: that is gone
-}
 
 // A socketWatch looks for exposed sockets when a status is asked for. It is safe for concurrent use.
 //
@@ -55,12 +28,12 @@ type socketWatch struct {
 
 	mu         sync.Mutex // guards what follows, and is held while it is looked
 	next       time.Time
-	status     *SocketStatus
+	status     *api.SocketStatus
 	conditions []condition.Condition
 }
 
 // look returns what is exposed under a view, and what is to be said of it.
-func (w *socketWatch) look(v *view, o exposure.Options) (*SocketStatus, []condition.Condition) {
+func (w *socketWatch) look(v *view, o exposure.Options) (*api.SocketStatus, []condition.Condition) {
 	if !v.status.Enforcing {
 		return nil, nil // there is no table that could be bypassed
 	}
@@ -76,8 +49,8 @@ func (w *socketWatch) look(v *view, o exposure.Options) (*SocketStatus, []condit
 			"%v: exposed sockets are not known", err)}}
 	} else {
 		found, all := exposure.Find(listed, o)
-		w.status = &SocketStatus{Examined: len(listed), Complete: complete && all, Exposed: apiExposures(found)}
-		w.conditions = w.status.conditions(found)
+		w.status = &api.SocketStatus{Examined: len(listed), Complete: complete && all, Exposed: apiExposures(found)}
+		w.conditions = exposedConditions(w.status, found)
 	}
 	ended := w.now()
 	w.next = ended.Add(socketsPause * ended.Sub(began))
@@ -187,12 +160,12 @@ func dividedClasses(result *compiler.Result) map[uint32]bool {
 	return divided
 }
 
-func apiExposures(found []exposure.Exposure) []ExposedPort {
-	list := []ExposedPort{}
+func apiExposures(found []exposure.Exposure) []api.ExposedPort {
+	list := []api.ExposedPort{}
 	for _, e := range found {
-		port := ExposedPort{Reason: e.Reason, Protocol: e.Protocol, Port: e.Port, Text: exposedText(e)}
+		port := api.ExposedPort{Reason: e.Reason, Protocol: e.Protocol, Port: e.Port, Text: exposedText(e)}
 		for _, s := range e.Sockets {
-			port.Sockets = append(port.Sockets, ExposedSocket{
+			port.Sockets = append(port.Sockets, api.ExposedSocket{
 				Address: s.Address.String(), Device: s.Device, UID: s.UID,
 				Workload: s.Owner.Workload, Cgroup: s.Owner.Cgroup,
 			})
@@ -202,8 +175,8 @@ func apiExposures(found []exposure.Exposure) []ExposedPort {
 	return list
 }
 
-// conditions are a problem for each exposure that a user cannot bring about alone, and a notice for each other.
-func (s *SocketStatus) conditions(found []exposure.Exposure) (list []condition.Condition) {
+// exposedConditions are a problem for each exposure that a user cannot bring about alone, and a notice for each other.
+func exposedConditions(s *api.SocketStatus, found []exposure.Exposure) (list []condition.Condition) {
 	for i, e := range s.Exposed {
 		c := condition.Condition{Code: condition.SocketExposed, Where: e.Where(), Text: e.Text}
 		if found[i].ByUsers() {

@@ -11,6 +11,7 @@ import (
 
 	"thole/compiler"
 	"thole/datapath/sockets"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/exposure"
 )
@@ -60,7 +61,7 @@ spec: {selector: {matchLabels: {app: db}}, ingress: []}
 		t.Fatal(err)
 	}
 	return &view{
-		status: Status{Enforcing: true}, result: &result, divided: dividedClasses(&result),
+		status: api.Status{Enforcing: true}, result: &result, divided: dividedClasses(&result),
 		roster: newRoster([]compiler.Workload{w}, nil, nil),
 	}
 }

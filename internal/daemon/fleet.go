@@ -10,10 +10,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"thole/compiler"
 	"thole/datapath"
 	"thole/datapath/pki"
 	"thole/datapath/queue"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/watch"
 )
@@ -36,9 +39,9 @@ type fleet struct {
 	reloads     chan chan error           // that somebody waits for
 	shown       atomic.Pointer[fleetView] // what follow has made of all this
 
-	mu    sync.Mutex            // guards what follows
-	use   map[string]time.Time  // when a Remote was proven last, by remoteKey
-	rates map[string]*allowance // of nodes
+	mu    sync.Mutex               // guards what follows
+	use   map[string]time.Time     // when a Remote was proven last, by remoteKey
+	rates map[string]*rate.Limiter // of nodes
 }
 
 // A fleetView is what a status is made of. It is not changed.
@@ -55,7 +58,7 @@ func openFleet(config Config, e *enforcer, host *host) *fleet {
 	f := &fleet{
 		enforcer: e, root: host.root, config: config, watched: watch.NewNamedFiles(config.PKI, pki.Files()...),
 		credentials: credentials{dir: config.PKI}, reloads: make(chan chan error),
-		use: map[string]time.Time{}, rates: map[string]*allowance{},
+		use: map[string]time.Time{}, rates: map[string]*rate.Limiter{},
 	}
 	f.engines = engineKeeper{ended: make(chan error, 1), start: func(node *pki.Node) (engine, error) {
 		return host.engine(datapath.Config{Queue: config.Queue, Node: node, Daemon: f, Log: config.Logger})
@@ -80,14 +83,14 @@ func (e *enforcer) adoptCredentials(c credentials) {
 }
 
 // status is this node's part among others; nil where there are none.
-func (f *fleet) status() *FleetStatus {
+func (f *fleet) status() *api.FleetStatus {
 	if f == nil {
 		return nil
 	}
 	shown := f.shown.Load()
-	s := &FleetStatus{
+	s := &api.FleetStatus{
 		Error: shown.error, Classes: len(f.view.Load().remotes), MaxClasses: maxRemotes,
-		Queue: FleetQueue{Number: f.config.Queue},
+		Queue: api.FleetQueue{Number: f.config.Queue},
 	}
 	for _, n := range f.config.Fleet {
 		s.Networks = append(s.Networks, n.String())

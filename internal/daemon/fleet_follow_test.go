@@ -15,6 +15,7 @@ import (
 	"thole/compiler"
 	"thole/datapath"
 	"thole/datapath/pki"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/watch"
 )
@@ -137,7 +138,7 @@ func (b *bench) degraded() string {
 }
 
 // workload returns what the daemon says of a workload.
-func (b *bench) workload(name string) Workload {
+func (b *bench) workload(name string) api.Workload {
 	b.t.Helper()
 	list, err := b.client.Workloads(context.Background())
 	if err != nil {
@@ -148,7 +149,7 @@ func (b *bench) workload(name string) Workload {
 			return w
 		}
 	}
-	return Workload{}
+	return api.Workload{}
 }
 
 // Without a certificate the node is enforced; when one appears, its workloads get what it requires, and the engine
@@ -285,7 +286,7 @@ func TestFleetConditions(t *testing.T) {
 
 // A workload whose document cannot be resolved just now gets what a new certificate requires, too.
 func TestUnresolvedWithANewCertificate(t *testing.T) {
-	set, err := parseSet(SourceApplied, []compiler.File{{Name: "w.yaml", Data: []byte(`
+	set, err := parseSet(api.SourceApplied, []compiler.File{{Name: "w.yaml", Data: []byte(`
 apiVersion: thole/v1
 kind: Workload
 metadata: {name: web, labels: {app: web}}

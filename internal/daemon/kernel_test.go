@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -25,7 +26,7 @@ type machine struct {
 	daemon *exec.Cmd
 	faults *nstest.Faults // of its netlink; nil: none
 	log    *logs          // the daemon's
-	client *Client
+	client *api.Client
 }
 
 func newMachine(t *testing.T, configure ...func(*machine)) *machine {
@@ -40,7 +41,7 @@ func newMachine(t *testing.T, configure ...func(*machine)) *machine {
 		t.Fatal(err)
 	}
 	m.state = filepath.Join(m.dir, "state")
-	m.client = NewClient(m.socket())
+	m.client = api.NewClient(m.socket())
 	for _, f := range configure {
 		f(m)
 	}
@@ -120,7 +121,7 @@ func (m *machine) in(cgroup string, args ...string) *exec.Cmd {
 // run starts a labelled process in the host.
 func (m *machine) run(labels map[string]string, then ...string) *process {
 	m.t.Helper()
-	p := begin(m.t, m.in("", clientArgs(m.t, m.socket(), RunRequest{Labels: labels, Command: "test"}, then)...))
+	p := begin(m.t, m.in("", clientArgs(m.t, m.socket(), api.RunRequest{Labels: labels, Command: "test"}, then)...))
 	if p.Error != "" {
 		m.t.Fatalf("run %v: %s", labels, p.Error)
 	}
@@ -183,7 +184,7 @@ func TestKernelEnforces(t *testing.T) {
 	}
 }
 
-func (m *machine) status() Status {
+func (m *machine) status() api.Status {
 	m.t.Helper()
 	s, err := m.client.Status(context.Background())
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -98,7 +99,7 @@ func TestKilledAtRandom(t *testing.T) {
 // apply replaces the policy set.
 func (m *machine) apply(policies string) {
 	m.t.Helper()
-	_, err := m.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "test.yaml", Data: policies}}})
+	_, err := m.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: policies}}})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -121,13 +122,13 @@ func (m *machine) churn(sets []string, seed uint64) (stop func()) {
 	var all sync.WaitGroup
 	all.Go(func() {
 		for ctx.Err() == nil {
-			_, _ = m.client.Apply(ctx, ApplyRequest{Files: []File{{Name: "test.yaml", Data: sets[r.IntN(len(sets))]}}})
+			_, _ = m.client.Apply(ctx, api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: sets[r.IntN(len(sets))]}}})
 		}
 	})
 	all.Go(func() {
 		for n := 0; ctx.Err() == nil; n++ {
 			app := []string{"other", "dev"}[n%2] // one whose class comes and goes, and one whose class stays
-			p := begin(m.t, m.in("", clientArgs(m.t, m.socket(), RunRequest{Labels: map[string]string{"app": app}, Command: "x"}, nil)...))
+			p := begin(m.t, m.in("", clientArgs(m.t, m.socket(), api.RunRequest{Labels: map[string]string{"app": app}, Command: "x"}, nil)...))
 			p.end()
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/routes"
 )
@@ -44,8 +45,8 @@ func removeRoutes(table routes.Table) error {
 	return nil
 }
 
-func apiLocalRoutes(s routes.State) LocalRoutesStatus {
-	status := LocalRoutesStatus{On: s.On, Addresses: s.Addresses}
+func apiLocalRoutes(s routes.State) api.LocalRoutesStatus {
+	status := api.LocalRoutesStatus{On: s.On, Addresses: s.Addresses}
 	if s.Err != nil {
 		status.Error = s.Err.Error()
 	}

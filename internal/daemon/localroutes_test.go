@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/nstest"
 	"thole/internal/routes"
@@ -102,7 +103,7 @@ func TestLocalRoutes(t *testing.T) {
 	b.routes.fail(nil)
 	nstest.WaitFor(t, patience, "the routes", func() bool {
 		s := b.status()
-		return s.Healthy() && s.LocalRoutes == LocalRoutesStatus{On: true, Addresses: 1}
+		return s.Healthy() && s.LocalRoutes == api.LocalRoutesStatus{On: true, Addresses: 1}
 	})
 	if _, err := b.client.Disarm(t.Context()); err != nil || b.routes.ours() != 0 || b.status().LocalRoutes.On {
 		t.Errorf("disarmed: %v, %d routes, %+v", err, b.routes.ours(), b.status().LocalRoutes)

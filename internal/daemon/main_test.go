@@ -22,6 +22,7 @@ import (
 	"thole/compiler"
 	"thole/datapath"
 	"thole/datapath/sockets"
+	"thole/internal/api"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -50,7 +51,7 @@ const patience = 20 * time.Second
 
 // An outcome is what a client process reports, as one line of JSON.
 type outcome struct {
-	Answer  RunResponse
+	Answer  api.RunResponse
 	Error   string
 	Code    int    // of a Refusal
 	Network string // of listen and dial: "ok", or the error
@@ -59,7 +60,7 @@ type outcome struct {
 
 // playClient asks for labels and stays until its standard input ends.
 func playClient(socket, request string, then []string) int {
-	var req RunRequest
+	var req api.RunRequest
 	if err := json.Unmarshal([]byte(request), &req); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -80,20 +81,20 @@ func playClient(socket, request string, then []string) int {
 	return 0
 }
 
-func ask(socket string, req RunRequest) outcome {
-	answer, err := NewClient(socket).Run(context.Background(), req)
+func ask(socket string, req api.RunRequest) outcome {
+	answer, err := api.NewClient(socket).Run(context.Background(), req)
 	out := outcome{Answer: answer}
 	if err != nil {
 		out.Error = err.Error()
 	}
-	if refusal, ok := errors.AsType[*Refusal](err); ok {
+	if refusal, ok := errors.AsType[*api.Refusal](err); ok {
 		out.Code = refusal.Code
 	}
 	return out
 }
 
 // flood sends many requests, several at once, and counts the answers by their code.
-func flood(socket string, req RunRequest, times string) map[int]int {
+func flood(socket string, req api.RunRequest, times string) map[int]int {
 	var n int
 	_, _ = fmt.Sscan(times, &n)
 	var mu sync.Mutex
@@ -104,7 +105,7 @@ func flood(socket string, req RunRequest, times string) map[int]int {
 	}
 	close(work)
 	var all sync.WaitGroup
-	for range 2 * maxConcurrentPerUser {
+	for range 64 { // twice as many as one user may have at once
 		all.Go(func() {
 			for range work {
 				o := ask(socket, req)
@@ -180,7 +181,7 @@ type process struct {
 }
 
 // client starts a process that asks for labels, as user uid, and waits for the answer.
-func startClient(t *testing.T, uid uint32, socket string, req RunRequest, then ...string) *process {
+func startClient(t *testing.T, uid uint32, socket string, req api.RunRequest, then ...string) *process {
 	t.Helper()
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: clientArgs(t, socket, req, then)}
 	if uid != 0 {
@@ -189,7 +190,7 @@ func startClient(t *testing.T, uid uint32, socket string, req RunRequest, then .
 	return begin(t, cmd)
 }
 
-func clientArgs(t *testing.T, socket string, req RunRequest, then []string) []string {
+func clientArgs(t *testing.T, socket string, req api.RunRequest, then []string) []string {
 	t.Helper()
 	request, err := json.Marshal(req)
 	if err != nil {
@@ -338,7 +339,7 @@ type bench struct {
 	root   watch.Root
 	kernel *fakeKernel
 	config Config
-	client *Client
+	client *api.Client
 	logs   *logs
 	daemon *Daemon
 	stop   func()
@@ -391,7 +392,7 @@ func newBench(t *testing.T, configure ...func(*bench)) *bench {
 		Docker:  DockerOff,
 		Logger:  slog.New(slog.NewTextHandler(b.logs, nil)),
 	}
-	b.client = NewClient(b.config.Socket)
+	b.client = api.NewClient(b.config.Socket)
 	for _, f := range configure {
 		f(b)
 	}
@@ -444,7 +445,7 @@ func (b *bench) start() {
 	b.t.Cleanup(func() { b.stop() })
 }
 
-func (b *bench) status() Status {
+func (b *bench) status() api.Status {
 	b.t.Helper()
 	s, err := b.client.Status(context.Background())
 	if err != nil {
@@ -456,7 +457,7 @@ func (b *bench) status() Status {
 // apply replaces the policy set.
 func (b *bench) apply(policies string) {
 	b.t.Helper()
-	_, err := b.client.Apply(context.Background(), ApplyRequest{Files: []File{{Name: "test.yaml", Data: policies}}})
+	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: policies}}})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -465,7 +466,7 @@ func (b *bench) apply(policies string) {
 // run labels a process of root's.
 func (b *bench) run(name string, labels map[string]string) *process {
 	b.t.Helper()
-	p := startClient(b.t, 0, b.config.Socket, RunRequest{Name: name, Labels: labels, Command: "test"})
+	p := startClient(b.t, 0, b.config.Socket, api.RunRequest{Name: name, Labels: labels, Command: "test"})
 	if p.Error != "" {
 		b.t.Fatalf("run %s: %s", name, p.Error)
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"thole/compiler"
+	"thole/internal/api"
 	"thole/ruleset"
 	"thole/watch"
 )
@@ -17,67 +18,67 @@ import (
 // ApplyOnce does what a daemon would do with the request, where none runs: it
 // compiles the policies and what runs now into the kernel, and keeps the set for
 // the daemon that comes. A dry run changes nothing at all.
-func ApplyOnce(_ context.Context, config Config, req ApplyRequest) (ApplyResponse, error) {
+func ApplyOnce(_ context.Context, config Config, req api.ApplyRequest) (api.ApplyResponse, error) {
 	host, err := openHost()
 	if err != nil {
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	answer, err := applyOnce(config.withDefaults(), host, req)
 	return answer, errors.Join(err, host.close())
 }
 
-func applyOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, error) {
+func applyOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResponse, error) {
 	if req.DryRun {
 		return previewOnce(config, host, req)
 	}
 	lock, err := takeLock(config.Socket, config.State)
 	if err != nil {
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	defer lock.release() //nolint:errcheck // it ends with the process at the latest
 	parts, err := newParts(config, host)
 	if err != nil {
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	defer parts.cgroups.Close() //nolint:errcheck // it was not run, and is not needed any more
 	e := parts.enforcer
 	e.runs, e.once = carrier{e.runs, e}, true
 	defer e.state.close()
 	if err := parts.enforcer.adopt(); err != nil {
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	e.set, _ = e.lastSet() // a set that cannot be read counts as one with policies
-	return e.replace(SourceApplied, compilerFiles(req.Files), req.AllowEmpty)
+	return e.replace(api.SourceApplied, compilerFiles(req.Files), req.AllowEmpty)
 }
 
 // previewOnce compiles without a daemon, and without a trace.
-func previewOnce(config Config, host *host, req ApplyRequest) (ApplyResponse, error) {
+func previewOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResponse, error) {
 	state := &stateDir{dir: config.State}
 	key, err := os.ReadFile(filepath.Join(config.State, keyFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		key = make([]byte, keySize) // no daemon was here: there is nothing that a key could prove
 		rand.Read(key)
 	} else if err != nil {
-		return ApplyResponse{}, fmt.Errorf("the key in the state directory: %v: are you root?", err)
+		return api.ApplyResponse{}, fmt.Errorf("the key in the state directory: %v: are you root?", err)
 	}
 	scopes, err := watch.NewScopes(host.root, key, host.manager)
 	if err != nil {
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	docker, err := newDocker(config, host)
 	if err != nil {
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	cgroups, err := watch.NewCgroups(host.root, scopes, docker)
 	if err != nil {
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	askOnce(docker)
 	defer cgroups.Close() //nolint:errcheck // nothing was waited for
 	e := &enforcer{kernel: host.kernel, dead: host, state: state, log: config.Logger, deny: config.Deny, once: true, now: host.now}
 	e.runs = carrier{looker{cgroups}, e}
 	if err := e.adopt(); err != nil {
-		return ApplyResponse{}, err
+		return api.ApplyResponse{}, err
 	}
 	e.set, _ = e.lastSet()
 	return e.preview(compilerFiles(req.Files), req.AllowEmpty)

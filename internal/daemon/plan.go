@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"thole/compiler"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/ruleset"
 	"thole/watch"
@@ -434,5 +435,5 @@ func (e *enforcer) failed(err error) {
 	} else {
 		e.retry = min(2*e.retry, last)
 	}
-	e.badTable = &Failure{Time: e.now(), Text: err.Error()}
+	e.badTable = &api.Failure{Time: e.now(), Text: err.Error()}
 }

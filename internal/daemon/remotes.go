@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"thole/compiler"
 	"thole/datapath"
@@ -50,30 +53,21 @@ func (f *fleet) mayMeet(node string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
-	a := f.rates[node]
-	if a == nil {
+	allowance := f.rates[node]
+	if allowance == nil {
 		if len(f.rates) >= maxRemoteBuckets {
 			f.forgetFull(now)
 		}
-		a = &allowance{tokens: remotesBurst, filled: now}
-		f.rates[node] = a
+		allowance = rate.NewLimiter(remotesPerSecond, remotesBurst)
+		f.rates[node] = allowance
 	}
-	a.fill(now, remotesPerSecond, remotesBurst)
-	if a.tokens < 1 {
-		return false
-	}
-	a.tokens--
-	return true
+	return allowance.AllowN(now, 1)
 }
 
 // forgetFull drops the nodes that would be as new; f.mu is held. Certificates bound how
 // many there are that are not.
 func (f *fleet) forgetFull(now time.Time) {
-	for node, a := range f.rates {
-		if a.fill(now, remotesPerSecond, remotesBurst); a.tokens >= remotesBurst {
-			delete(f.rates, node)
-		}
-	}
+	maps.DeleteFunc(f.rates, func(_ string, allowance *rate.Limiter) bool { return allowance.TokensAt(now) >= remotesBurst })
 }
 
 // meet has the table know what another node's workload proved.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"thole/compiler"
 	"thole/datapath"
 	"thole/ruleset"
@@ -52,7 +54,7 @@ func newFleetBench(t *testing.T) *fleetBench {
 		kernel: &fakeKernel{}, connections: marks{}, runs: idle{}, dead: graves{}, state: state, log: slog.New(slog.DiscardHandler),
 		now: func() time.Time { return b.clock }, fleet: &compiler.Fleet{}, set: defaultSet(), epoch: 1, enforced: newRoster(nil, nil, nil),
 	}
-	b.fleet = &fleet{enforcer: e, use: map[string]time.Time{}, rates: map[string]*allowance{}}
+	b.fleet = &fleet{enforcer: e, use: map[string]time.Time{}, rates: map[string]*rate.Limiter{}}
 	if err := e.reconcile(); err != nil {
 		t.Fatal(err)
 	}

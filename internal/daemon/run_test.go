@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"thole/internal/api"
 	"thole/ruleset"
 )
 
@@ -33,7 +34,7 @@ func TestRunLabelsTheCaller(t *testing.T) {
 		}
 	})
 	p := b.run("web", map[string]string{"app": "web"})
-	want := RunResponse{Name: "web", Cgroup: "thole.slice/web.scope", ID: b.host.CgroupID("thole.slice/web.scope"), Labels: map[string]string{"app": "web"}}
+	want := api.RunResponse{Name: "web", Cgroup: "thole.slice/web.scope", ID: b.host.CgroupID("thole.slice/web.scope"), Labels: map[string]string{"app": "web"}}
 	if diff := cmp.Diff(want, p.Answer); diff != "" {
 		t.Errorf("answer (-want +got)\n%s", diff)
 	}
@@ -47,7 +48,7 @@ func TestRunLabelsTheCaller(t *testing.T) {
 	if err != nil || len(got) != 1 {
 		t.Fatalf("workloads %v, %v", got, err)
 	}
-	wantWorkload := Workload{Name: "web", Kind: "run", Labels: map[string]string{"app": "web"},
+	wantWorkload := api.Workload{Name: "web", Kind: "run", Labels: map[string]string{"app": "web"},
 		Facts:  map[string]string{"thole/kind": "run", "thole/uid": "0", "thole/user": "root"},
 		Cgroup: want.Cgroup, ID: want.ID, Class: got[0].Class, Ingress: []string{"same-labels"}, Egress: []string{"same-labels"}, Position: "-"}
 	if diff := cmp.Diff(wantWorkload, got[0]); diff != "" || got[0].Class == 0 {
@@ -65,12 +66,12 @@ func TestRunNames(t *testing.T) {
 	b := newBench(t)
 	labels := map[string]string{"app": "web"}
 	b.run("web", labels)
-	p := startClient(t, 0, b.config.Socket, RunRequest{Name: "web", Labels: labels})
+	p := startClient(t, 0, b.config.Socket, api.RunRequest{Name: "web", Labels: labels})
 	if p.Code != http.StatusConflict || !strings.Contains(p.Error, "--name") {
 		t.Errorf("a second one of the name: %d %s", p.Code, p.Error)
 	}
 	for _, command := range []string{"/usr/sbin/nginx", "/usr/sbin/nginx", "../..", ""} {
-		p := startClient(t, 0, b.config.Socket, RunRequest{Command: command, Labels: labels})
+		p := startClient(t, 0, b.config.Socket, api.RunRequest{Command: command, Labels: labels})
 		if p.Error != "" {
 			t.Errorf("command %q: %s", command, p.Error)
 		}
@@ -92,20 +93,20 @@ func TestRunRefusals(t *testing.T) {
 	tests := []struct {
 		name string
 		uid  uint32
-		req  RunRequest
+		req  api.RunRequest
 		code int
 		want []string // in the message
 	}{
-		{"no label", 0, RunRequest{}, 400, []string{"no label", "--label"}},
-		{"the daemon's label", 0, RunRequest{Labels: map[string]string{"thole/user": "root"}}, 400, []string{"thole/"}},
-		{"a tool's label", 0, RunRequest{Labels: map[string]string{"com.docker.x": "y"}}, 400, []string{"com.docker."}},
-		{"no key", 0, RunRequest{Labels: map[string]string{"a b": "y"}}, 400, []string{"label key"}},
-		{"no value", 0, RunRequest{Labels: map[string]string{"a": "\x00"}}, 400, []string{"label"}},
-		{"bad name", 0, RunRequest{Name: "../x", Labels: map[string]string{"app": "web"}}, 400, []string{"../x"}},
-		{"no grant", bob, RunRequest{Labels: map[string]string{"app": "web"}}, 403, []string{"uid 4243", "app=web", "LabelGrant"}},
-		{"other value", alice, RunRequest{Labels: map[string]string{"app": "mail"}}, 403, []string{"app=mail", "app=web|db env=* (team=a is added)"}},
-		{"other key", alice, RunRequest{Labels: map[string]string{"app": "web", "tier": "1"}}, 403, []string{"tier=1", "app=web|db"}},
-		{"against what is required", alice, RunRequest{Labels: map[string]string{"app": "web", "team": "b"}}, 403, []string{"team=b", "requires team=a"}},
+		{"no label", 0, api.RunRequest{}, 400, []string{"no label", "--label"}},
+		{"the daemon's label", 0, api.RunRequest{Labels: map[string]string{"thole/user": "root"}}, 400, []string{"thole/"}},
+		{"a tool's label", 0, api.RunRequest{Labels: map[string]string{"com.docker.x": "y"}}, 400, []string{"com.docker."}},
+		{"no key", 0, api.RunRequest{Labels: map[string]string{"a b": "y"}}, 400, []string{"label key"}},
+		{"no value", 0, api.RunRequest{Labels: map[string]string{"a": "\x00"}}, 400, []string{"label"}},
+		{"bad name", 0, api.RunRequest{Name: "../x", Labels: map[string]string{"app": "web"}}, 400, []string{"../x"}},
+		{"no grant", bob, api.RunRequest{Labels: map[string]string{"app": "web"}}, 403, []string{"uid 4243", "app=web", "LabelGrant"}},
+		{"other value", alice, api.RunRequest{Labels: map[string]string{"app": "mail"}}, 403, []string{"app=mail", "app=web|db env=* (team=a is added)"}},
+		{"other key", alice, api.RunRequest{Labels: map[string]string{"app": "web", "tier": "1"}}, 403, []string{"tier=1", "app=web|db"}},
+		{"against what is required", alice, api.RunRequest{Labels: map[string]string{"app": "web", "team": "b"}}, 403, []string{"team=b", "requires team=a"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -123,7 +124,7 @@ func TestRunRefusals(t *testing.T) {
 			}
 		})
 	}
-	p := startClient(t, alice, b.config.Socket, RunRequest{Labels: map[string]string{"app": "web", "env": "anything"}})
+	p := startClient(t, alice, b.config.Socket, api.RunRequest{Labels: map[string]string{"app": "web", "env": "anything"}})
 	want := map[string]string{"app": "web", "env": "anything", "team": "a"}
 	if diff := cmp.Diff(want, p.Answer.Labels); diff != "" {
 		t.Errorf("what is granted: %s, labels (-want +got)\n%s", p.Error, diff)
@@ -133,94 +134,12 @@ func TestRunRefusals(t *testing.T) {
 func TestOnlyRootMayApply(t *testing.T) {
 	b := newBench(t)
 	// Status is for everybody: a client that may not run still gets a clear answer.
-	cmd := exec.Command("curl", "-s", "--unix-socket", b.config.Socket, "-d", `{"files":[]}`, "http://thole"+pathApply)
+	cmd := exec.Command("curl", "-s", "--unix-socket", b.config.Socket, "-d", `{"files":[]}`, "http://thole/v1/apply")
 	cmd.SysProcAttr = &unix.SysProcAttr{Credential: &syscall.Credential{Uid: 4242, Gid: 4242}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "only root") {
 		t.Errorf("apply by a user: %s, %v", out, err)
 	}
-}
-
-// fakeAsker says what a test wants of who asks.
-type fakeAsker struct {
-	pid     int
-	gone    func(call int) bool // has the process ended, at the n-th question?
-	hungUp  bool
-	asked   int
-	whoever caller
-}
-
-func (a *fakeAsker) caller() (caller, error) { return a.whoever, nil }
-
-func (a *fakeAsker) process() (int, error) {
-	a.asked++
-	if a.gone != nil && a.gone(a.asked) {
-		return a.pid, errPeerGone
-	}
-	return a.pid, nil
-}
-
-func (a *fakeAsker) waiting() error {
-	if a.hungUp {
-		return errors.New("hung up")
-	}
-	return nil
-}
-
-// The process that asked ends, and its pid is given to another: a bystander.
-func TestPIDReuse(t *testing.T) {
-	b := newBench(t)
-	bystander := exec.Command("sleep", "infinity")
-	if err := bystander.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = bystander.Process.Kill()
-		_ = bystander.Wait()
-	}()
-	req := RunRequest{Name: "web", Labels: map[string]string{"app": "web"}}
-	run := func(gone func(int) bool) error {
-		_, err := b.daemon.server.runner.run(context.Background(), &fakeAsker{pid: bystander.Process.Pid, gone: gone}, req)
-		return err
-	}
-
-	if err := run(func(int) bool { return true }); !errors.Is(err, errPeerGone) {
-		t.Errorf("it ended before the move: %v", err)
-	}
-	if !b.empty() {
-		t.Error("a cgroup is left")
-	}
-
-	if err := run(func(call int) bool { return call == 2 }); !errors.Is(err, errPeerGone) {
-		t.Errorf("it ended during the move: %v", err)
-	}
-	// In between it was in the cgroup, by its new pid: it is left alone.
-	if bystander.ProcessState != nil || unix.Kill(bystander.Process.Pid, 0) != nil {
-		t.Error("the bystander was harmed")
-	}
-	_ = bystander.Process.Kill()
-	b.until("the cgroup's end", b.empty)
-}
-
-// The process ends just when it was found to be in its cgroup.
-func TestEndAtTheLastMoment(t *testing.T) {
-	b := newBench(t)
-	p := exec.Command("sleep", "infinity")
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	a := &fakeAsker{pid: p.Process.Pid, gone: func(call int) bool {
-		if call == 3 {
-			_ = p.Process.Kill()
-			_ = p.Wait()
-		}
-		return call == 3
-	}}
-	_, err := b.daemon.server.runner.run(context.Background(), a, RunRequest{Labels: map[string]string{"app": "web"}})
-	if !errors.Is(err, errPeerGone) {
-		t.Errorf("run: %v; want %v", err, errPeerGone)
-	}
-	b.until("the cgroup's end", b.empty)
 }
 
 // A forged cgroup is no workload, and is told of.
@@ -247,58 +166,6 @@ func TestForgedAttribute(t *testing.T) {
 	}
 }
 
-func TestPeerKnowsItsProcess(t *testing.T) {
-	dead := exec.Command("true")
-	if err := dead.Start(); err != nil {
-		t.Fatal(err)
-	}
-	pidfd, err := unix.PidfdOpen(dead.Process.Pid, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := dead.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	own, err := startTime(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := unix.PidfdOpen(os.Getpid(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tests := []struct {
-		name string
-		peer *peer
-		want error
-	}{
-		{"itself", &peer{pid: os.Getpid(), pidfd: self, started: own}, nil},
-		{"its pid is another's", &peer{pid: os.Getpid(), pidfd: pidfd, started: own}, errPeerGone},
-		{"another start", &peer{pid: os.Getpid(), pidfd: self, started: "1"}, errPeerGone},
-		{"closed", &peer{pid: os.Getpid(), pidfd: -1, started: own}, errPeerGone},
-	}
-	for _, tt := range tests {
-		if err := tt.peer.check(); !errors.Is(err, tt.want) {
-			t.Errorf("%s: check = %v; want %v", tt.name, err, tt.want)
-		}
-	}
-	tests[0].peer.close()
-	tests[1].peer.close()
-}
-
-// Before Linux 6.5 the pid is looked up after the connection was made.
-func TestPeerWithoutSOPeerPidfd(t *testing.T) {
-	p := &peer{pid: os.Getpid(), uid: uint32(os.Geteuid())}
-	if err := p.openPID(); err != nil || !p.alive() {
-		t.Errorf("own process: %v", err)
-	}
-	p.close()
-	other := &peer{pid: os.Getpid(), uid: 4242}
-	if err := other.openPID(); !errors.Is(err, errPeerGone) {
-		t.Errorf("a process of another user: %v; want %v", err, errPeerGone)
-	}
-}
-
 func TestClosedConnectionLeavesNothing(t *testing.T) {
 	b := newBench(t)
 	changing, goOn := make(chan struct{}), make(chan struct{})
@@ -312,11 +179,11 @@ func TestClosedConnectionLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := json.Marshal(RunRequest{Name: "web", Labels: map[string]string{"app": "web"}})
+	body, err := json.Marshal(api.RunRequest{Name: "web", Labels: map[string]string{"app": "web"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", pathRun, len(body), body)
+	fmt.Fprintf(conn, "POST /v1/run HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	<-changing // the table is being changed: for the cgroup, or for the parent of all, which is made before
 	b.until("the cgroup", func() bool { return !b.empty() })
 	if err := conn.Close(); err != nil {
@@ -335,7 +202,7 @@ func TestFailingKernelRefusesRuns(t *testing.T) {
 	b := newBench(t)
 	b.kernel.set(func() { b.kernel.fail = errors.New("cannot allocate memory") })
 	before := b.kernel.loaded()
-	p := startClient(t, 0, b.config.Socket, RunRequest{Labels: map[string]string{"app": "web"}})
+	p := startClient(t, 0, b.config.Socket, api.RunRequest{Labels: map[string]string{"app": "web"}})
 	if p.Code != 500 || !strings.Contains(p.Error, "cannot allocate memory") {
 		t.Errorf("answer %d %q", p.Code, p.Error)
 	}
@@ -354,7 +221,7 @@ func TestFloodOfOneUser(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb + grantAlice)
 	files := openFiles(t)
-	p := startClient(t, 4242, b.config.Socket, RunRequest{Labels: map[string]string{"app": "web"}, Command: "flood"}, "flood", "10000")
+	p := startClient(t, 4242, b.config.Socket, api.RunRequest{Labels: map[string]string{"app": "web"}, Command: "flood"}, "flood", "10000")
 	total := 0
 	for code, n := range p.Codes {
 		total += n

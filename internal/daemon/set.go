@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"thole/compiler"
+	"thole/internal/api"
 	"thole/policies"
 )
 
@@ -35,7 +36,7 @@ func defaultFile() compiler.File {
 
 // defaultSet is the set that is active until one is given.
 func defaultSet() policySet {
-	set, err := parseSet(SourceDefault, []compiler.File{defaultFile()})
+	set, err := parseSet(api.SourceDefault, []compiler.File{defaultFile()})
 	if err != nil {
 		panic("the embedded default is no policy set: " + err.Error()) // a test parses it
 	}
@@ -71,7 +72,7 @@ func (s policySet) after(active policySet, allowEmpty bool) (policySet, error) {
 
 // ParseNew reads files as the set of a node on which none was given yet, where the built-in default is active.
 func ParseNew(files []compiler.File, allowEmpty bool) (compiler.Documents, error) {
-	set, err := parseSet(SourceApplied, files)
+	set, err := parseSet(api.SourceApplied, files)
 	if err == nil {
 		set, err = set.after(defaultSet(), allowEmpty)
 	}
@@ -84,7 +85,7 @@ func errNoPolicy(active int) error {
 	if active != 1 {
 		now = fmt.Sprintf("%d policies", active)
 	}
-	return &Refusal{Code: http.StatusUnprocessableEntity, Reason: ReasonNoPolicy, Message: fmt.Sprintf(
+	return &api.Refusal{Code: http.StatusUnprocessableEntity, Reason: api.ReasonNoPolicy, Message: fmt.Sprintf(
 		"the input has no document of kind Policy, and the active set has %s. "+
 			"To remove all policies on purpose, run `thole cleanup`, which turns Thole off; or, with a daemon that runs "+
 			"without --policies, `thole apply --allow-empty`", now)}
@@ -97,7 +98,7 @@ func (s policySet) equal(t policySet) bool {
 	})
 }
 
-func compilerFiles(files []File) []compiler.File {
+func compilerFiles(files []api.File) []compiler.File {
 	out := make([]compiler.File, len(files))
 	for i, f := range files {
 		out[i] = compiler.File{Name: f.Name, Data: []byte(f.Data)}

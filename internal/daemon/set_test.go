@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/internal/api"
 )
 
 const (
@@ -28,12 +29,12 @@ func parsed(t *testing.T, source string, texts ...string) policySet {
 
 // Which inputs may take the place of which active set.
 func TestSetAfter(t *testing.T) {
-	applied := parsed(t, SourceApplied, allowWeb)
-	beside, err := parsed(t, SourceApplied, aGrant).after(defaultSet(), false)
+	applied := parsed(t, api.SourceApplied, allowWeb)
+	beside, err := parsed(t, api.SourceApplied, aGrant).after(defaultSet(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	empty, err := parsed(t, SourceApplied, "").after(applied, true)
+	empty, err := parsed(t, api.SourceApplied, "").after(applied, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,10 +66,10 @@ func TestSetAfter(t *testing.T) {
 		{"a policy after nothing", empty, allowWeb, false, want{policies: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			set, err := parsed(t, SourceApplied, tt.input).after(tt.active, tt.allowEmpty)
+			set, err := parsed(t, api.SourceApplied, tt.input).after(tt.active, tt.allowEmpty)
 			if tt.want == refused {
-				refusal, ok := errors.AsType[*Refusal](err)
-				if !ok || refusal.Reason != ReasonNoPolicy || !strings.Contains(refusal.Message, "--allow-empty") {
+				refusal, ok := errors.AsType[*api.Refusal](err)
+				if !ok || refusal.Reason != api.ReasonNoPolicy || !strings.Contains(refusal.Message, "--allow-empty") {
 					t.Errorf("got %+v, error %v; want it refused", set, err)
 				}
 				return
@@ -83,15 +84,15 @@ func TestSetAfter(t *testing.T) {
 
 // A stored set is read back unchanged. An older program finds the built-in default as the first file.
 func TestStoredSets(t *testing.T) {
-	beside, err := parsed(t, SourceApplied, aGrant).after(defaultSet(), false)
+	beside, err := parsed(t, api.SourceApplied, aGrant).after(defaultSet(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	empty, err := parsed(t, SourceApplied, "").after(defaultSet(), true)
+	empty, err := parsed(t, api.SourceApplied, "").after(defaultSet(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, set := range map[string]policySet{"default and grant": beside, "empty": empty, "policy": parsed(t, SourceApplied, allowWeb)} {
+	for name, set := range map[string]policySet{"default and grant": beside, "empty": empty, "policy": parsed(t, api.SourceApplied, allowWeb)} {
 		state, err := openState(t.TempDir())
 		if err != nil {
 			t.Fatal(err)
@@ -120,10 +121,10 @@ func TestReloadOfDefault(t *testing.T) {
 	if _, err := b.client.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if s := b.status(); !s.BuiltIn || s.Source != SourceDefault {
+	if s := b.status(); !s.BuiltIn || s.Source != api.SourceDefault {
 		t.Errorf("after a reload: %+v", s)
 	}
-	if _, err := b.client.Apply(t.Context(), ApplyRequest{Files: []File{{Name: "g.yaml", Data: aGrant}}}); err != nil {
+	if _, err := b.client.Apply(t.Context(), api.ApplyRequest{Files: []api.File{{Name: "g.yaml", Data: aGrant}}}); err != nil {
 		t.Errorf("a grant beside the default: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"thole/compiler"
+	"thole/internal/api"
 )
 
 // The files of the state directory.
@@ -38,11 +39,11 @@ type stateDir struct {
 
 // A storedSet is a policy set as its source files, to be read again.
 type storedSet struct {
-	Version    int    `json:"version"`
-	Source     string `json:"source"`
-	Files      []File `json:"files"`
-	BuiltIn    bool   `json:"builtIn,omitempty"`    // the first file is the built-in default of the program that wrote this
-	AllowEmpty bool   `json:"allowEmpty,omitempty"` // there is no policy, and somebody asked for that
+	Version    int        `json:"version"`
+	Source     string     `json:"source"`
+	Files      []api.File `json:"files"`
+	BuiltIn    bool       `json:"builtIn,omitempty"`    // the first file is the built-in default of the program that wrote this
+	AllowEmpty bool       `json:"allowEmpty,omitempty"` // there is no policy, and somebody asked for that
 }
 
 // A memory belongs to the table that is loaded. Without it all is still right, but
@@ -114,7 +115,7 @@ func (s *stateDir) savePolicies(set policySet) error {
 		files = []compiler.File{{Name: "empty.yaml", Data: []byte("# --allow-empty\n")}}
 	}
 	for _, f := range files {
-		stored.Files = append(stored.Files, File{Name: f.Name, Data: string(f.Data)})
+		stored.Files = append(stored.Files, api.File{Name: f.Name, Data: string(f.Data)})
 	}
 	return s.writeJSON(policiesFile, stored, true)
 }

@@ -3,22 +3,21 @@ package daemon
 import (
 	"cmp"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"thole/compiler"
+	"thole/internal/api"
 	"thole/internal/condition"
-	"thole/ruleset/kernel"
 )
 
 // A view is what requests are answered from: the state after the enforcer's last
 // change. It is not written to after it was published, but for the roster and locals. What costs
 // something is made when it is asked for.
 type view struct {
-	status   Status
+	status   api.Status
 	roster   *roster
 	result   *compiler.Result // its table and numbers are the enforcer's alone
 	policies []compiler.Policy
@@ -53,7 +52,7 @@ func (e *enforcer) newView() *view {
 	all, ended, runs := e.enforced.count()
 	problems, notices := condition.Split(slices.Concat(e.setConditions(), e.found))
 	return &view{
-		status: Status{
+		status: api.Status{
 			Enforcing:  e.loaded != nil,
 			Epoch:      e.epoch,
 			Source:     e.set.source,
@@ -67,7 +66,7 @@ func (e *enforcer) newView() *view {
 			Classes:    e.result.Len(),
 			Ended:      ended,
 			Mended:     e.mended,
-			LastMended: e.lastMended,
+			LastMended: e.mending(),
 			Problems:   problems,
 			Notices:    notices,
 			Warnings:   e.warnings,
@@ -89,8 +88,8 @@ func disarmedSince(t time.Time) *time.Time {
 	return &t
 }
 
-func (v *view) workloads() []Workload {
-	var list []Workload
+func (v *view) workloads() []api.Workload {
+	var list []api.Workload
 	for _, w := range v.roster.list() {
 		list = append(list, apiWorkload(w, v.result.ClassOf(&w)))
 	}
@@ -98,8 +97,8 @@ func (v *view) workloads() []Workload {
 	return list
 }
 
-func (v *view) classes() []Class {
-	var list []Class
+func (v *view) classes() []api.Class {
+	var list []api.Class
 	for _, c := range v.result.Classes(v.roster.list()) {
 		list = append(list, apiClass(c))
 	}
@@ -107,9 +106,9 @@ func (v *view) classes() []Class {
 }
 
 // answer says what a plan changes.
-func (p plan) answer(dryRun bool) ApplyResponse {
+func (p plan) answer(dryRun bool) api.ApplyResponse {
 	problems, notices := condition.Split(p.found)
-	a := ApplyResponse{
+	a := api.ApplyResponse{
 		Changed:   !p.change.Empty(),
 		DryRun:    dryRun,
 		Epoch:     p.epoch,
@@ -127,8 +126,8 @@ func (p plan) answer(dryRun bool) ApplyResponse {
 	return a
 }
 
-func apiWorkload(w compiler.Workload, class compiler.Class) Workload {
-	return Workload{
+func apiWorkload(w compiler.Workload, class compiler.Class) api.Workload {
+	return api.Workload{
 		Name:      w.Name,
 		Namespace: w.Namespace,
 		Kind:      w.Kind.String(),
@@ -159,12 +158,12 @@ func networks(own []compiler.Network) []string {
 	return list
 }
 
-func apiClass(c compiler.Class) Class {
+func apiClass(c compiler.Class) api.Class {
 	labels := make([]map[string]string, len(c.Labels))
 	for i, l := range c.Labels {
 		labels[i] = maps.Clone(map[string]string(l))
 	}
-	return Class{
+	return api.Class{
 		Number:    c.Number,
 		Workloads: orEmpty(c.Workloads),
 		Labels:    labels,
@@ -173,11 +172,11 @@ func apiClass(c compiler.Class) Class {
 	}
 }
 
-func (v *view) apiPolicies() []Policy {
+func (v *view) apiPolicies() []api.Policy {
 	selected := v.result.Selected(v.roster.list())
-	var out []Policy
+	var out []api.Policy
 	for _, p := range v.policies {
-		out = append(out, Policy{
+		out = append(out, api.Policy{
 			Name:     p.Name,
 			Audit:    p.Audit,
 			Ingress:  p.Ingress.Isolates,
@@ -195,16 +194,24 @@ func (v *view) apiPolicies() []Policy {
 func orEmpty(list []string) []string { return append([]string{}, list...) }
 
 // byName orders workloads as people look for them.
-func byName(a, b Workload) int {
+func byName(a, b api.Workload) int {
 	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Cgroup, b.Cgroup))
 }
 
-// whole is the status with what only the server knows.
-func (s Status) whole(version string, started time.Time, counters map[string]kernel.Counter) Status {
-	s.Version, s.PID, s.Started = version, os.Getpid(), started
-	s.Counters = map[string]Counter{}
-	for name, c := range counters {
-		s.Counters[name] = Counter(c)
+// apiMessages are a compiler's warnings as clients see them.
+func apiMessages(warnings []compiler.Warning) []api.Message {
+	out := make([]api.Message, 0, len(warnings))
+	for _, w := range warnings {
+		out = append(out, api.Message{Where: w.Position.String(), Text: w.Message})
 	}
-	return s
+	return out
 }
+
+// Knows reports whether a cgroup is in the loaded table, by its id.
+func (e *enforcer) Knows(cgroup uint64) bool {
+	_, known := e.view.Load().roster.of(cgroup)
+	return known
+}
+
+// Grants are those of the active set.
+func (e *enforcer) Grants() []compiler.LabelGrant { return e.view.Load().grants }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/exposure"
 	"thole/internal/nstest"
 	"thole/ruleset"
@@ -197,25 +197,25 @@ func TestSocketListing(t *testing.T) {
 }
 
 func TestExposedSockets(t *testing.T) {
-	port := daemon.ExposedPort{Reason: exposure.MixedDevices, Protocol: "udp", Port: 53, Text: "a decoy"}
+	port := api.ExposedPort{Reason: exposure.MixedDevices, Protocol: "udp", Port: 53, Text: "a decoy"}
 	for _, test := range []struct {
 		name   string
-		status *daemon.SocketStatus
+		status *api.SocketStatus
 		want   []string
 	}{
 		{"nothing is enforced", nil, nil},
-		{"none", &daemon.SocketStatus{Examined: 7, Complete: true}, []string{"ok: none of 7"}},
+		{"none", &api.SocketStatus{Examined: 7, Complete: true}, []string{"ok: none of 7"}},
 		{
-			"one", &daemon.SocketStatus{Examined: 7, Complete: true, Exposed: []daemon.ExposedPort{port}},
+			"one", &api.SocketStatus{Examined: 7, Complete: true, Exposed: []api.ExposedPort{port}},
 			[]string{"warning: udp port 53: a decoy"},
 		},
 		{
-			"one, and a bound was reached", &daemon.SocketStatus{Examined: 7, Exposed: []daemon.ExposedPort{port}},
+			"one, and a bound was reached", &api.SocketStatus{Examined: 7, Exposed: []api.ExposedPort{port}},
 			[]string{"warning: udp port 53: a decoy", "warning: 7 sockets were examined, not all"},
 		},
 	} {
 		var got []string
-		for _, f := range exposedSockets(daemon.Status{Sockets: test.status}) {
+		for _, f := range exposedSockets(api.Status{Sockets: test.status}) {
 			if f.Check == "decoys" {
 				continue
 			}
@@ -232,12 +232,12 @@ func TestExposedSockets(t *testing.T) {
 
 func TestDecoys(t *testing.T) {
 	for _, test := range []struct {
-		routes daemon.LocalRoutesStatus
+		routes api.LocalRoutesStatus
 		want   Status
 	}{
-		{daemon.LocalRoutesStatus{}, OK},
-		{daemon.LocalRoutesStatus{On: true, Addresses: 2}, OK},
-		{daemon.LocalRoutesStatus{On: true, Error: "no memory"}, Warning},
+		{api.LocalRoutesStatus{}, OK},
+		{api.LocalRoutesStatus{On: true, Addresses: 2}, OK},
+		{api.LocalRoutesStatus{On: true, Error: "no memory"}, Warning},
 	} {
 		if got := decoys(test.routes); got.Status != test.want {
 			t.Errorf("%+v: %+v", test.routes, got)

@@ -9,16 +9,16 @@ import (
 	"strings"
 	"time"
 
+	"thole/internal/api"
 	"thole/internal/condition"
-	"thole/internal/daemon"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 )
 
 // A daemonClient asks the daemon.
 type daemonClient interface {
-	Status(context.Context) (daemon.Status, error)
-	Workloads(context.Context) ([]daemon.Workload, error)
+	Status(context.Context) (api.Status, error)
+	Workloads(context.Context) ([]api.Workload, error)
 }
 
 // answerTimeout is how long the daemon may take to answer.
@@ -47,7 +47,7 @@ func compareOnce(ctx context.Context, client daemonClient, name string) []Findin
 	status, err := client.Status(ctx)
 	findings := slices.Concat([]Finding{daemonState(status, err)}, policyState(status),
 		fleetState(status.Fleet, time.Now()), exposedSockets(status), problems(status))
-	var workloads []daemon.Workload
+	var workloads []api.Workload
 	if err == nil {
 		if workloads, err = client.Workloads(ctx); err != nil {
 			return findings // it has just ended
@@ -70,10 +70,10 @@ func disarmed(is bool) []Finding {
 	return []Finding{f.missing("disarmed by thole cleanup", "nothing is enforced, also not by a daemon that starts", "thole arm")}
 }
 
-func daemonState(s daemon.Status, err error) Finding {
+func daemonState(s api.Status, err error) Finding {
 	f := Finding{Check: "daemon", Status: OK, Found: fmt.Sprintf("process %d", s.PID)}
 	switch {
-	case errors.Is(err, daemon.ErrNoDaemon):
+	case errors.Is(err, api.ErrNoDaemon):
 		return f.warning("none", "what starts from now on gets no labels; a table that is loaded goes on deciding", "thole daemon --help")
 	case err != nil:
 		return f.unknown(err, "it is not known whether the table is as it should be", "thole status")
@@ -86,7 +86,7 @@ func daemonState(s daemon.Status, err error) Finding {
 }
 
 // policyState names the policies that are valid and not enforced as they may be meant.
-func policyState(s daemon.Status) []Finding {
+func policyState(s api.Status) []Finding {
 	var findings []Finding
 	for _, w := range s.Warnings {
 		f := Finding{Check: "policies"}
@@ -99,7 +99,7 @@ func policyState(s daemon.Status) []Finding {
 const certificateWarning = 7 * 24 * time.Hour
 
 // fleetState says whether this node's certificate is good, and for how long.
-func fleetState(s *daemon.FleetStatus, now time.Time) []Finding {
+func fleetState(s *api.FleetStatus, now time.Time) []Finding {
 	if s == nil {
 		return nil
 	}
@@ -126,7 +126,7 @@ func fleetState(s *daemon.FleetStatus, now time.Time) []Finding {
 }
 
 // problems passes on what the daemon can not do as it is wanted.
-func problems(s daemon.Status) []Finding {
+func problems(s api.Status) []Finding {
 	var findings []Finding
 	for _, p := range s.Problems {
 		if p.Code == condition.SocketExposed {
@@ -142,7 +142,7 @@ const restart = "restart the daemon, for example: systemctl restart thole"
 
 // tableState looks for what somebody else did to the table, and compares its classes
 // of cgroups with the daemon's.
-func tableState(loaded *ruleset.Table, wanted bool, workloads []daemon.Workload) Finding {
+func tableState(loaded *ruleset.Table, wanted bool, workloads []api.Workload) Finding {
 	f := Finding{Check: "table", Status: OK, Found: "none is loaded: nothing is enforced now"}
 	if loaded == nil {
 		if wanted {

@@ -6,21 +6,21 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/ruleset"
 )
 
 func TestDaemonState(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		status daemon.Status
+		status api.Status
 		err    error
 		want   Status
 	}{
-		{"runs", daemon.Status{PID: 1, Enforcing: true}, nil, OK},
-		{"none", daemon.Status{}, fmt.Errorf("asking: %w", daemon.ErrNoDaemon), Warning},
-		{"does not answer", daemon.Status{}, errors.New("time-out"), Unknown},
-		{"failed", daemon.Status{PID: 1, Enforcing: true, LastError: &daemon.Failure{Text: "no memory"}}, nil, Missing},
+		{"runs", api.Status{PID: 1, Enforcing: true}, nil, OK},
+		{"none", api.Status{}, fmt.Errorf("asking: %w", api.ErrNoDaemon), Warning},
+		{"does not answer", api.Status{}, errors.New("time-out"), Unknown},
+		{"failed", api.Status{PID: 1, Enforcing: true, LastError: &api.Failure{Text: "no memory"}}, nil, Missing},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := daemonState(test.status, test.err); got.Status != test.want {
@@ -44,14 +44,14 @@ func TestTableState(t *testing.T) {
 	loaded := &ruleset.Table{Name: "thole", Sets: sets, Chains: chains}
 	flushed := &ruleset.Table{Name: "thole", Sets: sets, Chains: []ruleset.Chain{{Name: "input", Hook: ruleset.Input}, chains[1]}}
 	foreign := &ruleset.Table{Name: "thole", Foreign: []string{"a flowtable"}}
-	workload := func(class uint32) []daemon.Workload {
-		return []daemon.Workload{{Name: "web", Cgroup: "web", ID: 77, Class: class}}
+	workload := func(class uint32) []api.Workload {
+		return []api.Workload{{Name: "web", Cgroup: "web", ID: 77, Class: class}}
 	}
 	for _, test := range []struct {
 		name      string
 		loaded    *ruleset.Table
 		wanted    bool
-		workloads []daemon.Workload
+		workloads []api.Workload
 		want      Status
 	}{
 		{"neither daemon nor table", nil, false, nil, OK},
@@ -74,18 +74,18 @@ func TestTableState(t *testing.T) {
 
 func TestFleetState(t *testing.T) {
 	now := time.Now()
-	good := daemon.FleetStatus{Node: "a", Until: now.Add(90 * 24 * time.Hour), Queue: daemon.FleetQueue{Running: true, Native: true}}
+	good := api.FleetStatus{Node: "a", Until: now.Add(90 * 24 * time.Hour), Queue: api.FleetQueue{Running: true, Native: true}}
 	for name, tt := range map[string]struct {
-		change             func(*daemon.FleetStatus)
+		change             func(*api.FleetStatus)
 		certificate, queue Status
 	}{
-		"good":            {func(*daemon.FleetStatus) {}, OK, OK},
-		"ends soon":       {func(s *daemon.FleetStatus) { s.Until = now.Add(certificateWarning - 1) }, Warning, OK},
-		"has ended":       {func(s *daemon.FleetStatus) { s.Until = now }, Missing, OK},
-		"can not be read": {func(s *daemon.FleetStatus) { s.Error = "others have access" }, Missing, OK},
-		"by nft_compat":   {func(s *daemon.FleetStatus) { s.Queue.Native = false }, OK, Warning},
-		"is not read":     {func(s *daemon.FleetStatus) { s.Queue.Running = false }, OK, Missing},
-		"no engine": {func(s *daemon.FleetStatus) {
+		"good":            {func(*api.FleetStatus) {}, OK, OK},
+		"ends soon":       {func(s *api.FleetStatus) { s.Until = now.Add(certificateWarning - 1) }, Warning, OK},
+		"has ended":       {func(s *api.FleetStatus) { s.Until = now }, Missing, OK},
+		"can not be read": {func(s *api.FleetStatus) { s.Error = "others have access" }, Missing, OK},
+		"by nft_compat":   {func(s *api.FleetStatus) { s.Queue.Native = false }, OK, Warning},
+		"is not read":     {func(s *api.FleetStatus) { s.Queue.Running = false }, OK, Missing},
+		"no engine": {func(s *api.FleetStatus) {
 			s.Queue.Running, s.Error, s.Queue.Error = false, "queue 1 is bound", "queue 1 is bound"
 		}, OK, Missing},
 	} {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"thole/datapath/sockets"
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/exposure"
 )
 
@@ -39,7 +39,7 @@ var mendExposure = map[exposure.Reason]string{
 
 // exposedSockets names the live sockets that the table can be bypassed through. The daemon looks for them when it is
 // asked for its status.
-func exposedSockets(s daemon.Status) []Finding {
+func exposedSockets(s api.Status) []Finding {
 	const check = "exposed sockets"
 	if s.Sockets == nil {
 		return nil // nothing is enforced, or a problem says why they cannot be listed
@@ -63,7 +63,7 @@ func exposedSockets(s daemon.Status) []Finding {
 
 // decoys says whether a socket that is bound to lo can be judged in the place of another. Where local routes were
 // wanted and failed, a problem of the daemon's says why.
-func decoys(r daemon.LocalRoutesStatus) Finding {
+func decoys(r api.LocalRoutesStatus) Finding {
 	f := Finding{Check: "decoys", Status: OK, Found: "open: see --local-routes of thole daemon"}
 	switch {
 	case r.On && r.Error == "":

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/compiler/reference"
+	"thole/internal/api"
 	"thole/internal/daemon"
 	"thole/internal/nstest"
 )
@@ -75,7 +76,7 @@ type benchedDaemon struct {
 func (d *benchedDaemon) begin() time.Duration {
 	began := time.Now()
 	d.daemon = d.In("daemon").Start(d.thole, "daemon", "--state", "/run/state", "--socket", d.socket, "--policies", d.policies, "--docker", daemon.DockerOff)
-	client := daemon.NewClient(d.socket)
+	client := api.NewClient(d.socket)
 	nstest.WaitFor(d.t, 5*time.Minute, "the daemon to enforce", func() bool {
 		s, err := client.Status(context.Background())
 		return err == nil && s.Enforcing && s.Workloads == d.workloads

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -74,7 +74,7 @@ func (m *machine) start(args ...string) {
 	}
 	nstest.WaitFor(m.t, 10*time.Second, "the daemon to enforce", func() bool {
 		out, _ := m.Command(m.thole, "status", "-o", "json").Output() // it fails where there is a problem to tell of
-		var status daemon.Status
+		var status api.Status
 		return json.Unmarshal(out, &status) == nil && status.Enforcing
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -53,7 +53,7 @@ func (m *machine) startDisarmed() {
 	m.daemon = m.In("daemon").Start(m.thole, "daemon", "--state", "/run/state")
 	nstest.WaitFor(m.t, 10*time.Second, "the disarmed daemon", func() bool {
 		_, out := m.exitStatus("", "status", "-o", "json")
-		var s daemon.Status
+		var s api.Status
 		return json.Unmarshal([]byte(out), &s) == nil && s.Disarmed != nil
 	})
 }
@@ -164,5 +164,5 @@ func TestApplyOnceWhileDisarmed(t *testing.T) {
 	}
 	m.Shell(m.thole + " arm --state /run/state")
 	m.start()
-	m.until("the stored set", func(s daemon.Status) bool { return s.Source == daemon.SourceApplied && s.Policies == 1 })
+	m.until("the stored set", func(s api.Status) bool { return s.Source == api.SourceApplied && s.Policies == 1 })
 }

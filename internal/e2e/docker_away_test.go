@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 	"thole/policies"
 )
@@ -62,7 +62,7 @@ func (h *harbour) stale() string {
 	h.t.Helper()
 	cmd := h.Command(h.thole, "apply", "-f", "-", "--dry-run", "-o", "json", "--state", "/run/state", "--socket", "/run/nobody.sock")
 	cmd.Stdin = bytes.NewReader(policies.Default)
-	var answer daemon.ApplyResponse
+	var answer api.ApplyResponse
 	decode(h.t, cmd, &answer)
 	if !answer.Changed {
 		return ""
@@ -115,7 +115,7 @@ func (h *harbour) stands(when string) {
 // and checks that nothing of the table changed.
 func (h *harbour) missed(reason, table string) {
 	h.t.Helper()
-	h.until("the daemon to miss Docker: "+reason, func(s daemon.Status) bool {
+	h.until("the daemon to miss Docker: "+reason, func(s api.Status) bool {
 		return !s.Docker.Connected && strings.Contains(s.Docker.Error, reason)
 	})
 	if now := h.table(); now != table {
@@ -213,7 +213,7 @@ func TestDockerEvents(t *testing.T) {
 	h.proxy.breakStreams()
 	h.engine.Docker("rename", "unheard", "heard")
 	h.untilFresh(shortly, "the table to be fresh after an event was cut")
-	h.until("a new stream", func(s daemon.Status) bool { return s.Docker.Connected })
+	h.until("a new stream", func(s api.Status) bool { return s.Docker.Connected })
 	if now := h.table(); now != table {
 		t.Errorf("a name changed the table:\n%s\nwas\n%s", now, table)
 	}

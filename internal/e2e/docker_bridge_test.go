@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -65,7 +65,7 @@ func TestForgedAddressOfAContainer(t *testing.T) {
 		}
 		allowed(t, "the container, while another forges its address", web.TCP(gateway))
 	}
-	var s daemon.Status
+	var s api.Status
 	m.ask(&s, "status")
 	if s.Counters["forged"].Packets == 0 {
 		t.Errorf("counters %v, want the forged packets among them", s.Counters)

@@ -4,8 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"thole/internal/api"
 	"thole/internal/condition"
-	"thole/internal/daemon"
 	"thole/internal/nstest"
 )
 
@@ -37,7 +37,7 @@ func TestImageLabelsPermitNothing(t *testing.T) {
 	withBoth(t, func(t *testing.T, m *machine, old bool) {
 		m.start(followDocker)
 		e := nstest.StartEngine(t, m.Host)
-		m.until("the daemon to follow Docker", func(s daemon.Status) bool { return s.Docker != nil && s.Docker.Connected })
+		m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 		image := e.Image("nginx", map[string]string{"tier": "web"})
 		db := m.labelledProbe("db", "app=db")
 		db.Listen("tcp", "127.0.0.1:5432")
@@ -81,7 +81,7 @@ func TestDoubtfulLabels(t *testing.T) {
 	m.untilWorkloads("both")
 	denied(t, "the default, both", free.TCP("127.0.0.1:81"))
 	allowed(t, "the default, only", free.TCP("127.0.0.1:82"))
-	m.until("the notices", func(s daemon.Status) bool {
+	m.until("the notices", func(s api.Status) bool {
 		var text string
 		for _, n := range s.Notices {
 			if n.Code == condition.ImageLabel {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -25,7 +25,7 @@ func TestDockersNetworkingIsLeftAlone(t *testing.T) {
 			n.plausible(without)
 
 			n.machine.start(followDocker)
-			n.until("the daemon to follow Docker", func(s daemon.Status) bool { return s.Docker != nil && s.Docker.Connected })
+			n.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 			n.same("as soon as Thole runs", without)
 			n.addWorkloads()
 			n.same("with workloads under the default policy", without)
@@ -297,7 +297,7 @@ func (n *networking) addWorkloads() {
 	n.labelledProbe("run", "app=web").Listen("tcp", "[::]:7000")
 	n.e.Docker("run", "-d", "--init", "--net=host", "-l", "app=web", "--name=web", n.image, "sleep", "1000")
 	n.e.Docker("run", "-d", "--init", "-l", "app=db", "--name=db", n.image, "sleep", "1000")
-	n.until("the workloads", func(daemon.Status) bool {
+	n.until("the workloads", func(api.Status) bool {
 		known := n.workloads("container")
 		return len(known) == 2 && len(known["db"].Networks) == 1
 	})

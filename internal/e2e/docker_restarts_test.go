@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -45,7 +45,7 @@ func TestRestartsLeaveNothing(t *testing.T) {
 	closed("with its container")
 	outlived := e.Cgroup("passer").ID()
 	e.Docker("rm", "-f", "passer", "orphan")
-	m.until("the socket to be known as one that outlived", func(s daemon.Status) bool { return s.Ended == 1 && s.Workloads == 1 })
+	m.until("the socket to be known as one that outlived", func(s api.Status) bool { return s.Ended == 1 && s.Workloads == 1 })
 	closed("without its container")
 
 	image := e.Image("box", nil)
@@ -61,7 +61,7 @@ func TestRestartsLeaveNothing(t *testing.T) {
 	must(t, err)
 	settled := func() footprint {
 		t.Helper()
-		m.until("all containers, and one that ended", func(s daemon.Status) bool { return s.Workloads == containers+1 && s.Ended == 1 })
+		m.until("all containers, and one that ended", func(s api.Status) bool { return s.Workloads == containers+1 && s.Ended == 1 })
 		for id, set := range m.cgroupsOfTable() {
 			lives, err := root.Lives(id)
 			must(t, err)
@@ -96,7 +96,7 @@ func TestRestartsLeaveNothing(t *testing.T) {
 
 	must(t, passed.Close())
 	must(t, orphan.Close())
-	m.until("the socket's end", func(s daemon.Status) bool { return s.Ended == 0 })
+	m.until("the socket's end", func(s api.Status) bool { return s.Ended == 0 })
 	must(t, m.daemon.Signal(syscall.SIGQUIT)) // it tells its goroutines
 	_ = m.daemon.Wait()
 	if n := strings.Count(m.daemon.Output(), "\ngoroutine "); n == 0 || n > 60 {

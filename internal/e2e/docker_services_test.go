@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -77,7 +77,7 @@ func newServices(t *testing.T) *services {
 	s.clients["bridge"] = s.engine.Probe("bridge", "--dns=172.17.0.1", image)
 	s.clients["bridge-shop"] = s.engine.Probe("bridge-shop", "-l", "app=shop", image)
 	s.clients["bridge-web"] = s.engine.Probe("bridge-web", "-l", "tier=web", image)
-	s.until("all containers to be known", func(daemon.Status) bool {
+	s.until("all containers to be known", func(api.Status) bool {
 		known := s.workloads("container")
 		return len(known) == 6 && len(known["bridge-shop"].Networks) == 1 && len(known["bridge-web"].Networks) == 1
 	})

@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -40,7 +40,7 @@ func TestStory(t *testing.T) {
 
 	// 1. Start the daemon: containers and processes.
 	m.start(followDocker)
-	m.until("the daemon to follow Docker", func(s daemon.Status) bool { return s.Docker != nil && s.Docker.Connected })
+	m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 
 	// 2. A container on the host's network, with a label.
 	e.Docker("run", "-d", "--name=nginx", "--net=host", "-l", "app=nginx", "-v", nginxConf(t, 80, "nginx")+":/nginx.conf",
@@ -144,7 +144,7 @@ func everyPair(t *testing.T, m *machine, e *nstest.Engine, image string) {
 		{e.Probe("bridge-other", "-l", "app=web", image), false, true},
 		{e.Probe("bridge-none", image), false, true},
 	}
-	m.until("the bridge's containers to be known", func(s daemon.Status) bool {
+	m.until("the bridge's containers to be known", func(s api.Status) bool {
 		known := m.workloads("container")
 		return len(known["bridge-same"].Networks) == 1 && len(known["bridge-other"].Networks) == 1
 	})

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -23,21 +23,21 @@ func newDockerMachine(t *testing.T, engine ...string) (*machine, *nstest.Engine)
 	t.Helper()
 	m := newMachine(t, followDocker)
 	e := nstest.StartEngine(t, m.Host, engine...)
-	m.until("the daemon to follow Docker", func(s daemon.Status) bool { return s.Docker != nil && s.Docker.Connected })
+	m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 	return m, e
 }
 
 // until waits until the daemon's status is as wanted.
-func (m *machine) until(what string, ok func(daemon.Status) bool) {
+func (m *machine) until(what string, ok func(api.Status) bool) {
 	m.t.Helper()
-	var s daemon.Status
+	var s api.Status
 	defer func() {
 		if m.t.Failed() {
 			m.t.Logf("the daemon's status: %+v", s)
 		}
 	}()
 	nstest.WaitFor(m.t, 20*time.Second, what, func() bool {
-		s = daemon.Status{}
+		s = api.Status{}
 		m.ask(&s, "status")
 		return ok(s)
 	})
@@ -61,11 +61,11 @@ func decode(t testing.TB, cmd *exec.Cmd, answer any) {
 }
 
 // workloads are those of a kind, by name.
-func (m *machine) workloads(kind string) map[string]daemon.Workload {
+func (m *machine) workloads(kind string) map[string]api.Workload {
 	m.t.Helper()
-	var list []daemon.Workload
+	var list []api.Workload
 	m.ask(&list, "get", "workloads")
-	found := map[string]daemon.Workload{}
+	found := map[string]api.Workload{}
 	for _, w := range list {
 		if w.Kind == kind {
 			found[w.Name] = w
@@ -74,9 +74,9 @@ func (m *machine) workloads(kind string) map[string]daemon.Workload {
 	return found
 }
 
-func (m *machine) untilWorkloads(names ...string) map[string]daemon.Workload {
+func (m *machine) untilWorkloads(names ...string) map[string]api.Workload {
 	m.t.Helper()
-	var found map[string]daemon.Workload
+	var found map[string]api.Workload
 	nstest.WaitFor(m.t, 20*time.Second, fmt.Sprintf("the containers %q to be the workloads", names), func() bool {
 		found = m.workloads("container")
 		if len(found) != len(names) {
@@ -186,7 +186,7 @@ func TestDockerGoesAway(t *testing.T) {
 	stands("with Docker")
 
 	e.Kill()
-	m.until("the daemon to miss Docker", func(s daemon.Status) bool { return !s.Docker.Connected })
+	m.until("the daemon to miss Docker", func(s api.Status) bool { return !s.Docker.Connected })
 	stands("without Docker")
 	must(t, m.daemon.Signal(syscall.SIGTERM))
 	must(t, m.daemon.Wait())
@@ -194,7 +194,7 @@ func TestDockerGoesAway(t *testing.T) {
 	stands("without Docker and after a restart")
 
 	e.Start()
-	m.until("the daemon to find Docker", func(s daemon.Status) bool { return s.Docker.Connected })
+	m.until("the daemon to find Docker", func(s api.Status) bool { return s.Docker.Connected })
 	stands("with Docker again")
 	e.Docker("rm", "-f", "web")
 	m.untilWorkloads()

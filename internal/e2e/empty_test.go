@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -127,7 +127,7 @@ func TestEmptyDirectoryKeepsPolicies(t *testing.T) {
 			nstest.WaitFor(t, 10*time.Second, "the node to be open", func() bool { return free.TCP("127.0.0.1:5432").Allowed() })
 			return
 		}
-		m.until("the refusal in status", func(s daemon.Status) bool { return s.LastError != nil })
+		m.until("the refusal in status", func(s api.Status) bool { return s.LastError != nil })
 		code, out := m.exitStatus("", "status")
 		if code != 1 {
 			t.Errorf("thole status exits %d: %s", code, out)
@@ -171,8 +171,8 @@ func TestDefaultStaysBesideGrants(t *testing.T) {
 	must(t, m.apply(grantForAlice))
 	for _, when := range []string{"applied", "after a restart"} {
 		denied(t, when, free.TCP("127.0.0.1:5432"))
-		m.until("the default beside the grant", func(s daemon.Status) bool {
-			return s.BuiltIn && s.Policies == 1 && s.Source == daemon.SourceApplied && s.Healthy()
+		m.until("the default beside the grant", func(s api.Status) bool {
+			return s.BuiltIn && s.Policies == 1 && s.Source == api.SourceApplied && s.Healthy()
 		})
 		out, err := m.In("users").As(1234).Command(m.thole, "run", "-l", "app=web", "--", "true").CombinedOutput()
 		if err != nil {
@@ -198,7 +198,7 @@ func TestAllowEmpty(t *testing.T) {
 	}
 	for range 2 {
 		allowed(t, "without policies", free.TCP("127.0.0.1:5432"))
-		m.until("a healthy status", func(s daemon.Status) bool { return s.Policies == 0 && s.Healthy() })
+		m.until("a healthy status", func(s api.Status) bool { return s.Policies == 0 && s.Healthy() })
 		must(t, m.daemon.Signal(os.Interrupt))
 		must(t, m.daemon.Wait())
 		m.start()
@@ -236,11 +236,11 @@ func TestEmptyInputUnderTraffic(t *testing.T) {
 		underTraffic(t, m, calls, func(n int) {
 			if n%2 == 1 {
 				must(t, os.WriteFile(file, good, 0o644))
-				m.until("the good set", func(s daemon.Status) bool { return s.LastError == nil })
+				m.until("the good set", func(s api.Status) bool { return s.LastError == nil })
 				return
 			}
 			arrivals[n/2%len(arrivals)]()
-			m.until("the refusal", func(s daemon.Status) bool { return s.LastError != nil })
+			m.until("the refusal", func(s api.Status) bool { return s.LastError != nil })
 		}, 2*len(arrivals))
 	})
 }

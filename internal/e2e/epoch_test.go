@@ -5,11 +5,11 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
-func (m *machine) status() (status daemon.Status) {
+func (m *machine) status() (status api.Status) {
 	out, _ := m.Command(m.thole, "status", "-o", "json").Output() // it fails where there is a problem to tell of
 	_ = json.Unmarshal(out, &status)
 	return status

@@ -16,7 +16,7 @@ import (
 
 	"thole/datapath/pki"
 	"thole/datapath/token"
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -146,7 +146,7 @@ func (s *siege) nothingAt(what string, port int) {
 // counts returns a machine's refusals, as `thole status -o json` has them.
 func (m *machine) counts() map[string]uint64 {
 	m.t.Helper()
-	status, err := daemon.NewClient(fmt.Sprintf("/proc/%d/root/run/thole/thole.sock", m.daemon.Pid)).Status(context.Background())
+	status, err := api.NewClient(fmt.Sprintf("/proc/%d/root/run/thole/thole.sock", m.daemon.Pid)).Status(context.Background())
 	must(m.t, err)
 	return status.Fleet.Refused
 }

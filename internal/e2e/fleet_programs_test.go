@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -185,7 +185,7 @@ func TestFleetContainers(t *testing.T) {
 		engines, images = append(engines, e), append(images, e.Image("box", nil))
 	}
 	for i, m := range []*machine{a, b} {
-		m.until("the daemon to follow Docker", func(s daemon.Status) bool { return s.Docker != nil && s.Docker.Connected })
+		m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 		engines[i].Probe("web", "--net=host", "-l", "app=web", images[i]).Listen("tcp", "[::]:80")
 	}
 	var same, other, process []*nstest.Probe

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"thole/datapath/pki"
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -220,7 +220,7 @@ func TestFleetRequiredLabels(t *testing.T) {
 	web, db := b.labelledProbe("web", "app=web"), b.labelledProbe("db", "app=db")
 	web.Listen("tcp", "[::]:80")
 	db.Listen("tcp", "[::]:81")
-	var list []daemon.Workload
+	var list []api.Workload
 	must(t, json.Unmarshal([]byte(b.Shell(b.thole+" get workloads -o json")), &list))
 	for _, w := range list {
 		if w.Labels["team"] != "a" || w.Facts["thole/node"] != "node-b" {

@@ -12,6 +12,7 @@ import (
 
 	"thole/datapath/pki"
 	"thole/datapath/queue"
+	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/daemon"
 	"thole/internal/nstest"
@@ -73,12 +74,12 @@ func (ca fleetCA) issue(dir, node string, scope pki.Scope) []byte {
 }
 
 // client asks the machine's daemon from this process, which takes less time than to start a program.
-func (m *machine) client() *daemon.Client {
-	return daemon.NewClient(fmt.Sprintf("/proc/%d/root%s", m.daemon.Pid, daemon.DefaultSocket))
+func (m *machine) client() *api.Client {
+	return api.NewClient(fmt.Sprintf("/proc/%d/root%s", m.daemon.Pid, daemon.DefaultSocket))
 }
 
 // workload returns what the daemon says of a workload of thole run, by its label app.
-func (m *machine) workload(app string) (found daemon.Workload) {
+func (m *machine) workload(app string) (found api.Workload) {
 	m.t.Helper()
 	list, err := m.client().Workloads(context.Background())
 	must(m.t, err)

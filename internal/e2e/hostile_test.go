@@ -11,7 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -48,7 +48,7 @@ func TestHostileCgroup(t *testing.T) {
 		m.start("--docker", "off")
 		must(t, m.apply(evilBindings+policyFrom("web")))
 		m.In(name).Start("sleep", "infinity")
-		m.until("the workload", func(s daemon.Status) bool { return s.Workloads == 1 && len(s.Problems) == 1 })
+		m.until("the workload", func(s api.Status) bool { return s.Workloads == 1 && len(s.Problems) == 1 })
 		dir := t.TempDir()
 		file := filepath.Join(dir, "evil\x1b[31m\nthole: all is well.yaml")
 		must(t, os.WriteFile(file, []byte("kind: Nonsense\n"), 0o644))
@@ -68,7 +68,7 @@ func TestHostileCgroup(t *testing.T) {
 		}
 		out, err := m.Command(m.thole, "get", "workloads", "-o", "json").Output()
 		must(t, err)
-		var list []daemon.Workload
+		var list []api.Workload
 		must(t, json.Unmarshal(out, &list))
 		if len(list) != 1 || list[0].Cgroup != name {
 			t.Errorf("JSON has %+v, want the cgroup %q", list, name)
@@ -84,11 +84,11 @@ func TestHostileContainerLabels(t *testing.T) {
 		m := &machine{Host: nstest.New(t), t: t, thole: program}
 		m.start(followDocker)
 		e := nstest.StartEngine(t, m.Host)
-		m.until("the daemon to follow Docker", func(s daemon.Status) bool { return s.Docker != nil && s.Docker.Connected })
+		m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 		image := e.Image("box", nil)
 		e.Docker("run", "-d", "--net=host", "--name=turned", "-l", "app=web\u202egnp", image, "sleep", "1000")
 		e.Docker("run", "-d", "--net=host", "--name=refused", "-l", "evil\x1b[31m=x\x1b[0m", image, "sleep", "1000")
-		m.until("both containers", func(s daemon.Status) bool { return s.Workloads >= 1 && len(s.Problems) > 0 })
+		m.until("both containers", func(s api.Status) bool { return s.Workloads >= 1 && len(s.Problems) > 0 })
 		nstest.WaitFor(t, 20*time.Second, "the refusal in status", func() bool {
 			return strings.Contains(said(m.Command(m.thole, "status")), "refused")
 		})

@@ -7,14 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"thole/internal/api"
 	"thole/internal/condition"
-	"thole/internal/daemon"
 	"thole/internal/doctor"
 	"thole/internal/nstest"
 )
 
 // notJudged returns a status's problems of code container-not-judged.
-func notJudged(s daemon.Status) []condition.Condition {
+func notJudged(s api.Status) []condition.Condition {
 	other := func(c condition.Condition) bool { return c.Code != condition.ContainerNotJudged }
 	return slices.DeleteFunc(slices.Clone(s.Problems), other)
 }
@@ -34,7 +34,7 @@ func TestPodmanContainersAreNotJudged(t *testing.T) {
 		p := nstest.StartPodman(t, m.Host)
 		p.Podman("run", "-d", "--name="+name, "--net=host", "-l", "app=web", p.Image("box", nil), "sleep", "1000")
 		m.start(followDocker)
-		m.until("the container to be known", func(s daemon.Status) bool {
+		m.until("the container to be known", func(s api.Status) bool {
 			return s.Docker != nil && s.Docker.Connected && s.Docker.Containers == 1
 		})
 		if old {
@@ -44,7 +44,7 @@ func TestPodmanContainersAreNotJudged(t *testing.T) {
 			return
 		}
 		began := time.Now()
-		m.until("the problem", func(s daemon.Status) bool { return len(notJudged(s)) == 1 })
+		m.until("the problem", func(s api.Status) bool { return len(notJudged(s)) == 1 })
 		took := time.Since(began)
 		t.Logf("the problem is there %v after the container is known", took)
 		if most := nstest.Patience(2 * time.Second); took > most {
@@ -68,7 +68,7 @@ func TestPodmanContainersComeAndGo(t *testing.T) {
 	p.Podman("run", "-d", "--name=apart", "--net=ns:/run/netns/apart", image, "sleep", "1000")
 	problems := func(want ...string) {
 		t.Helper()
-		m.until(fmt.Sprintf("the problems %q", want), func(s daemon.Status) bool {
+		m.until(fmt.Sprintf("the problems %q", want), func(s api.Status) bool {
 			var got []string
 			for _, c := range notJudged(s) {
 				got = append(got, c.String())
@@ -120,7 +120,7 @@ func TestDockerContainersAreNeverNotJudged(t *testing.T) {
 		e.Docker(append([]string{"rm", "-f"}, names...)...)
 	}()
 	// The daemon's socket, past the namespaces: a process for each question would cost more than all else here.
-	client := daemon.NewClient(fmt.Sprintf("/proc/%d/root/run/thole/thole.sock", m.daemon.Pid))
+	client := api.NewClient(fmt.Sprintf("/proc/%d/root/run/thole/thole.sock", m.daemon.Pid))
 	polls := 0
 	nstest.WaitFor(t, 5*time.Minute, "the containers to come and go", func() bool {
 		s, err := client.Status(t.Context())

@@ -13,7 +13,7 @@ import (
 
 	"thole/compiler"
 	"thole/compiler/reference"
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -97,7 +97,7 @@ func changesOfOne(b *testing.B, workloads, classes, policies int) (began, ended 
 	}
 	run(0) // it makes the parent of all
 	count := func(n int) func() bool {
-		client := daemon.NewClient(d.socket)
+		client := api.NewClient(d.socket)
 		return func() bool {
 			s, err := client.Status(context.Background())
 			return err == nil && s.Runs == n

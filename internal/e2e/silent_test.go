@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 )
 
@@ -348,11 +348,11 @@ func TestSilentConnectionsOfOneUser(t *testing.T) {
 }
 
 // connections is what status says of the daemon's socket.
-func (b *besieged) connections() daemon.ConnectionStatus {
+func (b *besieged) connections() api.ConnectionStatus {
 	b.t.Helper()
 	out, err := b.Command(b.thole, "status", "-o", "json").Output()
 	must(b.t, err)
-	var s daemon.Status
+	var s api.Status
 	must(b.t, json.Unmarshal(out, &s))
 	return s.Connections
 }

@@ -22,7 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/internal/daemon"
+	"thole/internal/api"
 	"thole/internal/nstest"
 	"thole/policies"
 )
@@ -239,20 +239,20 @@ func ask(t *testing.T, to any, args string) {
 	}
 }
 
-func status(t *testing.T) (s daemon.Status) {
+func status(t *testing.T) (s api.Status) {
 	t.Helper()
 	ask(t, &s, "status")
 	return s
 }
 
 // workload returns the workload of that name; its cgroup is "" if there is none.
-func workload(t *testing.T, name string) daemon.Workload {
+func workload(t *testing.T, name string) api.Workload {
 	t.Helper()
-	var list []daemon.Workload
+	var list []api.Workload
 	ask(t, &list, "get workloads")
-	i := slices.IndexFunc(list, func(w daemon.Workload) bool { return w.Name == name })
+	i := slices.IndexFunc(list, func(w api.Workload) bool { return w.Name == name })
 	if i < 0 {
-		return daemon.Workload{}
+		return api.Workload{}
 	}
 	return list[i]
 }

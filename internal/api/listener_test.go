@@ -1,10 +1,11 @@
-package daemon
+package api
 
 import (
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +15,7 @@ import (
 
 // Without a file descriptor the listener waits; it does not end, and nobody who waits is lost.
 func TestAcceptWithoutFiles(t *testing.T) {
-	log := &logs{}
+	log := &syncBuffer{}
 	path := filepath.Join(t.TempDir(), "s")
 	listener, err := listen(path, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
@@ -68,4 +69,22 @@ func takeFiles(t *testing.T) (restore func()) {
 		t.Fatal(err)
 	}
 	return func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) }
+}
+
+// A syncBuffer holds what was logged.
+type syncBuffer struct {
+	mu    sync.Mutex
+	lines strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lines.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lines.String()
 }

@@ -1,9 +1,12 @@
-package daemon
+package api
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // A limiter bounds what one user can ask for: requests at once, and requests a
@@ -16,11 +19,10 @@ type limiter struct {
 	users map[uint32]*allowance
 }
 
-// An allowance is one user's bucket of tokens, one for each request.
+// An allowance is what one user may ask for yet.
 type allowance struct {
-	tokens  float64
-	filled  time.Time
-	running int
+	requests *rate.Limiter
+	running  int
 }
 
 func newLimiter(now func() time.Time) *limiter {
@@ -34,14 +36,14 @@ func (l *limiter) enter(uid uint32) (leave func(), err error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := l.allowance(uid)
+	now := l.now()
+	a := l.allowance(uid, now)
 	switch {
 	case a.running >= maxConcurrentPerUser:
 		return nil, fmt.Errorf("too many requests at once: uid %d has %d, the most is %d: wait until they are answered", uid, a.running, maxConcurrentPerUser)
-	case a.tokens < 1:
+	case !a.requests.AllowN(now, 1):
 		return nil, fmt.Errorf("too many requests: uid %d may send %d a second: try again in a second", uid, requestsPerSecond)
 	}
-	a.tokens--
 	a.running++
 	return func() {
 		l.mu.Lock()
@@ -50,34 +52,22 @@ func (l *limiter) enter(uid uint32) (leave func(), err error) {
 	}, nil
 }
 
-// allowance returns the user's, with the tokens of the time that has passed. The
-// caller holds mu.
-func (l *limiter) allowance(uid uint32) *allowance {
-	now := l.now()
+// allowance returns the user's. The caller holds mu.
+func (l *limiter) allowance(uid uint32, now time.Time) *allowance {
 	a, ok := l.users[uid]
 	if !ok {
 		if len(l.users) >= maxUserBuckets {
 			l.forgetIdle(now)
 		}
-		a = &allowance{tokens: requestsBurst, filled: now}
+		a = &allowance{requests: rate.NewLimiter(requestsPerSecond, requestsBurst)}
 		l.users[uid] = a
 	}
-	a.refill(now)
 	return a
-}
-
-func (a *allowance) refill(now time.Time) { a.fill(now, requestsPerSecond, requestsBurst) }
-
-func (a *allowance) fill(now time.Time, perSecond, burst float64) {
-	a.tokens = min(burst, a.tokens+now.Sub(a.filled).Seconds()*perSecond)
-	a.filled = now
 }
 
 // forgetIdle drops the users who would be as new. The caller holds mu.
 func (l *limiter) forgetIdle(now time.Time) {
-	for uid, a := range l.users {
-		if a.refill(now); a.running == 0 && a.tokens >= requestsBurst {
-			delete(l.users, uid)
-		}
-	}
+	maps.DeleteFunc(l.users, func(_ uint32, a *allowance) bool {
+		return a.running == 0 && a.requests.TokensAt(now) >= requestsBurst
+	})
 }

@@ -1,4 +1,4 @@
-package daemon
+package api
 
 import (
 	"context"
@@ -9,36 +9,80 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"thole/internal/condition"
-	"thole/internal/exposure"
-	"thole/internal/routes"
+	"thole/compiler"
 	"thole/watch"
 )
 
-// A server answers requests over the socket. Whatever is asked for, who asks is
-// taken from the socket.
-type server struct {
-	listener *userListener
-	enforcer *enforcer
-	runner   *runner
-	limiter  *limiter
-	kernel   Kernel
-	docker   *watch.Docker // nil: it is not followed
-	fleet    *fleet        // nil: there are no other nodes
-	sockets  *socketWatch
-	local    *routes.Keeper // of local routes
-	log      *slog.Logger
-	version  string
-	started  time.Time
+// Changes are the requests that change what is enforced.
+type Changes interface {
+	Apply(context.Context, ApplyRequest) (ApplyResponse, error)
+	Reload(context.Context) (ApplyResponse, error)
+	Disarm(context.Context) (DisarmResponse, error)
+	Arm(context.Context) (ApplyResponse, error)
 }
 
+// State is what questions are answered from.
+type State interface {
+	Status() Status // without Connections
+	Workloads() []Workload
+	Policies() []Policy
+	Classes() []Class
+}
+
+// A Table is the loaded table, as far as thole run must know it.
+type Table interface {
+	Sync(context.Context) error    // returns when it knows the cgroups of thole run that were made before
+	Knows(cgroup uint64) bool      // by its id
+	Grants() []compiler.LabelGrant // who may give which labels
+}
+
+// A Config is what a server answers with.
+type Config struct {
+	Socket  string
+	Changes Changes
+	State   State
+	Table   Table
+	Scopes  *watch.Scopes // the cgroups of thole run
+	Now     func() time.Time
+	Logger  *slog.Logger
+}
+
+// A Server answers requests over the socket. Whatever is asked for, who asks is
+// taken from the socket.
+type Server struct {
+	listener *userListener
+	changes  Changes
+	state    State
+	runner   *runner
+	limiter  *limiter
+	log      *slog.Logger
+}
+
+// Listen makes the socket. Nobody is answered before Run.
+func Listen(c Config) (*Server, error) {
+	listener, err := listen(c.Socket, c.Logger)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{
+		listener: listener,
+		changes:  c.Changes,
+		state:    c.State,
+		runner:   &runner{scopes: c.Scopes, table: c.Table, log: c.Logger, now: c.Now},
+		limiter:  newLimiter(c.Now),
+		log:      c.Logger,
+	}, nil
+}
+
+// Addr is where the server listens.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
 // Run answers requests until the context ends; those that have begun are finished.
-func (s *server) Run(ctx context.Context) error {
+func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
 		Handler: s.routes(),
 		// A request that arrives too slowly ends with its connection (connections.expire).
@@ -73,7 +117,7 @@ func (s *server) Run(ctx context.Context) error {
 // connKey is where a request's context has its *userConn.
 type connKey struct{}
 
-func (s *server) routes() http.Handler {
+func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST "+pathRun, answer(s, anyone, maxRunBody, s.postRun))
 	mux.Handle("POST "+pathApply, answer(s, onlyRoot, maxApplyBody, s.postApply))
@@ -87,7 +131,7 @@ func (s *server) routes() http.Handler {
 	return mux
 }
 
-func (s *server) postRun(ctx context.Context, from *userConn, req RunRequest) (RunResponse, error) {
+func (s *Server) postRun(ctx context.Context, from *userConn, req RunRequest) (RunResponse, error) {
 	peer, err := newPeer(from.UnixConn)
 	if err != nil {
 		return RunResponse{}, err
@@ -96,61 +140,41 @@ func (s *server) postRun(ctx context.Context, from *userConn, req RunRequest) (R
 	return s.runner.run(ctx, connAsker{from.UnixConn, peer}, req)
 }
 
-func (s *server) postApply(ctx context.Context, from *userConn, req ApplyRequest) (ApplyResponse, error) {
+func (s *Server) postApply(ctx context.Context, from *userConn, req ApplyRequest) (ApplyResponse, error) {
 	s.log.Info("apply", "files", len(req.Files), "dryRun", req.DryRun, "pid", from.pid)
-	return s.enforcer.Apply(ctx, req)
+	return s.changes.Apply(ctx, req)
 }
 
-func (s *server) postReload(ctx context.Context, _ *userConn, _ nothing) (ApplyResponse, error) {
-	return s.enforcer.Reload(ctx)
+func (s *Server) postReload(ctx context.Context, _ *userConn, _ nothing) (ApplyResponse, error) {
+	return s.changes.Reload(ctx)
 }
 
-func (s *server) postDisarm(ctx context.Context, from *userConn, _ nothing) (DisarmResponse, error) {
+func (s *Server) postDisarm(ctx context.Context, from *userConn, _ nothing) (DisarmResponse, error) {
 	s.log.Warn("asked to disarm", "pid", from.pid)
-	answer, err := s.enforcer.Disarm(ctx)
-	return answer, errors.Join(err, s.local.Sync())
+	return s.changes.Disarm(ctx)
 }
 
-func (s *server) postArm(ctx context.Context, from *userConn, _ nothing) (ApplyResponse, error) {
+func (s *Server) postArm(ctx context.Context, from *userConn, _ nothing) (ApplyResponse, error) {
 	s.log.Info("asked to arm", "pid", from.pid)
-	answer, err := s.enforcer.Arm(ctx)
-	_ = s.local.Sync() // where it fails, a problem says so
-	return answer, err
+	return s.changes.Arm(ctx)
 }
 
-func (s *server) getStatus(context.Context, *userConn, nothing) (Status, error) {
-	counters, err := s.kernel.Counters(tableName)
-	view := s.enforcer.view.Load()
-	status := view.status.whole(s.version, s.started, counters)
-	status.Docker = apiDocker(s.docker)
-	status.Fleet = s.fleet.status()
+func (s *Server) getStatus(context.Context, *userConn, nothing) (Status, error) {
+	status := s.state.Status()
 	status.Connections = s.listener.connections.status()
-	more := s.fleet.conditions()
-	if err != nil {
-		more = append(more, condition.Condition{Code: condition.CountersUnreadable,
-			Text: fmt.Sprintf("the counters cannot be read: %v", err)})
-	}
-	var exposed []condition.Condition
-	state := s.local.State()
-	status.LocalRoutes = apiLocalRoutes(state)
-	more = append(more, localRoutesConditions(state)...)
-	status.Sockets, exposed = s.sockets.look(view, exposure.Options{LocalRoutes: state.Closed()})
-	problems, notices := condition.Split(append(more, exposed...))
-	status.Problems = slices.Concat(status.Problems, problems) // the view's stay as they are
-	status.Notices = slices.Concat(status.Notices, notices)
 	return status, nil
 }
 
-func (s *server) getWorkloads(context.Context, *userConn, nothing) ([]Workload, error) {
-	return s.enforcer.view.Load().workloads(), nil
+func (s *Server) getWorkloads(context.Context, *userConn, nothing) ([]Workload, error) {
+	return s.state.Workloads(), nil
 }
 
-func (s *server) getPolicies(context.Context, *userConn, nothing) ([]Policy, error) {
-	return s.enforcer.view.Load().apiPolicies(), nil
+func (s *Server) getPolicies(context.Context, *userConn, nothing) ([]Policy, error) {
+	return s.state.Policies(), nil
 }
 
-func (s *server) getClasses(context.Context, *userConn, nothing) ([]Class, error) {
-	return s.enforcer.view.Load().classes(), nil
+func (s *Server) getClasses(context.Context, *userConn, nothing) ([]Class, error) {
+	return s.state.Classes(), nil
 }
 
 // nothing is the body of a request that needs none.
@@ -166,7 +190,7 @@ const (
 
 // answer makes a handler of a function: it bounds what one user can ask for, reads
 // the request, and writes the answer or the reason why there is none.
-func answer[Req, Resp any](s *server, who permission, maxBody int64,
+func answer[Req, Resp any](s *Server, who permission, maxBody int64,
 	f func(context.Context, *userConn, Req) (Resp, error),
 ) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -220,7 +244,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, into any) err
 	return nil
 }
 
-func (s *server) fail(w http.ResponseWriter, r *http.Request, uid uint32, err error) {
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, uid uint32, err error) {
 	refusal, ok := errors.AsType[*Refusal](err)
 	if !ok {
 		refusal = &Refusal{Code: http.StatusInternalServerError, Message: err.Error()}

@@ -1,10 +1,11 @@
-package daemon
+package api
 
 import (
+	"fmt"
 	"time"
 
-	"thole/compiler"
 	"thole/internal/condition"
+	"thole/internal/exposure"
 )
 
 // The requests that the daemon answers over its socket: HTTP with JSON bodies.
@@ -65,6 +66,15 @@ type ApplyResponse struct {
 	Warnings  []Message             `json:"warnings,omitempty"`
 	Problems  []condition.Condition `json:"problems,omitempty"`
 	Notices   []condition.Condition `json:"notices,omitempty"`
+}
+
+// A DisarmResponse says that the daemon loads no table any more.
+type DisarmResponse struct {
+	PID      int    `json:"pid"`
+	Table    bool   `json:"table"`              // there was one, which is removed now
+	Stored   bool   `json:"stored"`             // also the next daemon will not
+	Error    string `json:"error,omitempty"`    // why it could not be stored
+	StateDir string `json:"stateDir,omitempty"` // where it is stored
 }
 
 // A Message is something to tell a person, with the place it is about: a
@@ -142,6 +152,34 @@ type LocalRoutesStatus struct {
 	Error     string `json:"error,omitempty"` // why not all are, or why what an earlier daemon made is not removed
 }
 
+// A SocketStatus says which live sockets the table can be bypassed through.
+type SocketStatus struct {
+	Examined int           `json:"examined"` // listeners of TCP and unconnected sockets of UDP
+	Complete bool          `json:"complete"` // false: a bound was reached, so others may be exposed
+	Exposed  []ExposedPort `json:"exposed"`
+}
+
+// An ExposedPort is a port on which a socket may get what was judged for another socket, or for none.
+type ExposedPort struct {
+	Reason   exposure.Reason `json:"reason"`
+	Protocol string          `json:"protocol"`
+	Port     uint16          `json:"port"`
+	Text     string          `json:"text"` // names the sockets, and says what reaches them
+	Sockets  []ExposedSocket `json:"sockets"`
+}
+
+// Where names the port.
+func (e ExposedPort) Where() string { return fmt.Sprintf("%s port %d", e.Protocol, e.Port) }
+
+// An ExposedSocket is one of the sockets on an ExposedPort.
+type ExposedSocket struct {
+	Address  string `json:"address"`
+	Device   string `json:"device,omitempty"` // that it is bound to
+	UID      uint32 `json:"uid"`
+	Workload string `json:"workload,omitempty"` // absent: it is unlabelled
+	Cgroup   string `json:"cgroup,omitempty"`   // in which it was made; absent: that is gone
+}
+
 // A DockerStatus says whether Docker answers.
 type DockerStatus struct {
 	Host       string    `json:"host"`
@@ -188,8 +226,6 @@ type Mending struct {
 	Time    time.Time `json:"time"`
 	Program string    `json:"program,omitempty"` // "": the kernel did not say
 	PID     uint32    `json:"pid,omitempty"`     // of the thread, as the first pid namespace counts
-
-	after, until uint32 // it was made in one of these generations
 }
 
 // A Failure is the last thing that went wrong and was not mended since.
@@ -246,13 +282,4 @@ type Class struct {
 type problemBody struct {
 	Error  string `json:"error"`
 	Reason string `json:"reason,omitempty"` // of a Refusal
-}
-
-// apiMessages are a compiler's warnings as clients see them.
-func apiMessages(warnings []compiler.Warning) []Message {
-	out := make([]Message, 0, len(warnings))
-	for _, w := range warnings {
-		out = append(out, Message{Where: w.Position.String(), Text: w.Message})
-	}
-	return out
 }

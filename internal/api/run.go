@@ -1,4 +1,4 @@
-package daemon
+package api
 
 import (
 	"context"
@@ -23,10 +23,10 @@ import (
 // it, so the process is moved last; and a process can end at any moment and its
 // pid be given to another, so it is looked at again after it was moved.
 type runner struct {
-	scopes   *watch.Scopes
-	enforcer *enforcer
-	log      *slog.Logger
-	now      func() time.Time
+	scopes *watch.Scopes
+	table  Table
+	log    *slog.Logger
+	now    func() time.Time
 
 	mu     sync.Mutex // makes counting and creating one step
 	number int        // of the last derived name
@@ -76,7 +76,7 @@ func (r *runner) admit(a asker, req RunRequest) (watch.Run, error) {
 	if err != nil {
 		return watch.Run{}, err
 	}
-	labels, err := grant(r.enforcer.view.Load().grants, c, req.Labels)
+	labels, err := grant(r.table.Grants(), c, req.Labels)
 	if err != nil {
 		return watch.Run{}, &Refusal{Code: http.StatusForbidden, Message: err.Error()}
 	}
@@ -144,10 +144,10 @@ func deriveName(command string) string {
 
 // bring loads the table that knows the cgroup, and moves the process in.
 func (r *runner) bring(ctx context.Context, a asker, run watch.Run) error {
-	if err := r.enforcer.Sync(ctx); err != nil {
+	if err := r.table.Sync(ctx); err != nil {
 		return fmt.Errorf("the process was not started, since its labels could not be loaded: %w", err)
 	}
-	if _, known := r.enforcer.view.Load().roster.of(run.Cgroup.ID); !known {
+	if !r.table.Knows(run.Cgroup.ID) {
 		return fmt.Errorf("the process was not started: the cgroup %s is not in the table, see `thole status`", run.Cgroup.Path)
 	}
 	if err := a.waiting(); err != nil {

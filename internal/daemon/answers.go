@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"thole/internal/api"
+	"thole/internal/condition"
+	"thole/internal/exposure"
+	"thole/internal/routes"
+	"thole/watch"
+)
+
+// changes are the requests that change something, with what they change beside the table.
+type changes struct {
+	*enforcer
+	local *routes.Keeper
+}
+
+// Disarm removes the table, and then the local routes.
+func (c changes) Disarm(ctx context.Context) (api.DisarmResponse, error) {
+	answer, err := c.enforcer.Disarm(ctx)
+	return answer, errors.Join(err, c.local.Sync())
+}
+
+// Arm loads the table, and then makes the local routes.
+func (c changes) Arm(ctx context.Context) (api.ApplyResponse, error) {
+	answer, err := c.enforcer.Arm(ctx)
+	_ = c.local.Sync() // where it fails, a problem says so
+	return answer, err
+}
+
+// answers are what questions are answered from.
+type answers struct {
+	enforcer *enforcer
+	kernel   Kernel
+	docker   *watch.Docker // nil: it is not followed
+	fleet    *fleet        // nil: there are no other nodes
+	sockets  *socketWatch
+	local    *routes.Keeper
+	version  string
+	started  time.Time
+}
+
+// Status puts together what the parts of the daemon say of themselves.
+func (a *answers) Status() api.Status {
+	counters, err := a.kernel.Counters(tableName)
+	view := a.enforcer.view.Load()
+	status := view.status
+	status.Version, status.PID, status.Started = a.version, os.Getpid(), a.started
+	status.Counters = map[string]api.Counter{}
+	for name, c := range counters {
+		status.Counters[name] = api.Counter(c)
+	}
+	status.Docker = apiDocker(a.docker)
+	status.Fleet = a.fleet.status()
+	more := a.fleet.conditions()
+	if err != nil {
+		more = append(more, condition.Condition{Code: condition.CountersUnreadable,
+			Text: fmt.Sprintf("the counters cannot be read: %v", err)})
+	}
+	var exposed []condition.Condition
+	state := a.local.State()
+	status.LocalRoutes = apiLocalRoutes(state)
+	more = append(more, localRoutesConditions(state)...)
+	status.Sockets, exposed = a.sockets.look(view, exposure.Options{LocalRoutes: state.Closed()})
+	problems, notices := condition.Split(append(more, exposed...))
+	status.Problems = slices.Concat(status.Problems, problems) // the view's stay as they are
+	status.Notices = slices.Concat(status.Notices, notices)
+	return status
+}
+
+// Workloads lists what is labelled now, by name.
+func (a *answers) Workloads() []api.Workload { return a.enforcer.view.Load().workloads() }
+
+// Policies lists the active set, by name.
+func (a *answers) Policies() []api.Policy { return a.enforcer.view.Load().apiPolicies() }
+
+// Classes lists the classes of the loaded table, by number.
+func (a *answers) Classes() []api.Class { return a.enforcer.view.Load().classes() }

@@ -11,6 +11,7 @@ import (
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/exposure"
+	"thole/internal/fleet"
 	"thole/internal/routes"
 	"thole/watch"
 )
@@ -39,7 +40,7 @@ type answers struct {
 	enforcer *enforcer
 	kernel   Kernel
 	docker   *watch.Docker // nil: it is not followed
-	fleet    *fleet        // nil: there are no other nodes
+	fleet    *fleet.Fleet  // nil: there are no other nodes
 	sockets  *socketWatch
 	local    *routes.Keeper
 	version  string
@@ -57,8 +58,8 @@ func (a *answers) Status() api.Status {
 		status.Counters[name] = api.Counter(c)
 	}
 	status.Docker = apiDocker(a.docker)
-	status.Fleet = a.fleet.status()
-	more := a.fleet.conditions()
+	status.Fleet = a.fleet.Status()
+	more := a.fleet.Conditions()
 	if err != nil {
 		more = append(more, condition.Condition{Code: condition.CountersUnreadable,
 			Text: fmt.Sprintf("the counters cannot be read: %v", err)})

@@ -15,6 +15,7 @@ import (
 	"thole/datapath"
 	"thole/datapath/sockets"
 	"thole/internal/api"
+	"thole/internal/fleet"
 	"thole/internal/routes"
 	"thole/ruleset/kernel"
 	"thole/watch"
@@ -22,6 +23,7 @@ import (
 
 // Where things are unless a Config says otherwise.
 const (
+	DefaultQueue  = 5448 // NFQUEUE for the packets between nodes
 	DefaultState  = "/var/lib/thole"
 	DefaultSocket = "/run/thole/thole.sock"
 )
@@ -62,7 +64,7 @@ type Daemon struct {
 	listener  *listener
 	server    *api.Server
 	lock      *lock
-	fleet     *fleet         // nil: there are no other nodes
+	fleet     *fleet.Fleet   // nil: there are no other nodes
 	routes    *routes.Keeper // nil: there are to be none, and there are none
 	log       *slog.Logger
 }
@@ -182,6 +184,22 @@ func (d *Daemon) close() error {
 	return errors.Join(err, d.host.close())
 }
 
+// openFleet prepares the enforcer for other nodes.
+func openFleet(config Config, e *enforcer, host *host) *fleet.Fleet {
+	e.fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
+	e.runs = carrier{e.runs, e}
+	c := fleet.Config{
+		Networks: config.Fleet, PKI: config.PKI, Queue: config.Queue, MaxClasses: maxRemotes,
+		Engine: host.engine, Now: host.now, Logger: config.Logger,
+	}
+	if tried, ok := host.kernel.(interface{ NativeQueue() (bool, error) }); ok {
+		c.NativeQueue = tried.NativeQueue
+	}
+	f := fleet.Open(c, e, fleetNode{e, host.root})
+	e.adoptCredentials(f.Credentials())
+	return f
+}
+
 // A host is what the daemon works on: the effects that tests replace.
 type host struct {
 	root    watch.Root
@@ -193,7 +211,7 @@ type host struct {
 	bound   func(visit func(sockets.Socket) bool) error
 	routes  routes.Table
 	now     func() time.Time
-	engine  func(datapath.Config) (engine, error) // that carries the handshakes of a fleet
+	engine  func(datapath.Config) (fleet.Engine, error) // that carries the handshakes of a fleet
 	close   func() error
 }
 
@@ -215,7 +233,7 @@ func openHost() (*host, error) {
 	return &host{
 		routes: table,
 		root:   root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener,
-		sockets: socketCgroups, bound: sockets.Bound, now: time.Now, engine: newEngine,
+		sockets: socketCgroups, bound: sockets.Bound, now: time.Now, engine: fleet.NewEngine,
 		close: func() error { return errors.Join(listener.Close(), conn.Close(), table.Close()) },
 	}, nil
 }

@@ -63,6 +63,7 @@ type enforcer struct {
 	numbers  compiler.Numbers
 	epoch    uint16
 	enforced *roster           // the workloads in the loaded table
+	proven   remoteTimes       // of remotes
 	remotes  []compiler.Remote // what other nodes' workloads proved
 	met      []compiler.Remote // those in the loaded table: of result.Remotes
 	identity *identity         // this node's, in a fleet; nil: not known

@@ -10,64 +10,16 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"thole/compiler"
 	"thole/datapath"
 	"thole/datapath/pki"
+	"thole/datapath/pki/pkitest"
 	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/fleet"
 	"thole/watch"
 )
-
-// An authority is a CA for tests, and where it is.
-type authority struct {
-	t   *testing.T
-	ca  *pki.CADir
-	dir string
-}
-
-func newAuthority(t *testing.T) authority {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "ca")
-	ca, err := pki.InitCA(dir, "test", pki.For(time.Now().Add(-time.Hour), 48*time.Hour))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(ca.Close)
-	return authority{t, ca, dir}
-}
-
-func (a authority) must(err error) {
-	a.t.Helper()
-	if err != nil {
-		a.t.Fatal(err)
-	}
-}
-
-func (a authority) file(name string) []byte {
-	a.t.Helper()
-	data, err := os.ReadFile(filepath.Join(a.dir, name))
-	a.must(err)
-	return data
-}
-
-// install gives a node's directory a certificate that requires these labels, and this CA's trust. It returns the
-// certificate's serial number.
-func (a authority) install(dir string, require map[string]string) pki.Serial {
-	a.t.Helper()
-	request, err := pki.Request(dir, "node-a", false)
-	a.must(err)
-	scope := pki.Scope{
-		Grants: pki.Grants{"app": {"*"}}, Require: require, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
-	}
-	certificate, id, err := a.ca.IssueTo(request, scope, pki.For(time.Now(), time.Hour))
-	a.must(err)
-	delivery := pki.Delivery{Certificate: certificate, CAs: a.file("ca.crt"), Lists: a.file("ca.crl")}
-	_, err = pki.Install(dir, delivery, time.Now())
-	a.must(err)
-	return id.Serial
-}
 
 // A fakeEngine runs until its context ends, or until it is told to fail.
 type fakeEngine struct {
@@ -94,7 +46,7 @@ type engines struct {
 	made    []*fakeEngine
 }
 
-func (m *engines) make(c datapath.Config) (engine, error) {
+func (m *engines) make(c datapath.Config) (fleet.Engine, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.failure != nil {
@@ -155,7 +107,7 @@ func (b *bench) workload(name string) api.Workload {
 // Without a certificate the node is enforced; when one appears, its workloads get what it requires, and the engine
 // starts. A certificate that requires something else changes the workloads. The next daemon knows it without a file.
 func TestFleetCertificateAppears(t *testing.T) {
-	a, dir, m := newAuthority(t), filepath.Join(t.TempDir(), "etc", "pki"), &engines{}
+	a, dir, m := pkitest.New(t), filepath.Join(t.TempDir(), "etc", "pki"), &engines{}
 	b := newFleetDaemon(t, dir, m)
 	b.apply(strings.ReplaceAll(allowWeb, "{app: web}", "{team: a}"))
 	web := b.run("web", map[string]string{"app": "web"})
@@ -167,7 +119,7 @@ func TestFleetCertificateAppears(t *testing.T) {
 	}
 	for _, team := range []string{"a", "b"} {
 		epoch := b.status().Epoch
-		a.install(dir, map[string]string{"team": team})
+		a.Install(dir, map[string]string{"team": team})
 		b.until("the required label", func() bool { return b.workload("web").Labels["team"] == team })
 		if w := b.workload("web"); w.Facts[compiler.NodeFact] != "node-a" {
 			t.Errorf("facts %v", w.Facts)
@@ -192,8 +144,8 @@ func TestFleetCertificateAppears(t *testing.T) {
 
 // An engine that cannot start, or ends, leaves the node enforced; it is started again, and the status says why.
 func TestFleetEngineFails(t *testing.T) {
-	a, dir, m := newAuthority(t), filepath.Join(t.TempDir(), "pki"), &engines{failure: errors.New("no raw socket")}
-	a.install(dir, map[string]string{"team": "a"})
+	a, dir, m := pkitest.New(t), filepath.Join(t.TempDir(), "pki"), &engines{failure: errors.New("no raw socket")}
+	a.Install(dir, map[string]string{"team": "a"})
 	b := newFleetDaemon(t, dir, m)
 	b.until("the reason", func() bool { return strings.Contains(b.degraded(), "no raw socket") })
 	b.run("web", map[string]string{"app": "web"})
@@ -212,76 +164,6 @@ func TestFleetEngineFails(t *testing.T) {
 
 	m.all()[1].fail <- nil
 	b.until("one more", func() bool { return b.degraded() == "" && len(m.all()) == 3 })
-}
-
-// Each step of a credentials' life.
-func TestCredentials(t *testing.T) {
-	a, dir := newAuthority(t), filepath.Join(t.TempDir(), "pki")
-	c := credentials{dir: dir}
-	read := func(what string, wantChanged bool, wantErr string) {
-		t.Helper()
-		changed := c.read(time.Now())
-		if changed != wantChanged {
-			t.Errorf("%s: changed: %t", what, changed)
-		}
-		if (c.err == nil) != (wantErr == "") || c.err != nil && !strings.Contains(c.err.Error(), wantErr) {
-			t.Errorf("%s: error %v, want %q", what, c.err, wantErr)
-		}
-	}
-	read("no directory", false, "no certificate can be used")
-	first := a.install(dir, nil)
-	read("installed", true, "")
-	read("once more", false, "")
-	crt := filepath.Join(dir, "node.crt")
-	whole, err := os.ReadFile(crt)
-	a.must(err)
-	a.must(os.WriteFile(crt, whole[:len(whole)/2], 0o644))
-	read("half a certificate", false, "the certificate from before stays in force")
-	older, err := os.ReadFile(filepath.Join(dir, "trust.pem"))
-	a.must(err)
-	_, err = a.ca.Revoke([]pki.Serial{first}, time.Now())
-	a.must(err)
-	reference := c.node.Identity.Reference
-	a.must(os.WriteFile(filepath.Join(dir, "trust.pem"), append(a.file("ca.crt"), a.file("ca.crl")...), 0o644))
-	read("a newer list, with half a certificate", true, "the certificate from before stays in force")
-	if c.trust.Vouches(reference) || c.node.Trust != c.trust {
-		t.Error("the newer list is not in force")
-	}
-	a.must(os.WriteFile(filepath.Join(dir, "trust.pem"), older, 0o644))
-	a.must(os.WriteFile(crt, whole, 0o644))
-	read("an older list", false, "older than the list that is known")
-	if c.trust.Vouches(reference) {
-		t.Error("an older list is in force")
-	}
-	a.install(dir, map[string]string{"team": "a"})
-	read("renewed", true, "")
-}
-
-// Only with the trust, what was proven with a revoked certificate ends; the certificate's labels stay unknown.
-func TestFleetTrustAlone(t *testing.T) {
-	a, dir := newAuthority(t), filepath.Join(t.TempDir(), "pki")
-	serial := a.install(dir, nil)
-	a.must(os.Remove(filepath.Join(dir, "node.key")))
-	c := credentials{dir: dir}
-	if !c.read(time.Now()) || c.node != nil || c.trust == nil || c.err == nil {
-		t.Fatalf("%+v", c)
-	}
-	e := &enforcer{}
-	e.adoptCredentials(c)
-	if e.identity != nil || e.vouches == nil || e.vouches("other/"+serial.String()) {
-		t.Error("the trust is not in force")
-	}
-}
-
-func TestFleetConditions(t *testing.T) {
-	list := fleetConditions("why", "/etc/thole/pki", errors.New("no watches left"))
-	if len(list) != 2 || list[0].Code != condition.FleetDegraded || list[0].Text != "why" ||
-		list[1].Code != condition.PKIUnwatched || !strings.Contains(list[1].String(), "no watches left") {
-		t.Errorf("%+v", list)
-	}
-	if list := fleetConditions("", "", nil); list != nil {
-		t.Errorf("without a problem: %+v", list)
-	}
 }
 
 // A workload whose document cannot be resolved just now gets what a new certificate requires, too.

@@ -5,19 +5,11 @@ import "time"
 // The limits of the daemon that are not of requests (package api). None is meant to be met in normal use; each bounds
 // what one node, one look or one mistake can cost.
 const (
-	// Of what other nodes prove.
+	// Of what other nodes prove (see package fleet, too).
 	maxRemotes        = 16_384           // classes of their workloads: as many numbers as there are
 	maxRemotesPerNode = 1024             // of them
-	remotesPerSecond  = 4                // how often a node may make the table change for what it proves
-	remotesBurst      = 256              // as many at once
-	maxRemoteBuckets  = 4096             // nodes whose rate is known
 	remoteIdle        = 10 * time.Minute // what was not proven for so long, and has no connection, is forgotten
 	remoteGrace       = time.Minute      // what makes room was not proven for so long: handshakes may go on
-	remoteSweep       = time.Minute      // how often it is looked for
-	classPatience     = 2 * time.Second
-
-	// Of the fleet.
-	fleetRetry = 2 * time.Second // while it is degraded, all of it is tried again so often
 
 	// Of a look at all sockets, for a status.
 	maxSockets   = 65_536                 // that are looked at

@@ -23,6 +23,7 @@ import (
 	"thole/datapath"
 	"thole/datapath/sockets"
 	"thole/internal/api"
+	"thole/internal/fleet"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -343,7 +344,7 @@ type bench struct {
 	logs   *logs
 	daemon *Daemon
 	stop   func()
-	engine func(datapath.Config) (engine, error) // of a fleet
+	engine func(datapath.Config) (fleet.Engine, error) // of a fleet
 	routes fakeRoutes
 
 	mu      sync.Mutex

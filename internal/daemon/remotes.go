@@ -7,84 +7,125 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
+	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"thole/compiler"
 	"thole/datapath"
 	"thole/datapath/pki"
 )
 
-// Class is a method of datapath.Daemon.
-func (f *fleet) Class(r compiler.Remote) (uint32, error) {
-	key := remoteKey(r)
-	if class, ok := f.view.Load().remotes[key]; ok {
-		f.proven(key)
-		return class, nil
-	}
-	if !f.mayMeet(r.Node) {
-		return 0, fmt.Errorf("node %s: %w", r.Node, datapath.TooOften)
-	}
-	f.proven(key)
-	ctx, cancel := context.WithTimeout(context.Background(), classPatience)
-	defer cancel()
-	var err error
-	ordered := f.order(ctx, func() { err = f.meet(r) })
-	if err = errors.Join(ordered, err); err != nil {
-		return 0, err
-	}
-	class, ok := f.view.Load().remotes[key]
-	if !ok {
-		return 0, errors.New("the table does not know it")
-	}
-	return class, nil
+// Remotes of other nodes in the loaded table: what package fleet asks of it (fleet.Table, fleet.Node).
+
+// remoteTimes are when Remotes were proven last, by remoteKey. The engine's goroutine notes them.
+type remoteTimes struct {
+	mu   sync.Mutex
+	last map[string]time.Time
 }
 
-// proven notes that a Remote was proven now.
-func (f *fleet) proven(key string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.use[key] = f.now()
+// note notes that a Remote was proven.
+func (t *remoteTimes) note(key string, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.last == nil {
+		t.last = map[string]time.Time{}
+	}
+	t.last[key] = now
 }
 
-// mayMeet takes from what a node may make the table change.
-func (f *fleet) mayMeet(node string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	now := f.now()
-	allowance := f.rates[node]
-	if allowance == nil {
-		if len(f.rates) >= maxRemoteBuckets {
-			f.forgetFull(now)
+// times returns when each of the Remotes was proven last. What an earlier daemon met begins now.
+func (t *remoteTimes) times(remotes []compiler.Remote, now time.Time) []time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.last == nil {
+		t.last = map[string]time.Time{}
+	}
+	list := make([]time.Time, len(remotes))
+	for i, r := range remotes {
+		key := remoteKey(r)
+		if _, ok := t.last[key]; !ok {
+			t.last[key] = now
 		}
-		allowance = rate.NewLimiter(remotesPerSecond, remotesBurst)
-		f.rates[node] = allowance
+		list[i] = t.last[key]
 	}
-	return allowance.AllowN(now, 1)
+	return list
 }
 
-// forgetFull drops the nodes that would be as new; f.mu is held. Certificates bound how
-// many there are that are not.
-func (f *fleet) forgetFull(now time.Time) {
-	maps.DeleteFunc(f.rates, func(_ string, allowance *rate.Limiter) bool { return allowance.TokensAt(now) >= remotesBurst })
+// keep forgets all but these Remotes.
+func (t *remoteTimes) keep(remotes []compiler.Remote) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	left := map[string]time.Time{}
+	for _, r := range remotes {
+		key := remoteKey(r)
+		left[key] = t.last[key]
+	}
+	t.last = left
+}
+
+// Class is a method of fleet.Table.
+func (e *enforcer) Class(r compiler.Remote) (class uint32, ok bool) {
+	key := remoteKey(r)
+	if class, ok = e.view.Load().remotes[key]; ok {
+		e.proven.note(key, e.now())
+	}
+	return class, ok
+}
+
+// Learn is a method of fleet.Table. The error is datapath.TooMany where there is no more room.
+func (e *enforcer) Learn(ctx context.Context, r compiler.Remote) (err error) {
+	e.proven.note(remoteKey(r), e.now())
+	ordered := e.order(ctx, func() { err = e.meet(r) })
+	return errors.Join(ordered, err)
+}
+
+// Believe is a method of fleet.Table. A certificate that requires other labels changes every workload of this node, so
+// all that runs is looked at again.
+func (e *enforcer) Believe(ctx context.Context, node *pki.Node, trust *pki.Trust) (err error) {
+	ordered := e.order(ctx, func() {
+		before := e.identity
+		e.adoptCredentials(node, trust)
+		e.endRemotes()
+		if err = e.reconcile(); err == nil && !reflect.DeepEqual(before, e.identity) {
+			e.remember() // where the table stays as it is, nobody else does
+		}
+	})
+	return errors.Join(ordered, err)
+}
+
+// Forget is a method of fleet.Table.
+func (e *enforcer) Forget(ctx context.Context) { _ = e.order(ctx, e.sweepRemotes) } // it fails when the daemon stops
+
+// Remotes is a method of fleet.Node.
+func (e *enforcer) Remotes() int { return len(e.view.Load().remotes) }
+
+// adoptCredentials has the enforcer use what this node's certificate says of its workloads, and whom it trusts. What
+// is not known (nil) stays as it was.
+func (e *enforcer) adoptCredentials(node *pki.Node, trust *pki.Trust) {
+	if node != nil {
+		e.identity = identityOf(node)
+	}
+	if trust != nil {
+		e.vouches = trust.Vouches
+	}
 }
 
 // meet has the table know what another node's workload proved.
-func (f *fleet) meet(r compiler.Remote) error {
-	if slices.ContainsFunc(f.remotes, func(known compiler.Remote) bool { return !known.Ended && remoteKey(known) == remoteKey(r) }) {
-		return f.reconcile() // it was not loaded the last time
+func (e *enforcer) meet(r compiler.Remote) error {
+	if slices.ContainsFunc(e.remotes, func(known compiler.Remote) bool { return !known.Ended && remoteKey(known) == remoteKey(r) }) {
+		return e.reconcile() // it was not loaded the last time
 	}
-	if f.vouches != nil && !f.vouches(r.Certificate) {
+	if e.vouches != nil && !e.vouches(r.Certificate) {
 		return fmt.Errorf("%w: the certificate of node %s, just now", pki.ErrRevoked, r.Node)
 	}
-	if err := f.makeRoom(r.Node); err != nil {
+	if err := e.makeRoom(r.Node); err != nil {
 		return err
 	}
-	f.remotes = append(slices.Clone(f.remotes), r)
-	err := f.reconcile()
+	e.remotes = append(slices.Clone(e.remotes), r)
+	err := e.reconcile()
 	if err != nil {
-		f.remotes = f.remotes[:len(f.remotes)-1]
+		e.remotes = e.remotes[:len(e.remotes)-1]
 	}
 	return err
 }
@@ -92,15 +133,15 @@ func (f *fleet) meet(r compiler.Remote) error {
 // makeRoom removes, where as many Remotes are known as there may be, some that nobody
 // uses: the node's own where it has its share, else of the node that has most. The error
 // is datapath.TooMany: connections use them all.
-func (f *fleet) makeRoom(node string) error {
+func (e *enforcer) makeRoom(node string) error {
 	of := map[string]int{}
-	for _, r := range f.remotes {
+	for _, r := range e.remotes {
 		of[r.Node]++
 	}
 	loses := node
 	switch {
 	case of[node] >= maxRemotesPerNode:
-	case len(f.remotes) < maxRemotes:
+	case len(e.remotes) < maxRemotes:
 		return nil
 	default:
 		for other, n := range of {
@@ -109,9 +150,9 @@ func (f *fleet) makeRoom(node string) error {
 			}
 		}
 	}
-	removed, err := f.removeRemotes(remoteGrace, max(1, of[loses]/8), func(r compiler.Remote) bool { return r.Node == loses })
+	removed, err := e.removeRemotes(remoteGrace, max(1, of[loses]/8), func(r compiler.Remote) bool { return r.Node == loses })
 	if err == nil && removed == 0 {
-		err = fmt.Errorf("node %s: %w: %d are known, %d of node %s", node, datapath.TooMany, len(f.remotes), of[loses], loses)
+		err = fmt.Errorf("node %s: %w: %d are known, %d of node %s", node, datapath.TooMany, len(e.remotes), of[loses], loses)
 	}
 	return err
 }
@@ -120,10 +161,10 @@ func (f *fleet) makeRoom(node string) error {
 // that have ended, and whose class no connection has: those used least recently. The
 // table is changed with the next reconcile. Numbers are not used again before all others
 // were (compiler.Numbers).
-func (f *fleet) removeRemotes(idle time.Duration, most int, which func(compiler.Remote) bool) (int, error) {
-	now, used := f.now(), f.uses()
+func (e *enforcer) removeRemotes(idle time.Duration, most int, which func(compiler.Remote) bool) (int, error) {
+	now, used := e.now(), e.proven.times(e.remotes, e.now())
 	var unused []int
-	for i, r := range f.remotes {
+	for i, r := range e.remotes {
 		if which(r) && (r.Ended || now.Sub(used[i]) >= idle) {
 			unused = append(unused, i)
 		}
@@ -131,16 +172,16 @@ func (f *fleet) removeRemotes(idle time.Duration, most int, which func(compiler.
 	if len(unused) == 0 {
 		return 0, nil
 	}
-	live, err := f.liveRemotes()
+	live, err := e.liveRemotes()
 	if err != nil {
 		return 0, err
 	}
 	classes := map[string]uint32{}
-	for i, class := range f.result.Remotes {
-		classes[remoteKey(f.met[i])] = class
+	for i, class := range e.result.Remotes {
+		classes[remoteKey(e.met[i])] = class
 	}
 	unused = slices.DeleteFunc(unused, func(i int) bool {
-		class, ok := classes[remoteKey(f.remotes[i])]
+		class, ok := classes[remoteKey(e.remotes[i])]
 		return !ok || live[class]
 	})
 	slices.SortStableFunc(unused, func(a, b int) int { return used[a].Compare(used[b]) })
@@ -148,49 +189,30 @@ func (f *fleet) removeRemotes(idle time.Duration, most int, which func(compiler.
 	for _, i := range unused[:min(most, len(unused))] {
 		gone[i] = true
 	}
-	f.forget(gone)
+	e.forget(gone)
 	return len(gone), nil
 }
 
-// uses returns when each of the Remotes was proven last. What an earlier daemon met
-// begins now.
-func (f *fleet) uses() []time.Time {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	used := make([]time.Time, len(f.remotes))
-	for i, r := range f.remotes {
-		key := remoteKey(r)
-		if _, ok := f.use[key]; !ok {
-			f.use[key] = f.now()
-		}
-		used[i] = f.use[key]
-	}
-	return used
-}
-
 // forget drops Remotes, by their place in the list.
-func (f *fleet) forget(gone map[int]bool) {
+func (e *enforcer) forget(gone map[int]bool) {
 	if len(gone) == 0 {
 		return
 	}
 	var left []compiler.Remote
-	use := map[string]time.Time{}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i, r := range f.remotes {
+	for i, r := range e.remotes {
 		if !gone[i] {
 			left = append(left, r)
-			use[remoteKey(r)] = f.use[remoteKey(r)]
 		}
 	}
-	f.remotes, f.use = left, use
+	e.remotes = left
+	e.proven.keep(left)
 }
 
 // liveRemotes returns the classes of other nodes' workloads that connections have.
-func (f *fleet) liveRemotes() (map[uint32]bool, error) {
+func (e *enforcer) liveRemotes() (map[uint32]bool, error) {
 	live := map[uint32]bool{}
 	mask, bits := compiler.RemoteMarks()
-	_, err := f.connections.Remark(mask, bits, func(mark uint32) uint32 {
+	_, err := e.connections.Remark(mask, bits, func(mark uint32) uint32 {
 		if class, ok := compiler.IsRemote(mark); ok {
 			live[class] = true
 		}
@@ -199,42 +221,16 @@ func (f *fleet) liveRemotes() (map[uint32]bool, error) {
 	return live, err
 }
 
-// sweepRemotes removes what nobody uses, now and then.
-func (f *fleet) sweepRemotes(ctx context.Context) {
-	tick := time.NewTicker(remoteSweep)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			_ = f.order(ctx, f.sweepOnce) // it fails when the daemon stops
-		}
-	}
-}
-
-func (f *fleet) sweepOnce() {
-	n, err := f.removeRemotes(remoteIdle, len(f.remotes), func(compiler.Remote) bool { return true })
+// sweepRemotes removes what nobody uses.
+func (e *enforcer) sweepRemotes() {
+	n, err := e.removeRemotes(remoteIdle, len(e.remotes), func(compiler.Remote) bool { return true })
 	if err != nil {
-		f.log.Warn("what other nodes proved is not forgotten", "error", err)
+		e.log.Warn("what other nodes proved is not forgotten", "error", err)
 	}
 	if n > 0 {
-		f.log.Info("what other nodes proved, and nobody uses, is forgotten", "classes", n)
-		f.attempt(f.reconcile)
+		e.log.Info("what other nodes proved, and nobody uses, is forgotten", "classes", n)
+		e.attempt(e.reconcile)
 	}
-}
-
-// believe has the table follow this node's certificate and whom it trusts. A certificate that requires other labels
-// changes every workload of this node, so all that runs is looked at again.
-func (f *fleet) believe(c credentials) error {
-	before := f.identity
-	f.adoptCredentials(c)
-	f.endRemotes()
-	err := f.reconcile()
-	if err == nil && !reflect.DeepEqual(before, f.identity) {
-		f.remember() // where the table stays as it is, nobody else does
-	}
-	return err
 }
 
 // endRemotes ends what was proven with certificates that are not believed any more.
@@ -248,6 +244,52 @@ func (e *enforcer) endRemotes() {
 		if !r.Ended && !e.vouches(r.Certificate) {
 			r.Ended, e.disbelieved = true, true
 			e.log.Info("what a node proved is not believed any more", "node", r.Node, "address", r.Address, "labels", r.Labels.String())
+		}
+	}
+}
+
+// remoteKey names what was proven. A part has its length before it, so that no two
+// Remotes have the same.
+func remoteKey(r compiler.Remote) string {
+	var space [256]byte
+	b := append(space[:0], r.Address.String()...)
+	part := func(s string) {
+		b = strconv.AppendInt(append(b, ' '), int64(len(s)), 10)
+		b = append(append(b, ':'), s...)
+	}
+	part(r.Node)
+	part(r.Certificate)
+	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
+		part(key)
+		part(r.Labels[key])
+	}
+	b = append(b, " unsaid"...)
+	for _, key := range r.Unsaid {
+		part(key)
+	}
+	return string(b)
+}
+
+// userLabels are those that are sent.
+func userLabels(w compiler.Workload) map[string]string {
+	labels := map[string]string{}
+	for key, value := range w.Labels {
+		if compiler.IsUserLabel(key) {
+			labels[key] = value
+		}
+	}
+	return labels
+}
+
+// publishFleet adds to a view what the datapath asks.
+func (e *enforcer) publishFleet(v *view) {
+	if e.fleet == nil || e.result == nil {
+		return
+	}
+	v.remotes = map[string]uint32{}
+	for i, class := range e.result.Remotes {
+		if r := e.met[i]; !r.Ended {
+			v.remotes[remoteKey(r)] = class
 		}
 	}
 }

@@ -5,14 +5,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"thole/compiler"
 	"thole/datapath"
+	"thole/datapath/pki"
+	"thole/datapath/pki/pkitest"
 	"thole/ruleset"
 	"thole/watch"
 )
@@ -36,26 +38,25 @@ func (idle) Scan([]compiler.Binding) watch.Snapshot { return watch.Snapshot{} }
 func (idle) Glance() (watch.Glance, bool)           { return watch.Glance{}, false }
 func (idle) Recall(watch.Snapshot)                  {}
 
-// A fleetBench is a fleet over a fake kernel, without goroutines.
-type fleetBench struct {
-	*fleet
+// A remotesBench is an enforcer over a fake kernel, without goroutines.
+type remotesBench struct {
+	*enforcer
 	t     *testing.T
 	clock time.Time
 }
 
-func newFleetBench(t *testing.T) *fleetBench {
+func newRemotesBench(t *testing.T) *remotesBench {
 	t.Helper()
 	state, err := openState(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &fleetBench{t: t, clock: time.Unix(1_800_000_000, 0)}
-	e := &enforcer{
+	b := &remotesBench{t: t, clock: time.Unix(1_800_000_000, 0)}
+	b.enforcer = &enforcer{
 		kernel: &fakeKernel{}, connections: marks{}, runs: idle{}, dead: graves{}, state: state, log: slog.New(slog.DiscardHandler),
 		now: func() time.Time { return b.clock }, fleet: &compiler.Fleet{}, set: defaultSet(), epoch: 1, enforced: newRoster(nil, nil, nil),
 	}
-	b.fleet = &fleet{enforcer: e, use: map[string]time.Time{}, rates: map[string]*rate.Limiter{}}
-	if err := e.reconcile(); err != nil {
+	if err := b.reconcile(); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -69,21 +70,21 @@ func remote(node, label int) compiler.Remote {
 }
 
 // fill has so many Remotes of each of the nodes, by one change of the table.
-func (b *fleetBench) fill(nodes, each int) {
+func (b *remotesBench) fill(nodes, each int) {
 	b.t.Helper()
 	for node := range nodes {
 		for label := range each {
 			b.remotes = append(b.remotes, remote(node, label))
 		}
 	}
-	b.uses()
+	b.proven.times(b.remotes, b.clock)
 	if err := b.reconcile(); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
 // connect has connections of all classes that are known.
-func (b *fleetBench) connect() {
+func (b *remotesBench) connect() {
 	var live marks
 	for _, class := range b.result.Remotes {
 		live = append(live, class)
@@ -91,14 +92,14 @@ func (b *fleetBench) connect() {
 	b.connections = live
 }
 
-func (b *fleetBench) known(r compiler.Remote) bool {
+func (b *remotesBench) known(r compiler.Remote) bool {
 	_, ok := b.view.Load().remotes[remoteKey(r)]
 	return ok
 }
 
 // A node has its share of classes, and no more; those that its connections have stay.
 func TestRemotesOfANode(t *testing.T) {
-	b := newFleetBench(t)
+	b := newRemotesBench(t)
 	b.fill(1, maxRemotesPerNode)
 	more := remote(0, maxRemotesPerNode)
 	b.clock = b.clock.Add(remoteGrace - 1)
@@ -122,7 +123,7 @@ func TestRemotesOfANode(t *testing.T) {
 
 // Where there is no more room, who has most loses what he does not use.
 func TestRemotesOfAll(t *testing.T) {
-	b := newFleetBench(t)
+	b := newRemotesBench(t)
 	const nodes = maxRemotes/maxRemotesPerNode + 1
 	b.fill(nodes-2, maxRemotesPerNode)
 	for node := nodes - 2; node < nodes; node++ {
@@ -130,7 +131,7 @@ func TestRemotesOfAll(t *testing.T) {
 			b.remotes = append(b.remotes, remote(node, label))
 		}
 	}
-	b.uses()
+	b.proven.times(b.remotes, b.clock)
 	if err := b.reconcile(); err != nil || len(b.result.Remotes) != maxRemotes {
 		t.Fatal(len(b.result.Remotes), err)
 	}
@@ -158,44 +159,10 @@ func TestRemotesOfAll(t *testing.T) {
 	}
 }
 
-// How often a node makes the table change is bounded, for each by itself.
-func TestRemotesRate(t *testing.T) {
-	b := newFleetBench(t)
-	allowed := func(node string) (n int) {
-		for range 2 * remotesBurst {
-			if b.mayMeet(node) {
-				n++
-			}
-		}
-		return n
-	}
-	if n := allowed("a"); n != remotesBurst {
-		t.Errorf("%d at once", n)
-	}
-	b.clock = b.clock.Add(time.Second)
-	if n := allowed("a"); n != remotesPerSecond {
-		t.Errorf("%d in the second after", n)
-	}
-	if n := allowed("b"); n != remotesBurst {
-		t.Errorf("another node: %d at once", n)
-	}
-	b.clock = b.clock.Add(time.Hour)
-	for i := range 2 * maxRemoteBuckets {
-		b.mayMeet(fmt.Sprint("node-", i))
-		b.clock = b.clock.Add(time.Second)
-	}
-	if n := len(b.rates); n > maxRemoteBuckets {
-		t.Errorf("%d nodes are remembered for their rate", n)
-	}
-	if _, err := b.Class(remote(0, 0)); errors.Is(err, datapath.TooOften) {
-		t.Errorf("a node that was idle: %v", err)
-	}
-}
-
 // What a revoked certificate proved is believed no more, and its number is nobody else's
 // as long as a connection has it.
 func TestRemotesEnd(t *testing.T) {
-	b := newFleetBench(t)
+	b := newRemotesBench(t)
 	b.fill(2, 2)
 	class, epoch := b.view.Load().remotes[remoteKey(remote(0, 1))], b.epoch
 	believed := func() []uint32 {
@@ -227,12 +194,12 @@ func TestRemotesEnd(t *testing.T) {
 	if err := b.meet(again); err != nil || b.view.Load().remotes[remoteKey(again)] == class {
 		t.Errorf("the same labels, proven anew: %v", err)
 	}
-	b.sweepOnce()
+	b.sweepRemotes()
 	if n := len(b.remotes); n != 4 { // but for 0/0, which nobody has
 		t.Errorf("%d are kept", n)
 	}
 	b.connections = marks{}
-	b.sweepOnce()
+	b.sweepRemotes()
 	if n := len(b.remotes); n != 3 {
 		t.Errorf("%d are kept after the last connection has ended", n)
 	}
@@ -241,8 +208,24 @@ func TestRemotesEnd(t *testing.T) {
 	}
 	epoch = b.epoch
 	b.clock = b.clock.Add(remoteIdle)
-	b.sweepOnce()
+	b.sweepRemotes()
 	if len(b.remotes) != 0 || b.epoch != epoch {
 		t.Errorf("%d are known after they were idle, epoch %d, before %d", len(b.remotes), b.epoch, epoch)
+	}
+}
+
+// Only with the trust, what was proven with a revoked certificate ends; the certificate's labels stay unknown.
+func TestTrustWithoutACertificate(t *testing.T) {
+	a, dir := pkitest.New(t), filepath.Join(t.TempDir(), "pki")
+	serial := a.Install(dir, nil)
+	a.Must(os.Remove(filepath.Join(dir, "node.key")))
+	_, trust, err := pki.LoadPart(dir, time.Now())
+	if trust == nil || err == nil {
+		t.Fatalf("trust %v, error %v", trust, err)
+	}
+	e := &enforcer{}
+	e.adoptCredentials(nil, trust)
+	if e.identity != nil || e.vouches == nil || e.vouches("other/"+serial.String()) {
+		t.Error("the trust is not in force")
 	}
 }

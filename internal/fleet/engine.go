@@ -1,4 +1,4 @@
-package daemon
+package fleet
 
 import (
 	"context"
@@ -10,14 +10,15 @@ import (
 	"thole/datapath/pki"
 )
 
-// An engine is a datapath.Engine. It works from its making on; Run gives back what it took.
-type engine interface {
+// An Engine is a datapath.Engine. It works from its making on; Run gives back what it took.
+type Engine interface {
 	Run(context.Context) error
 	Replace(*pki.Node) error
 	Status() datapath.Status
 }
 
-func newEngine(config datapath.Config) (engine, error) {
+// NewEngine makes one.
+func NewEngine(config datapath.Config) (Engine, error) {
 	e, err := datapath.New(config)
 	if err != nil {
 		return nil, err // not e: an interface that holds a nil pointer is not nil
@@ -28,8 +29,8 @@ func newEngine(config datapath.Config) (engine, error) {
 // An engineKeeper has at most one engine run. It belongs to one goroutine, which receives from ended and calls stopped
 // then. It starts no engine by itself: that is for begin.
 type engineKeeper struct {
-	start   func(*pki.Node) (engine, error)
-	current engine     // nil: none runs
+	start   func(*pki.Node) (Engine, error)
+	current Engine     // nil: none runs
 	failed  error      // why none runs; nil while one does, and before the first
 	ended   chan error // of size 1, so that nobody has to receive
 	running sync.WaitGroup

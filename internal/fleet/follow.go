@@ -1,4 +1,4 @@
-package daemon
+package fleet
 
 import (
 	"context"
@@ -11,21 +11,22 @@ import (
 
 // Run works until the context ends. Whatever of the fleet fails, it is tried again: Run returns no error, so that the
 // fleet never ends the enforcement of the node.
-func (f *fleet) Run(ctx context.Context) error {
+func (f *Fleet) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return f.watched.Run(ctx) })
 	group.Go(func() error { f.follow(ctx); return nil })
-	group.Go(func() error { f.sweepRemotes(ctx); return nil })
+	group.Go(func() error { f.sweep(ctx); return nil })
 	return group.Wait()
 }
 
 // follow has the fleet be as its directory says.
-func (f *fleet) follow(ctx context.Context) {
+func (f *Fleet) follow(ctx context.Context) {
+	defer close(f.stopped)
 	defer f.engines.wait()
 	for {
 		var again <-chan time.Time // never
 		if f.shown.Load().error != "" {
-			again = time.After(fleetRetry)
+			again = time.After(retryPeriod)
 		}
 		select {
 		case <-ctx.Done():
@@ -47,14 +48,14 @@ func (f *fleet) follow(ctx context.Context) {
 
 // Reload reads this node's certificate and trust again. What was proven with a certificate
 // that is trusted no more has ended when it returns.
-func (f *fleet) Reload(ctx context.Context) error {
+func (f *Fleet) Reload(ctx context.Context) error {
 	answer := make(chan error, 1)
 	select {
 	case f.reloads <- answer:
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-f.stopped:
-		return errStopped
+		return errors.New("the daemon is stopping")
 	}
 	select {
 	case err := <-answer:
@@ -62,21 +63,19 @@ func (f *fleet) Reload(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-f.stopped:
-		return errStopped
+		return errors.New("the daemon is stopping")
 	}
 }
 
 // refresh reads the directory, and brings engine and table to what is in force now: where that is the same as before,
 // only if it is asked for. The error says what is not as it should be.
-func (f *fleet) refresh(ctx context.Context, asked bool) error {
-	changed := f.credentials.read(time.Now())
+func (f *Fleet) refresh(ctx context.Context, asked bool) error {
+	changed := f.credentials.read(f.config.Now())
 	var replaced, believed error
 	if (changed || asked) && f.credentials.trust != nil {
 		// The engine first: nothing is opened any more with what was revoked.
 		replaced = f.engines.replace(f.credentials.node)
-		now := f.credentials
-		ordered := f.order(ctx, func() { believed = f.believe(now) })
-		believed = errors.Join(ordered, believed)
+		believed = f.table.Believe(ctx, f.credentials.node, f.credentials.trust)
 	}
 	f.engines.begin(ctx, f.credentials.node) // after the table: workloads have the labels that the certificate requires
 	if failed := errors.Join(replaced, believed); failed != nil {
@@ -93,7 +92,7 @@ func (f *fleet) refresh(ctx context.Context, asked bool) error {
 }
 
 // show publishes what there is, and logs when it is degraded for another reason than before.
-func (f *fleet) show() {
+func (f *Fleet) show() {
 	now := &fleetView{node: f.credentials.node, engine: f.engines.current}
 	var reasons []string
 	if err := f.credentials.err; err != nil {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler"
+	"thole/watch/cgroupfs"
 )
 
 // attributeName is the extended attribute of a cgroup's directory that holds its
@@ -78,7 +79,7 @@ func (s seal) mac(id uint64, run []byte) []byte {
 }
 
 // write stores the run on its cgroup.
-func (s seal) write(root Root, run Run) error {
+func (s seal) write(root cgroupfs.Root, run Run) error {
 	data, err := json.Marshal(run)
 	if err != nil {
 		return fmt.Errorf("encoding the labels of %s: %v", run.Name, err)
@@ -94,7 +95,7 @@ func (s seal) write(root Root, run Run) error {
 }
 
 // read returns the run that is stored on a cgroup. What is not ours is an error.
-func (s seal) read(root Root, cgroup compiler.Cgroup) (Run, error) {
+func (s seal) read(root cgroupfs.Root, cgroup compiler.Cgroup) (Run, error) {
 	value, err := readAttribute(root.Path(cgroup.Path))
 	if err != nil {
 		return Run{}, err

@@ -10,6 +10,7 @@ import (
 
 	"thole/compiler"
 	"thole/internal/condition"
+	"thole/watch/cgroupfs"
 )
 
 // A Snapshot is what ran at one moment.
@@ -24,7 +25,7 @@ type Snapshot struct {
 // A resolver finds the cgroups of bindings. watch is called for every directory
 // before it is read, so that nothing that happens after the reading is missed.
 type resolver struct {
-	root       Root
+	root       cgroupfs.Root
 	lookupUser func(name string) (*user.User, error)
 	watch      func(cgroup string)
 
@@ -104,12 +105,12 @@ func (r *resolver) unit(name string) ([]string, error) {
 
 func (r *resolver) readSlices(parent string) error {
 	r.watch(parent)
-	names, err := r.root.children(parent)
+	names, err := r.root.Children(parent)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		path := join(parent, name)
+		path := cgroupfs.Join(parent, name)
 		if parent != "" || strings.HasSuffix(name, ".slice") {
 			r.units[name] = append(r.units[name], path)
 		}
@@ -147,26 +148,19 @@ func (r *resolver) glob(pattern string) ([]string, error) {
 		var next []string
 		for _, parent := range paths {
 			r.watch(parent)
-			names, err := r.root.children(parent)
+			names, err := r.root.Children(parent)
 			if err != nil {
 				return nil, err
 			}
 			for _, name := range names {
 				if match(component, name) {
-					next = append(next, join(parent, name))
+					next = append(next, cgroupfs.Join(parent, name))
 				}
 			}
 		}
 		paths = next
 	}
 	return paths, nil
-}
-
-func join(parent, name string) string {
-	if parent == "" {
-		return name
-	}
-	return parent + "/" + name
 }
 
 // settle leaves one workload a cgroup: the one with the smallest kind, then the

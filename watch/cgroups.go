@@ -14,6 +14,7 @@ import (
 
 	"thole/compiler"
 	"thole/internal/condition"
+	"thole/watch/cgroupfs"
 )
 
 // resyncInterval bounds for how long a change can go unnoticed that inotify did
@@ -23,7 +24,7 @@ const resyncInterval = time.Minute
 // Cgroups watches the cgroup tree for the workloads that run: those of thole run,
 // those that Workload documents name, and Docker's containers.
 type Cgroups struct {
-	root    Root
+	root    cgroupfs.Root
 	scopes  *Scopes
 	docker  *Docker       // nil: it is not followed
 	changed chan struct{} // size 1: something changed since the last Scan began
@@ -40,7 +41,7 @@ type Cgroups struct {
 
 // NewCgroups watches below root. It must be run (Run) or closed (Close); docker, which
 // may be nil, is run beside it.
-func NewCgroups(root Root, scopes *Scopes, docker *Docker) (*Cgroups, error) {
+func NewCgroups(root cgroupfs.Root, scopes *Scopes, docker *Docker) (*Cgroups, error) {
 	inotify, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watching the cgroup tree: %v: see `sysctl fs.inotify.max_user_instances`", err)
@@ -133,7 +134,7 @@ func (c *Cgroups) follow(cgroup string, seen map[string]bool) error {
 		return nil
 	}
 	id, err := c.root.ID(cgroup)
-	if gone(err) {
+	if cgroupfs.Gone(err) {
 		return nil
 	}
 	if err != nil {
@@ -148,7 +149,7 @@ func (c *Cgroups) follow(cgroup string, seen map[string]bool) error {
 	}
 	err = c.inotify.Add(path)
 	switch {
-	case gone(err), errors.Is(err, fsnotify.ErrClosed):
+	case cgroupfs.Gone(err), errors.Is(err, fsnotify.ErrClosed):
 		return nil
 	case err != nil:
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"thole/compiler"
 	"thole/internal/condition"
+	"thole/watch/cgroupfs"
 )
 
 const (
@@ -41,7 +42,7 @@ const (
 // and across the daemon's restarts (Recall).
 type Docker struct {
 	host  DockerHost
-	root  Root
+	root  cgroupfs.Root
 	dial  func(context.Context, DockerHost) (engine, func() error, error)
 	links switchboard
 	now   func() time.Time
@@ -76,7 +77,7 @@ type DockerStatus struct {
 }
 
 // NewDocker makes one that is not connected yet.
-func NewDocker(root Root, host DockerHost) *Docker {
+func NewDocker(root cgroupfs.Root, host DockerHost) *Docker {
 	return &Docker{
 		host:     host,
 		root:     root,

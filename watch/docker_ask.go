@@ -6,6 +6,8 @@ import (
 	"maps"
 	"reflect"
 	"time"
+
+	"thole/watch/cgroupfs"
 )
 
 // ask asks what is answered at once. It fails if it is not.
@@ -233,6 +235,6 @@ func (d *Docker) forgetParents() {
 	}
 	maps.DeleteFunc(d.parents, func(place string, _ bool) bool {
 		_, err := d.root.ID(place)
-		return gone(err) && !named[place]
+		return cgroupfs.Gone(err) && !named[place]
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"thole/compiler"
 	"thole/internal/condition"
+	"thole/watch/cgroupfs"
 )
 
 // A place is a cgroup below which there are containers.
@@ -53,7 +54,7 @@ const dockerPlace = "docker"
 // before it is read.
 func (d *Docker) places(watch func(cgroup string)) ([]place, error) {
 	watch("")
-	top, err := d.root.children("")
+	top, err := d.root.Children("")
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +74,7 @@ func (d *Docker) places(watch func(cgroup string)) ([]place, error) {
 			continue
 		}
 		watch(name)
-		names, err := d.root.children(name)
+		names, err := d.root.Children(name)
 		if err != nil {
 			return nil, err
 		}
@@ -155,7 +156,7 @@ func (d *Docker) listPlace(s *dockerSurvey, p place) {
 	var strangers []string
 	for _, id := range slices.Sorted(maps.Keys(p.ids)) {
 		name := p.ids[id]
-		cg := compiler.Cgroup{Path: join(p.path, name)}
+		cg := compiler.Cgroup{Path: cgroupfs.Join(p.path, name)}
 		var err error
 		if cg.ID, err = d.root.ID(cg.Path); err != nil {
 			continue // it disappeared
@@ -229,7 +230,7 @@ func (d *Docker) listAlone(s *dockerSurvey, p place, strangers []string) {
 		return
 	}
 	s.parents = append(s.parents, compiler.Cgroup{Path: p.path, ID: id})
-	build := compiler.Cgroup{Path: join(p.path, buildGroup)}
+	build := compiler.Cgroup{Path: cgroupfs.Join(p.path, buildGroup)}
 	if build.ID, err = d.root.ID(build.Path); err == nil {
 		s.unlabelled = append(s.unlabelled, compiler.Unlabelled{Cgroup: build})
 	}
@@ -253,7 +254,7 @@ func parentsOf(parent string) []string {
 		nested := ""
 		for i, c := range name + "-" {
 			if c == '-' {
-				nested = join(nested, name[:i]+".slice")
+				nested = cgroupfs.Join(nested, name[:i]+".slice")
 			}
 		}
 		places = append(places, nested)

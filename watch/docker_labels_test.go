@@ -6,6 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/watch/cgroupfs"
 )
 
 func TestLabelsOfContainers(t *testing.T) {
@@ -83,7 +84,7 @@ func TestUnusableValueOfImage(t *testing.T) {
 
 // A container that a document gives labels keeps its image's labels when the daemon restarts while Docker is away.
 func TestRecallOfBoundContainer(t *testing.T) {
-	d := NewDocker(Root{}, DockerHost{})
+	d := NewDocker(cgroupfs.Root{}, DockerHost{})
 	id := idOf("a")
 	d.Recall(Snapshot{Workloads: []compiler.Workload{{Name: "bound", Kind: compiler.KindCgroup, Labels: compiler.Labels{"env": "prod"},
 		Doubtful: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "docker/" + id, ID: 5}}}})

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"thole/compiler"
+	"thole/watch/cgroupfs"
 )
 
 // A Glance is what is at single cgroups now, of which something was heard.
@@ -95,7 +96,7 @@ func (c *Cgroups) glanceScope(g *Glance, cgroup string) bool {
 		g.Workloads = append(g.Workloads, run.workload())
 	default:
 		g.Gone = append(g.Gone, cgroup)
-		if path := c.root.Path(cgroup + "/" + eventsFile); c.watched[path] != 0 {
+		if path := c.root.Path(cgroup + "/" + cgroupfs.EventsFile); c.watched[path] != 0 {
 			c.drop(path)
 		}
 	}
@@ -104,6 +105,6 @@ func (c *Cgroups) glanceScope(g *Glance, cgroup string) bool {
 
 // scopeOf returns the cgroup of thole run that an event is about.
 func (c *Cgroups) scopeOf(path string) (cgroup string, ok bool) {
-	name, ok := strings.CutPrefix(strings.TrimSuffix(path, "/"+eventsFile), c.root.Path(Slice)+"/")
+	name, ok := strings.CutPrefix(strings.TrimSuffix(path, "/"+cgroupfs.EventsFile), c.root.Path(Slice)+"/")
 	return Slice + "/" + name, ok && filepath.Base(name) == name
 }

@@ -11,6 +11,7 @@ import (
 
 	"thole/compiler"
 	"thole/internal/nstest"
+	"thole/watch/cgroupfs"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
@@ -23,7 +24,7 @@ type tree struct {
 	t       *testing.T
 	host    *nstest.Host
 	base    string // the root's path in the host
-	root    Root
+	root    cgroupfs.Root
 	scopes  *Scopes
 	cgroups *Cgroups
 	docker  *Docker // nil: none is followed
@@ -39,7 +40,7 @@ func newTreeIn(t *testing.T, host *nstest.Host) *tree {
 	t.Helper()
 	base := "tree-of-" + strings.ReplaceAll(t.Name(), "/", "-")
 	host.MkCgroup(base)
-	root, err := RootAt(host.CgroupDir(base))
+	root, err := cgroupfs.RootAt(host.CgroupDir(base))
 	if err != nil {
 		t.Fatal(err)
 	}

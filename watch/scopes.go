@@ -15,6 +15,7 @@ import (
 
 	"thole/compiler"
 	"thole/internal/condition"
+	"thole/watch/cgroupfs"
 )
 
 // The place of thole run's cgroups: slice/NAME.scope below the root, where systemd
@@ -30,7 +31,7 @@ const (
 // for, with its labels stored on it; it is believed because of their seal, also after
 // a restart; and it is removed when the last process in it has ended.
 type Scopes struct {
-	root    Root
+	root    cgroupfs.Root
 	seal    seal
 	manager Manager             // nil: they are directories that are made here
 	prefix  string              // of their names
@@ -44,7 +45,7 @@ type Scopes struct {
 
 // NewScopes takes charge of the scopes below root. The key is what proves their
 // labels; who knows it can forge them. The manager, which may be nil, makes them.
-func NewScopes(root Root, key []byte, manager Manager) (*Scopes, error) {
+func NewScopes(root cgroupfs.Root, key []byte, manager Manager) (*Scopes, error) {
 	seal, err := newSeal(key)
 	if err != nil {
 		return nil, err
@@ -123,7 +124,7 @@ func (s *Scopes) make(run *Run) (release func(), err error) {
 	}
 	if err != nil {
 		release()
-		return nil, errors.Join(err, s.root.remove(cgroup))
+		return nil, errors.Join(err, s.root.Remove(cgroup))
 	}
 	return release, nil
 }
@@ -155,7 +156,7 @@ func (s *Scopes) store(run Run, cgroup string) (Run, error) {
 // Move moves a process, with all its threads, into the scope. The pid may have
 // changed hands meanwhile: who calls checks afterwards whom he moved.
 func (s *Scopes) Move(run Run, pid int) error {
-	group, err := cgroup2.Load("/"+run.Cgroup.Path, cgroup2.WithMountpoint(s.root.dir))
+	group, err := cgroup2.Load("/"+run.Cgroup.Path, cgroup2.WithMountpoint(s.root.Dir()))
 	if err != nil {
 		return fmt.Errorf("cgroup %s: %v", run.Cgroup.Path, err)
 	}
@@ -188,7 +189,7 @@ func (s *Scopes) Discard(run Run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.started(run)
-	if err := s.root.remove(run.Cgroup.Path); err != nil {
+	if err := s.root.Remove(run.Cgroup.Path); err != nil {
 		return err
 	}
 	s.forget(run.Name)
@@ -228,7 +229,7 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 	defer s.mu.Unlock()
 	watch("")
 	watch(Slice)
-	names, err := s.root.children(Slice)
+	names, err := s.root.Children(Slice)
 	if err != nil {
 		return nil, []condition.Condition{{Code: condition.CgroupsUnreadable, Where: Slice, Text: err.Error()}}
 	}
@@ -272,7 +273,7 @@ func (s *Scopes) look(dir string, sweep bool, watch func(cgroup string)) (run Ru
 	if !ours {
 		return run, false, "it is not ours: "
 	}
-	watch(cgroup + "/" + eventsFile)
+	watch(cgroup + "/" + cgroupfs.EventsFile)
 	release, starting := s.starting[name]
 	switch {
 	case starting && release == nil: // its labels are being stored
@@ -282,7 +283,7 @@ func (s *Scopes) look(dir string, sweep bool, watch func(cgroup string)) (run Ru
 	}
 	run, err := s.verify(name, cgroup)
 	switch {
-	case gone(err):
+	case cgroupfs.Gone(err):
 		return run, false, ""
 	case err != nil:
 		return run, false, "refused: " + err.Error() + "; "
@@ -303,11 +304,11 @@ func (s *Scopes) nameOf(dir string) (string, bool) {
 // removeEmpty removes the scope if no process is in it. One that can not be
 // removed is looked at again the next time.
 func (s *Scopes) removeEmpty(cgroup string) bool {
-	populated, err := s.root.populated(cgroup)
-	if gone(err) {
+	populated, err := s.root.Populated(cgroup)
+	if cgroupfs.Gone(err) {
 		return true
 	}
-	return err == nil && !populated && s.root.remove(cgroup) == nil
+	return err == nil && !populated && s.root.Remove(cgroup) == nil
 }
 
 // verify returns the run that is stored on the cgroup. A seal is checked once: an
@@ -334,21 +335,21 @@ func (s *Scopes) verify(name, cgroup string) (Run, error) {
 // RemoveEmptyScopes removes every empty cgroup of thole run, and their parent if
 // nothing is left in it. It needs no key and returns the cgroups that stay because
 // processes live in them.
-func RemoveEmptyScopes(root Root) (stay []string, err error) {
-	names, err := root.children(Slice)
+func RemoveEmptyScopes(root cgroupfs.Root) (stay []string, err error) {
+	names, err := root.Children(Slice)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
 		cgroup := Slice + "/" + name
-		switch populated, err := root.populated(cgroup); {
-		case gone(err):
+		switch populated, err := root.Populated(cgroup); {
+		case cgroupfs.Gone(err):
 		case err != nil:
 			return stay, fmt.Errorf("cgroup %s: %v", cgroup, err)
 		case populated:
 			stay = append(stay, cgroup)
 		default:
-			if err := root.remove(cgroup); err != nil {
+			if err := root.Remove(cgroup); err != nil {
 				return stay, err
 			}
 		}
@@ -356,7 +357,7 @@ func RemoveEmptyScopes(root Root) (stay []string, err error) {
 	if len(stay) > 0 {
 		return stay, nil
 	}
-	return nil, root.remove(Slice)
+	return nil, root.Remove(Slice)
 }
 
 // workload is the run as the compiler sees it.

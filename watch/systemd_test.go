@@ -5,11 +5,13 @@ import (
 	"io/fs"
 	"os"
 	"testing"
+
+	"thole/watch/cgroupfs"
 )
 
 // fakeManager makes directories and counts what holds them. That of systemd is tried in internal/vm.
 type fakeManager struct {
-	root Root
+	root cgroupfs.Root
 	held int
 	fail error
 }

@@ -14,6 +14,7 @@ import (
 	"thole/internal/api"
 	"thole/policies"
 	"thole/watch"
+	"thole/watch/cgroupfs"
 )
 
 // A survey is what can be known where no daemon runs: what the last policy set says
@@ -69,7 +70,7 @@ func lastFiles(state string) ([]compiler.File, error) {
 // runningNow returns the workloads that run. Labels of "thole run" are believed
 // only with the key that sealed them.
 func runningNow(state string, docs compiler.Documents) ([]compiler.Workload, error) {
-	root, err := watch.OpenRoot()
+	root, err := cgroupfs.OpenRoot()
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"thole/compiler"
 	"thole/internal/nstest"
 	"thole/watch"
+	"thole/watch/cgroupfs"
 )
 
 func TestMain(m *testing.M) { os.Exit(nstest.Run(m)) }
@@ -51,12 +52,12 @@ func (knowsAll) Grants() []compiler.LabelGrant { return nil }
 type runBench struct {
 	*runner
 	t    *testing.T
-	root watch.Root
+	root cgroupfs.Root
 }
 
 func newRunBench(t *testing.T) *runBench {
 	t.Helper()
-	root, err := watch.RootAt(nstest.New(t).CgroupDir(""))
+	root, err := cgroupfs.RootAt(nstest.New(t).CgroupDir(""))
 	if err != nil {
 		t.Fatal(err)
 	}

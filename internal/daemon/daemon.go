@@ -19,6 +19,7 @@ import (
 	"thole/internal/routes"
 	"thole/ruleset/kernel"
 	"thole/watch"
+	"thole/watch/cgroupfs"
 )
 
 // Where things are unless a Config says otherwise.
@@ -202,7 +203,7 @@ func openFleet(config Config, e *enforcer, host *host) *fleet.Fleet {
 
 // A host is what the daemon works on: the effects that tests replace.
 type host struct {
-	root    watch.Root
+	root    cgroupfs.Root
 	manager watch.Manager // nil: the cgroups of thole run are made by hand
 	kernel  Kernel
 	marks   conntrack
@@ -217,7 +218,7 @@ type host struct {
 
 // openHost takes the cgroup tree and the network namespace of this process.
 func openHost() (*host, error) {
-	root, err := watch.OpenRoot()
+	root, err := cgroupfs.OpenRoot()
 	if err != nil {
 		return nil, err
 	}

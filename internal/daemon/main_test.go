@@ -27,7 +27,7 @@ import (
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
-	"thole/watch"
+	"thole/watch/cgroupfs"
 )
 
 // The test binary runs itself again as a program that asks the daemon for labels,
@@ -337,7 +337,7 @@ func (k *fakeKernel) changes() int {
 type bench struct {
 	t      *testing.T
 	host   *nstest.Host
-	root   watch.Root
+	root   cgroupfs.Root
 	kernel *fakeKernel
 	config Config
 	client *api.Client
@@ -381,7 +381,7 @@ func newBench(t *testing.T, configure ...func(*bench)) *bench {
 	if err := os.Chmod(dir, 0o755); err != nil { // other users' clients come in
 		t.Fatal(err)
 	}
-	root, err := watch.RootAt(host.CgroupDir(""))
+	root, err := cgroupfs.RootAt(host.CgroupDir(""))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,13 +5,13 @@ import (
 
 	"thole/compiler"
 	"thole/datapath"
-	"thole/watch"
+	"thole/watch/cgroupfs"
 )
 
 // A fleetNode is this node, as the engine of a fleet asks for it (fleet.Node).
 type fleetNode struct {
 	*enforcer
-	root watch.Root
+	root cgroupfs.Root
 }
 
 // Workload is a method of datapath.Daemon. As in the table, the deepest cgroup that says

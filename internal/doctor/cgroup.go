@@ -15,12 +15,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/watch"
+	"thole/watch/cgroupfs"
 )
 
-func cgroupMount() (watch.Root, Finding) {
+func cgroupMount() (cgroupfs.Root, Finding) {
 	f := Finding{Check: "cgroup v2", Status: OK}
-	root, err := watch.OpenRoot()
+	root, err := cgroupfs.OpenRoot()
 	if err != nil {
 		return root, f.missing("not mounted", "processes can not be told apart: nothing is enforced",
 			"boot with systemd.unified_cgroup_hierarchy=1, or: mount -t cgroup2 none /sys/fs/cgroup")
@@ -48,7 +48,7 @@ func cgroupNamespace() []Finding {
 
 // cgroupDelegation asks whether a cgroup namespace is a boundary for processes, which
 // is a property of the whole cgroup v2 tree (cgroups(7), nsdelegate).
-func cgroupDelegation(root watch.Root) []Finding {
+func cgroupDelegation(root cgroupfs.Root) []Finding {
 	f := Finding{Check: "cgroup delegation", Status: OK, Found: "nsdelegate"}
 	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
 	switch {
@@ -74,7 +74,7 @@ func delegates(mountinfo string) bool {
 }
 
 // inScratch makes a cgroup, checks it, and runs the probe inside it.
-func inScratch(ctx context.Context, root watch.Root, probe func(context.Context) *exec.Cmd) []Finding {
+func inScratch(ctx context.Context, root cgroupfs.Root, probe func(context.Context) *exec.Cmd) []Finding {
 	attributes := Finding{Check: "cgroup attributes", Status: OK, Found: "trusted.* can be stored"}
 	kernel := Finding{Check: "nftables"}
 	const unknown = "it is not known what the kernel enforces"

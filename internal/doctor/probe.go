@@ -14,7 +14,7 @@ import (
 
 	nft "thole/ruleset"
 	"thole/ruleset/kernel"
-	"thole/watch"
+	"thole/watch/cgroupfs"
 )
 
 // Probe tries out the kernel. It loads and deletes tables in the network namespace
@@ -214,7 +214,7 @@ func ownNamespace() error {
 
 // ownCgroup returns the cgroup of this process and how deep it lies.
 func ownCgroup() (nft.Value, uint8, error) {
-	root, err := watch.OpenRoot()
+	root, err := cgroupfs.OpenRoot()
 	if err != nil {
 		return nft.Value{}, 0, err
 	}

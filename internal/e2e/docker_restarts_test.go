@@ -17,7 +17,7 @@ import (
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
-	"thole/watch"
+	"thole/watch/cgroupfs"
 )
 
 // Containers that are restarted again and again, while sockets of others outlive
@@ -57,7 +57,7 @@ func TestRestartsLeaveNothing(t *testing.T) {
 		// nc holds a socket; Docker kills it at each restart.
 		e.Docker("run", "-d", "--name", name, "--net", network, "-l", "app="+name, image, "nc", "-l", "-p", "90"+name[len(name)-1:]+"0")
 	})
-	root, err := watch.RootAt(m.CgroupDir(""))
+	root, err := cgroupfs.RootAt(m.CgroupDir(""))
 	must(t, err)
 	settled := func() footprint {
 		t.Helper()

@@ -1,4 +1,4 @@
-package watch
+package cgroupfs
 
 import (
 	"strings"
@@ -87,36 +87,5 @@ func TestOpenRoot(t *testing.T) {
 	}
 	if root.Dir() != "/sys/fs/cgroup" || id != host.CgroupID("") {
 		t.Errorf("OpenRoot = %s with id %d; want /sys/fs/cgroup with id %d", root.Dir(), id, host.CgroupID(""))
-	}
-}
-
-func TestMatch(t *testing.T) {
-	tests := []struct {
-		pattern, name string
-		want          bool
-	}{
-		{"", "", true},
-		{"", "a", false},
-		{"a", "a", true},
-		{"a", "b", false},
-		{"*", "", true},
-		{"*", "anything", true},
-		{"a*", "abc", true},
-		{"*c", "abc", true},
-		{"a*c*e", "abcde", true},
-		{"a*c*e", "abcd", false},
-		{"?", "a", true},
-		{"?", "", false},
-		{"a?c", "abc", true},
-		{"**b", "aab", true},
-		{"*a*a*a*a*b", strings.Repeat("a", 200), false},
-		{"[a]", "a", false},
-		{"[a]", "[a]", true},
-		{`dev\x2d*`, `dev\x2dsda`, true},
-	}
-	for _, tt := range tests {
-		if got := match(tt.pattern, tt.name); got != tt.want {
-			t.Errorf("match(%q, %q) = %v; want %v", tt.pattern, tt.name, got, tt.want)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package watch
+package cgroupfs
 
 import (
 	"bufio"
@@ -152,11 +152,11 @@ func (r Root) open(id uint64) (fd int, err error) {
 // kernfsHandle is the type of a cgroup's file handle (linux/exportfs.h, FILEID_KERNFS).
 const kernfsHandle = 0xfe
 
-// children returns the names of the cgroups directly below one, ascending; none
+// Children returns the names of the cgroups directly below one, ascending; none
 // where there is no such cgroup.
-func (r Root) children(cgroup string) ([]string, error) {
+func (r Root) Children(cgroup string) ([]string, error) {
 	entries, err := os.ReadDir(r.Path(cgroup))
-	if gone(err) {
+	if Gone(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -171,9 +171,9 @@ func (r Root) children(cgroup string) ([]string, error) {
 	return names, nil
 }
 
-// populated reports whether a process lives in the cgroup or below.
-func (r Root) populated(cgroup string) (bool, error) {
-	data, err := os.ReadFile(filepath.Join(r.Path(cgroup), eventsFile))
+// Populated reports whether a process lives in the cgroup or below.
+func (r Root) Populated(cgroup string) (bool, error) {
+	data, err := os.ReadFile(filepath.Join(r.Path(cgroup), EventsFile))
 	if err != nil {
 		return false, err
 	}
@@ -182,32 +182,40 @@ func (r Root) populated(cgroup string) (bool, error) {
 			return value != "0", nil
 		}
 	}
-	return false, fmt.Errorf("cgroup %s: %s has no line \"populated\"", cgroup, eventsFile)
+	return false, fmt.Errorf("cgroup %s: %s has no line \"populated\"", cgroup, EventsFile)
 }
 
-// remove removes an empty cgroup and the empty ones below it. It fails with EBUSY
+// Remove removes an empty cgroup and the empty ones below it. It fails with EBUSY
 // where a process lives in one of them.
-func (r Root) remove(cgroup string) error {
-	names, err := r.children(cgroup)
+func (r Root) Remove(cgroup string) error {
+	names, err := r.Children(cgroup)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := r.remove(filepath.Join(cgroup, name)); err != nil {
+		if err := r.Remove(filepath.Join(cgroup, name)); err != nil {
 			return err
 		}
 	}
-	if err := unix.Rmdir(r.Path(cgroup)); err != nil && !gone(err) {
+	if err := unix.Rmdir(r.Path(cgroup)); err != nil && !Gone(err) {
 		return fmt.Errorf("removing the cgroup %s: %w", cgroup, err)
 	}
 	return nil
 }
 
-// eventsFile tells, also by inotify, whether a cgroup is populated.
-const eventsFile = "cgroup.events"
+// EventsFile tells, also by inotify, whether a cgroup is populated.
+const EventsFile = "cgroup.events"
 
-// gone reports whether a cgroup disappeared while it was looked at: ENOENT before
+// Gone reports whether a cgroup disappeared while it was looked at: ENOENT before
 // it is opened, ENODEV after.
-func gone(err error) bool {
+func Gone(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV)
+}
+
+// Join returns the path of a cgroup below another one; the root's path is "".
+func Join(parent, name string) string {
+	if parent == "" {
+		return name
+	}
+	return parent + "/" + name
 }

@@ -1,0 +1,9 @@
+package cgroupfs
+
+import (
+	"testing"
+
+	"thole/internal/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }

@@ -11,16 +11,8 @@ import (
 	"thole/compiler"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
-
-// A Snapshot is what ran at one moment.
-type Snapshot struct {
-	Workloads  []compiler.Workload   // one a cgroup, by path
-	Unlabelled []compiler.Unlabelled // containers without labels, by path
-	Parents    []compiler.Cgroup     // cgroups that belong to containers alone, by path
-	Bridges    []compiler.Bridge     // ascending
-	Conditions []condition.Condition // what an administrator or a user should know
-}
 
 // A resolver finds the cgroups of bindings. watch is called for every directory
 // before it is read, so that nothing that happens after the reading is missed.
@@ -46,9 +38,9 @@ func (r *resolver) resolve(b compiler.Binding) ([]compiler.Workload, error) {
 		w.Kind = compiler.KindUser
 		var u *user.User
 		if u, err = r.user(b.User); err == nil {
-			w.Facts = compiler.Labels{FactUID: u.Uid}
+			w.Facts = compiler.Labels{workload.FactUID: u.Uid}
 			if u.Username != "" {
-				w.Facts[FactUser] = u.Username
+				w.Facts[workload.FactUser] = u.Username
 			}
 			r.watch("")
 			r.watch("user.slice")
@@ -77,7 +69,7 @@ func (r *resolver) existing(w compiler.Workload, paths []string, several bool) [
 		}
 		one := w
 		one.Cgroup = compiler.Cgroup{Path: path, ID: id}
-		one.Facts = compiler.Labels{FactKind: w.Kind.String()}
+		one.Facts = compiler.Labels{workload.FactKind: w.Kind.String()}
 		for k, v := range w.Facts {
 			one.Facts[k] = v
 		}
@@ -165,7 +157,7 @@ func (r *resolver) glob(pattern string) ([]string, error) {
 
 // settle leaves one workload a cgroup: the one with the smallest kind, then the
 // first by name. The others are reported.
-func settle(workloads []compiler.Workload) Snapshot {
+func settle(workloads []compiler.Workload) workload.Snapshot {
 	slices.SortStableFunc(workloads, func(a, b compiler.Workload) int {
 		return cmp.Or(
 			cmp.Compare(a.Cgroup.Path, b.Cgroup.Path),
@@ -174,7 +166,7 @@ func settle(workloads []compiler.Workload) Snapshot {
 			cmp.Compare(a.Name, b.Name),
 		)
 	})
-	var s Snapshot
+	var s workload.Snapshot
 	for _, w := range workloads {
 		if n := len(s.Workloads); n > 0 && s.Workloads[n-1].Cgroup.Path == w.Cgroup.Path {
 			winner := s.Workloads[n-1]

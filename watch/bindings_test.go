@@ -9,6 +9,7 @@ import (
 	"thole/compiler"
 	"thole/internal/condition"
 	"thole/internal/nstest"
+	"thole/watch/workload"
 )
 
 func labelled(name string, b compiler.Binding) compiler.Binding {
@@ -36,9 +37,9 @@ func TestBindingsFollowTheTree(t *testing.T) {
 			`system.slice/srv\x2dwww.mount`, compiler.KindUnit, nil},
 		{"slice", compiler.Binding{Unit: "batch.slice"}, []string{"other"}, "batch.slice", compiler.KindUnit, nil},
 		{"uid", compiler.Binding{User: "4242"}, []string{"user.slice/user-42.slice"},
-			"user.slice/user-4242.slice", compiler.KindUser, compiler.Labels{FactUID: "4242"}},
+			"user.slice/user-4242.slice", compiler.KindUser, compiler.Labels{workload.FactUID: "4242"}},
 		{"user", compiler.Binding{User: "daemon"}, nil,
-			"user.slice/user-1.slice", compiler.KindUser, compiler.Labels{FactUID: "1", FactUser: "daemon"}},
+			"user.slice/user-1.slice", compiler.KindUser, compiler.Labels{workload.FactUID: "1", workload.FactUser: "daemon"}},
 		{"path", compiler.Binding{Cgroup: "jobs/nightly"}, []string{"jobs/daily", "nightly"},
 			"jobs/nightly", compiler.KindCgroup, nil},
 		{"pattern", compiler.Binding{Cgroup: "jobs/*/w?"}, []string{"jobs/a", "jobs/b/w10", "jobs/a/b/w1"},
@@ -49,7 +50,7 @@ func TestBindingsFollowTheTree(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			tr := newTreeIn(t, host)
 			bindings := []compiler.Binding{labelled("it", tt.binding)}
-			none := func(s Snapshot) bool { return len(s.Workloads) == 0 }
+			none := func(s workload.Snapshot) bool { return len(s.Workloads) == 0 }
 			tr.until("nothing at the start", bindings, none)
 			for _, path := range tt.others {
 				tr.in(path).ID()
@@ -57,12 +58,12 @@ func TestBindingsFollowTheTree(t *testing.T) {
 			tr.until("nothing among others", bindings, none)
 
 			id := tr.in(tt.make).ID()
-			s := tr.until("the cgroup", bindings, func(s Snapshot) bool { return len(s.Workloads) == 1 })
+			s := tr.until("the cgroup", bindings, func(s workload.Snapshot) bool { return len(s.Workloads) == 1 })
 			if len(s.Conditions) > 0 {
 				t.Errorf("problems: %v", s.Conditions)
 			}
 			w := s.Workloads[0]
-			facts := compiler.Labels{FactKind: tt.kind.String()}
+			facts := compiler.Labels{workload.FactKind: tt.kind.String()}
 			for k, v := range tt.facts {
 				facts[k] = v
 			}
@@ -79,7 +80,7 @@ func TestBindingsFollowTheTree(t *testing.T) {
 			tr.remove(tt.make)
 			tr.until("the cgroup's end", bindings, none)
 			again := tr.in(tt.make).ID()
-			s = tr.until("another one of the same name", bindings, func(s Snapshot) bool { return len(s.Workloads) == 1 })
+			s = tr.until("another one of the same name", bindings, func(s workload.Snapshot) bool { return len(s.Workloads) == 1 })
 			if got := s.Workloads[0].Cgroup.ID; got != again || got == id {
 				t.Errorf("its id is %d; want %d, not %d", got, again, id)
 			}

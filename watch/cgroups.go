@@ -15,6 +15,7 @@ import (
 	"thole/compiler"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
 
 // resyncInterval bounds for how long a change can go unnoticed that inotify did
@@ -67,12 +68,12 @@ func (c *Cgroups) Changed() <-chan struct{} { return c.changed }
 
 // Scan looks at the tree, removes empty cgroups of thole run, and returns what
 // runs. From then on, Changed tells what happens to these bindings.
-func (c *Cgroups) Scan(bindings []compiler.Binding) Snapshot { return c.scan(bindings, true) }
+func (c *Cgroups) Scan(bindings []compiler.Binding) workload.Snapshot { return c.scan(bindings, true) }
 
 // Look is Scan without removing anything.
-func (c *Cgroups) Look(bindings []compiler.Binding) Snapshot { return c.scan(bindings, false) }
+func (c *Cgroups) Look(bindings []compiler.Binding) workload.Snapshot { return c.scan(bindings, false) }
 
-func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) Snapshot {
+func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.listen()
@@ -220,7 +221,7 @@ func (c *Cgroups) asksDocker(e fsnotify.Event) bool {
 
 // Recall takes over what was known when the loaded table was made, for what can not
 // be asked at once.
-func (c *Cgroups) Recall(s Snapshot) {
+func (c *Cgroups) Recall(s workload.Snapshot) {
 	if c.docker != nil {
 		c.docker.Recall(s)
 	}

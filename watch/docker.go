@@ -14,6 +14,7 @@ import (
 	"thole/compiler"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
 
 const (
@@ -105,7 +106,7 @@ func (d *Docker) Status() DockerStatus {
 }
 
 // Recall takes over what an earlier daemon knew, until Docker is asked.
-func (d *Docker) Recall(s Snapshot) {
+func (d *Docker) Recall(s workload.Snapshot) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.knew {

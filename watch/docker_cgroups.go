@@ -10,6 +10,7 @@ import (
 	"thole/compiler"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
 
 // A place is a cgroup below which there are containers.
@@ -106,7 +107,7 @@ type dockerSurvey struct {
 
 // enter completes a snapshot. An unlabelled container whose cgroup a Workload
 // document names has that one's labels, and its own doubtful ones.
-func (s dockerSurvey) enter(to *Snapshot) {
+func (s dockerSurvey) enter(to *workload.Snapshot) {
 	named := map[string]*compiler.Workload{}
 	for i := range to.Workloads {
 		named[to.Workloads[i].Cgroup.Path] = &to.Workloads[i]

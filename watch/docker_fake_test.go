@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/watch/workload"
 )
 
 // fakeDocker holds containers as Docker would.
@@ -185,7 +186,7 @@ func containerWith(letter, key, value string) container {
 }
 
 // names are those of a snapshot's workloads.
-func names(s Snapshot) []string {
+func names(s workload.Snapshot) []string {
 	var list []string
 	for _, w := range s.Workloads {
 		list = append(list, w.Name)
@@ -193,8 +194,8 @@ func names(s Snapshot) []string {
 	return list
 }
 
-func has(want ...string) func(Snapshot) bool {
-	return func(s Snapshot) bool { return slices.Equal(names(s), want) }
+func has(want ...string) func(workload.Snapshot) bool {
+	return func(s workload.Snapshot) bool { return slices.Equal(names(s), want) }
 }
 
 func paths(list []compiler.Cgroup) []string {
@@ -205,7 +206,7 @@ func paths(list []compiler.Cgroup) []string {
 	return paths
 }
 
-func problemsOf(s Snapshot) string {
+func problemsOf(s workload.Snapshot) string {
 	var b strings.Builder
 	for _, p := range s.Conditions {
 		b.WriteString(p.Where + ": " + p.Text + "\n")

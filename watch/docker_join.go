@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"thole/compiler"
+	"thole/watch/workload"
 )
 
 const (
@@ -111,7 +112,7 @@ func (d *Docker) look(id string, j *joining) (ask []string, known bool) {
 	d.mu.Lock()
 	cgroup, r, bridges, network := d.living[id], d.records[id], d.bridges, ""
 	if r != nil {
-		network = d.named[r.facts[FactNetwork]]
+		network = d.named[r.facts[workload.FactNetwork]]
 	}
 	d.mu.Unlock()
 	if r == nil || cgroup.ID == 0 || r.complete(cgroup) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"thole/internal/condition"
+	"thole/watch/workload"
 )
 
 // unseenListings is the number of listings of all containers, one every listInterval, after which a container is a
@@ -79,7 +80,7 @@ func (d *Docker) notJudged() []condition.Condition {
 			problems = append(problems, r.notFound(lives))
 		}
 		if r.modeUnknown {
-			reason := fmt.Sprintf("its network mode %q is unknown", r.facts[FactNetwork])
+			reason := fmt.Sprintf("its network mode %q is unknown", r.facts[workload.FactNetwork])
 			problems = append(problems, r.problem(reason, ""))
 		}
 	}

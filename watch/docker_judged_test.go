@@ -11,10 +11,11 @@ import (
 
 	"thole/internal/condition"
 	"thole/internal/nstest"
+	"thole/watch/workload"
 )
 
 // unjudged returns a snapshot's problems of code container-not-judged, as "WHERE: REASON": the text up to its colon.
-func unjudged(s Snapshot) []string {
+func unjudged(s workload.Snapshot) []string {
 	var list []string
 	for _, c := range s.Conditions {
 		if c.Code == condition.ContainerNotJudged {
@@ -25,8 +26,8 @@ func unjudged(s Snapshot) []string {
 	return list
 }
 
-func judgedExcept(want ...string) func(Snapshot) bool {
-	return func(s Snapshot) bool { return cmp.Equal(unjudged(s), want) }
+func judgedExcept(want ...string) func(workload.Snapshot) bool {
+	return func(s workload.Snapshot) bool { return cmp.Equal(unjudged(s), want) }
 }
 
 // podmanContainer is a running container as Podman has it: the name of its cgroup is not recognised.
@@ -165,7 +166,7 @@ func TestRestartedContainerIsNoProblem(t *testing.T) {
 		docker.put(c)
 		docker.tell(event{container: c.id})
 		id := tr.id("docker/" + c.id)
-		tr.until("the workload", nil, func(s Snapshot) bool {
+		tr.until("the workload", nil, func(s workload.Snapshot) bool {
 			return has("name-a")(s) && s.Workloads[0].Cgroup.ID == id
 		})
 		p.Kill()
@@ -205,7 +206,7 @@ func TestListWithoutNetworkMode(t *testing.T) {
 	before := newRecord(container{id: idOf("a"), network: "host", details: &details{}})
 	r := newRecord(container{id: idOf("a")})
 	r.update(before)
-	if got := r.facts[FactNetwork]; got != "host" {
+	if got := r.facts[workload.FactNetwork]; got != "host" {
 		t.Errorf("network %q, want host", got)
 	}
 }

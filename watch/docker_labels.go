@@ -6,13 +6,7 @@ import (
 	"strings"
 
 	"thole/compiler"
-)
-
-// The facts of containers.
-const (
-	FactContainer = "thole/container" // the container's name
-	FactImage     = "thole/image"     // the reference by which it was made
-	FactNetwork   = "thole/network"   // host, bridge, none or the name of a network
+	"thole/watch/workload"
 )
 
 // A record is what is known of a container. It holds as long as there is one of
@@ -55,7 +49,7 @@ func newRecord(c container) *record {
 		doubtful := ok && inherited == value
 		err := compiler.CheckContainerLabel(key, value)
 		switch {
-		case strings.HasPrefix(key, ownPrefix): // only we set these
+		case strings.HasPrefix(key, workload.FactPrefix): // only we set these
 		case doubtful && err != nil && compiler.CheckContainerLabel(key, "") != nil: // no policy can name it
 		case doubtful:
 			if err != nil {
@@ -77,18 +71,15 @@ func newRecord(c container) *record {
 	return r
 }
 
-// ownPrefix is that of the facts that we set.
-const ownPrefix = "thole/"
-
 func (c container) facts() compiler.Labels {
 	facts := compiler.Labels{
-		FactKind:      compiler.KindContainer.String(),
-		FactContainer: c.name,
-		FactImage:     c.image,
-		FactNetwork:   c.network,
+		workload.FactKind:      compiler.KindContainer.String(),
+		workload.FactContainer: c.name,
+		workload.FactImage:     c.image,
+		workload.FactNetwork:   c.network,
 	}
 	if uid, ok := c.details.uid(); ok {
-		facts[FactUID] = uid
+		facts[workload.FactUID] = uid
 	}
 	return facts
 }
@@ -117,11 +108,11 @@ func (r *record) update(before *record) {
 	}
 	r.whole, r.own, r.ownAs, r.asked, r.places = before.whole, before.own, before.ownAs, before.asked, before.places
 	r.process, r.unseen, r.modeUnknown = before.process, before.unseen, before.modeUnknown
-	if r.facts[FactNetwork] == "" {
-		r.facts[FactNetwork] = before.facts[FactNetwork]
+	if r.facts[workload.FactNetwork] == "" {
+		r.facts[workload.FactNetwork] = before.facts[workload.FactNetwork]
 	}
-	if uid, ok := before.facts[FactUID]; ok {
-		r.facts[FactUID] = uid
+	if uid, ok := before.facts[workload.FactUID]; ok {
+		r.facts[workload.FactUID] = uid
 	}
 }
 
@@ -141,7 +132,7 @@ func (r *record) connected(cg compiler.Cgroup) []compiler.Network {
 
 // hosted reports whether it is never connected to a bridge.
 func (r *record) hosted() bool {
-	network := r.facts[FactNetwork]
+	network := r.facts[workload.FactNetwork]
 	return network == "host" || network == "none"
 }
 

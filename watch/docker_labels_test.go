@@ -7,10 +7,11 @@ import (
 
 	"thole/compiler"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
 
 func TestLabelsOfContainers(t *testing.T) {
-	base := compiler.Labels{FactKind: "container", FactContainer: "", FactImage: "", FactNetwork: ""}
+	base := compiler.Labels{workload.FactKind: "container", workload.FactContainer: "", workload.FactImage: "", workload.FactNetwork: ""}
 	with := func(key, value string) compiler.Labels {
 		facts := compiler.Labels{key: value}
 		for k, v := range base {
@@ -86,7 +87,7 @@ func TestUnusableValueOfImage(t *testing.T) {
 func TestRecallOfBoundContainer(t *testing.T) {
 	d := NewDocker(cgroupfs.Root{}, DockerHost{})
 	id := idOf("a")
-	d.Recall(Snapshot{Workloads: []compiler.Workload{{Name: "bound", Kind: compiler.KindCgroup, Labels: compiler.Labels{"env": "prod"},
+	d.Recall(workload.Snapshot{Workloads: []compiler.Workload{{Name: "bound", Kind: compiler.KindCgroup, Labels: compiler.Labels{"env": "prod"},
 		Doubtful: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "docker/" + id, ID: 5}}}})
 	if r := d.records[id]; r == nil || len(r.labels) > 0 || r.doubtful["app"] != "db" {
 		t.Errorf("recalled: %+v", r)

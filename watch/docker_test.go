@@ -13,6 +13,7 @@ import (
 
 	"thole/compiler"
 	"thole/internal/nstest"
+	"thole/watch/workload"
 )
 
 // A container is a workload while Docker is still starting it, when Inspect waits.
@@ -22,7 +23,7 @@ func TestContainerIsKnownWhileItIsStarted(t *testing.T) {
 	docker.put(containerWith("a", "app", "web"))
 	docker.put(container{id: idOf("b"), name: "plain", network: "host"})
 	tr.in("docker/" + idOf("b"))
-	s := tr.until("the unlabelled container", nil, func(s Snapshot) bool { return len(s.Unlabelled) == 1 })
+	s := tr.until("the unlabelled container", nil, func(s workload.Snapshot) bool { return len(s.Unlabelled) == 1 })
 	if len(s.Workloads) != 0 {
 		t.Errorf("workloads %q before a cgroup is made", names(s))
 	}
@@ -30,7 +31,7 @@ func TestContainerIsKnownWhileItIsStarted(t *testing.T) {
 	s = tr.until("the workload", nil, has("name-a"))
 	want := compiler.Workload{
 		Name: "name-a", Kind: compiler.KindContainer, Labels: compiler.Labels{"app": "web"},
-		Facts:  compiler.Labels{FactKind: "container", FactContainer: "name-a", FactImage: "", FactNetwork: "host"},
+		Facts:  compiler.Labels{workload.FactKind: "container", workload.FactContainer: "name-a", workload.FactImage: "", workload.FactNetwork: "host"},
 		Cgroup: compiler.Cgroup{Path: "docker/" + idOf("a"), ID: id},
 	}
 	if diff := cmp.Diff(want, s.Workloads[0], byValue); diff != "" {
@@ -50,7 +51,7 @@ func TestDockerAway(t *testing.T) {
 	tr.until("the workload", nil, has("name-a"))
 
 	docker.leave()
-	s := tr.until("a problem", nil, func(s Snapshot) bool { return len(s.Conditions) > 0 })
+	s := tr.until("a problem", nil, func(s workload.Snapshot) bool { return len(s.Conditions) > 0 })
 	if !has("name-a")(s) || !strings.Contains(problemsOf(s), errAway.Error()) {
 		t.Errorf("without Docker: workloads %q, problems %s", names(s), problemsOf(s))
 	}
@@ -65,7 +66,7 @@ func TestDockerAway(t *testing.T) {
 	tr.until("the container that ended", nil, has())
 
 	docker.come()
-	tr.until("the container that began, and no problem", nil, func(s Snapshot) bool { return has("name-b")(s) && len(s.Conditions) == 0 })
+	tr.until("the container that began, and no problem", nil, func(s workload.Snapshot) bool { return has("name-b")(s) && len(s.Conditions) == 0 })
 	if status := tr.docker.Status(); !status.Connected || status.Containers != 1 {
 		t.Errorf("status with Docker again: %+v", status)
 	}
@@ -79,7 +80,7 @@ func TestEventsAreCoalesced(t *testing.T) {
 		docker.put(containerWith(l, "app", "web"))
 		tr.in("docker/" + idOf(l))
 	}
-	tr.until("the containers", nil, func(s Snapshot) bool { return len(s.Workloads) == len(letters) })
+	tr.until("the containers", nil, func(s workload.Snapshot) bool { return len(s.Workloads) == len(letters) })
 	held := make(chan struct{})
 	nstest.WaitFor(t, patience, "the first inspections", func() bool { return tr.inspectedAll() })
 	var before int
@@ -92,7 +93,7 @@ func TestEventsAreCoalesced(t *testing.T) {
 		docker.tell(event{container: c.id})
 	}
 	close(held)
-	tr.until("the new names", nil, func(s Snapshot) bool {
+	tr.until("the new names", nil, func(s workload.Snapshot) bool {
 		return !slices.ContainsFunc(s.Workloads, func(w compiler.Workload) bool { return !strings.HasPrefix(w.Name, "renamed-") })
 	})
 	docker.set(func() {
@@ -206,7 +207,7 @@ func TestStrangersAmongContainers(t *testing.T) {
 	tr.in("docker/" + idOf("b"))
 	docker.put(containerWith("a", "app", "web"))
 	tr.in("docker/" + idOf("a"))
-	s := tr.until("the workload and the problem", nil, func(s Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 })
+	s := tr.until("the workload and the problem", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 })
 	if got, want := problemsOf(s), "docker/"+idOf("b")+": Docker at fake has no such container: what runs in it is closed\n"; got != want {
 		t.Errorf("problems %q, want %q", got, want)
 	}
@@ -221,7 +222,7 @@ func TestRefusedContainerIsClosed(t *testing.T) {
 	docker.put(containerWith("a", "app", "two\nlines"))
 	cgroup := "system.slice/docker-" + idOf("a") + ".scope"
 	tr.in(cgroup)
-	s := tr.until("the closed container", nil, func(s Snapshot) bool { return len(s.Parents) == 1 })
+	s := tr.until("the closed container", nil, func(s workload.Snapshot) bool { return len(s.Parents) == 1 })
 	if got := paths(s.Parents); got[0] != cgroup || len(s.Workloads)+len(s.Unlabelled) > 0 {
 		t.Errorf("closed are %q, want %s; workloads %q", got, cgroup, names(s))
 	}
@@ -265,7 +266,7 @@ func TestContainersOnBridges(t *testing.T) {
 	c.details = &details{pid: p.Pid, addresses: map[string][]netip.Addr{"n0": address, "n2": address}}
 	docker.put(c)
 	want := []compiler.Network{{Bridge: "docker0", Port: "veth0", Addresses: address}}
-	s := tr.until("the network", nil, func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
+	s := tr.until("the network", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
 	if diff := cmp.Diff(want, s.Workloads[0].Own, byValue); diff != "" {
 		t.Errorf("while it is started (-want +got):\n%s", diff)
 	}
@@ -282,7 +283,7 @@ func TestContainersOnBridges(t *testing.T) {
 	c.details = &details{}
 	docker.put(c)
 	docker.tell(event{container: c.id})
-	tr.until("the network's end", nil, func(s Snapshot) bool { return s.Workloads[0].Own == nil })
+	tr.until("the network's end", nil, func(s workload.Snapshot) bool { return s.Workloads[0].Own == nil })
 }
 
 // A container that is being started, which can take seconds, costs one question as
@@ -299,7 +300,7 @@ func TestContainerThatIsStartedCostsLittle(t *testing.T) {
 	docker.put(c)
 	docker.tell(event{networks: true})
 	tr.in("docker/"+c.id).Start("sleep", "infinity")
-	tr.until("the network", nil, func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
+	tr.until("the network", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
 	var before int
 	docker.set(func() { before = docker.looked })
 	woken, over := 0, time.After(10*joinInterval)
@@ -330,7 +331,7 @@ func TestAddressesEndWithTheRun(t *testing.T) {
 	p := tr.in("docker/"+c.id).Start("sleep", "infinity")
 	c.details = &details{pid: p.Pid, addresses: map[string][]netip.Addr{"n0": address}}
 	docker.put(c)
-	tr.until("the network", nil, func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
+	tr.until("the network", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
 	nstest.WaitFor(t, patience, "the inspection", tr.inspectedAll)
 
 	docker.set(func() { docker.held = make(chan struct{}) }) // it is being started again, and not connected yet
@@ -339,7 +340,7 @@ func TestAddressesEndWithTheRun(t *testing.T) {
 	old := tr.id("docker/" + c.id)
 	tr.remove("docker/" + c.id)
 	tr.in("docker/" + c.id)
-	s := tr.until("the next run", nil, func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Cgroup.ID != old })
+	s := tr.until("the next run", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Cgroup.ID != old })
 	if own := s.Workloads[0].Own; own != nil {
 		t.Errorf("the next run has the addresses of the one before: %v", own)
 	}
@@ -366,7 +367,7 @@ func TestLateInspection(t *testing.T) {
 	})
 	docker.set(func() { docker.held = make(chan struct{}) }) // the next one waits
 	tr.in("docker/"+c.id).Start("sleep", "infinity")
-	known := func(s Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil }
+	known := func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil }
 	tr.until("the network", nil, known)
 	close(held)
 	nstest.WaitFor(t, patience, "the late answer", func() bool {
@@ -392,7 +393,7 @@ func TestRecall(t *testing.T) {
 	c.details = &details{parent: "/x/y"}
 	docker.put(c)
 	docker.tell(event{container: c.id})
-	known := func(s Snapshot) bool { return has("name-a", "name-c")(s) && len(s.Unlabelled) == 1 }
+	known := func(s workload.Snapshot) bool { return has("name-a", "name-c")(s) && len(s.Unlabelled) == 1 }
 	before := tr.until("the containers", nil, known)
 
 	docker.leave()
@@ -400,7 +401,7 @@ func TestRecall(t *testing.T) {
 	tr.docker.Recall(before)
 	tr.restart()
 	tr.remove("x/y/docker-" + idOf("c") + ".scope")
-	after := tr.until("the living containers", nil, func(s Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 })
+	after := tr.until("the living containers", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 })
 	if diff := cmp.Diff(before.Unlabelled, after.Unlabelled, byValue); diff != "" {
 		t.Errorf("unlabelled (-before +after):\n%s", diff)
 	}
@@ -408,7 +409,7 @@ func TestRecall(t *testing.T) {
 		t.Errorf("parents (-before +after):\n%s", diff)
 	}
 	docker.set(func() { docker.away = nil; delete(docker.containers, idOf("b")) })
-	s := tr.until("Docker", nil, func(s Snapshot) bool { return tr.docker.Status().Connected && len(s.Unlabelled) == 0 })
+	s := tr.until("Docker", nil, func(s workload.Snapshot) bool { return tr.docker.Status().Connected && len(s.Unlabelled) == 0 })
 	tr.docker.Recall(before)
 	if s = tr.cgroups.Scan(nil); len(s.Unlabelled) > 0 {
 		t.Errorf("what Docker denied is recalled: %v", s.Unlabelled)

@@ -12,6 +12,7 @@ import (
 	"thole/compiler"
 	"thole/internal/nstest"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
@@ -91,7 +92,7 @@ func (tr *tree) run(run func(context.Context) error) {
 var testKey = []byte("0123456789abcdef0123456789abcdef")
 
 // until scans at each change until the snapshot is as wanted.
-func (tr *tree) until(what string, bindings []compiler.Binding, ok func(Snapshot) bool) Snapshot {
+func (tr *tree) until(what string, bindings []compiler.Binding, ok func(workload.Snapshot) bool) workload.Snapshot {
 	tr.t.Helper()
 	deadline := time.After(patience)
 	for {

@@ -16,6 +16,7 @@ import (
 	"thole/compiler"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
 
 // The place of thole run's cgroups: slice/NAME.scope below the root, where systemd
@@ -362,19 +363,12 @@ func RemoveEmptyScopes(root cgroupfs.Root) (stay []string, err error) {
 
 // workload is the run as the compiler sees it.
 func (r Run) workload() compiler.Workload {
-	facts := compiler.Labels{FactKind: compiler.KindRun.String(), FactUID: strconv.FormatUint(uint64(r.UID), 10)}
+	facts := compiler.Labels{workload.FactKind: compiler.KindRun.String(), workload.FactUID: strconv.FormatUint(uint64(r.UID), 10)}
 	if r.User != "" {
-		facts[FactUser] = r.User
+		facts[workload.FactUser] = r.User
 	}
 	return compiler.Workload{Name: r.Name, Kind: compiler.KindRun, Labels: r.Labels, Facts: facts, Cgroup: r.Cgroup}
 }
-
-// The facts: labels that nobody gives and everybody can select by.
-const (
-	FactKind = "thole/kind" // container, run, unit, user or cgroup
-	FactUID  = "thole/uid"  // of the user whose processes these are, or who started them
-	FactUser = "thole/user"
-)
 
 // Holds reports whether the process is in the scope itself.
 func (s *Scopes) Holds(run Run, pid int) (bool, error) {

@@ -15,6 +15,7 @@ import (
 	"thole/compiler"
 	"thole/internal/condition"
 	"thole/internal/nstest"
+	"thole/watch/workload"
 )
 
 func aRun(name string) Run {
@@ -54,7 +55,7 @@ func TestScopeLivesAsLongAsItsProcess(t *testing.T) {
 	}
 	want := []compiler.Workload{{
 		Name: "web", Kind: compiler.KindRun, Labels: compiler.Labels{"app": "web"},
-		Facts:  compiler.Labels{FactKind: "run", FactUID: "1000", FactUser: "alice"},
+		Facts:  compiler.Labels{workload.FactKind: "run", workload.FactUID: "1000", workload.FactUser: "alice"},
 		Cgroup: run.Cgroup,
 	}}
 	if diff := cmp.Diff(want, tr.cgroups.Scan(nil).Workloads, byValue); diff != "" {
@@ -80,7 +81,7 @@ func TestScopeLivesAsLongAsItsProcess(t *testing.T) {
 	}
 
 	end(p)
-	tr.until("the end of the scope", nil, func(s Snapshot) bool { return len(s.Workloads) == 0 })
+	tr.until("the end of the scope", nil, func(s workload.Snapshot) bool { return len(s.Workloads) == 0 })
 	if id := tr.id(run.Cgroup.Path); id != 0 {
 		t.Errorf("the cgroup is still there")
 	}
@@ -109,7 +110,7 @@ func TestScopeIsDiscarded(t *testing.T) {
 		t.Errorf("Discard of a populated scope: %v; want EBUSY", err)
 	}
 	end(p)
-	tr.until("the end of the scope", nil, func(s Snapshot) bool { return len(s.Workloads) == 0 })
+	tr.until("the end of the scope", nil, func(s workload.Snapshot) bool { return len(s.Workloads) == 0 })
 }
 
 func TestScopesSurviveARestart(t *testing.T) {
@@ -268,7 +269,7 @@ func TestSameNameManyTimes(t *testing.T) {
 		tr.scopes.Settle(run)
 		tr.cgroups.Scan(nil)
 		end(p)
-		tr.until("the end of the scope", nil, func(s Snapshot) bool { return len(s.Workloads) == 0 })
+		tr.until("the end of the scope", nil, func(s workload.Snapshot) bool { return len(s.Workloads) == 0 })
 	}
 	tr.cgroups.Scan(nil)
 	if n := len(tr.cgroups.inotify.WatchList()); n > 4 {

@@ -15,6 +15,7 @@ import (
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 	"thole/watch"
+	"thole/watch/workload"
 )
 
 // errStopped says that the enforcer does not work any more.
@@ -22,9 +23,9 @@ var errStopped = errors.New("the daemon is stopping; the table that is loaded st
 
 // A scanner says what runs now.
 type scanner interface {
-	Scan([]compiler.Binding) watch.Snapshot
-	Glance() (watch.Glance, bool) // completes the last Scan; false: a new one is needed
-	Recall(loaded watch.Snapshot) // takes over what was known when the loaded table was made
+	Scan([]compiler.Binding) workload.Snapshot
+	Glance() (watch.Glance, bool)    // completes the last Scan; false: a new one is needed
+	Recall(loaded workload.Snapshot) // takes over what was known when the loaded table was made
 }
 
 // An enforcer brings the table to what the policy set and the running workloads
@@ -134,7 +135,7 @@ func (e *enforcer) adopt() error {
 	}
 	if e.loaded == nil {
 		// After a boot, Docker starts containers before it answers: what is only theirs is closed until then.
-		e.runs.Recall(watch.Snapshot{Parents: remembered.Parents})
+		e.runs.Recall(workload.Snapshot{Parents: remembered.Parents})
 		return nil
 	}
 	e.numbers, e.around = remembered.Numbers, remembered.containers
@@ -149,7 +150,7 @@ func (e *enforcer) adopt() error {
 		e.remotes = remembered.Remotes // connections have their classes
 		e.endRemotes()
 	}
-	e.runs.Recall(watch.Snapshot{
+	e.runs.Recall(workload.Snapshot{
 		Workloads:  remembered.Workloads,
 		Unlabelled: remembered.Unlabelled,
 		Parents:    remembered.Parents,

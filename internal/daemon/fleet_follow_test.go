@@ -18,7 +18,7 @@ import (
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/fleet"
-	"thole/watch"
+	"thole/watch/workload"
 )
 
 // A fakeEngine runs until its context ends, or until it is told to fail.
@@ -186,7 +186,7 @@ spec: {user: nobody}
 		set: set, dead: graves{living: map[uint64]bool{7: true}}, enforced: newRoster([]compiler.Workload{w}, nil, nil),
 		identity: &identity{Node: "new", Require: compiler.Labels{"team": "b"}},
 	}
-	kept := e.unresolved(set, watch.Snapshot{}.Workloads)
+	kept := e.unresolved(set, workload.Snapshot{}.Workloads)
 	if len(kept) != 1 || kept[0].Labels["team"] != "b" ||
 		kept[0].Facts[compiler.NodeFact] != "new" || kept[0].Facts["other"] != "fact" {
 		t.Errorf("%+v", kept)

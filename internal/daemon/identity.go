@@ -10,6 +10,7 @@ import (
 	"thole/datapath/pki"
 	"thole/internal/condition"
 	"thole/watch"
+	"thole/watch/workload"
 )
 
 // An identity is what this node's certificate says of its workloads.
@@ -29,7 +30,7 @@ type carrier struct {
 }
 
 // Scan is a method of scanner.
-func (c carrier) Scan(bindings []compiler.Binding) watch.Snapshot {
+func (c carrier) Scan(bindings []compiler.Binding) workload.Snapshot {
 	s := c.scanner.Scan(bindings)
 	if c.identity == nil {
 		return s

@@ -13,6 +13,7 @@ import (
 	"thole/internal/api"
 	"thole/ruleset"
 	"thole/watch"
+	"thole/watch/workload"
 )
 
 // ApplyOnce does what a daemon would do with the request, where none runs: it
@@ -87,11 +88,11 @@ func previewOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResp
 // A looker scans without removing empty cgroups.
 type looker struct{ cgroups *watch.Cgroups }
 
-func (l looker) Recall(loaded watch.Snapshot) { l.cgroups.Recall(loaded) }
+func (l looker) Recall(loaded workload.Snapshot) { l.cgroups.Recall(loaded) }
 
 func (l looker) Glance() (watch.Glance, bool) { return watch.Glance{}, false }
 
-func (l looker) Scan(bindings []compiler.Binding) watch.Snapshot { return l.cgroups.Look(bindings) }
+func (l looker) Scan(bindings []compiler.Binding) workload.Snapshot { return l.cgroups.Look(bindings) }
 
 // CleanupResult says what Cleanup did.
 type CleanupResult struct {

@@ -16,6 +16,7 @@ import (
 	"thole/internal/condition"
 	"thole/ruleset"
 	"thole/watch"
+	"thole/watch/workload"
 )
 
 // errLimit says that policies and workloads together exceed a limit of the compiler.
@@ -97,7 +98,7 @@ func doubts(policies []compiler.Policy, workloads []compiler.Workload, unlabelle
 		}
 		list = append(list, condition.Condition{Code: condition.ImageLabel, Where: "container " + name, Text: fmt.Sprintf(
 			"the image %s has the same %s, so nobody can tell who gave it: it may restrict the container, and permits it nothing. "+
-				"Give the container another key or value, or build the image without it", facts[watch.FactImage], strings.Join(labels, ", "))})
+				"Give the container another key or value, or build the image without it", facts[workload.FactImage], strings.Join(labels, ", "))})
 	}
 	for _, w := range workloads {
 		add(w.Name, w.Facts, w.Doubtful)

@@ -17,6 +17,7 @@ import (
 	"thole/datapath/pki/pkitest"
 	"thole/ruleset"
 	"thole/watch"
+	"thole/watch/workload"
 )
 
 // marks are the conntrack marks of living connections.
@@ -34,9 +35,9 @@ func (m marks) Remark(mask, bits uint32, change func(uint32) uint32) (int, error
 // idle is a scanner that finds nothing.
 type idle struct{}
 
-func (idle) Scan([]compiler.Binding) watch.Snapshot { return watch.Snapshot{} }
-func (idle) Glance() (watch.Glance, bool)           { return watch.Glance{}, false }
-func (idle) Recall(watch.Snapshot)                  {}
+func (idle) Scan([]compiler.Binding) workload.Snapshot { return workload.Snapshot{} }
+func (idle) Glance() (watch.Glance, bool)              { return watch.Glance{}, false }
+func (idle) Recall(workload.Snapshot)                  {}
 
 // A remotesBench is an enforcer over a fake kernel, without goroutines.
 type remotesBench struct {

@@ -106,7 +106,7 @@ func (r *resolver) readSlices(parent string) error {
 		if parent != "" || strings.HasSuffix(name, ".slice") {
 			r.units[name] = append(r.units[name], path)
 		}
-		if strings.HasSuffix(name, ".slice") && path != Slice {
+		if strings.HasSuffix(name, ".slice") && path != cgroupfs.TholeSlice {
 			if err := r.readSlices(path); err != nil {
 				return err
 			}

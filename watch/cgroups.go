@@ -23,11 +23,11 @@ import (
 const resyncInterval = time.Minute
 
 // Cgroups watches the cgroup tree for the workloads that run: those of thole run,
-// those that Workload documents name, and Docker's containers.
+// those that Workload documents name, and the containers of an engine.
 type Cgroups struct {
 	root    cgroupfs.Root
 	scopes  *Scopes
-	docker  *Docker       // nil: it is not followed
+	engine  Engine        // nil: no containers are looked for
 	changed chan struct{} // size 1: something changed since the last Scan began
 
 	hearing sync.Mutex // guards heard
@@ -40,9 +40,9 @@ type Cgroups struct {
 	bound   bool              // something else is looked for below it
 }
 
-// NewCgroups watches below root. It must be run (Run) or closed (Close); docker, which
-// may be nil, is run beside it.
-func NewCgroups(root cgroupfs.Root, scopes *Scopes, docker *Docker) (*Cgroups, error) {
+// NewCgroups watches below root. It must be run (Run) or closed (Close); the
+// engine may be nil, and is run by the caller if it has to be.
+func NewCgroups(root cgroupfs.Root, scopes *Scopes, engine Engine) (*Cgroups, error) {
 	inotify, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watching the cgroup tree: %v: see `sysctl fs.inotify.max_user_instances`", err)
@@ -50,15 +50,15 @@ func NewCgroups(root cgroupfs.Root, scopes *Scopes, docker *Docker) (*Cgroups, e
 	c := &Cgroups{
 		root:    root,
 		scopes:  scopes,
-		docker:  docker,
+		engine:  engine,
 		changed: make(chan struct{}, 1),
 		inotify: inotify,
 		watched: map[string]uint64{},
 		heard:   heard{everything: true, cgroups: map[string]bool{}},
 	}
 	scopes.touch = c.Touch
-	if docker != nil {
-		docker.wake = c.Wake
+	if engine != nil {
+		engine.OnChange(c.Wake)
 	}
 	return c, nil
 }
@@ -91,7 +91,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapsho
 		workloads = append(workloads, run.workload())
 	}
 	watchOther := func(cgroup string) {
-		c.bound = c.bound || cgroup == Slice || strings.HasPrefix(cgroup, Slice+"/")
+		c.bound = c.bound || cgroup == cgroupfs.TholeSlice || strings.HasPrefix(cgroup, cgroupfs.TholeSlice+"/")
 		watch(cgroup)
 	}
 	resolver := resolver{root: c.root, lookupUser: user.Lookup, watch: watchOther}
@@ -102,11 +102,11 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapsho
 		}
 		workloads = append(workloads, found...)
 	}
-	var containers dockerSurvey
-	if c.docker != nil {
-		containers = c.docker.list(watchOther)
-		workloads = append(workloads, containers.workloads...)
-		conditions = append(conditions, containers.conditions...)
+	var containers workload.Snapshot
+	if c.engine != nil {
+		containers = c.engine.Find(watchOther)
+		workloads = append(workloads, containers.Workloads...)
+		conditions = append(conditions, containers.Conditions...)
 	}
 	c.forget(seen)
 	if unwatched != nil {
@@ -115,11 +115,11 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapsho
 			resyncInterval, unwatched)})
 	}
 	snapshot := settle(workloads)
-	containers.enter(&snapshot)
-	if id, err := c.root.ID(Slice); err == nil {
+	addContainers(&snapshot, containers)
+	if id, err := c.root.ID(cgroupfs.TholeSlice); err == nil {
 		// A scope is in the table before its first process is in it. What is below the
 		// slice and not in the table is a socket that outlived its scope, or no scope of ours.
-		snapshot.Parents = append(snapshot.Parents, compiler.Cgroup{Path: Slice, ID: id})
+		snapshot.Parents = append(snapshot.Parents, compiler.Cgroup{Path: cgroupfs.TholeSlice, ID: id})
 		c.slice = id
 	}
 	snapshot.Conditions = append(conditions, snapshot.Conditions...)
@@ -207,23 +207,22 @@ func (c *Cgroups) hear(e fsnotify.Event) {
 	}
 	if cgroup, ok := c.scopeOf(e.Name); ok {
 		c.Touch(cgroup)
-	} else if e.Has(fsnotify.Create|fsnotify.Remove|fsnotify.Rename) && !c.asksDocker(e) {
+	} else if e.Has(fsnotify.Create|fsnotify.Remove|fsnotify.Rename) && !c.waitsForEngine(e) {
 		c.Wake()
 	}
 }
 
-// asksDocker reports whether an event is the birth of a container that Docker has to
-// be asked about. It wakes us with the answer, which is worth a scan.
-func (c *Cgroups) asksDocker(e fsnotify.Event) bool {
-	id, ok := containerID(filepath.Base(e.Name))
-	return ok && c.docker != nil && e.Has(fsnotify.Create) && !c.docker.born(id)
+// waitsForEngine reports whether an event is the creation of a container's cgroup about which the engine has to be asked
+// first. A scan is worth while when the engine has answered.
+func (c *Cgroups) waitsForEngine(e fsnotify.Event) bool {
+	return c.engine != nil && e.Has(fsnotify.Create) && c.engine.CgroupCreated(filepath.Base(e.Name))
 }
 
 // Recall takes over what was known when the loaded table was made, for what can not
 // be asked at once.
 func (c *Cgroups) Recall(s workload.Snapshot) {
-	if c.docker != nil {
-		c.docker.Recall(s)
+	if c.engine != nil {
+		c.engine.Recall(s)
 	}
 }
 

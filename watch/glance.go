@@ -79,7 +79,7 @@ func (c *Cgroups) Glance() (g Glance, ok bool) {
 
 // glanceScope looks at one cgroup of thole run. It needs the lock.
 func (c *Cgroups) glanceScope(g *Glance, cgroup string) bool {
-	if id, err := c.root.ID(Slice); err != nil || id != c.slice || c.bound {
+	if id, err := c.root.ID(cgroupfs.TholeSlice); err != nil || id != c.slice || c.bound {
 		return false
 	}
 	failed := false
@@ -88,7 +88,7 @@ func (c *Cgroups) glanceScope(g *Glance, cgroup string) bool {
 			failed = true
 		}
 	}
-	run, lives, problem := c.scopes.glance(strings.TrimPrefix(cgroup, Slice+"/"), watch)
+	run, lives, problem := c.scopes.glance(strings.TrimPrefix(cgroup, cgroupfs.TholeSlice+"/"), watch)
 	switch {
 	case problem || failed:
 		return false
@@ -105,6 +105,6 @@ func (c *Cgroups) glanceScope(g *Glance, cgroup string) bool {
 
 // scopeOf returns the cgroup of thole run that an event is about.
 func (c *Cgroups) scopeOf(path string) (cgroup string, ok bool) {
-	name, ok := strings.CutPrefix(strings.TrimSuffix(path, "/"+cgroupfs.EventsFile), c.root.Path(Slice)+"/")
-	return Slice + "/" + name, ok && filepath.Base(name) == name
+	name, ok := strings.CutPrefix(strings.TrimSuffix(path, "/"+cgroupfs.EventsFile), c.root.Path(cgroupfs.TholeSlice)+"/")
+	return cgroupfs.TholeSlice + "/" + name, ok && filepath.Base(name) == name
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/watch/cgroupfs"
 )
 
 // What happens to one scope is seen without looking at any other; what may be more than
@@ -43,15 +44,18 @@ func TestGlance(t *testing.T) {
 	}
 
 	for what, f := range map[string]func(){
-		"a wake-up":               tr.cgroups.Wake,
-		"a stranger in the slice": func() { tr.in(Slice + "/stranger").ID(); tr.cgroups.Touch(Slice + "/stranger") },
+		"a wake-up": tr.cgroups.Wake,
+		"a stranger in the slice": func() {
+			tr.in(cgroupfs.TholeSlice + "/stranger").ID()
+			tr.cgroups.Touch(cgroupfs.TholeSlice + "/stranger")
+		},
 		"more than a glance is for": func() {
 			for i := range maxHeard + 1 {
-				tr.cgroups.Touch(Slice + "/" + string(rune('a'+i)))
+				tr.cgroups.Touch(cgroupfs.TholeSlice + "/" + string(rune('a'+i)))
 			}
 		},
 		"another binding below them": func() {
-			tr.cgroups.Scan([]compiler.Binding{{Name: "x", Cgroup: Slice + "/*"}})
+			tr.cgroups.Scan([]compiler.Binding{{Name: "x", Cgroup: cgroupfs.TholeSlice + "/*"}})
 			tr.cgroups.Touch(first.Cgroup.Path)
 		},
 	} {

@@ -28,7 +28,6 @@ type tree struct {
 	root    cgroupfs.Root
 	scopes  *Scopes
 	cgroups *Cgroups
-	docker  *Docker // nil: none is followed
 }
 
 func newTree(t *testing.T) *tree {
@@ -65,15 +64,12 @@ func (tr *tree) restart() {
 	if err != nil {
 		tr.t.Fatal(err)
 	}
-	cgroups, err := NewCgroups(tr.root, scopes, tr.docker)
+	cgroups, err := NewCgroups(tr.root, scopes, nil)
 	if err != nil {
 		tr.t.Fatal(err)
 	}
 	tr.scopes, tr.cgroups = scopes, cgroups
 	tr.run(cgroups.Run)
-	if tr.docker != nil {
-		tr.run(tr.docker.Run)
-	}
 }
 
 // run runs what watches until the test ends.

@@ -19,11 +19,9 @@ import (
 	"thole/watch/workload"
 )
 
-// The place of thole run's cgroups: slice/NAME.scope below the root, where systemd
-// makes them slice/thole-NAME.scope. The names of its units are all in one space, in
-// which nobody may take the place of session-1.scope.
+// The names of thole run's cgroups in cgroupfs.TholeSlice: NAME.scope, or thole-NAME.scope where systemd makes them. The
+// names of all units of systemd are in one space, in which no workload may be named as session-1.scope is.
 const (
-	Slice      = "thole.slice"
 	scope      = ".scope"
 	unitPrefix = "thole-"
 )
@@ -61,7 +59,7 @@ func NewScopes(root cgroupfs.Root, key []byte, manager Manager) (*Scopes, error)
 
 // checkSlice checks that the parent of all scopes is root's.
 func (s *Scopes) checkSlice() error {
-	dir := s.root.Path(Slice)
+	dir := s.root.Path(cgroupfs.TholeSlice)
 	var stat unix.Stat_t
 	if err := unix.Lstat(dir, &stat); err != nil {
 		return fmt.Errorf("cgroup %s: %v", dir, err)
@@ -118,7 +116,7 @@ func (s *Scopes) make(run *Run) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	cgroup := Slice + "/" + unit
+	cgroup := cgroupfs.TholeSlice + "/" + unit
 	run.Version = runVersion
 	if err = s.checkSlice(); err == nil {
 		*run, err = s.store(*run, cgroup)
@@ -132,15 +130,15 @@ func (s *Scopes) make(run *Run) (release func(), err error) {
 
 // makeDir makes a scope by hand, and the parent of all.
 func (s *Scopes) makeDir(unit string) error {
-	dir := s.root.Path(Slice)
+	dir := s.root.Path(cgroupfs.TholeSlice)
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("making the cgroup %s: %v: is the cgroup tree writable? See `thole doctor`", dir, err)
 	}
 	if err := s.checkSlice(); err != nil {
 		return err
 	}
-	if err := os.Mkdir(s.root.Path(Slice+"/"+unit), 0o755); err != nil {
-		return fmt.Errorf("making the cgroup %s/%s: %w", Slice, unit, err)
+	if err := os.Mkdir(s.root.Path(cgroupfs.TholeSlice+"/"+unit), 0o755); err != nil {
+		return fmt.Errorf("making the cgroup %s/%s: %w", cgroupfs.TholeSlice, unit, err)
 	}
 	return nil
 }
@@ -229,10 +227,10 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	watch("")
-	watch(Slice)
-	names, err := s.root.Children(Slice)
+	watch(cgroupfs.TholeSlice)
+	names, err := s.root.Children(cgroupfs.TholeSlice)
 	if err != nil {
-		return nil, []condition.Condition{{Code: condition.CgroupsUnreadable, Where: Slice, Text: err.Error()}}
+		return nil, []condition.Condition{{Code: condition.CgroupsUnreadable, Where: cgroupfs.TholeSlice, Text: err.Error()}}
 	}
 	var runs []Run
 	var problems []condition.Condition
@@ -240,7 +238,7 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 	for _, dir := range names {
 		run, lives, problem := s.look(dir, sweep, watch)
 		if problem != "" {
-			problems = append(problems, condition.Condition{Code: condition.ScopeRefused, Where: Slice + "/" + dir, Text: problem + "what runs in it reaches nobody"})
+			problems = append(problems, condition.Condition{Code: condition.ScopeRefused, Where: cgroupfs.TholeSlice + "/" + dir, Text: problem + "what runs in it reaches nobody"})
 		}
 		if lives {
 			runs = append(runs, run)
@@ -269,7 +267,7 @@ func (s *Scopes) glance(dir string, watch func(cgroup string)) (run Run, lives, 
 // look returns the run whose cgroup is dir, if there is one and it is not still being
 // made. It needs the lock.
 func (s *Scopes) look(dir string, sweep bool, watch func(cgroup string)) (run Run, lives bool, problem string) {
-	cgroup := Slice + "/" + dir
+	cgroup := cgroupfs.TholeSlice + "/" + dir
 	name, ours := s.nameOf(dir)
 	if !ours {
 		return run, false, "it is not ours: "
@@ -337,12 +335,12 @@ func (s *Scopes) verify(name, cgroup string) (Run, error) {
 // nothing is left in it. It needs no key and returns the cgroups that stay because
 // processes live in them.
 func RemoveEmptyScopes(root cgroupfs.Root) (stay []string, err error) {
-	names, err := root.Children(Slice)
+	names, err := root.Children(cgroupfs.TholeSlice)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		cgroup := Slice + "/" + name
+		cgroup := cgroupfs.TholeSlice + "/" + name
 		switch populated, err := root.Populated(cgroup); {
 		case cgroupfs.Gone(err):
 		case err != nil:
@@ -358,7 +356,7 @@ func RemoveEmptyScopes(root cgroupfs.Root) (stay []string, err error) {
 	if len(stay) > 0 {
 		return stay, nil
 	}
-	return nil, root.Remove(Slice)
+	return nil, root.Remove(cgroupfs.TholeSlice)
 }
 
 // workload is the run as the compiler sees it.

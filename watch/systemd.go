@@ -13,12 +13,14 @@ import (
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
+
+	"thole/watch/cgroupfs"
 )
 
 // A Manager makes the scopes of thole run where the cgroup tree is not ours to
 // change: systemd's.
 type Manager interface {
-	// Start makes the cgroup of a unit in Slice. A process of ours is in it until
+	// Start makes the cgroup of a unit in thole.slice. A process of ours is in it until
 	// release is called, and no other. fs.ErrExist: there is a unit of that name.
 	Start(unit, description string) (release func(), err error)
 }
@@ -64,7 +66,7 @@ func (systemd) Start(unit, description string) (_ func(), err error) {
 	done := make(chan string, 1)
 	_, err = conn.StartTransientUnitContext(ctx, unit, "fail", []dbus.Property{
 		dbus.PropDescription(description),
-		dbus.PropSlice(Slice),
+		dbus.PropSlice(cgroupfs.TholeSlice),
 		dbus.PropPids(pid),
 		{Name: "CollectMode", Value: godbus.MakeVariant("inactive-or-failed")},
 	}, done)

@@ -20,10 +20,10 @@ func (m *fakeManager) Start(unit, _ string) (func(), error) {
 	if m.fail != nil {
 		return nil, m.fail
 	}
-	if err := os.Mkdir(m.root.Path(Slice), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(m.root.Path(cgroupfs.TholeSlice), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	if err := os.Mkdir(m.root.Path(Slice+"/"+unit), 0o755); err != nil {
+	if err := os.Mkdir(m.root.Path(cgroupfs.TholeSlice+"/"+unit), 0o755); err != nil {
 		return nil, err
 	}
 	m.held++

@@ -15,6 +15,7 @@ import (
 	"thole/policies"
 	"thole/watch"
 	"thole/watch/cgroupfs"
+	"thole/watch/docker"
 )
 
 // A survey is what can be known where no daemon runs: what the last policy set says
@@ -84,18 +85,18 @@ func runningNow(state string, docs compiler.Documents) ([]compiler.Workload, err
 	if err != nil {
 		return nil, err
 	}
-	host, err := watch.FindDocker("", os.Getenv)
+	host, err := docker.FindHost("", os.Getenv)
 	if err != nil {
 		return nil, err
 	}
-	docker := watch.NewDocker(root, host)
-	cgroups, err := watch.NewCgroups(root, scopes, docker)
+	engine := docker.New(root, host)
+	cgroups, err := watch.NewCgroups(root, scopes, engine)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), dockerPatience)
 	defer cancel()
-	_ = docker.Load(ctx) // the containers are left out then
+	_ = engine.Load(ctx) // the containers are left out then
 	found := cgroups.Look(docs.Bindings)
 	workloads, _ := compiler.Admit(docs.Policies, found.Workloads, found.Unlabelled)
 	return workloads, cgroups.Close()

@@ -13,7 +13,7 @@ import (
 	"thole/internal/exposure"
 	"thole/internal/fleet"
 	"thole/internal/routes"
-	"thole/watch"
+	"thole/watch/docker"
 )
 
 // changes are the requests that change something, with what they change beside the table.
@@ -39,7 +39,7 @@ func (c changes) Arm(ctx context.Context) (api.ApplyResponse, error) {
 type answers struct {
 	enforcer *enforcer
 	kernel   Kernel
-	docker   *watch.Docker // nil: it is not followed
+	docker   *docker.Docker // nil: it is not followed
 	fleet    *fleet.Fleet  // nil: there are no other nodes
 	sockets  *socketWatch
 	local    *routes.Keeper

@@ -20,6 +20,7 @@ import (
 	"thole/ruleset/kernel"
 	"thole/watch"
 	"thole/watch/cgroupfs"
+	"thole/watch/docker"
 )
 
 // Where things are unless a Config says otherwise.
@@ -59,7 +60,7 @@ func (c Config) withDefaults() Config {
 type Daemon struct {
 	host      *host
 	cgroups   *watch.Cgroups
-	docker    *watch.Docker    // nil: it is not followed
+	docker    *docker.Docker   // nil: it is not followed
 	directory *watch.Directory // nil: none is followed
 	enforcer  *enforcer
 	listener  *listener
@@ -248,7 +249,7 @@ func (h *host) Sockets() (map[uint64]bool, error) { return h.sockets() }
 // parts are what a daemon and a single apply have in common.
 type parts struct {
 	scopes   *watch.Scopes
-	docker   *watch.Docker // nil: it is not followed
+	docker   *docker.Docker // nil: it is not followed
 	cgroups  *watch.Cgroups
 	enforcer *enforcer
 }
@@ -270,7 +271,7 @@ func newParts(config Config, host *host) (parts, error) {
 	if err != nil {
 		return parts{}, err
 	}
-	cgroups, err := watch.NewCgroups(host.root, scopes, docker)
+	cgroups, err := watch.NewCgroups(host.root, scopes, engineOf(docker))
 	if err != nil {
 		return parts{}, err
 	}

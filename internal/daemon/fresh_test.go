@@ -7,7 +7,7 @@ import (
 	"thole/compiler"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
-	"thole/watch"
+	"thole/watch/cgroupfs"
 )
 
 // unlike says how the loaded table differs from what a compiler makes of these policies
@@ -23,7 +23,7 @@ func (m *machine) unlike(policies string) string {
 		return err.Error()
 	}
 	in := compiler.Input{Policies: docs.Policies}
-	parents := []string{watch.Slice}
+	parents := []string{cgroupfs.TholeSlice}
 	if m.engine != nil {
 		parents = append(parents, "docker")
 	}

@@ -70,7 +70,7 @@ func previewOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResp
 	if err != nil {
 		return api.ApplyResponse{}, err
 	}
-	cgroups, err := watch.NewCgroups(host.root, scopes, docker)
+	cgroups, err := watch.NewCgroups(host.root, scopes, engineOf(docker))
 	if err != nil {
 		return api.ApplyResponse{}, err
 	}

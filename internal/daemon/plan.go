@@ -15,7 +15,7 @@ import (
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/ruleset"
-	"thole/watch"
+	"thole/watch/cgroupfs"
 	"thole/watch/workload"
 )
 
@@ -274,7 +274,7 @@ func (e *enforcer) closes(now containers) bool {
 
 // others are the parents but that of thole run's scopes, which is empty when it is made.
 func others(parents []compiler.Cgroup) []compiler.Cgroup {
-	return slices.DeleteFunc(slices.Clone(parents), func(p compiler.Cgroup) bool { return p.Path == watch.Slice })
+	return slices.DeleteFunc(slices.Clone(parents), func(p compiler.Cgroup) bool { return p.Path == cgroupfs.TholeSlice })
 }
 
 // missing reports whether something of one list is not in the other.

@@ -9,28 +9,28 @@ import (
 	"time"
 
 	"thole/internal/daemon"
-	"thole/watch"
+	"thole/watch/docker"
 )
 
 // engineTimeout is how long the engine may take to answer. An idle one takes milliseconds.
 const engineTimeout = 5 * time.Second
 
-// engine names the engine at docker, which is the value of the daemon's flag --docker.
-func engine(ctx context.Context, docker string) Finding {
+// engine names the engine at address, which is the value of the daemon's flag --docker.
+func engine(ctx context.Context, address string) Finding {
 	f := Finding{Check: "engine", Status: OK}
-	if docker == daemon.DockerOff {
+	if address == daemon.DockerOff {
 		f.Found = "none is followed (--docker off)"
 		return f
 	}
 	const unknown = "it is not known which engine the daemon follows"
-	host, err := watch.FindDocker(docker, os.Getenv)
+	host, err := docker.FindHost(address, os.Getenv)
 	if err != nil {
 		return f.unknown(err, unknown, "thole doctor --docker unix:///path/of/docker.sock, or --docker off")
 	}
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
-	info, err := watch.AskEngine(ctx, host)
-	if errors.Is(err, watch.ErrNoEngine) {
+	info, err := docker.DescribeEngine(ctx, host)
+	if errors.Is(err, docker.ErrNoEngine) {
 		f.Found = "none at " + host.Address
 		return f
 	}
@@ -42,7 +42,7 @@ func engine(ctx context.Context, docker string) Finding {
 }
 
 // engine judges an engine that answered.
-func (f Finding) engine(e watch.EngineInfo, address string) Finding {
+func (f Finding) engine(e docker.EngineInfo, address string) Finding {
 	f.Found = fmt.Sprintf("%s %s, API version %s, cgroup driver %s, at %s",
 		cmp.Or(e.Name, "unknown"), e.Version, e.API, cmp.Or(e.CgroupDriver, "unknown"), address)
 	const (
@@ -50,9 +50,9 @@ func (f Finding) engine(e watch.EngineInfo, address string) Finding {
 		mend = "run containers that a policy concerns with Docker, or give Docker's address: --docker unix:///path"
 	)
 	switch e.Name {
-	case watch.EngineDocker:
+	case docker.EngineDocker:
 		return f
-	case watch.EnginePodman:
+	case docker.EnginePodman:
 		return f.warning(f.Found, "containers of Podman are not recognised yet: "+open, mend)
 	default:
 		return f.warning(f.Found, "containers of an engine that is not Docker may not be recognised: then "+open, mend)

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"thole/internal/nstest"
-	"thole/watch"
+	"thole/watch/docker"
 )
 
 func TestEngineIsJudged(t *testing.T) {
@@ -20,12 +20,12 @@ func TestEngineIsJudged(t *testing.T) {
 		want         Status
 		found, after string
 	}{
-		{watch.EngineDocker, OK, "Docker 1.2, API version 1.41, cgroup driver systemd, at unix:///a", ""},
-		{watch.EnginePodman, Warning, "Podman 1.2, API version 1.41, cgroup driver systemd, at unix:///a", podman},
+		{docker.EngineDocker, OK, "Docker 1.2, API version 1.41, cgroup driver systemd, at unix:///a", ""},
+		{docker.EnginePodman, Warning, "Podman 1.2, API version 1.41, cgroup driver systemd, at unix:///a", podman},
 		{"Dory", Warning, "Dory 1.2, API version 1.41", "may not be recognised"},
 		{"", Warning, "unknown 1.2, API version 1.41", "may not be recognised"},
 	} {
-		info := watch.EngineInfo{Name: tt.name, Version: "1.2", API: "1.41", CgroupDriver: "systemd"}
+		info := docker.EngineInfo{Name: tt.name, Version: "1.2", API: "1.41", CgroupDriver: "systemd"}
 		got := Finding{Check: "engine", Status: OK}.engine(info, "unix:///a")
 		if got.Status != tt.want || !strings.HasPrefix(got.Found, tt.found) ||
 			!strings.Contains(got.Follows, tt.after) {

@@ -16,6 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TholeSlice is the parent of the cgroups of thole run, below the root.
+const TholeSlice = "thole.slice"
+
 // A Root is the root of the cgroup v2 tree as this process sees it. Paths below it
 // are written without a leading slash, as in compiler.Cgroup.
 type Root struct{ dir string }

@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"crypto/sha256"
@@ -30,7 +30,7 @@ func writeContext(t *testing.T, dir, meta string) {
 	}
 }
 
-func TestFindDocker(t *testing.T) {
+func TestFindHost(t *testing.T) {
 	const meta = `{"Name": "mine", "Endpoints": {"docker": {"Host": "tcp://127.0.0.1:2376", "SkipTLSVerify": false}}}`
 	config := t.TempDir()
 	writeContext(t, config, meta)
@@ -40,24 +40,24 @@ func TestFindDocker(t *testing.T) {
 		name string
 		host string // --docker
 		env  map[string]string
-		want DockerHost // CA is compared by its base name
+		want Host // CA is compared by its base name
 		err  string
 	}{
-		{name: "nothing said", want: DockerHost{Address: defaultDocker}},
-		{name: "--docker", host: "unix:///a", env: map[string]string{"DOCKER_HOST": "unix:///b"}, want: DockerHost{Address: "unix:///a", Given: true}},
+		{name: "nothing said", want: Host{Address: defaultDocker}},
+		{name: "--docker", host: "unix:///a", env: map[string]string{"DOCKER_HOST": "unix:///b"}, want: Host{Address: "unix:///a", Given: true}},
 		{name: "DOCKER_HOST", env: map[string]string{"DOCKER_HOST": "unix:///b", "DOCKER_CONTEXT": "mine", "DOCKER_CONFIG": config},
-			want: DockerHost{Address: "unix:///b", Given: true}},
+			want: Host{Address: "unix:///b", Given: true}},
 		{name: "with TLS", env: map[string]string{"DOCKER_HOST": "tcp://a:1", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/c"},
-			want: DockerHost{Address: "tcp://a:1", CA: "ca.pem", Given: true}},
-		{name: "the current context", env: map[string]string{"DOCKER_CONFIG": config}, want: DockerHost{Address: "tcp://127.0.0.1:2376", CA: "ca.pem", Given: true}},
-		{name: "the default context", env: map[string]string{"DOCKER_CONFIG": config, "DOCKER_CONTEXT": "default"}, want: DockerHost{Address: defaultDocker}},
+			want: Host{Address: "tcp://a:1", CA: "ca.pem", Given: true}},
+		{name: "the current context", env: map[string]string{"DOCKER_CONFIG": config}, want: Host{Address: "tcp://127.0.0.1:2376", CA: "ca.pem", Given: true}},
+		{name: "the default context", env: map[string]string{"DOCKER_CONFIG": config, "DOCKER_CONTEXT": "default"}, want: Host{Address: defaultDocker}},
 		{name: "no such context", env: map[string]string{"DOCKER_CONTEXT": "other"}, err: "see `docker context ls`"},
 		{name: "a context that verifies nobody", env: map[string]string{"DOCKER_CONFIG": blind}, err: "does not verify whom it talks to"},
 		{name: "another machine", host: "ssh://a", err: "the engine must be on this machine"},
 		{name: "a path", host: "/run/docker.sock", err: `"/run/docker.sock" is no address of Docker: write unix:///`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := FindDocker(tt.host, func(key string) string { return tt.env[key] })
+			got, err := FindHost(tt.host, func(key string) string { return tt.env[key] })
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("error %v, want %q", err, tt.err)

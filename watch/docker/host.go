@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"cmp"
@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 )
 
-// A DockerHost says how Docker is reached.
-type DockerHost struct {
+// A Host says how Docker is reached.
+type Host struct {
 	Address       string // "unix:///var/run/docker.sock", "tcp://127.0.0.1:2376"
 	CA, Cert, Key string // files for TLS; "": none
 	Given         bool   // somebody chose it: it is wrong if nobody answers there
@@ -23,11 +23,11 @@ type DockerHost struct {
 // defaultDocker is where Docker listens if nobody says otherwise.
 const defaultDocker = "unix:///var/run/docker.sock"
 
-// FindDocker returns where Docker is: at host, if it is given, else where the docker
+// FindHost returns where Docker is: at host, if it is given, else where the docker
 // command would look: DOCKER_HOST, the current context, its usual socket.
-func FindDocker(host string, getenv func(string) string) (DockerHost, error) {
+func FindHost(host string, getenv func(string) string) (Host, error) {
 	if host = cmp.Or(host, getenv("DOCKER_HOST")); host != "" {
-		found := DockerHost{Address: host, Given: true}
+		found := Host{Address: host, Given: true}
 		if certs := getenv("DOCKER_CERT_PATH"); certs != "" && getenv("DOCKER_TLS_VERIFY") != "" {
 			found.CA, found.Cert, found.Key = filepath.Join(certs, "ca.pem"), filepath.Join(certs, "cert.pem"), filepath.Join(certs, "key.pem")
 		}
@@ -36,15 +36,15 @@ func FindDocker(host string, getenv func(string) string) (DockerHost, error) {
 	dir := cmp.Or(getenv("DOCKER_CONFIG"), filepath.Join(getenv("HOME"), ".docker"))
 	name, err := currentContext(dir, getenv)
 	if err != nil {
-		return DockerHost{}, err
+		return Host{}, err
 	}
 	if name == "" || name == "default" {
-		return DockerHost{Address: defaultDocker}, nil
+		return Host{Address: defaultDocker}, nil
 	}
 	return readContext(dir, name)
 }
 
-func (h DockerHost) check() error {
+func (h Host) check() error {
 	u, err := url.Parse(h.Address)
 	switch {
 	case err != nil || u.Scheme == "" || u.Host+u.Path == "":
@@ -68,7 +68,7 @@ func currentContext(dir string, getenv func(string) string) (string, error) {
 }
 
 // readContext reads what "docker context create" wrote.
-func readContext(dir, name string) (DockerHost, error) {
+func readContext(dir, name string) (Host, error) {
 	sum := sha256.Sum256([]byte(name))
 	id := hex.EncodeToString(sum[:])
 	var meta struct {
@@ -78,13 +78,13 @@ func readContext(dir, name string) (DockerHost, error) {
 		}
 	}
 	if err := readJSON(filepath.Join(dir, "contexts", "meta", id, "meta.json"), &meta); err != nil {
-		return DockerHost{}, fmt.Errorf("the Docker context %q: %v: see `docker context ls`", name, err)
+		return Host{}, fmt.Errorf("the Docker context %q: %v: see `docker context ls`", name, err)
 	}
 	endpoint := meta.Endpoints["docker"]
 	if endpoint.SkipTLSVerify {
-		return DockerHost{}, fmt.Errorf("the Docker context %q does not verify whom it talks to: use --docker unix:///path/of/docker.sock", name)
+		return Host{}, fmt.Errorf("the Docker context %q does not verify whom it talks to: use --docker unix:///path/of/docker.sock", name)
 	}
-	host := DockerHost{Address: cmp.Or(endpoint.Host, defaultDocker), Given: true}
+	host := Host{Address: cmp.Or(endpoint.Host, defaultDocker), Given: true}
 	tls := filepath.Join(dir, "contexts", "tls", id, "docker")
 	for file, to := range map[string]*string{"ca.pem": &host.CA, "cert.pem": &host.Cert, "key.pem": &host.Key} {
 		if _, err := os.Stat(filepath.Join(tls, file)); err == nil {

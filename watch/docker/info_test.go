@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"context"
@@ -60,7 +60,7 @@ func TestAskEngine(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			address := serveAPI(t, map[string]string{"info": info, "version": tt.version})
-			got, err := AskEngine(context.Background(), DockerHost{Address: address, Given: true})
+			got, err := DescribeEngine(context.Background(), Host{Address: address, Given: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -74,10 +74,10 @@ func TestAskEngine(t *testing.T) {
 // An engine that nobody asked for may be absent; one whose address was given may not.
 func TestAskEngineWhereNoneIs(t *testing.T) {
 	absent := "unix://" + filepath.Join(t.TempDir(), "docker.sock")
-	if _, err := AskEngine(context.Background(), DockerHost{Address: absent}); !errors.Is(err, ErrNoEngine) {
+	if _, err := DescribeEngine(context.Background(), Host{Address: absent}); !errors.Is(err, ErrNoEngine) {
 		t.Errorf("not given: %v, want %v", err, ErrNoEngine)
 	}
-	_, err := AskEngine(context.Background(), DockerHost{Address: absent, Given: true})
+	_, err := DescribeEngine(context.Background(), Host{Address: absent, Given: true})
 	if err == nil || errors.Is(err, ErrNoEngine) {
 		t.Errorf("given: %v, want another error", err)
 	}
@@ -104,7 +104,7 @@ func TestNetworkModes(t *testing.T) {
 			if version != "" {
 				answers["version"] = version
 			}
-			e, hangUp, err := dialDocker(context.Background(), DockerHost{Address: serveAPI(t, answers), Given: true})
+			e, hangUp, err := dialDocker(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -130,7 +130,7 @@ func TestRunningStates(t *testing.T) {
 		answers := map[string]string{"info": "{}", "version": podmanVersion, "images/i/json": "{}",
 			"containers/json": `[{"Id":"a","Names":["/a"],"ImageID":"i","State":"` + state +
 				`","NetworkSettings":{"Networks":null}}]`}
-		e, hangUp, err := dialDocker(context.Background(), DockerHost{Address: serveAPI(t, answers), Given: true})
+		e, hangUp, err := dialDocker(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestAskEngineThatHangs(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		_, err := AskEngine(ctx, DockerHost{Address: "unix://" + socket, Given: true})
+		_, err := DescribeEngine(ctx, Host{Address: "unix://" + socket, Given: true})
 		done <- err
 	}()
 	cancel()

@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,12 +43,12 @@ const (
 // of a container never change: what was known once stays known while Docker is away,
 // and across the daemon's restarts (Recall).
 type Docker struct {
-	host  DockerHost
+	host  Host
 	root  cgroupfs.Root
-	dial  func(context.Context, DockerHost) (engine, func() error, error)
+	dial  func(context.Context, Host) (engine, func() error, error)
 	links switchboard
 	now   func() time.Time
-	wake  func() // has the cgroups looked at again
+	wake  func() // see OnChange
 
 	births   *backlog // have a cgroup and no record
 	inspects *backlog
@@ -64,12 +65,12 @@ type Docker struct {
 	alike     []compiler.Bridge          // those of them to which containers alone are connected
 	problems  []condition.Condition      // of the network interfaces
 	reported  map[string]bool            // containers of which the last look has a problem: see notJudged
-	status    DockerStatus
+	status    Status
 	knew      bool // it answered once
 }
 
-// A DockerStatus says whether Docker answers.
-type DockerStatus struct {
+// A Status says whether Docker answers.
+type Status struct {
 	Host       string
 	Connected  bool
 	Since      time.Time
@@ -77,8 +78,8 @@ type DockerStatus struct {
 	Containers int    // that are known, also those that do not run
 }
 
-// NewDocker makes one that is not connected yet.
-func NewDocker(root cgroupfs.Root, host DockerHost) *Docker {
+// New makes one that is not connected yet.
+func New(root cgroupfs.Root, host Host) *Docker {
 	return &Docker{
 		host:     host,
 		root:     root,
@@ -92,12 +93,12 @@ func NewDocker(root cgroupfs.Root, host DockerHost) *Docker {
 		networks: make(chan struct{}, 1),
 		records:  map[string]*record{}, strangers: map[string]bool{}, living: map[string]compiler.Cgroup{},
 		parents: map[string]bool{}, bridges: map[string]string{},
-		status: DockerStatus{Host: host.Address, Since: time.Now()},
+		status: Status{Host: host.Address, Since: time.Now()},
 	}
 }
 
 // Status says whether Docker answers, and since when.
-func (d *Docker) Status() DockerStatus {
+func (d *Docker) Status() Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.status
@@ -139,7 +140,7 @@ func (d *Docker) Recall(s workload.Snapshot) {
 // Load asks Docker once, for all that runs. Where no container has a cgroup there
 // is nothing to ask.
 func (d *Docker) Load(ctx context.Context) error {
-	if d.list(func(string) {}); !d.anyLives() {
+	if d.Find(func(string) {}); !d.anyLives() {
 		return nil
 	}
 	e, hangUp, err := d.connect(ctx)
@@ -148,7 +149,7 @@ func (d *Docker) Load(ctx context.Context) error {
 		return err
 	}
 	defer hangUp() //nolint:errcheck // all was answered
-	d.list(func(string) {})
+	d.Find(func(string) {})
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(inspectsAtOnce)
 	for _, id := range d.inspects.takeAll() {
@@ -202,7 +203,7 @@ func (d *Docker) connect(ctx context.Context) (engine, func() error, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.knew = true
-	d.status = DockerStatus{Host: d.host.Address, Connected: true, Since: d.now()}
+	d.status = Status{Host: d.host.Address, Connected: true, Since: d.now()}
 	return e, hangUp, nil
 }
 
@@ -227,7 +228,7 @@ func (d *Docker) away() []condition.Condition {
 	if !d.status.Connected && d.status.Error != "" && (d.knew || d.host.Given || len(d.living) > 0) {
 		problems = append(problems, condition.Condition{Code: condition.DockerAway, Where: "docker", Text: fmt.Sprintf(
 			"what was known of containers stays, those that start now are not known: %s: "+
-				"see `systemctl status docker`, or --docker", oneLine(d.status.Error))})
+				"see `systemctl status docker`, or --docker", strings.ReplaceAll(d.status.Error, "\n", `\n`))})
 	}
 	return problems
 }
@@ -264,14 +265,21 @@ func (d *Docker) heard(ev event) {
 	}
 }
 
-// born says that a cgroup of a container was made. It returns whether its labels
-// are known; if not, they are asked for, and wake is called when they are.
-func (d *Docker) born(id string) (known bool) {
+// OnChange sets what is called when Find may return something else than before. It must be set before Run.
+func (d *Docker) OnChange(changed func()) { d.wake = changed }
+
+// CgroupCreated is called with the name of a cgroup that was created. If it is a container's whose labels are not known,
+// the engine is asked for them, and the function of OnChange is called with the answer: it returns true.
+func (d *Docker) CgroupCreated(name string) (pending bool) {
+	id, ok := containerID(name)
+	if !ok {
+		return false
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.records[id] != nil {
-		return true
+		return false
 	}
 	d.births.add(id)
-	return false
+	return true
 }

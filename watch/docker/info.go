@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"cmp"
@@ -28,11 +28,11 @@ type EngineInfo struct {
 // docker reports whether it is Docker, for all that is known.
 func (e EngineInfo) docker() bool { return e.Name == EngineDocker || e.Name == "" }
 
-// ErrNoEngine is the error of AskEngine where no engine runs, and none is expected.
+// ErrNoEngine is the error of DescribeEngine where no engine runs, and none is expected.
 var ErrNoEngine = errors.New("no engine listens")
 
-// AskEngine asks the engine at host to describe itself.
-func AskEngine(ctx context.Context, host DockerHost) (EngineInfo, error) {
+// DescribeEngine asks the engine at host to describe itself.
+func DescribeEngine(ctx context.Context, host Host) (EngineInfo, error) {
 	if !host.Given && !listens(ctx, host.Address) {
 		return EngineInfo{}, ErrNoEngine
 	}

@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"context"
@@ -33,7 +33,7 @@ func TestDialDockerAgreesOnAVersion(t *testing.T) {
 			})}
 			go server.Serve(listener) //nolint:errcheck // it ends with the test
 			t.Cleanup(func() { _ = server.Close() })
-			_, hangUp, err := dialDocker(context.Background(), DockerHost{Address: "unix://" + socket})
+			_, hangUp, err := dialDocker(context.Background(), Host{Address: "unix://" + socket})
 			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}

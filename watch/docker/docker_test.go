@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"context"
@@ -399,7 +399,7 @@ func TestRecall(t *testing.T) {
 	docker.leave()
 	tr.docker = newFakeDocker(tr, docker)
 	tr.docker.Recall(before)
-	tr.restart()
+	tr.start()
 	tr.remove("x/y/docker-" + idOf("c") + ".scope")
 	after := tr.until("the living containers", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 })
 	if diff := cmp.Diff(before.Unlabelled, after.Unlabelled, byValue); diff != "" {
@@ -433,7 +433,7 @@ func TestLoad(t *testing.T) {
 	if err := d.Load(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if found := d.list(func(string) {}); len(found.workloads) != 1 || found.workloads[0].Name != "name-a" {
+	if found := d.Find(func(string) {}); len(found.Workloads) != 1 || found.Workloads[0].Name != "name-a" {
 		t.Errorf("loaded: %+v", found)
 	}
 }

@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"context"
@@ -34,7 +34,7 @@ type dockerClient struct {
 }
 
 // dialDocker connects to an engine and agrees with it on a version of the API.
-func dialDocker(ctx context.Context, host DockerHost) (engine, func() error, error) {
+func dialDocker(ctx context.Context, host Host) (engine, func() error, error) {
 	options := []client.Opt{client.WithHost(host.Address), client.WithAPIVersionNegotiation()}
 	if host.CA != "" || host.Cert != "" {
 		options = append(options, client.WithTLSClientConfig(host.CA, host.Cert, host.Key))

@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"fmt"
@@ -30,7 +30,7 @@ type place struct {
 // containerID returns the id in the name of a container's cgroup.
 func containerID(name string) (id string, ok bool) {
 	if scoped, ok := strings.CutPrefix(name, "docker-"); ok {
-		name, ok = strings.CutSuffix(scoped, scope)
+		name, ok = strings.CutSuffix(scoped, ".scope")
 		if !ok {
 			return "", false
 		}
@@ -46,7 +46,7 @@ func containerID(name string) (id string, ok bool) {
 const buildGroup = "buildkit"
 
 // shared are the places that containers share with all else, whatever is in them now.
-var shared = []string{"", "system.slice", "user.slice", "init.scope", Slice}
+var shared = []string{"", "system.slice", "user.slice", "init.scope", cgroupfs.TholeSlice}
 
 // dockerPlace is where the cgroupfs driver puts containers.
 const dockerPlace = "docker"
@@ -71,7 +71,7 @@ func (d *Docker) places(watch func(cgroup string)) ([]place, error) {
 		}
 	}
 	for _, name := range top {
-		if _, container := containerID(name); container || name == Slice || name == "user.slice" || name == "init.scope" {
+		if _, container := containerID(name); container || name == cgroupfs.TholeSlice || name == "user.slice" || name == "init.scope" {
 			continue
 		}
 		watch(name)
@@ -96,63 +96,28 @@ func newPlace(path string, names []string) place {
 	return p
 }
 
-// A dockerSurvey is what is found in the cgroup tree of what Docker told.
-type dockerSurvey struct {
-	workloads  []compiler.Workload
-	unlabelled []compiler.Unlabelled
-	parents    []compiler.Cgroup
-	bridges    []compiler.Bridge
-	conditions []condition.Condition
-}
-
-// enter completes a snapshot. An unlabelled container whose cgroup a Workload
-// document names has that one's labels, and its own doubtful ones.
-func (s dockerSurvey) enter(to *workload.Snapshot) {
-	named := map[string]*compiler.Workload{}
-	for i := range to.Workloads {
-		named[to.Workloads[i].Cgroup.Path] = &to.Workloads[i]
-	}
-	to.Unlabelled = slices.DeleteFunc(s.unlabelled, func(u compiler.Unlabelled) bool {
-		w := named[u.Cgroup.Path]
-		if w != nil {
-			w.Doubtful = without(u.Doubtful, w)
-		}
-		return w != nil
-	})
-	to.Parents, to.Bridges = s.parents, s.bridges
-	slices.SortFunc(to.Unlabelled, func(a, b compiler.Unlabelled) int { return strings.Compare(a.Cgroup.Path, b.Cgroup.Path) })
-	slices.SortFunc(to.Parents, func(a, b compiler.Cgroup) int { return strings.Compare(a.Path, b.Path) })
-}
-
-// without returns the labels whose keys w does not have.
-func without(labels compiler.Labels, w *compiler.Workload) compiler.Labels {
-	rest := maps.Clone(labels)
-	maps.DeleteFunc(rest, func(key, _ string) bool { _, has := w.Label(key); return has })
-	return rest
-}
-
-// list returns the containers that run: those that have a cgroup. Those about which
+// Find returns the containers that run: those that have a cgroup. Those about which
 // something is not known yet are asked about.
-func (d *Docker) list(watch func(cgroup string)) dockerSurvey {
+func (d *Docker) Find(watch func(cgroup string)) workload.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := dockerSurvey{bridges: d.alike}
+	s := workload.Snapshot{Bridges: d.alike}
 	places, err := d.places(watch)
 	if err != nil {
-		s.conditions = append(s.conditions, condition.Condition{Code: condition.CgroupsUnreadable, Text: err.Error()})
+		s.Conditions = append(s.Conditions, condition.Condition{Code: condition.CgroupsUnreadable, Text: err.Error()})
 	}
 	d.living = map[string]compiler.Cgroup{}
 	for _, p := range places {
 		d.listPlace(&s, p)
 	}
-	s.conditions = append(s.conditions, d.away()...)
+	s.Conditions = append(s.Conditions, d.away()...)
 	if err == nil {
-		s.conditions = append(s.conditions, d.notJudged()...)
+		s.Conditions = append(s.Conditions, d.notJudged()...)
 	}
 	return s
 }
 
-func (d *Docker) listPlace(s *dockerSurvey, p place) {
+func (d *Docker) listPlace(s *workload.Snapshot, p place) {
 	ours := d.parents[p.path]
 	var strangers []string
 	for _, id := range slices.Sorted(maps.Keys(p.ids)) {
@@ -178,7 +143,7 @@ func (d *Docker) listPlace(s *dockerSurvey, p place) {
 
 // listContainer enters one container. It returns false if Docker has none of that
 // id, or has not said so yet.
-func (d *Docker) listContainer(s *dockerSurvey, id string, cg compiler.Cgroup) bool {
+func (d *Docker) listContainer(s *workload.Snapshot, id string, cg compiler.Cgroup) bool {
 	d.living[id] = cg
 	r := d.records[id]
 	if r == nil {
@@ -195,28 +160,28 @@ func (d *Docker) listContainer(s *dockerSurvey, id string, cg compiler.Cgroup) b
 	}
 	switch {
 	case r.refused != "":
-		s.parents = append(s.parents, cg) // it holds one container alone, and that is not known
-		s.conditions = append(s.conditions, condition.Condition{Code: condition.ContainerRefused, Where: "container " + r.name, Text: r.refused + "; it is closed"})
+		s.Parents = append(s.Parents, cg) // it holds one container alone, and that is not known
+		s.Conditions = append(s.Conditions, condition.Condition{Code: condition.ContainerRefused, Where: "container " + r.name, Text: r.refused + "; it is closed"})
 	case len(r.labels) > 0:
-		s.workloads = append(s.workloads, r.workload(cg))
+		s.Workloads = append(s.Workloads, r.workload(cg))
 	default:
-		s.unlabelled = append(s.unlabelled, r.unlabelled(cg))
+		s.Unlabelled = append(s.Unlabelled, r.unlabelled(cg))
 	}
 	return true
 }
 
 // alone reports whether a place belongs to containers alone.
-func (d *Docker) alone(s *dockerSurvey, p place) bool {
+func (d *Docker) alone(s *workload.Snapshot, p place) bool {
 	const mend = `: a container that starts while the daemon is down is free until it is back. ` +
 		`Give Docker a slice of its own, "cgroup-parent": "docker.slice" in /etc/docker/daemon.json; see "systemd" in the README`
 	switch {
 	case slices.Contains(shared, p.path):
 		if len(p.ids) > 0 {
-			s.conditions = append(s.conditions, condition.Condition{Code: condition.ContainerParentShared, Where: p.path, Text: "containers share this cgroup with services" + mend})
+			s.Conditions = append(s.Conditions, condition.Condition{Code: condition.ContainerParentShared, Where: p.path, Text: "containers share this cgroup with services" + mend})
 		}
 		return false
 	case len(p.others) > 0:
-		s.conditions = append(s.conditions, condition.Condition{Code: condition.ContainerParentShared, Where: p.path, Text: fmt.Sprintf(
+		s.Conditions = append(s.Conditions, condition.Condition{Code: condition.ContainerParentShared, Where: p.path, Text: fmt.Sprintf(
 			"containers share this cgroup with %s%s", strings.Join(p.others, ", "), mend)})
 		return false
 	}
@@ -225,19 +190,19 @@ func (d *Docker) alone(s *dockerSurvey, p place) bool {
 
 // listAlone enters a place that belongs to containers alone: what is not known
 // below it is closed. Builds are known.
-func (d *Docker) listAlone(s *dockerSurvey, p place, strangers []string) {
+func (d *Docker) listAlone(s *workload.Snapshot, p place, strangers []string) {
 	id, err := d.root.ID(p.path)
 	if err != nil {
 		return
 	}
-	s.parents = append(s.parents, compiler.Cgroup{Path: p.path, ID: id})
+	s.Parents = append(s.Parents, compiler.Cgroup{Path: p.path, ID: id})
 	build := compiler.Cgroup{Path: cgroupfs.Join(p.path, buildGroup)}
 	if build.ID, err = d.root.ID(build.Path); err == nil {
-		s.unlabelled = append(s.unlabelled, compiler.Unlabelled{Cgroup: build})
+		s.Unlabelled = append(s.Unlabelled, compiler.Unlabelled{Cgroup: build})
 	}
 	for _, cgroup := range strangers {
 		if id, _ := containerID(path.Base(cgroup)); d.strangers[id] {
-			s.conditions = append(s.conditions, condition.Condition{Code: condition.ContainerUnknown, Where: cgroup,
+			s.Conditions = append(s.Conditions, condition.Condition{Code: condition.ContainerUnknown, Where: cgroup,
 				Text: "Docker at " + d.status.Host + " has no such container: what runs in it is closed"})
 		}
 	}

@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"testing"
@@ -85,7 +85,7 @@ func TestUnusableValueOfImage(t *testing.T) {
 
 // A container that a document gives labels keeps its image's labels when the daemon restarts while Docker is away.
 func TestRecallOfBoundContainer(t *testing.T) {
-	d := NewDocker(cgroupfs.Root{}, DockerHost{})
+	d := New(cgroupfs.Root{}, Host{})
 	id := idOf("a")
 	d.Recall(workload.Snapshot{Workloads: []compiler.Workload{{Name: "bound", Kind: compiler.KindCgroup, Labels: compiler.Labels{"env": "prod"},
 		Doubtful: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "docker/" + id, ID: 5}}}})

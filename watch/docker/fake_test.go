@@ -1,4 +1,4 @@
-package watch
+package docker
 
 import (
 	"context"
@@ -30,7 +30,7 @@ type fakeDocker struct {
 
 var errAway = errors.New("nobody answers")
 
-func (f *fakeDocker) dial(context.Context, DockerHost) (engine, func() error, error) {
+func (f *fakeDocker) dial(context.Context, Host) (engine, func() error, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away != nil {
@@ -166,12 +166,12 @@ func newDockerTree(t *testing.T, change ...func(*Docker)) (*tree, *fakeDocker) {
 	for _, f := range change {
 		f(tr.docker)
 	}
-	tr.restart()
+	tr.start()
 	return tr, fake
 }
 
 func newFakeDocker(tr *tree, fake *fakeDocker) *Docker {
-	d := NewDocker(tr.root, DockerHost{Address: "fake", Given: true})
+	d := New(tr.root, Host{Address: "fake", Given: true})
 	d.dial = fake.dial
 	d.links = fakePorts{ports: map[string]string{"docker0": "veth0"}}
 	return d

@@ -1,0 +1,59 @@
+package watch
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"thole/compiler"
+	"thole/watch/workload"
+)
+
+// An Engine is a container engine, for example docker.Docker. All methods may be called by several goroutines at once,
+// but for OnChange.
+type Engine interface {
+	// OnChange sets what is called when Find may return something else than before. It is called once, before the
+	// other methods.
+	OnChange(changed func())
+
+	// CgroupCreated is called with the name of each cgroup that is created, without its path. It returns true if a
+	// new scan of the cgroup tree has to wait for the engine: if this is a container's cgroup, and the engine has to
+	// say first what the container is. The function of OnChange is called when it has.
+	CgroupCreated(name string) (pending bool)
+
+	// Find returns the containers that have a cgroup now. The function watch is called for each cgroup before it is
+	// read, so that no later change is missed.
+	Find(watch func(cgroup string)) workload.Snapshot
+
+	// Recall takes over the containers of a snapshot that an earlier daemon made. They count until the engine answers.
+	Recall(workload.Snapshot)
+}
+
+// addContainers completes a snapshot with what an engine found beside the workloads, which are in the snapshot already.
+// If a Workload document gives labels to the cgroup of an unlabelled container, the container has these labels, and its
+// own doubtful ones.
+func addContainers(snapshot *workload.Snapshot, found workload.Snapshot) {
+	byCgroup := map[string]*compiler.Workload{}
+	for i := range snapshot.Workloads {
+		byCgroup[snapshot.Workloads[i].Cgroup.Path] = &snapshot.Workloads[i]
+	}
+	snapshot.Unlabelled = slices.DeleteFunc(found.Unlabelled, func(u compiler.Unlabelled) bool {
+		w := byCgroup[u.Cgroup.Path]
+		if w != nil {
+			w.Doubtful = withoutLabelsOf(w, u.Doubtful)
+		}
+		return w != nil
+	})
+	snapshot.Parents, snapshot.Bridges = found.Parents, found.Bridges
+	slices.SortFunc(snapshot.Unlabelled, func(a, b compiler.Unlabelled) int {
+		return strings.Compare(a.Cgroup.Path, b.Cgroup.Path)
+	})
+	slices.SortFunc(snapshot.Parents, func(a, b compiler.Cgroup) int { return strings.Compare(a.Path, b.Path) })
+}
+
+// withoutLabelsOf returns the labels whose keys w does not have.
+func withoutLabelsOf(w *compiler.Workload, labels compiler.Labels) compiler.Labels {
+	rest := maps.Clone(labels)
+	maps.DeleteFunc(rest, func(key, _ string) bool { _, has := w.Label(key); return has })
+	return rest
+}

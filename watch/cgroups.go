@@ -212,8 +212,8 @@ func (c *Cgroups) hear(e fsnotify.Event) {
 	}
 }
 
-// waitsForEngine reports whether an event is the creation of a container's cgroup about which the engine has to be asked
-// first. A scan is worth while when the engine has answered.
+// waitsForEngine reports whether an event is the creation of a container's cgroup about which the engine has to be
+// asked first. A scan is worth while when the engine has answered.
 func (c *Cgroups) waitsForEngine(e fsnotify.Event) bool {
 	return c.engine != nil && e.Has(fsnotify.Create) && c.engine.CgroupCreated(filepath.Base(e.Name))
 }

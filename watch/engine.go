@@ -29,9 +29,9 @@ type Engine interface {
 	Recall(workload.Snapshot)
 }
 
-// addContainers completes a snapshot with what an engine found beside the workloads, which are in the snapshot already.
-// If a Workload document gives labels to the cgroup of an unlabelled container, the container has these labels, and its
-// own doubtful ones.
+// addContainers completes a snapshot with what an engine found beside the workloads, which are in the snapshot
+// already. If a Workload document gives labels to the cgroup of an unlabelled container, the container has these
+// labels, and its own doubtful ones.
 func addContainers(snapshot *workload.Snapshot, found workload.Snapshot) {
 	byCgroup := map[string]*compiler.Workload{}
 	for i := range snapshot.Workloads {

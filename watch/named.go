@@ -18,15 +18,15 @@ const (
 	renewEvery  = time.Minute            // the watch is made anew: inotify does not report what is mounted on the way
 )
 
-// NamedFiles watches files of given names in one directory. Neither has to exist yet: the nearest existing directory on
-// the path is watched.
+// NamedFiles watches files of given names in one directory. Neither has to exist yet: the nearest existing directory
+// on the path is watched.
 //
 // A change is reported at once, without a quiet time. So a reader may find a half-written file; it keeps what it has,
 // and the end of the writing is reported, too. Of many changes within reportEvery the first and the last are reported.
 //
-// NamedFiles works in rounds: watch everything on the way to the files, report a change, wait for an event. Each round
-// has a watch of its own, so none is left on a directory that was swapped for another. The report comes after the watch
-// was made: a reader that reads at each report misses no change.
+// NamedFiles works in rounds: watch everything on the way to the files, report a change, wait for an event. Each
+// round has a watch of its own, so none is left on a directory that was swapped for another. The report comes after
+// the watch was made: a reader that reads at each report misses no change.
 type NamedFiles struct {
 	path    string
 	names   []string

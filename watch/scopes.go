@@ -19,8 +19,8 @@ import (
 	"thole/watch/workload"
 )
 
-// The names of thole run's cgroups in cgroupfs.TholeSlice: NAME.scope, or thole-NAME.scope where systemd makes them. The
-// names of all units of systemd are in one space, in which no workload may be named as session-1.scope is.
+// The names of thole run's cgroups in cgroupfs.TholeSlice: NAME.scope, or thole-NAME.scope where systemd makes them.
+// The names of all units of systemd are in one space, in which no workload may be named as session-1.scope is.
 const (
 	scope      = ".scope"
 	unitPrefix = "thole-"

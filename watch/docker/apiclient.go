@@ -17,59 +17,74 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/versions"
-	"github.com/docker/docker/client"
+	dockerclient "github.com/docker/docker/client"
+)
+
+const (
+	apiTimeout     = 10 * time.Second // for an answer that the engine has at once
+	inspectTimeout = 30 * time.Second // the engine waits until a container that is being started runs
 )
 
 // oldestAPI is that of Docker 20.10: the first with cgroup v2.
 const oldestAPI = "1.41"
 
-// dockerClient is an engine that is reached by Docker's own client.
-type dockerClient struct {
-	api      *client.Client
-	engine   EngineInfo
-	ownUsers bool // the engine maps the users of containers to others
+// apiClient is a client that calls an engine by Docker's API.
+type apiClient struct {
+	api            *dockerclient.Client
+	engine         EngineInfo
+	userNamespaces bool // the engine maps the users of containers to others
 
 	mu     sync.Mutex                   // guards what follows
 	images map[string]map[string]string // image id → labels, which never change
 }
 
-// dialDocker connects to an engine and agrees with it on a version of the API.
-func dialDocker(ctx context.Context, host Host) (engine, func() error, error) {
-	options := []client.Opt{client.WithHost(host.Address), client.WithAPIVersionNegotiation()}
-	if host.CA != "" || host.Cert != "" {
-		options = append(options, client.WithTLSClientConfig(host.CA, host.Cert, host.Key))
-	}
-	api, err := client.NewClientWithOpts(options...)
+// dial connects to an engine. The function that it returns closes the connection.
+func dial(ctx context.Context, host Host) (client, func() error, error) {
+	c, err := newAPIClient(ctx, host)
 	if err != nil {
-		return nil, nil, fmt.Errorf("calling Docker at %s: %v: see --docker", host.Address, err)
+		return nil, nil, err
 	}
-	c := &dockerClient{api: api, images: map[string]map[string]string{}}
-	if err := c.greet(ctx); err != nil {
-		return nil, nil, errors.Join(err, api.Close())
-	}
-	return c, api.Close, nil
+	return c, c.api.Close, nil
 }
 
-// greet finds out whom we talk to.
-func (c *dockerClient) greet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+// newAPIClient connects to an engine and agrees with it on a version of the API.
+func newAPIClient(ctx context.Context, host Host) (*apiClient, error) {
+	options := []dockerclient.Opt{dockerclient.WithHost(host.Address), dockerclient.WithAPIVersionNegotiation()}
+	if host.CA != "" || host.Cert != "" {
+		options = append(options, dockerclient.WithTLSClientConfig(host.CA, host.Cert, host.Key))
+	}
+	api, err := dockerclient.NewClientWithOpts(options...)
+	if err != nil {
+		return nil, fmt.Errorf("calling Docker at %s: %v: see --docker", host.Address, err)
+	}
+	c := &apiClient{api: api, images: map[string]map[string]string{}}
+	if err := c.identify(ctx); err != nil {
+		return nil, errors.Join(err, api.Close())
+	}
+	return c, nil
+}
+
+// identify asks the engine what it is, and refuses one that is too old.
+func (c *apiClient) identify(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	info, err := c.api.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("asking Docker who it is: %v", err)
 	}
 	if v := c.api.ClientVersion(); versions.LessThan(v, oldestAPI) {
-		return fmt.Errorf("this Docker (%s) speaks API version %s, at least %s is needed: upgrade it to 20.10 or newer", info.ServerVersion, v, oldestAPI)
+		return fmt.Errorf("this Docker (%s) speaks API version %s, at least %s is needed: upgrade it to 20.10 or newer",
+			info.ServerVersion, v, oldestAPI)
 	}
-	c.engine = c.identify(ctx, info)
-	c.ownUsers = slices.ContainsFunc(info.SecurityOptions, func(o string) bool {
+	c.engine = c.engineInfo(ctx, info)
+	c.userNamespaces = slices.ContainsFunc(info.SecurityOptions, func(o string) bool {
 		return strings.Contains(o, "name=userns") || strings.Contains(o, "name=rootless")
 	})
 	return nil
 }
 
-func (c *dockerClient) List(ctx context.Context, ids ...string) ([]container, error) {
-	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+func (c *apiClient) List(ctx context.Context, ids ...string) ([]container, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	only := filters.NewArgs()
 	for _, id := range ids {
@@ -94,7 +109,7 @@ func (c *dockerClient) List(ctx context.Context, ids ...string) ([]container, er
 	return found, nil
 }
 
-func (c *dockerClient) Inspect(ctx context.Context, id string) (container, error) {
+func (c *apiClient) Inspect(ctx context.Context, id string) (container, error) {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
 	r, err := c.api.ContainerInspect(ctx, id)
@@ -103,7 +118,8 @@ func (c *dockerClient) Inspect(ctx context.Context, id string) (container, error
 		return container{}, errNoContainer
 	case err != nil:
 		return container{}, fmt.Errorf("inspecting container %s: %v", id, err)
-	case r.ContainerJSONBase == nil || r.State == nil || r.HostConfig == nil || r.Config == nil || r.NetworkSettings == nil:
+	case r.ContainerJSONBase == nil || r.State == nil || r.HostConfig == nil || r.Config == nil,
+		r.NetworkSettings == nil:
 		return container{}, fmt.Errorf("inspecting container %s: the answer is not whole", id)
 	}
 	found := container{
@@ -114,13 +130,13 @@ func (c *dockerClient) Inspect(ctx context.Context, id string) (container, error
 		network: c.networkMode(string(r.HostConfig.NetworkMode)),
 		labels:  r.Config.Labels,
 		details: &details{
-			user:      r.Config.User,
-			ownUsers:  c.ownUsers && !r.HostConfig.UsernsMode.IsHost(),
-			parent:    r.HostConfig.CgroupParent,
-			pid:       r.State.Pid,
-			addresses: map[string][]netip.Addr{},
+			user:          r.Config.User,
+			userNamespace: c.userNamespaces && !r.HostConfig.UsernsMode.IsHost(),
+			parent:        r.HostConfig.CgroupParent,
+			pid:           r.State.Pid,
+			addresses:     map[string][]netip.Addr{},
 			// Docker has no other modes. The network that a mode names may have been disconnected and removed since.
-			modeUnknown: !c.engine.docker() && !knownMode(r.HostConfig.NetworkMode, r.NetworkSettings.Networks),
+			modeUnknown: !c.engine.isDocker() && !knownMode(r.HostConfig.NetworkMode, r.NetworkSettings.Networks),
 		},
 	}
 	for _, n := range r.NetworkSettings.Networks {
@@ -133,7 +149,7 @@ func (c *dockerClient) Inspect(ctx context.Context, id string) (container, error
 }
 
 // imageLabels returns the labels of an image: not nil, unless it is gone.
-func (c *dockerClient) imageLabels(ctx context.Context, image string) (map[string]string, error) {
+func (c *apiClient) imageLabels(ctx context.Context, image string) (map[string]string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if labels, ok := c.images[image]; ok {
@@ -154,21 +170,11 @@ func (c *dockerClient) imageLabels(ctx context.Context, image string) (map[strin
 	return labels, nil
 }
 
-func (c *dockerClient) Networks(ctx context.Context, ids ...string) ([]bridgeNetwork, error) {
-	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+func (c *apiClient) Networks(ctx context.Context, ids ...string) ([]bridgeNetwork, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	if len(ids) == 0 {
-		list, err := c.api.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(filters.Arg("driver", "bridge"))})
-		if err != nil {
-			return nil, fmt.Errorf("listing networks: %v", err)
-		}
-		var found []bridgeNetwork
-		for _, n := range list {
-			if n.Name != swarmGateway {
-				found = append(found, newNetwork(n))
-			}
-		}
-		return found, nil
+		return c.allNetworks(ctx)
 	}
 	var found []bridgeNetwork
 	for _, id := range ids {
@@ -184,11 +190,30 @@ func (c *dockerClient) Networks(ctx context.Context, ids ...string) ([]bridgeNet
 	return found, nil
 }
 
-// swarmGateway is a bridge to which Swarm connects containers without telling.
+// allNetworks returns the networks that are bridges, without their members.
+func (c *apiClient) allNetworks(ctx context.Context) ([]bridgeNetwork, error) {
+	bridges := filters.NewArgs(filters.Arg("driver", "bridge"))
+	list, err := c.api.NetworkList(ctx, network.ListOptions{Filters: bridges})
+	if err != nil {
+		return nil, fmt.Errorf("listing networks: %v", err)
+	}
+	var found []bridgeNetwork
+	for _, n := range list {
+		if n.Name != swarmGateway {
+			found = append(found, newNetwork(n))
+		}
+	}
+	return found, nil
+}
+
+// swarmGateway is a bridge to which Swarm connects containers without an event.
 const swarmGateway = "docker_gwbridge"
 
 func newNetwork(n network.Inspect) bridgeNetwork {
-	made := bridgeNetwork{id: n.ID, name: n.Name, bridge: n.Options["com.docker.network.bridge.name"], members: map[string][]netip.Addr{}}
+	made := bridgeNetwork{
+		id: n.ID, name: n.Name, bridge: n.Options["com.docker.network.bridge.name"],
+		members: map[string][]netip.Addr{},
+	}
 	if made.bridge == "" {
 		made.bridge = "br-" + n.ID[:min(12, len(n.ID))]
 	}
@@ -207,17 +232,18 @@ func newNetwork(n network.Inspect) bridgeNetwork {
 	return made
 }
 
-// followed are the actions that can change what is known. All others are left out
-// already by Docker: health checks and exec have events, too.
-var followed = []events.Action{
+// relevantActions are the actions that can change a record. The engine leaves out the events of all others: health
+// checks and exec have events, too.
+var relevantActions = []events.Action{
 	events.ActionCreate, events.ActionStart, events.ActionRestart, events.ActionPause, events.ActionUnPause,
 	events.ActionRename, events.ActionUpdate, events.ActionDie, events.ActionDestroy,
 	events.ActionConnect, events.ActionDisconnect,
 }
 
-func (c *dockerClient) Events(ctx context.Context, since time.Time, changed func(event)) error {
-	only := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.NetworkEventType)))
-	for _, a := range followed {
+func (c *apiClient) Events(ctx context.Context, since time.Time, changed func(event)) error {
+	only := filters.NewArgs(
+		filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.NetworkEventType)))
+	for _, a := range relevantActions {
 		only.Add("event", string(a))
 	}
 	messages, errs := c.api.Events(ctx, events.ListOptions{Since: strconv.FormatInt(since.Unix(), 10), Filters: only})
@@ -259,8 +285,8 @@ func ownName(names []string) string {
 }
 
 // networkMode calls the default network by its name. Only Docker means it by "".
-func (c *dockerClient) networkMode(mode string) string {
-	if mode == "default" || mode == "" && c.engine.docker() {
+func (c *apiClient) networkMode(mode string) string {
+	if mode == "default" || mode == "" && c.engine.isDocker() {
 		return "bridge"
 	}
 	return mode

@@ -10,7 +10,7 @@ import (
 )
 
 // An engine's API version is agreed on; one that is too old is said so.
-func TestDialDockerAgreesOnAVersion(t *testing.T) {
+func TestDialAgreesOnAVersion(t *testing.T) {
 	for _, tt := range []struct{ engine, used, err string }{
 		{"1.40", "1.40", "this Docker (19) speaks API version 1.40, at least 1.41 is needed: upgrade it"},
 		{"1.41", "1.41", ""},
@@ -33,12 +33,12 @@ func TestDialDockerAgreesOnAVersion(t *testing.T) {
 			})}
 			go server.Serve(listener) //nolint:errcheck // it ends with the test
 			t.Cleanup(func() { _ = server.Close() })
-			_, hangUp, err := dialDocker(context.Background(), Host{Address: "unix://" + socket})
+			_, closeClient, err := dial(context.Background(), Host{Address: "unix://" + socket})
 			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}
 			if err == nil {
-				_ = hangUp()
+				_ = closeClient()
 			}
 			if got := <-used; got != tt.used {
 				t.Errorf("asked in version %s, want %s", got, tt.used)

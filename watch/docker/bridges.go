@@ -8,93 +8,131 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 
 	"thole/compiler"
 	"thole/internal/condition"
 )
 
-// connections returns on which bridges the container is known. One whose port is
-// not known is left out: what comes from there is closed.
-func (d *Docker) connections(ctx context.Context, e engine, c container) ([]compiler.Network, error) {
-	if c.details.pid == 0 || len(c.details.addresses) == 0 {
-		return nil, nil
-	}
-	bridges, err := d.bridgesOf(ctx, e, c)
-	if err != nil {
-		return nil, err
-	}
-	ports, err := d.links.Ports(c.details.pid)
-	if err != nil {
-		return nil, err
-	}
-	if _, ok := d.placeOfProcess(c.details.pid, c.id); !ok {
-		return nil, nil // it has ended, and the number may be another's
-	}
-	var own []compiler.Network
-	for network, addresses := range c.details.addresses {
-		bridge := bridges[network]
-		if port := ports[bridge]; port != "" {
-			own = append(own, compiler.Network{Bridge: bridge, Port: port, Addresses: addresses})
-		}
-	}
-	sortNetworks(own)
-	return own, nil
+// bridges are the network interfaces of the engine's networks.
+type bridges struct {
+	ports   bridgePorts
+	changed func()
+
+	mu         sync.Mutex            // guards what follows
+	byNetwork  map[string]string     // network id → bridge; the map is replaced, and never changed
+	networkIDs map[string]string     // network name → id
+	exclusive  []compiler.Bridge     // those of them to which containers alone are connected
+	problems   []condition.Condition // of the others
 }
 
-func sortNetworks(own []compiler.Network) {
-	slices.SortFunc(own, func(a, b compiler.Network) int { return cmp.Compare(a.Bridge, b.Bridge) })
+func newBridges(ports bridgePorts, changed func()) *bridges {
+	return &bridges{ports: ports, changed: changed, byNetwork: map[string]string{}}
 }
 
-// bridgesOf returns the interfaces of networks, by id. Docker is asked if one of the
-// container's is not known: it may be new.
-func (d *Docker) bridgesOf(ctx context.Context, e engine, c container) (map[string]string, error) {
-	known := func() (map[string]string, bool) {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		for network := range c.details.addresses {
-			if d.bridges[network] == "" {
-				return d.bridges, false
-			}
-		}
-		return d.bridges, true
-	}
-	if bridges, all := known(); all {
-		return bridges, nil
-	}
-	err := d.readBridges(ctx, e)
-	bridges, _ := known()
-	return bridges, err
+// recall takes over the bridges of a snapshot.
+func (b *bridges) recall(exclusive []compiler.Bridge) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.exclusive = exclusive
 }
 
-// readBridges asks which bridges there are, and looks at what is connected to them.
-func (d *Docker) readBridges(ctx context.Context, e engine) error {
-	networks, err := e.Networks(ctx)
+// found returns the bridges to which containers alone are connected, and the problems of the others.
+func (b *bridges) found() ([]compiler.Bridge, []condition.Condition) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.exclusive, b.problems
+}
+
+// all returns the bridges by the ids of their networks. The caller must not change the map.
+func (b *bridges) all() map[string]string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.byNetwork
+}
+
+// networkID returns the id of the network of that name; "" if none is known.
+func (b *bridges) networkID(name string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.networkIDs[name]
+}
+
+// read asks the engine which bridges it has, and looks up what is connected to them.
+func (b *bridges) read(ctx context.Context, c client) error {
+	networks, err := c.Networks(ctx)
 	if err != nil {
 		return err
 	}
-	bridges, named, subnets := map[string]string{}, map[string]string{}, map[string][]netip.Prefix{}
+	byNetwork, ids, subnets := map[string]string{}, map[string]string{}, map[string][]netip.Prefix{}
 	for _, n := range networks {
-		bridges[n.id], named[n.name], subnets[n.bridge] = n.bridge, n.id, n.subnets
+		byNetwork[n.id], ids[n.name], subnets[n.bridge] = n.bridge, n.id, n.subnets
 	}
-	var alike []compiler.Bridge
+	var exclusive []compiler.Bridge
 	var problems []condition.Condition
-	for _, bridge := range slices.Sorted(maps.Values(bridges)) {
-		switch foreign, ok, err := d.links.Foreign(bridge); {
+	for _, bridge := range slices.Sorted(maps.Values(byNetwork)) {
+		switch foreign, ok, err := b.ports.Foreign(bridge); {
 		case err != nil:
 			return err
 		case len(foreign) > 0:
 			problems = append(problems, condition.Condition{Code: condition.BridgeShared, Where: bridge, Text: fmt.Sprintf(
-				"not only containers are connected to this bridge, but also %v: containers on it are taken for strangers", foreign)})
+				"not only containers are connected to this bridge, but also %v: "+
+					"containers on it are taken for strangers", foreign)})
 		case ok:
-			alike = append(alike, compiler.Bridge{Name: bridge, Networks: subnets[bridge]})
+			exclusive = append(exclusive, compiler.Bridge{Name: bridge, Networks: subnets[bridge]})
 		}
 	}
-	d.mu.Lock()
-	changed := !reflect.DeepEqual(d.alike, alike)
-	d.bridges, d.named, d.alike, d.problems = bridges, named, alike, problems
-	d.mu.Unlock()
+	b.mu.Lock()
+	changed := !reflect.DeepEqual(b.exclusive, exclusive)
+	b.byNetwork, b.networkIDs, b.exclusive, b.problems = byNetwork, ids, exclusive, problems
+	b.mu.Unlock()
 	if changed {
-		d.wake()
+		b.changed()
 	}
 	return nil
+}
+
+// networksOf returns how a container that was inspected is connected to bridges. A bridge whose port is not known is
+// left out: packets from there are dropped.
+func (b *bridges) networksOf(ctx context.Context, client client, c container) ([]compiler.Network, error) {
+	if c.details.pid == 0 || len(c.details.addresses) == 0 {
+		return nil, nil
+	}
+	byNetwork, err := b.allOf(ctx, client, c)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := b.ports.Ports(c.details.pid)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := placeOfProcess(c.details.pid, c.id); !ok {
+		return nil, nil // it has ended, and the number may be another's
+	}
+	var networks []compiler.Network
+	for network, addresses := range c.details.addresses {
+		bridge := byNetwork[network]
+		if port := ports[bridge]; port != "" {
+			networks = append(networks, compiler.Network{Bridge: bridge, Port: port, Addresses: addresses})
+		}
+	}
+	sortNetworks(networks)
+	return networks, nil
+}
+
+func sortNetworks(networks []compiler.Network) {
+	slices.SortFunc(networks, func(a, b compiler.Network) int { return cmp.Compare(a.Bridge, b.Bridge) })
+}
+
+// allOf returns the bridges by the ids of their networks. The engine is asked if one of the container's networks is
+// not known: it may be new.
+func (b *bridges) allOf(ctx context.Context, client client, c container) (map[string]string, error) {
+	byNetwork := b.all()
+	for network := range c.details.addresses {
+		if byNetwork[network] == "" {
+			err := b.read(ctx, client)
+			return b.all(), err
+		}
+	}
+	return byNetwork, nil
 }

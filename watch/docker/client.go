@@ -7,27 +7,25 @@ import (
 	"time"
 )
 
-// An engine is a connection to Docker. A connection that broke is not mended: there
-// is a new one.
-type engine interface {
-	// List returns all containers, or those with these ids, also those that do not
-	// run. It answers at once, and knows no details.
+// A client is one connection to an engine. A connection that broke is not repaired: there is a new one.
+type client interface {
+	// List returns all containers, or those with these ids, also those that do not run. It answers at once, without
+	// details.
 	List(ctx context.Context, ids ...string) ([]container, error)
 
-	// Inspect returns a container with its details. Of one that is being started it
-	// waits until that is done. errNoContainer: there is none.
+	// Inspect returns a container with its details. If the container is being started, Inspect waits until that is
+	// done. errNoContainer: there is none.
 	Inspect(ctx context.Context, id string) (container, error)
 
-	// Networks returns the networks that are bridges on this machine. Of those that are
-	// asked for by their id it returns the members, too.
+	// Networks returns the networks that are bridges on this machine, or those with these ids, and the latter with
+	// their members.
 	Networks(ctx context.Context, ids ...string) ([]bridgeNetwork, error)
 
-	// Events tells what changed since a moment, until the context or the connection
-	// ends.
+	// Events calls changed for each event since a moment, until the context or the connection ends.
 	Events(ctx context.Context, since time.Time, changed func(event)) error
 }
 
-// errNoContainer says that Docker has no container with that id.
+// errNoContainer says that the engine has no container with that id.
 var errNoContainer = errors.New("no such container")
 
 // An event says that something changed, not what.
@@ -45,7 +43,7 @@ type bridgeNetwork struct {
 	members map[string][]netip.Addr // container id → addresses; also of those that are being started
 }
 
-// A container is what Docker says of one. Its id and its labels never change.
+// A container is what the engine says of one. Its id and its labels never change.
 type container struct {
 	id          string
 	name        string
@@ -54,17 +52,17 @@ type container struct {
 	network     string            // "host", "bridge", "none", "container:ID" or a network's name; "": not listed
 	labels      map[string]string // those of the image included
 	imageLabels map[string]string // nil: its image is gone
-	endpoints   map[string]string // only of one that was listed: the id of its end in each network that it is connected to
+	endpoints   map[string]string // only of one that was listed: the ids of its endpoints, by the id of the network
 	details     *details          // nil: it was only listed
 }
 
-// details are what Docker tells only of a container that is not just being started.
+// details are what the engine tells only of a container that is not being started.
 type details struct {
-	user      string                  // as in docker run --user or the image: a name or number, "" for root
-	ownUsers  bool                    // its users are not those of this machine (user namespaces)
-	parent    string                  // --cgroup-parent
-	pid       int                     // of its first process; 0: it does not run
-	addresses map[string][]netip.Addr // by the id of the network that it is connected to
+	user          string                  // as in docker run --user or the image: a name or number, "" for root
+	userNamespace bool                    // its users are not those of this machine
+	parent        string                  // --cgroup-parent
+	pid           int                     // of its first process; 0: it does not run
+	addresses     map[string][]netip.Addr // by the id of the network that it is connected to
 	// The network mode is none of the above, so it is unknown which network the container has.
 	modeUnknown bool
 }

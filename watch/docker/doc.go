@@ -1,4 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package docker finds the containers of a Docker engine in the cgroup tree.
+//
+// What comes in: the cgroup tree, the engine's answers and events, the ports of its bridges. What goes out: a
+// workload.Snapshot of the containers that have a cgroup. The package never changes the engine, a cgroup or a network
+// interface.
+//
+// The cgroup shows that a container runs, and the engine tells what the container is. The cgroup is created some 30 ms
+// or more before the first instruction; the engine's event comes at about the same time as that instruction. So the
+// cgroup tree decides which containers the engine is asked about:
+//
+//	CgroupCreated ──► created  ── List ─────┐
+//	Find ───────────► starting ── Networks ─┼──► containers ── search ──► Snapshot
+//	events, Find ───► inspect  ── Inspect ──┘
+//
+// List answers at once also about a container that is being started, with its labels; Inspect waits until the start is
+// done, and tells how the container is connected. The labels of a container never change: a record remains while the
+// engine is away, and across restarts of the daemon (Recall).
+//
+// The types, each with one job:
+//
+//	Docker       connects to the engine, again and again
+//	connection   whether the engine answers
+//	session      asks over one connection, and stores the answers
+//	client       the engine's API: List, Inspect, Networks, Events
+//	queues       the containers that the engine is to be asked about
+//	containers   the records, and which containers have a cgroup
+//	search       one reading of the cgroup tree
+//	places       the cgroups below which the engine puts containers
+//	bridges      the bridges of the engine's networks, and their ports
+//	startWatch   the containers that are being connected to a bridge
 package docker

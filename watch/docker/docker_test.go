@@ -105,10 +105,10 @@ func TestEventsAreCoalesced(t *testing.T) {
 
 // inspectedAll reports whether every container's details are known.
 func (tr *tree) inspectedAll() bool {
-	tr.docker.mu.Lock()
-	defer tr.docker.mu.Unlock()
-	for id, cg := range tr.docker.living {
-		if r := tr.docker.records[id]; r == nil || !r.complete(cg) {
+	tr.docker.containers.mu.Lock()
+	defer tr.docker.containers.mu.Unlock()
+	for id, cg := range tr.docker.containers.cgroups {
+		if r := tr.docker.containers.records[id]; r == nil || !r.complete(cg) {
 			return false
 		}
 	}
@@ -176,9 +176,9 @@ func TestPlacesAreForgotten(t *testing.T) {
 	}
 	tr.in("jobs/b")
 	parents := func() []string {
-		tr.docker.mu.Lock()
-		defer tr.docker.mu.Unlock()
-		return slices.Sorted(maps.Keys(tr.docker.parents))
+		tr.docker.places.mu.Lock()
+		defer tr.docker.places.mu.Unlock()
+		return slices.Sorted(maps.Keys(tr.docker.places.named))
 	}
 	nstest.WaitFor(t, patience, "the places", func() bool { return slices.Equal(parents(), []string{"jobs/a", "jobs/b", "jobs/c"}) })
 	docker.set(func() { delete(docker.containers, idOf("a")); delete(docker.containers, idOf("b")) })
@@ -194,14 +194,14 @@ func TestFailedInspection(t *testing.T) {
 	tr.in("docker/" + idOf("a"))
 	tr.until("the workload", nil, has("name-a"))
 	nstest.WaitFor(t, patience, "the inspection", tr.inspectedAll)
-	tr.docker.doubt(idOf("a"))
+	tr.docker.containers.markIncomplete(idOf("a"))
 	tr.cgroups.Scan(nil)
 	nstest.WaitFor(t, patience, "the next inspection", tr.inspectedAll)
 }
 
 // What only looks like a container is closed among containers, and left alone
 // elsewhere.
-func TestStrangersAmongContainers(t *testing.T) {
+func TestOthersAmongContainers(t *testing.T) {
 	tr, docker := newDockerTree(t)
 	tr.in("podman/" + idOf("c"))
 	tr.in("docker/" + idOf("b"))
@@ -249,7 +249,7 @@ func TestContainerBeforeOtherBindings(t *testing.T) {
 
 func TestContainersOnBridges(t *testing.T) {
 	tr, docker := newDockerTree(t, func(d *Docker) {
-		d.links = fakePorts{ports: map[string]string{"docker0": "veth0", "br0": "veth1"}, foreign: map[string][]string{"br0": {"eth0"}}}
+		d.bridges.ports = fakePorts{ports: map[string]string{"docker0": "veth0", "br0": "veth1"}, foreign: map[string][]string{"br0": {"eth0"}}}
 	})
 	address := []netip.Addr{netip.MustParseAddr("172.17.0.2")}
 	docker.set(func() {
@@ -303,7 +303,7 @@ func TestContainerThatIsStartedCostsLittle(t *testing.T) {
 	tr.until("the network", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
 	var before int
 	docker.set(func() { before = docker.looked })
-	woken, over := 0, time.After(10*joinInterval)
+	woken, over := 0, time.After(10*portInterval)
 	for done := false; !done; {
 		select {
 		case <-tr.cgroups.Changed():
@@ -371,9 +371,9 @@ func TestLateInspection(t *testing.T) {
 	tr.until("the network", nil, known)
 	close(held)
 	nstest.WaitFor(t, patience, "the late answer", func() bool {
-		tr.docker.mu.Lock()
-		defer tr.docker.mu.Unlock()
-		return tr.docker.records[c.id].whole
+		tr.docker.containers.mu.Lock()
+		defer tr.docker.containers.mu.Unlock()
+		return tr.docker.containers.records[c.id].inspected
 	})
 	if s := tr.cgroups.Scan(nil); !known(s) {
 		t.Errorf("after the late answer: %+v", s.Workloads)

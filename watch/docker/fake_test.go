@@ -30,7 +30,7 @@ type fakeDocker struct {
 
 var errAway = errors.New("nobody answers")
 
-func (f *fakeDocker) dial(context.Context, Host) (engine, func() error, error) {
+func (f *fakeDocker) dial(context.Context, Host) (client, func() error, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away != nil {
@@ -173,7 +173,7 @@ func newDockerTree(t *testing.T, change ...func(*Docker)) (*tree, *fakeDocker) {
 func newFakeDocker(tr *tree, fake *fakeDocker) *Docker {
 	d := New(tr.root, Host{Address: "fake", Given: true})
 	d.dial = fake.dial
-	d.links = fakePorts{ports: map[string]string{"docker0": "veth0"}}
+	d.bridges.ports = fakePorts{ports: map[string]string{"docker0": "veth0"}}
 	return d
 }
 

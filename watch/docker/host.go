@@ -29,7 +29,8 @@ func FindHost(host string, getenv func(string) string) (Host, error) {
 	if host = cmp.Or(host, getenv("DOCKER_HOST")); host != "" {
 		found := Host{Address: host, Given: true}
 		if certs := getenv("DOCKER_CERT_PATH"); certs != "" && getenv("DOCKER_TLS_VERIFY") != "" {
-			found.CA, found.Cert, found.Key = filepath.Join(certs, "ca.pem"), filepath.Join(certs, "cert.pem"), filepath.Join(certs, "key.pem")
+			found.CA, found.Cert = filepath.Join(certs, "ca.pem"), filepath.Join(certs, "cert.pem")
+			found.Key = filepath.Join(certs, "key.pem")
 		}
 		return found, found.check()
 	}
@@ -48,9 +49,11 @@ func (h Host) check() error {
 	u, err := url.Parse(h.Address)
 	switch {
 	case err != nil || u.Scheme == "" || u.Host+u.Path == "":
-		return fmt.Errorf("%q is no address of Docker: write unix:///path/of/docker.sock, tcp://host:port, or off", h.Address)
+		return fmt.Errorf("%q is no address of Docker: write unix:///path/of/docker.sock, tcp://host:port, or off",
+			h.Address)
 	case u.Scheme != "unix" && u.Scheme != "tcp":
-		return fmt.Errorf("reaching Docker at %s: only unix:// and tcp:// are known here, the engine must be on this machine: see --docker", h.Address)
+		return fmt.Errorf("reaching Docker at %s: only unix:// and tcp:// are known here, "+
+			"the engine must be on this machine: see --docker", h.Address)
 	}
 	return nil
 }
@@ -82,7 +85,8 @@ func readContext(dir, name string) (Host, error) {
 	}
 	endpoint := meta.Endpoints["docker"]
 	if endpoint.SkipTLSVerify {
-		return Host{}, fmt.Errorf("the Docker context %q does not verify whom it talks to: use --docker unix:///path/of/docker.sock", name)
+		return Host{}, fmt.Errorf("the Docker context %q does not verify whom it talks to: "+
+			"use --docker unix:///path/of/docker.sock", name)
 	}
 	host := Host{Address: cmp.Or(endpoint.Host, defaultDocker), Given: true}
 	tls := filepath.Join(dir, "contexts", "tls", id, "docker")

@@ -25,26 +25,26 @@ type EngineInfo struct {
 	CgroupDriver string
 }
 
-// docker reports whether it is Docker, for all that is known.
-func (e EngineInfo) docker() bool { return e.Name == EngineDocker || e.Name == "" }
+// isDocker reports whether it is Docker, for all that is known.
+func (e EngineInfo) isDocker() bool { return e.Name == EngineDocker || e.Name == "" }
 
 // ErrNoEngine is the error of DescribeEngine where no engine runs, and none is expected.
 var ErrNoEngine = errors.New("no engine listens")
 
 // DescribeEngine asks the engine at host to describe itself.
 func DescribeEngine(ctx context.Context, host Host) (EngineInfo, error) {
-	if !host.Given && !listens(ctx, host.Address) {
+	if !host.Given && !hasListener(ctx, host.Address) {
 		return EngineInfo{}, ErrNoEngine
 	}
-	e, hangUp, err := dialDocker(ctx, host)
+	c, err := newAPIClient(ctx, host)
 	if err != nil {
 		return EngineInfo{}, err
 	}
-	return e.(*dockerClient).engine, hangUp()
+	return c.engine, c.api.Close()
 }
 
-// listens reports whether a socket of this machine exists and has a listener, or cannot be tried.
-func listens(ctx context.Context, address string) bool {
+// hasListener reports whether a socket of this machine exists and has a listener, or cannot be tried.
+func hasListener(ctx context.Context, address string) bool {
 	path, _ := strings.CutPrefix(address, "unix://")
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err == nil {
@@ -53,8 +53,8 @@ func listens(ctx context.Context, address string) bool {
 	return !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED)
 }
 
-// identify asks which engine it is. If the engine, or a proxy before it, does not answer that, the name is "".
-func (c *dockerClient) identify(ctx context.Context, info system.Info) EngineInfo {
+// engineInfo asks which engine it is. If the engine, or a proxy before it, does not answer that, the name is "".
+func (c *apiClient) engineInfo(ctx context.Context, info system.Info) EngineInfo {
 	engine := EngineInfo{Version: info.ServerVersion, API: c.api.ClientVersion(), CgroupDriver: info.CgroupDriver}
 	v, err := c.api.ServerVersion(ctx)
 	if err != nil {

@@ -104,7 +104,7 @@ func TestNetworkModes(t *testing.T) {
 			if version != "" {
 				answers["version"] = version
 			}
-			e, hangUp, err := dialDocker(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
+			e, closeClient, err := dial(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +116,7 @@ func TestNetworkModes(t *testing.T) {
 				t.Errorf("mode %q of %.40s: running %t, unknown %t; want it known: %t",
 					mode, version, c.running, c.details.modeUnknown, want)
 			}
-			_ = hangUp()
+			_ = closeClient()
 		}
 	}
 }
@@ -130,7 +130,7 @@ func TestRunningStates(t *testing.T) {
 		answers := map[string]string{"info": "{}", "version": podmanVersion, "images/i/json": "{}",
 			"containers/json": `[{"Id":"a","Names":["/a"],"ImageID":"i","State":"` + state +
 				`","NetworkSettings":{"Networks":null}}]`}
-		e, hangUp, err := dialDocker(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
+		e, closeClient, err := dial(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +141,7 @@ func TestRunningStates(t *testing.T) {
 		if c := list[0]; c.running != want || c.network != "" {
 			t.Errorf("state %s: running %t, want %t; network %q, want none told", state, c.running, want, c.network)
 		}
-		_ = hangUp()
+		_ = closeClient()
 	}
 }
 

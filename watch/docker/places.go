@@ -1,31 +1,52 @@
 package docker
 
 import (
-	"fmt"
 	"maps"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"thole/compiler"
-	"thole/internal/condition"
 	"thole/watch/cgroupfs"
-	"thole/watch/workload"
 )
 
-// A place is a cgroup below which there are containers.
+// places are the cgroups below which the engine puts containers.
 //
 //	docker/<id>                       the cgroupfs driver
 //	system.slice/docker-<id>.scope    systemd's
 //	<parent>/…                        --cgroup-parent, of dockerd or of the container
 //
-// All cgroups directly below the root are looked at for such names, and those that
-// Docker names. That a container is Docker's is said by Docker, never by a name.
+// All cgroups directly below the root are searched for such names, and those that the engine named. Only the engine
+// says that a container is its own, never a name.
+type places struct {
+	root    cgroupfs.Root
+	changed func()
+
+	mu    sync.Mutex      // guards named
+	named map[string]bool // cgroups that the engine named as a place of containers
+}
+
+func newPlaces(root cgroupfs.Root, changed func()) *places {
+	return &places{root: root, changed: changed, named: map[string]bool{}}
+}
+
+// A place is a cgroup below which there may be containers.
 type place struct {
 	path   string
+	named  bool              // the engine named it
 	ids    map[string]string // container id → name of its cgroup
 	others []string          // names of cgroups that are no container's
 }
+
+// buildCgroup is where Docker builds images, beside the containers.
+const buildCgroup = "buildkit"
+
+// sharedPlaces are the places that containers share with all else, whatever is in them now.
+var sharedPlaces = []string{"", "system.slice", "user.slice", "init.scope", cgroupfs.TholeSlice}
+
+// defaultPlace is where the cgroupfs driver puts containers.
+const defaultPlace = "docker"
 
 // containerID returns the id in the name of a container's cgroup.
 func containerID(name string) (id string, ok bool) {
@@ -42,25 +63,60 @@ func containerID(name string) (id string, ok bool) {
 	return name, true
 }
 
-// buildGroup is where Docker builds images, beside the containers.
-const buildGroup = "buildkit"
+// recall adds the parents of a snapshot, but for those that are a container's cgroup themselves.
+func (p *places) recall(parents []compiler.Cgroup) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, parent := range parents {
+		if _, ok := containerID(path.Base(parent.Path)); !ok {
+			p.named[parent.Path] = true
+		}
+	}
+}
 
-// shared are the places that containers share with all else, whatever is in them now.
-var shared = []string{"", "system.slice", "user.slice", "init.scope", cgroupfs.TholeSlice}
+// learn adds and returns the places of a container that was inspected. cgroup is the id of the container's cgroup; 0:
+// it was not found.
+func (p *places) learn(c container, cgroup uint64) []string {
+	found := placesOfParent(c.details.parent)
+	if cgroup == 0 && c.details.pid != 0 { // it runs, and was not found
+		if place, ok := placeOfProcess(c.details.pid, c.id); ok {
+			found = append(found, place)
+		}
+	}
+	p.mu.Lock()
+	before := len(p.named)
+	for _, place := range found {
+		p.named[place] = true
+	}
+	changed := len(p.named) > before
+	p.mu.Unlock()
+	if changed {
+		p.changed()
+	}
+	return found
+}
 
-// dockerPlace is where the cgroupfs driver puts containers.
-const dockerPlace = "docker"
+// forget removes the places that are gone, unless they are in inUse.
+func (p *places) forget(inUse map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.named, func(place string, _ bool) bool {
+		_, err := p.root.ID(place)
+		return cgroupfs.Gone(err) && !inUse[place]
+	})
+}
 
-// places returns where containers are or could be. watch is called for each cgroup
-// before it is read.
-func (d *Docker) places(watch func(cgroup string)) ([]place, error) {
+// read returns where containers are or could be. The function watch is called for each cgroup before it is read.
+func (p *places) read(watch func(cgroup string)) ([]place, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	watch("")
-	top, err := d.root.Children("")
+	top, err := p.root.Children("")
 	if err != nil {
 		return nil, err
 	}
-	found := []place{newPlace("", top)}
-	for _, parent := range slices.Sorted(maps.Keys(d.parents)) {
+	found := []place{p.place("", top)}
+	for _, parent := range slices.Sorted(maps.Keys(p.named)) {
 		for i, c := range parent { // as far as it exists
 			if c == '/' {
 				watch(parent[:i])
@@ -71,174 +127,50 @@ func (d *Docker) places(watch func(cgroup string)) ([]place, error) {
 		}
 	}
 	for _, name := range top {
-		if _, container := containerID(name); container || name == cgroupfs.TholeSlice || name == "user.slice" || name == "init.scope" {
+		_, isContainer := containerID(name)
+		if isContainer || name == cgroupfs.TholeSlice || name == "user.slice" || name == "init.scope" {
 			continue
 		}
 		watch(name)
-		names, err := d.root.Children(name)
+		names, err := p.root.Children(name)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, newPlace(name, names))
+		found = append(found, p.place(name, names))
 	}
 	return found, nil
 }
 
-func newPlace(path string, names []string) place {
-	p := place{path: path, ids: map[string]string{}}
+// place makes a place of the names of the cgroups in it. It needs the lock.
+func (p *places) place(path string, names []string) place {
+	made := place{path: path, named: p.named[path], ids: map[string]string{}}
 	for _, name := range names {
 		if id, ok := containerID(name); ok {
-			p.ids[id] = name
-		} else if name != buildGroup {
-			p.others = append(p.others, name)
+			made.ids[id] = name
+		} else if name != buildCgroup {
+			made.others = append(made.others, name)
 		}
 	}
-	return p
+	return made
 }
 
-// Find returns the containers that run: those that have a cgroup. Those about which
-// something is not known yet are asked about.
-func (d *Docker) Find(watch func(cgroup string)) workload.Snapshot {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s := workload.Snapshot{Bridges: d.alike}
-	places, err := d.places(watch)
-	if err != nil {
-		s.Conditions = append(s.Conditions, condition.Condition{Code: condition.CgroupsUnreadable, Text: err.Error()})
-	}
-	d.living = map[string]compiler.Cgroup{}
-	for _, p := range places {
-		d.listPlace(&s, p)
-	}
-	s.Conditions = append(s.Conditions, d.away()...)
-	if err == nil {
-		s.Conditions = append(s.Conditions, d.notJudged()...)
-	}
-	return s
-}
-
-func (d *Docker) listPlace(s *workload.Snapshot, p place) {
-	ours := d.parents[p.path]
-	var strangers []string
-	for _, id := range slices.Sorted(maps.Keys(p.ids)) {
-		name := p.ids[id]
-		cg := compiler.Cgroup{Path: cgroupfs.Join(p.path, name)}
-		var err error
-		if cg.ID, err = d.root.ID(cg.Path); err != nil {
-			continue // it disappeared
-		}
-		if !d.listContainer(s, id, cg) {
-			strangers = append(strangers, cg.Path)
-			continue
-		}
-		ours = true
-	}
-	if !ours && p.path != dockerPlace {
-		return
-	}
-	if d.alone(s, p) {
-		d.listAlone(s, p, strangers)
-	}
-}
-
-// listContainer enters one container. It returns false if Docker has none of that
-// id, or has not said so yet.
-func (d *Docker) listContainer(s *workload.Snapshot, id string, cg compiler.Cgroup) bool {
-	d.living[id] = cg
-	r := d.records[id]
-	if r == nil {
-		if !d.strangers[id] {
-			d.births.add(id)
-		}
-		return false
-	}
-	if !r.complete(cg) {
-		d.inspects.add(id)
-		if !r.hosted() {
-			d.joins.add(id)
-		}
-	}
-	switch {
-	case r.refused != "":
-		s.Parents = append(s.Parents, cg) // it holds one container alone, and that is not known
-		s.Conditions = append(s.Conditions, condition.Condition{Code: condition.ContainerRefused, Where: "container " + r.name, Text: r.refused + "; it is closed"})
-	case len(r.labels) > 0:
-		s.Workloads = append(s.Workloads, r.workload(cg))
-	default:
-		s.Unlabelled = append(s.Unlabelled, r.unlabelled(cg))
-	}
-	return true
-}
-
-// alone reports whether a place belongs to containers alone.
-func (d *Docker) alone(s *workload.Snapshot, p place) bool {
-	const mend = `: a container that starts while the daemon is down is free until it is back. ` +
-		`Give Docker a slice of its own, "cgroup-parent": "docker.slice" in /etc/docker/daemon.json; see "systemd" in the README`
-	switch {
-	case slices.Contains(shared, p.path):
-		if len(p.ids) > 0 {
-			s.Conditions = append(s.Conditions, condition.Condition{Code: condition.ContainerParentShared, Where: p.path, Text: "containers share this cgroup with services" + mend})
-		}
-		return false
-	case len(p.others) > 0:
-		s.Conditions = append(s.Conditions, condition.Condition{Code: condition.ContainerParentShared, Where: p.path, Text: fmt.Sprintf(
-			"containers share this cgroup with %s%s", strings.Join(p.others, ", "), mend)})
-		return false
-	}
-	return true
-}
-
-// listAlone enters a place that belongs to containers alone: what is not known
-// below it is closed. Builds are known.
-func (d *Docker) listAlone(s *workload.Snapshot, p place, strangers []string) {
-	id, err := d.root.ID(p.path)
-	if err != nil {
-		return
-	}
-	s.Parents = append(s.Parents, compiler.Cgroup{Path: p.path, ID: id})
-	build := compiler.Cgroup{Path: cgroupfs.Join(p.path, buildGroup)}
-	if build.ID, err = d.root.ID(build.Path); err == nil {
-		s.Unlabelled = append(s.Unlabelled, compiler.Unlabelled{Cgroup: build})
-	}
-	for _, cgroup := range strangers {
-		if id, _ := containerID(path.Base(cgroup)); d.strangers[id] {
-			s.Conditions = append(s.Conditions, condition.Condition{Code: condition.ContainerUnknown, Where: cgroup,
-				Text: "Docker at " + d.status.Host + " has no such container: what runs in it is closed"})
-		}
-	}
-}
-
-// parentsOf returns the places that a --cgroup-parent can mean. The name of a slice
-// says in which slices it is, if systemd makes it.
-func parentsOf(parent string) []string {
+// placesOfParent returns the places that a --cgroup-parent can mean. The name of a slice says in which slices it is,
+// if systemd makes it.
+func placesOfParent(parent string) []string {
 	parent = strings.Trim(path.Clean("/"+parent), "/")
 	if parent == "" {
 		return nil
 	}
-	places := []string{parent}
-	if name, ok := strings.CutSuffix(parent, ".slice"); ok && !strings.Contains(parent, "/") && strings.Contains(name, "-") {
+	found := []string{parent}
+	name, ok := strings.CutSuffix(parent, ".slice")
+	if ok && !strings.Contains(parent, "/") && strings.Contains(name, "-") {
 		nested := ""
 		for i, c := range name + "-" {
 			if c == '-' {
 				nested = cgroupfs.Join(nested, name[:i]+".slice")
 			}
 		}
-		places = append(places, nested)
+		found = append(found, nested)
 	}
-	return places
-}
-
-// placeOfProcess returns the place of the container to which a process belongs,
-// which the kernel knows for sure.
-func (d *Docker) placeOfProcess(pid int, id string) (string, bool) {
-	cgroup, ok := strings.CutPrefix(cgroupOf(pid), "/")
-	if !ok {
-		return "", false
-	}
-	for p := cgroup; p != "."; p = path.Dir(p) {
-		if found, ok := containerID(path.Base(p)); ok && found == id {
-			return path.Dir(p), true
-		}
-	}
-	return "", false
+	return found
 }

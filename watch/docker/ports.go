@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A switchboard knows which namespace is behind which port of a bridge.
-type switchboard interface {
+// bridgePorts looks up the ports of bridges.
+type bridgePorts interface {
 	// Ports returns the port by which the network namespace of a process is connected
 	// to each bridge.
 	Ports(pid int) (map[string]string, error)
@@ -22,20 +22,19 @@ type switchboard interface {
 	Foreign(bridge string) (ports []string, ok bool, err error)
 }
 
-// links are the network interfaces of the network namespace in which its methods
-// are called.
-type links struct{}
+// hostLinks are the network interfaces of the network namespace in which its methods are called.
+type hostLinks struct{}
 
-// A link is one of them, as rtnetlink(7) tells.
+// A link is a network interface, as in rtnetlink(7).
 type link struct {
 	index  uint32
 	name   string
 	master uint32 // index of the bridge whose port it is; 0: none
 	veth   bool
-	behind int32 // number of the network namespace in which its other end is; -1: this one, or it has none
+	peer   int32 // number of the network namespace in which its other end is; -1: this one, or it has none
 }
 
-func (links) Ports(pid int) (map[string]string, error) {
+func (hostLinks) Ports(pid int) (map[string]string, error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, fmt.Errorf("listing network interfaces: %v", err)
@@ -55,14 +54,14 @@ func (links) Ports(pid int) (map[string]string, error) {
 	}
 	ports := map[string]string{}
 	for _, l := range list {
-		if l.master != 0 && l.behind == namespace {
+		if l.master != 0 && l.peer == namespace {
 			ports[names[l.master]] = l.name
 		}
 	}
 	return ports, nil
 }
 
-func (links) Foreign(bridge string) (ports []string, ok bool, err error) {
+func (hostLinks) Foreign(bridge string) (ports []string, ok bool, err error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, false, fmt.Errorf("listing network interfaces: %v", err)
@@ -110,7 +109,7 @@ func parseLink(data []byte) (link, error) {
 	if len(data) < linkHeaderSize {
 		return link{}, errors.New("the kernel's answer is too short")
 	}
-	l := link{index: binary.NativeEndian.Uint32(data[4:]), behind: -1}
+	l := link{index: binary.NativeEndian.Uint32(data[4:]), peer: -1}
 	attributes, err := netlink.NewAttributeDecoder(data[linkHeaderSize:])
 	if err != nil {
 		return link{}, err
@@ -122,7 +121,7 @@ func parseLink(data []byte) (link, error) {
 		case unix.IFLA_MASTER:
 			l.master = attributes.Uint32()
 		case unix.IFLA_LINK_NETNSID:
-			l.behind = attributes.Int32()
+			l.peer = attributes.Int32()
 		case unix.IFLA_LINKINFO:
 			attributes.Nested(func(info *netlink.AttributeDecoder) error {
 				for info.Next() {

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"maps"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -9,38 +10,49 @@ import (
 	"thole/watch/workload"
 )
 
-// A record is what is known of a container. It holds as long as there is one of
-// that id, also where Docker does not answer.
+// A record is what is known of a container. It remains as long as the engine has a container of that id, also while
+// the engine does not answer.
 type record struct {
 	name     string
 	labels   compiler.Labels // a person's; none: it is unlabelled, unless a doubtful one makes it a workload
 	facts    compiler.Labels
 	doubtful compiler.Labels // that its image has too, with the same value
 	refused  string          // why its labels cannot be used: it is closed
-	whole    bool            // it was inspected, not only listed
-	// By the id of the network: when another list has others, it is inspected anew.
-	endpoints map[string]string
-	own       []compiler.Network // on which bridges it is known
-	ownAs     uint64             // the cgroup that it had when that was found out: started again, it may have other addresses
-	places    []string           // where its cgroup is or will be, as far as Docker said
-	asked     uint64             // the cgroup that it had when it was inspected; 0: it had none
 
-	running     bool
-	process     process // its first one, as the last inspection has it; zero: unknown, or it had ended
-	unseen      int     // in how many listings in a row it ran without a cgroup that was found; at most unseenListings
-	modeUnknown bool    // of its network: see details
+	inspected   bool     // the record is that of an inspection, and not only of a listing
+	inspectedAs uint64   // the cgroup that it had when it was inspected; 0: it had none
+	places      []string // where its cgroup is or will be, as far as the engine said
+	attached    attachment
+	endpoints   map[string]string // by the id of the network: when a listing has others, it is inspected again
+	modeUnknown bool              // of its network: see details
+
+	running               bool
+	process               process // its first one, as of the last inspection; zero: unknown, or it had ended
+	listingsWithoutCgroup int     // listings in a row; at most maxListingsWithoutCgroup
 }
 
-// newRecord tells a person's labels from those of tools, and those that nobody can tell from the image's. Which
-// bridges the container is connected to is not known by Docker alone.
+// An attachment is how one run of a container is connected to bridges. Each time the container is started it has
+// another cgroup, and may have other addresses.
+type attachment struct {
+	cgroup   uint64
+	networks []compiler.Network
+}
+
+// newRecord makes a record of what the engine said. How the container is attached is not known by that alone.
 func newRecord(c container) *record {
-	r := &record{
-		name: c.name, labels: compiler.Labels{}, facts: compiler.Labels{},
-		whole: c.details != nil, endpoints: c.endpoints, running: c.running,
-	}
+	r := &record{name: c.name, inspected: c.details != nil, endpoints: c.endpoints, running: c.running}
+	r.divideLabels(c)
+	maps.Copy(r.facts, c.facts())
 	if c.details != nil {
 		r.modeUnknown = c.details.modeUnknown
 	}
+	return r
+}
+
+// divideLabels divides a container's labels into those of a person, those of tools (facts), and those of which nobody
+// can tell whether they are the image's (doubtful).
+func (r *record) divideLabels(c container) {
+	r.labels, r.facts = compiler.Labels{}, compiler.Labels{}
 	if c.imageLabels == nil {
 		r.refused = "its image is gone, so that its labels can not be told from the image's: make the container anew"
 	}
@@ -49,7 +61,7 @@ func newRecord(c container) *record {
 		doubtful := ok && inherited == value
 		err := compiler.CheckContainerLabel(key, value)
 		switch {
-		case strings.HasPrefix(key, workload.FactPrefix): // only we set these
+		case strings.HasPrefix(key, workload.FactPrefix): // only the daemon sets these
 		case doubtful && err != nil && compiler.CheckContainerLabel(key, "") != nil: // no policy can name it
 		case doubtful:
 			if err != nil {
@@ -67,8 +79,6 @@ func newRecord(c container) *record {
 			r.facts[key] = value
 		}
 	}
-	maps.Copy(r.facts, c.facts())
-	return r
 }
 
 func (c container) facts() compiler.Labels {
@@ -84,10 +94,9 @@ func (c container) facts() compiler.Labels {
 	return facts
 }
 
-// uid is the user that the first process starts as, where it is a number of this
-// machine.
+// uid is the user that the first process starts as, if it is a number of this machine.
 func (d *details) uid() (string, bool) {
-	if d == nil || d.ownUsers {
+	if d == nil || d.userNamespace {
 		return "", false
 	}
 	user, _, _ := strings.Cut(d.user, ":")
@@ -101,13 +110,14 @@ func (d *details) uid() (string, bool) {
 	}
 }
 
-// update takes over what a listing does not tell and was told before.
-func (r *record) update(before *record) {
+// completeFrom copies from an earlier record what a listing does not tell.
+func (r *record) completeFrom(before *record) {
 	if before == nil {
 		return
 	}
-	r.whole, r.own, r.ownAs, r.asked, r.places = before.whole, before.own, before.ownAs, before.asked, before.places
-	r.process, r.unseen, r.modeUnknown = before.process, before.unseen, before.modeUnknown
+	r.inspected, r.inspectedAs, r.modeUnknown = before.inspected, before.inspectedAs, before.modeUnknown
+	r.places, r.attached = before.places, before.attached
+	r.process, r.listingsWithoutCgroup = before.process, before.listingsWithoutCgroup
 	if r.facts[workload.FactNetwork] == "" {
 		r.facts[workload.FactNetwork] = before.facts[workload.FactNetwork]
 	}
@@ -116,33 +126,50 @@ func (r *record) update(before *record) {
 	}
 }
 
-// complete reports whether all is known of a container that has this cgroup. Each time
-// it is started it gets another one, and is connected anew.
-func (r *record) complete(cg compiler.Cgroup) bool {
-	return r.whole && (r.asked == cg.ID || r.hosted())
+// same reports whether a snapshot is the same with either record.
+func (r *record) same(other *record) bool {
+	if r == nil || other == nil {
+		return r == other
+	}
+	a, b := *r, *other
+	for _, r := range []*record{&a, &b} {
+		r.inspected, r.inspectedAs, r.places, r.endpoints = false, 0, nil, nil
+		r.running, r.process, r.listingsWithoutCgroup = false, process{}, 0 // see notJudgedMayChange
+	}
+	return reflect.DeepEqual(a, b)
 }
 
-// connected returns on which bridges a container that has this cgroup is known.
-func (r *record) connected(cg compiler.Cgroup) []compiler.Network {
-	if r.ownAs != cg.ID {
+// complete reports whether all is known of a container that has this cgroup.
+func (r *record) complete(cgroup compiler.Cgroup) bool {
+	return r.inspected && (r.inspectedAs == cgroup.ID || r.withoutBridge())
+}
+
+// networks returns on which bridges a container that has this cgroup is known.
+func (r *record) networks(cgroup compiler.Cgroup) []compiler.Network {
+	if r.attached.cgroup != cgroup.ID {
 		return nil
 	}
-	return r.own
+	return r.attached.networks
 }
 
-// hosted reports whether it is never connected to a bridge.
-func (r *record) hosted() bool {
-	network := r.facts[workload.FactNetwork]
-	return network == "host" || network == "none"
+// withoutBridge reports whether the container is never connected to a bridge.
+func (r *record) withoutBridge() bool {
+	return r.networkName() == "host" || r.networkName() == "none"
 }
 
-func (r *record) workload(cg compiler.Cgroup) compiler.Workload {
-	return compiler.Workload{Name: r.name, Kind: compiler.KindContainer, Labels: r.labels, Facts: r.facts, Doubtful: r.doubtful, Cgroup: cg, Own: r.connected(cg)}
+// networkName is host, none, bridge or the name of the network with which the container was made.
+func (r *record) networkName() string { return r.facts[workload.FactNetwork] }
+
+func (r *record) workload(cgroup compiler.Cgroup) compiler.Workload {
+	return compiler.Workload{
+		Name: r.name, Kind: compiler.KindContainer, Labels: r.labels, Facts: r.facts, Doubtful: r.doubtful,
+		Cgroup: cgroup, Own: r.networks(cgroup),
+	}
 }
 
-// unlabelled is a container without labels of a person. What a policy needs to make it a workload goes with it.
-func (r *record) unlabelled(cg compiler.Cgroup) compiler.Unlabelled {
-	u := compiler.Unlabelled{Cgroup: cg, Own: r.connected(cg)}
+// unlabelled is a container without labels of a person, with what a policy needs to make it a workload.
+func (r *record) unlabelled(cgroup compiler.Cgroup) compiler.Unlabelled {
+	u := compiler.Unlabelled{Cgroup: cgroup, Own: r.networks(cgroup)}
 	if len(r.doubtful) > 0 {
 		u.Name, u.Facts, u.Doubtful = r.name, r.facts, r.doubtful
 	}

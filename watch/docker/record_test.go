@@ -89,7 +89,7 @@ func TestRecallOfBoundContainer(t *testing.T) {
 	id := idOf("a")
 	d.Recall(workload.Snapshot{Workloads: []compiler.Workload{{Name: "bound", Kind: compiler.KindCgroup, Labels: compiler.Labels{"env": "prod"},
 		Doubtful: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "docker/" + id, ID: 5}}}})
-	if r := d.records[id]; r == nil || len(r.labels) > 0 || r.doubtful["app"] != "db" {
+	if r := d.containers.records[id]; r == nil || len(r.labels) > 0 || r.doubtful["app"] != "db" {
 		t.Errorf("recalled: %+v", r)
 	}
 }
@@ -105,30 +105,10 @@ func TestUserOfContainers(t *testing.T) {
 		{&details{user: "1000"}, "1000"},
 		{&details{user: "0010:5"}, "10"},
 		{&details{user: "nginx"}, ""},
-		{&details{user: "1000", ownUsers: true}, ""},
+		{&details{user: "1000", userNamespace: true}, ""},
 	} {
 		if got, _ := tt.details.uid(); got != tt.want {
 			t.Errorf("%+v: uid %q, want %q", tt.details, got, tt.want)
-		}
-	}
-}
-
-func TestContainerID(t *testing.T) {
-	id := idOf("a")
-	for name, want := range map[string]string{
-		id:                         id,
-		"docker-" + id + ".scope":  id,
-		"docker-" + id:             "",
-		id + ".scope":              "",
-		id[1:]:                     "",
-		idOf("A"):                  "",
-		"libpod-" + id + ".scope":  "",
-		"docker-" + id + ".mount":  "",
-		"docker-docker.scope":      "",
-		"docker-" + idOf("") + "x": "",
-	} {
-		if got, _ := containerID(name); got != want {
-			t.Errorf("%s: id %q, want %q", name, got, want)
 		}
 	}
 }

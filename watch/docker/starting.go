@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -13,17 +12,29 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"thole/compiler"
-	"thole/watch/workload"
 )
 
 const (
-	joinInterval = 20 * time.Millisecond // between two looks at a container that is being connected
-	joinPatience = inspectTimeout        // Inspect tells it in the end
+	portInterval  = 20 * time.Millisecond // between two lookups of the ports of a container that is being started
+	startPatience = inspectTimeout        // an inspection has the ports in the end
 )
 
-// A joining is a container that is being started, and what is known of how it will
-// be connected.
-type joining struct {
+// A startWatch finds out how containers that are being started are connected to bridges, before their first
+// instruction.
+//
+// The engine has their addresses when their cgroup is created, and is asked then. It connects them when their first
+// process waits already in its namespaces, without an event. So their ports are looked up every portInterval until an
+// inspection has told all.
+//
+// All its fields belong to the goroutine that calls run.
+type startWatch struct {
+	session    *session
+	answers    chan networksAnswer
+	containers map[string]*startingContainer // by id
+}
+
+// A startingContainer is a container that is being started, and what is known of how it will be connected.
+type startingContainer struct {
 	cgroup    uint64
 	until     time.Time
 	asking    bool
@@ -31,126 +42,121 @@ type joining struct {
 	addresses map[string][]netip.Addr // by bridge
 }
 
-// An answer is what Docker said of the networks about which it was asked for a container.
-type answer struct {
+// A networksAnswer is the engine's answer to a question about the networks of a container.
+type networksAnswer struct {
 	id       string
-	cgroup   uint64 // that it had
+	cgroup   uint64 // that the container had when the engine was asked
 	networks []bridgeNetwork
 }
 
-// join finds out how containers that are being started are connected, before their
-// first instruction. Docker knows their addresses when their cgroup is made, and is
-// asked then; it connects them when their first process waits already in its
-// namespaces, and nobody tells. So they are looked at until Inspect has told all.
-func (d *Docker) join(ctx context.Context, e engine) error {
+func newStartWatch(s *session) *startWatch {
+	return &startWatch{session: s, answers: make(chan networksAnswer), containers: map[string]*startingContainer{}}
+}
+
+// run returns when the context ends, or the engine does not answer.
+func (w *startWatch) run(ctx context.Context) error {
+	queue := w.session.queues.starting
 	questions, ctx := errgroup.WithContext(ctx)
-	answers := make(chan answer)
-	starting := map[string]*joining{}
 	for {
-		var again <-chan time.Time
-		if len(starting) > 0 {
-			again = time.After(joinInterval)
+		var next <-chan time.Time
+		if len(w.containers) > 0 {
+			next = time.After(portInterval)
 		}
 		select {
 		case <-ctx.Done():
 			return questions.Wait()
-		case <-again:
-		case a := <-answers:
-			if j := starting[a.id]; j != nil {
-				j.take(a)
+		case <-next:
+		case a := <-w.answers:
+			if c := w.containers[a.id]; c != nil {
+				c.add(a)
 			}
-		case <-d.joins.ready:
-			for _, id := range d.joins.takeAll() {
-				if starting[id] == nil {
-					starting[id] = &joining{until: d.now().Add(joinPatience)}
+		case <-queue.ready:
+			for _, id := range queue.takeAll() {
+				if w.containers[id] == nil {
+					w.containers[id] = &startingContainer{until: w.session.now().Add(startPatience)}
 				}
-				d.joins.done(id)
+				queue.done(id)
 			}
 		}
-		for id, j := range starting {
-			ask, known := d.look(id, j)
-			if known || d.now().After(j.until) {
-				delete(starting, id)
-				continue
-			}
-			if len(ask) == 0 || j.asking {
-				continue
-			}
-			j.asking, j.asked = true, true
-			cgroup := j.cgroup
-			questions.Go(func() error {
-				networks, err := e.Networks(ctx, ask...)
-				if err != nil {
-					return err
-				}
-				select {
-				case answers <- answer{id, cgroup, networks}:
-				case <-ctx.Done():
-				}
-				return nil
-			})
-		}
+		w.checkAll(ctx, questions)
 	}
 }
 
-// take enters the addresses that Docker gave the container.
-func (j *joining) take(a answer) {
-	j.asking = false
-	if j.cgroup != a.cgroup {
-		return // the next run may have others
+// checkAll looks up the ports of all containers, and asks the engine about their networks.
+func (w *startWatch) checkAll(ctx context.Context, questions *errgroup.Group) {
+	for id, c := range w.containers {
+		networks, done := w.check(id, c)
+		if done || w.session.now().After(c.until) {
+			delete(w.containers, id)
+			continue
+		}
+		if len(networks) == 0 || c.asking {
+			continue
+		}
+		c.asking, c.asked = true, true
+		cgroup := c.cgroup
+		questions.Go(func() error { return w.ask(ctx, id, cgroup, networks) })
+	}
+}
+
+// ask asks the engine about networks, and sends the answer to run.
+func (w *startWatch) ask(ctx context.Context, id string, cgroup uint64, networks []string) error {
+	answer, err := w.session.client.Networks(ctx, networks...)
+	if err != nil {
+		return err
+	}
+	select {
+	case w.answers <- networksAnswer{id, cgroup, answer}:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// add stores the addresses that the engine gave the container.
+func (c *startingContainer) add(a networksAnswer) {
+	c.asking = false
+	if c.cgroup != a.cgroup {
+		return // it was started again, and may have other addresses
 	}
 	for _, n := range a.networks {
 		if len(n.members[a.id]) > 0 {
-			j.addresses[n.bridge] = n.members[a.id]
+			c.addresses[n.bridge] = n.members[a.id]
 		}
 	}
 }
 
-// look looks once at a container. It returns about which networks Docker is to be
-// asked, or that there is nothing more to see.
-func (d *Docker) look(id string, j *joining) (ask []string, known bool) {
-	d.mu.Lock()
-	cgroup, r, bridges, network := d.living[id], d.records[id], d.bridges, ""
-	if r != nil {
-		network = d.named[r.facts[workload.FactNetwork]]
-	}
-	d.mu.Unlock()
+// check looks up the ports of a container once. It returns the networks about which the engine is to be asked, or that
+// the container does not have to be checked again.
+func (w *startWatch) check(id string, c *startingContainer) (ask []string, done bool) {
+	r, cgroup := w.session.containers.get(id)
 	if r == nil || cgroup.ID == 0 || r.complete(cgroup) {
 		return nil, true
 	}
-	if j.cgroup != cgroup.ID { // it is being started again
-		j.cgroup, j.asked, j.addresses = cgroup.ID, false, map[string][]netip.Addr{}
+	if c.cgroup != cgroup.ID { // it is being started again
+		c.cgroup, c.asked, c.addresses = cgroup.ID, false, map[string][]netip.Addr{}
 	}
-	if !j.asked && network != "" {
+	if network := w.session.bridges.networkID(r.networkName()); !c.asked && network != "" {
 		ask = append(ask, network)
 	}
-	ports := d.portsOf(cgroup)
-	var own []compiler.Network
-	for network, bridge := range bridges {
+	ports := w.ports(cgroup)
+	var found []compiler.Network
+	for network, bridge := range w.session.bridges.all() {
 		switch port := ports[bridge]; {
 		case port == "":
-		case j.addresses[bridge] == nil:
+		case c.addresses[bridge] == nil:
 			ask = append(ask, network)
 		default:
-			own = append(own, compiler.Network{Bridge: bridge, Port: port, Addresses: j.addresses[bridge]})
+			found = append(found, compiler.Network{Bridge: bridge, Port: port, Addresses: c.addresses[bridge]})
 		}
 	}
-	sortNetworks(own)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.records[id] == r && !reflect.DeepEqual(r.connected(cgroup), own) { // if it was replaced, it is looked at again
-		with := *r
-		with.own, with.ownAs = own, cgroup.ID
-		d.records[id] = &with
-		d.wake()
-	}
+	sortNetworks(found)
+	w.session.containers.attach(id, r, cgroup, found)
 	return ask, false
 }
 
-// portsOf returns by which ports the first process of a cgroup is connected; none if
-// there is no process yet.
-func (d *Docker) portsOf(cgroup compiler.Cgroup) map[string]string {
-	data, err := os.ReadFile(filepath.Join(d.root.Path(cgroup.Path), "cgroup.procs"))
+// ports returns by which ports the first process of a cgroup is connected; none if there is no process yet.
+func (w *startWatch) ports(cgroup compiler.Cgroup) map[string]string {
+	data, err := os.ReadFile(filepath.Join(w.session.places.root.Path(cgroup.Path), "cgroup.procs"))
 	if err != nil {
 		return nil
 	}
@@ -159,9 +165,9 @@ func (d *Docker) portsOf(cgroup compiler.Cgroup) map[string]string {
 	if err != nil {
 		return nil
 	}
-	ports, err := d.links.Ports(pid)
+	ports, err := w.session.bridges.ports.Ports(pid)
 	if err != nil {
-		return nil // it is looked at again, or Inspect has the error
+		return nil // the next lookup may succeed, and otherwise the inspection has the error
 	}
 	return ports
 }

@@ -2,7 +2,6 @@ package docker
 
 import (
 	"context"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -14,8 +13,9 @@ import (
 	"thole/watch/workload"
 )
 
-// unjudged returns a snapshot's problems of code container-not-judged, as "WHERE: REASON": the text up to its colon.
-func unjudged(s workload.Snapshot) []string {
+// notJudgedIn returns a snapshot's problems of code container-not-judged, as "WHERE: REASON": the text up to its
+// colon.
+func notJudgedIn(s workload.Snapshot) []string {
 	var list []string
 	for _, c := range s.Conditions {
 		if c.Code == condition.ContainerNotJudged {
@@ -27,7 +27,7 @@ func unjudged(s workload.Snapshot) []string {
 }
 
 func judgedExcept(want ...string) func(workload.Snapshot) bool {
-	return func(s workload.Snapshot) bool { return cmp.Equal(unjudged(s), want) }
+	return func(s workload.Snapshot) bool { return cmp.Equal(notJudgedIn(s), want) }
 }
 
 // podmanContainer is a running container as Podman has it: the name of its cgroup is not recognised.
@@ -55,21 +55,21 @@ func TestRunningContainerWithoutCgroup(t *testing.T) {
 	}
 	p.Kill()
 	_ = p.Wait() // it was killed
-	if got := unjudged(tr.cgroups.Scan(nil)); got != nil {
+	if got := notJudgedIn(tr.cgroups.Scan(nil)); got != nil {
 		t.Errorf("its process has ended, and the engine has not said so yet: problems %q", got)
 	}
 	c.running, c.details = false, &details{}
 	docker.put(c)
 	docker.tell(event{container: c.id})
 	nstest.WaitFor(t, patience, "the end to be known", func() bool {
-		tr.docker.mu.Lock()
-		defer tr.docker.mu.Unlock()
-		return !tr.docker.records[c.id].running
+		tr.docker.containers.mu.Lock()
+		defer tr.docker.containers.mu.Unlock()
+		return !tr.docker.containers.records[c.id].running
 	})
-	for range unseenListings + 1 {
+	for range maxListingsWithoutCgroup + 1 {
 		tr.listAnew(docker)
 	}
-	if got := unjudged(tr.cgroups.Scan(nil)); got != nil {
+	if got := notJudgedIn(tr.cgroups.Scan(nil)); got != nil {
 		t.Errorf("it does not run: problems %q", got)
 	}
 }
@@ -82,7 +82,7 @@ func TestContainersThatAreNoProblem(t *testing.T) {
 	c.running = true
 	docker.put(c)
 	tr.in("docker/" + c.id)
-	for range unseenListings + 1 {
+	for range maxListingsWithoutCgroup + 1 {
 		tr.listAnew(docker)
 	}
 	if got := problemsOf(tr.until("the workload", nil, has("name-b"))); got != "" {
@@ -93,7 +93,7 @@ func TestContainersThatAreNoProblem(t *testing.T) {
 // listAnew has all containers listed once more, as happens every listInterval.
 func (tr *tree) listAnew(docker *fakeDocker) {
 	tr.t.Helper()
-	if err := tr.docker.reconcile(context.Background(), docker); err != nil {
+	if err := tr.docker.newSession(docker, nil).listAll(context.Background()); err != nil {
 		tr.t.Fatal(err)
 	}
 }
@@ -117,11 +117,11 @@ func TestContainerThatMayHaveEnded(t *testing.T) {
 			c := containerWith("a", "app", "web")
 			c.running, c.details = true, &details{pid: ended.Process.Pid}
 			docker.put(c)
-			for n := 1; n < unseenListings; n++ {
-				for listed := -1; listed != n; listed = tr.docker.unseen(c.id) { // until Run, too, did not list meanwhile
-					tr.docker.forgetUnseen(c.id, n-1)
+			for n := 1; n < maxListingsWithoutCgroup; n++ {
+				for listed := -1; listed != n; listed = tr.docker.containers.withoutCgroup(c.id) { // until Run, too, did not list meanwhile
+					tr.docker.containers.setWithoutCgroup(c.id, n-1)
 					tr.listAnew(docker)
-					if got := unjudged(tr.cgroups.Scan(nil)); got != nil && tr.docker.unseen(c.id) == n {
+					if got := notJudgedIn(tr.cgroups.Scan(nil)); got != nil && tr.docker.containers.withoutCgroup(c.id) == n {
 						t.Errorf("after %d listings: problems %q", n, got)
 					}
 				}
@@ -134,23 +134,23 @@ func TestContainerThatMayHaveEnded(t *testing.T) {
 	}
 }
 
-// forgetUnseen sets in how many listings a container was not seen.
-func (d *Docker) forgetUnseen(id string, n int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if r := d.records[id]; r != nil {
-		less := *r
-		less.unseen = n
-		d.records[id] = &less
+// setWithoutCgroup sets in how many listings in a row a container had no cgroup.
+func (c *containers) setWithoutCgroup(id string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.records[id]; r != nil {
+		changed := *r
+		changed.listingsWithoutCgroup = n
+		c.records[id] = &changed
 	}
 }
 
-// unseen returns in how many listings a container was not seen.
-func (d *Docker) unseen(id string) int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if r := d.records[id]; r != nil {
-		return r.unseen
+// withoutCgroup returns in how many listings in a row a container had no cgroup.
+func (c *containers) withoutCgroup(id string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.records[id]; r != nil {
+		return r.listingsWithoutCgroup
 	}
 	return 0
 }
@@ -172,7 +172,7 @@ func TestRestartedContainerIsNoProblem(t *testing.T) {
 		p.Kill()
 		_ = p.Wait() // it was killed
 		tr.remove("docker/" + c.id)
-		if got := unjudged(tr.cgroups.Scan(nil)); got != nil {
+		if got := notJudgedIn(tr.cgroups.Scan(nil)); got != nil {
 			t.Fatalf("problems %q", got)
 		}
 	}
@@ -205,31 +205,8 @@ func TestUnknownNetworkMode(t *testing.T) {
 func TestListWithoutNetworkMode(t *testing.T) {
 	before := newRecord(container{id: idOf("a"), network: "host", details: &details{}})
 	r := newRecord(container{id: idOf("a")})
-	r.update(before)
+	r.completeFrom(before)
 	if got := r.facts[workload.FactNetwork]; got != "host" {
 		t.Errorf("network %q, want host", got)
-	}
-}
-
-func TestFindProcess(t *testing.T) {
-	self := findProcess(os.Getpid())
-	if !self.lives() || self.started == "" {
-		t.Errorf("this process: %+v, lives %t", self, self.lives())
-	}
-	if (process{}).lives() || (process{pid: self.pid, started: "1"}).lives() {
-		t.Error("no process, or an earlier one of the same number, lives")
-	}
-	child := exec.Command("true")
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	nstest.WaitFor(t, patience, "the child to be a zombie", func() bool {
-		return findProcess(child.Process.Pid) == process{}
-	})
-	if err := child.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	if p := findProcess(child.Process.Pid); p.lives() {
-		t.Errorf("%+v has ended, and lives", p)
 	}
 }

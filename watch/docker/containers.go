@@ -1,0 +1,213 @@
+package docker
+
+import (
+	"maps"
+	"path"
+	"reflect"
+	"sync"
+
+	"thole/compiler"
+	"thole/watch/workload"
+)
+
+// containers are the records of an engine's containers, and which of them have a cgroup.
+type containers struct {
+	places  *places
+	queues  queues
+	changed func() // is called without the lock
+
+	mu       sync.Mutex                 // guards what follows; search holds it while it reads the cgroup tree
+	records  map[string]*record         // by id; a record is replaced, and never changed
+	unknown  map[string]bool            // ids in the names of cgroups, of which the engine has no container
+	cgroups  map[string]compiler.Cgroup // by id: of the containers that had one at the last search
+	reported map[string]bool            // ids of the containers of which the last search has a problem: see notJudged
+}
+
+func newContainers(places *places, queues queues, changed func()) *containers {
+	return &containers{
+		places: places, queues: queues, changed: changed,
+		records: map[string]*record{}, unknown: map[string]bool{}, cgroups: map[string]compiler.Cgroup{},
+	}
+}
+
+// known reports whether a container has a record.
+func (c *containers) known(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.records[id] != nil
+}
+
+func (c *containers) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.records)
+}
+
+// anyRuns reports whether a container had a cgroup at the last search.
+func (c *containers) anyRuns() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.cgroups) > 0
+}
+
+// cgroup returns the cgroup that a container had at the last search; the zero cgroup if it had none.
+func (c *containers) cgroup(id string) compiler.Cgroup {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cgroups[id]
+}
+
+// get returns a container's record, or nil, and its cgroup.
+func (c *containers) get(id string) (*record, compiler.Cgroup) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.records[id], c.cgroups[id]
+}
+
+// all returns a copy of the records.
+func (c *containers) all() map[string]*record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.records)
+}
+
+// recall adds records of the containers of a snapshot.
+func (c *containers) recall(s workload.Snapshot) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	add := func(cgroup string, r *record) {
+		if id, ok := containerID(path.Base(cgroup)); ok && c.records[id] == nil {
+			c.records[id] = r
+		}
+	}
+	for _, w := range s.Workloads {
+		if w.Kind != compiler.KindContainer && len(w.Doubtful) > 0 { // a document gave it the other labels
+			add(w.Cgroup.Path, &record{name: w.Name, doubtful: w.Doubtful})
+		}
+		if w.Kind == compiler.KindContainer {
+			add(w.Cgroup.Path, &record{name: w.Name, labels: w.Labels, facts: w.Facts, doubtful: w.Doubtful,
+				attached: attachment{w.Cgroup.ID, w.Own}})
+		}
+	}
+	for _, u := range s.Unlabelled {
+		add(u.Cgroup.Path, &record{name: u.Name, facts: u.Facts, doubtful: u.Doubtful,
+			attached: attachment{u.Cgroup.ID, u.Own}})
+	}
+}
+
+// storeListed stores the engine's answer to a question about some containers. Those that it did not list do not exist.
+func (c *containers) storeListed(ids []string, list []container) {
+	c.mu.Lock()
+	for _, id := range ids {
+		c.unknown[id] = true
+	}
+	for _, listed := range list {
+		c.listed(listed)
+	}
+	c.mu.Unlock()
+	c.changed()
+}
+
+// storeAll stores a listing of all containers. The records before it that it does not list are removed; those that
+// were stored while the engine answered stay.
+func (c *containers) storeAll(before map[string]*record, list []container) {
+	c.mu.Lock()
+	changed := len(c.unknown) > 0 // the engine is asked about them again
+	clear(c.unknown)
+	for _, listed := range list {
+		changed = c.listed(listed) || changed
+		delete(before, listed.id)
+	}
+	for id := range before {
+		changed = true
+		delete(c.records, id)
+	}
+	c.forgetPlaces()
+	c.mu.Unlock()
+	if changed {
+		c.changed()
+	}
+}
+
+// listed stores one container of a listing, and reports whether a search can return something else. It needs the lock.
+func (c *containers) listed(listed container) (changed bool) {
+	id := listed.id
+	before := c.records[id]
+	r := newRecord(listed)
+	r.completeFrom(before)
+	c.records[id] = r
+	delete(c.unknown, id)
+	_, hasCgroup := c.cgroups[id]
+	if hasCgroup || !r.running {
+		r.listingsWithoutCgroup = 0
+	} else {
+		r.listingsWithoutCgroup = min(r.listingsWithoutCgroup+1, maxListingsWithoutCgroup)
+	}
+	if !r.inspected || hasCgroup && !maps.Equal(before.endpoints, r.endpoints) {
+		c.queues.inspect.add(id)
+	}
+	return !before.same(r) || c.notJudgedMayChange(id, before, r)
+}
+
+// forgetPlaces removes the places that are gone and that no container names any more. It needs the lock.
+func (c *containers) forgetPlaces() {
+	named := map[string]bool{}
+	for _, r := range c.records {
+		for _, p := range r.places {
+			named[p] = true
+		}
+	}
+	c.places.forget(named)
+}
+
+// store replaces a record after an inspection; nil: there is no such container.
+func (c *containers) store(id string, r *record) {
+	c.mu.Lock()
+	before := c.records[id]
+	if r == nil {
+		delete(c.records, id)
+	} else {
+		if before != nil {
+			r.endpoints = before.endpoints
+		}
+		if before != nil && before.process == r.process {
+			r.listingsWithoutCgroup = before.listingsWithoutCgroup
+		}
+		if before != nil && r.inspectedAs != c.cgroups[id].ID {
+			r.attached = before.attached // the inspection began before this start of the container
+		}
+		c.records[id] = r
+		delete(c.unknown, id)
+	}
+	changed := !before.same(r) || before != nil && r != nil && c.notJudgedMayChange(id, before, r)
+	c.mu.Unlock()
+	if changed {
+		c.changed()
+	}
+}
+
+// markIncomplete says that a container has to be inspected again.
+func (c *containers) markIncomplete(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.records[id]; r != nil {
+		incomplete := *r
+		incomplete.inspected = false
+		c.records[id] = &incomplete
+	}
+}
+
+// attach stores how a container that is being started is connected, unless its record r was replaced meanwhile.
+func (c *containers) attach(id string, r *record, cgroup compiler.Cgroup, networks []compiler.Network) {
+	c.mu.Lock()
+	changed := c.records[id] == r && !reflect.DeepEqual(r.networks(cgroup), networks)
+	if changed {
+		attached := *r
+		attached.attached = attachment{cgroup.ID, networks}
+		c.records[id] = &attached
+	}
+	c.mu.Unlock()
+	if changed {
+		c.changed()
+	}
+}

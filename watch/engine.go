@@ -13,7 +13,7 @@ import (
 // but for OnChange.
 type Engine interface {
 	// OnChange sets what is called when Find may return something else than before. It is called once, before the
-	// other methods.
+	// engine runs.
 	OnChange(changed func())
 
 	// CgroupCreated is called with the name of each cgroup that is created, without its path. It returns true if a

@@ -75,9 +75,9 @@ func (b *bridges) read(ctx context.Context, c client) error {
 		case err != nil:
 			return err
 		case len(foreign) > 0:
-			problems = append(problems, condition.Condition{Code: condition.BridgeShared, Where: bridge, Text: fmt.Sprintf(
-				"not only containers are connected to this bridge, but also %v: "+
-					"containers on it are taken for strangers", foreign)})
+			text := fmt.Sprintf("not only containers are connected to this bridge, but also %v: "+
+				"containers on it are taken for strangers", foreign)
+			problems = append(problems, condition.Condition{Code: condition.BridgeShared, Where: bridge, Text: text})
 		case ok:
 			exclusive = append(exclusive, compiler.Bridge{Name: bridge, Networks: subnets[bridge]})
 		}

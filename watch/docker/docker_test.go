@@ -31,7 +31,10 @@ func TestContainerIsKnownWhileItIsStarted(t *testing.T) {
 	s = tr.until("the workload", nil, has("name-a"))
 	want := compiler.Workload{
 		Name: "name-a", Kind: compiler.KindContainer, Labels: compiler.Labels{"app": "web"},
-		Facts:  compiler.Labels{workload.FactKind: "container", workload.FactContainer: "name-a", workload.FactImage: "", workload.FactNetwork: "host"},
+		Facts: compiler.Labels{
+			workload.FactKind: "container", workload.FactContainer: "name-a", workload.FactImage: "",
+			workload.FactNetwork: "host",
+		},
 		Cgroup: compiler.Cgroup{Path: "docker/" + idOf("a"), ID: id},
 	}
 	if diff := cmp.Diff(want, s.Workloads[0], byValue); diff != "" {
@@ -50,7 +53,7 @@ func TestDockerAway(t *testing.T) {
 	tr.in("docker/" + idOf("a"))
 	tr.until("the workload", nil, has("name-a"))
 
-	docker.leave()
+	docker.disconnect()
 	s := tr.until("a problem", nil, func(s workload.Snapshot) bool { return len(s.Conditions) > 0 })
 	if !has("name-a")(s) || !strings.Contains(problemsOf(s), errAway.Error()) {
 		t.Errorf("without Docker: workloads %q, problems %s", names(s), problemsOf(s))
@@ -65,8 +68,10 @@ func TestDockerAway(t *testing.T) {
 	tr.in("docker/" + idOf("b"))
 	tr.until("the container that ended", nil, has())
 
-	docker.come()
-	tr.until("the container that began, and no problem", nil, func(s workload.Snapshot) bool { return has("name-b")(s) && len(s.Conditions) == 0 })
+	docker.reconnect()
+	tr.until("the container that began, and no problem", nil, func(s workload.Snapshot) bool {
+		return has("name-b")(s) && len(s.Conditions) == 0
+	})
 	if status := tr.docker.Status(); !status.Connected || status.Containers != 1 {
 		t.Errorf("status with Docker again: %+v", status)
 	}
@@ -84,20 +89,22 @@ func TestEventsAreCoalesced(t *testing.T) {
 	held := make(chan struct{})
 	nstest.WaitFor(t, patience, "the first inspections", func() bool { return tr.inspectedAll() })
 	var before int
-	docker.set(func() { docker.held, before = held, docker.inspected })
+	docker.set(func() { docker.held, before = held, docker.inspectCalls })
 	for i := range 500 {
 		l := letters[i%len(letters)]
 		c := containerWith(l, "app", "web")
 		c.name = "renamed-" + l
 		docker.put(c)
-		docker.tell(event{container: c.id})
+		docker.emit(event{container: c.id})
 	}
 	close(held)
 	tr.until("the new names", nil, func(s workload.Snapshot) bool {
-		return !slices.ContainsFunc(s.Workloads, func(w compiler.Workload) bool { return !strings.HasPrefix(w.Name, "renamed-") })
+		return !slices.ContainsFunc(s.Workloads, func(w compiler.Workload) bool {
+			return !strings.HasPrefix(w.Name, "renamed-")
+		})
 	})
 	docker.set(func() {
-		if n := docker.inspected - before; n > 2*len(letters)+1 {
+		if n := docker.inspectCalls - before; n > 2*len(letters)+1 {
 			t.Errorf("%d inspections for 500 events about %d containers", n, len(letters))
 		}
 	})
@@ -121,8 +128,10 @@ func TestDestroyedContainerIsForgotten(t *testing.T) {
 	tr.in("docker/" + idOf("a"))
 	tr.until("the workload", nil, has("name-a"))
 	docker.set(func() { delete(docker.containers, idOf("a")) })
-	docker.tell(event{container: idOf("a")})
-	nstest.WaitFor(t, patience, "the container to be forgotten", func() bool { return tr.docker.Status().Containers == 0 })
+	docker.emit(event{container: idOf("a")})
+	nstest.WaitFor(t, patience, "the container to be forgotten", func() bool {
+		return tr.docker.Status().Containers == 0
+	})
 }
 
 func TestPlacesOfContainers(t *testing.T) {
@@ -136,9 +145,11 @@ func TestPlacesOfContainers(t *testing.T) {
 		problem string
 	}{
 		{name: "cgroupfs", cgroup: "docker/ID", parents: []string{"docker"}},
-		{name: "systemd", cgroup: "system.slice/docker-ID.scope", others: []string{"system.slice/cron.service"}, problem: notice},
+		{name: "systemd", cgroup: "system.slice/docker-ID.scope", others: []string{"system.slice/cron.service"},
+			problem: notice},
 		{name: "a slice", cgroup: "docker.slice/docker-ID.scope", parents: []string{"docker.slice"}},
-		{name: "a slice in a slice", cgroup: "my.slice/my-app.slice/docker-ID.scope", parent: "my-app.slice", parents: []string{"my.slice/my-app.slice"}},
+		{name: "a slice in a slice", cgroup: "my.slice/my-app.slice/docker-ID.scope", parent: "my-app.slice",
+			parents: []string{"my.slice/my-app.slice"}},
 		{name: "a path", cgroup: "a/b/c/ID", parent: "/a/b/c", parents: []string{"a/b/c"}},
 		{name: "the root", cgroup: "ID", parent: "/", problem: notice},
 		{name: "with others", cgroup: "docker/ID", others: []string{"docker/other"}, problem: "with other: "},
@@ -152,7 +163,7 @@ func TestPlacesOfContainers(t *testing.T) {
 			c := containerWith("a", "app", "web")
 			c.details = &details{parent: tt.parent}
 			docker.put(c)
-			docker.tell(event{container: c.id})
+			docker.emit(event{container: c.id})
 			tr.in(strings.ReplaceAll(tt.cgroup, "ID", c.id))
 			s := tr.until("the workload", nil, has("name-a"))
 			if got := paths(s.Parents); !slices.Equal(got, tt.parents) {
@@ -172,19 +183,21 @@ func TestPlacesAreForgotten(t *testing.T) {
 		c := containerWith(l, "app", "web")
 		c.details = &details{parent: "/jobs/" + l}
 		docker.put(c)
-		docker.tell(event{container: c.id})
+		docker.emit(event{container: c.id})
 	}
 	tr.in("jobs/b")
-	parents := func() []string {
-		tr.docker.places.mu.Lock()
-		defer tr.docker.places.mu.Unlock()
-		return slices.Sorted(maps.Keys(tr.docker.places.named))
+	parentsAre := func(want ...string) func() bool {
+		return func() bool {
+			tr.docker.places.mu.Lock()
+			defer tr.docker.places.mu.Unlock()
+			return slices.Equal(slices.Sorted(maps.Keys(tr.docker.places.named)), want)
+		}
 	}
-	nstest.WaitFor(t, patience, "the places", func() bool { return slices.Equal(parents(), []string{"jobs/a", "jobs/b", "jobs/c"}) })
+	nstest.WaitFor(t, patience, "the places", parentsAre("jobs/a", "jobs/b", "jobs/c"))
 	docker.set(func() { delete(docker.containers, idOf("a")); delete(docker.containers, idOf("b")) })
-	docker.leave()
-	docker.come() // it is listed anew
-	nstest.WaitFor(t, patience, "the place that is gone to be forgotten", func() bool { return slices.Equal(parents(), []string{"jobs/b", "jobs/c"}) })
+	docker.disconnect()
+	docker.reconnect() // it is listed anew
+	nstest.WaitFor(t, patience, "the place that is gone to be forgotten", parentsAre("jobs/b", "jobs/c"))
 }
 
 // What an inspection could not tell is asked again.
@@ -207,8 +220,9 @@ func TestOthersAmongContainers(t *testing.T) {
 	tr.in("docker/" + idOf("b"))
 	docker.put(containerWith("a", "app", "web"))
 	tr.in("docker/" + idOf("a"))
-	s := tr.until("the workload and the problem", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 })
-	if got, want := problemsOf(s), "docker/"+idOf("b")+": Docker at fake has no such container: what runs in it is closed\n"; got != want {
+	s := tr.until("the workload and the problem", nil, withProblem)
+	want := "docker/" + idOf("b") + ": Docker at fake has no such container: what runs in it is closed\n"
+	if got := problemsOf(s); got != want {
 		t.Errorf("problems %q, want %q", got, want)
 	}
 	if got := paths(s.Parents); !slices.Equal(got, []string{"docker"}) || len(s.Unlabelled) > 0 {
@@ -249,7 +263,10 @@ func TestContainerBeforeOtherBindings(t *testing.T) {
 
 func TestContainersOnBridges(t *testing.T) {
 	tr, docker := newDockerTree(t, func(d *Docker) {
-		d.bridges.ports = fakePorts{ports: map[string]string{"docker0": "veth0", "br0": "veth1"}, foreign: map[string][]string{"br0": {"eth0"}}}
+		d.bridges.ports = fakePorts{
+			ports:   map[string]string{"docker0": "veth0", "br0": "veth1"},
+			foreign: map[string][]string{"br0": {"eth0"}},
+		}
 	})
 	address := []netip.Addr{netip.MustParseAddr("172.17.0.2")}
 	docker.set(func() {
@@ -259,14 +276,14 @@ func TestContainersOnBridges(t *testing.T) {
 			{id: "n1", bridge: "br0"},
 		}
 	})
-	docker.tell(event{networks: true})
+	docker.emit(event{networks: true})
 	c := containerWith("a", "app", "web")
 	c.network = "bridge"
 	p := tr.in("docker/"+c.id).Start("sleep", "infinity")
 	c.details = &details{pid: p.Pid, addresses: map[string][]netip.Addr{"n0": address, "n2": address}}
 	docker.put(c)
 	want := []compiler.Network{{Bridge: "docker0", Port: "veth0", Addresses: address}}
-	s := tr.until("the network", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
+	s := tr.until("the network", nil, attached)
 	if diff := cmp.Diff(want, s.Workloads[0].Own, byValue); diff != "" {
 		t.Errorf("while it is started (-want +got):\n%s", diff)
 	}
@@ -276,13 +293,14 @@ func TestContainersOnBridges(t *testing.T) {
 	if diff := cmp.Diff(want, s.Workloads[0].Own, byValue); diff != "" {
 		t.Errorf("started (-want +got):\n%s", diff)
 	}
-	if len(s.Bridges) != 1 || s.Bridges[0].Name != "docker0" || !strings.Contains(problemsOf(s), "br0: not only containers are connected to this bridge, but also [eth0]") {
+	const shared = "br0: not only containers are connected to this bridge, but also [eth0]"
+	if len(s.Bridges) != 1 || s.Bridges[0].Name != "docker0" || !strings.Contains(problemsOf(s), shared) {
 		t.Errorf("bridges %q, problems %q", s.Bridges, problemsOf(s))
 	}
 	p.Kill()
 	c.details = &details{}
 	docker.put(c)
-	docker.tell(event{container: c.id})
+	docker.emit(event{container: c.id})
 	tr.until("the network's end", nil, func(s workload.Snapshot) bool { return s.Workloads[0].Own == nil })
 }
 
@@ -293,16 +311,17 @@ func TestContainerThatIsStartedCostsLittle(t *testing.T) {
 	address := []netip.Addr{netip.MustParseAddr("172.17.0.2")}
 	docker.set(func() {
 		docker.held = make(chan struct{})
-		docker.networks = []bridgeNetwork{{id: "n0", bridge: "docker0", members: map[string][]netip.Addr{idOf("a"): address}}}
+		members := map[string][]netip.Addr{idOf("a"): address}
+		docker.networks = []bridgeNetwork{{id: "n0", bridge: "docker0", members: members}}
 	})
 	c := containerWith("a", "app", "web")
 	c.network = "bridge"
 	docker.put(c)
-	docker.tell(event{networks: true})
+	docker.emit(event{networks: true})
 	tr.in("docker/"+c.id).Start("sleep", "infinity")
-	tr.until("the network", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
+	tr.until("the network", nil, attached)
 	var before int
-	docker.set(func() { before = docker.looked })
+	docker.set(func() { before = docker.networksCalls })
 	woken, over := 0, time.After(10*portInterval)
 	for done := false; !done; {
 		select {
@@ -314,8 +333,9 @@ func TestContainerThatIsStartedCostsLittle(t *testing.T) {
 		}
 	}
 	docker.set(func() {
-		if n := docker.looked - before; n > 0 || woken > 1 {
-			t.Errorf("while it is started Docker was asked %d times and %d snapshots were made, want 0 and at most 1", n, woken)
+		if n := docker.networksCalls - before; n > 0 || woken > 1 {
+			t.Errorf("while it is started Docker was asked %d times and %d snapshots were made, "+
+				"want 0 and at most 1", n, woken)
 		}
 	})
 }
@@ -331,7 +351,7 @@ func TestAddressesEndWithTheRun(t *testing.T) {
 	p := tr.in("docker/"+c.id).Start("sleep", "infinity")
 	c.details = &details{pid: p.Pid, addresses: map[string][]netip.Addr{"n0": address}}
 	docker.put(c)
-	tr.until("the network", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil })
+	tr.until("the network", nil, attached)
 	nstest.WaitFor(t, patience, "the inspection", tr.inspectedAll)
 
 	docker.set(func() { docker.held = make(chan struct{}) }) // it is being started again, and not connected yet
@@ -340,7 +360,9 @@ func TestAddressesEndWithTheRun(t *testing.T) {
 	old := tr.id("docker/" + c.id)
 	tr.remove("docker/" + c.id)
 	tr.in("docker/" + c.id)
-	s := tr.until("the next run", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Cgroup.ID != old })
+	s := tr.until("the next run", nil, func(s workload.Snapshot) bool {
+		return has("name-a")(s) && s.Workloads[0].Cgroup.ID != old
+	})
 	if own := s.Workloads[0].Own; own != nil {
 		t.Errorf("the next run has the addresses of the one before: %v", own)
 	}
@@ -354,28 +376,28 @@ func TestLateInspection(t *testing.T) {
 	held := make(chan struct{})
 	docker.set(func() {
 		docker.held = held
-		docker.networks = []bridgeNetwork{{id: "n0", bridge: "docker0", members: map[string][]netip.Addr{idOf("a"): address}}}
+		members := map[string][]netip.Addr{idOf("a"): address}
+		docker.networks = []bridgeNetwork{{id: "n0", bridge: "docker0", members: members}}
 	})
 	c := containerWith("a", "app", "web")
 	c.network = "bridge"
 	docker.put(c)
-	docker.tell(event{networks: true})
-	docker.tell(event{container: c.id}) // it was made
+	docker.emit(event{networks: true})
+	docker.emit(event{container: c.id}) // it was made
 	nstest.WaitFor(t, patience, "the inspection to be asked for", func() (asked bool) {
-		docker.set(func() { asked = docker.inspected > 0 })
+		docker.set(func() { asked = docker.inspectCalls > 0 })
 		return asked
 	})
 	docker.set(func() { docker.held = make(chan struct{}) }) // the next one waits
 	tr.in("docker/"+c.id).Start("sleep", "infinity")
-	known := func(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil }
-	tr.until("the network", nil, known)
+	tr.until("the network", nil, attached)
 	close(held)
 	nstest.WaitFor(t, patience, "the late answer", func() bool {
 		tr.docker.containers.mu.Lock()
 		defer tr.docker.containers.mu.Unlock()
 		return tr.docker.containers.records[c.id].inspected
 	})
-	if s := tr.cgroups.Scan(nil); !known(s) {
+	if s := tr.cgroups.Scan(nil); !attached(s) {
 		t.Errorf("after the late answer: %+v", s.Workloads)
 	}
 }
@@ -392,16 +414,16 @@ func TestRecall(t *testing.T) {
 	c := containerWith("d", "app", "web")
 	c.details = &details{parent: "/x/y"}
 	docker.put(c)
-	docker.tell(event{container: c.id})
+	docker.emit(event{container: c.id})
 	known := func(s workload.Snapshot) bool { return has("name-a", "name-c")(s) && len(s.Unlabelled) == 1 }
 	before := tr.until("the containers", nil, known)
 
-	docker.leave()
-	tr.docker = newFakeDocker(tr, docker)
+	docker.disconnect()
+	tr.docker = newFakeEngine(tr, docker)
 	tr.docker.Recall(before)
 	tr.start()
 	tr.remove("x/y/docker-" + idOf("c") + ".scope")
-	after := tr.until("the living containers", nil, func(s workload.Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 })
+	after := tr.until("the living containers", nil, withProblem)
 	if diff := cmp.Diff(before.Unlabelled, after.Unlabelled, byValue); diff != "" {
 		t.Errorf("unlabelled (-before +after):\n%s", diff)
 	}
@@ -409,7 +431,9 @@ func TestRecall(t *testing.T) {
 		t.Errorf("parents (-before +after):\n%s", diff)
 	}
 	docker.set(func() { docker.away = nil; delete(docker.containers, idOf("b")) })
-	s := tr.until("Docker", nil, func(s workload.Snapshot) bool { return tr.docker.Status().Connected && len(s.Unlabelled) == 0 })
+	s := tr.until("Docker", nil, func(s workload.Snapshot) bool {
+		return tr.docker.Status().Connected && len(s.Unlabelled) == 0
+	})
 	tr.docker.Recall(before)
 	if s = tr.cgroups.Scan(nil); len(s.Unlabelled) > 0 {
 		t.Errorf("what Docker denied is recalled: %v", s.Unlabelled)
@@ -418,8 +442,8 @@ func TestRecall(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	tr := newTree(t)
-	docker := &fakeDocker{containers: map[string]container{}}
-	d := newFakeDocker(tr, docker)
+	docker := &fakeEngine{containers: map[string]container{}}
+	d := newFakeEngine(tr, docker)
 	docker.set(func() { docker.away = errAway })
 	if err := d.Load(context.Background()); err != nil {
 		t.Errorf("nothing runs, and Docker is needed nevertheless: %v", err)
@@ -428,7 +452,7 @@ func TestLoad(t *testing.T) {
 	if err := d.Load(context.Background()); err == nil {
 		t.Error("Docker is away, and nothing is said")
 	}
-	docker.come()
+	docker.reconnect()
 	docker.put(containerWith("a", "app", "web"))
 	if err := d.Load(context.Background()); err != nil {
 		t.Fatal(err)

@@ -14,23 +14,23 @@ import (
 	"thole/watch/workload"
 )
 
-// fakeDocker holds containers as Docker would.
-type fakeDocker struct {
-	mu         sync.Mutex
-	containers map[string]container
-	networks   []bridgeNetwork
-	away       error         // not nil: nobody answers
-	broken     chan struct{} // closed: the connection ended
-	held       chan struct{} // Inspect waits until it is closed; nil: it does not
-	heard      func(event)
-	untold     []event // while nobody listens
-	inspected  int     // how often Inspect was called
-	looked     int     // how often Networks was
+// fakeEngine is a client whose engine has these containers and networks.
+type fakeEngine struct {
+	mu            sync.Mutex
+	containers    map[string]container
+	networks      []bridgeNetwork
+	away          error         // not nil: nobody answers
+	broken        chan struct{} // closed: the connection ended
+	held          chan struct{} // Inspect waits until it is closed; nil: it does not
+	onEvent       func(event)   // nil: nobody called Events
+	pending       []event       // events before the call of Events
+	inspectCalls  int
+	networksCalls int
 }
 
 var errAway = errors.New("nobody answers")
 
-func (f *fakeDocker) dial(context.Context, Host) (client, func() error, error) {
+func (f *fakeEngine) dial(context.Context, Host) (client, func() error, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away != nil {
@@ -40,24 +40,24 @@ func (f *fakeDocker) dial(context.Context, Host) (client, func() error, error) {
 	return f, func() error { return nil }, nil
 }
 
-// leave ends the connection and lets nobody connect; come is its end.
-func (f *fakeDocker) leave() {
+// disconnect ends the connection and lets nobody connect, until reconnect.
+func (f *fakeEngine) disconnect() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.away = errAway
 	close(f.broken)
 }
 
-func (f *fakeDocker) come() { f.set(func() { f.away = nil }) }
+func (f *fakeEngine) reconnect() { f.set(func() { f.away = nil }) }
 
 // set changes it under its lock.
-func (f *fakeDocker) set(change func()) {
+func (f *fakeEngine) set(change func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	change()
 }
 
-func (f *fakeDocker) put(c container) {
+func (f *fakeEngine) put(c container) {
 	f.set(func() {
 		if c.imageLabels == nil {
 			c.imageLabels = map[string]string{}
@@ -66,7 +66,7 @@ func (f *fakeDocker) put(c container) {
 	})
 }
 
-func (f *fakeDocker) List(_ context.Context, ids ...string) ([]container, error) {
+func (f *fakeEngine) List(_ context.Context, ids ...string) ([]container, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away != nil {
@@ -82,10 +82,10 @@ func (f *fakeDocker) List(_ context.Context, ids ...string) ([]container, error)
 	return list, nil
 }
 
-func (f *fakeDocker) Inspect(ctx context.Context, id string) (container, error) {
+func (f *fakeEngine) Inspect(ctx context.Context, id string) (container, error) {
 	f.mu.Lock()
 	held := f.held
-	f.inspected++
+	f.inspectCalls++
 	f.mu.Unlock()
 	if held != nil {
 		select {
@@ -109,20 +109,20 @@ func (f *fakeDocker) Inspect(ctx context.Context, id string) (container, error) 
 	return c, nil
 }
 
-func (f *fakeDocker) Networks(context.Context, ...string) ([]bridgeNetwork, error) {
+func (f *fakeEngine) Networks(context.Context, ...string) ([]bridgeNetwork, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.looked++
+	f.networksCalls++
 	return f.networks, f.away
 }
 
-func (f *fakeDocker) Events(ctx context.Context, _ time.Time, changed func(event)) error {
+func (f *fakeEngine) Events(ctx context.Context, _ time.Time, changed func(event)) error {
 	f.mu.Lock()
-	f.heard = changed
-	broken, untold := f.broken, f.untold
-	f.untold = nil
+	f.onEvent = changed
+	broken, pending := f.broken, f.pending
+	f.pending = nil
 	f.mu.Unlock()
-	for _, ev := range untold {
+	for _, ev := range pending {
 		changed(ev)
 	}
 	select {
@@ -132,16 +132,16 @@ func (f *fakeDocker) Events(ctx context.Context, _ time.Time, changed func(event
 	return errAway
 }
 
-// tell sends an event, at once or when somebody listens.
-func (f *fakeDocker) tell(ev event) {
+// emit sends an event, at once or when Events is called.
+func (f *fakeEngine) emit(ev event) {
 	f.mu.Lock()
-	heard := f.heard
-	if heard == nil {
-		f.untold = append(f.untold, ev)
+	onEvent := f.onEvent
+	if onEvent == nil {
+		f.pending = append(f.pending, ev)
 	}
 	f.mu.Unlock()
-	if heard != nil {
-		heard(ev)
+	if onEvent != nil {
+		onEvent(ev)
 	}
 }
 
@@ -158,11 +158,11 @@ func (p fakePorts) Foreign(bridge string) ([]string, bool, error) {
 }
 
 // newDockerTree is a tree whose containers a fake knows.
-func newDockerTree(t *testing.T, change ...func(*Docker)) (*tree, *fakeDocker) {
+func newDockerTree(t *testing.T, change ...func(*Docker)) (*tree, *fakeEngine) {
 	t.Helper()
 	tr := newTree(t)
-	fake := &fakeDocker{containers: map[string]container{}}
-	tr.docker = newFakeDocker(tr, fake)
+	fake := &fakeEngine{containers: map[string]container{}}
+	tr.docker = newFakeEngine(tr, fake)
 	for _, f := range change {
 		f(tr.docker)
 	}
@@ -170,7 +170,7 @@ func newDockerTree(t *testing.T, change ...func(*Docker)) (*tree, *fakeDocker) {
 	return tr, fake
 }
 
-func newFakeDocker(tr *tree, fake *fakeDocker) *Docker {
+func newFakeEngine(tr *tree, fake *fakeEngine) *Docker {
 	d := New(tr.root, Host{Address: "fake", Given: true})
 	d.dial = fake.dial
 	d.bridges.ports = fakePorts{ports: map[string]string{"docker0": "veth0"}}
@@ -194,9 +194,16 @@ func names(s workload.Snapshot) []string {
 	return list
 }
 
+// has says that these are the names of a snapshot's workloads.
 func has(want ...string) func(workload.Snapshot) bool {
 	return func(s workload.Snapshot) bool { return slices.Equal(names(s), want) }
 }
+
+// attached says that name-a is a snapshot's only workload, and connected to a bridge.
+func attached(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads[0].Own != nil }
+
+// withProblem says that name-a is a snapshot's only workload, and that there is a problem.
+func withProblem(s workload.Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 }
 
 func paths(list []compiler.Cgroup) []string {
 	var paths []string

@@ -46,7 +46,7 @@ func TestRunningContainerWithoutCgroup(t *testing.T) {
 	tr, docker := newDockerTree(t)
 	c, p := podmanContainer(tr, "a", "host", false)
 	docker.put(c)
-	docker.tell(event{container: c.id})
+	docker.emit(event{container: c.id})
 	s := tr.until("the problem", nil, judgedExcept("container name-a: "+notFound))
 	for _, want := range []string{"no policy protects or restricts it", "/libpod-" + c.id} {
 		if got := problemsOf(s); !strings.Contains(got, want) {
@@ -60,7 +60,7 @@ func TestRunningContainerWithoutCgroup(t *testing.T) {
 	}
 	c.running, c.details = false, &details{}
 	docker.put(c)
-	docker.tell(event{container: c.id})
+	docker.emit(event{container: c.id})
 	nstest.WaitFor(t, patience, "the end to be known", func() bool {
 		tr.docker.containers.mu.Lock()
 		defer tr.docker.containers.mu.Unlock()
@@ -91,7 +91,7 @@ func TestContainersThatAreNoProblem(t *testing.T) {
 }
 
 // listAnew has all containers listed once more, as happens every listInterval.
-func (tr *tree) listAnew(docker *fakeDocker) {
+func (tr *tree) listAnew(docker *fakeEngine) {
 	tr.t.Helper()
 	if err := tr.docker.newSession(docker, nil).listAll(context.Background()); err != nil {
 		tr.t.Fatal(err)
@@ -118,10 +118,11 @@ func TestContainerThatMayHaveEnded(t *testing.T) {
 			c.running, c.details = true, &details{pid: ended.Process.Pid}
 			docker.put(c)
 			for n := 1; n < maxListingsWithoutCgroup; n++ {
-				for listed := -1; listed != n; listed = tr.docker.containers.withoutCgroup(c.id) { // until Run, too, did not list meanwhile
-					tr.docker.containers.setWithoutCgroup(c.id, n-1)
+				list := tr.docker.containers
+				for listed := -1; listed != n; listed = list.withoutCgroup(c.id) { // until Run did not list, too
+					list.setWithoutCgroup(c.id, n-1)
 					tr.listAnew(docker)
-					if got := notJudgedIn(tr.cgroups.Scan(nil)); got != nil && tr.docker.containers.withoutCgroup(c.id) == n {
+					if got := notJudgedIn(tr.cgroups.Scan(nil)); got != nil && list.withoutCgroup(c.id) == n {
 						t.Errorf("after %d listings: problems %q", n, got)
 					}
 				}
@@ -164,7 +165,7 @@ func TestRestartedContainerIsNoProblem(t *testing.T) {
 		p := tr.in("docker/"+c.id).Start("sleep", "infinity")
 		c.details = &details{pid: p.Pid}
 		docker.put(c)
-		docker.tell(event{container: c.id})
+		docker.emit(event{container: c.id})
 		id := tr.id("docker/" + c.id)
 		tr.until("the workload", nil, func(s workload.Snapshot) bool {
 			return has("name-a")(s) && s.Workloads[0].Cgroup.ID == id
@@ -189,7 +190,7 @@ func TestUnknownNetworkMode(t *testing.T) {
 	tr.in("docker/" + b.id)
 	for _, c := range []container{a, b, made} {
 		docker.put(c)
-		docker.tell(event{container: c.id})
+		docker.emit(event{container: c.id})
 	}
 	want := judgedExcept(
 		"container name-a: "+notFound,

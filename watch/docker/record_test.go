@@ -11,7 +11,9 @@ import (
 )
 
 func TestLabelsOfContainers(t *testing.T) {
-	base := compiler.Labels{workload.FactKind: "container", workload.FactContainer: "", workload.FactImage: "", workload.FactNetwork: ""}
+	base := compiler.Labels{
+		workload.FactKind: "container", workload.FactContainer: "", workload.FactImage: "", workload.FactNetwork: "",
+	}
 	with := func(key, value string) compiler.Labels {
 		facts := compiler.Labels{key: value}
 		for k, v := range base {
@@ -29,14 +31,18 @@ func TestLabelsOfContainers(t *testing.T) {
 		refused string
 	}{
 		{"a person's", map[string]string{"app": "web"}, map[string]string{}, compiler.Labels{"app": "web"}, base, ""},
-		{"any text", map[string]string{"rule": "Host(`a`) && Path(`/b`)"}, map[string]string{}, compiler.Labels{"rule": "Host(`a`) && Path(`/b`)"}, base, ""},
+		{"any text", map[string]string{"rule": "Host(`a`) && Path(`/b`)"}, map[string]string{},
+			compiler.Labels{"rule": "Host(`a`) && Path(`/b`)"}, base, ""},
 		{"the image's key", map[string]string{"app": "web"}, image, compiler.Labels{"app": "web"}, base, ""},
-		{"a tool's", map[string]string{"com.docker.compose.project": "shop"}, map[string]string{}, compiler.Labels{}, with("com.docker.compose.project", "shop"), ""},
+		{"a tool's", map[string]string{"com.docker.compose.project": "shop"}, map[string]string{},
+			compiler.Labels{}, with("com.docker.compose.project", "shop"), ""},
 		{"ours", map[string]string{"thole/uid": "0"}, map[string]string{}, compiler.Labels{}, base, ""},
-		{"a tool's text of several lines", map[string]string{"org.opencontainers.image.description": "a\nb"}, map[string]string{}, compiler.Labels{}, base, ""},
+		{"a tool's text of several lines", map[string]string{"org.opencontainers.image.description": "a\nb"},
+			map[string]string{}, compiler.Labels{}, base, ""},
 		{"text of several lines", map[string]string{"app": "a\nb"}, map[string]string{}, compiler.Labels{}, base,
 			`the label "app" has a control character; allowed: printable text`},
-		{"no key", map[string]string{"": "a"}, map[string]string{}, compiler.Labels{}, base, "a label has no key; allowed: KEY=VALUE"},
+		{"no key", map[string]string{"": "a"}, map[string]string{}, compiler.Labels{}, base,
+			"a label has no key; allowed: KEY=VALUE"},
 		{"the image is gone", map[string]string{"app": "web"}, nil, compiler.Labels{"app": "web"}, base,
 			"its image is gone, so that its labels can not be told from the image's: make the container anew"},
 	} {
@@ -57,7 +63,9 @@ func TestLabelsOfContainers(t *testing.T) {
 
 // A label that the image has too, with the same value, is doubtful, whoever gave it.
 func TestDoubtfulLabels(t *testing.T) {
-	image := map[string]string{"app": "nginx", "com.docker.compose.project": "shop", "text": "a\nb", "thole/kind": "run"}
+	image := map[string]string{
+		"app": "nginx", "com.docker.compose.project": "shop", "text": "a\nb", "thole/kind": "run",
+	}
 	r := newRecord(container{imageLabels: image, labels: map[string]string{
 		"app": "nginx", "com.docker.compose.project": "shop", "text": "a\nb", "thole/kind": "run", "tier": "web",
 	}})
@@ -68,7 +76,8 @@ func TestDoubtfulLabels(t *testing.T) {
 	if diff := cmp.Diff(compiler.Labels{"tier": "web"}, r.labels); diff != "" {
 		t.Errorf("labels (-want +got):\n%s", diff)
 	}
-	if r := newRecord(container{imageLabels: image, labels: map[string]string{"app": "web"}}); r.doubtful != nil || r.labels["app"] != "web" {
+	r = newRecord(container{imageLabels: image, labels: map[string]string{"app": "web"}})
+	if r.doubtful != nil || r.labels["app"] != "web" {
 		t.Errorf("another value than the image's: %+v", r)
 	}
 }
@@ -87,8 +96,10 @@ func TestUnusableValueOfImage(t *testing.T) {
 func TestRecallOfBoundContainer(t *testing.T) {
 	d := New(cgroupfs.Root{}, Host{})
 	id := idOf("a")
-	d.Recall(workload.Snapshot{Workloads: []compiler.Workload{{Name: "bound", Kind: compiler.KindCgroup, Labels: compiler.Labels{"env": "prod"},
-		Doubtful: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "docker/" + id, ID: 5}}}})
+	d.Recall(workload.Snapshot{Workloads: []compiler.Workload{{
+		Name: "bound", Kind: compiler.KindCgroup, Labels: compiler.Labels{"env": "prod"},
+		Doubtful: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "docker/" + id, ID: 5},
+	}}})
 	if r := d.containers.records[id]; r == nil || len(r.labels) > 0 || r.doubtful["app"] != "db" {
 		t.Errorf("recalled: %+v", r)
 	}

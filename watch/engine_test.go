@@ -1,0 +1,116 @@
+package watch
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"thole/compiler"
+	"thole/watch/workload"
+)
+
+// fakeEngine is an Engine that has to be asked about every cgroup below containers.
+type fakeEngine struct {
+	changed  func()
+	created  chan string
+	found    workload.Snapshot
+	recalled workload.Snapshot
+}
+
+func (f *fakeEngine) OnChange(changed func()) { f.changed = changed }
+
+func (f *fakeEngine) CgroupCreated(name string) bool {
+	f.created <- name
+	return true
+}
+
+func (f *fakeEngine) Find(watch func(string)) workload.Snapshot {
+	watch("containers")
+	return f.found
+}
+
+func (f *fakeEngine) Recall(s workload.Snapshot) { f.recalled = s }
+
+// newEngineTree is a tree with containers of a fake engine.
+func newEngineTree(t *testing.T) (*tree, *fakeEngine) {
+	t.Helper()
+	tr, engine := newTree(t), &fakeEngine{created: make(chan string, 8)}
+	tr.in("containers").ID()
+	cgroups, err := NewCgroups(tr.root, tr.scopes, engine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.cgroups = cgroups
+	tr.run(cgroups.Run)
+	return tr, engine
+}
+
+// A container's new cgroup is worth a scan when the engine has said what the container is.
+func TestScanWaitsForEngine(t *testing.T) {
+	tr, engine := newEngineTree(t)
+	tr.cgroups.Scan(nil)
+	for _, name := range []string{"first", "second"} { // at the second, all is done about the first
+		tr.in("containers/" + name).ID()
+		select {
+		case got := <-engine.created:
+			if got != name {
+				t.Errorf("the engine was told of %q, want %q", got, name)
+			}
+		case <-time.After(patience):
+			t.Fatalf("waited %v for the engine to be told of %s", patience, name)
+		}
+	}
+	select {
+	case <-tr.cgroups.Changed():
+		t.Error("a scan is worth while before the engine has answered")
+	default:
+	}
+	engine.changed()
+	select {
+	case <-tr.cgroups.Changed():
+	default:
+		t.Error("the engine has answered, and no scan is worth while")
+	}
+}
+
+// What an engine finds completes a snapshot. A document's labels count for an unlabelled container, and keys of the
+// image's labels that the document does not have.
+func TestContainersInSnapshot(t *testing.T) {
+	tr, engine := newEngineTree(t)
+	for _, name := range []string{"a", "b", "c"} {
+		tr.in("containers/" + name).ID()
+	}
+	cgroup := func(name string) compiler.Cgroup {
+		return compiler.Cgroup{Path: "containers/" + name, ID: tr.id("containers/" + name)}
+	}
+	image := compiler.Labels{"app": "nginx", "tier": "web"}
+	engine.found = workload.Snapshot{
+		Workloads: []compiler.Workload{{Name: "a", Kind: compiler.KindContainer, Labels: image, Cgroup: cgroup("a")}},
+		Unlabelled: []compiler.Unlabelled{
+			{Name: "c", Cgroup: cgroup("c"), Doubtful: image},
+			{Name: "b", Cgroup: cgroup("b"), Doubtful: image},
+		},
+		Parents: []compiler.Cgroup{{Path: "z", ID: 2}, {Path: "containers", ID: 1}},
+		Bridges: []compiler.Bridge{{Name: "br0"}},
+	}
+	bindings := []compiler.Binding{{Name: "b", Labels: compiler.Labels{"app": "bound"}, Cgroup: "containers/b"}}
+	got := tr.cgroups.Scan(bindings)
+	want := workload.Snapshot{
+		Workloads: []compiler.Workload{
+			engine.found.Workloads[0],
+			{Name: "b", Kind: compiler.KindCgroup, Labels: compiler.Labels{"app": "bound"}, Cgroup: cgroup("b"),
+				Facts: compiler.Labels{workload.FactKind: "cgroup"}, Doubtful: compiler.Labels{"tier": "web"}},
+		},
+		Unlabelled: []compiler.Unlabelled{{Name: "c", Cgroup: cgroup("c"), Doubtful: image}},
+		Parents:    []compiler.Cgroup{{Path: "containers", ID: 1}, {Path: "z", ID: 2}},
+		Bridges:    []compiler.Bridge{{Name: "br0"}},
+	}
+	if diff := cmp.Diff(want, got, byValue); diff != "" {
+		t.Errorf("the snapshot (-want +got):\n%s", diff)
+	}
+	tr.cgroups.Recall(got)
+	if diff := cmp.Diff(got, engine.recalled, byValue); diff != "" {
+		t.Errorf("recalled (-want +got):\n%s", diff)
+	}
+}

@@ -45,7 +45,9 @@ type seal struct {
 
 func newSeal(key []byte) (seal, error) {
 	if len(key) < sha256.Size {
-		return seal{}, fmt.Errorf("the key has %d bytes, at least %d are needed: remove its file and start the daemon again", len(key), sha256.Size)
+		return seal{}, fmt.Errorf(
+			"the key has %d bytes, at least %d are needed: remove its file and start the daemon again",
+			len(key), sha256.Size)
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -106,7 +108,8 @@ func (s seal) read(root cgroupfs.Root, cgroup compiler.Cgroup) (Run, error) {
 	}
 	mac, err := hex.DecodeString(form.MAC)
 	if err != nil || !hmac.Equal(mac, s.mac(cgroup.ID, form.Run)) {
-		return Run{}, errors.New("its attribute " + attributeName + " was not written by this daemon for this cgroup since this boot")
+		return Run{}, errors.New(
+			"its attribute " + attributeName + " was not written by this daemon for this cgroup since this boot")
 	}
 	var run Run
 	if err := json.Unmarshal(form.Run, &run); err != nil {

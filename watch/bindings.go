@@ -50,7 +50,8 @@ func (r *resolver) resolve(b compiler.Binding) ([]compiler.Workload, error) {
 		w.Kind = compiler.KindCgroup
 		paths, err = r.glob(b.Cgroup)
 	default: // container and address: for inventories
-		return nil, fmt.Errorf("workload %q names a container or an address, which only an inventory can: it has no effect here", b.Name)
+		return nil, fmt.Errorf(
+			"workload %q names a container or an address, which only an inventory can: it has no effect here", b.Name)
 	}
 	if err != nil {
 		return nil, err
@@ -135,7 +136,8 @@ func (r *resolver) glob(pattern string) ([]string, error) {
 	paths := []string{""}
 	for component := range strings.SplitSeq(strings.Trim(pattern, "/"), "/") {
 		if component == "" || component == "." || component == ".." {
-			return nil, fmt.Errorf("the cgroup pattern %q has the component %q: write a path below the cgroup root", pattern, component)
+			return nil, fmt.Errorf(
+				"the cgroup pattern %q has the component %q: write a path below the cgroup root", pattern, component)
 		}
 		var next []string
 		for _, parent := range paths {

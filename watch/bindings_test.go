@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -19,17 +20,22 @@ func labelled(name string, b compiler.Binding) compiler.Binding {
 	return b
 }
 
+// A bindingTest makes cgroups after a binding.
+type bindingTest struct {
+	name    string
+	binding compiler.Binding
+	others  []string // cgroups that must not be bound
+	make    string   // the cgroup that is
+	kind    compiler.Kind
+	facts   compiler.Labels
+}
+
 func TestBindingsFollowTheTree(t *testing.T) {
-	tests := []struct {
-		name    string
-		binding compiler.Binding
-		others  []string // cgroups that must not be bound
-		make    string   // the cgroup that is
-		kind    compiler.Kind
-		facts   compiler.Labels
-	}{
+	host := nstest.New(t)
+	for _, tt := range []bindingTest{
 		{"unit", compiler.Binding{Unit: "nginx.service"},
-			[]string{"system.slice/cron.service", "other/nginx.service", "user.slice/user-7.slice/user@7.service/app.slice/nginx.service"},
+			[]string{"system.slice/cron.service", "other/nginx.service",
+				"user.slice/user-7.slice/user@7.service/app.slice/nginx.service"},
 			"system.slice/nginx.service", compiler.KindUnit, nil},
 		{"unit in a slice of a slice", compiler.Binding{Unit: "db.service"}, nil,
 			"site.slice/site-backend.slice/db.service", compiler.KindUnit, nil},
@@ -39,52 +45,49 @@ func TestBindingsFollowTheTree(t *testing.T) {
 		{"uid", compiler.Binding{User: "4242"}, []string{"user.slice/user-42.slice"},
 			"user.slice/user-4242.slice", compiler.KindUser, compiler.Labels{workload.FactUID: "4242"}},
 		{"user", compiler.Binding{User: "daemon"}, nil,
-			"user.slice/user-1.slice", compiler.KindUser, compiler.Labels{workload.FactUID: "1", workload.FactUser: "daemon"}},
+			"user.slice/user-1.slice", compiler.KindUser,
+			compiler.Labels{workload.FactUID: "1", workload.FactUser: "daemon"}},
 		{"path", compiler.Binding{Cgroup: "jobs/nightly"}, []string{"jobs/daily", "nightly"},
 			"jobs/nightly", compiler.KindCgroup, nil},
 		{"pattern", compiler.Binding{Cgroup: "jobs/*/w?"}, []string{"jobs/a", "jobs/b/w10", "jobs/a/b/w1"},
 			"jobs/b/w1", compiler.KindCgroup, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) { tt.run(t, host) })
 	}
-	host := nstest.New(t)
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			tr := newTreeIn(t, host)
-			bindings := []compiler.Binding{labelled("it", tt.binding)}
-			none := func(s workload.Snapshot) bool { return len(s.Workloads) == 0 }
-			tr.until("nothing at the start", bindings, none)
-			for _, path := range tt.others {
-				tr.in(path).ID()
-			}
-			tr.until("nothing among others", bindings, none)
+}
 
-			id := tr.in(tt.make).ID()
-			s := tr.until("the cgroup", bindings, func(s workload.Snapshot) bool { return len(s.Workloads) == 1 })
-			if len(s.Conditions) > 0 {
-				t.Errorf("problems: %v", s.Conditions)
-			}
-			w := s.Workloads[0]
-			facts := compiler.Labels{workload.FactKind: tt.kind.String()}
-			for k, v := range tt.facts {
-				facts[k] = v
-			}
-			name := "it"
-			if strings.Contains(tt.binding.Cgroup, "*") {
-				name = "it:" + tt.make
-			}
-			want := compiler.Workload{Name: name, Kind: tt.kind, Labels: bindings[0].Labels, Facts: facts,
-				Cgroup: compiler.Cgroup{Path: tt.make, ID: id}, Position: bindings[0].Position}
-			if diff := cmp.Diff(want, w, byValue); diff != "" {
-				t.Errorf("(-want +got)\n%s", diff)
-			}
+func (tt bindingTest) run(t *testing.T, host *nstest.Host) {
+	tr, bindings := newTreeIn(t, host), []compiler.Binding{labelled("it", tt.binding)}
+	none := func(s workload.Snapshot) bool { return len(s.Workloads) == 0 }
+	tr.until("nothing at the start", bindings, none)
+	for _, path := range tt.others {
+		tr.in(path).ID()
+	}
+	tr.until("nothing among others", bindings, none)
 
-			tr.remove(tt.make)
-			tr.until("the cgroup's end", bindings, none)
-			again := tr.in(tt.make).ID()
-			s = tr.until("another one of the same name", bindings, func(s workload.Snapshot) bool { return len(s.Workloads) == 1 })
-			if got := s.Workloads[0].Cgroup.ID; got != again || got == id {
-				t.Errorf("its id is %d; want %d, not %d", got, again, id)
-			}
-		})
+	id := tr.in(tt.make).ID()
+	one := func(s workload.Snapshot) bool { return len(s.Workloads) == 1 }
+	s := tr.until("the cgroup", bindings, one)
+	facts := compiler.Labels{workload.FactKind: tt.kind.String()}
+	maps.Copy(facts, tt.facts)
+	name := "it"
+	if strings.Contains(tt.binding.Cgroup, "*") {
+		name = "it:" + tt.make
+	}
+	want := workload.Snapshot{Workloads: []compiler.Workload{{
+		Name: name, Kind: tt.kind, Labels: bindings[0].Labels, Facts: facts,
+		Cgroup: compiler.Cgroup{Path: tt.make, ID: id}, Position: bindings[0].Position,
+	}}}
+	if diff := cmp.Diff(want, s, byValue); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+
+	tr.remove(tt.make)
+	tr.until("the cgroup's end", bindings, none)
+	again := tr.in(tt.make).ID()
+	s = tr.until("another one of the same name", bindings, one)
+	if got := s.Workloads[0].Cgroup.ID; got != again || got == id {
+		t.Errorf("its id is %d; want %d, not %d", got, again, id)
 	}
 }
 
@@ -108,9 +111,15 @@ func TestOneBindingACgroup(t *testing.T) {
 		t.Errorf("workloads (-want +got)\n%s", diff)
 	}
 	wantProblems := []condition.Condition{
-		{Code: condition.BindingOverlap, Where: "by-unit-too.yaml:1:1", Text: `workload "by-unit-too" (unit) has no effect on the cgroup system.slice/nginx.service: it has the labels of "by-unit" (unit)`},
-		{Code: condition.BindingOverlap, Where: "by-path.yaml:1:1", Text: `workload "by-path:system.slice/nginx.service" (cgroup) has no effect on the cgroup system.slice/nginx.service: it has the labels of "by-unit" (unit)`},
-		{Code: condition.BindingOverlap, Where: "by-user.yaml:1:1", Text: `workload "by-user" (user) has no effect on the cgroup user.slice/user-7.slice: it has the labels of "by-slice" (unit)`},
+		{Code: condition.BindingOverlap, Where: "by-unit-too.yaml:1:1",
+			Text: `workload "by-unit-too" (unit) has no effect on the cgroup system.slice/nginx.service: ` +
+				`it has the labels of "by-unit" (unit)`},
+		{Code: condition.BindingOverlap, Where: "by-path.yaml:1:1",
+			Text: `workload "by-path:system.slice/nginx.service" (cgroup) has no effect on the cgroup ` +
+				`system.slice/nginx.service: it has the labels of "by-unit" (unit)`},
+		{Code: condition.BindingOverlap, Where: "by-user.yaml:1:1",
+			Text: `workload "by-user" (user) has no effect on the cgroup user.slice/user-7.slice: ` +
+				`it has the labels of "by-slice" (unit)`},
 	}
 	if diff := cmp.Diff(wantProblems, s.Conditions); diff != "" {
 		t.Errorf("problems (-want +got)\n%s", diff)

@@ -98,7 +98,9 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapsho
 	for _, b := range bindings {
 		found, err := resolver.resolve(b)
 		if err != nil {
-			conditions = append(conditions, condition.Condition{Code: condition.BindingUnresolved, Where: b.Position.String(), Text: err.Error()})
+			conditions = append(conditions, condition.Condition{
+				Code: condition.BindingUnresolved, Where: b.Position.String(), Text: err.Error(),
+			})
 		}
 		workloads = append(workloads, found...)
 	}
@@ -111,8 +113,8 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapsho
 	c.forget(seen)
 	if unwatched != nil {
 		conditions = append(conditions, condition.Condition{Code: condition.CgroupsUnwatched, Text: fmt.Sprintf(
-			"some cgroups can not be watched, they are looked at every %v only: %v: see `sysctl fs.inotify.max_user_watches`",
-			resyncInterval, unwatched)})
+			"some cgroups can not be watched, they are looked at every %v only: %v: "+
+				"see `sysctl fs.inotify.max_user_watches`", resyncInterval, unwatched)})
 	}
 	snapshot := settle(workloads)
 	addContainers(&snapshot, containers)

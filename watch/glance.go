@@ -105,6 +105,7 @@ func (c *Cgroups) glanceScope(g *Glance, cgroup string) bool {
 
 // scopeOf returns the cgroup of thole run that an event is about.
 func (c *Cgroups) scopeOf(path string) (cgroup string, ok bool) {
-	name, ok := strings.CutPrefix(strings.TrimSuffix(path, "/"+cgroupfs.EventsFile), c.root.Path(cgroupfs.TholeSlice)+"/")
+	path = strings.TrimSuffix(path, "/"+cgroupfs.EventsFile)
+	name, ok := strings.CutPrefix(path, c.root.Path(cgroupfs.TholeSlice)+"/")
 	return cgroupfs.TholeSlice + "/" + name, ok && filepath.Base(name) == name
 }

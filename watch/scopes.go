@@ -36,10 +36,11 @@ type Scopes struct {
 	prefix  string              // of their names
 	touch   func(cgroup string) // says that one is to be looked at
 
-	mu       sync.Mutex
-	starting map[string]func() // by name: scopes whose process is yet to be moved in; releases what holds them; nil: being made
-	known    map[string]Run    // by name: those whose seal was found good
-	ofUser   map[uint32]int    // how many of them a user started
+	mu sync.Mutex
+	// By name: scopes whose process is yet to be moved in. The function releases what holds one; nil: it is being made.
+	starting map[string]func()
+	known    map[string]Run // by name: those whose seal was found good
+	ofUser   map[uint32]int // how many of them a user started
 }
 
 // NewScopes takes charge of the scopes below root. The key is what proves their
@@ -65,7 +66,8 @@ func (s *Scopes) checkSlice() error {
 		return fmt.Errorf("cgroup %s: %v", dir, err)
 	}
 	if stat.Uid != 0 {
-		return fmt.Errorf("cgroup %s belongs to uid %d, who could move processes into it: it must be root's, see `chown root %[1]s`", dir, stat.Uid)
+		return fmt.Errorf("cgroup %s belongs to uid %d, who could move processes into it: "+
+			"it must be root's, see `chown root %[1]s`", dir, stat.Uid)
 	}
 	return nil
 }
@@ -230,7 +232,9 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 	watch(cgroupfs.TholeSlice)
 	names, err := s.root.Children(cgroupfs.TholeSlice)
 	if err != nil {
-		return nil, []condition.Condition{{Code: condition.CgroupsUnreadable, Where: cgroupfs.TholeSlice, Text: err.Error()}}
+		return nil, []condition.Condition{{
+			Code: condition.CgroupsUnreadable, Where: cgroupfs.TholeSlice, Text: err.Error(),
+		}}
 	}
 	var runs []Run
 	var problems []condition.Condition
@@ -238,7 +242,10 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 	for _, dir := range names {
 		run, lives, problem := s.look(dir, sweep, watch)
 		if problem != "" {
-			problems = append(problems, condition.Condition{Code: condition.ScopeRefused, Where: cgroupfs.TholeSlice + "/" + dir, Text: problem + "what runs in it reaches nobody"})
+			problems = append(problems, condition.Condition{
+				Code: condition.ScopeRefused, Where: cgroupfs.TholeSlice + "/" + dir,
+				Text: problem + "what runs in it reaches nobody",
+			})
 		}
 		if lives {
 			runs = append(runs, run)
@@ -361,7 +368,10 @@ func RemoveEmptyScopes(root cgroupfs.Root) (stay []string, err error) {
 
 // workload is the run as the compiler sees it.
 func (r Run) workload() compiler.Workload {
-	facts := compiler.Labels{workload.FactKind: compiler.KindRun.String(), workload.FactUID: strconv.FormatUint(uint64(r.UID), 10)}
+	facts := compiler.Labels{
+		workload.FactKind: compiler.KindRun.String(),
+		workload.FactUID:  strconv.FormatUint(uint64(r.UID), 10),
+	}
 	if r.User != "" {
 		facts[workload.FactUser] = r.User
 	}

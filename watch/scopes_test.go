@@ -19,7 +19,10 @@ import (
 )
 
 func aRun(name string) Run {
-	return Run{Name: name, Labels: compiler.Labels{"app": name}, UID: 1000, User: "alice", Started: time.Unix(1_700_000_000, 0).UTC()}
+	return Run{
+		Name: name, Labels: compiler.Labels{"app": name}, UID: 1000, User: "alice",
+		Started: time.Unix(1_700_000_000, 0).UTC(),
+	}
 }
 
 func (tr *tree) create(name string) Run {
@@ -132,86 +135,92 @@ func TestScopesSurviveARestart(t *testing.T) {
 	}
 }
 
+// A forger has a scope with a good seal, and forges the attribute of another one.
+type forger struct {
+	tr   *tree
+	good Run
+}
+
+func (f forger) attribute(path string) []byte {
+	value, err := readAttribute(f.tr.root.Path(path))
+	if err != nil {
+		f.tr.t.Fatal(err)
+	}
+	return value
+}
+
+func (f forger) put(path string, value []byte) {
+	if err := unix.Lsetxattr(f.tr.root.Path(path), attributeName, value, 0); err != nil {
+		f.tr.t.Fatal(err)
+	}
+}
+
+// seal seals a run in the cgroup evilScope.
+func (f forger) seal(with seal, run Run) {
+	id, _ := f.tr.root.ID(evilScope)
+	run.Cgroup = compiler.Cgroup{Path: evilScope, ID: id}
+	if err := with.write(f.tr.root, run); err != nil {
+		f.tr.t.Fatal(err)
+	}
+}
+
+const evilScope = "thole.slice/evil.scope"
+
+// forgeries are the attributes that must not be believed. The function forge returns the cgroup that has one.
+var forgeries = []struct {
+	name  string
+	forge func(forger) (path string)
+	want  string // in the problem; "": the cgroup is not read
+}{
+	{"none", func(forger) string { return evilScope }, "has no attribute"},
+	{"nonsense", func(f forger) string {
+		f.put(evilScope, []byte("app=db"))
+		return evilScope
+	}, "not in our form"},
+	{"copied", func(f forger) string {
+		f.put(evilScope, f.attribute(f.good.Cgroup.Path))
+		return evilScope
+	}, "was not written by this daemon for this cgroup"},
+	{"other key", func(f forger) string {
+		f.seal(seal{key: []byte(strings.Repeat("x", 32)), boot: f.tr.scopes.seal.boot}, aRun("evil"))
+		return evilScope
+	}, "was not written by this daemon for this cgroup"},
+	{"other boot", func(f forger) string {
+		run := aRun("evil")
+		run.Version = runVersion
+		f.seal(seal{key: testKey, boot: "00000000-0000-0000-0000-000000000000"}, run)
+		return evilScope
+	}, "since this boot"},
+	{"changed", func(f forger) string {
+		value := f.attribute(f.good.Cgroup.Path)
+		f.put(f.good.Cgroup.Path, []byte(strings.Replace(string(value), `"app":"good"`, `"app":"evil"`, 1)))
+		f.tr.restart() // a seal is checked once
+		return f.good.Cgroup.Path
+	}, "was not written by this daemon for this cgroup"},
+	{"elsewhere", func(f forger) string {
+		f.tr.in("docker/1/thole.slice/evil.scope").ID()
+		f.put("docker/1/thole.slice/evil.scope", f.attribute(f.good.Cgroup.Path))
+		return "docker/1/thole.slice/evil.scope"
+	}, ""},
+	{"below", func(f forger) string {
+		path := f.good.Cgroup.Path + "/evil.scope"
+		f.tr.in(path).ID()
+		f.put(path, f.attribute(f.good.Cgroup.Path))
+		return path
+	}, ""},
+}
+
 func TestAttributesAreNotBelieved(t *testing.T) {
-	type setup struct {
-		tr   *tree
-		good Run // a scope with a good seal
-	}
-	attribute := func(s setup, path string) []byte {
-		value, err := readAttribute(s.tr.root.Path(path))
-		if err != nil {
-			s.tr.t.Fatal(err)
-		}
-		return value
-	}
-	put := func(s setup, path string, value []byte) {
-		if err := unix.Lsetxattr(s.tr.root.Path(path), attributeName, value, 0); err != nil {
-			s.tr.t.Fatal(err)
-		}
-	}
-	tests := []struct {
-		name  string
-		forge func(setup) (path string)
-		want  string // in the problem; "": not even looked at
-	}{
-		{"none", func(setup) string { return "thole.slice/evil.scope" }, "has no attribute"},
-		{"nonsense", func(s setup) string {
-			put(s, "thole.slice/evil.scope", []byte("app=db"))
-			return "thole.slice/evil.scope"
-		}, "not in our form"},
-		{"copied", func(s setup) string {
-			put(s, "thole.slice/evil.scope", attribute(s, s.good.Cgroup.Path))
-			return "thole.slice/evil.scope"
-		}, "was not written by this daemon for this cgroup"},
-		{"other key", func(s setup) string {
-			forger := seal{key: []byte(strings.Repeat("x", 32)), boot: s.tr.scopes.seal.boot}
-			id, _ := s.tr.root.ID("thole.slice/evil.scope")
-			run := aRun("evil")
-			run.Cgroup = compiler.Cgroup{Path: "thole.slice/evil.scope", ID: id}
-			if err := forger.write(s.tr.root, run); err != nil {
-				s.tr.t.Fatal(err)
-			}
-			return "thole.slice/evil.scope"
-		}, "was not written by this daemon for this cgroup"},
-		{"other boot", func(s setup) string {
-			forger := seal{key: testKey, boot: "00000000-0000-0000-0000-000000000000"}
-			id, _ := s.tr.root.ID("thole.slice/evil.scope")
-			run := aRun("evil")
-			run.Version = runVersion
-			run.Cgroup = compiler.Cgroup{Path: "thole.slice/evil.scope", ID: id}
-			if err := forger.write(s.tr.root, run); err != nil {
-				s.tr.t.Fatal(err)
-			}
-			return "thole.slice/evil.scope"
-		}, "since this boot"},
-		{"changed", func(s setup) string {
-			value := attribute(s, s.good.Cgroup.Path)
-			put(s, s.good.Cgroup.Path, []byte(strings.Replace(string(value), `"app":"good"`, `"app":"evil"`, 1)))
-			s.tr.restart() // who has checked a seal does not look again
-			return s.good.Cgroup.Path
-		}, "was not written by this daemon for this cgroup"},
-		{"elsewhere", func(s setup) string {
-			s.tr.in("docker/1/thole.slice/evil.scope").ID()
-			put(s, "docker/1/thole.slice/evil.scope", attribute(s, s.good.Cgroup.Path))
-			return "docker/1/thole.slice/evil.scope"
-		}, ""},
-		{"below", func(s setup) string {
-			path := s.good.Cgroup.Path + "/evil.scope"
-			s.tr.in(path).ID()
-			put(s, path, attribute(s, s.good.Cgroup.Path))
-			return path
-		}, ""},
-	}
 	host := nstest.New(t)
-	for _, tt := range tests {
+	for _, tt := range forgeries {
 		t.Run(tt.name, func(t *testing.T) {
 			tr := newTreeIn(t, host)
 			good := tr.create("good")
 			tr.in(good.Cgroup.Path).Start("sleep", "infinity")
 			if strings.Contains(tt.want, "n") && tt.name != "changed" {
-				tr.in("thole.slice/evil.scope").Start("sleep", "infinity") // else it is swept
+				tr.in(evilScope).Start("sleep", "infinity") // else it is swept
 			}
-			path := tt.forge(setup{tr, good})
+			path := tt.forge(forger{tr, good})
 			s := tr.cgroups.Scan(nil)
 			for _, w := range s.Workloads {
 				if w.Cgroup.Path == path {

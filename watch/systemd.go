@@ -48,6 +48,9 @@ const initialCgroupNamespace = 0xEFFFFFFB
 // scope: none has to be mended.
 type systemd struct{}
 
+// unitExists is the name of systemd's error if there is a unit of that name.
+const unitExists = "org.freedesktop.systemd1.UnitExists"
+
 // systemdPatience is far more than it takes on a slow machine.
 const systemdPatience = 20 * time.Second
 
@@ -72,7 +75,7 @@ func (systemd) Start(unit, description string) (_ func(), err error) {
 	}, done)
 	if err == nil {
 		err = finished(ctx, done)
-	} else if refused, ok := errors.AsType[godbus.Error](err); ok && refused.Name == "org.freedesktop.systemd1.UnitExists" {
+	} else if refused, ok := errors.AsType[godbus.Error](err); ok && refused.Name == unitExists {
 		release()
 		return nil, fs.ErrExist
 	}

@@ -74,7 +74,8 @@ func TestScopesOfAManager(t *testing.T) {
 	}
 	for _, fail := range []error{fs.ErrExist, errors.New("no bus")} {
 		m.fail = fail
-		if _, err := scopes.Create(aRun("never")); err == nil || errors.Is(err, fs.ErrExist) != errors.Is(fail, fs.ErrExist) {
+		_, err := scopes.Create(aRun("never"))
+		if err == nil || errors.Is(err, fs.ErrExist) != errors.Is(fail, fs.ErrExist) {
 			t.Errorf("refused with %v: %v", fail, err)
 		}
 	}

@@ -57,7 +57,8 @@ func cgroupDelegation(root cgroupfs.Root) []Finding {
 	case delegates(string(mounts)):
 		return []Finding{f}
 	}
-	return []Finding{f.warning("no nsdelegate", "a container that may write to the node's cgroup tree (-v /sys/fs/cgroup) can leave its labels behind",
+	return []Finding{f.warning("no nsdelegate",
+		"a container that may write to the node's cgroup tree (-v /sys/fs/cgroup) can leave its labels behind",
 		"mount -o remount,nsdelegate "+root.Dir())}
 }
 
@@ -66,7 +67,8 @@ func cgroupDelegation(root cgroupfs.Root) []Finding {
 func delegates(mountinfo string) bool {
 	for line := range strings.Lines(mountinfo) {
 		_, device, ok := strings.Cut(strings.TrimSpace(line), " - cgroup2 ")
-		if fields := strings.Fields(device); ok && len(fields) == 2 && slices.Contains(strings.Split(fields[1], ","), "nsdelegate") {
+		fields := strings.Fields(device)
+		if ok && len(fields) == 2 && slices.Contains(strings.Split(fields[1], ","), "nsdelegate") {
 			return true
 		}
 	}
@@ -79,7 +81,8 @@ func inScratch(ctx context.Context, root cgroupfs.Root, probe func(context.Conte
 	kernel := Finding{Check: "nftables"}
 	const unknown = "it is not known what the kernel enforces"
 	if root.Dir() == "" {
-		return []Finding{kernel.unknown(errors.New("can not be tried without cgroup v2"), unknown, "see the line cgroup v2")}
+		err := errors.New("can not be tried without cgroup v2")
+		return []Finding{kernel.unknown(err, unknown, "see the line cgroup v2")}
 	}
 	dir, err := os.MkdirTemp(root.Dir(), "thole-doctor-")
 	if err != nil {
@@ -87,7 +90,8 @@ func inScratch(ctx context.Context, root cgroupfs.Root, probe func(context.Conte
 	}
 	defer os.Remove(dir)
 	if err := tryAttribute(dir); err != nil {
-		attributes = attributes.missing(err.Error(), "thole run can not store labels", "sudo thole doctor; in a container: with CAP_SYS_ADMIN")
+		attributes = attributes.missing(err.Error(), "thole run can not store labels",
+			"sudo thole doctor; in a container: with CAP_SYS_ADMIN")
 	}
 	findings, err := runProbe(ctx, probe, dir)
 	if err != nil {

@@ -54,10 +54,12 @@ func queueing(conn *kernel.Conn) Finding {
 	if err == nil && !native {
 		f.Found = "by NFQUEUE of nft_compat: nft lists such rules, and can not load them from a file"
 		toQueue := []nft.Rule{{Statements: []nft.Statement{nft.Queue{}}}}
-		err = with(conn, nft.Table{Name: tableName, Chains: []nft.Chain{{Name: "never", Rules: toQueue}}}, func() error { return nil })
+		table := nft.Table{Name: tableName, Chains: []nft.Chain{{Name: "never", Rules: toQueue}}}
+		err = with(conn, table, func() error { return nil })
 	}
 	if err != nil {
-		return f.warning(err.Error(), "thole daemon --fleet can not be used", "boot the distribution's kernel (6.1 or newer), or one with CONFIG_NFT_QUEUE")
+		return f.warning(err.Error(), "thole daemon --fleet can not be used",
+			"boot the distribution's kernel (6.1 or newer), or one with CONFIG_NFT_QUEUE")
 	}
 	return f
 }
@@ -66,7 +68,8 @@ func tryFeature(conn *kernel.Conn, f feature) Finding {
 	finding := Finding{Check: f.name, Status: OK, Found: f.found}
 	err := with(conn, f.table(), func() error { return nil })
 	if err != nil {
-		return finding.missing(err.Error(), f.follows, "boot the distribution's kernel (6.1 or newer), or one with "+f.needs)
+		return finding.missing(err.Error(), f.follows,
+			"boot the distribution's kernel (6.1 or newer), or one with "+f.needs)
 	}
 	return finding
 }
@@ -95,7 +98,9 @@ func recognition(cgroup nft.Value, level uint8) nft.Table {
 	return nft.Table{
 		Name:     tableName,
 		Counters: []string{"received", "sent"},
-		Sets:     []nft.Set{{Name: "own", Key: []nft.Type{nft.CgroupV2}, Elements: []nft.Element{{Key: []nft.Value{cgroup}}}}},
+		Sets: []nft.Set{{
+			Name: "own", Key: []nft.Type{nft.CgroupV2}, Elements: []nft.Element{{Key: []nft.Value{cgroup}}},
+		}},
 		Chains: []nft.Chain{
 			{Name: "input", Hook: nft.Input, Rules: rules(own, nft.Count{Counter: "received"})},
 			{Name: "output", Hook: nft.Output, Rules: rules(own, nft.Count{Counter: "sent"})},
@@ -142,7 +147,8 @@ func refusal() nft.Table {
 func refused(ctx context.Context) error {
 	for _, address := range loopbacks(ctx) {
 		if err := overTCP(ctx, address); !errors.Is(err, syscall.ECONNREFUSED) {
-			return fmt.Errorf("a denied connect to %s: got %v, want connection refused", strings.TrimSuffix(address, ":0"), err)
+			return fmt.Errorf("a denied connect to %s: got %v, want connection refused",
+				strings.TrimSuffix(address, ":0"), err)
 		}
 	}
 	return nil

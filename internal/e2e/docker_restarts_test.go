@@ -31,44 +31,25 @@ func TestRestartsLeaveNothing(t *testing.T) {
 	orphan := passedSocket(t, e, "orphan") // unlabelled: nobody knows whose it was when its cgroup is gone
 	closed := func(when string) {
 		t.Helper()
-		must(t, sendTo(passed, 4002, when))
-		if err := sendTo(passed, 4001, when); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
-			t.Fatal(err)
-		}
-		if free.Got(when) {
-			t.Errorf("%s, a socket that outlived its cgroup reached an unlabelled one", when)
-		}
-		if !web.Got(when) {
-			t.Errorf("%s, a socket that outlived its cgroup did not reach what its labels allow", when)
-		}
+		checkSender(t, passed, web, free, when)
 	}
 	closed("with its container")
 	outlived := e.Cgroup("passer").ID()
 	e.Docker("rm", "-f", "passer", "orphan")
-	m.until("the socket to be known as one that outlived", func(s api.Status) bool { return s.Ended == 1 && s.Workloads == 1 })
+	m.until("the socket to be known as one that outlived", func(s api.Status) bool {
+		return s.Ended == 1 && s.Workloads == 1
+	})
 	closed("without its container")
 
-	image := e.Image("box", nil)
-	each(containers, func(name string) {
-		network := "host"
-		if name[len(name)-1]%2 == 1 {
-			network = "bridge"
-		}
-		// nc holds a socket; Docker kills it at each restart.
-		e.Docker("run", "-d", "--name", name, "--net", network, "-l", "app="+name, image, "nc", "-l", "-p", "90"+name[len(name)-1:]+"0")
-	})
+	runListeners(e, containers)
 	root, err := cgroupfs.RootAt(m.CgroupDir(""))
 	must(t, err)
-	settled := func() footprint {
+	measure := func() footprint {
 		t.Helper()
-		m.until("all containers, and one that ended", func(s api.Status) bool { return s.Workloads == containers+1 && s.Ended == 1 })
-		for id, set := range m.cgroupsOfTable() {
-			lives, err := root.Lives(id)
-			must(t, err)
-			if !lives && id != outlived {
-				t.Errorf("the set %s has the cgroup %d, which is gone, and no socket is left of it", set, id)
-			}
-		}
+		m.until("all containers, and one that ended", func(s api.Status) bool {
+			return s.Workloads == containers+1 && s.Ended == 1
+		})
+		m.checkCgroupsOfTable(root, outlived)
 		return m.footprint()
 	}
 	docker := newProxy(t, e)
@@ -83,12 +64,13 @@ func TestRestartsLeaveNothing(t *testing.T) {
 	}
 	began := time.Now()
 	restart(*restarts / 3)
-	before := settled()
+	before := measure()
 	closed("after a third of the restarts")
 	restart(*restarts - *restarts/3)
-	after := settled()
+	after := measure()
 	closed("after all restarts")
-	t.Logf("%d restarts took %v; after a third of them %+v, after all %+v", *restarts, time.Since(began), before, after)
+	t.Logf("%d restarts took %v; after a third of them %+v, after all %+v",
+		*restarts, time.Since(began), before, after)
 	if *restarts < 300 { // the heap is still finding its size
 		before.memory = after.memory
 	}
@@ -97,10 +79,59 @@ func TestRestartsLeaveNothing(t *testing.T) {
 	must(t, passed.Close())
 	must(t, orphan.Close())
 	m.until("the socket's end", func(s api.Status) bool { return s.Ended == 0 })
-	must(t, m.daemon.Signal(syscall.SIGQUIT)) // it tells its goroutines
+	m.checkGoroutines()
+}
+
+// runListeners runs n containers on the host's network or on a bridge.
+func runListeners(e *nstest.Engine, n int) {
+	image := e.Image("box", nil)
+	each(n, func(name string) {
+		network := "host"
+		if name[len(name)-1]%2 == 1 {
+			network = "bridge"
+		}
+		// nc holds a socket; Docker kills it at each restart.
+		port := "90" + name[len(name)-1:] + "0"
+		e.Docker("run", "-d", "--name", name, "--net", network, "-l", "app="+name, image, "nc", "-l", "-p", port)
+	})
+}
+
+// checkGoroutines ends the daemon, and fails the test if it had many goroutines.
+func (m *machine) checkGoroutines() {
+	m.t.Helper()
+	must(m.t, m.daemon.Signal(syscall.SIGQUIT)) // it prints its goroutines
 	_ = m.daemon.Wait()
 	if n := strings.Count(m.daemon.Output(), "\ngoroutine "); n == 0 || n > 60 {
-		t.Errorf("the daemon has %d goroutines, want some, and not many", n)
+		m.t.Errorf("the daemon has %d goroutines, want some, and not many", n)
+	}
+}
+
+// checkSender sends a datagram from a socket that outlived its cgroup, to web, which its labels allow, and to free,
+// which is unlabelled.
+func checkSender(t *testing.T, passed *os.File, web, free *nstest.UDPSocket, when string) {
+	t.Helper()
+	must(t, sendTo(passed, 4002, when))
+	if err := sendTo(passed, 4001, when); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
+		t.Fatal(err)
+	}
+	if free.Got(when) {
+		t.Errorf("%s, a socket that outlived its cgroup reached an unlabelled one", when)
+	}
+	if !web.Got(when) {
+		t.Errorf("%s, a socket that outlived its cgroup did not reach what its labels allow", when)
+	}
+}
+
+// checkCgroupsOfTable fails the test if the table has a cgroup that is gone, but for the one of a socket that
+// outlived it.
+func (m *machine) checkCgroupsOfTable(root cgroupfs.Root, outlived uint64) {
+	m.t.Helper()
+	for id, set := range m.cgroupsOfTable() {
+		lives, err := root.Lives(id)
+		must(m.t, err)
+		if !lives && id != outlived {
+			m.t.Errorf("the set %s has the cgroup %d, which is gone, and no socket is left of it", set, id)
+		}
 	}
 }
 
@@ -118,7 +149,8 @@ func (m *machine) footprint() (f footprint) {
 	}
 	pid := m.daemon.Pid
 	out := m.Shell(fmt.Sprintf(`cd /proc/%d
-		ls fd | wc -l; cat fdinfo/* 2>/dev/null | grep -c ^inotify; ls task | wc -l; stat -c %%s /run/state/table.json; awk '/^RssAnon/ {print $2}' status`, pid))
+		ls fd | wc -l; cat fdinfo/* 2>/dev/null | grep -c ^inotify; ls task | wc -l
+		stat -c %%s /run/state/table.json; awk '/^RssAnon/ {print $2}' status`, pid))
 	_, err := fmt.Sscan(out, &f.files, &f.watches, &f.threads, &f.remembered, &f.memory)
 	must(m.t, err)
 	return f

@@ -42,7 +42,8 @@ func OpenRoot() (Root, error) {
 			return root, nil
 		}
 	}
-	return Root{}, errors.New("no cgroup v2 mount with the root of this cgroup namespace: try `mount -t cgroup2 none /sys/fs/cgroup`, or see `thole doctor`")
+	return Root{}, errors.New("no cgroup v2 mount with the root of this cgroup namespace: " +
+		"try `mount -t cgroup2 none /sys/fs/cgroup`, or see `thole doctor`")
 }
 
 // RootAt takes the cgroup directory dir as the root. Levels and paths then count

@@ -14,7 +14,8 @@ func TestCgroupMounts(t *testing.T) {
 		name, mountinfo string
 		want            []string
 	}{
-		{"unified", "31 23 0:28 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw", []string{"/sys/fs/cgroup"}},
+		{"unified", "31 23 0:28 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw",
+			[]string{"/sys/fs/cgroup"}},
 		{"hybrid",
 			"31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n" +
 				"40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n" +

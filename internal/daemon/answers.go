@@ -40,7 +40,7 @@ type answers struct {
 	enforcer *enforcer
 	kernel   Kernel
 	docker   *docker.Docker // nil: it is not followed
-	fleet    *fleet.Fleet  // nil: there are no other nodes
+	fleet    *fleet.Fleet   // nil: there are no other nodes
 	sockets  *socketWatch
 	local    *routes.Keeper
 	version  string

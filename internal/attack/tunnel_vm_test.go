@@ -39,7 +39,8 @@ func TestTunnelWireGuard(t *testing.T) {
 	})
 }
 
-func (s *scene) wireguard() {
+// wireguard makes a tunnel that Barriers pass. The function that is returned must be called before it is removed.
+func (s *scene) wireguard() (undo func()) {
 	s.t.Helper()
 	keys := [2]string{strings.TrimSpace(s.Shell("wg genkey")), strings.TrimSpace(s.Shell("wg genkey"))}
 	for i, end := range []struct {
@@ -53,6 +54,7 @@ func (s *scene) wireguard() {
 			keys[i], keys[1-i], end.remote, end.inside, end.inside6))
 	}
 	s.tunnelWorks(false)
+	return nstest.Tunnel(s.Host, inner, s.outside, innerTheirs)
 }
 
 // A table that is loaded while WireGuard's keys are in use knows its packets from the next handshake on: it makes one
@@ -70,8 +72,9 @@ func TestTunnelWireGuardBeforeTheTable(t *testing.T) {
 // A process that takes the port of a removed WireGuard device may send to its peers, and to nobody else.
 func TestTunnelWireGuardsPort(t *testing.T) {
 	s := newScene(t, innerOnly)
-	s.wireguard()
+	undo := s.wireguard()
 	world := s.stranger()
+	undo()
 	s.Shell("ip link del tunnel0")
 	s.outside.Shell("ip link del tunnel0")
 	thief := s.db.udp("0.0.0.0:51820")

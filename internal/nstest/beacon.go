@@ -25,10 +25,19 @@ import (
 //
 // It does not hold for what waits outside these queues: for an answer of a process (NFQUEUE, a proxy), a neighbour's
 // address (Link makes them permanent), or a traffic shaper; nor with RPS or a veth with GRO, which both are off unless
-// switched on.
+// switched on. A tunnel with queues of its own, as WireGuard's, is passed as well if Tunnel names it.
 func (h *Host) Barrier() {
 	h.t.Helper()
-	if err := h.beacon.drain(); err != nil {
+	h.mu.Lock()
+	tunnels := h.tunnels
+	h.mu.Unlock()
+	err := h.beacon.drain()
+	for _, t := range tunnels {
+		if err == nil {
+			err = t.drain(h.beacon)
+		}
+	}
+	if err != nil {
 		h.t.Fatalf("nstest: barrier: %v", err)
 	}
 }
@@ -36,11 +45,13 @@ func (h *Host) Barrier() {
 // crossings is how many queues a packet and its answer may pass: over two routers and back.
 const crossings = 8
 
-// A beacon is a packet socket on the host's lo that receives what it sends.
+// A beacon sends numbers by one socket and receives them by another: on the host's lo by a packet socket, which is both; in a
+// tunnel by sockets of UDP.
 type beacon struct {
-	mu  sync.Mutex
-	fd  int
-	seq uint64
+	mu      sync.Mutex // guards what follows
+	out, in int
+	to      unix.Sockaddr
+	seq     uint64
 }
 
 const (
@@ -59,7 +70,7 @@ func (h *Host) makeBeacon() error {
 	if err != nil {
 		return fmt.Errorf("packet socket: %w", err)
 	}
-	h.onEnd(func() error { return unix.Close(h.beacon.fd) })
+	h.onEnd(func() error { return unix.Close(h.beacon.in) })
 	return nil
 }
 
@@ -68,11 +79,16 @@ func newBeacon() (*beacon, error) {
 	if err != nil {
 		return nil, err
 	}
-	timeout := unix.NsecToTimeval(beaconTimeout.Nanoseconds())
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+	if err := receiveTimeout(fd); err != nil {
 		return nil, err
 	}
-	return &beacon{fd: fd}, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(beaconProto), Ifindex: loopbackIndex})
+	to := &unix.SockaddrLinklayer{Protocol: htons(beaconProto), Ifindex: loopbackIndex, Halen: 6}
+	return &beacon{out: fd, in: fd, to: to}, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(beaconProto), Ifindex: loopbackIndex})
+}
+
+func receiveTimeout(fd int) error {
+	timeout := unix.NsecToTimeval(beaconTimeout.Nanoseconds())
+	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout)
 }
 
 // drain passes the barrier on every CPU that the test's processes may run on.
@@ -114,13 +130,19 @@ func (b *beacon) drainCPU(cpu int) error {
 	return nil
 }
 
-// bounce sends a frame over lo and waits for it. A frame can be lost when the queue is full: then another is sent.
+// cross is bounce for who does not drain.
+func (b *beacon) cross() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bounce()
+}
+
+// bounce sends a number and waits for it. It can be lost when the queue is full: then another is sent.
 func (b *beacon) bounce() error {
 	deadline := time.Now().Add(beaconPatience)
 	for {
 		b.seq++
-		to := &unix.SockaddrLinklayer{Protocol: htons(beaconProto), Ifindex: loopbackIndex, Halen: 6}
-		if err := unix.Sendto(b.fd, binary.NativeEndian.AppendUint64(nil, b.seq), 0, to); err != nil {
+		if err := unix.Sendto(b.out, binary.NativeEndian.AppendUint64(nil, b.seq), 0, b.to); err != nil {
 			return err
 		}
 		err := b.await(b.seq)
@@ -130,11 +152,11 @@ func (b *beacon) bounce() error {
 	}
 }
 
-// await receives frames until the one with this number comes, or none for beaconTimeout (EAGAIN).
+// await receives numbers until the one with this number comes, or none for beaconTimeout (EAGAIN).
 func (b *beacon) await(seq uint64) error {
 	for {
 		var frame [8]byte
-		_, _, err := unix.Recvfrom(b.fd, frame[:], 0)
+		_, _, err := unix.Recvfrom(b.in, frame[:], 0)
 		if err == unix.EINTR {
 			continue
 		}

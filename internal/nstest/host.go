@@ -33,6 +33,7 @@ type Host struct {
 	started []*Process
 	closers []func() error
 	links   int
+	tunnels []*tunnel
 }
 
 // New makes a host. It needs root and cgroup2.

@@ -4,7 +4,7 @@
 #   machine   this package's, with systemd as pid 1
 #   fleet     those of the traffic between nodes, of packets in userspace and of routes, in other packages; all that make test runs
 #             by nft_compat where the kernel has no expression queue is here required to go by that expression
-#   attack    those of attacks, and of legitimate uses of sockets
+#   attack    those of attacks, of legitimate uses of sockets, and of what they need to know of WireGuard
 #
 # VM_PART: only one of these. VM_RUN: only tests that match (go test -run). More variables are those of run.sh.
 set -eu
@@ -32,7 +32,8 @@ package fleet ruleset/kernel ". -test.skip Everything|RandomTables"
 package fleet internal/e2e Fleet
 package attack internal/attack .
 package attack internal/legit .
-export THOLE_MUST=1 THOLE_QUEUE=native THOLE_BINARY=/usr/local/bin/thole THOLE_SLOWNESS="${THOLE_SLOWNESS:-10}"
+package attack internal/nstest WireGuard
+export THOLE_MUST=1 THOLE_QUEUE=native THOLE_SLOWNESS="${THOLE_SLOWNESS:-10}"
 
 part() {
 	case $1 in
@@ -41,8 +42,11 @@ part() {
 		VM_ROOT=$work/root "$here/run.sh" "$work/vm.test" -test.v ${VM_RUN:+-test.run "$VM_RUN"} ;;
 	fleet | attack)
 		cd "$work/$1"
-		[ "$1" = fleet ] || unset THOLE_BINARY
-		VM_ROOT=$work/root VM_INIT=sh VM_ENV="THOLE_MUST THOLE_QUEUE THOLE_BINARY THOLE_SLOWNESS" "$here/run.sh" "$here/tests.sh" ;;
+		# To the attack tests THOLE_BINARY says whose table they load, as text, which nft 1.0.6 cannot do for 6.12.
+		binary=THOLE_BINARY
+		[ "$1" = fleet ] || binary=THOLE_BUILT
+		export "$binary=/usr/local/bin/thole"
+		VM_ROOT=$work/root VM_INIT=sh VM_ENV="THOLE_MUST THOLE_QUEUE $binary THOLE_SLOWNESS" "$here/run.sh" "$here/tests.sh" ;;
 	esac
 }
 failed=

@@ -3,6 +3,7 @@ package legit
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -18,6 +19,8 @@ import (
 
 	"thole/compiler"
 	"thole/internal/nstest"
+	"thole/ruleset"
+	"thole/ruleset/kernel"
 )
 
 var only = flag.String("only", "", "run only the cases whose name this regular expression matches")
@@ -66,8 +69,8 @@ func excepted(name string) string {
 func TestLegitimateUses(t *testing.T) {
 	nstest.Need(t, "nft", "ip")
 	all := cases(t)
-	without := pass(t, "no table", all, func(*node) string { return "" })
-	with := pass(t, "the table", all, (*node).table)
+	without := pass(t, "no table", all, func(*node) loader { return nil })
+	with := pass(t, "the table", all, (*node).present)
 	for _, c := range all {
 		if without[c.name()] != nil || with[c.name()] == nil {
 			continue
@@ -119,12 +122,12 @@ func cases(t testing.TB) (list []*testCase) {
 }
 
 // pass runs all cases and returns the error of each that failed twice.
-func pass(t *testing.T, what string, all []*testCase, table func(*node) string) (failed map[string]error) {
+func pass(t *testing.T, what string, all []*testCase, table func(*node) loader) (failed map[string]error) {
 	t.Helper()
 	begin := time.Now()
 	ran := t.Run(what, func(t *testing.T) { // its end is the end of the node
 		n := newNode(t)
-		n.rules = table(n)
+		n.table = table(n)
 		failed = n.round(all)
 		again := slices.DeleteFunc(slices.Clone(all), func(c *testCase) bool { return failed[c.name()] == nil })
 		first := failed
@@ -153,9 +156,12 @@ type node struct {
 	*nstest.Host
 	t       testing.TB
 	workers map[string]*worker
-	rules   string // the table, "" for none
+	table   loader // nil: there is none
 	port    atomic.Int64
 }
+
+// A loader loads a table where there is none.
+type loader func(*nstest.Host) error
 
 // conntrackTable has conntrack follow connections, and nothing else.
 const conntrackTable = `table inet legit { chain output { type filter hook output priority 0; ct state new accept; }; }
@@ -182,8 +188,8 @@ func newNode(t testing.TB) *node {
 // labels are of the workloads.
 var labels = map[string]string{"web": "web", "web2": "web", "client": "client"}
 
-// table is the present program's.
-func (n *node) table() string {
+// present is the table of the present program.
+func (n *node) present() loader {
 	n.t.Helper()
 	var workloads []compiler.Workload
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
@@ -199,19 +205,30 @@ func workload(host *nstest.Host, name, app string) compiler.Workload {
 		Cgroup: compiler.Cgroup{Path: path, ID: host.In(path).ID()}}
 }
 
-// compiled is the table of policies and workloads.
-func compiled(t testing.TB, policies string, workloads []compiler.Workload) string {
+// compiled is the table of policies and workloads. It is loaded as the daemon does: nft 1.0.6 cannot load every text of ours
+// on every kernel.
+func compiled(t testing.TB, policies string, workloads []compiler.Workload) loader {
 	t.Helper()
 	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: []byte(policies)}})
 	must(t, err)
 	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: workloads,
 		Options: compiler.Options{Epoch: 1}})
 	must(t, err)
-	return result.Table.Text()
+	return func(host *nstest.Host) (err error) {
+		enterErr := host.Do(func() {
+			var conn *kernel.Conn
+			if conn, err = kernel.Open(kernel.Options{}); err != nil {
+				return
+			}
+			defer conn.Close()
+			err = conn.Apply(ruleset.Diff(nil, &result.Table))
+		})
+		return errors.Join(enterErr, err)
+	}
 }
 
 // oldTable is the table of the old program.
-func (n *node) oldTable() string {
+func (n *node) oldTable() loader {
 	n.t.Helper()
 	yaml := policy
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
@@ -231,7 +248,7 @@ spec: {cgroup: thole.slice/%s}
 	if err != nil {
 		n.t.Fatalf("the old program: %v: %s", err, errs.String())
 	}
-	return string(out)
+	return func(host *nstest.Host) error { return host.Nft(string(out)) }
 }
 
 // round runs cases, phase after phase, and returns the errors of those that fail. It leaves the node as it found it.
@@ -289,16 +306,16 @@ func (n *node) round(list []*testCase) (failed map[string]error) {
 
 // load loads the table, if the pass has one.
 func (n *node) load() {
-	if n.rules == "" {
+	if n.table == nil {
 		return
 	}
-	if err := n.Nft(n.rules); err != nil {
+	if err := n.table(n.Host); err != nil {
 		n.t.Errorf("the table: %v", err)
 	}
 }
 
 func (n *node) unload() {
-	if n.rules != "" {
+	if n.table != nil {
 		n.Shell("nft delete table inet thole")
 	}
 }

@@ -179,7 +179,7 @@ func enforce(t testing.TB, host *nstest.Host, policies string) {
 	for _, name := range slices.Sorted(maps.Keys(apps)) {
 		workloads = append(workloads, workload(host, name, apps[name]))
 	}
-	must(t, host.Nft(compiled(t, policies, workloads)))
+	must(t, compiled(t, policies, workloads)(host))
 }
 
 // sharedDir is a directory of the test's in which every user may write.

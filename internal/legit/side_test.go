@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nstest"
 )
 
 // A side is one end of a case, and runs in a worker.
@@ -27,11 +29,10 @@ type side struct {
 	closers []func()
 }
 
-const (
-	portsOfCase = 4
-	// limit is how long one step of a case may take.
-	limit = 4 * time.Second
-)
+const portsOfCase = 4
+
+// limit is how long one step of a case may take.
+var limit = nstest.Patience(4 * time.Second)
 
 var errQuiet = errors.New("the other side said nothing")
 

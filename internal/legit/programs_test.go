@@ -232,12 +232,17 @@ func (u *user) try(stdin, name string, args ...string) (string, error) {
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}
-	late := time.AfterFunc(nstest.Patience(30*time.Second), func() { _ = cmd.Process.Kill() })
+	late := time.AfterFunc(nstest.Patience(40*time.Second), func() { _ = cmd.Process.Kill() })
 	defer late.Stop()
 	if err := cmd.Wait(); err != nil {
 		return "", fmt.Errorf("%s %q: %w: %s", name, args, err, out.String())
 	}
 	return out.String(), nil
+}
+
+// seconds is a patience of so many seconds, for a command.
+func seconds(n time.Duration) string {
+	return fmt.Sprint(int(nstest.Patience(n * time.Second).Seconds()))
 }
 
 // expect runs a command as the client; its output must contain a text so many times.
@@ -273,9 +278,9 @@ global
 	maxconn 500
 defaults
 	mode http
-	timeout connect 10s
-	timeout client 10s
-	timeout server 10s
+	timeout connect 100s
+	timeout client 100s
+	timeout server 100s
 frontend all
 	default_backend nginx
 backend nginx
@@ -292,9 +297,9 @@ backend nginx
 // get asks for pages: three on one connection, and ten on connections of their own at the same time, which more is for.
 func (u *user) get(at string, port int, more ...string) {
 	url := "http://" + hostPort(at, port)
-	u.expect(1, "connects: 1", "", "curl", "-sS", "-m", "15", "-w", "connects: %{num_connects}\n", url+"/[1-3]")
+	u.expect(1, "connects: 1", "", "curl", "-sS", "-m", seconds(15), "-w", "connects: %{num_connects}\n", url+"/[1-3]")
 	u.expect(10, "from nginx", "", "curl",
-		append(more, "-sS", "-m", "15", "-H", "Connection: close", "-Z", "--parallel-immediate", url+"/[1-10]")...)
+		append(more, "-sS", "-m", seconds(15), "-H", "Connection: close", "-Z", "--parallel-immediate", url+"/[1-10]")...)
 }
 
 // serveUnbound starts two threads with sockets of their own.
@@ -344,7 +349,7 @@ const unreachable = "connection refused|host unreachable|permission denied"
 // resolve asks for names: eight over UDP, and four over TCP, on one connection and on others.
 func (u *user) resolve(at string, port int) {
 	dig := func(times int, options ...string) {
-		args := append(options, "@"+at, "-p", fmt.Sprint(port), "+short", "+tries=1", "+time=5")
+		args := append(options, "@"+at, "-p", fmt.Sprint(port), "+short", "+tries=1", "+time="+seconds(5))
 		for i := range times {
 			args = append(args, fmt.Sprintf("%s-%d.example.test", u.name, i), "TXT")
 		}
@@ -407,7 +412,7 @@ func useRedis(u *user, at string) {
 	}
 	waiter := u.installation.user(u.name, u.from.Path())
 	var waits sync.WaitGroup
-	waits.Go(func() { cli(waiter, "pushed", "", "blpop", "list"+key, "15") })
+	waits.Go(func() { cli(waiter, "pushed", "", "blpop", "list"+key, seconds(15)) })
 	cli(u, "errors: 0, replies: 1000", strings.Repeat("INCR n"+key+"\r\n", 1000), "--pipe")
 	if cli(u, "OK", "", "set", key, "value") { // redis-benchmark never gives up
 		u.expect(1, "requests per second", "",
@@ -459,9 +464,9 @@ func serveChrony(i *installation) {
 
 // useChrony measures the server's time, and asks the server for its state.
 func useChrony(u *user, at string) {
-	wait := "2" // when it is denied, that is how long it waits
+	wait := seconds(2) // when it is denied, that is how long it waits
 	if u.from.Path() == "/thole.slice/client-chrony" {
-		wait = "15"
+		wait = seconds(15)
 	}
 	conf := u.file("client-"+u.name+at, fmt.Sprintf("server %s iburst maxsamples 1\nport 0\ncmdport 0\nbindcmdaddress /\n"+
 		"pidfile %s/pid-%s-%[1]s\n", at, u.dir, u.name))

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nstest"
 )
 
 const big = 300_000
@@ -552,12 +554,13 @@ func callAgain(serverFirst bool) func(*side) {
 	}
 }
 
-// swift wants no packet to be lost and repeated after a second, as a SYN is.
+// swift wants no packet to be lost and repeated after a second, as a SYN is. Where that much passes without a loss, because
+// the machine is slow, only a packet that is lost several times is found.
 func (s *side) swift(fn func()) {
 	begin := time.Now()
 	fn()
 	took := time.Since(begin)
-	s.want(took < 900*time.Millisecond, "it took %v: something was repeated", took)
+	s.want(took < nstest.Patience(900*time.Millisecond), "it took %v: something was repeated", took)
 }
 
 func serveAgainGreeting(first bool) func(*side) {

@@ -2,7 +2,7 @@ package compiler
 
 import (
 	"encoding/binary"
-	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 )
@@ -17,27 +17,22 @@ func insideGroups(p netip.Prefix) bool {
 	return slices.ContainsFunc(groups, func(g netip.Prefix) bool { return g.Contains(p.Addr()) && p.Bits() >= g.Bits() })
 }
 
-func (c *CIDR) matches(a netip.Addr) bool {
-	if !c.Prefix.Contains(a) || isGroup(a) && !insideGroups(c.Prefix) {
-		return false
-	}
-	return !slices.ContainsFunc(c.Except, func(e netip.Prefix) bool { return e.Contains(a) })
-}
-
-func (c *CIDR) String() string { return fmt.Sprint(c.Prefix, c.Except) }
-
 // An addressRange is a run of addresses of one family, both ends included.
 type addressRange struct{ from, to netip.Addr }
 
-func (r addressRange) String() string { return r.from.String() + "-" + r.to.String() }
+func (r addressRange) String() string {
+	var few [80]byte // on the stack
+	b := append(r.from.AppendTo(few[:0]), '-')
+	return string(r.to.AppendTo(b))
+}
 
-// An addressClass are the addresses outside this node that no rule of the set can
+// An addressClass is a set of addresses outside this node that no rule of the set can
 // tell apart.
 type addressClass struct {
-	number  uint32
-	index   int            // in addressClasses.classes
-	matches []bool         // which of addressClasses.lists match it
-	ranges  []addressRange // ascending
+	number uint32
+	index  int            // in addressClasses.classes
+	lists  []int          // of addressClasses.lists: those that match it, ascending
+	ranges []addressRange // ascending
 }
 
 // addressClasses divide all addresses. The first class is what no CIDR matches.
@@ -46,18 +41,25 @@ type addressClasses struct {
 	index   map[*Rule]int
 	classes []addressClass
 	matched [][]int // for each list, the indexes of the classes that it matches
+
+	atoms   []addressRange // of all addresses, ascending
+	ofAtoms []int          // the indexes of their classes
 }
 
 // classifyAddresses finds the classes of all addresses that rules can tell apart.
 func classifyAddresses(policies []Policy) *addressClasses {
 	ac := &addressClasses{index: map[*Rule]int{}}
 	ac.collect(policies)
-	ac.classes = []addressClass{{matches: make([]bool, len(ac.lists))}}
+	ac.classes = []addressClass{{}}
 	ac.matched = make([][]int, len(ac.lists))
-	all := atoms(slices.Concat(ac.lists...))
+	ac.atoms = atoms(slices.Concat(ac.lists...))
+	ac.ofAtoms = make([]int, len(ac.atoms))
 	index := map[string]int{"": 0} // by the lists that match
-	for i, lists := range ac.listsOf(all) {
-		var key []byte
+	of := matching(ac.atoms, ac.lists)
+	var key []byte
+	for i, atom := range ac.atoms {
+		lists := of.lists(i)
+		key = key[:0]
 		for _, list := range lists {
 			key = binary.AppendUvarint(key, uint64(list))
 		}
@@ -65,66 +67,146 @@ func classifyAddresses(policies []Policy) *addressClasses {
 		if !ok {
 			at = len(ac.classes)
 			index[string(key)] = at
-			class := addressClass{index: at, matches: make([]bool, len(ac.lists))}
 			for _, list := range lists {
-				class.matches[list] = true
 				ac.matched[list] = append(ac.matched[list], at)
 			}
-			ac.classes = append(ac.classes, class)
+			ac.classes = append(ac.classes, addressClass{index: at, lists: slices.Clone(lists)})
 		}
-		ac.classes[at].ranges = appendRange(ac.classes[at].ranges, all[i])
+		ac.classes[at].ranges = appendRange(ac.classes[at].ranges, atom)
+		ac.ofAtoms[i] = at
 	}
 	return ac
 }
 
 // of returns the class of an address.
 func (ac *addressClasses) of(a netip.Addr) *addressClass {
-	for i := range ac.classes {
-		class := &ac.classes[i]
-		if slices.ContainsFunc(class.ranges, func(r addressRange) bool { return r.from.Compare(a) <= 0 && a.Compare(r.to) <= 0 }) {
-			return class
-		}
+	i := firstAt(ac.atoms, a)
+	if i == len(ac.atoms) || ac.atoms[i].from != a {
+		i-- // the last atom that begins before a
 	}
-	return &ac.classes[0]
+	if i < 0 || ac.atoms[i].to.Less(a) {
+		return &ac.classes[0]
+	}
+	return &ac.classes[ac.ofAtoms[i]]
 }
 
-// listsOf returns for each of the atoms, which are ascending, the lists that match it.
-func (ac *addressClasses) listsOf(atoms []addressRange) [][]int {
-	of := make([][]int, len(atoms))
-	for list, cidrs := range ac.lists {
+// firstAt returns the index of the first of the atoms that begins at a or behind it.
+func firstAt(atoms []addressRange, a netip.Addr) int {
+	at, _ := slices.BinarySearchFunc(atoms, a, func(r addressRange, a netip.Addr) int { return r.from.Compare(a) })
+	return at
+}
+
+// matchings says which lists of CIDRs match each of some atoms.
+type matchings struct {
+	flat  []int // the lists of the first atom, ascending, those of the second, …
+	start []int // where those of each atom begin in flat, and where the last ones end
+}
+
+func (m *matchings) lists(atom int) []int { return m.flat[m.start[atom]:m.start[atom+1]] }
+
+// matching finds the lists that match each of the atoms, which are ascending. It takes time for what it finds, and for
+// the CIDRs and their exceptions.
+func matching(atoms []addressRange, lists [][]*CIDR) matchings {
+	type match struct{ atom, list int }
+	var found []match
+	last := make([]int, len(atoms)) // the last list that was found for an atom, from 1 on
+	m := matchings{start: make([]int, len(atoms)+1)}
+	for list, cidrs := range lists {
 		for _, c := range cidrs {
-			first, _ := slices.BinarySearchFunc(atoms, c.Prefix.Addr(), func(r addressRange, a netip.Addr) int { return r.from.Compare(a) })
-			for i := first; i < len(atoms) && c.Prefix.Contains(atoms[i].from); i++ {
-				known := len(of[i]) > 0 && of[i][len(of[i])-1] == list
-				if !known && c.matches(atoms[i].from) {
-					of[i] = append(of[i], list)
+			for i := range c.matching(atoms) {
+				if last[i] != list+1 {
+					last[i] = list + 1
+					found = append(found, match{i, list})
+					m.start[i+1]++
 				}
 			}
 		}
 	}
-	return of
+	for i := range atoms {
+		m.start[i+1] += m.start[i]
+	}
+	m.flat = make([]int, len(found))
+	next := slices.Clone(m.start)
+	for _, f := range found {
+		m.flat[next[f.atom]] = f.list
+		next[f.atom]++
+	}
+	return m
+}
+
+// matching visits which of the atoms c matches: those in its prefix, but not in an exception, nor in the multicast
+// addresses if it does not lie inside these.
+func (c *CIDR) matching(atoms []addressRange) iter.Seq[int] {
+	type part struct{ from, to int } // of the atoms; to is the first one behind it
+	partOf := func(p netip.Prefix) part {
+		last := lastAddr(p)
+		part := part{firstAt(atoms, p.Addr()), firstAt(atoms, last)}
+		if part.to < len(atoms) && atoms[part.to].from == last {
+			part.to++
+		}
+		return part
+	}
+	var out []part
+	for _, e := range c.Except {
+		out = append(out, partOf(e))
+	}
+	if !insideGroups(c.Prefix) {
+		for _, g := range groups {
+			if g.Addr().Is4() == c.Prefix.Addr().Is4() {
+				out = append(out, partOf(g))
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b part) int { return a.from - b.from })
+	in := partOf(c.Prefix)
+	return func(yield func(int) bool) {
+		out := out
+		for i := in.from; i < in.to; i++ {
+			for len(out) > 0 && out[0].from <= i {
+				i, out = max(i, out[0].to), out[1:]
+			}
+			if i < in.to && !yield(i) {
+				return
+			}
+		}
+	}
 }
 
 // collect finds the distinct lists of CIDRs, and which rule has which.
 func (ac *addressClasses) collect(policies []Policy) {
 	at := map[string]int{}
+	var key []byte
 	for r := range allRules(policies) {
 		var list []*CIDR
+		key = key[:0]
 		for _, p := range r.Peers {
 			if p.CIDR != nil {
-				list = append(list, p.CIDR)
+				list, key = append(list, p.CIDR), p.CIDR.appendTo(key)
 			}
 		}
 		if list == nil {
 			continue
 		}
-		key := fmt.Sprint(list)
-		if !has(at, key) {
-			at[key] = len(ac.lists)
+		if !has(at, string(key)) {
+			at[string(key)] = len(ac.lists)
 			ac.lists = append(ac.lists, list)
 		}
-		ac.index[r] = at[key]
+		ac.index[r] = at[string(key)]
 	}
+}
+
+// appendTo appends c as a key.
+func (c *CIDR) appendTo(b []byte) []byte {
+	put := func(p netip.Prefix) {
+		b = appendString(b, string(p.Addr().AsSlice()))
+		b = append(b, byte(p.Bits()))
+	}
+	put(c.Prefix)
+	b = binary.AppendUvarint(b, uint64(len(c.Except)))
+	for _, e := range c.Except {
+		put(e)
+	}
+	return b
 }
 
 // listOf returns which of the lists is the rule's; -1: it has no CIDR.
@@ -183,10 +265,19 @@ func continues(a, b addressRange) bool {
 
 // lastAddr returns the last address of p.
 func lastAddr(p netip.Prefix) netip.Addr {
-	b := p.Masked().Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
+	b := p.Addr().As16()
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
 	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
+	if bits%8 != 0 {
+		b[bits/8] |= 0xff >> (bits % 8)
+	}
+	for i := (bits + 7) / 8; i < len(b); i++ {
+		b[i] = 0xff
+	}
+	if p.Addr().Is4() {
+		return netip.AddrFrom16(b).Unmap()
+	}
+	return netip.AddrFrom16(b)
 }

@@ -1,14 +1,13 @@
 package compiler
 
 import (
-	"fmt"
+	"encoding/binary"
 	"iter"
 	"maps"
 	"slices"
-	"strconv"
 )
 
-// A workloadClass are the workloads that no policy of the set can tell apart.
+// A workloadClass is a group of workloads that no policy of the set can tell apart.
 // What is true of its first member is true of all.
 type workloadClass struct {
 	number  uint32
@@ -19,9 +18,12 @@ type workloadClass struct {
 	numbers []uint32 // of the members; nil: it is not divided
 
 	policies []*Policy // those that select it, at least to restrict it, by name
+	permits  []bool    // which of these also permit it something
+	selected string    // policies and permits as a key: equal for classes with equal dockets
 	index    int       // in classes.workloads, and behind them classes.remotes
 	remote   *Remote   // on another node: its first member; policies is nil
 	dockets  [2]*docket
+	alike    [2][]exception // by direction: the peers that sameLabels adds to the docket's, by peer
 }
 
 // classes are everything that the table speaks of: who, whence, and on what port.
@@ -34,29 +36,69 @@ type classes struct {
 	ask               questionnaire
 	byView, byAnswers map[string]int // in workloads
 
-	remoteClass []int // of Input.Remotes, in remotes
+	remoteClass []int   // of Input.Remotes, in remotes
+	remotesAt   [][]int // by class of addresses: the peers on other nodes that speak from there
 
-	matchers map[*Rule]*matcher
+	doubtful     []int      // the classes of which nobody knows whether they have labels, as peers
+	matched      [2][][]int // by use and selector (questionnaire.selectors): the peers that it matches, ascending
+	matchers     map[*Rule]*matcher
+	dockets      [2]map[string]*docket // by workloadClass.selected
+	labelIndexes map[string]*labelIndex
 }
 
 // classifyWorkloads groups workloads by all that the policies ask of them.
-func (cs *classes) classifyWorkloads(policies []Policy, workloads []Workload) {
+func (cs *classes) classifyWorkloads(policies []Policy, workloads []*Workload) {
 	cs.ask, cs.byView, cs.byAnswers = questions(policies), map[string]int{}, map[string]int{}
-	for i := range workloads {
-		w := &workloads[i]
+	for u := range cs.matched {
+		cs.matched[u] = make([][]int, len(cs.ask.selectors))
+	}
+	for _, w := range workloads {
 		view := cs.ask.view(w)
-		at, known := cs.byView[view]
+		at, known := cs.byView[string(view)]
 		if !known {
-			answers := cs.ask.answers(w)
-			if at, known = cs.byAnswers[answers]; !known {
+			answers := cs.ask.answersOf(w)
+			key := cs.ask.answers(w, answers)
+			if at, known = cs.byAnswers[key]; !known {
 				at = len(cs.workloads)
-				cs.byAnswers[answers] = at
-				cs.workloads = append(cs.workloads, workloadClass{policies: selecting(policies, w), index: at})
+				cs.byAnswers[key] = at
+				cs.workloads = append(cs.workloads, workloadClass{index: at})
+				cs.enter(&cs.workloads[at], policies, w, answers)
 			}
-			cs.byView[view] = at
+			cs.byView[string(view)] = at
 		}
 		cs.workloads[at].members = append(cs.workloads[at].members, w)
 	}
+}
+
+// enter notes which policies select a new class, and which selectors match it as a peer.
+func (cs *classes) enter(c *workloadClass, policies []Policy, w *Workload, answers []answer) {
+	type selection struct {
+		policy  int
+		permits bool
+	}
+	var selections []selection
+	if w.onlyDoubtful() {
+		cs.doubtful = append(cs.doubtful, c.id())
+	}
+	for _, a := range answers {
+		if a.matches[restricting] {
+			for _, p := range cs.ask.policies[a.selector] {
+				selections = append(selections, selection{p, a.matches[permitting]})
+			}
+			cs.matched[restricting][a.selector] = append(cs.matched[restricting][a.selector], c.id())
+		}
+		if a.matches[permitting] && !w.onlyDoubtful() {
+			cs.matched[permitting][a.selector] = append(cs.matched[permitting][a.selector], c.id())
+		}
+	}
+	slices.SortFunc(selections, func(a, b selection) int { return a.policy - b.policy })
+	var key []byte
+	for _, s := range selections {
+		c.policies = append(c.policies, &policies[s.policy])
+		c.permits = append(c.permits, s.permits)
+		key = appendFlag(binary.AppendUvarint(key, uint64(s.policy)), s.permits)
+	}
+	c.selected = string(key)
 }
 
 // classOf returns the index of a workload's class, if there is one of such workloads.
@@ -64,113 +106,216 @@ func (cs *classes) classOf(w *Workload) (at int, ok bool) {
 	if cs == nil {
 		return 0, false
 	}
-	if at, ok = cs.byView[cs.ask.view(w)]; !ok {
-		at, ok = cs.byAnswers[cs.ask.answers(w)]
+	if at, ok = cs.byView[string(cs.ask.view(w))]; !ok {
+		at, ok = cs.byAnswers[cs.ask.answers(w, cs.ask.answersOf(w))]
 	}
 	return at, ok
 }
 
 // A questionnaire is what a set of policies asks of a workload.
 type questionnaire struct {
-	selectors  []Selector
-	keys       []string // of sameLabels
-	seen       []string // all keys that are looked at
-	userLabels bool     // sameLabels: all
+	selectors  []Selector // the distinct ones
+	index      map[*Selector]int
+	policies   [][]int        // by selector: the indexes of the policies whose own it is, ascending
+	keys       map[string]int // of sameLabels, by their place in seen
+	seen       []string       // all keys that are looked at
+	place      map[string]int // in seen
+	userLabels bool           // sameLabels: all
+
+	// A selector that requires a value, or else a key, can match no workload without it.
+	byValue map[label][]int
+	byKey   map[string][]int
+	others  []int // of selectors: those that require neither
+}
+
+// A label is a key with its value.
+type label struct{ key, value string }
+
+// An answer says in which use a selector matches a workload; in one at least.
+type answer struct {
+	selector int
+	matches  [2]bool // by use
 }
 
 func questions(policies []Policy) questionnaire {
-	var q questionnaire
-	seen := map[string]bool{}
-	add := func(s Selector) {
-		if id := fmt.Sprintf("%q", s); !seen[id] {
-			seen[id] = true
-			q.selectors = append(q.selectors, s)
-			for _, r := range s.Requirements {
-				q.seen = append(q.seen, r.Key)
-			}
-		}
+	q := questionnaire{
+		index: map[*Selector]int{}, keys: map[string]int{}, place: map[string]int{},
+		byValue: map[label][]int{}, byKey: map[string][]int{},
 	}
-	for _, p := range policies {
-		add(p.Selector)
+	at := map[string]int{}
+	for i := range policies {
+		s := q.add(&policies[i].Selector, at)
+		q.policies[s] = append(q.policies[s], i)
 	}
 	for r := range allRules(policies) {
 		for _, p := range r.Peers {
 			switch {
 			case p.Workloads != nil:
-				add(*p.Workloads)
+				q.add(p.Workloads, at)
 			case p.SameLabels != nil:
-				q.keys = append(q.keys, p.SameLabels.Keys...)
+				for _, k := range p.SameLabels.Keys {
+					q.keys[k] = 0
+					q.seen = append(q.seen, k)
+				}
 				q.userLabels = q.userLabels || p.SameLabels.All
 			}
 		}
 	}
-	slices.Sort(q.keys)
-	q.keys = slices.Compact(q.keys)
-	q.seen = append(q.seen, q.keys...)
 	slices.Sort(q.seen)
 	q.seen = slices.Compact(q.seen)
+	for i, k := range q.seen {
+		q.place[k] = i
+		if _, ok := q.keys[k]; ok {
+			q.keys[k] = i
+		}
+	}
 	return q
+}
+
+// add enters a selector and returns its index: that of an equal one, if there is one in at.
+func (q *questionnaire) add(s *Selector, at map[string]int) int {
+	var key []byte
+	for _, r := range s.Requirements {
+		key = appendString(appendString(key, r.Key), string(r.Operator))
+		key = binary.AppendUvarint(key, uint64(len(r.Values)))
+		for _, v := range r.Values {
+			key = appendString(key, v)
+		}
+	}
+	i, known := at[string(key)]
+	if !known {
+		i = len(q.selectors)
+		at[string(key)] = i
+		q.selectors, q.policies = append(q.selectors, *s), append(q.policies, nil)
+		for _, r := range s.Requirements {
+			q.seen = append(q.seen, r.Key)
+		}
+		q.enter(i, s)
+	}
+	q.index[s] = i
+	return i
+}
+
+// enter puts a selector where answersOf finds it.
+func (q *questionnaire) enter(i int, s *Selector) {
+	requirement := func(o Operator) int {
+		return slices.IndexFunc(s.Requirements, func(r Requirement) bool { return r.Operator == o })
+	}
+	if at := requirement(In); at >= 0 {
+		r := s.Requirements[at]
+		for _, v := range slices.Compact(slices.Sorted(slices.Values(r.Values))) {
+			q.byValue[label{r.Key, v}] = append(q.byValue[label{r.Key, v}], i)
+		}
+	} else if at := requirement(Exists); at >= 0 {
+		key := s.Requirements[at].Key
+		q.byKey[key] = append(q.byKey[key], i)
+	} else {
+		q.others = append(q.others, i)
+	}
+}
+
+// candidates returns the selectors that may match a workload, ascending. A label that a workload lacks in every reading
+// of its doubtful labels meets neither In nor Exists.
+func (q *questionnaire) candidates(w *Workload) []int {
+	list := slices.Clone(q.others)
+	for _, labels := range [...]Labels{w.Labels, w.Facts, w.Doubtful} {
+		for k, v := range labels {
+			if _, ok := q.place[k]; ok {
+				list = append(append(list, q.byValue[label{k, v}]...), q.byKey[k]...)
+			}
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// answersOf returns the selectors that match a workload, ascending.
+func (q *questionnaire) answersOf(w *Workload) []answer {
+	var list []answer
+	for _, i := range q.candidates(w) {
+		a := answer{selector: i}
+		for u := range a.matches {
+			a.matches[u] = q.selectors[i].matches(w, use(u))
+		}
+		if a.matches != [2]bool{} {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 // view returns all of w that q looks at: equal views give equal answers. Most
 // workloads share their view with many, and it is found out sooner than the answers.
-func (q questionnaire) view(w *Workload) string {
-	b := strconv.AppendBool(nil, w.onlyDoubtful())
-	b = q.values(b, q.seen, w)
-	return string(q.labels(b, w))
+func (q *questionnaire) view(w *Workload) []byte {
+	b := appendFlag(nil, w.onlyDoubtful())
+	return q.labels(q.values(b, q.place, w), w)
 }
 
-// answers returns one string for all that q asks of w: equal strings, equal answers.
-func (q questionnaire) answers(w *Workload) string {
-	b := strconv.AppendBool(nil, w.onlyDoubtful())
-	for _, s := range q.selectors {
-		b = strconv.AppendBool(b, s.matches(w, permitting))
-		b = strconv.AppendBool(b, s.matches(w, restricting))
+// answers returns one string for all that q asks of w, whose answers are given: equal strings, equal answers.
+func (q *questionnaire) answers(w *Workload, given []answer) string {
+	b := appendFlag(nil, w.onlyDoubtful())
+	b = binary.AppendUvarint(b, uint64(len(given)))
+	for _, a := range given {
+		b = binary.AppendUvarint(b, uint64(a.selector))
+		b = appendFlag(appendFlag(b, a.matches[permitting]), a.matches[restricting])
 	}
-	b = q.values(b, q.keys, w)
-	return string(q.labels(b, w))
+	return string(q.labels(q.values(b, q.keys, w), w))
 }
 
-// values appends what w has for the keys.
-func (q questionnaire) values(b []byte, keys []string, w *Workload) []byte {
-	for _, k := range keys {
-		if v, ok := w.Label(k); ok {
-			b = strconv.AppendQuote(b, v)
+// values appends what w has for the keys, of which places holds the places in q.seen.
+func (q *questionnaire) values(b []byte, places map[string]int, w *Workload) []byte {
+	var few [16]int // on the stack, for most
+	has := few[:0]
+	for _, labels := range [...]Labels{w.Labels, w.Facts, w.Doubtful} {
+		for k := range labels {
+			if at, ok := places[k]; ok {
+				has = append(has, at)
+			}
 		}
-		if _, ok := w.Doubtful[k]; ok {
-			b = append(b, '?')
-		}
-		b = append(b, ',')
+	}
+	slices.Sort(has)
+	has = slices.Compact(has)
+	b = binary.AppendUvarint(b, uint64(len(has)))
+	for _, at := range has {
+		v, _ := w.Label(q.seen[at])
+		_, doubtful := w.Doubtful[q.seen[at]]
+		b = appendFlag(appendString(binary.AppendUvarint(b, uint64(at)), v), doubtful)
 	}
 	return b
 }
 
 // labels appends the user labels, where they are asked for.
-func (q questionnaire) labels(b []byte, w *Workload) []byte {
+func (q *questionnaire) labels(b []byte, w *Workload) []byte {
 	if !q.userLabels {
 		return b
 	}
-	for _, k := range slices.Sorted(maps.Keys(w.Labels)) {
-		b = strconv.AppendQuote(b, k)
-		b = strconv.AppendQuote(b, w.Labels[k])
-	}
+	b = appendLabels(binary.AppendUvarint(b, uint64(len(w.Labels))), w.Labels)
 	for _, k := range slices.Sorted(maps.Keys(w.Doubtful)) {
 		if IsUserLabel(k) {
-			b = strconv.AppendQuote(append(b, '?'), k)
-			b = strconv.AppendQuote(b, w.Doubtful[k])
+			b = appendString(appendString(b, k), w.Doubtful[k])
 		}
 	}
 	return b
 }
 
-func selecting(policies []Policy, w *Workload) []*Policy {
-	var list []*Policy
-	for i := range policies {
-		if policies[i].Selector.MayMatch(w) {
-			list = append(list, &policies[i])
-		}
+// appendLabels appends labels by their keys: equal labels give equal bytes.
+func appendLabels(b []byte, l Labels) []byte {
+	for _, k := range slices.Sorted(maps.Keys(l)) {
+		b = appendString(appendString(b, k), l[k])
 	}
-	return list
+	return b
+}
+
+// appendString appends a string behind its length, so that what follows cannot be taken for a part of it.
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendFlag(b []byte, is bool) []byte {
+	if is {
+		return append(b, 1)
+	}
+	return append(b, 0)
 }
 
 // identity names a workload uniquely among those of one node; of another, by its labels

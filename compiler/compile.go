@@ -83,9 +83,8 @@ func Compile(in Input) (Result, error) {
 	policies := slices.SortedFunc(slices.Values(in.Policies), func(a, b Policy) int { return strings.Compare(a.Name, b.Name) })
 	unfiltered := addressed(in.Workloads)
 	in.Workloads = slices.DeleteFunc(slices.Clone(in.Workloads), func(w Workload) bool { return w.Kind == KindAddress })
-	workloads := slices.SortedFunc(slices.Values(in.Workloads), func(a, b Workload) int { return strings.Compare(a.identity(), b.identity()) })
 
-	cs := classify(policies, in, workloads)
+	cs := classify(policies, in)
 	numbers, err := cs.number(in.Numbers)
 	if err != nil {
 		return Result{}, err
@@ -106,22 +105,34 @@ func Compile(in Input) (Result, error) {
 }
 
 // classify divides workloads, addresses and ports into classes.
-func classify(policies []Policy, in Input, workloads []Workload) *classes {
+func classify(policies []Policy, in Input) *classes {
 	cs := &classes{
-		addresses: classifyAddresses(policies),
-		ports:     classifyPorts(policies),
-		matchers:  map[*Rule]*matcher{},
+		addresses:    classifyAddresses(policies),
+		ports:        classifyPorts(policies),
+		matchers:     map[*Rule]*matcher{},
+		labelIndexes: map[string]*labelIndex{},
 	}
-	cs.classifyWorkloads(policies, workloads)
+	cs.classifyWorkloads(policies, byIdentity(in.Workloads))
 	if in.Fleet != nil {
 		cs.classifyRemotes(in.Remotes)
 	}
+	cs.fillDockets()
 	for i := range cs.workloads {
 		if c := &cs.workloads[i]; !cs.reachesItself(c) {
 			c.numbers = make([]uint32, len(c.members))
 		}
 	}
 	return cs
+}
+
+// byIdentity returns workloads in an order that does not depend on theirs.
+func byIdentity(workloads []Workload) []*Workload {
+	list := make([]*Workload, len(workloads))
+	for i := range workloads {
+		list[i] = &workloads[i]
+	}
+	slices.SortFunc(list, func(a, b *Workload) int { return strings.Compare(a.identity(), b.identity()) })
+	return list
 }
 
 // ClassOf returns the class of a workload that r was compiled of, without its workloads
@@ -156,11 +167,11 @@ func (r *Result) Classes(workloads []Workload) []Class {
 	at := map[uint32]int{} // in list
 	var list []Class
 	seen := map[uint32]map[string]bool{}
-	for _, w := range slices.SortedFunc(slices.Values(workloads), func(a, b Workload) int { return strings.Compare(a.identity(), b.identity()) }) {
+	for _, w := range byIdentity(workloads) {
 		if w.Kind == KindAddress {
 			continue
 		}
-		c := r.ClassOf(&w)
+		c := r.ClassOf(w)
 		i, known := at[c.Number]
 		if !known {
 			i = len(list)

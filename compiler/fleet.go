@@ -53,21 +53,13 @@ func (r *Remote) unknown(key string) bool {
 	return !IsUserLabel(key) || slices.Contains(r.Unsaid, key)
 }
 
-// selected reports whether a selector of an allow rule, or of a deny rule, matches r:
-// an allow rule asks for nothing that is not known.
-func (r *Remote) selected(s *Selector, deny bool) bool {
-	w := r.workload()
-	if !deny && slices.ContainsFunc(s.Requirements, func(q Requirement) bool { return r.unknown(q.Key) }) {
+// selected reports whether a selector of an allow rule, or of a deny rule, matches r, which is w as a peer: an allow
+// rule asks for nothing that is not known.
+func (r *Remote) selected(w *Workload, s *Selector, u use) bool {
+	if u == permitting && slices.ContainsFunc(s.Requirements, func(q Requirement) bool { return r.unknown(q.Key) }) {
 		return false
 	}
 	return s.Matches(w.Label)
-}
-
-// matchesRemote reports whether a peer of the rule, but for sameLabels, matches r.
-func matchesRemote(rule *Rule, deny bool, r *Remote) bool {
-	return slices.ContainsFunc(rule.Peers, func(p Peer) bool {
-		return p.Workloads != nil && r.selected(p.Workloads, deny) || p.CIDR != nil && p.CIDR.matches(r.Address)
-	})
 }
 
 // classifyRemotes gives each of what other nodes proved a class of its own, also where no
@@ -81,25 +73,41 @@ func (cs *classes) classifyRemotes(remotes []Remote) {
 	}
 }
 
+// matchRemotes finds the peers on other nodes that selectors and addresses match.
+func (cs *classes) matchRemotes() {
+	cs.remotesAt = make([][]int, len(cs.addresses.classes))
+	for i := range cs.remotes {
+		c := &cs.remotes[i]
+		at := cs.addresses.of(c.remote.Address).index
+		cs.remotesAt[at] = append(cs.remotesAt[at], c.id())
+		for _, s := range cs.ask.candidates(c.members[0]) {
+			for u := range cs.matched {
+				if c.remote.selected(c.members[0], &cs.ask.selectors[s], use(u)) {
+					cs.matched[u][s] = append(cs.matched[u][s], c.id())
+				}
+			}
+		}
+	}
+}
+
 // Allows reports whether the egress of a workload of this node, by the number of its
 // class, allows a connection to what a workload of another node proved to be. Audit
 // policies do not count.
 func (r *Result) Allows(from, to uint32, p Protocol, port uint16) bool {
 	c, other := r.classes.numbered(from), r.classes.numbered(to)
-	return c != nil && other != nil && r.classes.allows(c, peer{workloads: other}, p, port)
+	return c != nil && other != nil && r.classes.allows(r.classes.judge(c, egress, other.id()), p, port)
 }
 
 // AllowsAddress is Allows for an address outside this node at which nothing was proven.
 // What it does not know it allows: the table judges such a connection as well.
 func (r *Result) AllowsAddress(from uint32, to netip.AddrPort, p Protocol) bool {
 	c := r.classes.numbered(from)
-	return c == nil || r.classes.allows(c, peer{addresses: r.classes.addresses.of(to.Addr())}, p, to.Port())
+	return c == nil || r.classes.allows(r.classes.judgeAddresses(c, r.classes.addresses.of(to.Addr())), p, to.Port())
 }
 
-// allows reports whether the egress of c allows connections to a port of a peer.
-func (cs *classes) allows(c *workloadClass, to peer, p Protocol, port uint16) bool {
-	row := cs.judge(c, egress, to)
-	for i, at := range cs.docket(c, egress).ports {
+// allows reports whether a row allows connections to a port.
+func (cs *classes) allows(row *row, p Protocol, port uint16) bool {
+	for i, at := range row.ports {
 		if slices.ContainsFunc(cs.ports.classes[at].spans, func(s span) bool {
 			return s.proto == uint8(p) && s.from <= port && port <= s.to
 		}) {
@@ -179,7 +187,7 @@ func (l *lowering) bindFleet(f *Fleet) {
 	}
 	for i := range l.workloads {
 		c := &l.workloads[i]
-		if slices.ContainsFunc(l.docket(c, egress).entries, entry.allowsByLabel) {
+		if slices.ContainsFunc(c.dockets[egress].entries, entry.allowsByLabel) {
 			l.add("introduced", nft.Element{Key: []nft.Value{class(c.number)}, Comment: strings.TrimSpace(l.commentOf(c.members[0]))})
 		}
 	}
@@ -187,7 +195,7 @@ func (l *lowering) bindFleet(f *Fleet) {
 
 // allowsByLabel reports whether the rule may allow something because of its labels.
 func (e entry) allowsByLabel() bool {
-	return (e.sort == allows || e.sort == auditAllows) && (e.same != nil || e.workloads != nil)
+	return (e.sort == allows || e.sort == auditAllows) && (e.same != nil || e.byLabel)
 }
 
 // fleetChains see what is exchanged with other nodes before its labels are proven.

@@ -1,11 +1,9 @@
 package compiler
 
 import (
+	"cmp"
 	"encoding/binary"
-	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 )
 
 // A direction is a side of a policy: what comes in or what goes out.
@@ -28,6 +26,29 @@ func (p *Policy) side(d direction) *Side {
 type peer struct {
 	workloads *workloadClass
 	addresses *addressClass
+}
+
+// Peers have numbers of their own while they are judged: 0 is what is unlabelled on this node; then come the classes of
+// workloads, of this node and of others, by their index; and then those of addresses.
+
+// id is the number of c as a peer.
+func (c *workloadClass) id() int { return 1 + c.index }
+
+// local is how many peers there are but for addresses.
+func (cs *classes) local() int { return 1 + len(cs.workloads) + len(cs.remotes) }
+
+// peer returns the peer with a number.
+func (cs *classes) peer(id int) peer {
+	switch at := id - 1; {
+	case id == 0:
+		return peer{}
+	case at < len(cs.workloads):
+		return peer{workloads: &cs.workloads[at]}
+	case id < cs.local():
+		return peer{workloads: &cs.remotes[at-len(cs.workloads)]}
+	default:
+		return peer{addresses: &cs.addresses.classes[id-cs.local()]}
+	}
 }
 
 // elsewhere reports whether p is a workload of another node.
@@ -76,17 +97,25 @@ type reason struct {
 	position Position
 }
 
-// A docket is what one side of a class's connections is judged by.
+// A docket is what one side of the connections of some classes is judged by: those of which the same policies speak.
 type docket struct {
 	of                direction
 	entries           []entry
-	isolated, audited *Policy // the first that isolates the class: enforced, audited
+	general           []int           // of entries: those that match everybody
+	isolated, audited *Policy         // the first that isolates the classes: enforced, audited
+	rows              map[string]*row // by which of the other entries match
+	others            *row            // of those whom no other entry matches
 
-	// ports are the classes of ports that an entry tells from the rest, by their index,
-	// ascending. A row has a judgement of the rest, and then of each of these.
-	ports []int
+	// named are the peers that some other entry matches by what it says of them, ascending, with what is said to them.
+	// What sameLabels adds depends on the class.
+	named []exception
+	same  []int // of entries: those with sameLabels
+}
 
-	rows map[string]*row // by which entries match
+// An exception is a peer to which something else may be said than to most.
+type exception struct {
+	peer int
+	row  *row
 }
 
 // An entry is a rule of a policy that selects the class.
@@ -107,22 +136,43 @@ const (
 	sorts
 )
 
-// A row says of connections with one peer whether they are allowed: on ports that the
-// docket does not tell apart, and on each of docket.ports.
+// A row says of connections with one peer whether they are allowed: on ports that no entry names that matches the peer,
+// and on those that one names.
 type row struct {
-	judgements []judgement
-	signature  string // equal for rows that the table would treat alike
+	which      []int       // the entries that match, but for those that match everybody; ascending
+	ports      []int       // the classes of ports, by their index, ascending
+	judgements []judgement // of all others, and then of each of ports
+	signature  string      // equal for rows that the table would treat alike
+	uniform    bool        // all ports are judged alike
 }
 
-// docket returns what c is judged by, on one side.
-func (cs *classes) docket(c *workloadClass, d direction) *docket {
-	if dk := c.dockets[d]; dk != nil {
-		return dk
+func (r *row) allowsAll() bool { return r.uniform && r.judgements[0].ruling == allow }
+
+// fillDockets finds out what all classes are judged by.
+func (cs *classes) fillDockets() {
+	cs.matchRemotes()
+	cs.dockets = [2]map[string]*docket{{}, {}}
+	buffer := make([][]int, cs.local()+len(cs.addresses.classes))
+	for _, list := range [][]workloadClass{cs.workloads, cs.remotes} {
+		for i := range list {
+			c := &list[i]
+			for d := range cs.dockets {
+				if cs.dockets[d][c.selected] == nil {
+					dk := cs.newDocket(c, direction(d))
+					dk.name(cs, buffer)
+					cs.dockets[d][c.selected] = dk
+				}
+				c.dockets[d] = cs.dockets[d][c.selected]
+				c.alike[d] = cs.alike(c, c.dockets[d])
+			}
+		}
 	}
+}
+
+// newDocket returns what c, and all whom the same policies select, are judged by on one side.
+func (cs *classes) newDocket(c *workloadClass, d direction) *docket {
 	dk := &docket{of: d, rows: map[string]*row{}}
-	c.dockets[d] = dk
-	named := make([]bool, len(cs.ports.classes))
-	for _, policy := range c.policies {
+	for at, policy := range c.policies {
 		side := policy.side(d)
 		first, allow, deny := &dk.isolated, allows, denies
 		if policy.Audit {
@@ -131,118 +181,242 @@ func (cs *classes) docket(c *workloadClass, d direction) *docket {
 		if side.Isolates && *first == nil {
 			*first = policy
 		}
-		for _, list := range []struct {
-			rules []Rule
-			sort  sort
-		}{{side.Allow, allow}, {side.Deny, deny}} {
-			if list.sort == allow && !policy.Selector.matches(c.members[0], permitting) {
-				continue // it isolates c, and permits c nothing
+		if c.permits[at] { // else it isolates c, and permits c nothing
+			dk.enter(cs, policy, side.Allow, allow)
+		}
+		dk.enter(cs, policy, side.Deny, deny)
+	}
+	dk.others = dk.row(nil)
+	return dk
+}
+
+// enter adds the rules of one list.
+func (dk *docket) enter(cs *classes, policy *Policy, rules []Rule, s sort) {
+	for i := range rules {
+		m, at := cs.matcher(&rules[i], s == denies || s == auditDenies), len(dk.entries)
+		dk.entries = append(dk.entries, entry{m, policy, s})
+		switch {
+		case m.everybody:
+			dk.general = append(dk.general, at)
+		case m.same != nil:
+			dk.same = append(dk.same, at)
+		}
+	}
+}
+
+// name fills dk.named. The buffer has an empty list for each peer, and is given back so.
+func (dk *docket) name(cs *classes, buffer [][]int) {
+	var ids []int
+	put := func(id, entry int) {
+		if len(buffer[id]) == 0 {
+			ids = append(ids, id)
+		}
+		buffer[id] = append(buffer[id], entry)
+	}
+	for at, e := range dk.entries {
+		if e.everybody {
+			continue
+		}
+		for _, id := range e.peers {
+			put(id, at)
+		}
+		if dk.of == ingress && e.list >= 0 {
+			for _, class := range cs.addresses.matched[e.list] {
+				put(cs.local()+class, at)
 			}
-			for i := range list.rules {
-				m := cs.matcher(&list.rules[i], list.sort == denies || list.sort == auditDenies)
-				dk.entries = append(dk.entries, entry{m, policy, list.sort})
-				for at, is := range m.ports {
-					named[at] = named[at] || is
+		}
+	}
+	slices.Sort(ids)
+	dk.named = make([]exception, len(ids))
+	for i, id := range ids {
+		dk.named[i] = exception{id, dk.row(buffer[id])}
+		buffer[id] = buffer[id][:0]
+	}
+}
+
+// alike finds the peers that sameLabels matches for c.
+func (cs *classes) alike(c *workloadClass, dk *docket) []exception {
+	type match struct{ peer, entry int }
+	var found []match
+	for _, at := range dk.same {
+		for _, s := range dk.entries[at].same {
+			for _, id := range cs.index(s, dk.entries[at].use).candidates(c.members[0]) {
+				if s.match(c.members[0], cs.peer(id).workloads.members[0], dk.entries[at].use) {
+					found = append(found, match{id, at})
 				}
 			}
 		}
 	}
-	for at, is := range named {
-		if is {
-			dk.ports = append(dk.ports, at)
+	slices.SortFunc(found, func(a, b match) int { return cmp.Or(a.peer-b.peer, a.entry-b.entry) })
+	var list []exception
+	for len(found) > 0 {
+		id := found[0].peer
+		which := slices.Clone(dk.rowOf(id).which)
+		for ; len(found) > 0 && found[0].peer == id; found = found[1:] {
+			which = append(which, found[0].entry)
 		}
+		slices.Sort(which)
+		list = append(list, exception{id, dk.row(slices.Compact(which))})
 	}
-	return dk
+	return list
 }
 
-// judge says whether c, as the given side of connections with p, allows them. That a
-// workload may reach itself whatever it says is for the sets itselfN.
-func (cs *classes) judge(c *workloadClass, d direction, p peer) *row {
-	return cs.docket(c, d).judge(func(m *matcher) bool { return m.matches(c, p) })
+// rowOf returns what is said to a peer, but for what sameLabels adds.
+func (dk *docket) rowOf(id int) *row { return rowOf(dk.named, id, dk.others) }
+
+func rowOf(list []exception, id int, others *row) *row {
+	i, ok := slices.BinarySearchFunc(list, id, func(e exception, id int) int { return e.peer - id })
+	if ok {
+		return list[i].row
+	}
+	return others
 }
 
-// judge hears the entries that match.
-func (dk *docket) judge(matches func(*matcher) bool) *row {
-	var few [128]byte // on the stack, for most
-	which := few[:0]
-	for i := range dk.entries {
-		if matches(dk.entries[i].matcher) {
-			which = binary.NativeEndian.AppendUint32(which, uint32(i))
+// judge says whether c, as the given side of connections with a peer, allows them. For egress the peer is no class of
+// addresses. That a workload may reach itself whatever it says is for the sets itselfN.
+func (cs *classes) judge(c *workloadClass, d direction, id int) *row {
+	return rowOf(c.alike[d], id, c.dockets[d].rowOf(id))
+}
+
+// judgeAddresses says whether c allows connections to a class of addresses.
+func (cs *classes) judgeAddresses(c *workloadClass, to *addressClass) *row {
+	dk := c.dockets[egress]
+	var which []int
+	for at, e := range dk.entries {
+		if _, is := slices.BinarySearch(to.lists, e.list); is && !e.everybody {
+			which = append(which, at)
 		}
 	}
-	if r := dk.rows[string(which)]; r != nil {
+	if r := dk.rows[string(whichKey(nil, which))]; r != nil {
 		return r
 	}
-	hearings := make([]hearing, len(dk.ports)+1)
-	for rest := which; len(rest) > 0; rest = rest[4:] {
-		e := &dk.entries[binary.NativeEndian.Uint32(rest)]
-		for at := range hearings {
-			first := &hearings[at][e.sort]
-			if first.policy == nil && (e.ports == nil || at > 0 && e.ports[dk.ports[at-1]]) {
-				*first = reason{e.policy, e.rule.Position}
-			}
-		}
+	return dk.conclude(which)
+}
+
+// row returns what is said to those whom some entries match, beside those that match everybody.
+func (dk *docket) row(which []int) *row {
+	var few [128]byte // on the stack, for most
+	key := whichKey(few[:0], which)
+	if r := dk.rows[string(key)]; r != nil {
+		return r
 	}
-	judgements := make([]judgement, len(hearings))
-	for i := range hearings {
-		judgements[i] = hearings[i].conclude(dk.isolated, dk.audited)
-		judgements[i].unsaid = judgements[i].unsaid && dk.of == egress
-	}
-	r := newRow(judgements)
-	dk.rows[string(which)] = r
+	r := dk.conclude(which)
+	dk.rows[string(key)] = r
 	return r
 }
 
-func newRow(judgements []judgement) *row {
-	var b strings.Builder
-	for _, j := range judgements {
-		b.WriteByte('0' + byte(j.ruling))
-		b.WriteString(strconv.FormatBool(j.unsaid))
-		if j.policy != nil {
-			b.WriteString(j.policy.Name)
+func whichKey(b []byte, which []int) []byte {
+	for _, at := range which {
+		b = binary.NativeEndian.AppendUint32(b, uint32(at))
+	}
+	return b
+}
+
+// conclude hears the entries that match.
+func (dk *docket) conclude(which []int) *row {
+	r := &row{which: slices.Clone(which)}
+	all := slices.Sorted(slices.Values(slices.Concat(dk.general, which)))
+	for _, at := range all {
+		r.ports = append(r.ports, dk.entries[at].ports...)
+	}
+	slices.Sort(r.ports)
+	r.ports = slices.Compact(r.ports)
+	hearings := make([]hearing, len(r.ports)+1) // of all others, and then of each of ports
+	for _, at := range all {
+		e := &dk.entries[at]
+		if e.everyPort {
+			hearings[0].hear(e.sort, at)
+		}
+		for _, port := range e.ports {
+			i, _ := slices.BinarySearch(r.ports, port)
+			hearings[i+1].hear(e.sort, at)
 		}
 	}
-	return &row{judgements, b.String()}
+	r.judgements = make([]judgement, len(hearings))
+	r.uniform = true
+	for i := range hearings {
+		hearings[i].join(&hearings[0])
+		r.judgements[i] = dk.weigh(&hearings[i])
+		r.uniform = r.uniform && r.judgements[i].same(r.judgements[0])
+	}
+	r.signature = r.sign()
+	return r
 }
 
-// uniform says whether all ports are judged alike.
-func (r *row) uniform() bool {
-	return !slices.ContainsFunc(r.judgements, func(j judgement) bool { return !j.same(r.judgements[0]) })
+// sign returns the row's signature.
+func (r *row) sign() string {
+	b := r.judgements[0].appendTo(nil)
+	for i, port := range r.ports {
+		if j := r.judgements[i+1]; !j.same(r.judgements[0]) {
+			b = j.appendTo(binary.AppendUvarint(b, uint64(port)))
+		}
+	}
+	return string(b)
 }
 
-func (r *row) allowsAll() bool { return r.uniform() && r.judgements[0].ruling == allow }
+// appendTo appends what the table would do.
+func (j judgement) appendTo(b []byte) []byte {
+	b = appendFlag(append(b, byte(j.ruling)), j.unsaid)
+	if j.policy == nil {
+		return appendString(b, "")
+	}
+	return appendString(b, j.policy.Name)
+}
 
-// A hearing holds the first rule of each sort that matches.
-type hearing [sorts]reason
+// A hearing holds the first entry of each sort that matches, counted from 1; 0 is none.
+type hearing [sorts]int
 
-// conclude weighs what was heard (docs/POLICY.md: isolation, deny, audit).
-func (h *hearing) conclude(isolated, audited *Policy) judgement {
-	allowed := h[allows].policy != nil
-	switch {
-	case h[denies].policy != nil:
-		return judgement{ruling: deny, why: h[denies]}
-	case isolated != nil && !allowed:
-		return judgement{ruling: deny, why: reason{isolated, isolated.Position}, unsaid: true}
-	case h[auditDenies].policy != nil:
-		return judgement{ruling: would, policy: h[auditDenies].policy, why: h[auditDenies]}
-	case audited != nil && !allowed && h[auditAllows].policy == nil:
-		return judgement{ruling: would, policy: audited, why: reason{audited, audited.Position}, unsaid: true}
-	default:
-		return judgement{ruling: allow, why: h[allows]}
+// hear adds an entry, by its index.
+func (h *hearing) hear(s sort, at int) {
+	if h[s] == 0 || at+1 < h[s] {
+		h[s] = at + 1
 	}
 }
 
-// A matcher is a rule, made ready to be asked often.
+// join adds all that another hearing holds.
+func (h *hearing) join(o *hearing) {
+	for s, at := range o {
+		if at != 0 {
+			h.hear(sort(s), at-1)
+		}
+	}
+}
+
+// weigh concludes from what was heard (docs/POLICY.md: isolation, deny, audit).
+func (dk *docket) weigh(h *hearing) judgement {
+	why := func(s sort) reason {
+		if h[s] == 0 {
+			return reason{}
+		}
+		e := &dk.entries[h[s]-1]
+		return reason{e.policy, e.rule.Position}
+	}
+	unsaid := dk.of == egress
+	switch {
+	case h[denies] != 0:
+		return judgement{ruling: deny, why: why(denies)}
+	case dk.isolated != nil && h[allows] == 0:
+		return judgement{ruling: deny, why: reason{dk.isolated, dk.isolated.Position}, unsaid: unsaid}
+	case h[auditDenies] != 0:
+		return judgement{ruling: would, policy: dk.entries[h[auditDenies]-1].policy, why: why(auditDenies)}
+	case dk.audited != nil && h[allows] == 0 && h[auditAllows] == 0:
+		return judgement{ruling: would, policy: dk.audited, why: reason{dk.audited, dk.audited.Position}, unsaid: unsaid}
+	default:
+		return judgement{ruling: allow, why: why(allows)}
+	}
+}
+
+// A matcher is a rule, with all whom it matches.
 type matcher struct {
-	rule       *Rule
-	use        use
-	everybody  bool
-	unlabelled bool
-	workloads  []bool // by the index of their class; nil: none
-	same       []*SameLabels
-	cidrs      []*CIDR
-	list       int    // of addressClasses; -1: none
-	ports      []bool // by the index of their class; nil: every port
+	rule      *Rule
+	use       use
+	everybody bool
+	byLabel   bool  // it matches workloads by their labels, or workloads of other nodes
+	peers     []int // that it matches, but for addresses and sameLabels, ascending
+	same      []*SameLabels
+	list      int   // of addressClasses; -1: none
+	everyPort bool  // it names no ports
+	ports     []int // by the index of their class, ascending
 }
 
 // matcher returns that of a rule, which allows or denies. The classes must be there.
@@ -250,70 +424,43 @@ func (cs *classes) matcher(r *Rule, deny bool) *matcher {
 	if m := cs.matchers[r]; m != nil {
 		return m
 	}
-	m := &matcher{rule: r, use: useOf(deny), everybody: r.Peers == nil, list: cs.addresses.listOf(r), ports: cs.ports.mask(r.Ports)}
+	m := &matcher{
+		rule: r, use: useOf(deny), everybody: r.Peers == nil, everyPort: r.Ports == nil, list: cs.addresses.listOf(r),
+	}
 	cs.matchers[r] = m
+	if r.Ports != nil {
+		m.ports = cs.ports.of(r.Ports)
+	}
 	for _, p := range r.Peers {
 		switch {
 		case p.Any:
 			m.everybody = true
 		case p.Unlabelled:
-			m.unlabelled = true
+			m.peers = append(m.peers, 0)
 			if deny { // who has doubtful labels alone may be unlabelled
-				cs.mark(m, (*Workload).onlyDoubtful)
+				m.byLabel = true
+				m.peers = append(m.peers, cs.doubtful...)
 			}
 		case p.SameLabels != nil:
 			m.same = append(m.same, p.SameLabels)
-		case p.CIDR != nil:
-			m.cidrs = append(m.cidrs, p.CIDR)
 		case p.Workloads != nil:
-			cs.mark(m, func(w *Workload) bool { return p.Workloads.matchesPeer(w, m.use) })
+			m.byLabel = true
+			m.peers = append(m.peers, cs.matched[m.use][cs.ask.index[p.Workloads]]...)
 		}
 	}
-	for i := range cs.remotes {
-		if matchesRemote(r, deny, cs.remotes[i].remote) {
-			if m.workloads == nil {
-				m.workloads = make([]bool, len(cs.workloads)+len(cs.remotes))
-			}
-			m.workloads[len(cs.workloads)+i] = true
+	if m.list >= 0 {
+		for _, class := range cs.addresses.matched[m.list] {
+			m.byLabel = m.byLabel || len(cs.remotesAt[class]) > 0
+			m.peers = append(m.peers, cs.remotesAt[class]...)
 		}
 	}
+	slices.Sort(m.peers)
+	m.peers = slices.Compact(m.peers)
 	return m
-}
-
-// mark notes which classes of this node's workloads a peer matches.
-func (cs *classes) mark(m *matcher, matches func(*Workload) bool) {
-	if m.workloads == nil {
-		m.workloads = make([]bool, len(cs.workloads)+len(cs.remotes))
-	}
-	for i := range cs.workloads {
-		m.workloads[i] = m.workloads[i] || matches(cs.workloads[i].members[0])
-	}
-}
-
-// matches says whether any of the rule's peers is p, for a policy that selects c.
-func (m *matcher) matches(c *workloadClass, p peer) bool {
-	switch {
-	case m.everybody:
-		return true
-	case p.addresses != nil:
-		return m.list >= 0 && p.addresses.matches[m.list]
-	case p.workloads == nil:
-		return m.unlabelled
-	case m.workloads != nil && m.workloads[p.workloads.index]:
-		return true
-	default:
-		return slices.ContainsFunc(m.same, func(s *SameLabels) bool { return s.match(c.members[0], p.workloads.members[0], m.use) })
-	}
-}
-
-// matchesAddress says whether the rule matches an address outside this node.
-func (m *matcher) matchesAddress(a netip.Addr) bool {
-	return m.everybody || slices.ContainsFunc(m.cidrs, func(c *CIDR) bool { return c.matches(a) })
 }
 
 // reachesItself says whether both sides allow c everything with its own class. If
 // not, it is divided: a workload may always reach itself.
 func (cs *classes) reachesItself(c *workloadClass) bool {
-	itself := peer{workloads: c}
-	return cs.judge(c, ingress, itself).allowsAll() && cs.judge(c, egress, itself).allowsAll()
+	return cs.judge(c, ingress, c.id()).allowsAll() && cs.judge(c, egress, c.id()).allowsAll()
 }

@@ -11,59 +11,90 @@ import (
 // addresses and ports that no rule names. Twice: by the sender's number in the packet's
 // priority, of what leaves; and by that in a mark, of what NAT leads back to this node.
 func (l *lowering) leaving(c *workloadClass) {
-	dk := l.docket(c, egress)
-	usual := dk.judge(func(m *matcher) bool { return m.everybody }).judgements[0]
+	dk := c.dockets[egress]
+	usual := dk.others.judgements[0]
 	if usual.ruling != allow {
 		l.add("leave_class", element(l.verdict(usual, atLeave), l.describe(c, egress, nil, usual), class(c.number)))
 	}
-	for _, d := range destinations(dk) {
-		for _, cell := range l.cells(dk, d, usual) {
-			l.addCell("leave", atLeave, c, cell)
-			l.addCell("called", atCalled, c, cell)
+	for _, d := range l.destinationsOf(dk) {
+		for _, cell := range d.cells {
+			l.addCell(c, d.addressRange, cell)
 		}
 	}
 }
 
-// A destination is a range of addresses of which the same is said.
+// A destination is a range of addresses of which the same is said, and what of that differs from the usual judgement.
 type destination struct {
 	addressRange
-	*row
+	row   *row
+	cells []cell
 }
 
-// destinations divides all addresses outside this node by what the docket says of them.
-func destinations(dk *docket) []destination {
-	var cidrs []*CIDR
-	for _, e := range dk.entries {
-		cidrs = append(cidrs, e.cidrs...)
+// destinationsOf divides all addresses outside this node by what the docket says of them.
+func (l *lowering) destinationsOf(dk *docket) []destination {
+	list, known := l.destinations[dk]
+	if known {
+		return list
 	}
-	var list []destination
-	for _, atom := range atoms(cidrs) {
-		r := dk.judge(func(m *matcher) bool { return m.matchesAddress(atom.from) })
-		if n := len(list); n > 0 && list[n-1].signature == r.signature && continues(list[n-1].addressRange, atom) {
+	var entries []int // those with CIDRs
+	var lists [][]*CIDR
+	for at, e := range dk.entries {
+		if !e.everybody && e.list >= 0 {
+			entries, lists = append(entries, at), append(lists, l.addresses.lists[e.list])
+		}
+	}
+	all := atoms(slices.Concat(lists...))
+	of := matching(all, lists)
+	var which []int
+	for i, atom := range all {
+		which = which[:0]
+		for _, at := range of.lists(i) {
+			which = append(which, entries[at])
+		}
+		r := dk.row(which)
+		if n := len(list); n > 0 && list[n-1].row.signature == r.signature && continues(list[n-1].addressRange, atom) {
 			list[n-1].to = atom.to
 			continue
 		}
-		list = append(list, destination{atom, r})
+		list = append(list, destination{addressRange: atom, row: r})
 	}
+	l.fillCells(list, dk.others.judgements[0])
+	l.destinations[dk] = list
 	return list
 }
 
-// A cell is a range of addresses, and a rectangle of protocols and ports or a span
-// of ICMP types, that differs from the usual judgement.
+// fillCells finds what differs from the usual judgement.
+func (l *lowering) fillCells(list []destination, usual judgement) {
+	type kind struct {
+		*row
+		is4 bool
+	}
+	cells := map[kind][]cell{}
+	for i := range list {
+		d := &list[i]
+		k := kind{d.row, d.from.Is4()}
+		if _, known := cells[k]; !known {
+			cells[k] = l.cells(k.row, k.is4, usual)
+		}
+		d.cells = cells[k]
+	}
+}
+
+// A cell is a rectangle of protocols and ports, or a span of ICMP types, that differs from the usual judgement.
 type cell struct {
-	addressRange
 	protoFrom, protoTo uint8
 	from, to           uint16
 	types              bool // from and to are ICMP types
 	judgement          judgement
+	leave, called      nft.Verdict
 }
 
-// cells returns what differs from the usual judgement at one destination.
-func (l *lowering) cells(dk *docket, d destination, usual judgement) []cell {
-	other := d.judgements[0] // of every port, type and protocol that no rule names
+// cells returns what a row says of addresses of a family that differs from the usual judgement.
+func (l *lowering) cells(r *row, is4 bool, usual judgement) []cell {
+	other := r.judgements[0] // of every port, type and protocol that no rule names
 	var cells []cell
 	put := func(protoFrom, protoTo uint8, from, to uint16, j judgement) {
-		cells = append(cells, cell{d.addressRange, protoFrom, protoTo, from, to, false, j})
+		cells = append(cells, l.cell(protoFrom, protoTo, judgedSpan{from, to, j}, false))
 	}
 	next := 0 // the first protocol that is not covered yet
 	plain := func(until int) {
@@ -72,7 +103,7 @@ func (l *lowering) cells(dk *docket, d destination, usual judgement) []cell {
 		}
 	}
 	for _, proto := range []uint8{uint8(TCP), uint8(UDP), uint8(SCTP)} {
-		spans := l.spansOf(proto, dk, d.row)
+		spans := l.spansOf(proto, r)
 		if len(spans) == 1 && spans[0].judgement.same(other) {
 			continue
 		}
@@ -85,22 +116,27 @@ func (l *lowering) cells(dk *docket, d destination, usual judgement) []cell {
 		}
 	}
 	plain(256)
-	return append(cells, l.typeCells(dk, d, other)...)
+	return append(cells, l.typeCells(r, is4, other)...)
 }
 
 // typeCells returns the ICMP types that differ from what is said of other protocols.
-func (l *lowering) typeCells(dk *docket, d destination, other judgement) []cell {
+func (l *lowering) typeCells(r *row, is4 bool, other judgement) []cell {
 	proto := uint8(ICMP)
-	if !d.from.Is4() {
+	if !is4 {
 		proto = protoICMPv6
 	}
 	var cells []cell
-	for _, s := range l.spansOf(proto, dk, d.row) {
+	for _, s := range l.spansOf(proto, r) {
 		if !s.judgement.same(other) {
-			cells = append(cells, cell{d.addressRange, proto, proto, s.from, s.to, true, s.judgement})
+			cells = append(cells, l.cell(proto, proto, s, true))
 		}
 	}
 	return cells
+}
+
+func (l *lowering) cell(protoFrom, protoTo uint8, s judgedSpan, types bool) cell {
+	leave, called := l.verdict(s.judgement, atLeave), l.verdict(s.judgement, atCalled)
+	return cell{protoFrom, protoTo, s.from, s.to, types, s.judgement, leave, called}
 }
 
 // A judgedSpan is a span of ports or types about which the same is said.
@@ -110,13 +146,13 @@ type judgedSpan struct {
 }
 
 // spansOf covers a protocol's ports or types, ascending, with as few spans as can be.
-func (l *lowering) spansOf(proto uint8, dk *docket, r *row) []judgedSpan {
+func (l *lowering) spansOf(proto uint8, r *row) []judgedSpan {
 	last := uint16(65535)
 	if proto == uint8(ICMP) || proto == protoICMPv6 {
 		last = 255
 	}
 	var named []judgedSpan
-	for i, at := range dk.ports {
+	for i, at := range r.ports {
 		for _, s := range l.ports.classes[at].spans {
 			if s.proto == proto {
 				named = append(named, judgedSpan{s.from, s.to, r.judgements[i+1]})
@@ -146,18 +182,19 @@ func (l *lowering) spansOf(proto uint8, dk *docket, r *row) []judgedSpan {
 	return spans
 }
 
-func (l *lowering) addCell(maps string, at stage, c *workloadClass, cell cell) {
-	set := maps + family(cell.addressRange)
-	key := []nft.Value{class(c.number), nft.AddressRange(cell.addressRange.from, cell.addressRange.to)}
+// addCell writes a cell into both maps, with one key.
+func (l *lowering) addCell(c *workloadClass, r addressRange, cell cell) {
+	set, key := family(r), []nft.Value{class(c.number), nft.AddressRange(r.from, r.to)}
 	if cell.types {
-		set = maps + "_icmp" + family(cell.addressRange)
+		set = "_icmp" + set
 		key = append(key, nft.Span(uint64(cell.from), uint64(cell.to)))
 	} else {
 		key = append(key, nft.Span(uint64(cell.protoFrom), uint64(cell.protoTo)), nft.Span(uint64(cell.from), uint64(cell.to)))
 	}
 	comment := ""
 	if l.comments {
-		comment = c.String() + " → " + cell.addressRange.String() + ": " + cell.judgement.String()
+		comment = c.String() + " → " + r.String() + ": " + cell.judgement.String()
 	}
-	l.add(set, element(l.verdict(cell.judgement, at), comment, key...))
+	l.add("leave"+set, element(cell.leave, comment, key...))
+	l.add("called"+set, element(cell.called, comment, key...))
 }

@@ -21,12 +21,21 @@ type lowering struct {
 	bound  map[string]binding // by the path of the cgroup
 	rows   map[string]nft.Chain
 
+	peers         []peer // by what classes calls their number
+	byRank, ranks []int  // the peers by rank (grouping), and the ranks by peer
+	groupings     map[*docket]*grouping
+	destinations  map[*docket][]destination
+
 	comments bool
 }
 
 // lower returns the table that does what the policies say of these classes.
 func (cs *classes) lower(in Input) nft.Table {
-	l := &lowering{classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]binding{}, rows: map[string]nft.Chain{}, comments: in.Options.Comments}
+	l := &lowering{
+		classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]binding{},
+		rows: map[string]nft.Chain{}, groupings: map[*docket]*grouping{}, destinations: map[*docket][]destination{},
+		comments: in.Options.Comments,
+	}
 	l.declare()
 	l.bindWorkloads()
 	l.bindContainers(in.Parents, in.Unlabelled)
@@ -35,9 +44,10 @@ func (cs *classes) lower(in Input) nft.Table {
 	l.bindAddresses()
 	l.declareTunnels()
 	l.declareJudged(epochOf(in.Options))
+	l.rankPeers()
 	for i := range cs.workloads {
-		l.inbound(&cs.workloads[i])
-		l.outbound(&cs.workloads[i])
+		l.matrix(&cs.workloads[i], ingress)
+		l.matrix(&cs.workloads[i], egress)
 		l.leaving(&cs.workloads[i])
 	}
 	return l.table(in)
@@ -284,75 +294,107 @@ func family(r addressRange) string {
 	return "6"
 }
 
-// inbound writes what c says of those who connect to it.
-func (l *lowering) inbound(c *workloadClass) {
-	peers := l.local()
-	for i := range l.addresses.classes {
-		peers = append(peers, peer{addresses: &l.addresses.classes[i]})
+// rankPeers orders the peers on this node and on others (grouping).
+func (l *lowering) rankPeers() {
+	l.peers = make([]peer, l.local()+len(l.addresses.classes))
+	ids := make([]int, len(l.peers))
+	for id := range l.peers {
+		l.peers[id], ids[id] = l.peer(id), id
 	}
-	l.matrix(c, ingress, peers)
+	slices.SortFunc(ids[:1+len(l.workloads)], func(a, b int) int {
+		return cmp.Compare(l.peers[a].number(), l.peers[b].number())
+	})
+	l.byRank, l.ranks = ids, make([]int, len(ids))
+	for rank, id := range ids {
+		l.ranks[id] = rank
+	}
 }
 
-// outbound writes what c says of those on this node to whom it connects.
-func (l *lowering) outbound(c *workloadClass) { l.matrix(c, egress, l.local()) }
-
-// local are the peers on this node, by their number: their order decides where as many
-// peers differ as do not, and must not change with who is the first of a class.
-func (l *lowering) local() []peer {
-	peers := []peer{{}}
-	for i := range l.workloads {
-		peers = append(peers, peer{workloads: &l.workloads[i]})
+// ranked returns exceptions by the rank of their peers.
+func (l *lowering) ranked(exceptions []exception) []rankedRow {
+	list := make([]rankedRow, len(exceptions))
+	for i, e := range exceptions {
+		list[i] = rankedRow{l.ranks[e.peer], e.row}
 	}
-	slices.SortFunc(peers, func(a, b peer) int { return cmp.Compare(a.number(), b.number()) })
-	for i := range l.remotes {
-		peers = append(peers, peer{workloads: &l.remotes[i]})
-	}
-	return peers
+	slices.SortFunc(list, func(a, b rankedRow) int { return a.rank - b.rank })
+	return list
 }
 
-// A line is what one class says of peers about which it says the same.
-type line struct {
-	peers []peer
-	*row
+// grouping returns how a docket divides the peers: for ingress, addresses are among them.
+func (l *lowering) grouping(dk *docket) *grouping {
+	g := l.groupings[dk]
+	if g == nil {
+		total := l.local()
+		if dk.of == ingress {
+			total = len(l.peers)
+		}
+		g = newGrouping(total, l.ranked(dk.named), dk.others)
+		l.groupings[dk] = g
+	}
+	return g
 }
 
 // matrix writes what c says of each peer: what it says of most of them for all,
 // and then only who differs, so that elements do not grow with the square of the
 // classes. Where both sides allow a pair everything, one element says so for both.
-func (l *lowering) matrix(c *workloadClass, d direction, peers []peer) {
-	lines := l.lines(c, d, peers)
-	side := map[direction]side{ingress: {"ingress", atIngress}, egress: {"egress", atEgress}}[d]
-	dk, usual := l.docket(c, d), lines[0].row
+func (l *lowering) matrix(c *workloadClass, d direction) {
+	usual, others := l.grouping(c.dockets[d]).lines(l.ranked(c.alike[d]))
+	side := [...]side{ingress: {"ingress", atIngress}, egress: {"egress", atEgress}}[d]
 	if !usual.allowsAll() { // to allow is to fall through
-		l.writeRow(side, side.name+"_class", dk, usual, func(j judgement) string { return l.describe(c, d, nil, j) }, class(c.number))
+		comment := l.describe(c, d, nil, usual.judgements[0])
+		l.add(side.name+"_class", element(l.saying(side, usual), butForPorts(usual, comment), class(c.number)))
 	}
-	for _, line := range lines[1:] {
-		for _, p := range line.peers {
-			key := []nft.Value{class(p.number()), class(c.number)}
+	for _, line := range others {
+		w := lineWriter{l, side, line.row, nft.Verdict{}}
+		keys := make([]nft.Value, 2*len(line.ranks))
+		for _, rank := range line.ranks {
+			id := l.byRank[rank]
+			key := keys[:2:2]
+			keys = keys[2:]
+			key[0], key[1] = class(l.peers[id].number()), class(c.number)
 			if d == egress {
 				slices.Reverse(key)
 			}
-			comment := func(j judgement) string { return l.describe(c, d, &p, j) }
-			if line.allowsAll() && p.number() != 0 && !p.elsewhere() && l.otherSideAllowsAll(c, d, p) {
-				l.add("pair", element(goTo("settle"), comment(line.judgements[0]), key...))
+			comment := l.describe(c, d, &l.peers[id], line.judgements[0])
+			if line.allowsAll() && l.otherSideAllowsAll(c, d, id) {
+				l.add("pair", element(goTo("settle"), comment, key...))
 				continue
 			}
-			set := side.name + "_peer"
-			if d == egress && p.elsewhere() {
-				set = "egress_remote"
-			}
-			l.writeRow(side, set, dk, line.row, comment, key...)
+			w.write(l.peers[id].elsewhere(), comment, key)
 		}
 	}
 }
 
-// otherSideAllowsAll says whether p, as the other end of a connection with c, allows
-// it on every port.
-func (l *lowering) otherSideAllowsAll(c *workloadClass, d direction, p peer) bool {
-	if p.workloads == nil {
-		return true // it has no policies
+// A lineWriter writes the elements of a line.
+type lineWriter struct {
+	*lowering
+	side
+	row     *row
+	verdict nft.Verdict // empty before the first element: before that, it needs no chain
+}
+
+func (w *lineWriter) write(elsewhere bool, comment string, key []nft.Value) {
+	if w.verdict == (nft.Verdict{}) {
+		w.verdict = w.saying(w.side, w.row)
 	}
-	return l.judge(p.workloads, 1-d, peer{workloads: c}).allowsAll()
+	set := w.side.name + "_peer"
+	if w.side.stage == atEgress && elsewhere {
+		set = "egress_remote"
+	}
+	w.add(set, element(w.verdict, butForPorts(w.row, comment), key...))
+}
+
+// otherSideAllowsAll says whether a peer, as the other end of a connection with c, allows it on every port, by policies
+// that the table of this node holds.
+func (l *lowering) otherSideAllowsAll(c *workloadClass, d direction, id int) bool {
+	switch p := l.peers[id]; {
+	case id == 0 || p.elsewhere():
+		return false
+	case p.workloads == nil:
+		return true // it has no policies
+	default:
+		return l.judge(p.workloads, 1-d, c.id()).allowsAll()
+	}
 }
 
 // A side names the maps of one side of a connection.
@@ -361,54 +403,13 @@ type side struct {
 	stage stage
 }
 
-// writeRow writes what a row says of one key: one element, which leads to a chain of ports
-// where these are not all judged alike.
-func (l *lowering) writeRow(s side, set string, dk *docket, r *row, describe func(judgement) string, key ...nft.Value) {
-	rest := r.judgements[0]
-	if r.uniform() {
-		l.add(set, element(l.verdict(rest, s.stage), describe(rest), key...))
-		return
+// saying returns the verdict that says what a row says: it leads to a chain of ports where these are not all judged
+// alike.
+func (l *lowering) saying(s side, r *row) nft.Verdict {
+	if r.uniform {
+		return l.verdict(r.judgements[0], s.stage)
 	}
-	l.add(set, element(goTo(l.rowChain(s, dk, r)), butForPorts(describe(rest)), key...))
-}
-
-// lines groups the peers of which c says the same, the largest group first.
-func (l *lowering) lines(c *workloadClass, d direction, peers []peer) []line {
-	var lines []line
-	index := map[string]int{}
-	mentioned := l.mentioned(l.docket(c, d))
-	var plain *row // of addresses that no rule of c mentions
-	for _, p := range peers {
-		r := plain
-		if r == nil || p.addresses == nil || mentioned[p.addresses.index] {
-			r = l.judge(c, d, p)
-		}
-		if p.addresses != nil && !mentioned[p.addresses.index] {
-			plain = r
-		}
-		at, ok := index[r.signature]
-		if !ok {
-			at = len(lines)
-			index[r.signature] = at
-			lines = append(lines, line{row: r})
-		}
-		lines[at].peers = append(lines[at].peers, p)
-	}
-	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(len(b.peers), len(a.peers)) })
-	return lines
-}
-
-// mentioned says which classes of addresses a CIDR of the docket matches.
-func (l *lowering) mentioned(dk *docket) []bool {
-	is := make([]bool, len(l.addresses.classes))
-	for _, e := range dk.entries {
-		if e.list >= 0 {
-			for _, at := range l.addresses.matched[e.list] {
-				is[at] = true
-			}
-		}
-	}
-	return is
+	return goTo(l.rowChain(s, r))
 }
 
 // verdict turns a judgement into what the map says at that stage.
@@ -454,9 +455,9 @@ func (l *lowering) describe(c *workloadClass, d direction, p *peer, j judgement)
 	return fmt.Sprintf("%s → %s: %s", from, to, j)
 }
 
-func butForPorts(comment string) string {
-	if comment == "" {
-		return ""
+func butForPorts(r *row, comment string) string {
+	if comment == "" || r.uniform {
+		return comment
 	}
 	return comment + ", but for some ports"
 }

@@ -1,32 +1,11 @@
 package compiler
 
 import (
-	"fmt"
+	"encoding/binary"
 	"slices"
 )
 
-// A point is one protocol (as in the IP header) with one destination port, or
-// one ICMP type. It is the finest thing that a rule's ports can tell apart.
-type point struct {
-	proto uint8
-	value uint16
-}
-
 const protoICMPv6 = 58
-
-// matches says whether the entry of a rule's ports names the point.
-func (p Port) matches(at point) bool {
-	switch p.Protocol {
-	case TCP, UDP:
-		return at.proto == uint8(p.Protocol) && p.From <= at.value && at.value <= p.To
-	case SCTP:
-		return at.proto == uint8(SCTP)
-	}
-	if at.proto != uint8(ICMP) && at.proto != protoICMPv6 {
-		return false
-	}
-	return p.ICMPType == "" || p.icmpNumber(at.proto) == int(at.value)
-}
 
 // icmpNumber returns the number of p's ICMP type in the version of proto, -1 for none.
 func (p Port) icmpNumber(proto uint8) int {
@@ -47,49 +26,66 @@ type span struct {
 	from, to uint16
 }
 
-// A portClass are the points that no rule of the set can tell apart.
+// A portClass is a set of protocols with destination ports, or of ICMP types, that no rule of the set can tell apart.
 type portClass struct {
-	named []bool // which of portClasses.lists name it
 	spans []span // ascending; none for the first class
 }
 
-// portClasses divide all points. The first class is what no rule names, so it has
-// no spans.
+// portClasses divide all that rules can name by their ports. The first class is what no rule names, so it has no spans.
 type portClasses struct {
 	lists   [][]Port // the distinct ports: of all rules
 	index   map[string]int
 	classes []portClass
+	named   [][]int // for each list, the indexes of the classes that it names, ascending
 }
 
-// classifyPorts finds the classes of all points that rules can tell apart.
+// classifyPorts finds the classes of all ports that rules can tell apart.
 func classifyPorts(policies []Policy) *portClasses {
 	pc := &portClasses{index: map[string]int{}}
 	for r := range allRules(policies) {
-		if key := fmt.Sprint(r.Ports); r.Ports != nil && !has(pc.index, key) {
+		if key := portsKey(r.Ports); r.Ports != nil && !has(pc.index, key) {
 			pc.index[key] = len(pc.lists)
 			pc.lists = append(pc.lists, r.Ports)
 		}
 	}
-	pc.classes = []portClass{{named: make([]bool, len(pc.lists))}}
-	index := map[string]int{signature(pc.classes[0].named): 0}
-	for _, s := range pc.atoms() {
-		named := make([]bool, len(pc.lists))
-		for i, list := range pc.lists {
-			named[i] = slices.ContainsFunc(list, func(p Port) bool { return p.matches(point{s.proto, s.from}) })
-		}
-		sig := signature(named)
-		at, ok := index[sig]
-		if !ok {
-			at = len(pc.classes)
-			index[sig] = at
-			pc.classes = append(pc.classes, portClass{named: named})
-		}
-		if at != 0 {
-			c := &pc.classes[at]
-			c.spans = appendSpan(c.spans, s)
+	pc.classes = []portClass{{}}
+	pc.named = make([][]int, len(pc.lists))
+	index := map[string]int{"": 0} // by the lists that name it
+	var key []byte
+	for _, line := range portLines() {
+		atoms, lists := pc.divide(line)
+		for i, s := range atoms {
+			key = key[:0]
+			for _, list := range lists[i] {
+				key = binary.AppendUvarint(key, uint64(list))
+			}
+			at, ok := index[string(key)]
+			if !ok {
+				at = len(pc.classes)
+				index[string(key)] = at
+				pc.classes = append(pc.classes, portClass{})
+				for _, list := range lists[i] {
+					pc.named[list] = append(pc.named[list], at)
+				}
+			}
+			if at != 0 {
+				c := &pc.classes[at]
+				c.spans = appendSpan(c.spans, s)
+			}
 		}
 	}
 	return pc
+}
+
+// portsKey returns a key of ports: equal keys, equal ports.
+func portsKey(ports []Port) string {
+	var b []byte
+	for _, p := range ports {
+		b = append(b, byte(p.Protocol))
+		b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(b, p.From), p.To)
+		b = appendString(b, p.ICMPType)
+	}
+	return string(b)
 }
 
 func has[V any](m map[string]V, key string) bool {
@@ -97,34 +93,73 @@ func has[V any](m map[string]V, key string) bool {
 	return ok
 }
 
-// atoms cuts every protocol that an entry can name where an entry begins or ends.
-func (pc *portClasses) atoms() []span {
-	var atoms []span
-	for _, line := range []struct {
-		proto uint8
-		last  uint16
-	}{{uint8(TCP), 65535}, {uint8(UDP), 65535}, {uint8(SCTP), 65535}, {uint8(ICMP), 255}, {protoICMPv6, 255}} {
-		cuts := []int{0}
-		for _, e := range slices.Concat(pc.lists...) {
-			from, to := int(e.From), int(e.To)
-			if e.Protocol == ICMP {
-				from = e.icmpNumber(line.proto)
-				to = from
+// A portLine is all ports, or ICMP types, of a protocol that rules can name.
+type portLine struct {
+	proto uint8
+	last  uint16
+}
+
+// portLines returns these, in the order in which classes are found.
+func portLines() []portLine {
+	return []portLine{
+		{uint8(TCP), 65535}, {uint8(UDP), 65535}, {uint8(SCTP), 65535}, {uint8(ICMP), 255}, {protoICMPv6, 255},
+	}
+}
+
+// on returns what an entry of a rule's ports names of a line; ok is false where that is nothing.
+func (p Port) on(line portLine) (from, to int, ok bool) {
+	switch {
+	case p.Protocol != ICMP && uint8(p.Protocol) != line.proto, p.Protocol == ICMP && line.last != 255:
+		return 0, 0, false
+	case p.Protocol == SCTP || p.Protocol == ICMP && p.ICMPType == "":
+		return 0, int(line.last), true
+	case p.Protocol == ICMP:
+		n := p.icmpNumber(line.proto)
+		return n, n, n >= 0
+	default:
+		return int(p.From), int(p.To), p.From <= p.To
+	}
+}
+
+// divide cuts a line where an entry begins or ends. It returns the parts, ascending, and for each the lists that name
+// it, ascending.
+func (pc *portClasses) divide(line portLine) (atoms []span, named [][]int) {
+	cuts := []int{0}
+	for _, list := range pc.lists {
+		for _, p := range list {
+			if from, to, ok := p.on(line); ok {
+				cuts = append(cuts, from, to+1)
 			}
-			cuts = append(cuts, from, to+1)
-		}
-		slices.Sort(cuts)
-		cuts = slices.Compact(cuts)
-		cuts = slices.DeleteFunc(cuts, func(c int) bool { return c < 0 || c > int(line.last) })
-		for i, from := range cuts {
-			to := int(line.last)
-			if i+1 < len(cuts) {
-				to = cuts[i+1] - 1
-			}
-			atoms = append(atoms, span{line.proto, uint16(from), uint16(to)})
 		}
 	}
-	return atoms
+	slices.Sort(cuts)
+	cuts = slices.Compact(cuts)
+	if cuts[len(cuts)-1] > int(line.last) {
+		cuts = cuts[:len(cuts)-1]
+	}
+	for i, from := range cuts {
+		to := int(line.last)
+		if i+1 < len(cuts) {
+			to = cuts[i+1] - 1
+		}
+		atoms = append(atoms, span{line.proto, uint16(from), uint16(to)})
+	}
+	named = make([][]int, len(cuts))
+	for at, list := range pc.lists {
+		for _, p := range list {
+			from, to, ok := p.on(line)
+			if !ok {
+				continue
+			}
+			first, _ := slices.BinarySearch(cuts, from)
+			for i := first; i < len(cuts) && cuts[i] <= to; i++ {
+				if n := len(named[i]); n == 0 || named[i][n-1] != at {
+					named[i] = append(named[i], at)
+				}
+			}
+		}
+	}
+	return atoms, named
 }
 
 // appendSpan adds s, joined to the last span where it continues that.
@@ -139,26 +174,5 @@ func appendSpan(spans []span, s span) []span {
 	return append(spans, s)
 }
 
-// mask says for each class of ports whether a rule's ports name it; nil ports, and a
-// nil mask, name every class.
-func (pc *portClasses) mask(ports []Port) []bool {
-	if ports == nil {
-		return nil
-	}
-	mask, at := make([]bool, len(pc.classes)), pc.index[fmt.Sprint(ports)]
-	for i, c := range pc.classes {
-		mask[i] = c.named[at]
-	}
-	return mask
-}
-
-// signature turns flags into a comparable value.
-func signature(flags []bool) string {
-	b := make([]byte, len(flags))
-	for i, f := range flags {
-		if f {
-			b[i] = 1
-		}
-	}
-	return string(b)
-}
+// of returns the classes that a rule's ports name, ascending.
+func (pc *portClasses) of(ports []Port) []int { return pc.named[pc.index[portsKey(ports)]] }

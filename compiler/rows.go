@@ -11,11 +11,11 @@ import (
 
 // rowChain returns the chain that says what a row says of ports. Equal rows have one chain,
 // whose name says what is in it.
-func (l *lowering) rowChain(s side, dk *docket, r *row) string {
+func (l *lowering) rowChain(s side, r *row) string {
 	other := r.judgements[0]
 	var said []portsSaid
 	for _, proto := range []uint8{uint8(TCP), uint8(UDP), uint8(SCTP), uint8(ICMP), protoICMPv6} {
-		for _, span := range l.spansOf(proto, dk, r) {
+		for _, span := range l.spansOf(proto, r) {
 			if !span.judgement.same(other) {
 				said = append(said, portsSaid{proto, span})
 			}

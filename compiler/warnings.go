@@ -11,7 +11,7 @@ func warnings(policies []Policy, cs *classes) []Warning {
 	var list []Warning
 	for i := range policies {
 		p := &policies[i]
-		if len(p.Selector.Requirements) > 0 && !cs.selectsAny(&p.Selector) {
+		if len(p.Selector.Requirements) > 0 && len(cs.selectedBy(p)) == 0 {
 			list = append(list, Warning{p.Position, fmt.Sprintf("policy %s selects no workload that runs now", p.Name)})
 		}
 		list = append(list, listenerless(p)...)
@@ -32,19 +32,19 @@ func addressed(workloads []Workload) []Warning {
 	return list
 }
 
-func (cs *classes) selectsAny(s *Selector) bool {
-	return slices.ContainsFunc(cs.workloads, func(c workloadClass) bool { return s.MayMatch(c.members[0]) })
+// selectedBy returns the classes that a policy selects, as peers.
+func (cs *classes) selectedBy(p *Policy) []int {
+	ids := cs.matched[restricting][cs.ask.index[&p.Selector]]
+	end, _ := slices.BinarySearch(ids, 1+len(cs.workloads)) // behind them are peers on other nodes
+	return ids[:end]
 }
 
 // elsewhere finds the containers with a network of their own that p selects: most of
 // what they send and receive passes no chain of ours.
 func (cs *classes) elsewhere(p *Policy) []Warning {
 	var names []string
-	for _, c := range cs.workloads {
-		if !p.Selector.MayMatch(c.members[0]) {
-			continue
-		}
-		for _, w := range c.members {
+	for _, id := range cs.selectedBy(p) {
+		for _, w := range cs.peer(id).workloads.members {
 			if w.hasOwnNetwork() {
 				names = append(names, w.Name)
 			}
@@ -83,8 +83,8 @@ func listenerless(p *Policy) []Warning {
 // who is on another node and leaves its labels out is not denied.
 func (cs *classes) dodgeable(policies []Policy) []Warning {
 	open := map[string]bool{} // policies that select such a workload
-	for _, c := range cs.workloads {
-		if c.openToAddresses() {
+	for i := range cs.workloads {
+		if c := &cs.workloads[i]; cs.openToAddresses(c) {
 			for _, p := range c.policies {
 				open[p.Name] = true
 			}
@@ -107,15 +107,15 @@ func (cs *classes) dodgeable(policies []Policy) []Warning {
 }
 
 // openToAddresses says whether some address outside this node may reach c, before denies.
-func (c *workloadClass) openToAddresses() bool {
+func (cs *classes) openToAddresses(c *workloadClass) bool {
 	isolated := false
-	for _, p := range c.policies {
+	for at, p := range c.policies {
 		isolated = isolated || p.Ingress.Isolates && !p.Audit
-		if !p.Selector.matches(c.members[0], permitting) {
+		if !c.permits[at] {
 			continue
 		}
-		for _, r := range p.Ingress.Allow {
-			if r.Peers == nil || slices.ContainsFunc(r.Peers, func(p Peer) bool { return p.Any || p.CIDR != nil }) {
+		for i := range p.Ingress.Allow {
+			if m := cs.matcher(&p.Ingress.Allow[i], false); m.everybody || m.list >= 0 {
 				return true
 			}
 		}

@@ -19,12 +19,29 @@ func Scale(workloads, classes, policies int) compiler.Input {
 			Cgroup: compiler.Cgroup{Path: fmt.Sprintf("docker/%064x", i), ID: uint64(100_000 + i)},
 		})
 	}
-	docs, err := compiler.Parse([]compiler.File{{Name: "scale.yaml", Data: []byte(ScalePolicies(classes, policies))}})
+	docs, err := compiler.Parse(Files(ScalePolicies(classes, policies)))
 	if err != nil {
 		panic("the policies of a benchmark: " + err.Error())
 	}
 	in.Policies = docs.Policies
 	return in
+}
+
+// Files divides documents into files, since a file is bounded (docs/POLICY.md).
+func Files(documents string) []compiler.File {
+	const size = 500_000
+	var files []compiler.File
+	for documents != "" {
+		end := len(documents)
+		if end > size {
+			if at := strings.Index(documents[size:], "---\n"); at >= 0 {
+				end = size + at
+			}
+		}
+		files = append(files, compiler.File{Name: fmt.Sprintf("scale%d.yaml", len(files)), Data: []byte(documents[:end])})
+		documents = documents[end:]
+	}
+	return files
 }
 
 // ScalePolicies returns that many policies, each of which isolates one of that many classes

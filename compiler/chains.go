@@ -1,9 +1,9 @@
 package compiler
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	nft "thole/ruleset"
 )
@@ -226,11 +226,11 @@ var (
 )
 
 func cgroup(depth uint8) nft.Expr    { return nft.Expr{Field: nft.SocketCgroup, Level: depth} }
-func senderMap(depth uint8) string   { return fmt.Sprintf("sender%d", depth) }
-func listenerMap(depth uint8) string { return fmt.Sprintf("listener%d", depth) }
-func sameSet(depth uint8) string     { return fmt.Sprintf("same%d", depth) }
-func freeSet(depth uint8) string     { return fmt.Sprintf("free%d", depth) }
-func unknownSet(depth uint8) string  { return fmt.Sprintf("unknown%d", depth) }
+func senderMap(depth uint8) string   { return "sender" + strconv.Itoa(int(depth)) }
+func listenerMap(depth uint8) string { return "listener" + strconv.Itoa(int(depth)) }
+func sameSet(depth uint8) string     { return "same" + strconv.Itoa(int(depth)) }
+func freeSet(depth uint8) string     { return "free" + strconv.Itoa(int(depth)) }
+func unknownSet(depth uint8) string  { return "unknown" + strconv.Itoa(int(depth)) }
 
 // Policies know no more of a workload than its class, where it has a number of its own to
 // tell it from others of its class.

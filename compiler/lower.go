@@ -16,10 +16,12 @@ type lowering struct {
 	*classes
 	sets   map[string]*nft.Set
 	levels []level // deepest first
-	audits map[string]auditChain
-	bridge *nft.Table         // of family bridge; nil: it is not needed
-	bound  map[string]binding // by the path of the cgroup
-	rows   map[string]nft.Chain
+
+	expected map[uint8]int // workloads, by the depth of their cgroup
+	audits   map[string]auditChain
+	bridge   *nft.Table         // of family bridge; nil: it is not needed
+	bound    map[string]binding // by the path of the cgroup
+	rows     map[string]nft.Chain
 
 	peers         []peer // by what classes calls their number
 	byRank, ranks []int  // the peers by rank (grouping), and the ranks by peer
@@ -32,7 +34,7 @@ type lowering struct {
 // lower returns the table that does what the policies say of these classes.
 func (cs *classes) lower(in Input) nft.Table {
 	l := &lowering{
-		classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, bound: map[string]binding{},
+		classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, expected: map[uint8]int{},
 		rows: map[string]nft.Chain{}, groupings: map[*docket]*grouping{}, destinations: map[*docket][]destination{},
 		comments: in.Options.Comments,
 	}
@@ -155,6 +157,11 @@ func (l *lowering) add(set string, e nft.Element) {
 
 // bindWorkloads maps each bound cgroup to its class, in one map for each depth.
 func (l *lowering) bindWorkloads() {
+	type bound struct {
+		*Workload
+		binding
+	}
+	var list []bound
 	for i := range l.workloads {
 		c := &l.workloads[i]
 		for at, w := range c.members {
@@ -165,9 +172,18 @@ func (l *lowering) bindWorkloads() {
 					l.add(set, e)
 				}
 			}
-			l.bound[w.Cgroup.Path] = b
-			l.bind(w.Cgroup, b, l.commentOf(w))
+			list = append(list, bound{w, b})
+			l.expected[w.Cgroup.depth()]++
 		}
+	}
+	// By the keys of the elements: who normalises the table finds them sorted.
+	slices.SortFunc(list, func(a, b bound) int {
+		return cmp.Or(cmp.Compare(a.Cgroup.ID, b.Cgroup.ID), strings.Compare(a.Cgroup.Path, b.Cgroup.Path))
+	})
+	l.bound = make(map[string]binding, len(list))
+	for _, b := range list {
+		l.bound[b.Cgroup.Path] = b.binding
+		l.bind(b.Cgroup, b.binding, l.commentOf(b.Workload))
 	}
 }
 
@@ -179,11 +195,12 @@ func (l *lowering) bind(cg Cgroup, b binding, comment string) {
 	at := l.level(cg)
 	if !at.bound {
 		at.bound = true
-		l.declareSet(nft.Set{Name: senderMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
+		room := func(each int) []nft.Element { return make([]nft.Element, 0, each*l.expected[at.depth]) }
+		l.declareSet(nft.Set{Name: senderMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark, Elements: room(1),
 			Comment: fmt.Sprintf("cgroups at depth %d: the number of what they send", at.depth)})
-		l.declareSet(nft.Set{Name: listenerMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.ClassID,
+		l.declareSet(nft.Set{Name: listenerMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.ClassID, Elements: room(1),
 			Comment: "the same number, of a listener"})
-		l.declareSet(nft.Set{Name: sameSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark},
+		l.declareSet(nft.Set{Name: sameSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark}, Elements: room(2),
 			Comment: "the same, to ask whether the mark says so already"})
 	}
 	for set, e := range b.elements(cg, comment) {
@@ -201,12 +218,12 @@ func (b binding) number() uint32 {
 
 // elements visits the elements that bind a cgroup, with the names of their sets.
 func (b binding) elements(cg Cgroup, comment string) iter.Seq2[string, nft.Element] {
-	depth, key := cg.depth(), nft.CgroupValue(cg.Path, cg.ID)
+	depth, key := cg.depth(), []nft.Value{nft.CgroupValue(cg.Path, cg.ID)}
 	return func(yield func(string, nft.Element) bool) {
-		_ = yield(senderMap(depth), nft.Element{Key: []nft.Value{key}, Number: senderMark | b.number(), Comment: comment}) &&
-			yield(listenerMap(depth), nft.Element{Key: []nft.Value{key}, Number: b.number(), Comment: comment}) &&
-			yield(sameSet(depth), nft.Element{Key: []nft.Value{key, class(b.class)}}) && b.itself != 0 &&
-			yield(sameSet(depth), nft.Element{Key: []nft.Value{key, class(b.itself)}})
+		_ = yield(senderMap(depth), nft.Element{Key: key, Number: senderMark | b.number(), Comment: comment}) &&
+			yield(listenerMap(depth), nft.Element{Key: key, Number: b.number(), Comment: comment}) &&
+			yield(sameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.class)}}) && b.itself != 0 &&
+			yield(sameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.itself)}})
 	}
 }
 
@@ -215,9 +232,10 @@ func (b binding) elements(cg Cgroup, comment string) iter.Seq2[string, nft.Eleme
 func (b binding) inGroup(comment string) iter.Seq2[string, nft.Element] {
 	itself := class(b.itself)
 	return func(yield func(string, nft.Element) bool) {
-		_ = yield("group", nft.Element{Key: []nft.Value{itself}, Number: b.class, Comment: comment}) &&
-			yield("group_listener", nft.Element{Key: []nft.Value{itself}, Number: b.class}) &&
-			yield("pair", nft.Element{Key: []nft.Value{itself, itself}, Verdict: goTo("settle"), Comment: comment})
+		pair := []nft.Value{itself, itself}
+		_ = yield("group", nft.Element{Key: pair[:1:1], Number: b.class, Comment: comment}) &&
+			yield("group_listener", nft.Element{Key: pair[:1:1], Number: b.class}) &&
+			yield("pair", nft.Element{Key: pair, Verdict: goTo("settle"), Comment: comment})
 	}
 }
 

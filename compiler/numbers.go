@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 )
 
 // Numbers remember the number of what is in each class, so that a change of the
@@ -83,7 +84,7 @@ func number(what string, groups [][]string, had map[string]uint32, first, last u
 		return nil, nil, fmt.Errorf("%d classes of %s: the limit is %d", len(groups), what, last-first+1)
 	}
 	numbers := make([]uint32, len(groups))
-	taken := map[uint32]bool{}
+	taken := make(map[uint32]bool, len(groups))
 	for i, members := range groups {
 		for _, m := range members {
 			if n, ok := had[m]; ok && !taken[n] {
@@ -92,7 +93,11 @@ func number(what string, groups [][]string, had map[string]uint32, first, last u
 			}
 		}
 	}
-	has := map[string]uint32{}
+	size := 0
+	for _, members := range groups {
+		size += len(members)
+	}
+	has := make(map[string]uint32, size)
 	for i, members := range groups {
 		for numbers[i] == 0 {
 			if *next < first || *next > last {
@@ -181,7 +186,7 @@ func itself(w *Workload) []string {
 const itselfPrefix = "itself "
 
 // cgroupKey is a workload's identity as the kernel knows it: without a path.
-func cgroupKey(id uint64) string { return fmt.Sprintf("#%d", id) }
+func cgroupKey(id uint64) string { return "#" + strconv.FormatUint(id, 10) }
 
 // stringsOf returns the strings of each item's parts.
 func stringsOf[T any, P fmt.Stringer](items []T, parts func(T) []P) [][]string {

@@ -102,14 +102,36 @@ func (s Set) normalise() Set {
 	}
 	s.Size = 0
 	s.Elements = slices.Clone(s.Elements)
+	sorted := true
 	for i := range s.Elements {
 		s.Elements[i] = s.Elements[i].normalise(s.Data)
+		sorted = sorted && (i == 0 || s.Elements[i-1].compare(&s.Elements[i]) <= 0)
 	}
-	if !slices.IsSortedFunc(s.Elements, Element.Compare) {
-		slices.SortStableFunc(s.Elements, Element.Compare)
+	if !sorted {
+		s.Elements = sortElements(s.Elements)
 	}
 	s.Elements = slices.CompactFunc(s.Elements, equalElements)
 	return s
+}
+
+// sortElements returns elements sorted, and equal ones, of which comments may differ, in the order in which they were.
+// It moves each once: an element is large.
+func sortElements(elements []Element) []Element {
+	order := make([]int, len(elements))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		if c := elements[a].compare(&elements[b]); c != 0 {
+			return c
+		}
+		return a - b
+	})
+	list := make([]Element, len(elements))
+	for i, at := range order {
+		list[i] = elements[at]
+	}
+	return list
 }
 
 // normalise clears what a map to data does not use.

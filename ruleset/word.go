@@ -1,11 +1,9 @@
 package ruleset
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -36,7 +34,17 @@ func (w Word) Addr(t Type) netip.Addr {
 }
 
 // Compare orders words as numbers.
-func (w Word) Compare(v Word) int { return bytes.Compare(w[:], v[:]) }
+func (w Word) Compare(v Word) int { return w.compare(&v) }
+
+func (w *Word) compare(v *Word) int {
+	for _, half := range [2]int{0, 8} {
+		a, b := binary.BigEndian.Uint64(w[half:]), binary.BigEndian.Uint64(v[half:])
+		if a != b {
+			return cmp.Compare(a, b)
+		}
+	}
+	return 0
+}
 
 // Name returns the interface's name that Interface made w of.
 func (w Word) Name() string { return strings.TrimRight(string(w[:]), "\x00") }
@@ -84,11 +92,13 @@ func (v Value) Single() bool { return v.From == v.To }
 
 // Compare orders values by what they are in the kernel. A cgroup's path counts only
 // where its id is not known.
-func (v Value) Compare(u Value) int {
-	if c := v.From.Compare(u.From); c != 0 {
+func (v Value) Compare(u Value) int { return v.compare(&u) }
+
+func (v *Value) compare(u *Value) int {
+	if c := v.From.compare(&u.From); c != 0 {
 		return c
 	}
-	if c := v.To.Compare(u.To); c != 0 {
+	if c := v.To.compare(&u.To); c != 0 {
 		return c
 	}
 	if v.To == (Word{}) {
@@ -98,14 +108,25 @@ func (v Value) Compare(u Value) int {
 }
 
 // CompareKey orders elements of one set by their keys.
-func (e Element) CompareKey(f Element) int {
-	return slices.CompareFunc(e.Key, f.Key, Value.Compare)
+func (e Element) CompareKey(f Element) int { return e.compareKey(&f) }
+
+func (e *Element) compareKey(f *Element) int {
+	for i := range min(len(e.Key), len(f.Key)) {
+		if c := e.Key[i].compare(&f.Key[i]); c != 0 {
+			return c
+		}
+	}
+	return len(e.Key) - len(f.Key)
 }
 
 // Compare orders elements of one set by their keys, then by what they map to.
-func (e Element) Compare(f Element) int {
+func (e Element) Compare(f Element) int { return e.compare(&f) }
+
+func (e *Element) compare(f *Element) int {
+	if c := e.compareKey(f); c != 0 {
+		return c
+	}
 	return cmp.Or(
-		e.CompareKey(f),
 		cmp.Compare(e.Number, f.Number),
 		cmp.Compare(e.Verdict.Kind, f.Verdict.Kind),
 		cmp.Compare(e.Verdict.Chain, f.Verdict.Chain),

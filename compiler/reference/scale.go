@@ -38,7 +38,7 @@ func Files(documents string) []compiler.File {
 				end = size + at
 			}
 		}
-		files = append(files, compiler.File{Name: fmt.Sprintf("scale%d.yaml", len(files)), Data: []byte(documents[:end])})
+		files = append(files, compiler.File{Name: "scale.yaml", Data: []byte(documents[:end])})
 		documents = documents[end:]
 	}
 	return files

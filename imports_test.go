@@ -1,4 +1,3 @@
-// Package thole holds the project's own rules about its packages.
 package thole
 
 import (

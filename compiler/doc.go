@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package compiler turns policies and workloads into a [thole/ruleset.Table].
 //
 // What comes in: YAML documents (Parse) and the workloads that run now. What

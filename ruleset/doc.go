@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package ruleset is a value form of our nftables table: what the compiler makes,
 // what the kernel back end loads and reads back, what a dry run prints.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package watch says what runs and what is wanted.
 //
 // What comes in: the cgroup tree, what Docker says of its containers, the Workload

@@ -1,4 +1,3 @@
-// Thole isolates labelled processes and containers from each other; see "thole --help".
 package main
 
 import (

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package reference says what a policy means, naively: the independent judge
 // that the compiler and the kernel have to agree with.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package handshake is the state machine of the signed handshake: what becomes of each
 // packet that the queue hands over, and of the connection that it belongs to.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package packet parses what NFQUEUE hands over, an IP packet with TCP in it or an
 // ICMP error that quotes one, and writes the packets of the signed handshake.
 //

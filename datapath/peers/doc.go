@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package peers keeps what a node knows for the signed handshake: its own statements,
 // those of other nodes that it has checked, the keys of each pair of them, and which
 // addresses have proven themselves, and where there is no Thole.

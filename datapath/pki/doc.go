@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package pki says which nodes belong to the fleet, and what each of them may assert.
 //
 // The fleet has a CA, a key that stays with whoever runs the fleet. A node makes a

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package sockets tells whose socket a TCP packet belongs to, and sends packets of which
 // no socket knows.
 //

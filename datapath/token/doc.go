@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package token holds the bytes of the signed handshake and what they prove.
 //
 // Bytes come in and values go out, or values come in and bytes go out; what is

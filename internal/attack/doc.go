@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package attack holds tests that try to break Thole with real sockets: as a
 // labelled process, as an unlabelled one, with CAP_NET_RAW, as a user of thole run,
 // and as a machine outside. Each test is one attack and passes when the defence

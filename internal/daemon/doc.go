@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package daemon is the one place where Thole's parts are put together:
 //
 //	watch ──► compiler ──► ruleset.Diff ──► ruleset/kernel

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package nstest makes throwaway machines for tests of the kernel: network namespaces with a cgroup tree of their own,
 // the links between them, and processes that open sockets as the test says. It is for tests only; it never touches the
 // machine's own network, mounts, rules or cgroups, and leaves nothing behind, however the test ends.

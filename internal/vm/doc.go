@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package vm holds the tests that want a machine of their own: a stock Debian kernel with systemd as pid 1, in qemu.
 //
 //	make test-vm ──► test.sh ──► image.sh   a root file system from Debian's packages, kept in ~/.cache/thole-vm

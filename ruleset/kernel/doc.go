@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package kernel loads a ruleset.Table into nftables and reads it back.
 //
 // A Conn sends a ruleset.Change as one netlink batch, which is one transaction: all

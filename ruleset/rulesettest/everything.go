@@ -1,5 +1,3 @@
-// Package rulesettest makes tables for tests: one of everything that the language of
-// ruleset has, and random ones.
 package rulesettest
 
 import (

@@ -67,7 +67,7 @@ func TestTogether(t *testing.T) {
 	}
 }
 
-// TestDefault: the default is what SEMANTICS.md says of it.
+// TestDefault: the built-in policy is what docs/POLICY.md ("Which policies are active") says of it.
 func TestDefault(t *testing.T) {
 	got, err := compiler.Parse([]compiler.File{{Name: "same-labels.yaml", Data: policies.Default}})
 	if err != nil {

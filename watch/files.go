@@ -25,9 +25,10 @@ const (
 // maxReads is how often a directory is read that changes while it is read.
 const maxReads = 10
 
-// ErrNoPolicyFile says that a directory has no policy file. It is refused as an input without any policy is.
-var ErrNoPolicyFile = errors.New("it has no file named *.yaml or *.yml. To remove all policies on purpose, run `thole cleanup`, " +
-	"which turns Thole off; or, with a daemon that runs without --policies, `thole apply --allow-empty`")
+// ErrNoPolicyFile says that a directory has no policy file. Such a directory is refused like an input without a policy.
+var ErrNoPolicyFile = errors.New("the directory has no file named *.yaml or *.yml. To remove all policies on purpose, " +
+	"run `thole cleanup`, which turns Thole off; or `thole apply --allow-empty -f /dev/null`, " +
+	"which a daemon with --policies refuses")
 
 // errChanged says that the directory changed while it was read.
 var errChanged = errors.New("it changes all the time")

@@ -65,8 +65,10 @@ device are then not reached from this node, and cannot reach it. The routes have
 the protocol number 212; a daemon without the option, and "thole cleanup", remove
 them.
 
-Signals: SIGHUP reads the policies and --pki again. SIGTERM and SIGINT end the
-daemon; the table stays and goes on deciding. "thole cleanup" removes it.
+Signals: SIGHUP reads the directories of --policies and --pki at once. The daemon
+follows both without the signal, too; it reads its options only when it starts.
+SIGTERM and SIGINT end the daemon; the table stays in force. "thole cleanup"
+removes it.
 
 Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
 		Example: `  sudo thole daemon

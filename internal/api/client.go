@@ -77,7 +77,7 @@ func (c *Client) Apply(ctx context.Context, req ApplyRequest) (ApplyResponse, er
 	return call[ApplyResponse](ctx, c, http.MethodPost, pathApply, req)
 }
 
-// Reload makes the daemon read its policy directory again.
+// Reload makes the daemon read its policy directory at once; without one, load its active set again.
 func (c *Client) Reload(ctx context.Context) (ApplyResponse, error) {
 	return call[ApplyResponse](ctx, c, http.MethodPost, pathReload, nil)
 }

@@ -149,7 +149,8 @@ func (e *enforcer) setConditions() []condition.Condition {
 	}
 	if len(e.set.docs.Policies) == 0 && !e.set.allowEmpty {
 		list = append(list, condition.Condition{Code: condition.NoPolicies,
-			Text: "the active set has no policy, so nothing is restricted: give one with `thole apply -f PATH`; if that is meant, with --allow-empty"})
+			Text: "the active set has no policy, so nothing is restricted. Load policies: `thole apply -f PATH`; " +
+				"or confirm that there is to be none: `thole apply --allow-empty -f /dev/null`"})
 	}
 	return list
 }

@@ -333,7 +333,8 @@ func (e *enforcer) Apply(ctx context.Context, req api.ApplyRequest) (answer api.
 	return answer, errors.Join(ordered, err)
 }
 
-// Reload reads the policy directory, or the stored set, again.
+// Reload reads the policy directory at once, and loads its set. Without a policy directory it looks at all workloads
+// again, and loads the active set for them.
 func (e *enforcer) Reload(ctx context.Context) (answer api.ApplyResponse, err error) {
 	ordered := e.order(ctx, func() { answer, err = e.reload() })
 	return answer, errors.Join(ordered, err)

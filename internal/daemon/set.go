@@ -87,8 +87,8 @@ func errNoPolicy(active int) error {
 	}
 	return &api.Refusal{Code: http.StatusUnprocessableEntity, Reason: api.ReasonNoPolicy, Message: fmt.Sprintf(
 		"the input has no document of kind Policy, and the active set has %s. "+
-			"To remove all policies on purpose, run `thole cleanup`, which turns Thole off; or, with a daemon that runs "+
-			"without --policies, `thole apply --allow-empty`", now)}
+			"To remove all policies on purpose, run `thole cleanup`, which turns Thole off; or "+
+			"`thole apply --allow-empty -f /dev/null`, which a daemon with --policies refuses", now)}
 }
 
 // equal reports whether both were read from the same files.

@@ -87,7 +87,7 @@ func (m *machine) untilWorkloads(names ...string) map[string]api.Workload {
 	return found
 }
 
-// The story of those who share the host's network (PREDECESSOR.md, steps 2 to 5).
+// Containers on the host's network are isolated by their labels, as in the README's story.
 func TestContainersOfTheHostNetwork(t *testing.T) {
 	m, e := newDockerMachine(t)
 	image := e.Image("nginx", map[string]string{"maintainer": "somebody", "app": "image"})

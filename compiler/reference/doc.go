@@ -5,9 +5,9 @@
 //
 // Judge answers for one connection with loops over policies, rules, peers and
 // ports. It knows no classes, no numbers and no caches, and uses nothing of the
-// compiler but its vocabulary. Each function carries the sentences of
-// docs/POLICY.md that it stands for; where they were silent, the comment begins
-// with "Decided:".
+// compiler but its vocabulary. Each function has, in quotes, the rule of
+// docs/POLICY.md that it implements, not always word for word. Where the document
+// says nothing, the comment begins with "Decided:".
 //
 // Random makes cases (policies, workloads, connections) in which things collide,
 // YAML prints their policies, and Shrink makes a failing case small:

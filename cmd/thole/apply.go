@@ -33,30 +33,30 @@ func newApply(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply -f PATH… [--dry-run [--inventory FILE]] [--allow-empty] [-o FORMAT] [--deny HOW]",
 		Short: "Compile policies into the kernel, or show what would be loaded",
-		Long: `Apply replaces the whole policy set: it compiles the policies and what runs now
-into one nftables table and loads the difference in one transaction. If anything
-is wrong with a file, nothing changes. Where a daemon runs, the daemon does this
-and keeps the set; else this command does it once, and what starts later is not in
-the table until the set is applied again.
+		Long: `Apply replaces the whole policy set: it compiles the policies for the workloads
+that run now into one nftables table, and loads the difference in one transaction.
+If a file is invalid, nothing changes. If a daemon runs, the daemon does this and
+stores the set. If no daemon runs, this command does it once: workloads that start
+later are not in the table until the set is applied again.
 
 PATH is a file, a directory (its *.yaml and *.yml files, in the order of their
 names), or "-" for standard input.
 
 With --dry-run nothing changes; the table is printed as a script for nft. With
---inventory, too, the workloads are those of a file of Workload documents (and of
-such documents beside the policies), not those that run: that needs no root, no
-daemon and no kernel, and equal files give equal bytes.
+--inventory, too, the workloads are not those that run but those of a file of
+Workload documents (and of such documents beside the policies). This needs neither
+root nor a daemon nor a kernel, and equal files give equal output.
 
-An input without any document of kind Policy is refused, because it is more often
-a failed command or a truncated file than meant. To remove all policies on
-purpose, use --allow-empty, or "thole cleanup". While the built-in default is
-active, LabelGrant and Workload documents may be applied alone: the default stays
-in force beside them.
+An input without any document of kind Policy is refused, because it is usually a
+failed command or a truncated file. To remove all policies on purpose, use
+--allow-empty, or "thole cleanup". While the built-in policy is active, LabelGrant
+and Workload documents may be applied alone: the built-in policy stays in force
+beside them.
 
 While Thole is disarmed ("thole cleanup") the set is stored and not enforced.
 
-With -o json the answer is printed as one object: what changed and the warnings;
-with --dry-run the table, as an nft script; with --inventory the classes.
+With -o json the output is one object: what changed and the warnings; with
+--dry-run also the table, as an nft script; with --inventory also the classes.
 
 Warnings go to standard error. Exit status: 0 if the set is enforced, or could be;
 1 if not; 2 if the input has no policy.`,
@@ -74,7 +74,7 @@ Warnings go to standard error. Exit status: 0 if the set is enforced, or could b
 		RunE: func(cmd *cobra.Command, _ []string) error { return apply(cmd, w, o) },
 	}
 	f := cmd.Flags()
-	f.StringArrayVarP(&o.paths, "file", "f", nil, "policies: a `PATH` of a file or directory, or -; may be given several times")
+	f.StringArrayVarP(&o.paths, "file", "f", nil, "policies: the `PATH` of a file or directory, or -; may be given several times")
 	f.StringVar(&o.inventory, "inventory", "", "take the workloads from this `FILE`; needs --dry-run")
 	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing, print the table")
 	f.BoolVar(&o.allowEmpty, "allow-empty", false, "accept an input without any policy: nothing is restricted then")
@@ -92,7 +92,7 @@ func apply(cmd *cobra.Command, w *world, o applyOptions) error {
 		return try(errors.New("applying policies: no file is given"), "thole apply -f PATH")
 	}
 	if o.inventory != "" && !o.dryRun {
-		return try(errors.New("applying policies: an inventory can not be loaded, what runs now can"),
+		return try(errors.New("applying policies: --inventory needs --dry-run: its workloads do not run"),
 			strings.Join([]string{"thole apply -f", o.paths[0], "--inventory", o.inventory, "--dry-run"}, " "))
 	}
 	files, err := readSources(w, o.paths)

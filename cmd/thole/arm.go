@@ -16,12 +16,12 @@ func newArm(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "arm [--socket PATH] [--state DIR]",
 		Short: "Enforce again after \"thole cleanup\"",
-		Long: `Arm takes back what "thole cleanup" did: the daemon loads the table that the last
-policy set and what runs now make. Where no daemon runs, the next one does.
+		Long: `Arm undoes "thole cleanup": the daemon compiles the last policy set for the
+workloads that run now, and loads the table. If no daemon runs, the next one does.
 
-Connections that were opened meanwhile are judged at their next packet, as all
-others are. A process that was started with "thole run" before the cleanup has its
-labels again.
+Connections that were opened meanwhile are judged at their next packet, like all
+others. The labels of processes that "thole run" started before the cleanup are in
+force again.
 
 Exit status: 0 if the policies are enforced, or will be by the next daemon; 1 if
 not.`,

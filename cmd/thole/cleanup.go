@@ -26,19 +26,20 @@ func newCleanup(w *world) *cobra.Command {
 		Short: "Turn Thole off: remove its table, and keep it removed",
 		Long: `Cleanup disarms Thole: it removes Thole's table, in one transaction, the routes
 of --local-routes, and the empty cgroups of "thole run". From then on nothing is
-enforced, and nothing is loaded again: not by the daemon that runs, which goes on
-running without a table, not by one that systemd starts again, and not after a
-reboot, until "thole arm".
+enforced. Until "thole arm", nothing loads a table: the daemon goes on running
+without one, and a daemon that systemd starts again, also after a reboot, loads
+none.
 
-Other programs' tables, rules and cgroups are not touched, nor are the policies
-and what runs. Meanwhile "thole apply" stores policies without enforcing them,
-"thole run" starts nothing, and "thole status" says "disarmed" and exits 1.
+Cleanup does not touch other programs' tables, rules and cgroups, nor the policies
+and the processes. While Thole is disarmed, "thole apply" stores policies without
+enforcing them, "thole run" starts nothing, and "thole status" says "disarmed" and
+exits 1.
 
 Cleanup needs no daemon. A daemon of an older version cannot be disarmed and would
-load the table again: stop it first, or use --force to remove the table until that
-daemon notices.
+load the table again: stop it first. Or use --force, which removes the table until
+that daemon notices.
 
-Exit status: 0 if nothing is left of Thole that can be removed, and Thole is
+Exit status: 0 if everything that can be removed is removed, and Thole is
 disarmed; 1 if not.`,
 		Example: "  sudo thole cleanup\n  sudo thole cleanup && systemctl stop thole",
 		Args:    noArguments,
@@ -59,7 +60,7 @@ disarmed; 1 if not.`,
 			return say(w.stdout, "disarmed: no daemon loads it again, nor does a reboot. To enforce again: thole arm\n")
 		},
 	}
-	cmd.Flags().BoolVar(&o.force, "force", false, "remove the table also where the daemon cannot be disarmed")
+	cmd.Flags().BoolVar(&o.force, "force", false, "remove the table even if the daemon cannot be disarmed")
 	stateFlag(cmd, &o.state)
 	socketFlag(cmd, &o.socket)
 	return cmd
@@ -101,7 +102,7 @@ func writeCleanup(out io.Writer, r daemon.CleanupResult) error {
 		return err
 	}
 	for _, cgroup := range r.Stay {
-		if err := say(out, "%s stays: processes live in it; they are unlabelled now\n", cgroup); err != nil {
+		if err := say(out, "%s stays, because processes run in it; they are unlabelled now\n", cgroup); err != nil {
 			return err
 		}
 	}

@@ -34,43 +34,46 @@ func newDaemon(w *world) *cobra.Command {
 	var o daemonOptions
 	cmd := &cobra.Command{
 		Use:   "daemon [--policies DIR] [--docker HOST] [--deny HOW] [--log-format FORMAT] [--log-level LEVEL]",
-		Short: "Follow policies and workloads, and keep the table as they say",
-		Long: `Daemon compiles the policies and what runs into one nftables table, and follows
-both: a new workload or a changed policy file is a small change of the table, in
-one transaction. It adopts the table that an earlier daemon left.
+		Short: "Follow policies and workloads, and keep the table up to date",
+		Long: `Daemon compiles the policies for the workloads that run into one nftables table.
+It follows both: a new workload or a changed policy file is a small change of the
+table, in one transaction. It adopts the table that an earlier daemon left.
 
-With --policies it follows a directory: each time its *.yaml and *.yml files come
-to rest they become the active set. A bad file changes nothing. Without it the
-active set is the one that "thole apply" gave last, or the default: workloads with
-equal labels may talk to each other, and all may talk to the outside.
+With --policies the daemon follows a directory: when its *.yaml and *.yml files
+have not changed for a moment, they become the active set. An invalid file changes
+nothing. Without --policies the active set is the one that "thole apply" loaded
+last, or the built-in policy: workloads with equal labels may connect to each
+other, and all workloads may connect to the outside.
 
-It follows Docker's containers where Docker is, at the socket that the docker
-command would use (DOCKER_HOST, the current context, /var/run/docker.sock), or at
---docker HOST. While Docker does not answer, what is known of containers stays.
+The daemon follows Docker's containers at the socket that the docker command uses
+(DOCKER_HOST, the current context, /var/run/docker.sock), or at --docker HOST.
+While Docker does not answer, the containers that the daemon knows stay in the
+table.
 
-With --fleet, connections of labelled workloads to and from those networks carry
-the labels with them, signed with the certificate in the directory --pki; other
-nodes need the same. These are judged by label, all others by address, as without.
+With --fleet, nodes prove labels to each other: connections of labelled workloads
+to and from these networks carry their labels, signed with the certificate in the
+directory --pki. Other nodes need these options, too. Connections with a proof are
+judged by label, all others by address.
 
 The daemon watches --pki: a new certificate, key, CA or revocation list is in
-force within a second. If the directory or its files are missing or cannot be
-used, the daemon starts and enforces this node all the same. The fleet is degraded
-until they can be used: "thole status" says why, and labelled connections to and
-from other nodes do not open.
+force within a second. If the directory or its files are missing or unusable, the
+daemon starts and enforces this node. The fleet is degraded until the files are
+usable: "thole status" says why, and labelled connections to and from other nodes
+do not open.
 
-With --local-routes it puts routes over lo in front of the kernel's own, for each
-address of this node, so that a socket which is bound to lo cannot be a decoy for
-another one on its port (docs/SECURITY.md). Sockets that are bound to another
-device are then not reached from this node, and cannot reach it. The routes have
-the protocol number 212; a daemon without the option, and "thole cleanup", remove
-them.
+With --local-routes the daemon puts routes over lo in front of the kernel's own
+routes, for each address of this node. Then a socket that is bound to lo cannot
+receive packets for another socket on its port (docs/SECURITY.md, decoys). This
+node no longer reaches sockets that are bound to another device, and these do not
+reach this node. The routes have the protocol number 212. A daemon without the
+option, and "thole cleanup", remove them.
 
 Signals: SIGHUP reads the directories of --policies and --pki at once. The daemon
 follows both without the signal, too; it reads its options only when it starts.
 SIGTERM and SIGINT end the daemon; the table stays in force. "thole cleanup"
 removes it.
 
-Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
+Exit status: 0 if a signal ended it; 1 if it could not start or continue.`,
 		Example: `  sudo thole daemon
   sudo thole daemon --policies /etc/thole/policies --log-format json`,
 		Args: noArguments,
@@ -80,17 +83,17 @@ Exit status: 0 if it was told to end; 1 if it could not start or go on.`,
 	f.StringVar(&o.policies, "policies", "", "follow the policy files in this `DIR`")
 	dirNames(cmd, "policies")
 	dockerFlag(cmd, &o.docker)
-	f.StringSliceVar(&o.fleet, "fleet", nil, "other nodes are in these networks (`CIDR`): labels go to them and come from them")
-	f.StringVar(&o.pki, "pki", defaultPKI, "with --fleet: this node's certificate and whom it trusts are in this `DIR`, see thole pki")
+	f.StringSliceVar(&o.fleet, "fleet", nil, "networks of the other nodes (`CIDR`), with which labels are exchanged; may be given several times")
+	f.StringVar(&o.pki, "pki", defaultPKI, "with --fleet: the `DIR` with this node's certificate and the CAs that it trusts, see thole pki")
 	dirNames(cmd, "pki")
-	f.Uint16Var(&o.queue, "queue", daemon.DefaultQueue, "with --fleet: the `NUMBER` of the NFQUEUE that packets between nodes come by")
+	f.Uint16Var(&o.queue, "queue", daemon.DefaultQueue, "with --fleet: the `NUMBER` of the NFQUEUE for handshakes between nodes")
 	stateFlag(cmd, &o.state)
 	socketFlag(cmd, &o.socket)
 	denyFlag(cmd, &o.deny)
 	f.BoolVar(&o.localRoutes, "local-routes", false,
-		"route what this node sends to its own addresses over lo alone: closes decoys")
+		"route packets of this node to its own addresses over lo only: closes decoys")
 	choiceFlag(cmd, &o.logFormat, "log-format", "", "the log's `FORMAT`", "text", "json")
-	choiceFlag(cmd, &o.logLevel, "log-level", "", "the least `LEVEL` that is logged", "info", "debug", "warn", "error")
+	choiceFlag(cmd, &o.logLevel, "log-level", "", "the lowest `LEVEL` that is logged", "info", "debug", "warn", "error")
 	return cmd
 }
 
@@ -159,7 +162,7 @@ func reloadOn(ctx context.Context, signals <-chan os.Signal, d *daemon.Daemon, l
 		case <-signals:
 			tellSystemd(log, systemd.SdNotifyReloading+"\n"+systemd.SdNotifyMonotonicUsec())
 			if err := d.Reload(ctx); err != nil {
-				log.Error("not everything could be read again: what was in force before stays in force", "error", err)
+				log.Error("reload failed: the previous policies, certificate and trust stay in force", "error", err)
 			}
 			tellSystemd(log, systemd.SdNotifyReady)
 		}

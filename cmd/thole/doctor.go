@@ -26,16 +26,16 @@ func newDoctor(w *world) *cobra.Command {
 		Use:   "doctor [-o FORMAT] [--docker HOST] [--socket PATH]",
 		Short: "Check that this machine can enforce policies",
 		Long: `Doctor checks every feature of the kernel, of cgroups and of nftables that Thole
-needs. It tries them out: in a network namespace and a cgroup of its own, which
-are gone afterwards, it loads small tables and sends packets through them. It
-changes nothing else. For what is not in order it says what follows and what
-mends it.
+needs. It tries the features: it loads small tables and sends packets through them,
+in a network namespace and a cgroup of its own, which it removes afterwards. It
+changes nothing else. For each feature that is missing it says what follows and how
+to repair it.
 
-It also names the container engine that the daemon follows or would follow. Give
---docker as you give it to the daemon; without it both look in the same places.
+Doctor also names the container engine that the daemon follows or would follow. If
+the daemon has the option --docker, give the same one here.
 
-Exit status: 0 if enforcement is complete, warnings or not; 1 if something that
-it needs is missing or could not be checked.`,
+Exit status: 0 if enforcement is complete, with or without warnings; 1 if a needed
+feature is missing or could not be checked.`,
 		Example: "  sudo thole doctor\n  sudo thole doctor -o json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

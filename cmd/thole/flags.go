@@ -39,11 +39,11 @@ func outputFlag(cmd *cobra.Command, value *string, words ...string) {
 }
 
 func denyFlag(cmd *cobra.Command, value *string) {
-	choiceFlag(cmd, value, "deny", "", "`HOW` a denied connection is answered", "default", "drop", "reject")
+	choiceFlag(cmd, value, "deny", "", "`HOW` to answer a denied connection", "default", "drop", "reject")
 }
 
 func dockerFlag(cmd *cobra.Command, value *string) {
-	cmd.Flags().StringVar(value, "docker", "", "Docker's API is at this `HOST` (unix:///run/docker.sock), or off")
+	cmd.Flags().StringVar(value, "docker", "", "the `HOST` of Docker's API (unix:///run/docker.sock), or off")
 	completeFlag(cmd, "docker", daemon.DockerOff, "unix:///var/run/docker.sock")
 }
 

@@ -19,10 +19,12 @@ func newGet(w *world) *cobra.Command {
 		Use:   "get KIND",
 		Short: "List workloads, policies or classes",
 		Long: `Get lists what the daemon knows: the workloads that run now, the policies of the
-active set, or the classes: groups of workloads that no policy tells apart.
+active set, or the classes, which are groups of workloads that no policy tells
+apart.
 
-Where no daemon runs it works out the same from the last policy set and what runs
-now, and says so; class numbers are not those of the loaded table then.`,
+If no daemon runs, get computes the list from the last policy set and the
+workloads that run now, and says so; class numbers then differ from those of the
+loaded table.`,
 		Example: `  thole get workloads
   thole get policies -o wide
   thole get classes -o json`,
@@ -57,9 +59,9 @@ type column[T any] struct {
 func workloadListing() listing[api.Workload] {
 	return listing[api.Workload]{
 		kind: "workloads",
-		long: `Get workloads lists the labelled cgroups of this node: what carries labels and
-runs now. Policies that isolate a workload are named by direction; a workload
-that no policy isolates is free.`,
+		long: `Get workloads lists the labelled cgroups of this node. The columns INGRESS and
+EGRESS name the policies that isolate a workload in this direction. Without such a
+policy the direction is not restricted.`,
 		example: "  thole get workloads\n  thole get workloads web -o yaml",
 		fetch:   (*api.Client).Workloads,
 		survey:  survey.Workloads,
@@ -84,7 +86,7 @@ func policyListing() listing[api.Policy] {
 		kind: "policies",
 		long: `Get policies lists the active policy set: what each policy isolates, how many
 rules it has, and how many of the workloads that run now it selects. A policy
-that selects nothing is worth a look.`,
+that selects nothing is often a mistake.`,
 		example: "  thole get policies\n  thole get policies -o wide",
 		fetch:   (*api.Client).Policies,
 		survey:  survey.Policies,
@@ -105,7 +107,7 @@ func classListing() listing[api.Class] {
 	return listing[api.Class]{
 		kind: "classes",
 		long: `Get classes lists the classes of the loaded table. Workloads that no policy of
-the set tells apart are in one class; the kernel's maps hold classes.`,
+the set tells apart are in one class; the table's maps contain classes.`,
 		example: "  thole get classes\n  thole get classes -o json",
 		fetch:   (*api.Client).Classes,
 		survey:  survey.Classes,
@@ -133,7 +135,7 @@ func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
 			items, err := l.fetch(api.NewClient(socket), ctx)
 			if errors.Is(err, api.ErrNoDaemon) {
 				_ = say(w.stderr, "thole: no daemon answers at %s: "+
-					"this is what the last policy set says about what runs now\n", socket)
+					"this list is computed from the last policy set and the workloads that run now\n", socket)
 				items, err = l.withoutDaemon(state)
 			}
 			if err != nil {

@@ -14,8 +14,8 @@ func newMan(w *world) *cobra.Command {
 	return &cobra.Command{
 		Use:   "man DIRECTORY",
 		Short: "Write the manual pages",
-		Long: `Man writes a manual page for every command into a directory. Their date is that
-of SOURCE_DATE_EPOCH, where that is set.`,
+		Long: `Man writes a manual page for every command into a directory. If SOURCE_DATE_EPOCH
+is set, it is the date of the pages.`,
 		Example: "  thole man man1",
 		Args:    oneArgument,
 		Hidden:  true,

@@ -26,14 +26,16 @@ func newPKI(w *world) *cobra.Command {
 		Short: "Keys and certificates of the fleet's nodes",
 		Long: `Pki makes what nodes need to prove their workloads' labels to each other: a CA for
 the fleet, and for each node a key and a certificate. The certificate says which
-labels the node may assert and at which addresses it may speak.
+labels the node may assert, and from which addresses it may connect.
 
-Keys stay where they were made: the CA's with you, a node's on the node. Only
-requests, certificates and revocation lists travel, and none of them is a secret.
+Keys stay where they were made: the CA's key in the CA's directory, a node's key
+on the node. Only requests, certificates and revocation lists are copied, and none
+of them is secret.
 
-A running daemon takes up what is installed, without a restart; connections that
-are still allowed go on. Where something is wrong, fleet traffic closes and
-connections within the node go on.`,
+A running daemon uses what is installed within a second, without a restart, and
+connections that are still allowed go on. If the files cannot be used, labelled
+connections between nodes do not open; connections within the node are not
+affected.`,
 		Example: `  thole pki init --pki /root/fleet
   thole pki request --node web-1 > web-1.csr
   thole pki issue --pki /root/fleet --grant app=web --address 192.0.2.1 web-1.csr > web-1.crt
@@ -55,13 +57,13 @@ connections within the node go on.`,
 }
 
 func nodePKIFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "pki", defaultPKI, "the node's key and certificate, a `DIR`")
+	cmd.Flags().StringVar(dir, "pki", defaultPKI, "the `DIR` with the node's key and certificate")
 	dirNames(cmd, "pki")
 }
 
 // caPKIFlag has no default: a CA does not live beside a node's key.
 func caPKIFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "pki", "", "the CA's key and what it issued, a `CADIR`")
+	cmd.Flags().StringVar(dir, "pki", "", "the `CADIR` with the CA's key and certificates")
 	dirNames(cmd, "pki")
 	if err := cmd.MarkFlagRequired("pki"); err != nil {
 		panic(err) // there is no such flag
@@ -69,7 +71,7 @@ func caPKIFlag(cmd *cobra.Command, dir *string) {
 }
 
 func daysFlag(cmd *cobra.Command, days *int, standard int) {
-	cmd.Flags().IntVar(days, "days", standard, "how many `DAYS` the certificate holds")
+	cmd.Flags().IntVar(days, "days", standard, "how many `DAYS` the certificate is valid")
 	noFileCompletion(cmd, "days")
 }
 
@@ -156,7 +158,7 @@ func (s *scopeFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&s.grants, "grant", nil, "labels that may be asserted, `KEY=VALUE,…`; a value may end in *; may be given several times")
 	f.StringArrayVar(&s.require, "require", nil, "a label that all its workloads carry, `KEY=VALUE`; may be given several times")
-	f.StringArrayVar(&s.addresses, "address", nil, "where the node may speak from, an address, a `CIDR`, or any; may be given several times")
+	f.StringArrayVar(&s.addresses, "address", nil, "where the node may connect from: an address, a `CIDR`, or any; may be given several times")
 	noFileCompletion(cmd, "grant", "require", "address")
 }
 
@@ -190,7 +192,7 @@ func delivered(w *world, data []byte, id *pki.Identity) error {
 	row := summaryRow(made[0])
 	return say(w.stderr, `node %s (key %s) may assert: %s
 required of it: %s
-it may speak from: %s
+it may connect from: %s
 certificate %s, until %s: %d bytes, which leave %d for a workload's labels
 `, id.Node, made[0].Key, cmp.Or(row[5], "nothing"), cmp.Or(row[6], "nothing"), row[7], id.Serial, row[4], made[0].Bytes, labelRoom-made[0].Bytes)
 }

@@ -19,9 +19,9 @@ func newPKIInit(w *world) *cobra.Command {
 		Use:   "init --pki CADIR [--name NAME] [--days DAYS]",
 		Short: "Make the fleet's CA",
 		Long: `Init makes the CA of a fleet in a directory of its own: its key (ca.key), which
-never leaves it, its certificate (ca.crt), which all nodes need, and an empty
-revocation list (ca.crl). Who reads the key can make himself any node, with any
-label: keep the directory off the nodes, and keep a copy of it.
+never leaves the directory, its certificate (ca.crt), which all nodes need, and an
+empty revocation list (ca.crl). Whoever can read the key can impersonate any node,
+with any label: keep the directory off the nodes, and make a backup of it.
 
 To change from one CA to the next, make the next one in another directory, let the
 nodes trust both ("thole pki install --ca old/ca.crt --ca new/ca.crt"), renew
@@ -44,7 +44,7 @@ last let the nodes trust the new one alone.`,
 		},
 	}
 	caPKIFlag(cmd, &dir)
-	cmd.Flags().StringVar(&name, "name", "thole", "how the CA's `NAME` begins")
+	cmd.Flags().StringVar(&name, "name", "thole", "the first part of the CA's `NAME`")
 	noFileCompletion(cmd, "name")
 	daysFlag(cmd, &days, 3650)
 	return cmd
@@ -61,19 +61,19 @@ func newPKIIssue(w *world) *cobra.Command {
 standard output. Compare the node's name and the key's fingerprint, which are
 printed, with what the node says.
 
-What the node may assert is said here, not in the request:
+These options, not the request, say what the node may assert:
 
   --grant app=web,db    its workloads may have app=web or app=db
   --grant 'env=prod-*'  env, with any value that begins with prod-
   --grant 'tier=*'      tier, with any value
-  --require team=a      all its workloads have team=a; others add it themselves
-  --address 192.0.2.1   it speaks from here; a network, or "any", for anywhere
+  --require team=a      all its workloads have team=a; other nodes add it
+  --address 192.0.2.1   it connects from here; a network, or "any" for everywhere
 
-A label that is not granted is refused by all other nodes, with all that the
-workload asserts. Keys are granted by name only. Without --grant a node may assert
-nothing but what it is required to.
+If one label of a workload is not granted, other nodes refuse all labels of this
+workload. Keys of labels are exact, they have no wildcards. Without --grant a node
+may assert its required labels only.
 
-A certificate goes into handshakes: the shorter it is, the more labels fit.`,
+A certificate is part of handshakes: the shorter it is, the more labels fit.`,
 		Example: `  thole pki issue --pki /root/fleet --grant app=web,db --grant 'env=*' --require team=a --address 192.0.2.1 n.csr > n.crt
   thole pki issue --pki /root/fleet --grant 'app=*' --address any - < n.csr > n.crt`,
 		Args: oneArgument,
@@ -118,18 +118,17 @@ func newPKIRenew(w *world) *cobra.Command {
 	var o renewOptions
 	cmd := &cobra.Command{
 		Use:   "renew --pki CADIR [--from CADIR] [--csr REQUEST] [--grant …]… [--require …]… [--address …]… [--days DAYS] CERTIFICATE",
-		Short: "Issue a certificate anew",
-		Long: `Renew issues a certificate again, a file or "-", with new dates and a new number:
-for the same node and key, with the same grants, required labels and addresses.
-What --grant, --require or --address give takes the place of all that the old
-certificate says there. With --csr it is for the key of that request, which the
+		Short: "Issue a certificate again, with new dates",
+		Long: `Renew issues a certificate (a file or "-") again, with new dates and a new serial
+number: for the same node and key, with the same grants, required labels and
+addresses. Each of --grant, --require and --address replaces all values of the old
+certificate. With --csr the certificate is for the key of that request, which the
 node makes with "thole pki request --new-key".
 
-The old certificate holds on until it expires. If the new one grants less, revoke
-the old one when the new one is installed.
+The old certificate stays valid until it expires. If the new one grants less,
+revoke the old one when the new one is installed.
 
-With --from the certificate is one of another CA, the last one, of which the nodes
-change to this one.`,
+With --from, the certificate is one of the previous CA, which this CA replaces.`,
 		Example: `  thole pki renew --pki /root/fleet web-1.crt > new.crt
   thole pki renew --pki /root/fleet --grant app=web --days 30 web-1.crt > new.crt
   thole pki renew --pki /root/fleet-2 --from /root/fleet web-1.crt > new.crt`,
@@ -137,7 +136,7 @@ change to this one.`,
 		RunE: func(_ *cobra.Command, args []string) error { return renew(w, o, args[0]) },
 	}
 	caPKIFlag(cmd, &o.dir)
-	cmd.Flags().StringVar(&o.from, "from", "", "the `CADIR` of the CA that issued the certificate, if that is another")
+	cmd.Flags().StringVar(&o.from, "from", "", "the `CADIR` of the CA that issued the certificate, if it is another CA")
 	cmd.Flags().StringVar(&o.csr, "csr", "", "for the key of this `REQUEST`, a file")
 	dirNames(cmd, "from")
 	fileNames(cmd, "csr", "csr")
@@ -203,14 +202,14 @@ func newPKIRevoke(w *world) *cobra.Command {
 	var dir, node string
 	cmd := &cobra.Command{
 		Use:   "revoke --pki CADIR {SERIAL|CERTIFICATE… | --node NAME}",
-		Short: "Let certificates hold no more",
+		Short: "Revoke certificates",
 		Long: `Revoke puts certificates on the CA's revocation list, ca.crl: those with these
-serial numbers, those in these files, or all of a node. It can not be taken back.
+serial numbers, those in these files, or all of a node. This cannot be undone.
 
-The list does not travel by itself. Install it on every node ("thole pki install
+The list is not copied to the nodes. Install it on every node ("thole pki install
 --crl"). Within a second, without a restart or a signal, the node's daemon refuses
 the certificate, and connections that were proven with it end at their next
-packet. A node never goes back to an older list.`,
+packet. A node never accepts an older list.`,
 		Example: `  thole pki revoke --pki /root/fleet web-1.crt
   thole pki revoke --pki /root/fleet --node web-1
   thole pki revoke --pki /root/fleet 4b0e6f2d9c8a7153`,

@@ -20,13 +20,13 @@ func newPKIRequest(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "request --node NAME [--new-key] [--pki DIR]",
 		Short: "Ask for a node's certificate",
-		Long: `Request writes a request for a certificate to standard output. The key for it is
-made where there is none, as a file that only its owner can read, and stays there.
-The request is no secret; its key's fingerprint, which is printed, is what whoever
-issues the certificate compares.
+		Long: `Request writes a request for a certificate to standard output. If the node has no
+key, request makes one, as a file that only its owner can read. The key stays
+there. The request is not secret. Request prints the key's fingerprint: compare it
+when the certificate is issued.
 
-With --new-key the request is for a new key. The present key and certificate are
-used until the new certificate is installed.`,
+With --new-key the request is for a new key. The node uses the present key and
+certificate until the new certificate is installed.`,
 		Example: "  thole pki request --node web-1 > web-1.csr\n  thole pki request --pki /etc/thole/pki --node web-1 --new-key > web-1.csr",
 		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {
@@ -46,7 +46,7 @@ used until the new certificate is installed.`,
 	}
 	nodePKIFlag(cmd, &dir)
 	cmd.Flags().StringVar(&node, "node", "", "the node's `NAME`, which becomes the label thole/node")
-	cmd.Flags().BoolVar(&next, "new-key", false, "for a new key")
+	cmd.Flags().BoolVar(&next, "new-key", false, "request a certificate for a new key")
 	noFileCompletion(cmd, "node")
 	if err := cmd.MarkFlagRequired("node"); err != nil {
 		panic(err) // there is no such flag
@@ -60,16 +60,16 @@ func newPKIInstall(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "install [--ca FILE]… [--crl FILE]… [--pki DIR] [CERTIFICATE]",
 		Short: "Give a node its certificate, its CA, a revocation list",
-		Long: `Install verifies what it is given and puts it into the node's directory, all of it
-or nothing. A running daemon notices it: it is in force within a second, without a
-restart or a signal. "-" is standard input.
+		Long: `Install verifies the given files and puts them into the node's directory, all of
+them or none. A running daemon uses them within a second, without a restart or a
+signal. "-" is standard input.
 
-CERTIFICATE takes the place of the present one; its key must be here, and a CA
-that is trusted must have issued it.
+CERTIFICATE replaces the present one. Its key must be in the directory, and a
+trusted CA must have issued it.
 
---ca gives the CAs that are trusted from now on: one, or two (twice --ca, or both
-in one file) while the fleet changes from one to the other. --crl gives a CA's
-revocation list; an older one than is known is refused.`,
+--ca gives the CAs that the node trusts from now on: one, or two (--ca twice, or
+both in one file) while the fleet changes from one CA to the next. --crl gives a
+CA's revocation list; a list older than the installed one is refused.`,
 		Example: `  thole pki install --ca ca.crt web-1.crt
   thole pki install --crl ca.crl
   thole pki install --ca old/ca.crt --ca new/ca.crt`,
@@ -117,12 +117,12 @@ func newPKIShow(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [--pki DIR] [-o FORMAT] [FILE…]",
 		Short: "Show certificates, CAs and revocation lists",
-		Long: `Show lists what is in the directory of a node or a CA: whom the node trusts and
-its certificate, or all certificates that the CA issued. With FILE it shows what
-is in these files instead (a certificate, a request, a revocation list, or "-"),
-which nothing vouches for.
+		Long: `Show lists the contents of the directory of a node or a CA: the node's certificate
+and the CAs that it trusts, or all certificates that the CA issued. With FILE it
+shows the contents of these files (certificates, requests, revocation lists, or
+"-") without verifying them.
 
-Exit status: 1 if the node's certificate does not hold now, or there is none.`,
+Exit status: 1 if the node's certificate is missing or not valid now.`,
 		Example: "  thole pki show\n  thole pki show --pki /root/fleet -o wide\n  thole pki show web-1.csr -o json",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -146,7 +146,7 @@ Exit status: 1 if the node's certificate does not hold now, or there is none.`,
 			return []string{"crt", "csr", "crl", "pem"}, cobra.ShellCompDirectiveFilterFileExt
 		},
 	}
-	cmd.Flags().StringVar(&dir, "pki", defaultPKI, "the directory of a node or a CA, a `DIR`")
+	cmd.Flags().StringVar(&dir, "pki", defaultPKI, "the `DIR` of a node or a CA")
 	dirNames(cmd, "pki")
 	outputFlag(cmd, &output, "table", "wide", "json", "yaml")
 	return cmd

@@ -23,9 +23,9 @@ func newRoot(w *world) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "thole COMMAND",
 		Short: "Isolate processes and containers by their labels",
-		Long: `Thole is a label firewall: processes and containers that share this machine's
-network are isolated from each other by their labels, although they share one
-address and one port space. Policies are YAML files; they become one nftables
+		Long: `Thole is a label firewall. It isolates processes and containers that share this
+machine's network from each other by their labels, although they share one address
+and one port space. Policies are YAML files. Thole compiles them into one nftables
 table, and the kernel decides.`,
 		Example: `  thole daemon --policies /etc/thole/policies
   thole run --label app=nginx nginx -g 'daemon off;'

@@ -18,23 +18,22 @@ func newRun(w *world) *cobra.Command {
 	var name, socket string
 	cmd := &cobra.Command{
 		Use:   "run --label KEY=VALUE… [--name NAME] [--socket PATH] [--] COMMAND [ARGUMENT…]",
-		Short: "Start a command that carries labels",
-		Long: `Run starts a command as a labelled workload. The daemon makes a cgroup for it,
-stores the labels there and moves the caller in; only then is the command
-executed, in place of thole: its exit status, its signals, its terminal and its
-standard input are its own. All that it starts carries the same labels, as do the
-commands of a labelled shell.
+		Short: "Start a command with labels",
+		Long: `Run starts a command as a labelled workload. The daemon makes a cgroup for the
+command, stores the labels on it and moves the calling process in. Only then the
+command replaces the thole process, and keeps its signals, its terminal and its
+standard input. Processes that the command starts have the same labels.
 
-Who is not root needs a LabelGrant document that allows the labels.
+Users other than root need a LabelGrant document that allows the labels.
 
-Everything from the first word that is no option belongs to the command. A "--"
-before the command ends the options. Where there is none, one directly after the
-command's name is dropped, as in "thole run --label=app=nginx curl -- URL"; put
-one before the command if it needs that "--" itself.
+The command begins at the first word that is not an option, or after "--". Without
+a "--" before the command, a "--" directly after the command's name is dropped, as
+in "thole run --label=app=nginx curl -- URL". If the command itself needs this
+"--", put another one before the command.
 
-Exit status: the command's own; 127 if it is not found, 126 if it can not be
-executed, 1 if the daemon refuses or can not be reached. In these cases nothing
-was started.`,
+Exit status: that of the command; 127 if the command is not found, 126 if it
+cannot be executed, 1 if the daemon refuses or does not answer. In the last three
+cases nothing was started.`,
 		Example: `  thole run --label app=web nginx -g 'daemon off;'
   thole run -l app=web -l env=dev --name shell /bin/bash
   thole run --label=app=nginx curl -- http://127.0.0.1`,

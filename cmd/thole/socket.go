@@ -23,12 +23,12 @@ const completionTimeout = 500 * time.Millisecond
 const answerTimeout = 10 * time.Second
 
 func socketFlag(cmd *cobra.Command, socket *string) {
-	cmd.Flags().StringVar(socket, "socket", daemon.DefaultSocket, "the daemon's socket, a `PATH`")
+	cmd.Flags().StringVar(socket, "socket", daemon.DefaultSocket, "the `PATH` of the daemon's socket")
 	fileNames(cmd, "socket")
 }
 
 func stateFlag(cmd *cobra.Command, state *string) {
-	cmd.Flags().StringVar(state, "state", daemon.DefaultState, "where the daemon keeps the last policy set, a `DIR`")
+	cmd.Flags().StringVar(state, "state", daemon.DefaultState, "the `DIR` in which the daemon keeps its state")
 	dirNames(cmd, "state")
 }
 

@@ -22,16 +22,16 @@ func newStatus(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [-o FORMAT] [--socket PATH]",
 		Short: "Say whether the daemon enforces, and what is wrong",
-		Long: `Status prints the daemon's own account: since when it runs, which policy set is
+		Long: `Status prints what the daemon reports: since when it runs, which policy set is
 active, how many workloads it knows, what is wrong, and the table's counters.
 
-A problem needs an administrator. A notice is something that a user may cause
-alone, with "thole run" or an image; it changes no exit status. docs/OPERATIONS.md
-lists the codes of both, which -o json shows.
+A problem needs an administrator. A notice is something that a user can cause
+alone, with "thole run" or an image; it changes no exit status. -o json shows the
+codes of both; docs/OPERATIONS.md lists them.
 
 Exit status: 0 if the daemon enforces, its last change succeeded, and there is no
-problem; 1 if not, or if no daemon answers. The table in the kernel enforces also
-without a daemon; "thole doctor" says whether it is loaded.`,
+problem; 1 if not, or if no daemon answers. The table in the kernel is in force
+without a daemon, too; "thole doctor" says whether it is loaded.`,
 		Example: "  thole status\n  thole status -o json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

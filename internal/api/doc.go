@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package api is how commands speak with the daemon: requests and answers, the client, and the server with its limits.
 //
 // Who asks is known from the socket, never from the request. The server bounds what one user may ask for, so that no user

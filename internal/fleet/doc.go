@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package fleet is this node's part among other nodes: its certificate and whom it trusts, the engine that carries the
 // handshakes (package datapath), and how often another node may make the table change.
 //

@@ -1,4 +1,3 @@
-// Package pkitest has a certificate authority for tests.
 package pkitest
 
 import (

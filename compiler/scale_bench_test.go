@@ -2,6 +2,8 @@ package compiler_test
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,7 +43,9 @@ func BenchmarkAddresses(b *testing.B) {
 		for _, n := range []int{1000, 10_000} {
 			for _, policies := range []int{1, 1000} {
 				name := fmt.Sprintf("workloads=%d/policies=%d/cidrs=%d", workloads, policies, n)
-				benchmarkCompile(b, name, manyCIDRs(b, workloads, policies, n))
+				in := reference.Scale(workloads, 200, 1000)
+				in.Policies = append(in.Policies, manyCIDRs(b, 200, policies, n)...)
+				benchmarkCompile(b, name, in)
 			}
 		}
 	}
@@ -58,6 +62,13 @@ func BenchmarkPorts(b *testing.B) {
 func BenchmarkExceptions(b *testing.B) {
 	for _, n := range []int{1000, 10_000} {
 		benchmarkCompile(b, fmt.Sprintf("exceptions=%d", n), manyExceptions(b, n))
+	}
+}
+
+// Workloads of other nodes, each of which is a class of its own.
+func BenchmarkRemotes(b *testing.B) {
+	for _, n := range []int{1000, 10_000} {
+		benchmarkCompile(b, fmt.Sprintf("remotes=%d", n), manyRemotes(b, n))
 	}
 }
 
@@ -78,8 +89,13 @@ func benchmarkCompile(b *testing.B, name string, in compiler.Input) {
 // a machine that others use too.
 func cpuTime(t testing.TB) time.Duration {
 	t.Helper()
+	return usage(t, syscall.RUSAGE_SELF)
+}
+
+func usage(t testing.TB, who int) time.Duration {
+	t.Helper()
 	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+	if err := syscall.Getrusage(who, &u); err != nil {
 		t.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
@@ -102,20 +118,18 @@ func sameLabels(t testing.TB, classes int) compiler.Input {
 	return in
 }
 
-// manyCIDRs is a set of 200 classes and 1,000 policies, beside which so many more policies allow so many CIDRs.
-func manyCIDRs(t testing.TB, workloads, policies, cidrs int) compiler.Input {
-	in := reference.Scale(workloads, 200, 1000)
+// manyCIDRs are so many policies of so many classes, which allow so many CIDRs together.
+func manyCIDRs(t testing.TB, classes, policies, cidrs int) []compiler.Policy {
 	var text strings.Builder
 	for i := range policies {
 		var to []string
 		for j := i; j < cidrs; j += policies {
 			to = append(to, fmt.Sprintf("{cidr: 172.%d.%d.%d/31}", 16+j>>14, j>>6&255, j<<2&255))
 		}
-		text.WriteString(policyNamed(fmt.Sprintf("list%04d", i),
-			fmt.Sprintf("{selector: {matchLabels: {app: app%03d}}, egress: [{to: [%s]}]}", i%200, strings.Join(to, ", "))))
+		text.WriteString(policyNamed(fmt.Sprintf("list%04d", i), fmt.Sprintf(
+			"{selector: {matchLabels: {app: app%03d}}, egress: [{to: [%s]}]}", i%classes, strings.Join(to, ", "))))
 	}
-	in.Policies = append(in.Policies, parsed(t, text.String())...)
-	return in
+	return parsed(t, text.String())
 }
 
 // manyPorts is a set of 100 classes and as many policies as ports.
@@ -140,6 +154,20 @@ func manyExceptions(t testing.TB, n int) compiler.Input {
 	}
 	in.Policies = parsed(t, policyNamed("but", fmt.Sprintf(
 		"{selector: {}, egress: [{to: [{cidr: 10.0.0.0/8, except: [%s]}]}]}", strings.Join(except, ", "))))
+	return in
+}
+
+// manyRemotes is a set of so many workloads of other nodes, which policies name by their labels and by their addresses.
+func manyRemotes(t testing.TB, n int) compiler.Input {
+	in := reference.Scale(20, 20, 0)
+	in.Policies = slices.Concat(sameLabels(t, 1).Policies, manyCIDRs(t, 20, n/10, n))
+	in.Fleet = &compiler.Fleet{Queue: 1}
+	for i := range n {
+		in.Remotes = append(in.Remotes, compiler.Remote{
+			Labels: compiler.Labels{"app": fmt.Sprintf("app%03d", i%200), "team": "t01"}, Node: fmt.Sprintf("node%05d", i),
+			Address: netip.AddrFrom4([4]byte{172, 16, byte(i >> 6), byte(i << 2)}),
+		})
+	}
 	return in
 }
 

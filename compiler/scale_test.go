@@ -2,7 +2,12 @@ package compiler_test
 
 import (
 	"fmt"
+	"math"
+	"runtime"
+	"runtime/debug"
+	"syscall"
 	"testing"
+	"time"
 
 	"thole/compiler"
 	"thole/compiler/reference"
@@ -25,6 +30,66 @@ func TestElementsGrowLinearly(t *testing.T) {
 	if one := (more - few) / 100; one > 10 || many != few+900*one {
 		t.Errorf("%d, %d and %d elements for 100, 200 and 1000 workloads of 20 classes", few, more, many)
 	}
+}
+
+// The time of a compile grows with its input, not with the input's square: four times the input takes less than nine
+// times as long. If it were the square, that would be sixteen.
+func TestCompilesInLinearTime(t *testing.T) {
+	for _, grows := range []struct {
+		what string
+		n    int
+		make func(t testing.TB, n int) compiler.Input
+	}{
+		{"workloads", 3000, func(_ testing.TB, n int) compiler.Input { return reference.Scale(n, 200, 200) }},
+		{"policies", 500, func(_ testing.TB, n int) compiler.Input { return reference.Scale(100, 100, n) }},
+		{"classes with a policy each", 400, func(_ testing.TB, n int) compiler.Input { return reference.Scale(n, n, n) }},
+		{"classes with one policy", 1000, sameLabels},
+		{"labels of a workload", 10_000, manyLabels},
+		{"CIDRs of a rule", 2500, func(t testing.TB, n int) compiler.Input {
+			in := reference.Scale(10, 10, 0)
+			in.Policies = manyCIDRs(t, 10, 1, n)
+			return in
+		}},
+		{"policies with CIDRs", 2500, func(t testing.TB, n int) compiler.Input {
+			in := reference.Scale(100, 100, 0)
+			in.Policies = manyCIDRs(t, 100, n/10, n)
+			return in
+		}},
+		{"exceptions of a CIDR", 2500, manyExceptions},
+		{"ports", 1000, manyPorts},
+		{"workloads of other nodes", 1000, manyRemotes},
+	} {
+		t.Run(grows.what, func(t *testing.T) {
+			few, many := grows.make(t, grows.n), grows.make(t, 4*grows.n)
+			var ratios []float64
+			for range 5 { // what else the machine does may make one of the two slow, but not the same one each time
+				ratio := float64(timeOf(t, many)) / float64(timeOf(t, few))
+				if ratio < 9 {
+					return
+				}
+				ratios = append(ratios, ratio)
+			}
+			t.Errorf("%d instead of %d take %.1f times as long", 4*grows.n, grows.n, ratios)
+		})
+	}
+}
+
+// timeOf returns what a compile costs on a processor, without the garbage collector: the least of three.
+func timeOf(t *testing.T, in compiler.Input) time.Duration {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	least := time.Duration(math.MaxInt64)
+	for range 3 {
+		runtime.GC()
+		before := usage(t, syscall.RUSAGE_THREAD)
+		if _, err := compiler.Compile(in); err != nil {
+			t.Fatal(err)
+		}
+		least = min(least, usage(t, syscall.RUSAGE_THREAD)-before)
+	}
+	return least
 }
 
 func BenchmarkCompile(b *testing.B) {

@@ -131,6 +131,12 @@ func Admit(policies []Policy, workloads []Workload, unlabelled []Unlabelled) ([]
 	}
 	named := restrictedKeys(policies)
 	workloads = slices.Clone(workloads)
+	byPath := make(map[string]*Workload, len(workloads))
+	for i := range workloads {
+		if w := &workloads[i]; w.Cgroup.Path != "" && byPath[w.Cgroup.Path] == nil {
+			byPath[w.Cgroup.Path] = w
+		}
+	}
 	var admitted []Workload
 	var rest []Unlabelled
 	for _, u := range unlabelled {
@@ -138,20 +144,22 @@ func Admit(policies []Policy, workloads []Workload, unlabelled []Unlabelled) ([]
 			rest = append(rest, u)
 			continue
 		}
-		admitted = append(admitted, u.workload(workloads))
+		admitted = append(admitted, u.workload(byPath))
 	}
 	return append(workloads, admitted...), rest
 }
 
-// workload is the container as one, with what the deepest of the workloads around it says.
-func (u *Unlabelled) workload(all []Workload) Workload {
-	w := Workload{Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: maps.Clone(u.Facts), Doubtful: u.Doubtful, Cgroup: u.Cgroup, Own: u.Own}
+// workload is the container as one, with what the deepest of the workloads around it says. Those are given by the path
+// of their cgroup.
+func (u *Unlabelled) workload(all map[string]*Workload) Workload {
+	w := Workload{
+		Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: maps.Clone(u.Facts), Doubtful: u.Doubtful,
+		Cgroup: u.Cgroup, Own: u.Own,
+	}
 	var around *Workload
-	for i := range all {
-		path := all[i].Cgroup.Path
-		if path != "" && strings.HasPrefix(u.Cgroup.Path, path+"/") && (around == nil || len(path) > len(around.Cgroup.Path)) {
-			around = &all[i]
-		}
+	path := u.Cgroup.Path
+	for at := strings.LastIndexByte(path, '/'); at >= 0 && around == nil; at = strings.LastIndexByte(path[:at], '/') {
+		around = all[path[:at]]
 	}
 	if around == nil {
 		return w

@@ -85,8 +85,8 @@ func benchmarkCompile(b *testing.B, name string, in compiler.Input) {
 	})
 }
 
-// cpuTime is what this process has used, the garbage collector included: unlike the time of a clock, it says the same on
-// a machine that others use too.
+// cpuTime is what this process has used, the garbage collector included: unlike the time of a clock, it says about the
+// same on a machine that others use too.
 func cpuTime(t testing.TB) time.Duration {
 	t.Helper()
 	return usage(t, syscall.RUSAGE_SELF)

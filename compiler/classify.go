@@ -87,6 +87,7 @@ func (cs *classes) enter(c *workloadClass, policies []Policy, w *Workload, answe
 			}
 			cs.matched[restricting][a.selector] = append(cs.matched[restricting][a.selector], c.id())
 		}
+		// A workload that only doubtful labels make one may be unlabelled, which no allow rule for workloads means.
 		if a.matches[permitting] && !w.onlyDoubtful() {
 			cs.matched[permitting][a.selector] = append(cs.matched[permitting][a.selector], c.id())
 		}

@@ -45,12 +45,6 @@ func (s Selector) matches(w *Workload, u use) bool {
 	return true
 }
 
-// matchesPeer reports whether a peer "workloads: s" matches w. A workload that only doubtful labels make one may be
-// unlabelled, which no allow rule for workloads means.
-func (s Selector) matchesPeer(w *Workload, u use) bool {
-	return (u == restricting || !w.onlyDoubtful()) && s.matches(w, u)
-}
-
 // onlyDoubtful reports whether w is a workload only because of doubtful labels.
 func (w *Workload) onlyDoubtful() bool { return len(w.Labels) == 0 && len(w.Doubtful) > 0 }
 

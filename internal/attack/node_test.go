@@ -307,8 +307,8 @@ func must(t testing.TB, err error) {
 // scratch is where the program is built; TestMain removes it.
 var scratch string
 
-// tholeBinary builds the program once for all tests that run one, unless THOLE_BUILT says where it is. THOLE_BINARY says
-// another thing: of which program the table is that is attacked.
+// tholeBinary builds the program once for all tests that run one, unless THOLE_BUILT says where it is. THOLE_BINARY
+// says another thing: of which program the table is that is attacked.
 var tholeBinary = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("THOLE_BUILT"); path != "" {
 		return path, nil

@@ -57,9 +57,9 @@ func (s *scene) wireguard() (undo func()) {
 	return nstest.Tunnel(s.Host, inner, s.outside, innerTheirs)
 }
 
-// A table that is loaded while WireGuard's keys are in use knows its packets from the next handshake on. There is one when
-// nothing comes back for 15 s; where what is unlabelled gets answers through the tunnel, as Barriers do, when the key is
-// two minutes old.
+// A table that is loaded while WireGuard's keys are in use knows its packets from the next handshake on. There is one
+// when nothing comes back for 15 s; where what is unlabelled gets answers through the tunnel, as Barriers do, when
+// the key is two minutes old.
 func TestTunnelWireGuardBeforeTheTable(t *testing.T) {
 	for _, alone := range []bool{true, false} {
 		t.Run(fmt.Sprintf("alone=%t", alone), func(t *testing.T) {
@@ -72,7 +72,9 @@ func TestTunnelWireGuardBeforeTheTable(t *testing.T) {
 			}
 			s.enforce(innerOnly)
 			l := s.stranger().listen("0.0.0.0:80")
-			nstest.WaitFor(t, 3*time.Minute, "WireGuard's next handshake", func() bool { return reaches(s.db, "", innerTheirs+":80", l) })
+			nstest.WaitFor(t, 3*time.Minute, "WireGuard's next handshake", func() bool {
+				return reaches(s.db, "", innerTheirs+":80", l)
+			})
 		})
 	}
 }

@@ -205,8 +205,8 @@ func workload(host *nstest.Host, name, app string) compiler.Workload {
 		Cgroup: compiler.Cgroup{Path: path, ID: host.In(path).ID()}}
 }
 
-// compiled is the table of policies and workloads. It is loaded as the daemon does: nft 1.0.6 cannot load every text of ours
-// on every kernel.
+// compiled is the table of policies and workloads. It is loaded as the daemon does: nft 1.0.6 cannot load every text
+// of ours on every kernel.
 func compiled(t testing.TB, policies string, workloads []compiler.Workload) loader {
 	t.Helper()
 	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: []byte(policies)}})

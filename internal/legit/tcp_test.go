@@ -554,8 +554,8 @@ func callAgain(serverFirst bool) func(*side) {
 	}
 }
 
-// swift wants no packet to be lost and repeated after a second, as a SYN is. Where that much passes without a loss, because
-// the machine is slow, only a packet that is lost several times is found.
+// swift wants no packet to be lost and repeated after a second, as a SYN is. Where that much passes without a loss,
+// because the machine is slow, only a packet that is lost several times is found.
 func (s *side) swift(fn func()) {
 	begin := time.Now()
 	fn()

@@ -45,8 +45,8 @@ func (h *Host) Barrier() {
 // crossings is how many queues a packet and its answer may pass: over two routers and back.
 const crossings = 8
 
-// A beacon sends numbers by one socket and receives them by another: on the host's lo by a packet socket, which is both; in a
-// tunnel by sockets of UDP.
+// A beacon sends numbers by one socket and receives them by another: on the host's lo by a packet socket, which is
+// both; in a tunnel by sockets of UDP.
 type beacon struct {
 	mu      sync.Mutex // guards what follows
 	out, in int
@@ -83,7 +83,8 @@ func newBeacon() (*beacon, error) {
 		return nil, err
 	}
 	to := &unix.SockaddrLinklayer{Protocol: htons(beaconProto), Ifindex: loopbackIndex, Halen: 6}
-	return &beacon{out: fd, in: fd, to: to}, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(beaconProto), Ifindex: loopbackIndex})
+	at := &unix.SockaddrLinklayer{Protocol: htons(beaconProto), Ifindex: loopbackIndex}
+	return &beacon{out: fd, in: fd, to: to}, unix.Bind(fd, at)
 }
 
 func receiveTimeout(fd int) error {

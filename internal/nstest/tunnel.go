@@ -10,18 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A tunnel keeps packets in queues of its own, where no frame on lo comes behind them. WireGuard does: a packet waits for a
-// worker that encrypts it, for one that sends it, and at the other end for one that decrypts it
-// (linux: drivers/net/wireguard/queueing.h). Packets of one peer keep their order. So a datagram that was sent through the
+// A tunnel keeps packets in queues of its own, where no frame on lo comes behind them. WireGuard does: a packet waits
+// for a worker that encrypts it, for one that sends it, and at the other end for one that decrypts it (linux:
+// drivers/net/wireguard/queueing.h). Packets of one peer keep their order. So a datagram that was sent through the
 // tunnel after another packet arrives after it.
 type tunnel struct {
 	there, back *beacon
 	end         func() error
 }
 
-// Tunnel makes a Barrier of either host hold for what goes through a tunnel between them that keeps the order of packets. The
-// addresses are inside the tunnel, of either family. What is unlabelled must get through. The function that is returned
-// undoes it: it must be called before the tunnel is removed.
+// Tunnel makes a Barrier of either host hold for what goes through a tunnel between them that keeps the order of
+// packets. The addresses are inside the tunnel, of either family. What is unlabelled must get through. The function
+// that is returned undoes it: it must be called before the tunnel is removed.
 func Tunnel(a *Host, addrA string, b *Host, addrB string) (undo func()) {
 	a.t.Helper()
 	inA, toA, err := tunnelEnd(a, addrA)

@@ -8,7 +8,8 @@ import (
 	"thole/internal/nstest"
 )
 
-// A forwarder is no tunnel, but it keeps packets elsewhere than in the queues of the CPUs, and in their order, as one does.
+// A forwarder is no tunnel, but it keeps packets elsewhere than in the queues of the CPUs, and in their order, as one
+// does.
 func TestBarrierPassesTunnel(t *testing.T) {
 	for _, path := range []struct{ a, b string }{{"10.0.0.1", "10.0.0.2"}, {"fd00::1", "fd00::2"}} {
 		t.Run(path.a, func(t *testing.T) {

@@ -48,7 +48,8 @@ mmdebstrap --quiet --mode=root --variant=essential --include="usr-is-merged,$pac
 # What a guest does at its start, and nothing by itself: tests start what they need.
 chroot "$root" systemctl -q disable docker.service docker.socket containerd.service nginx.service \
 	nftables.service conntrackd.service haproxy.service nfs-server.service rpcbind.service rpcbind.socket \
-	nfs-client.target nfs-blkmap.service unbound.service postgresql.service redis-server.service ssh.service chrony.service 2>/dev/null || true
+	nfs-client.target nfs-blkmap.service \
+	unbound.service postgresql.service redis-server.service ssh.service chrony.service 2>/dev/null || true
 rm -f "$root"/etc/systemd/system/timers.target.wants/*
 install "$here/guest/run" "$root/usr/local/sbin/vm-run"
 install "$here/guest/sh-init" "$root/usr/local/sbin/vm-sh-init"

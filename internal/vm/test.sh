@@ -46,7 +46,8 @@ part() {
 		binary=THOLE_BINARY
 		[ "$1" = fleet ] || binary=THOLE_BUILT
 		export "$binary=/usr/local/bin/thole"
-		VM_ROOT=$work/root VM_INIT=sh VM_ENV="THOLE_MUST THOLE_QUEUE $binary THOLE_SLOWNESS" "$here/run.sh" "$here/tests.sh" ;;
+		VM_ROOT=$work/root VM_INIT=sh VM_ENV="THOLE_MUST THOLE_QUEUE $binary THOLE_SLOWNESS" \
+			"$here/run.sh" "$here/tests.sh" ;;
 	esac
 }
 failed=

@@ -11,8 +11,11 @@ import (
 // modules from outside. Tests are not bound by it. A path ending in /... stands
 // for what is below it too.
 var mayImport = map[string][]string{
-	"thole/ruleset":            {},
-	"thole/ruleset/kernel":     {"thole/ruleset", "github.com/google/nftables/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
+	"thole/ruleset": {},
+	"thole/ruleset/kernel": {
+		"thole/ruleset",
+		"github.com/google/nftables/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
+	},
 	"thole/compiler":           {"thole/ruleset", "gopkg.in/yaml.v3"},
 	"thole/policies":           {},
 	"thole/internal/condition": {},
@@ -20,23 +23,56 @@ var mayImport = map[string][]string{
 	"thole/internal/routes":    {"github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
 	"thole/watch/cgroupfs":     {"golang.org/x/sys/..."},
 	"thole/watch/workload":     {"thole/compiler", "thole/internal/condition"},
-	"thole/watch":              {"thole/compiler", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/workload", "github.com/containerd/cgroups/v3/...", "github.com/fsnotify/fsnotify", "github.com/coreos/go-systemd/v22/...", "github.com/godbus/dbus/v5", "golang.org/x/sys/..."},
-	"thole/watch/docker":       {"thole/compiler", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/workload", "github.com/containerd/errdefs/...", "github.com/docker/docker/...", "github.com/mdlayher/netlink/...", "golang.org/x/sync/...", "golang.org/x/sys/..."},
+	"thole/watch": {
+		"thole/compiler", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/workload",
+		"github.com/containerd/cgroups/v3/...", "github.com/fsnotify/fsnotify",
+		"github.com/coreos/go-systemd/v22/...", "github.com/godbus/dbus/v5", "golang.org/x/sys/...",
+	},
+	"thole/watch/docker": {
+		"thole/compiler", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/workload",
+		"github.com/containerd/errdefs/...", "github.com/docker/docker/...", "github.com/mdlayher/netlink/...",
+		"golang.org/x/sync/...", "golang.org/x/sys/...",
+	},
 	"thole/datapath":           {"thole/compiler", "thole/datapath/...", "golang.org/x/sync/..."},
 	"thole/datapath/token":     {},
 	"thole/datapath/packet":    {"thole/datapath/token"},
 	"thole/datapath/handshake": {"thole/datapath/token", "thole/datapath/packet"},
 	"thole/datapath/pki":       {},
-	"thole/internal/api":       {"thole/compiler", "thole/watch/...", "thole/internal/condition", "thole/internal/exposure", "golang.org/x/..."},
-	"thole/internal/fleet":     {"thole/compiler", "thole/watch/...", "thole/datapath", "thole/datapath/pki", "thole/datapath/queue", "thole/internal/api", "thole/internal/condition", "golang.org/x/..."},
-	"thole/internal/daemon":    {"thole/internal/api", "thole/internal/fleet", "thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch/...", "thole/datapath", "thole/datapath/pki", "thole/datapath/queue", "thole/datapath/sockets", "thole/internal/condition", "thole/internal/exposure", "thole/internal/routes", "thole/policies", "github.com/...", "golang.org/x/..."},
-	"thole/internal/doctor":    {"thole/datapath/sockets", "thole/internal/condition", "thole/internal/exposure", "thole/ruleset", "thole/ruleset/kernel", "thole/watch/...", "thole/internal/api", "thole/internal/daemon", "github.com/...", "golang.org/x/..."},
-	"thole/internal/nstest":    {"golang.org/x/sys/..."},
-	"thole/cmd/thole":          {"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch/...", "thole/policies", "thole/datapath/pki", "thole/internal/api", "thole/internal/daemon", "thole/internal/condition", "thole/internal/doctor", "github.com/spf13/...", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/...", "gopkg.in/yaml.v3"},
+	"thole/internal/api": {
+		"thole/compiler", "thole/watch/...", "thole/internal/condition", "thole/internal/exposure",
+		"golang.org/x/...",
+	},
+	"thole/internal/fleet": {
+		"thole/compiler", "thole/watch/...", "thole/datapath", "thole/datapath/pki", "thole/datapath/queue",
+		"thole/internal/api", "thole/internal/condition",
+		"golang.org/x/...",
+	},
+	"thole/internal/daemon": {
+		"thole/internal/api", "thole/internal/fleet", "thole/compiler", "thole/ruleset",
+		"thole/ruleset/kernel", "thole/watch/...", "thole/datapath", "thole/datapath/pki",
+		"thole/datapath/queue", "thole/datapath/sockets", "thole/internal/condition",
+		"thole/internal/exposure", "thole/internal/routes", "thole/policies",
+		"github.com/...", "golang.org/x/...",
+	},
+	"thole/internal/doctor": {
+		"thole/datapath/sockets", "thole/internal/condition", "thole/internal/exposure", "thole/ruleset",
+		"thole/ruleset/kernel", "thole/watch/...", "thole/internal/api", "thole/internal/daemon",
+		"github.com/...", "golang.org/x/...",
+	},
+	"thole/internal/nstest": {"golang.org/x/sys/..."},
+	"thole/cmd/thole": {
+		"thole/compiler", "thole/ruleset", "thole/ruleset/kernel", "thole/watch/...", "thole/policies",
+		"thole/datapath/pki", "thole/internal/api", "thole/internal/daemon", "thole/internal/condition",
+		"thole/internal/doctor",
+		"github.com/spf13/...", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/...",
+		"gopkg.in/yaml.v3",
+	},
 
 	// What the handshake stands on.
-	"thole/datapath/peers":   {"thole/datapath/packet", "thole/datapath/pki", "thole/datapath/token"},
-	"thole/datapath/queue":   {"github.com/florianl/go-nfqueue/v2", "github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
+	"thole/datapath/peers": {"thole/datapath/packet", "thole/datapath/pki", "thole/datapath/token"},
+	"thole/datapath/queue": {
+		"github.com/florianl/go-nfqueue/v2", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
+	},
 	"thole/datapath/sockets": {"github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
 
 	// For tests and tools only: nothing above imports them.

@@ -204,7 +204,8 @@ func answer[Req, Resp any](s *Server, who permission, maxBody int64,
 		}
 		defer leave()
 		if who == onlyRoot && uid != 0 {
-			s.fail(w, r, uid, &Refusal{Code: http.StatusForbidden, Message: fmt.Sprintf("only root may do this, and you are uid %d: try `sudo`", uid)})
+			s.fail(w, r, uid, &Refusal{Code: http.StatusForbidden, Message: fmt.Sprintf(
+				"only root may do this, and you are uid %d: try `sudo`", uid)})
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
@@ -236,10 +237,12 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, into any) err
 		err = errors.New("there is more than one value")
 	}
 	if tooLong, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return &Refusal{Code: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("the request has more than %d bytes", tooLong.Limit)}
+		return &Refusal{Code: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf(
+			"the request has more than %d bytes", tooLong.Limit)}
 	}
 	if err != nil {
-		return &Refusal{Code: http.StatusBadRequest, Message: fmt.Sprintf("the request is not understood: %v: are thole and its daemon of the same version?", err)}
+		return &Refusal{Code: http.StatusBadRequest, Message: fmt.Sprintf(
+			"the request is not understood: %v: are thole and its daemon of the same version?", err)}
 	}
 	return nil
 }

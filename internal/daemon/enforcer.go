@@ -188,7 +188,9 @@ func (e *enforcer) lastSet() (policySet, error) {
 	set, ok, err := e.state.policies()
 	switch {
 	case err != nil && e.loaded != nil:
-		return policySet{docs: defaultSet().docs}, fmt.Errorf("the last good policy set: %w. The table that is loaded stays and enforces: give a set with --policies, or remove it with `thole cleanup`", err)
+		return policySet{docs: defaultSet().docs}, fmt.Errorf("the last good policy set: %w. "+
+			"The table that is loaded stays and enforces: "+
+			"give a set with --policies, or remove it with `thole cleanup`", err)
 	case err != nil:
 		_ = e.refuse(fmt.Errorf("the last good policy set: %w", err))
 		return defaultSet(), nil
@@ -320,7 +322,8 @@ func (e *enforcer) Apply(ctx context.Context, req api.ApplyRequest) (answer api.
 	files := compilerFiles(req.Files)
 	if e.directory != "" && !req.DryRun {
 		return answer, &api.Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
-			"the daemon follows the policy directory %s: change the files there, or start it without --policies. Nothing was changed", e.directory)}
+			"the daemon follows the policy directory %s: change the files there, or start it without --policies. "+
+				"Nothing was changed", e.directory)}
 	}
 	ordered := e.order(ctx, func() {
 		if req.DryRun {
@@ -442,7 +445,8 @@ func (e *enforcer) keep(set policySet) error {
 		return nil
 	}
 	err := e.state.savePolicies(set)
-	e.unkept = e.stored(e.unkept, "the policy set is enforced, but is lost when the daemon is started again, unless it can be written by then", err)
+	e.unkept = e.stored(e.unkept, "the policy set is enforced, but is lost when the daemon is started again, "+
+		"unless it can be written by then", err)
 	if err != nil {
 		return errors.New(e.unkept.Text)
 	}

@@ -128,7 +128,10 @@ func TestFleetCertificateAppears(t *testing.T) {
 			t.Errorf("connections are not decided again: epoch %d stays", now)
 		}
 	}
-	b.until("the fleet to be well", func() bool { s := b.status(); return len(s.Problems) == 0 && s.Fleet.Queue.Running })
+	b.until("the fleet to be well", func() bool {
+		s := b.status()
+		return len(s.Problems) == 0 && s.Fleet.Queue.Running
+	})
 	if n := len(m.all()); n != 1 {
 		t.Errorf("%d engines were started", n)
 	}
@@ -149,7 +152,8 @@ func TestFleetEngineFails(t *testing.T) {
 	b := newFleetDaemon(t, dir, m)
 	b.until("the reason", func() bool { return strings.Contains(b.degraded(), "no raw socket") })
 	b.run("web", map[string]string{"app": "web"})
-	if w, f := b.workload("web"), b.status().Fleet; w.Labels["team"] != "a" || f.Node != "node-a" || f.Queue.Error == "" {
+	w, f := b.workload("web"), b.status().Fleet
+	if w.Labels["team"] != "a" || f.Node != "node-a" || f.Queue.Error == "" {
 		t.Errorf("%+v, fleet %+v", w, f)
 	}
 	m.setFailure(nil)
@@ -180,7 +184,8 @@ spec: {user: nobody}
 	binding := set.docs.Bindings[0]
 	w := compiler.Workload{
 		Name: binding.Name, Kind: compiler.KindUser, Labels: compiler.Labels{"app": "web", "team": "a"},
-		Facts: compiler.Labels{compiler.NodeFact: "old", "other": "fact"}, Cgroup: compiler.Cgroup{Path: "user.slice", ID: 7},
+		Facts:  compiler.Labels{compiler.NodeFact: "old", "other": "fact"},
+		Cgroup: compiler.Cgroup{Path: "user.slice", ID: 7},
 	}
 	e := &enforcer{
 		set: set, dead: graves{living: map[uint64]bool{7: true}}, enforced: newRoster([]compiler.Workload{w}, nil, nil),

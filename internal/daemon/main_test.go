@@ -156,7 +156,8 @@ func network(then []string) string {
 func playDaemon(state, socket, docker string, seed []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	config := Config{State: state, Socket: socket, Docker: docker, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	config := Config{State: state, Socket: socket, Docker: docker, Logger: logger}
 	go reportFootprints(config.Logger)
 	var err error
 	if len(seed) == 0 {
@@ -186,7 +187,8 @@ func startClient(t *testing.T, uid uint32, socket string, req api.RunRequest, th
 	t.Helper()
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: clientArgs(t, socket, req, then)}
 	if uid != 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid, Groups: []uint32{uid, 4321}}}
+		credential := &syscall.Credential{Uid: uid, Gid: uid, Groups: []uint32{uid, 4321}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential}
 	}
 	return begin(t, cmd)
 }
@@ -458,7 +460,8 @@ func (b *bench) status() api.Status {
 // apply replaces the policy set.
 func (b *bench) apply(policies string) {
 	b.t.Helper()
-	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: policies}}})
+	files := []api.File{{Name: "test.yaml", Data: policies}}
+	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: files})
 	if err != nil {
 		b.t.Fatal(err)
 	}

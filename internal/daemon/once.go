@@ -76,7 +76,9 @@ func previewOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResp
 	}
 	askOnce(docker)
 	defer cgroups.Close() //nolint:errcheck // nothing was waited for
-	e := &enforcer{kernel: host.kernel, dead: host, state: state, log: config.Logger, deny: config.Deny, once: true, now: host.now}
+	e := &enforcer{
+		kernel: host.kernel, dead: host, state: state, log: config.Logger, deny: config.Deny, once: true, now: host.now,
+	}
 	e.runs = carrier{looker{cgroups}, e}
 	if err := e.adopt(); err != nil {
 		return api.ApplyResponse{}, err

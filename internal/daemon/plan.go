@@ -63,7 +63,9 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	p.running = append(p.running, e.unresolved(set, workloads)...)
 	var err error
 	if p.ended, err = outlived(e.dead, e.enforced.list(), workloads); err != nil {
-		p.found = append(p.found, condition.Condition{Code: condition.EndedUnknown, Text: fmt.Sprintf("workloads that ended stay in the table: %v", err)})
+		p.found = append(p.found, condition.Condition{
+			Code: condition.EndedUnknown, Text: fmt.Sprintf("workloads that ended stay in the table: %v", err),
+		})
 	}
 	if err := e.compile(&p); err != nil {
 		return p, err
@@ -77,7 +79,9 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 
 // doubts are the notices about containers with labels that their images have too: those that count as a person's
 // labels, and before them all that the policies name.
-func doubts(policies []compiler.Policy, workloads []compiler.Workload, unlabelled []compiler.Unlabelled) []condition.Condition {
+func doubts(
+	policies []compiler.Policy, workloads []compiler.Workload, unlabelled []compiler.Unlabelled,
+) []condition.Condition {
 	var list []condition.Condition
 	named := compiler.NamedKeys(policies)
 	add := func(name string, facts, doubtful compiler.Labels) {
@@ -96,9 +100,11 @@ func doubts(policies []compiler.Policy, workloads []compiler.Workload, unlabelle
 		if more := len(labels) - doubtsShown; more > 0 {
 			labels = append(labels[:doubtsShown], fmt.Sprintf("%d more", more))
 		}
-		list = append(list, condition.Condition{Code: condition.ImageLabel, Where: "container " + name, Text: fmt.Sprintf(
-			"the image %s has the same %s, so nobody can tell who gave it: it may restrict the container, and permits it nothing. "+
-				"Give the container another key or value, or build the image without it", facts[workload.FactImage], strings.Join(labels, ", "))})
+		text := fmt.Sprintf("the image %s has the same %s, so nobody can tell who gave it: "+
+			"it may restrict the container, and permits it nothing. "+
+			"Give the container another key or value, or build the image without it",
+			facts[workload.FactImage], strings.Join(labels, ", "))
+		list = append(list, condition.Condition{Code: condition.ImageLabel, Where: "container " + name, Text: text})
 	}
 	for _, w := range workloads {
 		add(w.Name, w.Facts, w.Doubtful)
@@ -204,7 +210,8 @@ func (e *enforcer) explain(p *plan) error {
 // changes is that cgroups begin that had no connections, or that workloads ended
 // and left no socket.
 func (e *enforcer) takesAway(p plan) bool {
-	if !e.settled || e.disbelieved || !reflect.DeepEqual(e.set.docs.Policies, p.set.docs.Policies) || e.closes(p.around) {
+	if !e.settled || e.disbelieved || !reflect.DeepEqual(e.set.docs.Policies, p.set.docs.Policies) ||
+		e.closes(p.around) {
 		return true
 	}
 	was := map[uint64]compiler.Workload{}
@@ -274,7 +281,9 @@ func (e *enforcer) closes(now containers) bool {
 
 // others are the parents but that of thole run's scopes, which is empty when it is made.
 func others(parents []compiler.Cgroup) []compiler.Cgroup {
-	return slices.DeleteFunc(slices.Clone(parents), func(p compiler.Cgroup) bool { return p.Path == cgroupfs.TholeSlice })
+	return slices.DeleteFunc(slices.Clone(parents), func(p compiler.Cgroup) bool {
+		return p.Path == cgroupfs.TholeSlice
+	})
 }
 
 // missing reports whether something of one list is not in the other.
@@ -313,7 +322,8 @@ func (e *enforcer) commit(p plan) error {
 	if p.change.Empty() {
 		return nil
 	}
-	e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps), "workloads", len(p.running), "ended", len(p.ended))
+	e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps),
+		"workloads", len(p.running), "ended", len(p.ended))
 	e.remember()
 	return nil
 }
@@ -409,8 +419,12 @@ func sameTable(a, b *ruleset.Table) bool {
 
 // remember stores what belongs to the loaded table.
 func (e *enforcer) remember() {
-	err := e.state.saveMemory(memory{Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced.list(), containers: e.around, Fleet: e.fleet, Identity: e.identity, Remotes: e.remotes})
-	e.unsaved = e.stored(e.unsaved, "the table is changed, but the daemon will not know its numbers when it is started again, unless they can be written by then", err)
+	err := e.state.saveMemory(memory{
+		Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced.list(), containers: e.around,
+		Fleet: e.fleet, Identity: e.identity, Remotes: e.remotes,
+	})
+	e.unsaved = e.stored(e.unsaved, "the table is changed, but the daemon will not know its numbers "+
+		"when it is started again, unless they can be written by then", err)
 }
 
 // record stores what a small change changes of that. All is stored where the changes

@@ -2,14 +2,13 @@
 
 // Package watch says what runs and what is wanted.
 //
-// What comes in: the cgroup tree, what Docker says of its containers, the Workload
-// documents of the active policy set (bindings), and a policy directory. What goes out: a Snapshot of the workloads
-// that run, on demand and with a wake-up when a new one is worth taking; and the
-// policy directory's files, each time they changed and came to rest.
+// What comes in: the cgroup tree, the containers that an Engine finds, the Workload documents of the active policy set
+// (bindings), and a policy directory. What goes out: a workload.Snapshot of the workloads that run, on demand and with
+// a wake-up when a new one is worth taking; and the policy directory's files, each time they changed and came to rest.
 //
 //	cgroup tree ── inotify ──► Cgroups ── Changed, Scan ──► Snapshot
-//	thole.slice ── inotify ──► Scopes ───────┤
-//	Docker ── List, Inspect, Events ──► Docker
+//	thole.slice ── inotify ──► Scopes ───┤
+//	docker.Docker ── Find ──► Engine ────┘
 //	policy directory ── inotify ──► Directory ──► Files
 //
 // Events say only that something changed, and where, never what: the state is read anew
@@ -19,15 +18,6 @@
 // could be older than a cgroup that has just been made, and applying it would take that
 // cgroup's elements out of the table.
 //
-// Docker has a part of its own in this. That a container runs is said by its cgroup;
-// what it is, by Docker. Containers are not known
-//
-//   - while Docker does not answer, if they began since: where they have a parent of
-//     their own (Snapshot.Parents) they are closed, else free;
-//   - if a label can not be taken, or the image's labels can not be told from a
-//     person's: they are closed, and reported.
-//
-// The package reads which interfaces there are and never changes them; it never talks
-// to nftables or over the network (but for a Docker that listens there), never judges a policy, and
-// never removes a cgroup that is not its own or not empty.
+// The package never talks to nftables, to a container engine or over the network, never judges a policy, and never
+// removes a cgroup that is not its own or not empty.
 package watch

@@ -18,6 +18,12 @@
 // done, and tells how the container is connected. The labels of a container never change: a record remains while the
 // engine is away, and across restarts of the daemon (Recall).
 //
+// Containers are not known in two cases:
+//
+//   - They began while the engine did not answer. If their parent belongs to containers alone (Snapshot.Parents), they
+//     are closed, and otherwise free.
+//   - A label is invalid, or the image's labels cannot be told from a person's: the container is closed, and reported.
+//
 // The types, each with one job:
 //
 //	Docker       connects to the engine, again and again

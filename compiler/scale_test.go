@@ -45,7 +45,7 @@ func TestCompilesInLinearTime(t *testing.T) {
 		{"classes with a policy each", 400, func(_ testing.TB, n int) compiler.Input { return reference.Scale(n, n, n) }},
 		{"classes with one policy", 1000, sameLabels},
 		{"labels of a workload", 10_000, manyLabels},
-		{"CIDRs of a rule", 2500, func(t testing.TB, n int) compiler.Input {
+		{"CIDRs of a rule", 6000, func(t testing.TB, n int) compiler.Input {
 			in := reference.Scale(10, 10, 0)
 			in.Policies = manyCIDRs(t, 10, 1, n)
 			return in
@@ -55,7 +55,7 @@ func TestCompilesInLinearTime(t *testing.T) {
 			in.Policies = manyCIDRs(t, 100, n/10, n)
 			return in
 		}},
-		{"exceptions of a CIDR", 2500, manyExceptions},
+		{"exceptions of a CIDR", 6000, manyExceptions},
 		{"ports", 1000, manyPorts},
 		{"workloads of other nodes", 1000, manyRemotes},
 	} {

@@ -114,7 +114,7 @@ func distinct[T comparable](d *decoder, items []rawNode, read func(rawNode) T) [
 	for _, n := range items {
 		v := read(n)
 		if seen[v] {
-			d.fail(n.pos, "%s is %s, which stands in the list already; allowed: each once", n.path, n.describe())
+			d.fail(n.pos, "%s is %s, which is in the list already; allowed: each once", n.path, n.describe())
 		}
 		seen[v] = true
 		values = append(values, v)

@@ -13,15 +13,15 @@ var (
 	documentShape = shape{
 		keys: []string{"apiVersion", "kind", "metadata", "spec"},
 		instead: map[string]string{
-			"name": "it stands in metadata", "labels": "they stand in metadata", "namespace": "it stands in metadata",
-			"selector": "it stands in spec", "ingress": "it stands in spec", "egress": "it stands in spec",
-			"deny": "it stands in spec", "enforcement": "it stands in spec",
+			"name": "it belongs in metadata", "labels": "they belong in metadata", "namespace": "it belongs in metadata",
+			"selector": "it belongs in spec", "ingress": "it belongs in spec", "egress": "it belongs in spec",
+			"deny": "it belongs in spec", "enforcement": "it belongs in spec",
 		},
 	}
 	metadataShape = shape{
 		keys: []string{"name"},
 		instead: map[string]string{
-			"namespace": "a document holds for the whole node",
+			"namespace": "a document applies to the whole node",
 			"labels":    "only a Workload has labels",
 		},
 	}

@@ -48,7 +48,7 @@ func (d *decoder) saysSomething(m mapping) {
 func (d *decoder) notGranted(require rawNode, g LabelGrant) {
 	for _, f := range require.fields {
 		if _, ok := g.Labels[f.key]; ok {
-			d.fail(f.pos, "%s: the key %s stands in labels too; allowed: in one of them", require.path, quote(f.key))
+			d.fail(f.pos, "%s: the key %s is in labels too; allowed: in one of them", require.path, quote(f.key))
 		}
 	}
 }
@@ -120,10 +120,10 @@ func checkAccount(s string) error {
 	case accountName.MatchString(s):
 		return nil
 	case !accountNumber.MatchString(s):
-		return fmt.Errorf("%s is no user or group; allowed: a name of letters, digits, _ - . @, or a number", quote(s))
+		return fmt.Errorf("invalid user or group %s: must be a name of letters, digits, _ - . @, or a number", quote(s))
 	}
 	if fmt.Sscan(s, &number); number > maxAccount {
-		return fmt.Errorf("%s is too great; allowed: at most %d", s, uint32(maxAccount))
+		return fmt.Errorf("%s is too large; allowed: at most %d", s, uint32(maxAccount))
 	}
 	return nil
 }

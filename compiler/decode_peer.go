@@ -13,16 +13,16 @@ var (
 		instead: map[string]string{
 			"podSelector": "it is workloads", "selector": "it is workloads",
 			"namespaceSelector": "there are no namespaces, it is workloads",
-			"matchLabels":       "it stands in workloads", "matchExpressions": "it stands in workloads",
+			"matchLabels":       "it belongs in workloads", "matchExpressions": "it belongs in workloads",
 			"ipBlock": "it is cidr", "unlabeled": `did you mean "unlabelled"?`,
-			"all": "it is any: true", "ports": "it stands beside the peers, in the rule",
+			"all": "it is any: true", "ports": "it belongs in the rule, beside the peers",
 		},
 		note: ", such as any: true",
 	}
 	selectorShape = shape{
 		keys: []string{"matchLabels", "matchExpressions"},
 		instead: map[string]string{
-			"workloads": "a selector stands there without it",
+			"workloads": "write the selector without it",
 		},
 		note: ", {} for every workload",
 	}
@@ -132,7 +132,7 @@ func selectorInstead(n rawNode) shape {
 		return s
 	}
 	key, value := shorten(n.fields[0].key), shorten(n.fields[0].value.text)
-	s.instead = map[string]string{n.fields[0].key: "labels stand in matchLabels: {" + key + ": " + value + "}"}
+	s.instead = map[string]string{n.fields[0].key: "labels belong in matchLabels: {" + key + ": " + value + "}"}
 	return s
 }
 

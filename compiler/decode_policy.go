@@ -5,13 +5,13 @@ var (
 		keys: []string{"selector", "ingress", "egress", "deny", "enforcement"},
 		instead: map[string]string{
 			"podSelector": "it is selector", "endpointSelector": "it is selector", "workloads": "it is selector",
-			"matchLabels": "it stands in selector", "matchExpressions": "it stands in selector",
-			"policyTypes": "the keys ingress and egress say it themselves",
+			"matchLabels": "it belongs in selector", "matchExpressions": "it belongs in selector",
+			"policyTypes": "the presence of the keys ingress and egress says it",
 			"ingressDeny": "it is deny: {ingress: …}", "egressDeny": "it is deny: {egress: …}",
 		},
 	}
 	denyShape = shape{keys: []string{"ingress", "egress"}, instead: map[string]string{
-		"from": "it stands in a rule of ingress", "to": "it stands in a rule of egress",
+		"from": "it belongs in a rule of ingress", "to": "it belongs in a rule of egress",
 	}}
 	ingressRuleShape = ruleShape("from", "to", "ingress")
 	egressRuleShape  = ruleShape("to", "from", "egress")
@@ -19,8 +19,8 @@ var (
 
 // ruleShape is the shape of a rule whose peers stand under peers.
 func ruleShape(peers, other, direction string) shape {
-	in := "it stands in ports, as \"80/tcp\""
-	out := "it stands in a peer, in " + peers
+	in := "it belongs in ports, as \"80/tcp\""
+	out := "it belongs in a peer, in " + peers
 	return shape{
 		keys: []string{peers, "ports"},
 		instead: map[string]string{
@@ -66,7 +66,7 @@ func (d *decoder) deny(m mapping, p *Policy) {
 	n, ok := m.values["deny"]
 	if !ok {
 		if m.whole && !p.Ingress.Isolates && !p.Egress.Isolates {
-			d.fail(m.pos, "no ingress, egress or deny in %s, so that it says nothing; needed: at least one of them", m.path)
+			d.fail(m.pos, "no ingress, egress or deny in %s; needed: at least one of them", m.path)
 		}
 		return
 	}

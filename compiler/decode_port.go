@@ -58,7 +58,7 @@ func parsePort(s string) (Port, error) {
 	case transports[after] != 0 && slash:
 		return parseNumbers(before, transports[after])
 	}
-	return Port{}, fmt.Errorf("%s is no port%s; allowed: %s", quote(s), meantPort(before, after), allowedPorts)
+	return Port{}, fmt.Errorf("invalid port %s%s: must be %s", quote(s), meantPort(before, after), allowedPorts)
 }
 
 // transports are the protocols that have ports to choose.
@@ -69,7 +69,7 @@ func meantPort(before, after string) string {
 	before, after = strings.ToLower(before), strings.ToLower(after)
 	switch {
 	case after == "sctp":
-		return " (sctp has no numbers here)"
+		return " (the ports of sctp are not distinguished)"
 	case transports[after] != 0:
 		return fmt.Sprintf(" (did you mean %q?)", before+"/"+after)
 	case transports[before] != 0 && after != "":
@@ -93,7 +93,7 @@ func parseNumbers(s string, p Protocol) (Port, error) {
 	from, to := parseNumber(first), parseNumber(last)
 	switch {
 	case from == 0 || to == 0:
-		return Port{}, fmt.Errorf("%s is no port number or range; allowed: 1 to 65535, as 80 or 8000-8100", quote(s))
+		return Port{}, fmt.Errorf("invalid port number or range %s: must be 1 to 65535, as 80 or 8000-8100", quote(s))
 	case from > to:
 		return Port{}, fmt.Errorf("%s ends before it begins; allowed: %d-%d", quote(s), to, from)
 	}
@@ -116,11 +116,11 @@ func parseICMP(name string) (Port, error) {
 	for i, t := range ICMPTypes {
 		names[i] = t.Name
 		if name == strconv.Itoa(int(t.V4)) {
-			return Port{}, fmt.Errorf("%s is no name of an ICMP type; allowed: %q", quote(name), "icmp/"+t.Name)
+			return Port{}, fmt.Errorf("invalid ICMP type %s: must be %q", quote(name), "icmp/"+t.Name)
 		}
 	}
 	if !slices.Contains(names, name) {
-		return Port{}, fmt.Errorf("%s is no name of an ICMP type%s; allowed: %s", quote(name), didYouMean(name, names), strings.Join(names, ", "))
+		return Port{}, fmt.Errorf("invalid ICMP type %s%s: must be one of %s", quote(name), didYouMean(name, names), strings.Join(names, ", "))
 	}
 	return Port{Protocol: ICMP, ICMPType: name}, nil
 }

@@ -15,7 +15,7 @@ var (
 	workloadShape         = shape{
 		keys: []string{"unit", "user", "cgroup", "container", "address"},
 		instead: map[string]string{
-			"labels": "they stand in metadata", "service": "it is unit: NAME.service",
+			"labels": "they belong in metadata", "service": "it is unit: NAME.service",
 			"uid": "it is user", "path": "it is cgroup", "ip": "it is address",
 		},
 	}
@@ -70,7 +70,7 @@ func checkUnit(s string) error {
 	case !strings.Contains(s, ".") && unitName.MatchString(s+".service"):
 		return fmt.Errorf("%s has no type (did you mean %s?); allowed: a unit such as nginx.service", quote(s), quote(s+".service"))
 	default:
-		return fmt.Errorf("%s is no unit that has a cgroup; allowed: a unit of type service, scope, slice, socket, mount or swap", quote(s))
+		return fmt.Errorf("invalid unit %s: must be a unit of type service, scope, slice, socket, mount or swap", quote(s))
 	}
 }
 
@@ -103,24 +103,24 @@ var containerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
 
 func checkContainer(s string) error {
 	if !containerName.MatchString(s) {
-		return fmt.Errorf("%s is no container name; allowed: letters, digits, _ . -", quote(s))
+		return fmt.Errorf("invalid container name %s: must be letters, digits, _ . -", quote(s))
 	}
 	return nil
 }
 
 // parseAddress reads the address of a workload elsewhere.
 func parseAddress(s string) (netip.Addr, error) {
-	const allowed = "; allowed: an address such as 10.0.0.1 or fd00::1"
+	const allowed = ": must be an address such as 10.0.0.1 or fd00::1"
 	a, err := netip.ParseAddr(s)
 	switch {
 	case err != nil && strings.Contains(s, "/"):
 		return a, fmt.Errorf("%s is a network"+allowed, quote(s))
 	case err != nil, a.Zone() != "":
-		return netip.Addr{}, fmt.Errorf("%s is no address"+allowed, quote(s))
+		return netip.Addr{}, fmt.Errorf("invalid address %s"+allowed, quote(s))
 	case a.Is4In6():
 		return a, fmt.Errorf("%s is IPv4 in IPv6; allowed: %s", s, a.Unmap())
 	case a.IsLoopback(), a.IsUnspecified(), a.IsMulticast():
-		return a, fmt.Errorf("%s is no workload's address"+allowed, s)
+		return a, fmt.Errorf("invalid address of a workload %s"+allowed, s)
 	}
 	return a, nil
 }

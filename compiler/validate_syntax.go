@@ -22,7 +22,7 @@ var (
 // prefixes of the kernel's log lines and words on a command line, without quotes.
 func checkName(s string) error {
 	if len(s) > 63 || !subdomain.MatchString(s) {
-		return fmt.Errorf("%s is no name; allowed: at most 63 lower-case letters, digits, - and . with a letter or digit at both ends and around each dot", quote(s))
+		return fmt.Errorf("invalid name %s: must be at most 63 lower-case letters, digits, - and . with a letter or digit at both ends and around each dot", quote(s))
 	}
 	return nil
 }
@@ -34,7 +34,7 @@ func checkLabelKey(s string) error {
 		prefix, name = "prefix", s
 	}
 	if len(prefix) > 253 || !subdomain.MatchString(prefix) || !labelName.MatchString(name) {
-		return fmt.Errorf("%s is no label key; allowed: at most 63 letters, digits, - _ . with a letter or digit at both ends, and before them a DNS name and / if need be", quote(s))
+		return fmt.Errorf("invalid label key %s: must be at most 63 letters, digits, - _ . with a letter or digit at both ends, optionally after a DNS name and /", quote(s))
 	}
 	return nil
 }
@@ -85,9 +85,9 @@ func checkUserLabelKey(s string) error {
 	case "":
 		return checkLabelKey(s)
 	case "thole/":
-		return fmt.Errorf("%s can be selected and not be given; allowed: keys that do not begin with thole/, which only the daemon sets", quote(s))
+		return fmt.Errorf("the label key %s can be used in selectors only, because only the daemon sets keys that begin with thole/; allowed: other keys", quote(s))
 	default:
-		return fmt.Errorf("%s can be selected and not be given; allowed: keys that do not begin with %s, which tools set", quote(s), prefix)
+		return fmt.Errorf("the label key %s can be used in selectors only, because tools set keys that begin with %s; allowed: other keys", quote(s), prefix)
 	}
 }
 
@@ -105,7 +105,7 @@ func checkLabelValue(key, s string) error {
 	case foreign && strings.ContainsFunc(s, unicode.IsControl):
 		return fmt.Errorf("a control character in %s; allowed: printable text", quote(s))
 	case !foreign && s != "" && !labelName.MatchString(s):
-		return fmt.Errorf("%s is no label value; allowed: at most 63 letters, digits, - _ . with a letter or digit at both ends, or \"\"", quote(s))
+		return fmt.Errorf("invalid label value %s: must be at most 63 letters, digits, - _ . with a letter or digit at both ends, or \"\"", quote(s))
 	}
 	return nil
 }
@@ -115,21 +115,21 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustPa
 
 // parsePrefix reads a network that a CIDR peer can name.
 func parsePrefix(s string) (netip.Prefix, error) {
-	const allowed = "; allowed: a network such as 10.0.0.0/8 or fd00::/8"
+	const allowed = ": must be a network such as 10.0.0.0/8 or fd00::/8"
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
 		if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 			return p, fmt.Errorf("%s has no prefix length; allowed: %s/%d", s, s, a.BitLen())
 		}
-		return p, fmt.Errorf("%s is no network"+allowed, quote(s))
+		return p, fmt.Errorf("invalid network %s"+allowed, quote(s))
 	}
 	switch {
 	case p.Addr().Is4In6():
 		return p, fmt.Errorf("%s is IPv4 in IPv6; allowed: IPv4 itself, %s", s, unmapped(p))
 	case p != p.Masked():
-		return p, fmt.Errorf("%s has bits behind its prefix; allowed: %s", s, p.Masked())
+		return p, fmt.Errorf("%s has bits set after its prefix; allowed: %s", s, p.Masked())
 	case isLoopback(p):
-		return p, fmt.Errorf("%s is this node itself, which cidr never matches; allowed: networks outside it (this node is unlabelled: true, or any: true)", s)
+		return p, fmt.Errorf("%s is an address of this node, which cidr never matches; allowed: networks outside (for this node: unlabelled: true, or any: true)", s)
 	}
 	return p, nil
 }

@@ -26,7 +26,7 @@ func addressed(workloads []Workload) []Warning {
 	var list []Warning
 	for _, w := range workloads {
 		if w.Kind == KindAddress {
-			list = append(list, Warning{w.Position, fmt.Sprintf("workload %s has an address of its own: its connections are not filtered", w.Name)})
+			list = append(list, Warning{w.Position, fmt.Sprintf("workload %s has an address of its own: Thole does not filter its connections", w.Name)})
 		}
 	}
 	return list
@@ -57,7 +57,7 @@ func (cs *classes) elsewhere(p *Policy) []Warning {
 	if more := len(names) - namesShown; more > 0 {
 		names = append(names[:namesShown], fmt.Sprintf("%d more", more))
 	}
-	return []Warning{{p.Position, fmt.Sprintf("policy %s is enforced only in part for containers with a network of their own (%s): between them and workloads on the host network, and not for what else they send and receive. "+
+	return []Warning{{p.Position, fmt.Sprintf("policy %s is enforced only in part for containers with a network of their own (%s): for connections with workloads on the host network, and for no other connections. "+
 		"It is enforced in full for `docker run --net=host`", p.Name, strings.Join(names, ", "))}}
 }
 
@@ -71,7 +71,7 @@ func listenerless(p *Policy) []Warning {
 		for _, r := range rules {
 			for _, port := range r.Ports {
 				if port.Protocol != TCP && port.Protocol != UDP {
-					list = append(list, Warning{r.Position, fmt.Sprintf("policy %s: %s in ingress does nothing for workloads on the host network: only the sender's egress decides it", p.Name, port)})
+					list = append(list, Warning{r.Position, fmt.Sprintf("policy %s: %s in ingress has no effect for workloads on the host network: only the sender's egress decides", p.Name, port)})
 				}
 			}
 		}
@@ -98,7 +98,7 @@ func (cs *classes) dodgeable(policies []Policy) []Warning {
 		for _, rule := range p.Ingress.Deny {
 			for _, peer := range rule.Peers {
 				if peer.Workloads != nil || peer.SameLabels != nil {
-					list = append(list, Warning{peer.Position, fmt.Sprintf("policy %s: another node's process dodges this deny by leaving its labels out, since addresses are admitted; allow by label instead", p.Name)})
+					list = append(list, Warning{peer.Position, fmt.Sprintf("policy %s: a process of another node evades this deny rule if its node omits the labels, because a rule allows its address: allow by label instead", p.Name)})
 				}
 			}
 		}

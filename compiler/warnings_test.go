@@ -18,10 +18,10 @@ func TestWarnings(t *testing.T) {
 	}{
 		{"nothing to say", policy("a", `{selector: {matchLabels: {app: web}}, ingress: [{from: [{any: true}]}]}`), nil},
 		{"selects nothing", policy("a", `{selector: {matchLabels: {app: wbe}}, ingress: []}`), []string{"p.yaml:4:18: policy a selects no workload that runs now"}},
-		{"no listener of ICMP", policy("a", `{selector: {matchLabels: {app: web}}, ingress: [{ports: [icmp, sctp]}]}`), []string{"icmp in ingress does nothing", "sctp in ingress does nothing"}},
+		{"no listener of ICMP", policy("a", `{selector: {matchLabels: {app: web}}, ingress: [{ports: [icmp, sctp]}]}`), []string{"icmp in ingress has no effect", "sctp in ingress has no effect"}},
 		{"a deny beside an allowance by address", policy("a", `{selector: {matchLabels: {app: web}}, ingress: [{from: [{cidr: 10.0.0.0/8}]}]}`) +
-			policy("b", `{selector: {matchLabels: {app: web}}, deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), []string{"policy b: another node's process dodges this deny"}},
-		{"a deny without isolation", policy("b", `{selector: {matchLabels: {app: web}}, deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), []string{"policy b: another node's process dodges this deny"}},
+			policy("b", `{selector: {matchLabels: {app: web}}, deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), []string{"policy b: a process of another node evades this deny rule"}},
+		{"a deny without isolation", policy("b", `{selector: {matchLabels: {app: web}}, deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), []string{"policy b: a process of another node evades this deny rule"}},
 		{"a deny of who may come in by label alone", policy("a", `{selector: {matchLabels: {app: web}}, ingress: [{from: [{workloads: {}}]}], deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

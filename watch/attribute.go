@@ -104,7 +104,7 @@ func (s seal) read(root cgroupfs.Root, cgroup compiler.Cgroup) (Run, error) {
 	}
 	var form sealed
 	if err := json.Unmarshal(value, &form); err != nil {
-		return Run{}, errors.New("its attribute " + attributeName + " is not in our form")
+		return Run{}, errors.New("its attribute " + attributeName + " is not in Thole's form")
 	}
 	mac, err := hex.DecodeString(form.MAC)
 	if err != nil || !hmac.Equal(mac, s.mac(cgroup.ID, form.Run)) {

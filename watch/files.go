@@ -31,7 +31,7 @@ var ErrNoPolicyFile = errors.New("the directory has no file named *.yaml or *.ym
 	"which a daemon with --policies refuses")
 
 // errChanged says that the directory changed while it was read.
-var errChanged = errors.New("it changes all the time")
+var errChanged = errors.New("its files changed each time that they were read")
 
 // ReadDirectory reads the policy files of a directory, by name, as they were at
 // one moment: a directory that changes while it is read is read again. One without

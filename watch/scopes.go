@@ -244,7 +244,7 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 		if problem != "" {
 			problems = append(problems, condition.Condition{
 				Code: condition.ScopeRefused, Where: cgroupfs.TholeSlice + "/" + dir,
-				Text: problem + "what runs in it reaches nobody",
+				Text: problem + "its processes reach nothing",
 			})
 		}
 		if lives {

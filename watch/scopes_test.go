@@ -176,7 +176,7 @@ var forgeries = []struct {
 	{"nonsense", func(f forger) string {
 		f.put(evilScope, []byte("app=db"))
 		return evilScope
-	}, "not in our form"},
+	}, "not in Thole's form"},
 	{"copied", func(f forger) string {
 		f.put(evilScope, f.attribute(f.good.Cgroup.Path))
 		return evilScope

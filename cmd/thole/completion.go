@@ -12,9 +12,9 @@ func newCompletion(w *world) *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion SHELL",
 		Short: "Print a script that completes thole's commands in a shell",
-		Long: `Completion prints a script for bash, fish or zsh. When the shell has loaded it, the
-tab key completes commands, options, and the names of workloads and policies that
-the daemon knows.`,
+		Long: `Completion prints a script for bash, fish or zsh. When the shell has loaded it,
+the tab key completes commands, options, and the names of workloads and policies
+that the daemon knows.`,
 		Example: `  source <(thole completion bash)
   thole completion zsh > "${fpath[1]}/_thole"
   thole completion fish > ~/.config/fish/completions/thole.fish`,

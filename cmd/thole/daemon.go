@@ -172,7 +172,7 @@ func reloadOn(ctx context.Context, signals <-chan os.Signal, d *daemon.Daemon, l
 // tellSystemd tells the service manager how far we are, if it started us (sd_notify(3)).
 func tellSystemd(log *slog.Logger, state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
-		log.Warn("systemd was not told", "state", state, "error", err)
+		log.Warn("notifying systemd failed", "state", state, "error", err)
 	}
 }
 

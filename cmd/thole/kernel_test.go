@@ -270,7 +270,7 @@ func TestDaemonTakesOverApply(t *testing.T) {
 	if err := daemon.Wait(); err != nil {
 		t.Errorf("the daemon after SIGTERM: %v", err)
 	}
-	if !strings.Contains(daemon.Output(), "stays and enforces") {
+	if !strings.Contains(daemon.Output(), "stays in force") {
 		t.Error("the daemon does not say that the table stays")
 	}
 	if !strings.Contains(m.NftList(), "table inet thole") {

@@ -27,7 +27,7 @@ type Authority struct {
 // the fleet; what tells two CAs of one name apart is added to it.
 func NewAuthority(name string, validity Validity) (*Authority, error) {
 	if err := checkNode(name); err != nil || len(name) > 16 {
-		return nil, fmt.Errorf("%q is no name of a CA; allowed: at most 16 lower-case letters, digits, . and - between them", name)
+		return nil, fmt.Errorf("invalid CA name %q: must be at most 16 lower-case letters, digits, . and - between them", name)
 	}
 	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -98,7 +98,7 @@ func (a *Authority) Issue(node string, key ed25519.PublicKey, scope Scope, valid
 		return nil, fmt.Errorf("signing the certificate: %v", err)
 	}
 	if len(der) > MaxCertificate {
-		return nil, fmt.Errorf("the certificate has %d bytes; allowed: %d, since it goes into every handshake: grant fewer values, or prefixes", len(der), MaxCertificate)
+		return nil, fmt.Errorf("the certificate has %d bytes; allowed: %d, because every handshake contains it: grant fewer values, or prefixes", len(der), MaxCertificate)
 	}
 	return der, nil
 }
@@ -106,9 +106,9 @@ func (a *Authority) Issue(node string, key ed25519.PublicKey, scope Scope, valid
 func (a *Authority) checkValidity(v Validity) error {
 	switch {
 	case !v.NotAfter.After(v.NotBefore):
-		return errors.New("a certificate must hold for some time")
+		return errors.New("a certificate must be valid for some time")
 	case v.NotAfter.After(a.cert.NotAfter):
-		return fmt.Errorf("the certificate would hold until %s, and the CA %s holds until %s: issue for less days, or make the next CA", stamp(v.NotAfter), a.Name(), stamp(a.cert.NotAfter))
+		return fmt.Errorf("the certificate would be valid until %s, and the CA %s is valid until %s: issue it for fewer days, or make the next CA", stamp(v.NotAfter), a.Name(), stamp(a.cert.NotAfter))
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func InitCA(dir, name string, validity Validity) (*CADir, error) {
 func initCA(d directory, name string, validity Validity) (*CADir, error) {
 	for _, file := range []string{caKeyFile, caCertFile, nodeCertFile, nodeKeyFile} {
 		if _, err := os.Lstat(d.file(file)); !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s is there already: a CA needs a directory of its own", d.file(file))
+			return nil, fmt.Errorf("%s exists already: a CA needs a directory of its own", d.file(file))
 		}
 	}
 	a, err := NewAuthority(name, validity)
@@ -186,7 +186,7 @@ func (c *CADir) Renew(old *Identity, request []byte, scope Scope, validity Valid
 		return nil, nil, err
 	}
 	if node != old.Node {
-		return nil, nil, fmt.Errorf("the request is one of the node %s, and the certificate is %s's", node, old.Node)
+		return nil, nil, fmt.Errorf("the request is for node %s, and the certificate is of node %s", node, old.Node)
 	}
 	return c.issue(node, key, scope, validity)
 }
@@ -198,7 +198,7 @@ func (c *CADir) issue(node string, key ed25519.PublicKey, scope Scope, validity 
 	}
 	for _, other := range issued {
 		if other.PublicKey.Equal(key) && other.Node != node {
-			return nil, nil, fmt.Errorf("the key of the node %s is that of %s too (certificate %s): each node makes its own", node, other.Node, other.Serial)
+			return nil, nil, fmt.Errorf("node %s has the same key as node %s (certificate %s): each node must make its own", node, other.Node, other.Serial)
 		}
 	}
 	der, err := c.Issue(node, key, scope, validity)
@@ -208,7 +208,7 @@ func (c *CADir) issue(node string, key ed25519.PublicKey, scope Scope, validity 
 	data := encodePEM(blockCertificate, der)
 	id, err := c.Read(data)
 	if err != nil {
-		return nil, nil, fmt.Errorf("the new certificate is not as it should be: %w", err)
+		return nil, nil, fmt.Errorf("the new certificate is wrong: %w", err)
 	}
 	return data, id, c.dir.write(issuedDir+"/"+id.Serial.String()+".crt", data, 0o644)
 }

@@ -55,7 +55,7 @@ func parseCertificate(der []byte) (*x509.Certificate, error) {
 		return nil, fmt.Errorf("%w certificate: allowed: X.509 v3 with Ed25519, for the key and for the signature", ErrMalformed)
 	}
 	if !isCanonical(der, cert.RawTBSCertificate, cert.Signature) {
-		return nil, fmt.Errorf("%w certificate: it is not in its one encoding", ErrMalformed)
+		return nil, fmt.Errorf("%w certificate: it is not in its canonical encoding", ErrMalformed)
 	}
 	return cert, nil
 }
@@ -119,7 +119,7 @@ func checkCritical(cert *x509.Certificate, known ...asn1.ObjectIdentifier) error
 	for _, e := range cert.Extensions {
 		isOurs := slices.ContainsFunc(known, e.Id.Equal) || isUsageExtension(e.Id)
 		if e.Critical && !isOurs {
-			return fmt.Errorf("%w: the certificate has the critical extension %v, which says something that is not known here", ErrUsage, e.Id)
+			return fmt.Errorf("%w: the certificate has the critical extension %v, which is unknown here", ErrUsage, e.Id)
 		}
 	}
 	return nil

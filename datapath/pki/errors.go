@@ -13,6 +13,6 @@ var (
 	ErrExpired     = errors.New("expired")
 	ErrRevoked     = errors.New("revoked")
 	ErrNotGranted  = errors.New("not granted")
-	ErrOlderList   = errors.New("older than the list that is known")
+	ErrOlderList   = errors.New("older than the installed list")
 	ErrPermissions = errors.New("others have access")
 )

@@ -33,16 +33,16 @@ func blocks(data []byte, want string, n int) ([][]byte, error) {
 			break
 		}
 		if block.Type != want {
-			return nil, fmt.Errorf("%w: it holds a %s, where a %s is wanted", ErrMalformed, block.Type, want)
+			return nil, fmt.Errorf("%w: the file contains a %s, want a %s", ErrMalformed, block.Type, want)
 		}
 		found = append(found, block.Bytes)
 		data = rest
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("%w: it holds no %s (PEM)", ErrMalformed, want)
+		return nil, fmt.Errorf("%w: the file contains no %s (PEM)", ErrMalformed, want)
 	}
 	if len(found) > n {
-		return nil, fmt.Errorf("%w: it holds %d times a %s; allowed: %d", ErrMalformed, len(found), want, n)
+		return nil, fmt.Errorf("%w: the file contains %d times a %s; allowed: %d", ErrMalformed, len(found), want, n)
 	}
 	return found, nil
 }
@@ -154,7 +154,7 @@ func (d directory) read(name string, forbidden os.FileMode) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", f.Name())
+		return nil, fmt.Errorf("%s is not a regular file", f.Name())
 	}
 	if err := checkAccess(f, forbidden); err != nil {
 		return nil, err

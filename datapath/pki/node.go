@@ -91,13 +91,13 @@ func parseTrust(data []byte) (*Trust, error) {
 		block, rest := pem.Decode(data)
 		switch {
 		case block == nil:
-			return nil, fmt.Errorf("%w: it is not PEM up to its end", ErrMalformed)
+			return nil, fmt.Errorf("%w: the file is not PEM up to its end", ErrMalformed)
 		case block.Type == blockCertificate:
 			cas = append(cas, block.Bytes)
 		case block.Type == blockList && len(lists) < maxCAs:
 			lists = append(lists, block.Bytes)
 		default:
-			return nil, fmt.Errorf("%w: it holds a %s too many", ErrMalformed, block.Type)
+			return nil, fmt.Errorf("%w: the file contains a %s too many", ErrMalformed, block.Type)
 		}
 		data = rest
 	}
@@ -211,7 +211,7 @@ func (d directory) refuseCA() error {
 	if _, err := os.Lstat(d.file(caKeyFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return fmt.Errorf("%s is the directory of a CA; a node needs one of its own", d.path)
+	return fmt.Errorf("%s is the directory of a CA; a node needs a directory of its own", d.path)
 }
 
 // A Delivery is what a node is given: PEM each, and each may be missing.
@@ -270,7 +270,7 @@ func (d directory) nextTrust(in Delivery) (*Trust, error) {
 		}
 	}
 	if len(cas) == 0 {
-		return nil, fmt.Errorf("no CA is trusted in %s yet, and none is given", d.path)
+		return nil, fmt.Errorf("no CA is trusted in %s yet: give one with --ca", d.path)
 	}
 	if in.Lists != nil {
 		if lists, err = blocks(in.Lists, blockList, maxCAs); err != nil {

@@ -98,7 +98,7 @@ func ParseAddresses(words []string) ([]netip.Prefix, error) {
 		}
 		p, err := netip.ParsePrefix(word)
 		if err != nil {
-			return nil, fmt.Errorf("%q is no address; allowed: an address, a network such as 192.0.2.0/24, or any", word)
+			return nil, fmt.Errorf("invalid address %q: must be an address, a network such as 192.0.2.0/24, or any", word)
 		}
 		networks = append(networks, p)
 	}
@@ -160,11 +160,11 @@ func (s Scope) checkGrant(key string) error {
 func checkNetwork(p netip.Prefix) error {
 	switch {
 	case !p.IsValid() || p.Addr().Is4In6():
-		return fmt.Errorf("%s is no network of IPv4 or IPv6", p)
+		return fmt.Errorf("invalid network %s: must be IPv4 or IPv6", p)
 	case p != p.Masked():
 		return fmt.Errorf("%s has bits behind its prefix; allowed: %s", p, p.Masked())
 	case p.Addr().IsLoopback() || p.Addr().IsMulticast():
-		return fmt.Errorf("%s is no address at which nodes meet", p)
+		return fmt.Errorf("invalid address %s: must be an address of a node", p)
 	}
 	return nil
 }
@@ -236,7 +236,7 @@ func (w wireScope) scope() (Scope, error) {
 	}
 	for _, label := range w.Require {
 		if len(label) != 2 {
-			return s, errors.New("a required label that is no key and value")
+			return s, errors.New("a required label that is not a key and a value")
 		}
 		s.Require[string(label[0].Bytes)] = string(label[1].Bytes)
 	}

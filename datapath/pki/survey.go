@@ -195,7 +195,7 @@ func inspectBlock(block *pem.Block, now time.Time) (Summary, error) {
 	case blockCertificate:
 		return inspectCertificate(block.Bytes, now)
 	}
-	return Summary{}, fmt.Errorf("%w: it holds a %s", ErrMalformed, block.Type)
+	return Summary{}, fmt.Errorf("%w: the file contains a %s", ErrMalformed, block.Type)
 }
 
 func inspectCertificate(der []byte, now time.Time) (Summary, error) {

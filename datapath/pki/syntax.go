@@ -26,7 +26,7 @@ var (
 
 func checkNode(s string) error {
 	if len(s) > 63 || !subdomain.MatchString(s) {
-		return fmt.Errorf("%q is no name of a node; allowed: at most 63 lower-case letters, digits, - and . with a letter or digit at both ends and around each dot", s)
+		return fmt.Errorf("invalid node name %q: must be at most 63 lower-case letters, digits, - and . with a letter or digit at both ends and around each dot", s)
 	}
 	return nil
 }
@@ -34,7 +34,7 @@ func checkNode(s string) error {
 func checkKey(s string) error {
 	for _, prefix := range foreignKeys {
 		if strings.HasPrefix(s, prefix) {
-			return fmt.Errorf("the label %q can not be granted: keys that begin with %s are set by tools or by the daemon", s, prefix)
+			return fmt.Errorf("the label %q cannot be granted: keys that begin with %s are set by tools or by the daemon", s, prefix)
 		}
 	}
 	prefix, name, ok := strings.Cut(s, "/")
@@ -42,14 +42,14 @@ func checkKey(s string) error {
 		prefix, name = "prefix", s
 	}
 	if len(prefix) > 253 || !subdomain.MatchString(prefix) || !labelName.MatchString(name) {
-		return fmt.Errorf("%q is no label key; allowed: at most 63 letters, digits, - _ . with a letter or digit at both ends, and before them a DNS name and / if need be", s)
+		return fmt.Errorf("invalid label key %q: must be at most 63 letters, digits, - _ . with a letter or digit at both ends, optionally after a DNS name and /", s)
 	}
 	return nil
 }
 
 func checkValue(s string) error {
 	if s != "" && !labelName.MatchString(s) {
-		return fmt.Errorf("%q is no label value; allowed: at most 63 letters, digits, - _ . with a letter or digit at both ends, or \"\"", s)
+		return fmt.Errorf("invalid label value %q: must be at most 63 letters, digits, - _ . with a letter or digit at both ends, or \"\"", s)
 	}
 	return nil
 }
@@ -61,7 +61,7 @@ func checkPattern(s string) error {
 		return checkValue(s)
 	}
 	if prefix != "" && !valuePrefix.MatchString(prefix) {
-		return fmt.Errorf("%q: before the * at the end stands how a label value may begin: letters, digits, - _ . after a letter or digit", s)
+		return fmt.Errorf("invalid prefix %q: before the * at the end must be letters, digits, - _ . after a letter or digit", s)
 	}
 	return nil
 }

@@ -36,5 +36,5 @@ func ReadKernelStats(number uint16) (KernelStats, error) {
 		}
 		return s, nil
 	}
-	return KernelStats{}, fmt.Errorf("queue %d is not in %s: nobody reads it", number, path)
+	return KernelStats{}, fmt.Errorf("queue %d is not in %s: no process reads it", number, path)
 }

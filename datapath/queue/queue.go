@@ -248,7 +248,7 @@ func (q *Queue) answer(id uint32, v Verdict) error {
 		return nil
 	}
 	if again := q.give(id, Drop()); again != nil {
-		return fmt.Errorf("giving a verdict: %v", err)
+		return fmt.Errorf("sending a verdict: %v", err)
 	}
 	if v.accept {
 		q.dropped.Add(1)

@@ -27,7 +27,7 @@ type peer struct {
 }
 
 // errPeerGone says that the process ended, or that its pid is another's now.
-var errPeerGone = errors.New("the process that asked has ended")
+var errPeerGone = errors.New("the process that sent the request has ended")
 
 // peerCredentials returns who opened the connection, as the kernel noted it then (SO_PEERCRED).
 func peerCredentials(conn *net.UnixConn) (*unix.Ucred, error) {
@@ -42,7 +42,7 @@ func peerCredentials(conn *net.UnixConn) (*unix.Ucred, error) {
 		return nil, fmt.Errorf("credentials of a connection: %v", err)
 	}
 	if cred.Pid <= 0 {
-		return nil, errors.New("the process that asked is in another PID namespace: run thole on the host")
+		return nil, errors.New("the process that sent the request is in another PID namespace: run thole on the host")
 	}
 	return cred, nil
 }
@@ -178,7 +178,7 @@ func statusIDs(pid int, key string) ([]uint32, error) {
 		for _, field := range strings.Fields(rest) {
 			id, err := strconv.ParseUint(field, 10, 32)
 			if err != nil {
-				return nil, fmt.Errorf("/proc/%d/status: %s %q is no number", pid, key, field)
+				return nil, fmt.Errorf("/proc/%d/status: %s %q is not a number", pid, key, field)
 			}
 			ids = append(ids, uint32(id))
 		}

@@ -51,7 +51,7 @@ func (r *runner) run(ctx context.Context, a asker, req RunRequest) (RunResponse,
 	}
 	if err := r.bring(ctx, a, run); err != nil {
 		if left := r.scopes.Discard(run); left != nil {
-			r.log.Error("a cgroup of a refused run stays until what is in it has ended", "cgroup", run.Cgroup.Path, "error", left)
+			r.log.Error("the cgroup of a refused run stays until its processes have ended", "cgroup", run.Cgroup.Path, "error", left)
 		}
 		return RunResponse{}, err
 	}
@@ -70,7 +70,7 @@ func (r *runner) admit(a asker, req RunRequest) (watch.Run, error) {
 	}
 	if req.Name != "" && !runName.MatchString(req.Name) {
 		return watch.Run{}, &Refusal{Code: http.StatusBadRequest, Message: fmt.Sprintf(
-			"%q is no name: at most 63 letters, digits, - _ and . are allowed, with a letter or digit first", req.Name)}
+			"invalid name %q: must be at most 63 letters, digits, - _ and . with a letter or digit first", req.Name)}
 	}
 	c, err := a.caller()
 	if err != nil {
@@ -145,7 +145,7 @@ func deriveName(command string) string {
 // bring loads the table that knows the cgroup, and moves the process in.
 func (r *runner) bring(ctx context.Context, a asker, run watch.Run) error {
 	if err := r.table.Sync(ctx); err != nil {
-		return fmt.Errorf("the process was not started, since its labels could not be loaded: %w", err)
+		return fmt.Errorf("the process was not started, because its labels could not be loaded: %w", err)
 	}
 	if !r.table.Knows(run.Cgroup.ID) {
 		return fmt.Errorf("the process was not started: the cgroup %s is not in the table, see `thole status`", run.Cgroup.Path)

@@ -157,7 +157,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.log.Info("ready", "socket", d.server.Addr())
 	err := group.Wait()
-	d.log.Info("stopped: a table that is loaded stays and enforces")
+	d.log.Info("stopped: a loaded table stays in force")
 	return errors.Join(err, d.close())
 }
 

@@ -22,8 +22,11 @@ import (
 // change of the table.
 
 // errDisarmed refuses "thole run": a process whose labels do not hold must not start.
-var errDisarmed = &api.Refusal{Code: http.StatusConflict, Message: "Thole is disarmed, so nothing is enforced and no label holds: " +
-	"run `thole arm`, or start the command without thole run"}
+var errDisarmed = &api.Refusal{
+	Code: http.StatusConflict,
+	Message: "Thole is disarmed, so nothing is enforced and labels have no effect: " +
+		"run `thole arm`, or start the command without thole run",
+}
 
 // disarmedFile is the file whose presence disarms. Its time of modification says since when.
 const disarmedFile = "disarmed"
@@ -35,7 +38,7 @@ func (s *stateDir) disarmed() (time.Time, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return time.Time{}, nil
 	case err != nil:
-		return time.Time{}, fmt.Errorf("looking whether Thole is disarmed: %v", err)
+		return time.Time{}, fmt.Errorf("finding out whether Thole is disarmed: %v", err)
 	}
 	return info.ModTime(), nil
 }
@@ -110,7 +113,7 @@ func (e *enforcer) Disarm(ctx context.Context) (answer api.DisarmResponse, err e
 		if storeErr := e.state.disarm(); storeErr != nil {
 			answer.Stored, answer.Error = false, storeErr.Error()
 			e.unstored, e.disarmed = true, e.now()
-			e.log.Error("disarmed, but not for the next daemon", "error", storeErr)
+			e.log.Error("disarmed, but this could not be stored for the next daemon", "error", storeErr)
 		}
 		answer.Table = e.loaded != nil
 		e.heed()
@@ -145,7 +148,7 @@ func (e *enforcer) setConditions() []condition.Condition {
 	}
 	if e.unheeded != nil {
 		list = append(list, condition.Condition{Code: condition.StateUnreadable, Text: fmt.Sprintf(
-			"%v: what was known before counts", e.unheeded)})
+			"%v: Thole stays armed or disarmed as before", e.unheeded)})
 	}
 	if len(e.set.docs.Policies) == 0 && !e.set.allowEmpty {
 		list = append(list, condition.Condition{Code: condition.NoPolicies,

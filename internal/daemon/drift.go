@@ -39,7 +39,7 @@ func (l *listener) Run(ctx context.Context) error {
 		}
 		var pause <-chan time.Time
 		if err != nil {
-			l.log.Warn("listening for changes of the table: it is read", "error", err)
+			l.log.Warn("notifications of table changes failed: the table is read instead", "error", err)
 			w = kernel.Write{}
 		}
 		if err != nil && !errors.Is(err, kernel.ErrLost) {
@@ -117,7 +117,7 @@ func (e *enforcer) look() (drifted bool, err error) {
 		if later(e.suspect.Generation, e.seen) {
 			m.Program, m.PID = e.suspect.Program, e.suspect.PID
 		}
-		e.log.Warn("somebody else changed the table: mending it", "removed", loaded == nil, "by", m.Program, "pid", m.PID)
+		e.log.Warn("another program changed the table: restoring it", "removed", loaded == nil, "by", m.Program, "pid", m.PID)
 		e.loaded, e.settled, drifted = loaded, false, true
 		e.mended, e.lastMended = e.mended+1, &m
 	}
@@ -134,7 +134,7 @@ func (e *enforcer) name(w kernel.Write) {
 	named := *m // the old one is in a view
 	named.Program, named.PID = w.Program, w.PID
 	e.lastMended = &named
-	e.log.Warn("who changed the table", "by", named.Program, "pid", named.PID)
+	e.log.Warn("the program that changed the table", "by", named.Program, "pid", named.PID)
 	e.publish()
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 // errStopped says that the enforcer does not work any more.
-var errStopped = errors.New("the daemon is stopping; the table that is loaded stays")
+var errStopped = errors.New("the daemon is stopping; the loaded table stays in force")
 
 // A scanner says what runs now.
 type scanner interface {
@@ -120,11 +120,11 @@ func (e *enforcer) adopt() error {
 		return err
 	}
 	if e.loaded, err = e.kernel.Read(tableName); err != nil {
-		return fmt.Errorf("reading the table that is loaded, which stays as it is: %v", err)
+		return fmt.Errorf("reading the loaded table, which stays unchanged: %v", err)
 	}
 	remembered, err := e.state.memory()
 	if err != nil {
-		e.log.Warn("what is known of the loaded table is lost: connections are decided again", "error", err)
+		e.log.Warn("the state of the loaded table is lost: connections are decided again", "error", err)
 	}
 	// Connections keep their marks also where a table was removed: its epochs are over.
 	e.epoch = max(remembered.Epoch, 1)
@@ -156,7 +156,7 @@ func (e *enforcer) adopt() error {
 		Parents:    remembered.Parents,
 		Bridges:    remembered.Bridges,
 	})
-	e.log.Info("adopted the table that is loaded", "epoch", e.epoch, "workloads", len(remembered.Workloads))
+	e.log.Info("adopted the loaded table", "epoch", e.epoch, "workloads", len(remembered.Workloads))
 	return nil
 }
 
@@ -189,8 +189,8 @@ func (e *enforcer) lastSet() (policySet, error) {
 	switch {
 	case err != nil && e.loaded != nil:
 		return policySet{docs: defaultSet().docs}, fmt.Errorf("the last good policy set: %w. "+
-			"The table that is loaded stays and enforces: "+
-			"give a set with --policies, or remove it with `thole cleanup`", err)
+			"The loaded table stays in force: "+
+			"give a set with --policies, or remove the table with `thole cleanup`", err)
 	case err != nil:
 		_ = e.refuse(fmt.Errorf("the last good policy set: %w", err))
 		return defaultSet(), nil
@@ -255,7 +255,7 @@ func (e *enforcer) again() {
 // attempt changes the table when nobody waits for the outcome.
 func (e *enforcer) attempt(how func() error) {
 	if err := how(); err != nil {
-		e.log.Error("the table could not be changed: what was loaded before stays and enforces", "error", err)
+		e.log.Error("the table could not be changed: the previous table stays in force", "error", err)
 	}
 	e.store()
 }
@@ -369,9 +369,9 @@ func (e *enforcer) follow(f watch.Files) {
 // refuse records that a policy set can not be used. The one before stays.
 func (e *enforcer) refuse(err error) error {
 	e.badSet = &api.Failure{Time: e.now(), Text: err.Error()}
-	e.log.Error("bad policy set: the last good one stays", "error", err)
+	e.log.Error("invalid policy set: the last good set stays in force", "error", err)
 	e.publish()
-	return refusalOf(err, "\nNothing was changed: the last good policy set stays.")
+	return refusalOf(err, "\nNothing was changed: the last good policy set stays in force.")
 }
 
 // refusalOf is a bad set's error as an answer, with its reason if it has one.
@@ -423,7 +423,7 @@ func (e *enforcer) replaceBy(set policySet) (api.ApplyResponse, error) {
 		return api.ApplyResponse{}, e.refuse(err)
 	}
 	if err != nil {
-		e.log.Error("the policy set could not be loaded: the one before stays", "error", err)
+		e.log.Error("the policy set could not be loaded: the previous set stays in force", "error", err)
 		return api.ApplyResponse{}, err
 	}
 	if err := e.explain(&p); err != nil {
@@ -445,8 +445,8 @@ func (e *enforcer) keep(set policySet) error {
 		return nil
 	}
 	err := e.state.savePolicies(set)
-	e.unkept = e.stored(e.unkept, "the policy set is enforced, but is lost when the daemon is started again, "+
-		"unless it can be written by then", err)
+	e.unkept = e.stored(e.unkept, "the policy set is enforced but not stored: it is lost at the next start, "+
+		"unless it can be written before", err)
 	if err != nil {
 		return errors.New(e.unkept.Text)
 	}
@@ -472,7 +472,7 @@ func (e *enforcer) store() {
 func (e *enforcer) stored(before *api.Failure, what string, err error) *api.Failure {
 	switch {
 	case err == nil && before != nil:
-		e.log.Info("stored at last", "was", before.Text)
+		e.log.Info("stored, after an earlier failure", "was", before.Text)
 		return nil
 	case err == nil:
 		return nil

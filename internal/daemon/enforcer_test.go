@@ -228,7 +228,7 @@ func TestFailedChangeIsTriedAgain(t *testing.T) {
 	b.kernel.set(func() { b.kernel.fail = errors.New("cannot allocate memory") })
 	id := b.host.MkCgroup("system.slice/nginx.service")
 	b.until("the failure's report", func() bool { return b.status().LastError != nil })
-	if s := b.status(); !strings.Contains(s.LastError.Text, "cannot allocate memory. What was loaded before stays and enforces") {
+	if s := b.status(); !strings.Contains(s.LastError.Text, "cannot allocate memory. The previous table stays in force") {
 		t.Errorf("status %+v", s.LastError)
 	}
 	b.kernel.set(func() { b.kernel.fail = nil })
@@ -268,7 +268,8 @@ func TestStateIsWrittenAtLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: allowWeb}}})
-	if err == nil || !strings.Contains(err.Error(), "the policy set is enforced, but is lost when the daemon is started again") {
+	const lost = "the policy set is enforced but not stored: it is lost at the next start"
+	if err == nil || !strings.Contains(err.Error(), lost) {
 		t.Errorf("apply: %v", err)
 	}
 	web := b.run("web", map[string]string{"app": "web"})

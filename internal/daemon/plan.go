@@ -306,10 +306,10 @@ func (e *enforcer) commit(p plan) error {
 	}
 	if !p.change.Empty() {
 		if err := e.sweep(p.epoch); err != nil {
-			return fmt.Errorf("%w. What was loaded before stays and enforces", err)
+			return fmt.Errorf("%w. The previous table stays in force", err)
 		}
 		if err := e.load(p.change, func() *ruleset.Table { return &p.result.Table }); err != nil {
-			return fmt.Errorf("loading the table: %w. What was loaded before stays and enforces", err)
+			return fmt.Errorf("loading the table: %w. The previous table stays in force", err)
 		}
 	}
 	e.loaded = &p.result.Table
@@ -374,7 +374,7 @@ func (e *enforcer) sweep(epoch uint16) error {
 	}
 	n, err := e.connections.Remark(sweep.Mask, sweep.Bits, sweep.Of)
 	if err != nil {
-		return fmt.Errorf("connections may say that they were allowed in epoch %d, which comes round: %w", epoch, err)
+		return fmt.Errorf("cannot reuse epoch %d, because conntrack entries still carry it: %w", epoch, err)
 	}
 	if n > 0 {
 		e.log.Info("connections of old epochs are decided again", "epoch", epoch, "connections", n)

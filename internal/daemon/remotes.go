@@ -225,10 +225,10 @@ func (e *enforcer) liveRemotes() (map[uint32]bool, error) {
 func (e *enforcer) sweepRemotes() {
 	n, err := e.removeRemotes(remoteIdle, len(e.remotes), func(compiler.Remote) bool { return true })
 	if err != nil {
-		e.log.Warn("what other nodes proved is not forgotten", "error", err)
+		e.log.Warn("unused classes of other nodes cannot be removed", "error", err)
 	}
 	if n > 0 {
-		e.log.Info("what other nodes proved, and nobody uses, is forgotten", "classes", n)
+		e.log.Info("unused classes of other nodes are removed", "classes", n)
 		e.attempt(e.reconcile)
 	}
 }
@@ -243,7 +243,8 @@ func (e *enforcer) endRemotes() {
 		r := &e.remotes[i]
 		if !r.Ended && !e.vouches(r.Certificate) {
 			r.Ended, e.disbelieved = true, true
-			e.log.Info("what a node proved is not believed any more", "node", r.Node, "address", r.Address, "labels", r.Labels.String())
+			e.log.Info("labels that a node proved are no longer believed",
+				"node", r.Node, "address", r.Address, "labels", r.Labels.String())
 		}
 	}
 }

@@ -46,7 +46,7 @@ func (e *enforcer) small() bool {
 	}
 	if !d.Patch.Empty() {
 		if err := e.load(d.Patch.Change(tableName), func() *ruleset.Table { return e.result.Table.Patched(d.Patch) }); err != nil {
-			e.log.Warn("a small change failed: the table is made anew", "error", err)
+			e.log.Warn("an incremental change failed: the table is compiled again", "error", err)
 			return false
 		}
 	}

@@ -52,7 +52,7 @@ func TestNoEngine(t *testing.T) {
 		{"", OK, "none at unix:///var/run/docker.sock"},
 		{"off", OK, "none is followed (--docker off)"},
 		{absent, Unknown, absent + ": "},
-		{"/run/docker.sock", Unknown, `"/run/docker.sock" is no address of Docker`},
+		{"/run/docker.sock", Unknown, `invalid address of Docker "/run/docker.sock"`},
 	} {
 		var got Finding
 		host := nstest.New(t) // without the machine's /run

@@ -28,7 +28,7 @@ func (f *Fleet) class(r compiler.Remote) (uint32, error) {
 	}
 	class, ok := f.table.Class(r)
 	if !ok {
-		return 0, errors.New("the table does not know it")
+		return 0, errors.New("the table has no element for it")
 	}
 	return class, nil
 }

@@ -49,7 +49,7 @@ func (c *credentials) explain(err error) error {
 		return fmt.Errorf("no certificate can be used, so labelled connections to and from other nodes do not open: "+
 			"reading %s: %w: see `thole pki show`", c.dir, err)
 	default:
-		return fmt.Errorf("the certificate from before stays in force, because what is installed cannot be used: "+
+		return fmt.Errorf("the previous certificate stays in force, because the installed files cannot be used: "+
 			"reading %s: %w: see `thole pki show`", c.dir, err)
 	}
 }

@@ -35,20 +35,20 @@ func TestCredentials(t *testing.T) {
 	whole, err := os.ReadFile(crt)
 	a.Must(err)
 	a.Must(os.WriteFile(crt, whole[:len(whole)/2], 0o644))
-	read("half a certificate", false, "the certificate from before stays in force")
+	read("half a certificate", false, "the previous certificate stays in force")
 	older, err := os.ReadFile(filepath.Join(dir, "trust.pem"))
 	a.Must(err)
 	_, err = a.CA.Revoke([]pki.Serial{first}, time.Now())
 	a.Must(err)
 	reference := c.node.Identity.Reference
 	a.Must(os.WriteFile(filepath.Join(dir, "trust.pem"), append(a.File("ca.crt"), a.File("ca.crl")...), 0o644))
-	read("a newer list, with half a certificate", true, "the certificate from before stays in force")
+	read("a newer list, with half a certificate", true, "the previous certificate stays in force")
 	if c.trust.Vouches(reference) || c.node.Trust != c.trust {
 		t.Error("the newer list is not in force")
 	}
 	a.Must(os.WriteFile(filepath.Join(dir, "trust.pem"), older, 0o644))
 	a.Must(os.WriteFile(crt, whole, 0o644))
-	read("an older list", false, "older than the list that is known")
+	read("an older list", false, "older than the installed list")
 	if c.trust.Vouches(reference) {
 		t.Error("an older list is in force")
 	}

@@ -79,7 +79,7 @@ func (f *Fleet) refresh(ctx context.Context, asked bool) error {
 	}
 	f.engines.begin(ctx, f.credentials.node) // after the table: workloads have the labels that the certificate requires
 	if failed := errors.Join(replaced, believed); failed != nil {
-		f.log.Error("certificate and trust are not in force everywhere", "error", failed)
+		f.log.Error("the new certificate and trust are not fully in force", "error", failed)
 	} else if node := f.credentials.node; node != nil && (changed || asked) {
 		message := "certificate or trust changed"
 		if asked {

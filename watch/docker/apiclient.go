@@ -70,10 +70,10 @@ func (c *apiClient) identify(ctx context.Context) error {
 	defer cancel()
 	info, err := c.api.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("asking Docker who it is: %v", err)
+		return fmt.Errorf("asking Docker for its version: %v", err)
 	}
 	if v := c.api.ClientVersion(); versions.LessThan(v, oldestAPI) {
-		return fmt.Errorf("this Docker (%s) speaks API version %s, at least %s is needed: upgrade it to 20.10 or newer",
+		return fmt.Errorf("Docker %s has API version %s, Thole needs at least %s: upgrade Docker to 20.10 or later",
 			info.ServerVersion, v, oldestAPI)
 	}
 	c.engine = c.engineInfo(ctx, info)
@@ -120,7 +120,7 @@ func (c *apiClient) Inspect(ctx context.Context, id string) (container, error) {
 		return container{}, fmt.Errorf("inspecting container %s: %v", id, err)
 	case r.ContainerJSONBase == nil || r.State == nil || r.HostConfig == nil || r.Config == nil,
 		r.NetworkSettings == nil:
-		return container{}, fmt.Errorf("inspecting container %s: the answer is not whole", id)
+		return container{}, fmt.Errorf("inspecting container %s: the answer is incomplete", id)
 	}
 	found := container{
 		id:      r.ID,

@@ -12,7 +12,7 @@ import (
 // An engine's API version is agreed on; one that is too old is said so.
 func TestDialAgreesOnAVersion(t *testing.T) {
 	for _, tt := range []struct{ engine, used, err string }{
-		{"1.40", "1.40", "this Docker (19) speaks API version 1.40, at least 1.41 is needed: upgrade it"},
+		{"1.40", "1.40", "Docker 19 has API version 1.40, Thole needs at least 1.41: upgrade Docker"},
 		{"1.41", "1.41", ""},
 		{"1.44", "1.44", ""},
 		{"9.99", "1.51", ""},

@@ -49,11 +49,11 @@ func (h Host) check() error {
 	u, err := url.Parse(h.Address)
 	switch {
 	case err != nil || u.Scheme == "" || u.Host+u.Path == "":
-		return fmt.Errorf("%q is no address of Docker: write unix:///path/of/docker.sock, tcp://host:port, or off",
-			h.Address)
+		return fmt.Errorf("invalid address of Docker %q: must be unix:///path/of/docker.sock, "+
+			"tcp://host:port, or off", h.Address)
 	case u.Scheme != "unix" && u.Scheme != "tcp":
-		return fmt.Errorf("reaching Docker at %s: only unix:// and tcp:// are known here, "+
-			"the engine must be on this machine: see --docker", h.Address)
+		return fmt.Errorf("reaching Docker at %s: the address must begin with unix:// or tcp://, "+
+			"because the engine must be on this machine: see --docker", h.Address)
 	}
 	return nil
 }
@@ -85,7 +85,7 @@ func readContext(dir, name string) (Host, error) {
 	}
 	endpoint := meta.Endpoints["docker"]
 	if endpoint.SkipTLSVerify {
-		return Host{}, fmt.Errorf("the Docker context %q does not verify whom it talks to: "+
+		return Host{}, fmt.Errorf("the Docker context %q does not verify the server: "+
 			"use --docker unix:///path/of/docker.sock", name)
 	}
 	host := Host{Address: cmp.Or(endpoint.Host, defaultDocker), Given: true}

@@ -58,9 +58,9 @@ func TestFindHost(t *testing.T) {
 			want: Host{Address: defaultDocker}},
 		{name: "no such context", env: map[string]string{"DOCKER_CONTEXT": "other"}, err: "see `docker context ls`"},
 		{name: "a context that verifies nobody", env: map[string]string{"DOCKER_CONFIG": blind},
-			err: "does not verify whom it talks to"},
+			err: "does not verify the server"},
 		{name: "another machine", host: "ssh://a", err: "the engine must be on this machine"},
-		{name: "a path", host: "/run/docker.sock", err: `"/run/docker.sock" is no address of Docker: write unix:///`},
+		{name: "a path", host: "/run/docker.sock", err: `invalid address of Docker "/run/docker.sock": must be unix:///`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := FindHost(tt.host, func(key string) string { return tt.env[key] })

@@ -334,7 +334,7 @@ func TestQuotedErrors(t *testing.T) {
 	broken := unreachable(wire)
 	broken[30]++
 	if got, _ := client.pass(queue.Prerouting, 0, broken); string(got) != string(broken) || client.Status().Refused["packet/bad-checksum"] != 1 {
-		t.Errorf("what can not be read is for the kernel: %v", client.Status().Refused)
+		t.Errorf("what cannot be read is for the kernel: %v", client.Status().Refused)
 	}
 	if st := client.Status(); st.Events["quotes"] != 1 {
 		t.Errorf("%+v", st)

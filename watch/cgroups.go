@@ -113,7 +113,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapsho
 	c.forget(seen)
 	if unwatched != nil {
 		conditions = append(conditions, condition.Condition{Code: condition.CgroupsUnwatched, Text: fmt.Sprintf(
-			"some cgroups can not be watched, they are looked at every %v only: %v: "+
+			"some cgroups cannot be watched; Thole reads them every %v only: %v: "+
 				"see `sysctl fs.inotify.max_user_watches`", resyncInterval, unwatched)})
 	}
 	snapshot := settle(workloads)

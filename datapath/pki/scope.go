@@ -77,7 +77,7 @@ func ParseRequire(words []string) (map[string]string, error) {
 			return nil, fmt.Errorf("the required label %q has no value; allowed: KEY=VALUE", word)
 		}
 		if old, ok := require[key]; ok && old != value {
-			return nil, fmt.Errorf("the label %s can not be required to be %q and %q", key, old, value)
+			return nil, fmt.Errorf("the label %s cannot be required to be %q and %q", key, old, value)
 		}
 		require[key] = value
 	}
@@ -140,7 +140,7 @@ func (s Scope) checkGrant(key string) error {
 		return err
 	}
 	if _, ok := s.Require[key]; ok {
-		return fmt.Errorf("the label %s is required, so it can not be granted too", key)
+		return fmt.Errorf("the label %s is required, so it cannot be granted too", key)
 	}
 	values := s.Grants[key]
 	if len(values) == 0 {

@@ -191,7 +191,7 @@ type DockerStatus struct {
 
 // A FleetStatus is this node's part among other nodes.
 type FleetStatus struct {
-	Node       string     `json:"node,omitempty"`     // its name, as its certificate has it; "": that can not be used
+	Node       string     `json:"node,omitempty"`     // its name, as its certificate has it; "": that cannot be used
 	Until      time.Time  `json:"until"`              // its certificate holds
 	Error      string     `json:"error,omitempty"`    // why the fleet is degraded: credentials, or the queue
 	Networks   []string   `json:"networks"`           // where other nodes are

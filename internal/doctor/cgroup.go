@@ -22,7 +22,7 @@ func cgroupMount() (cgroupfs.Root, Finding) {
 	f := Finding{Check: "cgroup v2", Status: OK}
 	root, err := cgroupfs.OpenRoot()
 	if err != nil {
-		return root, f.missing("not mounted", "processes can not be told apart: nothing is enforced",
+		return root, f.missing("not mounted", "processes cannot be distinguished: nothing is enforced",
 			"boot with systemd.unified_cgroup_hierarchy=1, or: mount -t cgroup2 none /sys/fs/cgroup")
 	}
 	f.Found = "at " + root.Dir()
@@ -42,7 +42,7 @@ func cgroupNamespace() []Finding {
 	if info.Sys().(*syscall.Stat_t).Ino == initialCgroupNamespace {
 		return []Finding{f}
 	}
-	return []Finding{f.warning("not the machine's", "only what runs below this namespace's root can be labelled",
+	return []Finding{f.warning("not the machine's", "only processes below the root of this cgroup namespace can have labels",
 		"run the daemon outside of containers, or with their cgroup namespace set to host")}
 }
 
@@ -58,7 +58,7 @@ func cgroupDelegation(root cgroupfs.Root) []Finding {
 		return []Finding{f}
 	}
 	return []Finding{f.warning("no nsdelegate",
-		"a container that may write to the node's cgroup tree (-v /sys/fs/cgroup) can leave its labels behind",
+		"a container that can write to the node's cgroup tree (-v /sys/fs/cgroup) can get rid of its labels",
 		"mount -o remount,nsdelegate "+root.Dir())}
 }
 
@@ -79,18 +79,18 @@ func delegates(mountinfo string) bool {
 func inScratch(ctx context.Context, root cgroupfs.Root, probe func(context.Context) *exec.Cmd) []Finding {
 	attributes := Finding{Check: "cgroup attributes", Status: OK, Found: "trusted.* can be stored"}
 	kernel := Finding{Check: "nftables"}
-	const unknown = "it is not known what the kernel enforces"
+	const unknown = "it is unknown what the kernel enforces"
 	if root.Dir() == "" {
-		err := errors.New("can not be tried without cgroup v2")
+		err := errors.New("cannot be tried without cgroup v2")
 		return []Finding{kernel.unknown(err, unknown, "see the line cgroup v2")}
 	}
 	dir, err := os.MkdirTemp(root.Dir(), "thole-doctor-")
 	if err != nil {
-		return []Finding{kernel.unknown(err, "thole run can make no cgroups; "+unknown, "sudo thole doctor")}
+		return []Finding{kernel.unknown(err, "thole run cannot make cgroups; "+unknown, "sudo thole doctor")}
 	}
 	defer os.Remove(dir)
 	if err := tryAttribute(dir); err != nil {
-		attributes = attributes.missing(err.Error(), "thole run can not store labels",
+		attributes = attributes.missing(err.Error(), "thole run cannot store labels",
 			"sudo thole doctor; in a container: with CAP_SYS_ADMIN")
 	}
 	findings, err := runProbe(ctx, probe, dir)

@@ -56,7 +56,7 @@ func compareOnce(ctx context.Context, client daemonClient, name string) []Findin
 	loaded, err := readTable(name)
 	if err != nil {
 		table := Finding{Check: "table"}
-		return append(findings, table.unknown(err, "it is not known whether anything is enforced", "sudo thole doctor"))
+		return append(findings, table.unknown(err, "it is unknown whether anything is enforced", "sudo thole doctor"))
 	}
 	return append(findings, tableState(loaded, status.Enforcing, workloads))
 }
@@ -67,20 +67,21 @@ func disarmed(is bool) []Finding {
 		return nil
 	}
 	f := Finding{Check: "armed"}
-	return []Finding{f.missing("disarmed by thole cleanup", "nothing is enforced, also not by a daemon that starts", "thole arm")}
+	return []Finding{f.missing("disarmed by thole cleanup", "nothing is enforced, also when a daemon starts", "thole arm")}
 }
 
 func daemonState(s api.Status, err error) Finding {
 	f := Finding{Check: "daemon", Status: OK, Found: fmt.Sprintf("process %d", s.PID)}
 	switch {
 	case errors.Is(err, api.ErrNoDaemon):
-		return f.warning("none", "what starts from now on gets no labels; a table that is loaded goes on deciding", "thole daemon --help")
+		return f.warning("none", "workloads that start now have no labels; a loaded table stays in force",
+			"thole daemon --help")
 	case err != nil:
-		return f.unknown(err, "it is not known whether the table is as it should be", "thole status")
+		return f.unknown(err, "it is unknown whether the table is right", "thole status")
 	case s.Disarmed != nil:
 		return f.missing("disarmed since "+s.Disarmed.Format(time.DateTime), "nothing is enforced", "thole arm")
 	case s.LastError != nil:
-		return f.missing("its last change failed: "+s.LastError.Text, "what is enforced is older than what is wanted", "thole status")
+		return f.missing("its last change failed: "+s.LastError.Text, "the enforced policies are older than the wanted ones", "thole status")
 	}
 	return f
 }
@@ -103,15 +104,15 @@ func fleetState(s *api.FleetStatus, now time.Time) []Finding {
 	if s == nil {
 		return nil
 	}
-	f := Finding{Check: "certificate", Status: OK, Found: fmt.Sprintf("of node %s, holds until %s", s.Node, s.Until.Format(time.DateTime))}
+	f := Finding{Check: "certificate", Status: OK, Found: fmt.Sprintf("of node %s, valid until %s", s.Node, s.Until.Format(time.DateTime))}
 	switch left := s.Until.Sub(now); {
 	case s.Error != "" && s.Error != s.Queue.Error:
-		f = f.missing(s.Error, "certificate and trust are not those that are installed, or labelled connections to and from "+
+		f = f.missing(s.Error, "the installed certificate and trust are not in force, or labelled connections to and from "+
 			"other nodes do not open; the daemon tries again by itself", "thole pki show")
 	case left <= 0:
-		f = f.missing(f.Found, "other nodes refuse what is opened from here", "thole pki renew, see docs/PKI.md")
+		f = f.missing(f.Found, "other nodes refuse connections of this node's workloads", "thole pki renew, see docs/PKI.md")
 	case left < certificateWarning:
-		f = f.warning(f.Found, "from then on other nodes refuse what is opened from here", "thole pki renew, see docs/PKI.md")
+		f = f.warning(f.Found, "from then on other nodes refuse connections of this node's workloads", "thole pki renew, see docs/PKI.md")
 	}
 	q := Finding{Check: "queue", Status: OK, Found: fmt.Sprintf("%d, by nft's expression queue", s.Queue.Number)}
 	switch {
@@ -119,8 +120,8 @@ func fleetState(s *api.FleetStatus, now time.Time) []Finding {
 		q = q.missing(cmp.Or(s.Queue.Error, fmt.Sprintf("%d is not read", s.Queue.Number)),
 			"labelled connections to and from other nodes do not open; the daemon tries again by itself", "thole status")
 	case !s.Queue.Native:
-		q = q.warning(fmt.Sprintf("%d, by NFQUEUE of nft_compat", s.Queue.Number), "nft lists these rules and can not load them from a file",
-			"boot a kernel with CONFIG_NFT_QUEUE, as the distribution's, if you need that")
+		q = q.warning(fmt.Sprintf("%d, by NFQUEUE of nft_compat", s.Queue.Number), "nft lists these rules but cannot load them from a file",
+			"if you need that, boot a kernel with CONFIG_NFT_QUEUE, such as the distribution's")
 	}
 	return []Finding{f, q}
 }
@@ -132,7 +133,7 @@ func problems(s api.Status) []Finding {
 		if p.Code == condition.SocketExposed {
 			continue // exposedSockets has it
 		}
-		findings = append(findings, Finding{Check: "problem"}.warning(p.String(), "what it names is not as it is wanted", "thole status"))
+		findings = append(findings, Finding{Check: "problem"}.warning(p.String(), "the problem needs an administrator", "thole status"))
 	}
 	return findings
 }
@@ -146,22 +147,22 @@ func tableState(loaded *ruleset.Table, wanted bool, workloads []api.Workload) Fi
 	f := Finding{Check: "table", Status: OK, Found: "none is loaded: nothing is enforced now"}
 	if loaded == nil {
 		if wanted {
-			return f.missing("it is not loaded, although the daemon says so", "nothing is enforced", restart)
+			return f.missing("it is not loaded, although the daemon says that it is", "nothing is enforced", restart)
 		}
 		return f
 	}
 	classes := classesOf(loaded)
 	f.Found = fmt.Sprintf("loaded, %d cgroups", len(classes))
 	if n := len(loaded.Foreign); n > 0 {
-		return f.missing("somebody else put something into it: "+loaded.Foreign[0], "it may decide otherwise than the policies say", restart)
+		return f.missing("another program added to it: "+loaded.Foreign[0], "its verdicts may differ from the policies", restart)
 	}
 	if place := hollow(loaded); place != "" {
-		return f.missing("somebody else emptied it: "+place, "what passes there is not decided", restart)
+		return f.missing("another program emptied it: "+place, "packets there are not judged", restart)
 	}
 	for _, w := range workloads {
 		if classes[w.ID] != w.Class {
 			return f.missing(fmt.Sprintf("it has cgroup %s in class %d, and the daemon has %s in class %d", w.Cgroup, classes[w.ID], w.Name, w.Class),
-				"it decides otherwise than the policies say", restart)
+				"its verdicts differ from the policies", restart)
 		}
 	}
 	return f

@@ -79,12 +79,12 @@ func TestFleetState(t *testing.T) {
 		change             func(*api.FleetStatus)
 		certificate, queue Status
 	}{
-		"good":            {func(*api.FleetStatus) {}, OK, OK},
-		"ends soon":       {func(s *api.FleetStatus) { s.Until = now.Add(certificateWarning - 1) }, Warning, OK},
-		"has ended":       {func(s *api.FleetStatus) { s.Until = now }, Missing, OK},
-		"can not be read": {func(s *api.FleetStatus) { s.Error = "others have access" }, Missing, OK},
-		"by nft_compat":   {func(s *api.FleetStatus) { s.Queue.Native = false }, OK, Warning},
-		"is not read":     {func(s *api.FleetStatus) { s.Queue.Running = false }, OK, Missing},
+		"good":           {func(*api.FleetStatus) {}, OK, OK},
+		"ends soon":      {func(s *api.FleetStatus) { s.Until = now.Add(certificateWarning - 1) }, Warning, OK},
+		"has ended":      {func(s *api.FleetStatus) { s.Until = now }, Missing, OK},
+		"cannot be read": {func(s *api.FleetStatus) { s.Error = "others have access" }, Missing, OK},
+		"by nft_compat":  {func(s *api.FleetStatus) { s.Queue.Native = false }, OK, Warning},
+		"is not read":    {func(s *api.FleetStatus) { s.Queue.Running = false }, OK, Missing},
 		"no engine": {func(s *api.FleetStatus) {
 			s.Queue.Running, s.Error, s.Queue.Error = false, "queue 1 is bound", "queue 1 is bound"
 		}, OK, Missing},

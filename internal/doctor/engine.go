@@ -22,7 +22,7 @@ func engine(ctx context.Context, address string) Finding {
 		f.Found = "none is followed (--docker off)"
 		return f
 	}
-	const unknown = "it is not known which engine the daemon follows"
+	const unknown = "it is unknown which engine the daemon follows"
 	host, err := docker.FindHost(address, os.Getenv)
 	if err != nil {
 		return f.unknown(err, unknown, "thole doctor --docker unix:///path/of/docker.sock, or --docker off")

@@ -86,7 +86,7 @@ func basicFeatures() []feature {
 		),
 	}, {
 		name:    "payload",
-		found:   "what is behind TCP's header, and headers that can be changed",
+		found:   "data after TCP's header, and changes of headers",
 		follows: nothingEnforced,
 		needs:   "CONFIG_NF_TABLES (5.16 or newer)",
 		rules: rules(
@@ -97,7 +97,7 @@ func basicFeatures() []feature {
 		),
 	}, {
 		name:    "called addresses",
-		found:   "the address that was called, where NAT changes it, and tunnels",
+		found:   "the called address behind NAT, and tunnels",
 		follows: nothingEnforced,
 		needs:   "CONFIG_NFT_CT and CONFIG_NF_TABLES (5.1 or newer)",
 		rules: rules(
@@ -122,7 +122,7 @@ func cgroupFeatures(cgroup nft.Value, socket nft.Expr) []feature {
 	return []feature{{
 		name:    "socket cgroupv2",
 		found:   "sockets by their cgroup",
-		follows: "processes can not be told apart: nothing is enforced",
+		follows: "processes cannot be distinguished: nothing is enforced",
 		needs:   "CONFIG_NFT_SOCKET and CONFIG_SOCK_CGROUP_DATA (5.13 or newer)",
 		rules: rules(
 			nft.Match{Left: nft.Expr{Field: nft.SocketMark}, Op: nft.AtLeast},
@@ -134,7 +134,7 @@ func cgroupFeatures(cgroup nft.Value, socket nft.Expr) []feature {
 	}, {
 		name:    "marks from maps",
 		found:   "conntrack mark and packet mark",
-		follows: "connections can not carry labels: nothing is enforced",
+		follows: "connections cannot carry labels: nothing is enforced",
 		needs:   "CONFIG_NF_TABLES and CONFIG_NFT_CT",
 		rules: rules(
 			nft.SetByMap{Target: nft.CtMark, Key: []nft.Expr{socket}, Map: "own"},
@@ -189,7 +189,7 @@ func answerFeatures() []feature {
 	return []feature{{
 		name:    "reject",
 		found:   "TCP reset and ICMP errors",
-		follows: "no table can be loaded, unless denied connections may end by time-out (--deny drop)",
+		follows: "no table can be loaded, except with --deny drop, where denied connections time out",
 		needs:   "CONFIG_NFT_REJECT_INET",
 		rules: slices.Concat(
 			rules(nft.Match{Left: nft.Expr{Field: nft.MetaL4Proto}, Value: nft.ProtoTCP}, nft.Reject{With: nft.TCPReset}),
@@ -198,7 +198,7 @@ func answerFeatures() []feature {
 	}, {
 		name:    "log and limit",
 		found:   "for what audit policies would deny",
-		follows: "audit policies can not be loaded",
+		follows: "audit policies cannot be loaded",
 		needs:   "CONFIG_NFT_LOG and CONFIG_NFT_LIMIT",
 		rules:   rules(nft.Log{Prefix: "thole: ", PerSecond: 10}),
 	}}
@@ -213,7 +213,7 @@ func bridgeFeatures() []feature {
 	)
 	return []feature{{
 		name:    "family bridge",
-		found:   "a container's address is its own by its port",
+		found:   "a container's address is bound to its port",
 		follows: "no table can be loaded while containers with a network of their own run",
 		needs:   "CONFIG_NF_TABLES_BRIDGE",
 		rules:   rules(accept),

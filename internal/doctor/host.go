@@ -21,7 +21,7 @@ func privileges() Finding {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
-		return f.unknown(err, "nothing else can be relied on", "sudo thole doctor")
+		return f.unknown(err, "the other checks are not reliable", "sudo thole doctor")
 	}
 	needed := []struct {
 		name string
@@ -44,7 +44,7 @@ func privileges() Finding {
 		return f
 	}
 	return f.missing(fmt.Sprintf("uid %d, without %s", os.Geteuid(), strings.Join(lacking, ", ")),
-		"tables can not be loaded, and most of what follows can not be checked", "sudo thole doctor")
+		"tables cannot be loaded, and most of what follows cannot be checked", "sudo thole doctor")
 }
 
 // kernelVersion only warns: the probes tell what the kernel really has.
@@ -52,7 +52,7 @@ func kernelVersion() Finding {
 	f := Finding{Check: "kernel", Status: OK}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		return f.unknown(err, "the checks below tell what the kernel has", "")
+		return f.unknown(err, "the checks below say what the kernel has", "")
 	}
 	f.Found = unix.ByteSliceToString(name.Release[:])
 	if major, minor := parseRelease(f.Found); major < 6 || major == 6 && minor < 1 {
@@ -88,7 +88,7 @@ func peerPidfd() Finding {
 	}
 	fd, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
-		return f.missing(err.Error(), "thole run can not make sure whom it labels", "boot kernel 5.3 or newer")
+		return f.missing(err.Error(), "thole run cannot make sure that it labels the right process", "boot kernel 5.3 or newer")
 	}
 	unix.Close(fd)
 	f.Found = "pidfd_open (SO_PEERPIDFD needs kernel 6.5; the daemon checks its caller twice instead)"
@@ -128,7 +128,7 @@ func conntrackMarks() Finding {
 		_, err = conn.Remark(^uint32(0), ^uint32(0), func(mark uint32) uint32 { return mark })
 	}
 	if err != nil {
-		return f.missing(err.Error(), "the daemon does not start where it can not know what was allowed before", "load module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK), as root")
+		return f.missing(err.Error(), "the daemon does not start if it cannot find out what was allowed before", "load module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK), as root")
 	}
 	return f
 }
@@ -156,7 +156,7 @@ func bridges() Finding {
 		on, err := readNumber("/proc/sys/net/bridge/bridge-nf-call-" + family)
 		if err != nil || on == 0 {
 			return f.warning("disabled, for "+strings.Join(names, ", "),
-				"containers with their own network on one bridge reach each other whatever their labels",
+				"containers on one bridge reach each other, whatever their labels",
 				"modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1")
 		}
 	}
@@ -168,7 +168,7 @@ func nftProgram() Finding {
 	f := Finding{Check: "nft program", Status: OK}
 	path, err := exec.LookPath("nft")
 	if err != nil {
-		return f.warning("not found", "the loaded table can not be read by people; enforcement does not need it",
+		return f.warning("not found", "you cannot list the loaded table; enforcement does not need nft",
 			"apt-get install nftables")
 	}
 	f.Found = path

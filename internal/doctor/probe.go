@@ -52,13 +52,13 @@ func queueing(conn *kernel.Conn) Finding {
 	f := Finding{Check: "packets to userspace", Status: OK, Found: "by nft's expression queue"}
 	native, err := conn.NativeQueue()
 	if err == nil && !native {
-		f.Found = "by NFQUEUE of nft_compat: nft lists such rules, and can not load them from a file"
+		f.Found = "by NFQUEUE of nft_compat: nft lists such rules but cannot load them from a file"
 		toQueue := []nft.Rule{{Statements: []nft.Statement{nft.Queue{}}}}
 		table := nft.Table{Name: tableName, Chains: []nft.Chain{{Name: "never", Rules: toQueue}}}
 		err = with(conn, table, func() error { return nil })
 	}
 	if err != nil {
-		return f.warning(err.Error(), "thole daemon --fleet can not be used",
+		return f.warning(err.Error(), "thole daemon --fleet cannot be used",
 			"boot the distribution's kernel (6.1 or newer), or one with CONFIG_NFT_QUEUE")
 	}
 	return f
@@ -81,7 +81,7 @@ const patience = 2 * time.Second
 func tryPackets(ctx context.Context, conn *kernel.Conn, cgroup nft.Value, level uint8) []Finding {
 	known := Finding{Check: "packets have cgroups", Status: OK, Found: "sender's and listener's, TCP and UDP"}
 	if err := with(conn, recognition(cgroup, level), func() error { return recognised(ctx, conn) }); err != nil {
-		known = known.missing(err.Error(), "processes can not be told apart: nothing is enforced",
+		known = known.missing(err.Error(), "processes cannot be distinguished: nothing is enforced",
 			"boot the distribution's kernel (6.1 or newer)")
 	}
 	denied := Finding{Check: "denial is at once", Status: OK, Found: "connections are reset"}

@@ -32,7 +32,7 @@ func socketListing() Finding {
 
 // mendExposure says what a person can do about an exposure. --local-routes is no help against BPF.
 var mendExposure = map[exposure.Reason]string{
-	exposure.BoundToDevice: "have the program listen on an address and not on a device",
+	exposure.BoundToDevice: "bind the program to an address, not to a device",
 	exposure.MixedDevices:  "end the program that is not meant to share the port",
 	exposure.SharedPort:    "give each program a port of its own, or all the same labels",
 }
@@ -53,7 +53,7 @@ func exposedSockets(s api.Status) []Finding {
 	f := Finding{Check: check, Status: OK, Found: fmt.Sprintf("none of %d", s.Sockets.Examined)}
 	switch {
 	case !s.Sockets.Complete:
-		f = f.warning(fmt.Sprintf("%d sockets were examined, not all", s.Sockets.Examined), "others may be exposed",
+		f = f.warning(fmt.Sprintf("%d sockets were examined, not all", s.Sockets.Examined), "other sockets may be exposed",
 			"ss -lntup")
 	case len(s.Sockets.Exposed) > 0:
 		return findings

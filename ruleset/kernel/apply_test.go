@@ -238,14 +238,14 @@ func TestUnloadable(t *testing.T) {
 		{set(ruleset.Mark, ruleset.Span(1, 2)), "set s: a range in a set without flags interval"},
 		{set(ruleset.Mark, ruleset.Span(2, 1)), "set s: a range ends before it begins"},
 		{set(ruleset.Mark), "set s: an element has 0 fields, not 1"},
-		{set(ruleset.VerdictType), "set s: verdict can not be the type of a key"},
-		{rule(ruleset.Foreign{Description: "x"}), "chain c, rule 1: can not load what is foreign: x"},
+		{set(ruleset.VerdictType), "set s: verdict cannot be the type of a key"},
+		{rule(ruleset.Foreign{Description: "x"}), "chain c, rule 1: cannot load what is foreign: x"},
 		{rule(ruleset.InSet{Set: "s"}), "chain c, rule 1: no set or map @s"},
 		{
 			rule(ruleset.Match{Left: ruleset.Expr{Field: ruleset.SocketCgroup}}),
 			"chain c, rule 1: socket cgroupv2 can be looked up in a set only",
 		},
-		{rule(ruleset.SetBits{Target: ruleset.CtState}), "chain c, rule 1: ct state can not be set"},
+		{rule(ruleset.SetBits{Target: ruleset.CtState}), "chain c, rule 1: ct state cannot be set"},
 		{rule(ruleset.Verdict{}), "chain c, rule 1: unknown verdict 0"},
 	} {
 		if err := c.Apply(ruleset.Diff(nil, test.want)); err == nil || err.Error() != test.text {

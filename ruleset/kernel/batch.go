@@ -217,7 +217,7 @@ func (b *batch) elements(what string, typ uint16, flags netlink.HeaderFlags, s *
 
 func (b *batch) addChain(c *ruleset.Chain) error {
 	if c.Foreign != "" {
-		return fmt.Errorf("chain %s: can not load what is foreign: %s", c.Name, c.Foreign)
+		return fmt.Errorf("chain %s: cannot load what is foreign: %s", c.Name, c.Foreign)
 	}
 	a := b.named(unix.NFTA_CHAIN_NAME, c.Name)
 	if c.Hook != ruleset.NoHook {

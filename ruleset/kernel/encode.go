@@ -83,7 +83,7 @@ func (e *encoder) statement(s ruleset.Statement) ([]expr.Any, error) {
 		kind, err := verdictKind(s)
 		return []expr.Any{&expr.Verdict{Kind: kind, Chain: s.Chain}}, err
 	case ruleset.Foreign:
-		return nil, fmt.Errorf("can not load what is foreign: %s", s.Description)
+		return nil, fmt.Errorf("cannot load what is foreign: %s", s.Description)
 	default:
 		return nil, fmt.Errorf("unknown statement %T", s)
 	}
@@ -417,7 +417,7 @@ func encodeRewrite(s ruleset.Rewrite) ([]expr.Any, error) {
 	}
 	to := rewrites(s.Target)
 	if to == nil || s.Source.Bytes() != s.Target.Bytes() {
-		return nil, fmt.Errorf("%s can not be set to %s", s.Target, s.Source)
+		return nil, fmt.Errorf("%s cannot be set to %s", s.Target, s.Source)
 	}
 	var a attrs
 	a.u32(unix.NFTA_PAYLOAD_SREG, firstReg)
@@ -458,7 +458,7 @@ func encodeFlip(s ruleset.Flip) ([]expr.Any, error) {
 	from, err := load(ruleset.Expr{Field: s.Field}, firstReg)
 	field, ok := from.(*expr.Payload)
 	if err != nil || !ok {
-		return nil, fmt.Errorf("%s can not be changed", s.Field)
+		return nil, fmt.Errorf("%s cannot be changed", s.Field)
 	}
 	return []expr.Any{
 		field,
@@ -525,7 +525,7 @@ func store(f ruleset.Field) (expr.Any, error) {
 	case ruleset.MetaPriority:
 		return &expr.Meta{Key: expr.MetaKeyPRIORITY, SourceRegister: true, Register: firstReg}, nil
 	default:
-		return nil, fmt.Errorf("%s can not be set", f)
+		return nil, fmt.Errorf("%s cannot be set", f)
 	}
 }
 

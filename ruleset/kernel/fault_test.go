@@ -92,7 +92,7 @@ func TestFaultAtEveryCall(t *testing.T) {
 					over = f.hit == ""
 					checkOutcome(t, what+", "+f.hit, err, mustRead(t, other), a, b)
 					if _, err := c.Generation(); err != nil {
-						t.Fatalf("%s: the connection can not be used on: %v", what, err)
+						t.Fatalf("%s: the connection cannot be used on: %v", what, err)
 					}
 					mustApply(t, other, mustRead(t, other), a)
 				}

@@ -94,14 +94,14 @@ func isRanges(s *ruleset.Set) bool { return s.Interval && len(s.Key) == 1 }
 func setAttrs(a *attrs, table string, s *ruleset.Set, id uint32) error {
 	for _, t := range s.Key {
 		if _, ok := dataTypes[t]; !ok {
-			return fmt.Errorf("%s can not be the type of a key", t)
+			return fmt.Errorf("%s cannot be the type of a key", t)
 		}
 	}
 	if len(s.Key) == 0 || len(s.Key) > 5 {
 		return fmt.Errorf("a key has 1 to 5 fields, not %d", len(s.Key))
 	}
 	if s.Foreign != "" {
-		return fmt.Errorf("can not load what is foreign: %s", s.Foreign)
+		return fmt.Errorf("cannot load what is foreign: %s", s.Foreign)
 	}
 	a.str(unix.NFTA_SET_TABLE, table)
 	a.str(unix.NFTA_SET_NAME, s.Name)
@@ -117,7 +117,7 @@ func setAttrs(a *attrs, table string, s *ruleset.Set, id uint32) error {
 		a.u32(unix.NFTA_SET_DATA_TYPE, keyType([]ruleset.Type{s.Data}))
 		a.u32(unix.NFTA_SET_DATA_LEN, uint32(s.Data.Bytes()))
 	default:
-		return fmt.Errorf("%s can not be the type of a map's data", s.Data)
+		return fmt.Errorf("%s cannot be the type of a map's data", s.Data)
 	}
 	a.u32(unix.NFTA_SET_ID, id)
 	if s.Timeout != 0 {

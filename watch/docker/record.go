@@ -54,7 +54,8 @@ func newRecord(c container) *record {
 func (r *record) divideLabels(c container) {
 	r.labels, r.facts = compiler.Labels{}, compiler.Labels{}
 	if c.imageLabels == nil {
-		r.refused = "its image is gone, so that its labels can not be told from the image's: make the container anew"
+		r.refused = "its image was removed, so its labels cannot be distinguished from the image's labels: " +
+			"create the container again"
 	}
 	for key, value := range c.labels {
 		inherited, ok := c.imageLabels[key]

@@ -44,7 +44,7 @@ func TestLabelsOfContainers(t *testing.T) {
 		{"no key", map[string]string{"": "a"}, map[string]string{}, compiler.Labels{}, base,
 			"a label has no key; allowed: KEY=VALUE"},
 		{"the image is gone", map[string]string{"app": "web"}, nil, compiler.Labels{"app": "web"}, base,
-			"its image is gone, so that its labels can not be told from the image's: make the container anew"},
+			"its image was removed, so its labels cannot be distinguished from the image's labels: create the container again"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRecord(container{labels: tt.labels, imageLabels: tt.image})

@@ -111,7 +111,7 @@ image() {
   tar -C $root -c . | docker import - story >/dev/null
 }
 
-type_ "1. Start the daemon. Without a policy of yours the default holds: same labels may talk."
+type_ "1. Start the daemon. The built-in policy is in force: equal labels may connect to each other."
 docker_host=off
 if engine; then docker_host=unix:///run/docker.sock; else echo "(no Docker engine here: containers are left out)"; fi
 in_background thole daemon --docker "$docker_host"
@@ -123,18 +123,18 @@ in_background thole run --label app=nginx nginx -c /etc/nginx/80.conf -g 'daemon
 until_true listening 80
 expect succeeds thole get workloads
 
-type_ "3. Who has no labels does not reach it: refused at once, on every address."
+type_ "3. Unlabelled clients do not reach it: they are refused at once, on every address."
 expect fails curl -s -S --max-time 5 http://127.0.0.1
 expect fails curl -s -S --max-time 5 'http://[::1]'
 expect fails curl -s -S --max-time 5 http://192.0.2.1
 
-type_ "5. The same labels reach it. "
+type_ "5. Clients with the same labels reach it."
 expect succeeds thole run --label=app=nginx curl -- -s -S --max-time 5 http://127.0.0.1
 expect succeeds thole run --label app=nginx -- curl -s -S --max-time 5 'http://[::1]'
 expect succeeds thole run --label app=nginx -- curl -s -S --max-time 5 http://192.0.2.1
 expect fails thole run --label app=web -- curl -s -S --max-time 5 http://127.0.0.1
 
-type_ "6. A second server with other labels, and a shell from which all carries its labels."
+type_ "6. A second server with other labels, and a shell: all commands in it have its labels."
 in_background thole run --label app=web nginx -c /etc/nginx/8080.conf -g 'daemon off;'
 until_true listening 8080
 expect fails curl -s -S --max-time 5 http://127.0.0.1:8080
@@ -149,7 +149,7 @@ expect succeeds ncat --recv-only 127.0.0.1 9000
 expect succeeds nft -t list chain inet thole input
 
 if [ $docker_host != off ]; then
-type_ "2, 3, 4, 5 with containers: --net=host, no address of its own, and closed all the same."
+type_ "2, 3, 4, 5 with containers: with --net=host they have no address of their own, and are isolated all the same."
 expect succeeds docker run -d --net=host -l app=nginx --name nginx story nginx -c /etc/nginx/8081.conf -g 'daemon off;'
 until_true listening 8081
 expect succeeds docker inspect -f '{{.HostConfig.NetworkMode}}' nginx
@@ -162,7 +162,7 @@ expect succeeds thole run --label=app=nginx curl -- -s -S --max-time 5 http://12
 expect succeeds thole get workloads
 fi
 
-type_ "8. A policy of yours: app=web may reach app=nginx on port 80. First look, then load."
+type_ "8. A policy: app=web may connect to app=nginx on port 80."
 cat >/run/allow.yaml <<'YAML'
 apiVersion: thole/v1
 kind: Policy
@@ -179,12 +179,12 @@ expect succeeds thole run --label app=web -- curl -s -S --max-time 5 http://127.
 expect fails thole run --label app=db -- curl -s -S --max-time 5 http://127.0.0.1
 expect fails curl -s -S --max-time 5 http://127.0.0.1
 
-type_ "9. A mistake changes nothing."
+type_ "9. An invalid policy changes nothing."
 sed 's/ingress/ingres/' /run/allow.yaml >/run/wrong.yaml
 expect fails thole apply -f /run/wrong.yaml
 expect fails curl -s -S --max-time 5 http://127.0.0.1
 
-type_ "10. The daemon ends: the table stays and goes on deciding. The way out is cleanup."
+type_ "10. The daemon ends: the table stays in force. thole cleanup removes it."
 show kill "${started[0]}"; kill "${started[0]}"; wait "${started[0]}" 2>/dev/null
 expect fails curl -s -S --max-time 5 http://127.0.0.1
 expect succeeds thole cleanup

@@ -66,8 +66,8 @@ func programList() []program {
 		{"redis", "redis", "6379/tcp", []string{"redis-server", "redis-cli", "redis-benchmark"}, refused,
 			serveRedis, useRedis},
 		{"openssh", "openssh", "22/tcp", []string{sshd, "ssh", "ssh-keygen"}, refused, serveOpenSSH, useOpenSSH},
-		{"chrony", "chrony", "123/udp, 323/udp", []string{"chronyd", "chronyc"}, "Timeout reached|Cannot talk",
-			serveChrony, useChrony},
+		{"chrony", "chrony", "123/udp, 323/udp", []string{"chronyd", "chronyc"},
+			"Timeout reached|No suitable source|Cannot talk", serveChrony, useChrony},
 	}
 }
 

@@ -82,7 +82,7 @@ soak-long: packages
 
 # FUZZTIME=1h make fuzz: an hour each
 FUZZTIME ?= 60s
-FUZZ = compiler:FuzzParse compiler:FuzzWords datapath/token:FuzzToken datapath/token:FuzzStatement \
+FUZZ = compiler/policy:FuzzParse compiler/policy:FuzzWords datapath/token:FuzzToken datapath/token:FuzzStatement \
 	datapath/packet:FuzzPacket datapath/packet:FuzzQuote datapath/pki:FuzzGrants datapath/pki:FuzzVerify datapath/pki:FuzzWords \
 	datapath/handshake:FuzzStep
 fuzz:

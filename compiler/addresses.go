@@ -5,6 +5,8 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+
+	"thole/compiler/policy"
 )
 
 // groups are the multicast addresses: a CIDR matches them only if it lies inside
@@ -37,8 +39,8 @@ type addressClass struct {
 
 // addressClasses divide all addresses. The first class is what no CIDR matches.
 type addressClasses struct {
-	lists   [][]*CIDR // the distinct lists of cidr: peers of all rules
-	index   map[*Rule]int
+	lists   [][]*policy.CIDR // the distinct lists of cidr: peers of all rules
+	index   map[*policy.Rule]int
 	classes []addressClass
 	matched [][]int // for each list, the indexes of the classes that it matches
 
@@ -47,8 +49,8 @@ type addressClasses struct {
 }
 
 // classifyAddresses finds the classes of all addresses that rules can tell apart.
-func classifyAddresses(policies []Policy) *addressClasses {
-	ac := &addressClasses{index: map[*Rule]int{}}
+func classifyAddresses(policies []policy.Policy) *addressClasses {
+	ac := &addressClasses{index: map[*policy.Rule]int{}}
 	ac.collect(policies)
 	ac.classes = []addressClass{{}}
 	ac.matched = make([][]int, len(ac.lists))
@@ -106,14 +108,14 @@ func (m *matchings) lists(atom int) []int { return m.flat[m.start[atom]:m.start[
 
 // matching finds the lists that match each of the atoms, which are ascending. It takes time for what it finds, and for
 // the CIDRs and their exceptions.
-func matching(atoms []addressRange, lists [][]*CIDR) matchings {
+func matching(atoms []addressRange, lists [][]*policy.CIDR) matchings {
 	type match struct{ atom, list int }
 	var found []match
 	last := make([]int, len(atoms)) // the last list that was found for an atom, from 1 on
 	m := matchings{start: make([]int, len(atoms)+1)}
 	for list, cidrs := range lists {
 		for _, c := range cidrs {
-			for i := range c.matching(atoms) {
+			for i := range matchedAtoms(c, atoms) {
 				if last[i] != list+1 {
 					last[i] = list + 1
 					found = append(found, match{i, list})
@@ -134,9 +136,9 @@ func matching(atoms []addressRange, lists [][]*CIDR) matchings {
 	return m
 }
 
-// matching visits which of the atoms c matches: those in its prefix, but not in an exception, nor in the multicast
+// matchedAtoms visits which of the atoms c matches: those in its prefix, but not in an exception, nor in the multicast
 // addresses if it does not lie inside these.
-func (c *CIDR) matching(atoms []addressRange) iter.Seq[int] {
+func matchedAtoms(c *policy.CIDR, atoms []addressRange) iter.Seq[int] {
 	type part struct{ from, to int } // of the atoms; to is the first one behind it
 	partOf := func(p netip.Prefix) part {
 		last := lastAddr(p)
@@ -173,15 +175,15 @@ func (c *CIDR) matching(atoms []addressRange) iter.Seq[int] {
 }
 
 // collect finds the distinct lists of CIDRs, and which rule has which.
-func (ac *addressClasses) collect(policies []Policy) {
+func (ac *addressClasses) collect(policies []policy.Policy) {
 	at := map[string]int{}
 	var key []byte
 	for r := range allRules(policies) {
-		var list []*CIDR
+		var list []*policy.CIDR
 		key = key[:0]
 		for _, p := range r.Peers {
 			if p.CIDR != nil {
-				list, key = append(list, p.CIDR), p.CIDR.appendTo(key)
+				list, key = append(list, p.CIDR), appendCIDR(p.CIDR, key)
 			}
 		}
 		if list == nil {
@@ -195,8 +197,8 @@ func (ac *addressClasses) collect(policies []Policy) {
 	}
 }
 
-// appendTo appends c as a key.
-func (c *CIDR) appendTo(b []byte) []byte {
+// appendCIDR appends c as a key.
+func appendCIDR(c *policy.CIDR, b []byte) []byte {
 	put := func(p netip.Prefix) {
 		b = appendString(b, string(p.Addr().AsSlice()))
 		b = append(b, byte(p.Bits()))
@@ -210,7 +212,7 @@ func (c *CIDR) appendTo(b []byte) []byte {
 }
 
 // listOf returns which of the lists is the rule's; -1: it has no CIDR.
-func (ac *addressClasses) listOf(r *Rule) int {
+func (ac *addressClasses) listOf(r *policy.Rule) int {
 	if i, ok := ac.index[r]; ok {
 		return i
 	}
@@ -218,7 +220,7 @@ func (ac *addressClasses) listOf(r *Rule) int {
 }
 
 // atoms cuts both families where a CIDR, an exception or the multicast addresses begin or end.
-func atoms(cidrs []*CIDR) []addressRange {
+func atoms(cidrs []*policy.CIDR) []addressRange {
 	starts := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	cut := func(p netip.Prefix) {
 		starts = append(starts, p.Addr())

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/ruleset"
 )
@@ -85,7 +86,7 @@ func disagrees(c reference.Case) string {
 // reversed returns the request that an answer may be instead, where both ends are on the host network of this node.
 func reversed(c reference.Connection) (back reference.Connection, here bool) {
 	own := func(e reference.Endpoint) bool {
-		return !e.Address.IsValid() && (e.Workload == nil || e.Workload.Kind != compiler.KindAddress)
+		return !e.Address.IsValid() && (e.Workload == nil || e.Workload.Kind != policy.KindAddress)
 	}
 	here = own(c.From) && own(c.To)
 	c.From, c.To, c.Port, c.Called = c.To, c.From, answeredPort, netip.AddrPort{}
@@ -101,28 +102,28 @@ const docker0 = "docker0"
 var (
 	containers4 = netip.MustParsePrefix("172.17.0.0/16")
 	containers6 = netip.MustParsePrefix("fd00:17::/64")
-	bridges     = []compiler.Bridge{{Name: docker0, Networks: []netip.Prefix{containers4, containers6}}}
+	bridges     = []policy.Bridge{{Name: docker0, Networks: []netip.Prefix{containers4, containers6}}}
 )
 
 // withContainers returns the workloads of a case, as Admit says. Those that have an address run in
 // containers with a network of their own.
-func withContainers(c reference.Case) ([]compiler.Workload, []compiler.Unlabelled) {
-	var workloads []compiler.Workload
-	var unlabelled []compiler.Unlabelled
+func withContainers(c reference.Case) ([]policy.Workload, []policy.Unlabelled) {
+	var workloads []policy.Workload
+	var unlabelled []policy.Unlabelled
 	for i, w := range c.Workloads {
 		w := *w
-		if w.Kind == compiler.KindAddress {
-			w.Kind = compiler.KindContainer
-			w.Cgroup = compiler.Cgroup{Path: fmt.Sprintf("docker/%d", i), ID: 1<<42 + uint64(i)}
-			w.Own = []compiler.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{w.Address}}}
+		if w.Kind == policy.KindAddress {
+			w.Kind = policy.KindContainer
+			w.Cgroup = policy.Cgroup{Path: fmt.Sprintf("docker/%d", i), ID: 1<<42 + uint64(i)}
+			w.Own = []policy.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{w.Address}}}
 		}
 		if len(w.Labels) == 0 {
-			unlabelled = append(unlabelled, compiler.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful})
+			unlabelled = append(unlabelled, policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful})
 			continue
 		}
 		workloads = append(workloads, w)
 	}
-	return compiler.Admit(c.Policies, workloads, unlabelled)
+	return policy.Admit(c.Policies, workloads, unlabelled)
 }
 
 // elsewhere: of what containers with a network of their own send and receive, only
@@ -134,7 +135,7 @@ func elsewhere(in reference.Case, c reference.Connection) bool {
 			*e = reference.Endpoint{}
 		}
 	}
-	own := func(e reference.Endpoint) bool { return e.Workload != nil && e.Workload.Kind == compiler.KindAddress }
+	own := func(e reference.Endpoint) bool { return e.Workload != nil && e.Workload.Kind == policy.KindAddress }
 	switch {
 	case own(c.From):
 		return c.To.Workload == nil || own(c.To) || c.Protocol != ruleset.ProtoTCP && c.Protocol != ruleset.ProtoUDP

@@ -1,11 +1,15 @@
 package compiler
 
-import "strings"
+import (
+	"strings"
+
+	"thole/compiler/policy"
+)
 
 // A labelIndex finds the peers that sameLabels may match, without asking all of them.
 type labelIndex struct {
-	of  *SameLabels
-	use use
+	of  *policy.SameLabels
+	use policy.Use
 
 	// Peers match only if they have equal keys (key), or, where doubtful labels may be there and may not, only if they
 	// have a label in common.
@@ -14,7 +18,7 @@ type labelIndex struct {
 }
 
 // index returns that of a peer sameLabels in a use.
-func (cs *classes) index(s *SameLabels, u use) *labelIndex {
+func (cs *classes) index(s *policy.SameLabels, u policy.Use) *labelIndex {
 	name := string(appendFlag(nil, s.All)) + string(rune('0'+u)) + strings.Join(s.Keys, "\x00")
 	if x := cs.labelIndexes[name]; x != nil {
 		return x
@@ -31,10 +35,10 @@ func (cs *classes) index(s *SameLabels, u use) *labelIndex {
 
 func (x *labelIndex) enter(c *workloadClass) {
 	w := c.members[0]
-	if x.of.All && x.use == restricting {
-		for _, labels := range [...]Labels{w.Labels, w.Doubtful} {
+	if x.of.All && x.use == policy.Restricting {
+		for _, labels := range [...]policy.Labels{w.Labels, w.Doubtful} {
 			for k, v := range labels {
-				if IsUserLabel(k) {
+				if policy.IsUserLabel(k) {
 					x.byLabel[label{k, v}] = append(x.byLabel[label{k, v}], c.id())
 				}
 			}
@@ -45,13 +49,13 @@ func (x *labelIndex) enter(c *workloadClass) {
 }
 
 // key returns what must be equal; ok is false if w matches nothing.
-func (x *labelIndex) key(w *Workload) (key string, ok bool) {
+func (x *labelIndex) key(w *policy.Workload) (key string, ok bool) {
 	if x.of.All {
 		return string(appendLabels(nil, w.Labels)), len(w.Labels) > 0
 	}
-	value := (*Workload).certain
-	if x.use == restricting {
-		value = (*Workload).Label
+	value := (*policy.Workload).Certain
+	if x.use == policy.Restricting {
+		value = (*policy.Workload).Label
 	}
 	var b []byte
 	for _, k := range x.of.Keys {
@@ -65,8 +69,8 @@ func (x *labelIndex) key(w *Workload) (key string, ok bool) {
 }
 
 // candidates returns all peers that match w, and perhaps others.
-func (x *labelIndex) candidates(w *Workload) []int {
-	if !x.of.All || x.use == permitting {
+func (x *labelIndex) candidates(w *policy.Workload) []int {
+	if !x.of.All || x.use == policy.Permitting {
 		key, ok := x.key(w)
 		if !ok {
 			return nil
@@ -76,7 +80,7 @@ func (x *labelIndex) candidates(w *Workload) []int {
 	var fewest []int
 	some := false
 	for k, v := range w.Labels { // each is there in every reading, so that a peer must have it
-		if list := x.byLabel[label{k, v}]; IsUserLabel(k) && (!some || len(list) < len(fewest)) {
+		if list := x.byLabel[label{k, v}]; policy.IsUserLabel(k) && (!some || len(list) < len(fewest)) {
 			fewest, some = list, true
 		}
 	}

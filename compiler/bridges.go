@@ -3,12 +3,13 @@ package compiler
 import (
 	"net/netip"
 
+	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
 
 // bindNetworks enters the containers with a network of their own. INPUT knows them by
 // their address on their bridge, OUTPUT by their address alone: NAT may have led there.
-func (l *lowering) bindNetworks(bridges []Bridge, unlabelled []Unlabelled) {
+func (l *lowering) bindNetworks(bridges []policy.Bridge, unlabelled []policy.Unlabelled) {
 	if len(bridges) == 0 {
 		return
 	}
@@ -26,7 +27,7 @@ func (l *lowering) bindNetworks(bridges []Bridge, unlabelled []Unlabelled) {
 			l.add("container_net"+families[version(n.Addr())], nft.Element{Key: []nft.Value{nft.Prefix(n)}, Comment: b.Name})
 		}
 	}
-	var own []Network
+	var own []policy.Network
 	for i := range l.workloads {
 		c := &l.workloads[i]
 		for _, w := range c.members {
@@ -43,7 +44,7 @@ func (l *lowering) bindNetworks(bridges []Bridge, unlabelled []Unlabelled) {
 }
 
 // bindNetwork enters one container; class 0 is unlabelled.
-func (l *lowering) bindNetwork(networks []Network, class uint32, comment string) {
+func (l *lowering) bindNetwork(networks []policy.Network, class uint32, comment string) {
 	for _, n := range networks {
 		for _, a := range n.Addresses {
 			v, at := families[version(a)], nft.Address(a)
@@ -81,7 +82,7 @@ func disjoint(list []netip.Prefix) []netip.Prefix {
 // onPorts returns the table of family bridge: an address of a container is that
 // container's alone, by its own port, in IP as in ARP. INPUT, which sees the bridge and
 // not its port, can then believe it.
-func onPorts(own []Network) *nft.Table {
+func onPorts(own []policy.Network) *nft.Table {
 	t := &nft.Table{Name: "thole", Counters: []string{"forged"}}
 	chain := nft.Chain{
 		Name: "prerouting", Hook: nft.Prerouting, Priority: bridgePriority,

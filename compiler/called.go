@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"thole/compiler/mark"
 	nft "thole/ruleset"
 )
 
@@ -9,15 +10,15 @@ import (
 // of addresses mean the one that was called; those that speak of labels, the one that gets it.
 // A rule that denies either denies the connection; a rule that allows one allows it.
 func (l *layout) calledChains() []nft.Chain {
-	asked := masked(nft.MetaMark, calledAllowed, calledAllowed)
+	asked := masked(nft.MetaMark, mark.CalledAllowed, mark.CalledAllowed)
 	allowed := func(bits uint32) []nft.Rule {
-		return []nft.Rule{rule(nft.SetBits{Target: nft.MetaMark, And: allOnes, Or: bits})}
+		return []nft.Rule{rule(nft.SetBits{Target: nft.MetaMark, And: mark.AllBits, Or: bits})}
 	}
 	return []nft.Chain{
 		l.called(),
 		{Name: "called_here", Comment: "an address of this node: labels alone count", Rules: restore()},
-		{Name: "called_allowed", Comment: "egress allows the address that was called", Rules: allowed(calledAllowed | calledAudited)},
-		{Name: "called_allowed_but_audited", Comment: "and would not with the audit policies", Rules: allowed(calledAllowed)},
+		{Name: "called_allowed", Comment: "egress allows the address that was called", Rules: allowed(mark.CalledAllowed | mark.CalledAudited)},
+		{Name: "called_allowed_but_audited", Comment: "and would not with the audit policies", Rules: allowed(mark.CalledAllowed)},
 		{Name: "egress_unsaid", Comment: "no rule allows the sender this listener", Rules: []nft.Rule{
 			because("the packet's mark is not ours", isAnswer, is(nft.MetaIif, 0), leavesNode, goTo("refuse")),
 			because("but the address that it called", asked, verdictReturn),

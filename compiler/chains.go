@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 
+	"thole/compiler/mark"
 	nft "thole/ruleset"
 )
 
@@ -138,16 +139,18 @@ func (l *layout) nobodys(name, comment string) nft.Chain {
 }
 
 // decided holds where the connection was allowed in this epoch, and it is known to whom.
-func (l *layout) decided() nft.Match { return masked(nft.CtMark, markEpoch|markDead|markOpen, l.epoch) }
+func (l *layout) decided() nft.Match {
+	return masked(nft.CtMark, mark.EpochMask|mark.DeadBit|mark.OpenBit, l.epoch)
+}
 
 // heard holds where a socket was found for what came behind the handshake, and may have it.
 func (l *layout) heard() nft.Match {
-	return masked(nft.CtMark, markEpoch|markOpen|markDead|markOut, l.epoch|markOpen|markOut)
+	return masked(nft.CtMark, mark.EpochMask|mark.OpenBit|mark.DeadBit|mark.OutBit, l.epoch|mark.OpenBit|mark.OutBit)
 }
 
 // answered holds where a socket answered that may.
 func (l *layout) answered() nft.Match {
-	return masked(nft.CtMark, markEpoch|markOpen|markDead, l.epoch|markOpen|markDead)
+	return masked(nft.CtMark, mark.EpochMask|mark.OpenBit|mark.DeadBit, l.epoch|mark.OpenBit|mark.DeadBit)
 }
 
 // AuditCounter names the counter of connections that an audit policy would have denied.
@@ -161,8 +164,8 @@ const tcpOpening = nft.TCPFin | nft.TCPSyn | nft.TCPRst | nft.TCPAck
 
 // The expressions, matches and verdicts of the chains above.
 var (
-	ctClass  = nft.Expr{Field: nft.CtMark, Mask: markClass}
-	sender   = nft.Expr{Field: nft.MetaMark, Mask: markClass}
+	ctClass  = nft.Expr{Field: nft.CtMark, Mask: mark.ClassMask}
+	sender   = nft.Expr{Field: nft.MetaMark, Mask: mark.ClassMask}
 	listener = nft.Expr{Field: nft.MetaPriority}
 	l4proto  = nft.Expr{Field: nft.MetaL4Proto}
 	sport    = nft.Expr{Field: nft.THSport}
@@ -206,11 +209,11 @@ var (
 
 	// sentBy holds at INPUT, for what came over lo, where OUTPUT wrote the number of its sender: it must be
 	// judged. isInjected holds where no socket sent it.
-	sentBy     = masked(nft.MetaMark, senderMask, senderMark&senderMask)
-	askerSent  = masked(nft.MetaMark, allOnes&^markClass, askerMark)
-	notAsker   = maskedNot(nft.MetaMark, allOnes&^markClass, askerMark)
-	isInjected = is(nft.MetaMark, injectedMark)
-	looped     = because("around another packet, and not for this node", is(nft.MetaPriority, aroundPriority), goTo("discard"))
+	sentBy     = masked(nft.MetaMark, mark.SenderMask, mark.Sender&mark.SenderMask)
+	askerSent  = masked(nft.MetaMark, mark.AllBits&^mark.ClassMask, mark.Asker)
+	notAsker   = maskedNot(nft.MetaMark, mark.AllBits&^mark.ClassMask, mark.Asker)
+	isInjected = is(nft.MetaMark, mark.Injected)
+	looped     = because("around another packet, and not for this node", is(nft.MetaPriority, mark.AroundPriority), goTo("discard"))
 	injected   = because("no socket sent it", onLo, isInjected, nft.Count{Counter: "injected"}, drop)
 
 	// aSocket holds where a socket is found, if only that of a request or of an end of a connection.

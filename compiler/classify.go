@@ -5,23 +5,25 @@ import (
 	"iter"
 	"maps"
 	"slices"
+
+	"thole/compiler/policy"
 )
 
 // A workloadClass is a group of workloads that no policy of the set can tell apart.
 // What is true of its first member is true of all.
 type workloadClass struct {
 	number  uint32
-	members []*Workload
+	members []*policy.Workload
 
 	// A class that may not reach itself is divided: each member has a number of its own,
 	// by which the kernel knows it from the others, since each may reach itself.
 	numbers []uint32 // of the members; nil: it is not divided
 
-	policies []*Policy // those that select it, at least to restrict it, by name
-	permits  []bool    // which of these also permit it something
-	selected string    // policies and permits as a key: equal for classes with equal dockets
-	index    int       // in classes.workloads, and behind them classes.remotes
-	remote   *Remote   // on another node: its first member; policies is nil
+	policies []*policy.Policy // those that select it, at least to restrict it, by name
+	permits  []bool           // which of these also permit it something
+	selected string           // policies and permits as a key: equal for classes with equal dockets
+	index    int              // in classes.workloads, and behind them classes.remotes
+	remote   *policy.Remote   // on another node: its first member; policies is nil
 	dockets  [2]*docket
 	alike    [2][]exception // by direction: the peers that sameLabels adds to the docket's, by peer
 }
@@ -41,13 +43,13 @@ type classes struct {
 
 	doubtful     []int      // the classes of which nobody knows whether they have labels, as peers
 	matched      [2][][]int // by use and selector (questionnaire.selectors): the peers that it matches, ascending
-	matchers     map[*Rule]*matcher
+	matchers     map[*policy.Rule]*matcher
 	dockets      [2]map[string]*docket // by workloadClass.selected
 	labelIndexes map[string]*labelIndex
 }
 
 // classifyWorkloads groups workloads by all that the policies ask of them.
-func (cs *classes) classifyWorkloads(policies []Policy, workloads []*Workload) {
+func (cs *classes) classifyWorkloads(policies []policy.Policy, workloads []*policy.Workload) {
 	cs.ask, cs.byView, cs.byAnswers = questions(policies), map[string]int{}, map[string]int{}
 	for u := range cs.matched {
 		cs.matched[u] = make([][]int, len(cs.ask.selectors))
@@ -71,25 +73,25 @@ func (cs *classes) classifyWorkloads(policies []Policy, workloads []*Workload) {
 }
 
 // enter notes which policies select a new class, and which selectors match it as a peer.
-func (cs *classes) enter(c *workloadClass, policies []Policy, w *Workload, answers []answer) {
+func (cs *classes) enter(c *workloadClass, policies []policy.Policy, w *policy.Workload, answers []answer) {
 	type selection struct {
 		policy  int
 		permits bool
 	}
 	var selections []selection
-	if w.onlyDoubtful() {
+	if w.OnlyDoubtful() {
 		cs.doubtful = append(cs.doubtful, c.id())
 	}
 	for _, a := range answers {
-		if a.matches[restricting] {
+		if a.matches[policy.Restricting] {
 			for _, p := range cs.ask.policies[a.selector] {
-				selections = append(selections, selection{p, a.matches[permitting]})
+				selections = append(selections, selection{p, a.matches[policy.Permitting]})
 			}
-			cs.matched[restricting][a.selector] = append(cs.matched[restricting][a.selector], c.id())
+			cs.matched[policy.Restricting][a.selector] = append(cs.matched[policy.Restricting][a.selector], c.id())
 		}
 		// A workload that only doubtful labels make one may be unlabelled, which no allow rule for workloads means.
-		if a.matches[permitting] && !w.onlyDoubtful() {
-			cs.matched[permitting][a.selector] = append(cs.matched[permitting][a.selector], c.id())
+		if a.matches[policy.Permitting] && !w.OnlyDoubtful() {
+			cs.matched[policy.Permitting][a.selector] = append(cs.matched[policy.Permitting][a.selector], c.id())
 		}
 	}
 	slices.SortFunc(selections, func(a, b selection) int { return a.policy - b.policy })
@@ -103,7 +105,7 @@ func (cs *classes) enter(c *workloadClass, policies []Policy, w *Workload, answe
 }
 
 // classOf returns the index of a workload's class, if there is one of such workloads.
-func (cs *classes) classOf(w *Workload) (at int, ok bool) {
+func (cs *classes) classOf(w *policy.Workload) (at int, ok bool) {
 	if cs == nil {
 		return 0, false
 	}
@@ -115,8 +117,8 @@ func (cs *classes) classOf(w *Workload) (at int, ok bool) {
 
 // A questionnaire is what a set of policies asks of a workload.
 type questionnaire struct {
-	selectors  []Selector // the distinct ones
-	index      map[*Selector]int
+	selectors  []policy.Selector // the distinct ones
+	index      map[*policy.Selector]int
 	policies   [][]int        // by selector: the indexes of the policies whose own it is, ascending
 	keys       map[string]int // of sameLabels, by their place in seen
 	seen       []string       // all keys that are looked at
@@ -138,9 +140,9 @@ type answer struct {
 	matches  [2]bool // by use
 }
 
-func questions(policies []Policy) questionnaire {
+func questions(policies []policy.Policy) questionnaire {
 	q := questionnaire{
-		index: map[*Selector]int{}, keys: map[string]int{}, place: map[string]int{},
+		index: map[*policy.Selector]int{}, keys: map[string]int{}, place: map[string]int{},
 		byValue: map[label][]int{}, byKey: map[string][]int{},
 	}
 	at := map[string]int{}
@@ -174,7 +176,7 @@ func questions(policies []Policy) questionnaire {
 }
 
 // add enters a selector and returns its index: that of an equal one, if there is one in at.
-func (q *questionnaire) add(s *Selector, at map[string]int) int {
+func (q *questionnaire) add(s *policy.Selector, at map[string]int) int {
 	var key []byte
 	for _, r := range s.Requirements {
 		key = appendString(appendString(key, r.Key), string(r.Operator))
@@ -198,16 +200,16 @@ func (q *questionnaire) add(s *Selector, at map[string]int) int {
 }
 
 // enter puts a selector where answersOf finds it.
-func (q *questionnaire) enter(i int, s *Selector) {
-	requirement := func(o Operator) int {
-		return slices.IndexFunc(s.Requirements, func(r Requirement) bool { return r.Operator == o })
+func (q *questionnaire) enter(i int, s *policy.Selector) {
+	requirement := func(o policy.Operator) int {
+		return slices.IndexFunc(s.Requirements, func(r policy.Requirement) bool { return r.Operator == o })
 	}
-	if at := requirement(In); at >= 0 {
+	if at := requirement(policy.In); at >= 0 {
 		r := s.Requirements[at]
 		for _, v := range slices.Compact(slices.Sorted(slices.Values(r.Values))) {
 			q.byValue[label{r.Key, v}] = append(q.byValue[label{r.Key, v}], i)
 		}
-	} else if at := requirement(Exists); at >= 0 {
+	} else if at := requirement(policy.Exists); at >= 0 {
 		key := s.Requirements[at].Key
 		q.byKey[key] = append(q.byKey[key], i)
 	} else {
@@ -217,9 +219,9 @@ func (q *questionnaire) enter(i int, s *Selector) {
 
 // candidates returns the selectors that may match a workload, ascending. A label that a workload lacks in every reading
 // of its doubtful labels meets neither In nor Exists.
-func (q *questionnaire) candidates(w *Workload) []int {
+func (q *questionnaire) candidates(w *policy.Workload) []int {
 	list := slices.Clone(q.others)
-	for _, labels := range [...]Labels{w.Labels, w.Facts, w.Doubtful} {
+	for _, labels := range [...]policy.Labels{w.Labels, w.Facts, w.Doubtful} {
 		for k, v := range labels {
 			if _, ok := q.place[k]; ok {
 				list = append(append(list, q.byValue[label{k, v}]...), q.byKey[k]...)
@@ -231,12 +233,12 @@ func (q *questionnaire) candidates(w *Workload) []int {
 }
 
 // answersOf returns the selectors that match a workload, ascending.
-func (q *questionnaire) answersOf(w *Workload) []answer {
+func (q *questionnaire) answersOf(w *policy.Workload) []answer {
 	var list []answer
 	for _, i := range q.candidates(w) {
 		a := answer{selector: i}
 		for u := range a.matches {
-			a.matches[u] = q.selectors[i].matches(w, use(u))
+			a.matches[u] = q.selectors[i].Selects(w, policy.Use(u))
 		}
 		if a.matches != [2]bool{} {
 			list = append(list, a)
@@ -247,27 +249,27 @@ func (q *questionnaire) answersOf(w *Workload) []answer {
 
 // view returns all of w that q looks at: equal views give equal answers. Most
 // workloads share their view with many, and it is found out sooner than the answers.
-func (q *questionnaire) view(w *Workload) []byte {
-	b := appendFlag(nil, w.onlyDoubtful())
+func (q *questionnaire) view(w *policy.Workload) []byte {
+	b := appendFlag(nil, w.OnlyDoubtful())
 	return q.labels(q.values(b, q.place, w), w)
 }
 
 // answers returns one string for all that q asks of w, whose answers are given: equal strings, equal answers.
-func (q *questionnaire) answers(w *Workload, given []answer) string {
-	b := appendFlag(nil, w.onlyDoubtful())
+func (q *questionnaire) answers(w *policy.Workload, given []answer) string {
+	b := appendFlag(nil, w.OnlyDoubtful())
 	b = binary.AppendUvarint(b, uint64(len(given)))
 	for _, a := range given {
 		b = binary.AppendUvarint(b, uint64(a.selector))
-		b = appendFlag(appendFlag(b, a.matches[permitting]), a.matches[restricting])
+		b = appendFlag(appendFlag(b, a.matches[policy.Permitting]), a.matches[policy.Restricting])
 	}
 	return string(q.labels(q.values(b, q.keys, w), w))
 }
 
 // values appends what w has for the keys, of which places holds the places in q.seen.
-func (q *questionnaire) values(b []byte, places map[string]int, w *Workload) []byte {
+func (q *questionnaire) values(b []byte, places map[string]int, w *policy.Workload) []byte {
 	var few [16]int // on the stack, for most
 	has := few[:0]
-	for _, labels := range [...]Labels{w.Labels, w.Facts, w.Doubtful} {
+	for _, labels := range [...]policy.Labels{w.Labels, w.Facts, w.Doubtful} {
 		for k := range labels {
 			if at, ok := places[k]; ok {
 				has = append(has, at)
@@ -286,13 +288,13 @@ func (q *questionnaire) values(b []byte, places map[string]int, w *Workload) []b
 }
 
 // labels appends the user labels, where they are asked for.
-func (q *questionnaire) labels(b []byte, w *Workload) []byte {
+func (q *questionnaire) labels(b []byte, w *policy.Workload) []byte {
 	if !q.userLabels {
 		return b
 	}
 	b = appendLabels(binary.AppendUvarint(b, uint64(len(w.Labels))), w.Labels)
 	for _, k := range slices.Sorted(maps.Keys(w.Doubtful)) {
-		if IsUserLabel(k) {
+		if policy.IsUserLabel(k) {
 			b = appendString(appendString(b, k), w.Doubtful[k])
 		}
 	}
@@ -300,7 +302,7 @@ func (q *questionnaire) labels(b []byte, w *Workload) []byte {
 }
 
 // appendLabels appends labels by their keys: equal labels give equal bytes.
-func appendLabels(b []byte, l Labels) []byte {
+func appendLabels(b []byte, l policy.Labels) []byte {
 	for _, k := range slices.Sorted(maps.Keys(l)) {
 		b = appendString(appendString(b, k), l[k])
 	}
@@ -321,7 +323,7 @@ func appendFlag(b []byte, is bool) []byte {
 
 // identity names a workload uniquely among those of one node; of another, by its labels
 // and address.
-func (w *Workload) identity() string {
+func identity(w *policy.Workload) string {
 	if w.Cgroup.Path == "" {
 		return w.Name + " " + w.Labels.String()
 	}
@@ -329,11 +331,11 @@ func (w *Workload) identity() string {
 }
 
 // allRules visits every rule of every policy.
-func allRules(policies []Policy) iter.Seq[*Rule] {
-	return func(yield func(*Rule) bool) {
+func allRules(policies []policy.Policy) iter.Seq[*policy.Rule] {
+	return func(yield func(*policy.Rule) bool) {
 		for i := range policies {
 			p := &policies[i]
-			for _, rules := range [][]Rule{p.Ingress.Allow, p.Ingress.Deny, p.Egress.Allow, p.Egress.Deny} {
+			for _, rules := range [][]policy.Rule{p.Ingress.Allow, p.Ingress.Deny, p.Egress.Allow, p.Egress.Deny} {
 				for j := range rules {
 					if !yield(&rules[j]) {
 						return
@@ -342,4 +344,13 @@ func allRules(policies []Policy) iter.Seq[*Rule] {
 			}
 		}
 	}
+}
+
+// NamedKeys returns all label keys that policies name.
+func NamedKeys(policies []policy.Policy) map[string]bool {
+	named := map[string]bool{}
+	for _, key := range questions(policies).seen {
+		named[key] = true
+	}
+	return named
 }

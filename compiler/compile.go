@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"thole/compiler/policy"
 	"thole/ruleset"
 )
 
@@ -29,18 +30,18 @@ const (
 
 // Input is all that a table depends on.
 type Input struct {
-	Policies  []Policy
-	Workloads []Workload // at most one of a cgroup path or address; of containers, those that Admit made of these policies
+	Policies  []policy.Policy
+	Workloads []policy.Workload // at most one of a cgroup path or address; of containers, those that Admit made of these policies
 
 	// Parents are cgroups below which there are containers alone. What is below one
 	// and is neither a workload nor unlabelled is not known yet: it reaches nobody and
 	// nobody reaches it, silently, so that TCP tries again.
-	Parents    []Cgroup
-	Unlabelled []Unlabelled
-	Bridges    []Bridge
+	Parents    []policy.Cgroup
+	Unlabelled []policy.Unlabelled
+	Bridges    []policy.Bridge
 
 	Fleet   *Fleet // nil: there are no other nodes
-	Remotes []Remote
+	Remotes []policy.Remote
 
 	Options Options
 	Numbers Numbers // of the table that is loaded; the zero value for a fresh one
@@ -64,15 +65,15 @@ type Result struct {
 // A Class are the workloads that no policy of the set can tell apart.
 type Class struct {
 	Number    uint32
-	Workloads []string // names, ascending
-	Labels    []Labels // the distinct user labels of its workloads
-	Ingress   []string // names of the enforced policies that isolate it, per direction
+	Workloads []string        // names, ascending
+	Labels    []policy.Labels // the distinct user labels of its workloads
+	Ingress   []string        // names of the enforced policies that isolate it, per direction
 	Egress    []string
 }
 
 // A Warning is something that is valid and probably not meant.
 type Warning struct {
-	Position Position
+	Position policy.Position
 	Message  string
 }
 
@@ -80,9 +81,9 @@ type Warning struct {
 // table, whatever its order. It fails only where a limit is exceeded; the error
 // names the limit.
 func Compile(in Input) (Result, error) {
-	policies := slices.SortedFunc(slices.Values(in.Policies), func(a, b Policy) int { return strings.Compare(a.Name, b.Name) })
+	policies := slices.SortedFunc(slices.Values(in.Policies), func(a, b policy.Policy) int { return strings.Compare(a.Name, b.Name) })
 	unfiltered := addressed(in.Workloads)
-	in.Workloads = slices.DeleteFunc(slices.Clone(in.Workloads), func(w Workload) bool { return w.Kind == KindAddress })
+	in.Workloads = slices.DeleteFunc(slices.Clone(in.Workloads), func(w policy.Workload) bool { return w.Kind == policy.KindAddress })
 
 	cs := classify(policies, in)
 	numbers, err := cs.number(in.Numbers)
@@ -105,11 +106,11 @@ func Compile(in Input) (Result, error) {
 }
 
 // classify divides workloads, addresses and ports into classes.
-func classify(policies []Policy, in Input) *classes {
+func classify(policies []policy.Policy, in Input) *classes {
 	cs := &classes{
 		addresses:    classifyAddresses(policies),
 		ports:        classifyPorts(policies),
-		matchers:     map[*Rule]*matcher{},
+		matchers:     map[*policy.Rule]*matcher{},
 		labelIndexes: map[string]*labelIndex{},
 	}
 	cs.classifyWorkloads(policies, byIdentity(in.Workloads))
@@ -126,18 +127,18 @@ func classify(policies []Policy, in Input) *classes {
 }
 
 // byIdentity returns workloads in an order that does not depend on theirs.
-func byIdentity(workloads []Workload) []*Workload {
-	list := make([]*Workload, len(workloads))
+func byIdentity(workloads []policy.Workload) []*policy.Workload {
+	list := make([]*policy.Workload, len(workloads))
 	for i := range workloads {
 		list[i] = &workloads[i]
 	}
-	slices.SortFunc(list, func(a, b *Workload) int { return strings.Compare(a.identity(), b.identity()) })
+	slices.SortFunc(list, func(a, b *policy.Workload) int { return strings.Compare(identity(a), identity(b)) })
 	return list
 }
 
 // ClassOf returns the class of a workload that r was compiled of, without its workloads
 // and labels.
-func (r *Result) ClassOf(w *Workload) Class {
+func (r *Result) ClassOf(w *policy.Workload) Class {
 	at, ok := r.compiled().classOf(w)
 	if !ok {
 		return Class{}
@@ -163,12 +164,12 @@ func (r *Result) compiled() *classes {
 }
 
 // Classes returns the classes of workloads that r was compiled of, by number.
-func (r *Result) Classes(workloads []Workload) []Class {
+func (r *Result) Classes(workloads []policy.Workload) []Class {
 	at := map[uint32]int{} // in list
 	var list []Class
 	seen := map[uint32]map[string]bool{}
 	for _, w := range byIdentity(workloads) {
-		if w.Kind == KindAddress {
+		if w.Kind == policy.KindAddress {
 			continue
 		}
 		c := r.ClassOf(w)
@@ -192,7 +193,7 @@ func (r *Result) Classes(workloads []Workload) []Class {
 
 // Selected returns how many of the workloads, of which r was compiled, each policy
 // selects.
-func (r *Result) Selected(workloads []Workload) map[string]int {
+func (r *Result) Selected(workloads []policy.Workload) map[string]int {
 	sizes := map[int]int{}
 	for i := range workloads {
 		if at, ok := r.compiled().classOf(&workloads[i]); ok {
@@ -208,10 +209,10 @@ func (r *Result) Selected(workloads []Workload) map[string]int {
 	return selected
 }
 
-func isolating(policies []*Policy, d direction) []string {
+func isolating(policies []*policy.Policy, d direction) []string {
 	var names []string
 	for _, p := range policies {
-		if p.side(d).Isolates && !p.Audit {
+		if sideOf(p, d).Isolates && !p.Audit {
 			names = append(names, p.Name)
 		}
 	}

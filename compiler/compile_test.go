@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 )
 
@@ -26,7 +27,7 @@ func random(seed uint64) compiler.Input {
 	c := reference.Random(rand.New(rand.NewPCG(seed, 1)), 6)
 	in := compiler.Input{Policies: c.Policies}
 	for _, w := range c.Workloads {
-		if w.Kind != compiler.KindAddress {
+		if w.Kind != policy.KindAddress {
 			in.Workloads = append(in.Workloads, *w)
 		}
 	}
@@ -76,7 +77,7 @@ func TestLoadedContinues(t *testing.T) {
 
 // One workload more of a class that is there costs three elements, however many there are.
 func TestOneMoreWorkload(t *testing.T) {
-	docs, err := compiler.Parse([]compiler.File{{Name: "p.yaml", Data: []byte(`
+	docs, err := policy.Parse([]policy.File{{Name: "p.yaml", Data: []byte(`
 apiVersion: thole/v1
 kind: Policy
 metadata: {name: same}
@@ -87,9 +88,9 @@ spec: {selector: {}, ingress: [{from: [{sameLabels: all}]}], egress: [{to: [{sam
 	}
 	in := compiler.Input{Policies: docs.Policies}
 	add := func(i int) {
-		in.Workloads = append(in.Workloads, compiler.Workload{
-			Name: fmt.Sprint("w", i), Kind: compiler.KindRun, Labels: compiler.Labels{"app": fmt.Sprint("a", i%20)},
-			Cgroup: compiler.Cgroup{Path: fmt.Sprintf("thole.slice/w%d.scope", i), ID: uint64(100 + i)},
+		in.Workloads = append(in.Workloads, policy.Workload{
+			Name: fmt.Sprint("w", i), Kind: policy.KindRun, Labels: policy.Labels{"app": fmt.Sprint("a", i%20)},
+			Cgroup: policy.Cgroup{Path: fmt.Sprintf("thole.slice/w%d.scope", i), ID: uint64(100 + i)},
 		})
 	}
 	for i := range 200 {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"thole/compiler/mark"
 	nft "thole/ruleset"
 )
 
@@ -86,7 +87,7 @@ const JudgedCounter = "judged_full"
 
 // judgedSet names the set of what was allowed in an epoch. The next epoch has a set of its own: a packet that still runs
 // the rules of the last one may add to it after it was emptied.
-func judgedSet(epoch uint32) string { return fmt.Sprintf("judged_%d", epoch>>epochShift) }
+func judgedSet(epoch uint32) string { return fmt.Sprintf("judged_%d", epoch>>mark.EpochShift) }
 
 func (l *layout) judged() string { return judgedSet(l.epoch) }
 
@@ -114,25 +115,25 @@ func (l *layout) settle() nft.Chain {
 	// Requests on this node come first, because they are most. What conntrack does not know has no direction.
 	here := []nft.Statement{isRequest, onLo}
 	if l.fleet != nil { // no packet on lo may prove the connection of another node
-		here = append(here, masked(nft.CtMark, markPending, 0))
+		here = append(here, masked(nft.CtMark, mark.PendingBit, 0))
 	}
 	c := nft.Chain{Name: "settle", Comment: "it is allowed", Rules: []nft.Rule{
 		rule(slices.Concat([]nft.Statement{isTCP}, here, []nft.Statement{goTo("settle_here")})...),
 		rule(append(slices.Clone(here), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept)...),
 		because("each answer of UDP is judged", isAnswer, isNot(nft.MetaL4Proto, nft.ProtoTCP), goTo("answered")),
 		rule(isAnswer, toLo, l.heard(), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept),
-		because("who is found for what the asker sends next?", isAnswer, toLo, fromMark(l.epoch|markOpen|markDead), accept),
-		rule(isAnswer, setMark(markClass, l.epoch), nft.Count{Counter: "allowed"}, goTo("answered")),
+		because("who is found for what the asker sends next?", isAnswer, toLo, fromMark(l.epoch|mark.OpenBit|mark.DeadBit), accept),
+		rule(isAnswer, setMark(mark.ClassMask, l.epoch), nft.Count{Counter: "allowed"}, goTo("answered")),
 		rule(unknownCt, goTo("discard")),
 	}}
 	if l.fleet != nil {
-		c.Rules = append(c.Rules, because("its proof is still to come", masked(nft.CtMark, markPending|markOut, markPending), nft.Count{Counter: "allowed"}, accept))
+		c.Rules = append(c.Rules, because("its proof is still to come", masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit), nft.Count{Counter: "allowed"}, accept))
 	}
 	c.Rules = append(c.Rules,
 		because("to a container", is(nft.MetaIif, 0), fromMark(l.epoch), scratch(nft.MetaMark, 0), scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
 		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept),
 		rule(onLo, goTo("settle_here")),
-		rule(isSYN, fromMark(l.epoch|markOpen), accept),
+		rule(isSYN, fromMark(l.epoch|mark.OpenBit), accept),
 		rule(fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept))
 	return c
 }
@@ -140,15 +141,15 @@ func (l *layout) settle() nft.Chain {
 // settleHere notes what a request of TCP on this node says of who has its connection.
 func (l *layout) settleHere() nft.Chain {
 	return nft.Chain{Name: "settle_here", Rules: []nft.Rule{
-		rule(isSYN, fromMark(l.epoch|markOpen), accept),
+		rule(isSYN, fromMark(l.epoch|mark.OpenBit), accept),
 		rule(l.answered(), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept),
-		because("who answers?", fromMark(l.epoch|markOpen|markOut), accept),
+		because("who answers?", fromMark(l.epoch|mark.OpenBit|mark.OutBit), accept),
 	}}
 }
 
 // fromMark writes conntrack's mark: the number of who asks, from the packet's, and the bits.
 func fromMark(bits uint32) nft.Copy {
-	return nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: bits}
+	return nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: mark.ClassMask, Or: bits}
 }
 
 // refuse denies at INPUT: sources on this node are answered, others are not. What
@@ -170,7 +171,7 @@ func (l *layout) refuse() nft.Chain {
 	}
 	c.Rules = append(c.Rules,
 		because("sent by this node", is(nft.MetaIif, 0), goTo("refuse_out")),
-		rule(isTCP, setMark(allOnes&^markOpen, markDead)),
+		rule(isTCP, setMark(mark.AllBits&^mark.OpenBit, mark.DeadBit)),
 		rule(nft.Count{Counter: "denied"}, drop))
 	return c
 }
@@ -180,9 +181,9 @@ func (l *layout) refuse() nft.Chain {
 func (l *layout) refuseOut() nft.Chain {
 	return nft.Chain{Name: "refuse_out", Rules: []nft.Rule{
 		because("it is another's, which may have it", isTCP, notSYN, l.decided(), goTo("discard")),
-		because("who sends it has not asked", isTCP, notSYN, isRequest, l.answered(), maskedNot(nft.CtMark, markClass, 0), notAsker, goTo("discard")),
-		because("nothing was allowed", isTCP, isSYN, masked(nft.CtMark, markPending, 0), nft.Count{Counter: "denied"}, l.reset()),
-		rule(isTCP, setMark(allOnes&^markOpen, markDead)),
+		because("who sends it has not asked", isTCP, notSYN, isRequest, l.answered(), maskedNot(nft.CtMark, mark.ClassMask, 0), notAsker, goTo("discard")),
+		because("nothing was allowed", isTCP, isSYN, masked(nft.CtMark, mark.PendingBit, 0), nft.Count{Counter: "denied"}, l.reset()),
+		rule(isTCP, setMark(mark.AllBits&^mark.OpenBit, mark.DeadBit)),
 		rule(nft.Count{Counter: "denied"}),
 		rule(isTCP, l.reset()),
 		rule(l.rejects(nft.Reject{With: nft.AdminProhibited})),
@@ -207,7 +208,7 @@ func (a auditChain) chain(fleet bool) nft.Chain {
 		said := a
 		said.unsaid = false
 		c.Rules = append([]nft.Rule{
-			because("but for the address that was called", masked(nft.MetaMark, calledAudited, calledAudited), verdictReturn),
+			because("but for the address that was called", masked(nft.MetaMark, mark.CalledAudited, mark.CalledAudited), verdictReturn),
 		}, said.chain(fleet).Rules...) // not by goto: the kernel follows 16 chains
 		return c
 	}
@@ -220,7 +221,7 @@ func (a auditChain) chain(fleet bool) nft.Chain {
 	}
 	settled := map[stage]nft.Verdict{atIngress: goTo("settle"), atEgress: goTo("settle"), atLeave: verdictReturn, atCalled: goTo("called_allowed")}[a.stage]
 	if fleet && a.stage == atEgress {
-		asked := masked(nft.CtMark, remoteMask|markOut, remoteClass|markOut)
+		asked := masked(nft.CtMark, mark.RemoteMask|mark.OutBit, mark.RemoteClass|mark.OutBit)
 		c.Rules = append(c.Rules,
 			because("fleet_ask asks: it settles", asked, nft.Count{Counter: AuditCounter(a.policy)}),
 			rule(asked, nft.Log{Prefix: "thole: would deny, policy " + a.policy + ": ", PerSecond: 10}),

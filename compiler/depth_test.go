@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/ruleset"
 )
@@ -16,7 +17,7 @@ const maxDepth = 16
 
 // With all that a table may have, its chains are not nested deeper than the kernel admits.
 func TestChainsAreNotTooDeep(t *testing.T) {
-	docs, err := compiler.Parse([]compiler.File{{Name: "p.yaml", Data: []byte(`
+	docs, err := policy.Parse([]policy.File{{Name: "p.yaml", Data: []byte(`
 apiVersion: thole/v1
 kind: Policy
 metadata: {name: enforced}
@@ -39,15 +40,15 @@ spec:
 	}
 	in := compiler.Input{
 		Policies: docs.Policies,
-		Workloads: []compiler.Workload{
-			{Name: "a", Kind: compiler.KindRun, Labels: compiler.Labels{"app": "a"}, Cgroup: compiler.Cgroup{Path: "a", ID: 10}},
-			{Name: "b", Kind: compiler.KindContainer, Labels: compiler.Labels{"app": "b"}, Cgroup: compiler.Cgroup{Path: "docker/b", ID: 11},
-				Own: []compiler.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}}},
+		Workloads: []policy.Workload{
+			{Name: "a", Kind: policy.KindRun, Labels: policy.Labels{"app": "a"}, Cgroup: policy.Cgroup{Path: "a", ID: 10}},
+			{Name: "b", Kind: policy.KindContainer, Labels: policy.Labels{"app": "b"}, Cgroup: policy.Cgroup{Path: "docker/b", ID: 11},
+				Own: []policy.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}}},
 		},
-		Parents: []compiler.Cgroup{{Path: "docker", ID: 12}},
-		Bridges: []compiler.Bridge{{Name: docker0, Networks: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}}},
+		Parents: []policy.Cgroup{{Path: "docker", ID: 12}},
+		Bridges: []policy.Bridge{{Name: docker0, Networks: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}}},
 		Fleet:   &compiler.Fleet{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Queue: 5448},
-		Remotes: []compiler.Remote{{Labels: compiler.Labels{"app": "c"}, Node: "n", Address: netip.MustParseAddr("10.0.0.9")}},
+		Remotes: []policy.Remote{{Labels: policy.Labels{"app": "c"}, Node: "n", Address: netip.MustParseAddr("10.0.0.9")}},
 	}
 	tooDeep(t, in)
 	for n := range uint64(1000) { // what audit policies say of ports makes the longest lists

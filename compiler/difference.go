@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
 
@@ -69,7 +70,7 @@ func membersOf(cs *classes, in Input) members {
 //   - a workload has networks of its own, or an unlabelled container below it;
 //   - one begins that is there, or ends that is not; or no number is left;
 //   - the elements of r have comments, in which others are counted.
-func (r *Result) Difference(began, ended []Workload) (d Difference, ok bool) {
+func (r *Result) Difference(began, ended []policy.Workload) (d Difference, ok bool) {
 	if r.classes == nil || r.members.whole {
 		return d, false
 	}
@@ -139,35 +140,35 @@ func (m elementsBySet) sets(t *nft.Table) []nft.Set {
 }
 
 // class returns the index of the class of a workload that can begin or end by itself.
-func (d *differing) class(w *Workload) (at int, ok bool) {
-	if w.Kind == KindAddress || w.Cgroup.Path == "" || len(w.Own) > 0 || d.of.members.above[w.Cgroup.Path] {
+func (d *differing) class(w *policy.Workload) (at int, ok bool) {
+	if w.Kind == policy.KindAddress || w.Cgroup.Path == "" || len(w.Own) > 0 || d.of.members.above[w.Cgroup.Path] {
 		return 0, false
 	}
 	return d.of.classes.classOf(w)
 }
 
-func (d *differing) end(w *Workload) bool {
+func (d *differing) end(w *policy.Workload) bool {
 	at, ok := d.class(w)
 	if !ok {
 		return false
 	}
 	c := &d.of.classes.workloads[at]
 	b := binding{class: c.number, itself: d.of.Numbers.Workloads[itself(w)[0]]}
-	if d.of.Numbers.Workloads[w.identity()] != b.class || (b.itself != 0) != (c.numbers != nil) {
+	if d.of.Numbers.Workloads[identity(w)] != b.class || (b.itself != 0) != (c.numbers != nil) {
 		return false
 	}
 	d.sizes[at]--
 	d.bind(d.removed, w, b)
-	d.Numbers.Drop = append(d.Numbers.Drop, w.keys()...)
+	d.Numbers.Drop = append(d.Numbers.Drop, keysOf(w)...)
 	if b.itself != 0 {
 		d.Numbers.Drop = append(d.Numbers.Drop, itself(w)...)
 	}
 	return true
 }
 
-func (d *differing) begin(w *Workload) bool {
+func (d *differing) begin(w *policy.Workload) bool {
 	at, ok := d.class(w)
-	if !ok || slices.ContainsFunc(w.keys(), d.known) {
+	if !ok || slices.ContainsFunc(keysOf(w), d.known) {
 		return false
 	}
 	c := &d.of.classes.workloads[at]
@@ -180,7 +181,7 @@ func (d *differing) begin(w *Workload) bool {
 			d.Numbers.Set[key] = b.itself
 		}
 	}
-	for _, key := range w.keys() {
+	for _, key := range keysOf(w) {
 		d.Numbers.Set[key] = b.class
 	}
 	d.sizes[at]++
@@ -195,7 +196,7 @@ func (d *differing) known(key string) bool {
 	return had || has
 }
 
-func (d *differing) bind(to elementsBySet, w *Workload, b binding) {
+func (d *differing) bind(to elementsBySet, w *policy.Workload, b binding) {
 	if b.itself != 0 {
 		for set, e := range b.inGroup("") {
 			to.add(set, e)

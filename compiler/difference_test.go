@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/ruleset"
 )
@@ -45,7 +46,7 @@ func TestDifference(t *testing.T) {
 type moving struct {
 	*rand.Rand
 	in     compiler.Input // Workloads are those that run
-	kinds  []compiler.Workload
+	kinds  []policy.Workload
 	made   int
 	result compiler.Result
 }
@@ -57,13 +58,13 @@ func newMoving(r *rand.Rand) *moving {
 		c = reference.Random(r, 1+r.IntN(5))
 		kinds, _ = withContainers(c)
 	}
-	m := &moving{Rand: r, in: compiler.Input{Policies: c.Policies, Parents: []compiler.Cgroup{{Path: "docker", ID: 9}},
+	m := &moving{Rand: r, in: compiler.Input{Policies: c.Policies, Parents: []policy.Cgroup{{Path: "docker", ID: 9}},
 		Options: compiler.Options{Epoch: uint16(1 + r.IntN(50))}}}
 	if r.IntN(2) == 0 {
-		m.in.Bridges = []compiler.Bridge{{Name: docker0}}
+		m.in.Bridges = []policy.Bridge{{Name: docker0}}
 	}
 	for i := range r.IntN(3) {
-		m.in.Unlabelled = append(m.in.Unlabelled, compiler.Unlabelled{Cgroup: compiler.Cgroup{Path: fmt.Sprintf("docker/%d/free", r.IntN(20)), ID: uint64(20 + i)}})
+		m.in.Unlabelled = append(m.in.Unlabelled, policy.Unlabelled{Cgroup: policy.Cgroup{Path: fmt.Sprintf("docker/%d/free", r.IntN(20)), ID: uint64(20 + i)}})
 	}
 	m.kinds = kinds
 	for range r.IntN(20) {
@@ -73,18 +74,18 @@ func newMoving(r *rand.Rand) *moving {
 }
 
 // begin returns a workload that no other has the cgroup of, with the labels of some in the case.
-func (m *moving) begin() compiler.Workload {
+func (m *moving) begin() policy.Workload {
 	w := m.kinds[m.IntN(len(m.kinds))]
 	m.made++
 	w.Name = fmt.Sprint("w", m.made)
-	w.Cgroup = compiler.Cgroup{Path: fmt.Sprintf("docker/%d", m.IntN(1000)), ID: 1<<40 + uint64(m.made)}
+	w.Cgroup = policy.Cgroup{Path: fmt.Sprintf("docker/%d", m.IntN(1000)), ID: 1<<40 + uint64(m.made)}
 	if m.IntN(10) == 0 {
 		w.Cgroup.Path += "/below"
 	}
 	if m.IntN(10) != 0 {
 		w.Own = nil
 	}
-	if slices.ContainsFunc(m.in.Workloads, func(o compiler.Workload) bool { return o.Cgroup.Path == w.Cgroup.Path }) {
+	if slices.ContainsFunc(m.in.Workloads, func(o policy.Workload) bool { return o.Cgroup.Path == w.Cgroup.Path }) {
 		w.Cgroup.Path += fmt.Sprint("#", m.made)
 	}
 	return w
@@ -97,7 +98,7 @@ func (m *moving) step(t *testing.T, n uint64) (small bool) {
 	if m.result.Len() == 0 {
 		m.result = compiled(t, m.in)
 	}
-	var began, ended []compiler.Workload
+	var began, ended []policy.Workload
 	for range 1 + m.IntN(3) {
 		if k := len(m.in.Workloads); k > 0 && m.IntN(2) == 0 {
 			at := m.IntN(k)
@@ -108,7 +109,7 @@ func (m *moving) step(t *testing.T, n uint64) (small bool) {
 		}
 	}
 	for at, w := range began { // two that begin at once
-		if slices.ContainsFunc(began[:at], func(o compiler.Workload) bool { return o.Cgroup.Path == w.Cgroup.Path }) {
+		if slices.ContainsFunc(began[:at], func(o policy.Workload) bool { return o.Cgroup.Path == w.Cgroup.Path }) {
 			began[at].Cgroup.Path += "#again"
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"thole/compiler/mark"
+	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
 
@@ -15,60 +17,13 @@ type Fleet struct {
 	Queue    uint16 // NFQUEUE
 }
 
-// A Remote is what a workload of another node proved of itself. Policies of this node
-// do not select it; it is a peer, whose class is Result.Remotes.
-type Remote struct {
-	Labels  Labels     // user labels
-	Node    string     // thole/node
-	Address netip.Addr // from which it speaks, or at which it is spoken to
-
-	// Unsaid are the keys that its node may assert and of which it said nothing: they are
-	// not absent, but unknown, as are thole/* and tools' labels.
-	Unsaid []string
-
-	// Certificate names the one that it was proven with: what is proven with another is
-	// another Remote. Ended says that it is not believed any more; its connections are
-	// refused at their next packet. It keeps its number as long as it is in the input.
-	Certificate string `json:",omitempty"`
-	Ended       bool   `json:",omitempty"`
-}
-
-// workload returns r as the peer that selectors see. Its name and labels tell it from
-// all others.
-func (r *Remote) workload() *Workload {
-	name := strings.Join(append([]string{r.Node, r.Address.String(), r.Certificate}, r.Unsaid...), " ")
-	return &Workload{Name: name, Labels: r.Labels, Facts: Labels{nodeKey: r.Node}}
-}
-
-const nodeKey = "thole/node"
-
-// NodeFact is the key of the fact on which node a workload runs.
-const NodeFact = nodeKey
-
-// unknown reports whether it is not known if r has a label with the key.
-func (r *Remote) unknown(key string) bool {
-	if _, ok := r.Labels[key]; ok || key == nodeKey {
-		return false
-	}
-	return !IsUserLabel(key) || slices.Contains(r.Unsaid, key)
-}
-
-// selected reports whether a selector of an allow rule, or of a deny rule, matches r, which is w as a peer: an allow
-// rule asks for nothing that is not known.
-func (r *Remote) selected(w *Workload, s *Selector, u use) bool {
-	if u == permitting && slices.ContainsFunc(s.Requirements, func(q Requirement) bool { return r.unknown(q.Key) }) {
-		return false
-	}
-	return s.Matches(w.Label)
-}
-
 // classifyRemotes gives each of what other nodes proved a class of its own, also where no
 // policy tells two of them apart: the connections of today keep its number when the
 // policies of tomorrow do. The class of remotes[i] is cs.remoteClass[i].
-func (cs *classes) classifyRemotes(remotes []Remote) {
+func (cs *classes) classifyRemotes(remotes []policy.Remote) {
 	for i := range remotes {
 		r := &remotes[i]
-		cs.remotes = append(cs.remotes, workloadClass{remote: r, index: len(cs.workloads) + i, members: []*Workload{r.workload()}})
+		cs.remotes = append(cs.remotes, workloadClass{remote: r, index: len(cs.workloads) + i, members: []*policy.Workload{r.Workload()}})
 		cs.remoteClass = append(cs.remoteClass, i)
 	}
 }
@@ -82,7 +37,7 @@ func (cs *classes) matchRemotes() {
 		cs.remotesAt[at] = append(cs.remotesAt[at], c.id())
 		for _, s := range cs.ask.candidates(c.members[0]) {
 			for u := range cs.matched {
-				if c.remote.selected(c.members[0], &cs.ask.selectors[s], use(u)) {
+				if c.remote.Selected(c.members[0], &cs.ask.selectors[s], policy.Use(u)) {
 					cs.matched[u][s] = append(cs.matched[u][s], c.id())
 				}
 			}
@@ -93,20 +48,20 @@ func (cs *classes) matchRemotes() {
 // Allows reports whether the egress of a workload of this node, by the number of its
 // class, allows a connection to what a workload of another node proved to be. Audit
 // policies do not count.
-func (r *Result) Allows(from, to uint32, p Protocol, port uint16) bool {
+func (r *Result) Allows(from, to uint32, p policy.Protocol, port uint16) bool {
 	c, other := r.classes.numbered(from), r.classes.numbered(to)
 	return c != nil && other != nil && r.classes.allows(r.classes.judge(c, egress, other.id()), p, port)
 }
 
 // AllowsAddress is Allows for an address outside this node at which nothing was proven.
 // What it does not know it allows: the table judges such a connection as well.
-func (r *Result) AllowsAddress(from uint32, to netip.AddrPort, p Protocol) bool {
+func (r *Result) AllowsAddress(from uint32, to netip.AddrPort, p policy.Protocol) bool {
 	c := r.classes.numbered(from)
 	return c == nil || r.classes.allows(r.classes.judgeAddresses(c, r.classes.addresses.of(to.Addr())), p, to.Port())
 }
 
 // allows reports whether a row allows connections to a port.
-func (cs *classes) allows(row *row, p Protocol, port uint16) bool {
+func (cs *classes) allows(row *row, p policy.Protocol, port uint16) bool {
 	for i, at := range row.ports {
 		if slices.ContainsFunc(cs.ports.classes[at].spans, func(s span) bool {
 			return s.proto == uint8(p) && s.from <= port && port <= s.to
@@ -230,7 +185,7 @@ func (l *layout) queue() nft.Queue { return nft.Queue{Number: l.fleet.Queue} }
 // which the kernel still waits for the answer.
 func fleetUntracked() nft.Chain {
 	return nft.Chain{Name: "fleet_untracked", Hook: nft.Output, Priority: rawPriority, Comment: "resets by which the datapath takes back a connect",
-		Rules: []nft.Rule{rule(is(nft.MetaMark, SentOut), is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), nft.Notrack{})}}
+		Rules: []nft.Rule{rule(is(nft.MetaMark, mark.SentOut), is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), nft.Notrack{})}}
 }
 
 // fleetClear: only our own verdicts set our bits of a mark.
@@ -284,29 +239,29 @@ func (l *layout) fleetMark() nft.Chain {
 	c.Rules = append(c.Rules, fromFleet(isNot(nft.MetaMark, 0), jump("fleet_verdict"))...)
 	for _, icmp := range []uint32{nft.ProtoICMP, nft.ProtoICMPv6} {
 		c.Rules = append(c.Rules, because("it quotes numbers of the wire", isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, icmp),
-			anyOf(nft.CtState, nft.StateRelated), masked(nft.CtMark, markPending, markPending), l.queue()))
+			anyOf(nft.CtState, nft.StateRelated), masked(nft.CtMark, mark.PendingBit, mark.PendingBit), l.queue()))
 	}
 	c.Rules = append(c.Rules,
-		rule(is(nft.CtDirection, nft.DirReply), masked(nft.CtMark, markPending|markOut, markPending|markOut), goTo("fleet_answer")),
+		rule(is(nft.CtDirection, nft.DirReply), masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit|mark.OutBit), goTo("fleet_answer")),
 		because("no proof came with it", isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.TCPFlags, nft.TCPRst, 0),
-			is(nft.CtDirection, nft.DirOriginal), masked(nft.CtMark, markPending|markOut, markPending), scratch(nft.MetaMark, Ungated), l.queue()))
+			is(nft.CtDirection, nft.DirOriginal), masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit), scratch(nft.MetaMark, mark.Ungated), l.queue()))
 	return c
 }
 
 // fleetVerdict holds what a verdict says against the connection that there is: only a
 // new one begins to be pending, and only a pending one is proven.
 func (l *layout) fleetVerdict() nft.Chain {
-	const all = remoteMask | markPending | markOut
+	const all = mark.RemoteMask | mark.PendingBit | mark.OutBit
 	original, reply := is(nft.CtDirection, nft.DirOriginal), is(nft.CtDirection, nft.DirReply)
-	server, client := masked(nft.CtMark, markPending|markOut, markPending), masked(nft.CtMark, markPending|markOut, markPending|markOut)
+	server, client := masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit), masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit|mark.OutBit)
 	return nft.Chain{Name: "fleet_verdict", Comment: "mark: what the verdict said", Rules: []nft.Rule{
-		because("T1 was good", masked(nft.MetaMark, all, remoteClass|markPending), original, anyOf(nft.CtState, nft.StateNew), goTo("fleet_take")),
-		rule(masked(nft.MetaMark, all, remoteClass|markPending), original, server, goTo("fleet_take")),
-		because("T2 was good", masked(nft.MetaMark, all, remoteClass|markPending|markOut), reply, client, goTo("fleet_take")),
-		because("T3 was good", masked(nft.MetaMark, all, remoteClass), original, server, goTo("fleet_take")),
-		because("who answers has no Thole", is(nft.MetaMark, Plain), reply, client, setMark(allOnes&^markPending, 0)),
-		because("it proves nothing: but proven it is already", is(nft.MetaMark, Unproven), masked(nft.CtMark, all, remoteClass), scratch(nft.MetaMark, 0), accept),
-		rule(is(nft.MetaMark, Unproven), l.queue()),
+		because("T1 was good", masked(nft.MetaMark, all, mark.RemoteClass|mark.PendingBit), original, anyOf(nft.CtState, nft.StateNew), goTo("fleet_take")),
+		rule(masked(nft.MetaMark, all, mark.RemoteClass|mark.PendingBit), original, server, goTo("fleet_take")),
+		because("T2 was good", masked(nft.MetaMark, all, mark.RemoteClass|mark.PendingBit|mark.OutBit), reply, client, goTo("fleet_take")),
+		because("T3 was good", masked(nft.MetaMark, all, mark.RemoteClass), original, server, goTo("fleet_take")),
+		because("who answers has no Thole", is(nft.MetaMark, mark.Plain), reply, client, setMark(mark.AllBits&^mark.PendingBit, 0)),
+		because("it proves nothing: but proven it is already", is(nft.MetaMark, mark.Unproven), masked(nft.CtMark, all, mark.RemoteClass), scratch(nft.MetaMark, 0), accept),
+		rule(is(nft.MetaMark, mark.Unproven), l.queue()),
 		rule(scratch(nft.MetaMark, 0)),
 	}}
 }
@@ -319,11 +274,11 @@ func fleetTake() nft.Chain {
 	update := func(set string, key []nft.Expr) []nft.Statement {
 		return []nft.Statement{nft.Update{Key: key, Set: set}}
 	}
-	proof := maskedNot(nft.CtMark, markPending|markOut, markPending) // T1 proves no presence
+	proof := maskedNot(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit) // T1 proves no presence
 	c.Rules = append(c.Rules,
 		rule(proof, v4, nft.Update{Key: []nft.Expr{ipSaddr}, Set: "known4"}),
 		rule(proof, v6, nft.Update{Key: []nft.Expr{ip6Saddr}, Set: "known6"}))
-	c.Rules = append(c.Rules, pendingTuple(update, masked(nft.CtMark, markPending|markOut, markPending))...)
+	c.Rules = append(c.Rules, pendingTuple(update, masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit))...)
 	c.Rules = append(c.Rules, rule(accept))
 	return c
 }
@@ -331,8 +286,8 @@ func fleetTake() nft.Chain {
 // fleetAnswer sees answers to a connection that this node opened and has not proven.
 func (l *layout) fleetAnswer() nft.Chain {
 	return nft.Chain{Name: "fleet_answer", Comment: "to a connection of ours that is pending", Rules: []nft.Rule{
-		because("nobody has looked at it", is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.CtMark, remoteMask, remoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck|nft.TCPRst, nft.TCPSyn|nft.TCPAck), goTo("discard")),
-		because("our proof has arrived", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, remoteMask, remoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPRst, 0), anyOf(nft.CtState, nft.StateEstablished), setMark(allOnes&^markPending, 0)),
+		because("nobody has looked at it", is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.CtMark, mark.RemoteMask, mark.RemoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck|nft.TCPRst, nft.TCPSyn|nft.TCPAck), goTo("discard")),
+		because("our proof has arrived", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, mark.RemoteMask, mark.RemoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPRst, 0), anyOf(nft.CtState, nft.StateEstablished), setMark(mark.AllBits&^mark.PendingBit, 0)),
 	}}
 }
 
@@ -342,7 +297,7 @@ func (l *layout) introduce() []nft.Chain {
 		{Name: "introduce", Comment: "a connection to another node: its labels go with it", Rules: l.whose(l.itsMark(nft.CtMark, goTo("introduce_by")), "discard")},
 		{Name: "introduce_by", Rules: []nft.Rule{
 			ctsClass,
-			rule(setMark(markClass, markPending|markOut)),
+			rule(setMark(mark.ClassMask, mark.PendingBit|mark.OutBit)),
 			rule(scratch(nft.MetaPriority, 0)),
 			rule(jump("may_be_wrapped")),
 			rule(isTCP, v4, nft.Update{Key: []nft.Expr{ipDaddr, dport, ipSaddr, sport}, Set: "pending4"}),
@@ -360,9 +315,9 @@ var believed = nft.InSet{Key: []nft.Expr{ctClass}, Set: "remotes"}
 func (l *layout) outputFleet() nft.Chain {
 	return nft.Chain{Name: "output_fleet", Comment: "to a workload of another node", Rules: []nft.Rule{
 		rule(jump("may_be_wrapped")),
-		because("our proof goes with it", masked(nft.CtMark, markPending, markPending), l.queue()),
-		rule(isTCP, notSYN, masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
-		because("it was denied", isTCP, notSYN, masked(nft.CtMark, markDead, markDead), goTo("discard")),
+		because("our proof goes with it", masked(nft.CtMark, mark.PendingBit, mark.PendingBit), l.queue()),
+		rule(isTCP, notSYN, masked(nft.CtMark, mark.EpochMask|mark.DeadBit, l.epoch), accept),
+		because("it was denied", isTCP, notSYN, masked(nft.CtMark, mark.DeadBit, mark.DeadBit), goTo("discard")),
 		rule(believed, goTo("fleet_again")),
 		because("its certificate was revoked", goTo("refuse")),
 	}}
@@ -387,7 +342,7 @@ func (l *layout) fleetAsk() nft.Chain {
 		sendersClass,
 		rule(jump("egress_fleet")),
 		rule(scratch(nft.MetaMark, 0)),
-		rule(setMark(markClass, l.epoch|markOut), nft.Count{Counter: "allowed"}, accept),
+		rule(setMark(mark.ClassMask, l.epoch|mark.OutBit), nft.Count{Counter: "allowed"}, accept),
 	}}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/policies"
 )
 
@@ -32,11 +33,11 @@ const inventory = `
 
 // Each example compiles to the script in testdata/golden, byte for byte.
 func TestGolden(t *testing.T) {
-	docs, err := compiler.Parse([]compiler.File{{Name: "inventory.yaml", Data: []byte(inventory)}})
+	docs, err := policy.Parse([]policy.File{{Name: "inventory.yaml", Data: []byte(inventory)}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	workloads, err := compiler.InventoryWorkloads(docs.Bindings)
+	workloads, err := policy.InventoryWorkloads(docs.Bindings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			docs, err := compiler.Parse([]compiler.File{{Name: name, Data: data}})
+			docs, err := policy.Parse([]policy.File{{Name: name, Data: data}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,6 +3,7 @@ package compiler
 import (
 	"slices"
 
+	"thole/compiler/mark"
 	nft "thole/ruleset"
 )
 
@@ -10,10 +11,10 @@ import (
 // decided, or was sent by something unlabelled. TCP is judged by the listener that is found,
 // which is not always the one that the kernel takes: who answers decides (answerChains).
 func (l *layout) inputChains() []nft.Chain {
-	settledIn := masked(nft.CtMark, markEpoch|markDead|markOut|markOpen, l.epoch)
-	isOpen := masked(nft.CtMark, markOpen, markOpen)
-	notOpenHere := maskedNot(nft.CtMark, markOpen|markDead, markOpen)
-	asked := masked(nft.CtMark, markOpen|markEpoch|markDead, markOpen|l.epoch)
+	settledIn := masked(nft.CtMark, mark.EpochMask|mark.DeadBit|mark.OutBit|mark.OpenBit, l.epoch)
+	isOpen := masked(nft.CtMark, mark.OpenBit, mark.OpenBit)
+	notOpenHere := maskedNot(nft.CtMark, mark.OpenBit|mark.DeadBit, mark.OpenBit)
+	asked := masked(nft.CtMark, mark.OpenBit|mark.EpochMask|mark.DeadBit, mark.OpenBit|l.epoch)
 	return []nft.Chain{
 		{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
 			rule(isTCP, goTo("input_tcp")),
@@ -42,7 +43,7 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(aSocket, onLo, sentBy, goTo("discard")),
 			rule(aSocket, accept),
 			because("its socket is bound to a device, and not found: but it answered, and each answer is judged", onLo, askerSent, l.answered(), accept),
-			rule(onLo, l.answered(), masked(nft.CtMark, markClass, 0), maskedNot(nft.MetaMark, senderMask, senderMark&senderMask), accept),
+			rule(onLo, l.answered(), masked(nft.CtMark, mark.ClassMask, 0), maskedNot(nft.MetaMark, mark.SenderMask, mark.Sender&mark.SenderMask), accept),
 			because("outside its window it carries nothing, and is answered", onLo, isOpen, nft.Flip{Field: nft.TCPSequence}, accept),
 			rule(onLo, sentBy, nft.Flip{Field: nft.TCPSequence}, accept),
 			rule(nft.Count{Counter: "unlabelled"}, accept),
@@ -52,24 +53,24 @@ func (l *layout) inputChains() []nft.Chain {
 		l.replySYN("input_reply_syn"),
 		{Name: "input_syn_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
-			because("early demultiplexing found a socket already: no other can be looked for", fromAway, setMark(allOnes, markOpen), accept),
+			because("early demultiplexing found a socket already: no other can be looked for", fromAway, setMark(mark.AllBits, mark.OpenBit), accept),
 			because("a socket in TIME_WAIT hides the listener: look for it from another port", nft.Flip{Field: nft.THSport}),
 			rule(scratch(nft.MetaPriority, 0)),
 			rule(jump("find_listener")),
 			because("the port is put back", nft.Flip{Field: nft.THSport}),
-			rule(is(nft.MetaPriority, unlabelledListener), goTo("input_unlabelled")),
+			rule(is(nft.MetaPriority, mark.UnlabelledListener), goTo("input_unlabelled")),
 			rule(isNot(nft.MetaPriority, 0), goTo("input_workload")),
 			rule(goTo("input_unasked")),
 		}},
 		{Name: "find_listener", Rules: l.whose(l.itsNumber(verdictReturn), "find_unlabelled")},
-		{Name: "find_unlabelled", Rules: []nft.Rule{rule(fullSocket(nft.SocketMark), scratch(nft.MetaPriority, unlabelledListener))}},
+		{Name: "find_unlabelled", Rules: []nft.Rule{rule(fullSocket(nft.SocketMark), scratch(nft.MetaPriority, mark.UnlabelledListener))}},
 		{Name: "input_unasked", Comment: "nobody that could be asked was found: no more than a handshake passes", Rules: []nft.Rule{
 			injected,
-			rule(sentBy, nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: markClass, Or: markOpen}, accept),
-			rule(setMark(0, markOpen), nft.Count{Counter: "unlabelled"}, accept),
+			rule(sentBy, nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: mark.ClassMask, Or: mark.OpenBit}, accept),
+			rule(setMark(0, mark.OpenBit), nft.Count{Counter: "unlabelled"}, accept),
 		}},
 		{Name: "input_workload", Comment: "priority: who listens", Rules: []nft.Rule{
-			rule(onLo, sentBy, isNot(nft.MetaMark, injectedMark), goTo("ask")),
+			rule(onLo, sentBy, isNot(nft.MetaMark, mark.Injected), goTo("ask")),
 			injected,
 			rule(unknownCt, goTo("discard")),
 			because("something unlabelled sent it", onLo, scratch(nft.MetaMark, 0), goTo("ask")),
@@ -80,11 +81,11 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(onLo, sentBy, goTo("ask_nobody")),
 			rule(isUDP, nft.Count{Counter: "unlabelled"}, accept),
 			rule(unknownCt, accept),
-			rule(onLo, isSYN, setMark(0, l.epoch|markOpen), nft.Count{Counter: "unlabelled"}, accept),
+			rule(onLo, isSYN, setMark(0, l.epoch|mark.OpenBit), nft.Count{Counter: "unlabelled"}, accept),
 			rule(onLo, l.answered(), setMark(0, l.epoch), nft.Count{Counter: "unlabelled"}, accept),
-			because("who answers?", onLo, setMark(0, l.epoch|markOpen|markOut)),
-			because("other programs' marks stay", fromAway, is(nft.CtMark, 0), setMark(0, l.epoch|markOpen)),
-			because("it was denied by who had the port before", fromAway, masked(nft.CtMark, markDead, markDead), setMark(0, l.epoch|markOpen)),
+			because("who answers?", onLo, setMark(0, l.epoch|mark.OpenBit|mark.OutBit)),
+			because("other programs' marks stay", fromAway, is(nft.CtMark, 0), setMark(0, l.epoch|mark.OpenBit)),
+			because("it was denied by who had the port before", fromAway, masked(nft.CtMark, mark.DeadBit, mark.DeadBit), setMark(0, l.epoch|mark.OpenBit)),
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
 		{Name: "input_other", Comment: "no listener can be found: the sender alone decides", Rules: []nft.Rule{
@@ -130,7 +131,7 @@ func (l *layout) inputUDPChains() []nft.Chain {
 		{Name: "input_broadcast", Rules: []nft.Rule{
 			looped,
 			rule(onLo, sentBy, goTo("discard")),
-			because("a workload's own, come back", fromAway, maskedNot(nft.CtMark, markClass, 0), masked(nft.CtMark, elsewhere, 0), goTo("discard")),
+			because("a workload's own, come back", fromAway, maskedNot(nft.CtMark, mark.ClassMask, 0), masked(nft.CtMark, elsewhere, 0), goTo("discard")),
 			rule(accept),
 		}},
 		{Name: "input_datagram", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_unlabelled")},
@@ -138,19 +139,19 @@ func (l *layout) inputUDPChains() []nft.Chain {
 			laterFragment,
 			because("no socket sent it", onLo, isInjected, goTo("input_reply_other")),
 			because("it is a request the other way", onLo, sentBy, goTo("input_other_way")),
-			rule(masked(nft.CtMark, markClass, 0), goTo("input_reply_other")),
+			rule(masked(nft.CtMark, mark.ClassMask, 0), goTo("input_reply_other")),
 		}, l.sameAs(goTo("input_again"), "input_reply_other")...)},
 		{Name: "input_other_way", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_other_way_nobody")},
 		{Name: "input_other_way_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
-			because("sent by something unlabelled", masked(nft.MetaMark, markClass, 0), accept),
+			because("sent by something unlabelled", masked(nft.MetaMark, mark.ClassMask, 0), accept),
 			because("whose it is cannot be found: perhaps that of who may not have this answer", goTo("discard")),
 		}},
 		l.replyOther(),
 		{Name: "input_reply_nobody", Rules: []nft.Rule{
 			rule(fromAway, accept),
-			because("never judged: nothing of a workload's", masked(nft.CtMark, markEpoch, 0), accept),
-			rule(masked(nft.CtMark, markClass, 0), accept),
+			because("never judged: nothing of a workload's", masked(nft.CtMark, mark.EpochMask, 0), accept),
+			rule(masked(nft.CtMark, mark.ClassMask, 0), accept),
 			because("an unlabelled process sent it: OUTPUT leaves a workload's number in the priority", is(nft.MetaPriority, 0), accept),
 			because("another program's mark: no connection of this node has an address's class", masked(nft.CtMark, elsewhere, elsewhere), accept),
 			rule(goTo("discard")),
@@ -158,8 +159,8 @@ func (l *layout) inputUDPChains() []nft.Chain {
 		{Name: "input_again", Comment: "of an answer that comes over lo OUTPUT decided", Rules: append([]nft.Rule{
 			rule(onLo, accept),
 			because("this node's own address, from outside", append(forged, goTo("discard"))...),
-			rule(masked(nft.CtMark, markEpoch|markDead, l.epoch), accept),
-		}, append(l.containers(iifName, ipSaddr, ip6Saddr, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask_container_again")), l.whose(l.itsNumber(goTo("leave_again")), "discard")...)...)},
+			rule(masked(nft.CtMark, mark.EpochMask|mark.DeadBit, l.epoch), accept),
+		}, append(l.containers(iifName, ipSaddr, ip6Saddr, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: mark.ClassMask}, goTo("ask_container_again")), l.whose(l.itsNumber(goTo("leave_again")), "discard")...)...)},
 	}
 }
 
@@ -175,9 +176,9 @@ func (l *layout) stranger() nft.Chain {
 		because("this node's own address, from outside", append(slices.Clone(ownSource), goTo("discard"))...),
 	}}
 	if l.fleet != nil {
-		proven := masked(nft.CtMark, remoteMask|markOut, remoteClass)
+		proven := masked(nft.CtMark, mark.RemoteMask|mark.OutBit, mark.RemoteClass)
 		c.Rules = append(c.Rules,
-			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass}, goTo("ask")),
+			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: mark.ClassMask}, goTo("ask")),
 			because("its certificate was revoked", proven, goTo("refuse")))
 	}
 	c.Rules = append(c.Rules, l.outside(nft.MetaMark, iifName, ipSaddr, ip6Saddr, "ask")...)
@@ -185,17 +186,17 @@ func (l *layout) stranger() nft.Chain {
 }
 
 // outside asks with the class of an address that is not on this node, in a mark.
-func (l *layout) outside(mark nft.Field, bridge, addr4, addr6 nft.Expr, ask string) []nft.Rule {
+func (l *layout) outside(target nft.Field, bridge, addr4, addr6 nft.Expr, ask string) []nft.Rule {
 	var rules []nft.Rule
 	if l.bridges {
 		rules = append(rules,
-			rule(v4, nft.SetByMap{Target: mark, Key: []nft.Expr{bridge, addr4}, Map: "container4"}, goTo(ask)),
-			rule(v6, nft.SetByMap{Target: mark, Key: []nft.Expr{bridge, addr6}, Map: "container6"}, goTo(ask)),
+			rule(v4, nft.SetByMap{Target: target, Key: []nft.Expr{bridge, addr4}, Map: "container4"}, goTo(ask)),
+			rule(v6, nft.SetByMap{Target: target, Key: []nft.Expr{bridge, addr6}, Map: "container6"}, goTo(ask)),
 			because("a container whose labels are not known yet, or a forged address", nft.InSet{Key: []nft.Expr{bridge}, Set: "bridges"}, goTo("discard")))
 	}
 	return append(rules,
-		rule(nft.SetBits{Target: mark, Or: elsewhere}),
-		rule(v4, nft.SetByMap{Target: mark, Key: []nft.Expr{addr4}, Map: "address4"}),
-		rule(v6, nft.SetByMap{Target: mark, Key: []nft.Expr{addr6}, Map: "address6"}),
+		rule(nft.SetBits{Target: target, Or: elsewhere}),
+		rule(v4, nft.SetByMap{Target: target, Key: []nft.Expr{addr4}, Map: "address4"}),
+		rule(v6, nft.SetByMap{Target: target, Key: []nft.Expr{addr6}, Map: "address6"}),
 		rule(goTo(ask)))
 }

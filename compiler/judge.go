@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/binary"
 	"slices"
+
+	"thole/compiler/policy"
 )
 
 // A direction is a side of a policy: what comes in or what goes out.
@@ -14,7 +16,7 @@ const (
 	egress
 )
 
-func (p *Policy) side(d direction) *Side {
+func sideOf(p *policy.Policy, d direction) *policy.Side {
 	if d == ingress {
 		return &p.Ingress
 	}
@@ -77,7 +79,7 @@ const (
 // A judgement is a ruling with its reason.
 type judgement struct {
 	ruling ruling
-	policy *Policy // would: the audit policy that is recorded
+	policy *policy.Policy // would: the audit policy that is recorded
 	why    reason
 
 	// unsaid: egress is isolated, and no rule speaks of this peer. What was called, if that is
@@ -93,8 +95,8 @@ func (j judgement) same(o judgement) bool {
 // A reason is the rule, or the policy as a whole (Position is that of its name),
 // from which a judgement follows; the zero reason is that nothing isolates.
 type reason struct {
-	policy   *Policy
-	position Position
+	policy   *policy.Policy
+	position policy.Position
 }
 
 // A docket is what one side of the connections of some classes is judged by: those of which the same policies speak.
@@ -102,7 +104,7 @@ type docket struct {
 	of                direction
 	entries           []entry
 	general           []int           // of entries: those that match everybody
-	isolated, audited *Policy         // the first that isolates the classes: enforced, audited
+	isolated, audited *policy.Policy  // the first that isolates the classes: enforced, audited
 	rows              map[string]*row // by which of the other entries match
 	others            *row            // of those whom no other entry matches
 
@@ -121,7 +123,7 @@ type exception struct {
 // An entry is a rule of a policy that selects the class.
 type entry struct {
 	*matcher
-	policy *Policy
+	policy *policy.Policy
 	sort   sort
 }
 
@@ -172,29 +174,29 @@ func (cs *classes) fillDockets() {
 // newDocket returns what c, and all whom the same policies select, are judged by on one side.
 func (cs *classes) newDocket(c *workloadClass, d direction) *docket {
 	dk := &docket{of: d, rows: map[string]*row{}}
-	for at, policy := range c.policies {
-		side := policy.side(d)
+	for at, p := range c.policies {
+		side := sideOf(p, d)
 		first, allow, deny := &dk.isolated, allows, denies
-		if policy.Audit {
+		if p.Audit {
 			first, allow, deny = &dk.audited, auditAllows, auditDenies
 		}
 		if side.Isolates && *first == nil {
-			*first = policy
+			*first = p
 		}
 		if c.permits[at] { // else it isolates c, and permits c nothing
-			dk.enter(cs, policy, side.Allow, allow)
+			dk.enter(cs, p, side.Allow, allow)
 		}
-		dk.enter(cs, policy, side.Deny, deny)
+		dk.enter(cs, p, side.Deny, deny)
 	}
 	dk.others = dk.row(nil)
 	return dk
 }
 
 // enter adds the rules of one list.
-func (dk *docket) enter(cs *classes, policy *Policy, rules []Rule, s sort) {
+func (dk *docket) enter(cs *classes, p *policy.Policy, rules []policy.Rule, s sort) {
 	for i := range rules {
 		m, at := cs.matcher(&rules[i], s == denies || s == auditDenies), len(dk.entries)
-		dk.entries = append(dk.entries, entry{m, policy, s})
+		dk.entries = append(dk.entries, entry{m, p, s})
 		switch {
 		case m.everybody:
 			dk.general = append(dk.general, at)
@@ -241,7 +243,7 @@ func (cs *classes) alike(c *workloadClass, dk *docket) []exception {
 	for _, at := range dk.same {
 		for _, s := range dk.entries[at].same {
 			for _, id := range cs.index(s, dk.entries[at].use).candidates(c.members[0]) {
-				if s.match(c.members[0], cs.peer(id).workloads.members[0], dk.entries[at].use) {
+				if s.Match(c.members[0], cs.peer(id).workloads.members[0], dk.entries[at].use) {
 					found = append(found, match{id, at})
 				}
 			}
@@ -408,24 +410,24 @@ func (dk *docket) weigh(h *hearing) judgement {
 
 // A matcher is a rule, with all whom it matches.
 type matcher struct {
-	rule      *Rule
-	use       use
+	rule      *policy.Rule
+	use       policy.Use
 	everybody bool
 	byLabel   bool  // it matches workloads by their labels, or workloads of other nodes
 	peers     []int // that it matches, but for addresses and sameLabels, ascending
-	same      []*SameLabels
+	same      []*policy.SameLabels
 	list      int   // of addressClasses; -1: none
 	everyPort bool  // it names no ports
 	ports     []int // by the index of their class, ascending
 }
 
 // matcher returns that of a rule, which allows or denies. The classes must be there.
-func (cs *classes) matcher(r *Rule, deny bool) *matcher {
+func (cs *classes) matcher(r *policy.Rule, deny bool) *matcher {
 	if m := cs.matchers[r]; m != nil {
 		return m
 	}
 	m := &matcher{
-		rule: r, use: useOf(deny), everybody: r.Peers == nil, everyPort: r.Ports == nil, list: cs.addresses.listOf(r),
+		rule: r, use: policy.UseOf(deny), everybody: r.Peers == nil, everyPort: r.Ports == nil, list: cs.addresses.listOf(r),
 	}
 	cs.matchers[r] = m
 	if r.Ports != nil {

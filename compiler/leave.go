@@ -3,6 +3,7 @@ package compiler
 import (
 	"slices"
 
+	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
 
@@ -37,7 +38,7 @@ func (l *lowering) destinationsOf(dk *docket) []destination {
 		return list
 	}
 	var entries []int // those with CIDRs
-	var lists [][]*CIDR
+	var lists [][]*policy.CIDR
 	for at, e := range dk.entries {
 		if !e.everybody && e.list >= 0 {
 			entries, lists = append(entries, at), append(lists, l.addresses.lists[e.list])
@@ -102,7 +103,7 @@ func (l *lowering) cells(r *row, is4 bool, usual judgement) []cell {
 			put(uint8(next), uint8(until-1), 0, 65535, other)
 		}
 	}
-	for _, proto := range []uint8{uint8(TCP), uint8(UDP), uint8(SCTP)} {
+	for _, proto := range []uint8{uint8(policy.TCP), uint8(policy.UDP), uint8(policy.SCTP)} {
 		spans := l.spansOf(proto, r)
 		if len(spans) == 1 && spans[0].judgement.same(other) {
 			continue
@@ -121,7 +122,7 @@ func (l *lowering) cells(r *row, is4 bool, usual judgement) []cell {
 
 // typeCells returns the ICMP types that differ from what is said of other protocols.
 func (l *lowering) typeCells(r *row, is4 bool, other judgement) []cell {
-	proto := uint8(ICMP)
+	proto := uint8(policy.ICMP)
 	if !is4 {
 		proto = protoICMPv6
 	}
@@ -148,7 +149,7 @@ type judgedSpan struct {
 // spansOf covers a protocol's ports or types, ascending, with as few spans as can be.
 func (l *lowering) spansOf(proto uint8, r *row) []judgedSpan {
 	last := uint16(65535)
-	if proto == uint8(ICMP) || proto == protoICMPv6 {
+	if proto == uint8(policy.ICMP) || proto == protoICMPv6 {
 		last = 255
 	}
 	var named []judgedSpan

@@ -3,6 +3,7 @@ package compiler
 import (
 	"strings"
 
+	"thole/compiler/mark"
 	"thole/ruleset"
 )
 
@@ -46,7 +47,7 @@ func EpochOf(t *ruleset.Table) uint16 {
 	for _, c := range t.Chains {
 		for _, r := range c.Rules {
 			for _, s := range r.Statements {
-				epoch := uint16(written(s) & markEpoch >> epochShift)
+				epoch := uint16(written(s) & mark.EpochMask >> mark.EpochShift)
 				if epoch == 0 {
 					continue
 				}

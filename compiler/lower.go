@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"thole/compiler/mark"
+	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
 
@@ -112,7 +114,7 @@ func (l *lowering) asksNothing(r nft.Rule) bool {
 }
 
 // epochOf is the epoch in its place in the mark.
-func epochOf(o Options) uint32 { return uint32(max(o.Epoch, 1)) << epochShift }
+func epochOf(o Options) uint32 { return uint32(max(o.Epoch, 1)) << mark.EpochShift }
 
 // declare makes the maps that a table may have, empty.
 func (l *lowering) declare() {
@@ -158,7 +160,7 @@ func (l *lowering) add(set string, e nft.Element) {
 // bindWorkloads maps each bound cgroup to its class, in one map for each depth.
 func (l *lowering) bindWorkloads() {
 	type bound struct {
-		*Workload
+		*policy.Workload
 		binding
 	}
 	var list []bound
@@ -173,7 +175,7 @@ func (l *lowering) bindWorkloads() {
 				}
 			}
 			list = append(list, bound{w, b})
-			l.expected[w.Cgroup.depth()]++
+			l.expected[w.Cgroup.Depth()]++
 		}
 	}
 	// By the keys of the elements: who normalises the table finds them sorted.
@@ -191,7 +193,7 @@ func (l *lowering) bindWorkloads() {
 // of the workload itself.
 type binding struct{ class, itself uint32 }
 
-func (l *lowering) bind(cg Cgroup, b binding, comment string) {
+func (l *lowering) bind(cg policy.Cgroup, b binding, comment string) {
 	at := l.level(cg)
 	if !at.bound {
 		at.bound = true
@@ -217,10 +219,10 @@ func (b binding) number() uint32 {
 }
 
 // elements visits the elements that bind a cgroup, with the names of their sets.
-func (b binding) elements(cg Cgroup, comment string) iter.Seq2[string, nft.Element] {
-	depth, key := cg.depth(), []nft.Value{nft.CgroupValue(cg.Path, cg.ID)}
+func (b binding) elements(cg policy.Cgroup, comment string) iter.Seq2[string, nft.Element] {
+	depth, key := cg.Depth(), []nft.Value{nft.CgroupValue(cg.Path, cg.ID)}
 	return func(yield func(string, nft.Element) bool) {
-		_ = yield(senderMap(depth), nft.Element{Key: key, Number: senderMark | b.number(), Comment: comment}) &&
+		_ = yield(senderMap(depth), nft.Element{Key: key, Number: mark.Sender | b.number(), Comment: comment}) &&
 			yield(listenerMap(depth), nft.Element{Key: key, Number: b.number(), Comment: comment}) &&
 			yield(sameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.class)}}) && b.itself != 0 &&
 			yield(sameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.itself)}})
@@ -239,13 +241,10 @@ func (b binding) inGroup(comment string) iter.Seq2[string, nft.Element] {
 	}
 }
 
-// depth counts from the root, whose children have 1.
-func (c Cgroup) depth() uint8 { return uint8(strings.Count(c.Path, "/") + 1) }
-
 // bindContainers enters the parents of containers, and the containers below them
 // that are known to be unlabelled: those belong to the deepest workload above
 // them, if there is one.
-func (l *lowering) bindContainers(parents []Cgroup, unlabelled []Unlabelled) {
+func (l *lowering) bindContainers(parents []policy.Cgroup, unlabelled []policy.Unlabelled) {
 	for _, p := range parents {
 		at := l.level(p)
 		if !at.unknown {
@@ -281,8 +280,8 @@ func (l *lowering) bindingAbove(cgroup string) (b binding, ok bool) {
 }
 
 // level returns the entry of the cgroup's depth.
-func (l *lowering) level(cg Cgroup) *level {
-	depth := cg.depth()
+func (l *lowering) level(cg policy.Cgroup) *level {
+	depth := cg.Depth()
 	for i := range l.levels {
 		if l.levels[i].depth == depth {
 			return &l.levels[i]
@@ -481,7 +480,7 @@ func butForPorts(r *row, comment string) string {
 }
 
 // commentOf names a workload for a reader of the table.
-func (l *lowering) commentOf(w *Workload) string {
+func (l *lowering) commentOf(w *policy.Workload) string {
 	if !l.comments {
 		return ""
 	}

@@ -5,6 +5,8 @@ import (
 	"iter"
 	"slices"
 	"strconv"
+
+	"thole/compiler/policy"
 )
 
 // Numbers remember the number of what is in each class, so that a change of the
@@ -160,23 +162,23 @@ func identities(list []workloadClass) [][]string {
 	all := make([][]string, len(list))
 	for i, c := range list {
 		for _, w := range c.members {
-			all[i] = append(all[i], w.keys()...)
+			all[i] = append(all[i], keysOf(w)...)
 		}
 	}
 	return all
 }
 
-// keys are what Numbers knows a workload by.
-func (w *Workload) keys() []string {
+// keysOf are what Numbers knows a workload by.
+func keysOf(w *policy.Workload) []string {
 	if w.Cgroup.ID == 0 {
-		return []string{w.identity()}
+		return []string{identity(w)}
 	}
-	return []string{w.identity(), cgroupKey(w.Cgroup.ID)}
+	return []string{identity(w), cgroupKey(w.Cgroup.ID)}
 }
 
 // itself are the keys of a member's own number, in a class that is divided.
-func itself(w *Workload) []string {
-	keys := w.keys()
+func itself(w *policy.Workload) []string {
+	keys := keysOf(w)
 	for i := range keys {
 		keys[i] = itselfPrefix + keys[i]
 	}

@@ -3,6 +3,7 @@ package compiler
 import (
 	"slices"
 
+	"thole/compiler/mark"
 	nft "thole/ruleset"
 )
 
@@ -12,13 +13,13 @@ import (
 func (l *layout) outputChains() []nft.Chain {
 	return []nft.Chain{
 		{Name: "prerouting", Hook: nft.Prerouting, Priority: rawPriority - 10, Comment: "what comes over lo and has no connection was sent by no socket", Rules: []nft.Rule{
-			rule(onLo, anyOf(nft.CtState, nft.StateInvalid), scratch(nft.MetaMark, injectedMark)),
+			rule(onLo, anyOf(nft.CtState, nft.StateInvalid), scratch(nft.MetaMark, mark.Injected)),
 		}},
 		l.output(),
 		{Name: "output_here", Comment: "it stays on this node", Rules: []nft.Rule{
 			because("most datagrams: no group", isUDP, within(nft.IPDaddr, loopback4), goTo("output_by")),
-			because("it is decided: has the same workload sent it?", l.decided(), isTCP, notSYN, maskedNot(nft.CtMark, markClass, 0), goTo("output_same")),
-			because("it was answered, and more is to be said: has who asked sent it?", l.answered(), isTCP, notSYN, maskedNot(nft.CtMark, markClass, 0), goTo("output_asker")),
+			because("it is decided: has the same workload sent it?", l.decided(), isTCP, notSYN, maskedNot(nft.CtMark, mark.ClassMask, 0), goTo("output_same")),
+			because("it was answered, and more is to be said: has who asked sent it?", l.answered(), isTCP, notSYN, maskedNot(nft.CtMark, mark.ClassMask, 0), goTo("output_asker")),
 			rule(isTCP, goTo("output_by")),
 			because("no group", v4, within(nft.IPDaddr, loopback4), goTo("output_by")),
 			because("all who listen there get it: its sender alone decides", v4, within(nft.IPDaddr, groups[0]), goTo("output_group")),
@@ -33,11 +34,11 @@ func (l *layout) outputChains() []nft.Chain {
 		{Name: "output_same", Comment: "by who opened the connection?", Rules: l.sameAs(accept, "output_other")},
 		{Name: "output_asker", Rules: l.sameAs(goTo("output_asked"), "output_by")},
 		{Name: "output_asked", Rules: []nft.Rule{
-			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: markClass, Or: askerMark}, accept),
+			rule(nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: mark.ClassMask, Or: mark.Asker}, accept),
 		}},
 		{Name: "output_other", Comment: "by another: a raw socket, or one whose labels changed", Rules: l.whose(l.itsMark(nft.MetaMark, accept), "output_other_nobody")},
 		{Name: "output_other_nobody", Rules: []nft.Rule{
-			because("something unlabelled: INPUT judges it", fullSocket(nft.SkUID), scratch(nft.MetaMark, senderMark), accept),
+			because("something unlabelled: INPUT judges it", fullSocket(nft.SkUID), scratch(nft.MetaMark, mark.Sender), accept),
 			because("the kernel, for the connection", accept),
 		}},
 	}
@@ -46,11 +47,11 @@ func (l *layout) outputChains() []nft.Chain {
 func (l *layout) output() nft.Chain {
 	c := nft.Chain{Name: "output", Hook: nft.Output, Priority: priority}
 	if l.fleet != nil {
-		c.Rules = append(c.Rules, rule(is(nft.MetaMark, Sent), goTo("fleet_sent")), rule(is(nft.MetaMark, SentOut), goTo("fleet_sent")))
+		c.Rules = append(c.Rules, rule(is(nft.MetaMark, mark.Sent), goTo("fleet_sent")), rule(is(nft.MetaMark, mark.SentOut), goTo("fleet_sent")))
 	}
 	c.Rules = append(c.Rules, rule(isAnswer, goTo("output_reply")))
 	if l.fleet != nil {
-		c.Rules = append(c.Rules, rule(masked(nft.CtMark, remoteMask|markOut, remoteClass|markOut), goTo("output_fleet")))
+		c.Rules = append(c.Rules, rule(masked(nft.CtMark, mark.RemoteMask|mark.OutBit, mark.RemoteClass|mark.OutBit), goTo("output_fleet")))
 	}
 	c.Rules = append(c.Rules,
 		rule(toLo, masked(nft.CtStatus, nft.StatusDNAT, 0), goTo("output_here")),
@@ -63,8 +64,8 @@ func (l *layout) output() nft.Chain {
 // alone: other programs route by it. A packet that is judged loses its priority.
 func (l *layout) leaveChains() []nft.Chain {
 	judged := []nft.Rule{
-		because("a SYN may have the mark of an older connection of its ports", isTCP, notSYN, l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("leaves_same_tcp")),
-		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), l.decided(), maskedNot(nft.CtMark, markClass, 0), goTo("leaves_same")),
+		because("a SYN may have the mark of an older connection of its ports", isTCP, notSYN, l.decided(), maskedNot(nft.CtMark, mark.ClassMask, 0), goTo("leaves_same_tcp")),
+		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), l.decided(), maskedNot(nft.CtMark, mark.ClassMask, 0), goTo("leaves_same")),
 		rule(goTo("leaves")),
 	}
 	who := l.whose(l.itsNumber(goTo("leave")), "leaves_nobody")
@@ -85,7 +86,7 @@ func (l *layout) leaveChains() []nft.Chain {
 		{Name: "settle_out", Comment: "it may leave", Rules: append(l.introduces(), l.whose(l.itsMark(nft.CtMark, goTo("settled_out")), "discard")...)},
 		{Name: "settled_out", Rules: []nft.Rule{
 			ctsClass,
-			rule(setMark(markClass, l.epoch|markOut)),
+			rule(setMark(mark.ClassMask, l.epoch|mark.OutBit)),
 			rule(scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
 		}},
 	}, tunnelChains(), l.leave())

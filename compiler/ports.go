@@ -3,13 +3,15 @@ package compiler
 import (
 	"encoding/binary"
 	"slices"
+
+	"thole/compiler/policy"
 )
 
 const protoICMPv6 = 58
 
 // icmpNumber returns the number of p's ICMP type in the version of proto, -1 for none.
-func (p Port) icmpNumber(proto uint8) int {
-	for _, t := range ICMPTypes {
+func icmpNumber(p policy.Port, proto uint8) int {
+	for _, t := range policy.ICMPTypes {
 		if t.Name == p.ICMPType {
 			if proto == protoICMPv6 {
 				return int(t.V6)
@@ -33,14 +35,14 @@ type portClass struct {
 
 // portClasses divide all that rules can name by their ports. The first class is what no rule names, so it has no spans.
 type portClasses struct {
-	lists   [][]Port // the distinct ports: of all rules
+	lists   [][]policy.Port // the distinct ports: of all rules
 	index   map[string]int
 	classes []portClass
 	named   [][]int // for each list, the indexes of the classes that it names, ascending
 }
 
 // classifyPorts finds the classes of all ports that rules can tell apart.
-func classifyPorts(policies []Policy) *portClasses {
+func classifyPorts(policies []policy.Policy) *portClasses {
 	pc := &portClasses{index: map[string]int{}}
 	for r := range allRules(policies) {
 		if key := portsKey(r.Ports); r.Ports != nil && !has(pc.index, key) {
@@ -78,7 +80,7 @@ func classifyPorts(policies []Policy) *portClasses {
 }
 
 // portsKey returns a key of ports: equal keys, equal ports.
-func portsKey(ports []Port) string {
+func portsKey(ports []policy.Port) string {
 	var b []byte
 	for _, p := range ports {
 		b = append(b, byte(p.Protocol))
@@ -102,19 +104,19 @@ type portLine struct {
 // portLines returns these, in the order in which classes are found.
 func portLines() []portLine {
 	return []portLine{
-		{uint8(TCP), 65535}, {uint8(UDP), 65535}, {uint8(SCTP), 65535}, {uint8(ICMP), 255}, {protoICMPv6, 255},
+		{uint8(policy.TCP), 65535}, {uint8(policy.UDP), 65535}, {uint8(policy.SCTP), 65535}, {uint8(policy.ICMP), 255}, {protoICMPv6, 255},
 	}
 }
 
-// on returns what an entry of a rule's ports names of a line; ok is false where that is nothing.
-func (p Port) on(line portLine) (from, to int, ok bool) {
+// portsOn returns what an entry of a rule's ports names of a line; ok is false where that is nothing.
+func portsOn(p policy.Port, line portLine) (from, to int, ok bool) {
 	switch {
-	case p.Protocol != ICMP && uint8(p.Protocol) != line.proto, p.Protocol == ICMP && line.last != 255:
+	case p.Protocol != policy.ICMP && uint8(p.Protocol) != line.proto, p.Protocol == policy.ICMP && line.last != 255:
 		return 0, 0, false
-	case p.Protocol == SCTP || p.Protocol == ICMP && p.ICMPType == "":
+	case p.Protocol == policy.SCTP || p.Protocol == policy.ICMP && p.ICMPType == "":
 		return 0, int(line.last), true
-	case p.Protocol == ICMP:
-		n := p.icmpNumber(line.proto)
+	case p.Protocol == policy.ICMP:
+		n := icmpNumber(p, line.proto)
 		return n, n, n >= 0
 	default:
 		return int(p.From), int(p.To), p.From <= p.To
@@ -127,7 +129,7 @@ func (pc *portClasses) divide(line portLine) (atoms []span, named [][]int) {
 	cuts := []int{0}
 	for _, list := range pc.lists {
 		for _, p := range list {
-			if from, to, ok := p.on(line); ok {
+			if from, to, ok := portsOn(p, line); ok {
 				cuts = append(cuts, from, to+1)
 			}
 		}
@@ -147,7 +149,7 @@ func (pc *portClasses) divide(line portLine) (atoms []span, named [][]int) {
 	named = make([][]int, len(cuts))
 	for at, list := range pc.lists {
 		for _, p := range list {
-			from, to, ok := p.on(line)
+			from, to, ok := portsOn(p, line)
 			if !ok {
 				continue
 			}
@@ -175,4 +177,4 @@ func appendSpan(spans []span, s span) []span {
 }
 
 // of returns the classes that a rule's ports name, ascending.
-func (pc *portClasses) of(ports []Port) []int { return pc.named[pc.index[portsKey(ports)]] }
+func (pc *portClasses) of(ports []policy.Port) []int { return pc.named[pc.index[portsKey(ports)]] }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
 
@@ -14,7 +15,7 @@ import (
 func (l *lowering) rowChain(s side, r *row) string {
 	other := r.judgements[0]
 	var said []portsSaid
-	for _, proto := range []uint8{uint8(TCP), uint8(UDP), uint8(SCTP), uint8(ICMP), protoICMPv6} {
+	for _, proto := range []uint8{uint8(policy.TCP), uint8(policy.UDP), uint8(policy.SCTP), uint8(policy.ICMP), protoICMPv6} {
 		for _, span := range l.spansOf(proto, r) {
 			if !span.judgement.same(other) {
 				said = append(said, portsSaid{proto, span})
@@ -29,7 +30,7 @@ func (l *lowering) rowChain(s side, r *row) string {
 	rest := l.verdict(other, s.stage)
 	answer := []nft.Statement{isAnswer, fromAway}
 	for _, p := range said {
-		if p.proto != uint8(ICMP) && p.proto != protoICMPv6 {
+		if p.proto != uint8(policy.ICMP) && p.proto != protoICMPv6 {
 			chain.Rules = append(chain.Rules, p.rule(answer, nft.THSport, l.verdict(p.judgement, s.stage)))
 		}
 	}
@@ -55,7 +56,7 @@ func (p portsSaid) whole() bool { return p.from == 0 && p.to == lastOf(p.proto) 
 
 // lastOf is the last port, or type, of a protocol.
 func lastOf(proto uint8) uint16 {
-	if proto == uint8(ICMP) || proto == protoICMPv6 {
+	if proto == uint8(policy.ICMP) || proto == protoICMPv6 {
 		return 255
 	}
 	return 65535
@@ -64,7 +65,7 @@ func lastOf(proto uint8) uint16 {
 func (p portsSaid) rule(match []nft.Statement, port nft.Field, verdict nft.Verdict) nft.Rule {
 	match = slices.Clone(match)
 	switch p.proto {
-	case uint8(ICMP):
+	case uint8(policy.ICMP):
 		match, port = append(match, v4), nft.ICMPTypeOf
 	case protoICMPv6:
 		match, port = append(match, v6), nft.ICMPv6TypeOf
@@ -78,7 +79,7 @@ func (p portsSaid) rule(match []nft.Statement, port nft.Field, verdict nft.Verdi
 
 // String returns the ports as a part of a chain's name.
 func (p portsSaid) String() string {
-	s := map[uint8]string{uint8(TCP): "tcp", uint8(UDP): "udp", uint8(SCTP): "sctp", uint8(ICMP): "icmp", protoICMPv6: "icmpv6"}[p.proto]
+	s := map[uint8]string{uint8(policy.TCP): "tcp", uint8(policy.UDP): "udp", uint8(policy.SCTP): "sctp", uint8(policy.ICMP): "icmp", protoICMPv6: "icmpv6"}[p.proto]
 	switch {
 	case p.whole():
 		return s

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 )
 
@@ -119,7 +120,7 @@ func sameLabels(t testing.TB, classes int) compiler.Input {
 }
 
 // manyCIDRs are so many policies of so many classes, which allow so many CIDRs together.
-func manyCIDRs(t testing.TB, classes, policies, cidrs int) []compiler.Policy {
+func manyCIDRs(t testing.TB, classes, policies, cidrs int) []policy.Policy {
 	var text strings.Builder
 	for i := range policies {
 		var to []string
@@ -163,8 +164,8 @@ func manyRemotes(t testing.TB, n int) compiler.Input {
 	in.Policies = slices.Concat(sameLabels(t, 1).Policies, manyCIDRs(t, 20, n/10, n))
 	in.Fleet = &compiler.Fleet{Queue: 1}
 	for i := range n {
-		in.Remotes = append(in.Remotes, compiler.Remote{
-			Labels: compiler.Labels{"app": fmt.Sprintf("app%03d", i%200), "team": "t01"}, Node: fmt.Sprintf("node%05d", i),
+		in.Remotes = append(in.Remotes, policy.Remote{
+			Labels: policy.Labels{"app": fmt.Sprintf("app%03d", i%200), "team": "t01"}, Node: fmt.Sprintf("node%05d", i),
 			Address: netip.AddrFrom4([4]byte{172, 16, byte(i >> 6), byte(i << 2)}),
 		})
 	}
@@ -175,9 +176,9 @@ func policyNamed(name, spec string) string {
 	return fmt.Sprintf("---\napiVersion: thole/v1\nkind: Policy\nmetadata: {name: %s}\nspec: %s\n", name, spec)
 }
 
-func parsed(t testing.TB, text string) []compiler.Policy {
+func parsed(t testing.TB, text string) []policy.Policy {
 	t.Helper()
-	docs, err := compiler.Parse(reference.Files(text))
+	docs, err := policy.Parse(reference.Files(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/ruleset"
 )
@@ -139,7 +140,7 @@ func BenchmarkDifference(b *testing.B) {
 		}
 		b.Run(fmt.Sprintf("workloads=%d", workloads), func(b *testing.B) {
 			for b.Loop() {
-				for _, turn := range [][2][]compiler.Workload{{one, nil}, {nil, one}} {
+				for _, turn := range [][2][]policy.Workload{{one, nil}, {nil, one}} {
 					d, ok := r.Difference(turn[0], turn[1])
 					if !ok {
 						b.Fatal("it needs Compile")

@@ -3,6 +3,7 @@ package compiler
 import (
 	"time"
 
+	"thole/compiler/mark"
 	nft "thole/ruleset"
 )
 
@@ -38,8 +39,8 @@ func (l *lowering) declareTunnels() {
 }
 
 var (
-	wrap   = scratch(nft.MetaPriority, wrappedPriority)
-	loops  = scratch(nft.MetaPriority, aroundPriority)
+	wrap   = scratch(nft.MetaPriority, mark.WrappedPriority)
+	loops  = scratch(nft.MetaPriority, mark.AroundPriority)
 	begins = because("perhaps a handshake of WireGuard", isUDP, between(nft.InnerWord, wireguardInitiation, wireguardResponse), goTo("wireguard"))
 )
 
@@ -49,7 +50,7 @@ func wireguardKey(daddr nft.Expr) []nft.Expr { return []nft.Expr{daddr, dport, s
 func wrappings(match ...nft.Statement) []nft.Rule {
 	with := func(s ...nft.Statement) []nft.Statement { return append(append([]nft.Statement{}, match...), s...) }
 	return []nft.Rule{
-		because("around a packet that was judged", with(is(nft.MetaPriority, wrappedPriority), goTo("around"))...),
+		because("around a packet that was judged", with(is(nft.MetaPriority, mark.WrappedPriority), goTo("around"))...),
 		because("WireGuard's own", with(isUDP, v4, nft.InSet{Key: wireguardKey(ipDaddr), Set: "wireguard4"}, accept)...),
 		rule(with(isUDP, v6, nft.InSet{Key: wireguardKey(ip6Daddr), Set: "wireguard6"}, accept)...),
 	}

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"thole/compiler/policy"
 )
 
 // warnings lists what is valid and probably not meant.
-func warnings(policies []Policy, cs *classes) []Warning {
+func warnings(policies []policy.Policy, cs *classes) []Warning {
 	var list []Warning
 	for i := range policies {
 		p := &policies[i]
@@ -22,10 +24,10 @@ func warnings(policies []Policy, cs *classes) []Warning {
 
 // addressed finds workloads of an inventory that have an address instead of a cgroup:
 // what they say and hear does not pass a socket of this node.
-func addressed(workloads []Workload) []Warning {
+func addressed(workloads []policy.Workload) []Warning {
 	var list []Warning
 	for _, w := range workloads {
-		if w.Kind == KindAddress {
+		if w.Kind == policy.KindAddress {
 			list = append(list, Warning{w.Position, fmt.Sprintf("workload %s has an address of its own: Thole does not filter its connections", w.Name)})
 		}
 	}
@@ -33,19 +35,19 @@ func addressed(workloads []Workload) []Warning {
 }
 
 // selectedBy returns the classes that a policy selects, as peers.
-func (cs *classes) selectedBy(p *Policy) []int {
-	ids := cs.matched[restricting][cs.ask.index[&p.Selector]]
+func (cs *classes) selectedBy(p *policy.Policy) []int {
+	ids := cs.matched[policy.Restricting][cs.ask.index[&p.Selector]]
 	end, _ := slices.BinarySearch(ids, 1+len(cs.workloads)) // behind them are peers on other nodes
 	return ids[:end]
 }
 
 // elsewhere finds the containers with a network of their own that p selects: most of
 // what they send and receive passes no chain of ours.
-func (cs *classes) elsewhere(p *Policy) []Warning {
+func (cs *classes) elsewhere(p *policy.Policy) []Warning {
 	var names []string
 	for _, id := range cs.selectedBy(p) {
 		for _, w := range cs.peer(id).workloads.members {
-			if w.hasOwnNetwork() {
+			if w.HasOwnNetwork() {
 				names = append(names, w.Name)
 			}
 		}
@@ -65,12 +67,12 @@ const namesShown = 3
 
 // listenerless finds ingress rules for protocols of which no listener can be found
 // on the host network.
-func listenerless(p *Policy) []Warning {
+func listenerless(p *policy.Policy) []Warning {
 	var list []Warning
-	for _, rules := range [][]Rule{p.Ingress.Allow, p.Ingress.Deny} {
+	for _, rules := range [][]policy.Rule{p.Ingress.Allow, p.Ingress.Deny} {
 		for _, r := range rules {
 			for _, port := range r.Ports {
-				if port.Protocol != TCP && port.Protocol != UDP {
+				if port.Protocol != policy.TCP && port.Protocol != policy.UDP {
 					list = append(list, Warning{r.Position, fmt.Sprintf("policy %s: %s in ingress has no effect for workloads on the host network: only the sender's egress decides", p.Name, port)})
 				}
 			}
@@ -81,7 +83,7 @@ func listenerless(p *Policy) []Warning {
 
 // dodgeable finds denies by label of workloads that addresses or anybody may reach:
 // who is on another node and leaves its labels out is not denied.
-func (cs *classes) dodgeable(policies []Policy) []Warning {
+func (cs *classes) dodgeable(policies []policy.Policy) []Warning {
 	open := map[string]bool{} // policies that select such a workload
 	for i := range cs.workloads {
 		if c := &cs.workloads[i]; cs.openToAddresses(c) {

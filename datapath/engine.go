@@ -13,7 +13,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"thole/compiler"
+	"thole/compiler/mark"
+	"thole/compiler/policy"
 	"thole/datapath/handshake"
 	"thole/datapath/packet"
 	"thole/datapath/peers"
@@ -36,7 +37,7 @@ type Daemon interface {
 	Workload(cgroup uint64) (Workload, bool)
 	// Class returns the class by which the kernel's table knows what was proven. The first
 	// time the table has to change for it.
-	Class(compiler.Remote) (uint32, error)
+	Class(policy.Remote) (uint32, error)
 	// Allows reports whether the policies of this node let a class send to another.
 	Allows(from, to uint32, port uint16) bool
 	// AllowsAddress reports the same of an address, for who proved nothing.
@@ -60,7 +61,7 @@ type finder interface {
 
 // A sender is sockets.Sender.
 type sender interface {
-	Send(packet []byte, mark uint32, device int) error
+	Send(packet []byte, packetMark uint32, device int) error
 	Close() error
 }
 
@@ -200,10 +201,10 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 	if conn.State == handshake.Closed && p.Token == 0 {
 		answers := event.Kind == handshake.Out && p.Flags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN|packet.ACK
 		switch {
-		case event.Kind == handshake.In && q.Mark == compiler.Ungated, answers && q.Mark != compiler.Unproven:
+		case event.Kind == handshake.In && q.Mark == mark.Ungated, answers && q.Mark != mark.Unproven:
 			// The proof may have been before it in the queue: conntrack knows by now.
-			return queue.Again().WithMark(compiler.Unproven)
-		case event.Kind == handshake.In && q.Mark != compiler.Unproven:
+			return queue.Again().WithMark(mark.Unproven)
+		case event.Kind == handshake.In && q.Mark != mark.Unproven:
 			return queue.Accept() // another option of the same kind, or of a connection that is over
 		}
 	}
@@ -291,17 +292,17 @@ func (e *Engine) carryOut(q *queue.Packet, p *packet.Packet, conn *handshake.Con
 	if err != nil {
 		return e.refused(err)
 	}
-	e.send(out.Before, compiler.Sent, q.Device)
-	reset := compiler.Sent
+	e.send(out.Before, mark.Sent, q.Device)
+	reset := mark.Sent
 	if p.Flags&packet.SYN != 0 { // of who answers this node
-		reset = compiler.SentOut
+		reset = mark.SentOut
 	}
 	e.send(action.WriteReset(nil, p), reset, q.Device)
 	if action.SendSYN {
-		e.send(conn.SYN(), compiler.Sent, q.Device)
+		e.send(conn.SYN(), mark.Sent, q.Device)
 	}
 	switch {
-	case action.Do == handshake.Drop || q.Hook != queue.Output && (q.Mark == compiler.Ungated || q.Mark == compiler.Unproven):
+	case action.Do == handshake.Drop || q.Hook != queue.Output && (q.Mark == mark.Ungated || q.Mark == mark.Unproven):
 		// what is behind conntrack passes by a proof alone
 		return queue.Drop()
 	case out.Packet == nil:
@@ -316,24 +317,24 @@ func marked(v queue.Verdict, action *handshake.Action) queue.Verdict {
 	switch action.Mark {
 	case handshake.MarkPending:
 		if action.Do == handshake.TakeT2 {
-			return v.WithMark(compiler.Introduced(class))
+			return v.WithMark(mark.Introduced(class))
 		}
-		return v.WithMark(compiler.Pending(class))
+		return v.WithMark(mark.Pending(class))
 	case handshake.MarkProven:
-		return v.WithMark(compiler.Proven(class))
+		return v.WithMark(mark.Proven(class))
 	case handshake.MarkUnproven:
-		return v.WithMark(compiler.Unproven)
+		return v.WithMark(mark.Unproven)
 	case handshake.MarkPlain:
-		return v.WithMark(compiler.Plain)
+		return v.WithMark(mark.Plain)
 	}
 	return v
 }
 
-func (e *Engine) send(b []byte, mark uint32, device int) {
+func (e *Engine) send(b []byte, packetMark uint32, device int) {
 	if len(b) == 0 {
 		return
 	}
-	if err := e.sender.Send(b, mark, device); err != nil {
+	if err := e.sender.Send(b, packetMark, device); err != nil {
 		e.counts["not-sent"]++ // it is lost, like any packet
 		e.log.Debug("a packet was not sent", "error", err)
 	}

@@ -12,7 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/mark"
+	"thole/compiler/policy"
 	"thole/datapath/handshake"
 	"thole/datapath/packet"
 	"thole/datapath/peers"
@@ -34,7 +35,7 @@ type world struct {
 	class   uint32
 	failure error // of Class
 	denies  bool
-	remotes []compiler.Remote
+	remotes []policy.Remote
 	sent    [][]byte
 }
 
@@ -52,8 +53,8 @@ func (w *world) Listener(local, remote netip.AddrPort, device int) (uint64, erro
 	return w.Connecting(local, remote, device)
 }
 
-func (w *world) Send(b []byte, mark uint32, _ int) error {
-	if mark == compiler.Sent || mark == compiler.SentOut {
+func (w *world) Send(b []byte, packetMark uint32, _ int) error {
+	if packetMark == mark.Sent || packetMark == mark.SentOut {
 		w.sent = append(w.sent, slices.Clone(b))
 	}
 	return nil
@@ -65,7 +66,7 @@ func (w *world) Workload(cgroup uint64) (Workload, bool) {
 	return Workload{Cgroup: cgroup, Labels: w.labels, Class: 7}, cgroup != 0 && cgroup == w.cgroup && w.labels != nil
 }
 
-func (w *world) Class(r compiler.Remote) (uint32, error) {
+func (w *world) Class(r policy.Remote) (uint32, error) {
 	w.remotes = append(w.remotes, r)
 	return w.class, w.failure
 }
@@ -171,8 +172,8 @@ func unreachable(about []byte) []byte {
 
 // pass hands a packet to the engine, and returns it as it goes on, and its mark; nil: it
 // is dropped.
-func (s side) pass(hook queue.Hook, mark uint32, b []byte) ([]byte, uint32) {
-	payload, set, _, ok := s.handle(queue.Packet{Hook: hook, Mark: mark, Payload: slices.Clone(b)})
+func (s side) pass(hook queue.Hook, packetMark uint32, b []byte) ([]byte, uint32) {
+	payload, set, _, ok := s.handle(queue.Packet{Hook: hook, Mark: packetMark, Payload: slices.Clone(b)})
 	if !ok {
 		return nil, 0
 	}
@@ -205,17 +206,17 @@ func TestHandshake(t *testing.T) {
 			packet   []byte
 			mark     uint32
 		}{
-			{"SYN", client, server, kernelSYN, compiler.Pending(0x4002)},
-			{"SYN-ACK", server, client, kernelSYNACK, compiler.Introduced(0x4001)},
-			{"data", client, server, kernelData, compiler.Proven(0x4002)},
+			{"SYN", client, server, kernelSYN, mark.Pending(0x4002)},
+			{"SYN-ACK", server, client, kernelSYNACK, mark.Introduced(0x4001)},
+			{"data", client, server, kernelData, mark.Proven(0x4002)},
 		} {
 			wire, _ := step.from.pass(queue.Output, 0, step.packet)
 			if wire == nil || string(wire) == string(step.packet) {
 				t.Fatalf("round %d, %s: no token on it", round, step.name)
 			}
-			got, mark := step.to.pass(queue.Prerouting, 0, wire)
-			if string(got) != string(step.packet) || mark != step.mark {
-				t.Fatalf("round %d, %s: came as %x with mark %#x, want %x with %#x; refused: %v", round, step.name, got, mark, step.packet, step.mark, step.to.Status().Refused)
+			got, setMark := step.to.pass(queue.Prerouting, 0, wire)
+			if string(got) != string(step.packet) || setMark != step.mark {
+				t.Fatalf("round %d, %s: came as %x with mark %#x, want %x with %#x; refused: %v", round, step.name, got, setMark, step.packet, step.mark, step.to.Status().Refused)
 			}
 		}
 	}
@@ -224,7 +225,7 @@ func TestHandshake(t *testing.T) {
 		t.Errorf("server: %+v", st)
 	}
 	r := server.remotes[0]
-	want := compiler.Remote{Labels: compiler.Labels{"app": "web"}, Node: "node-a", Address: clientEnd.Addr(), Unsaid: []string{"tier"}}
+	want := policy.Remote{Labels: policy.Labels{"app": "web"}, Node: "node-a", Address: clientEnd.Addr(), Unsaid: []string{"tier"}}
 	if !maps.Equal(r.Labels, want.Labels) || r.Node != want.Node || r.Address != want.Address || !slices.Equal(r.Unsaid, want.Unsaid) || r.Certificate == "" {
 		t.Errorf("what was proven: %+v", r)
 	}
@@ -270,8 +271,8 @@ func TestSocketsCanNotBeAsked(t *testing.T) {
 		t.Errorf("a SYN that may be for a workload came as %x", got)
 	}
 	server.world.unasked = nil
-	if got, mark := server.pass(queue.Prerouting, 0, wire); string(got) != string(kernelSYN) || mark != compiler.Pending(0x4002) {
-		t.Errorf("it came as %x, mark %#x", got, mark)
+	if got, setMark := server.pass(queue.Prerouting, 0, wire); string(got) != string(kernelSYN) || setMark != mark.Pending(0x4002) {
+		t.Errorf("it came as %x, mark %#x", got, setMark)
 	}
 }
 
@@ -280,8 +281,8 @@ func TestWithoutLabels(t *testing.T) {
 	client, server := newSides(t)
 	wire, _ := client.pass(queue.Output, 0, kernelSYN)
 	server.world.cgroup = 0
-	if got, mark := server.pass(queue.Prerouting, 0, wire); string(got) != string(wire) || mark != 0 {
-		t.Errorf("for nobody: %x, mark %#x", got, mark)
+	if got, setMark := server.pass(queue.Prerouting, 0, wire); string(got) != string(wire) || setMark != 0 {
+		t.Errorf("for nobody: %x, mark %#x", got, setMark)
 	}
 	server.world.cgroup, server.world.labels = 4, nil
 	if got, _ := server.pass(queue.Prerouting, 0, wire); string(got) != string(wire) || server.Status().Refused["handshake/not-wanted"] != 2 {
@@ -304,8 +305,8 @@ func TestPlainPlace(t *testing.T) {
 	if len(client.sent) != 2 || string(client.sent[1]) != string(kernelSYN) {
 		t.Fatalf("%d packets were sent: a reset and the SYN should be", len(client.sent))
 	}
-	if got, mark := client.pass(queue.Prerouting, 0, kernelSYNACK); string(got) != string(kernelSYNACK) || mark != compiler.Plain {
-		t.Errorf("the answer to that: %x, mark %#x", got, mark)
+	if got, setMark := client.pass(queue.Prerouting, 0, kernelSYNACK); string(got) != string(kernelSYNACK) || setMark != mark.Plain {
+		t.Errorf("the answer to that: %x, mark %#x", got, setMark)
 	}
 	next := segment(netip.AddrPortFrom(clientEnd.Addr(), 40001), serverEnd, c, 0, packet.SYN, "")
 	if got, _ := client.pass(queue.Output, 0, next); string(got) != string(next) {
@@ -360,7 +361,7 @@ func TestRefusals(t *testing.T) {
 		"data before its proof": {"handshake/unproven", func(client, server side) []byte {
 			wire, _ := client.pass(queue.Output, 0, kernelSYN)
 			server.pass(queue.Prerouting, 0, wire)
-			got, _ := server.pass(queue.Prerouting, compiler.Ungated, kernelData)
+			got, _ := server.pass(queue.Prerouting, mark.Ungated, kernelData)
 			return got
 		}},
 		"the policy denies who answers": {"handshake/denied", func(client, server side) []byte {
@@ -368,8 +369,8 @@ func TestRefusals(t *testing.T) {
 			wire, _ := client.pass(queue.Output, 0, kernelSYN)
 			server.pass(queue.Prerouting, 0, wire)
 			wire, _ = server.pass(queue.Output, 0, kernelSYNACK)
-			got, mark := client.pass(queue.Prerouting, 0, wire)
-			return unlessRefused(client, got, mark)
+			got, setMark := client.pass(queue.Prerouting, 0, wire)
+			return unlessRefused(client, got, setMark)
 		}},
 		"the policy denies who answers without a token": {"handshake/denied", func(client, _ side) []byte {
 			client.denies = true
@@ -377,8 +378,8 @@ func TestRefusals(t *testing.T) {
 			client.pass(queue.Prerouting, 0, kernelSYNACK) // falls back
 			client.pass(queue.Output, 0, kernelSYN)
 			client.sent = nil
-			got, mark := client.pass(queue.Prerouting, 0, kernelSYNACK)
-			return unlessRefused(client, got, mark)
+			got, setMark := client.pass(queue.Prerouting, 0, kernelSYNACK)
+			return unlessRefused(client, got, setMark)
 		}},
 	} {
 		client, server := newSides(t)
@@ -394,9 +395,9 @@ func TestRefusals(t *testing.T) {
 }
 
 // unlessRefused returns nil if both ends get a reset: the client's kernel by the packet.
-func unlessRefused(client side, got []byte, mark uint32) []byte {
+func unlessRefused(client side, got []byte, setMark uint32) []byte {
 	p, err := packet.Parse(got)
-	if err != nil || p.Flags != packet.RST|packet.ACK || mark != 0 || len(client.sent) != 1 {
+	if err != nil || p.Flags != packet.RST|packet.ACK || setMark != 0 || len(client.sent) != 1 {
 		return append([]byte("not refused: "), got...)
 	}
 	return nil

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath/handshake"
 	"thole/datapath/peers"
 	"thole/datapath/token"
@@ -53,9 +53,9 @@ func (k known) Stated(side handshake.Side, own *token.Own, statement []byte, fro
 // Class is a method of handshake.Policy.
 func (k known) Class(claim *token.Claim, from netip.Addr) (handshake.Class, error) {
 	identity := peers.IdentityOf(claim)
-	r := compiler.Remote{Labels: compiler.Labels{}, Node: identity.Node, Address: from, Certificate: identity.Reference}
+	r := policy.Remote{Labels: policy.Labels{}, Node: identity.Node, Address: from, Certificate: identity.Reference}
 	for key, value := range claim.Labels {
-		if compiler.IsUserLabel(key) {
+		if policy.IsUserLabel(key) {
 			r.Labels[key] = value
 		}
 	}

@@ -9,24 +9,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/policies"
 )
 
 // files reads all examples.
-func files(t *testing.T) []compiler.File {
+func files(t *testing.T) []policy.File {
 	t.Helper()
 	names, err := fs.Glob(policies.Files, "*.yaml")
 	if err != nil || len(names) == 0 {
 		t.Fatalf("no files (%v)", err)
 	}
-	var all []compiler.File
+	var all []policy.File
 	for _, name := range names {
 		data, err := fs.ReadFile(policies.Files, name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, compiler.File{Name: name, Data: data})
+		all = append(all, policy.File{Name: name, Data: data})
 	}
 	return all
 }
@@ -35,7 +35,7 @@ func files(t *testing.T) []compiler.File {
 func TestFiles(t *testing.T) {
 	for _, f := range files(t) {
 		t.Run(f.Name, func(t *testing.T) {
-			docs, err := compiler.Parse([]compiler.File{f})
+			docs, err := policy.Parse([]policy.File{f})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -51,7 +51,7 @@ func TestFiles(t *testing.T) {
 
 // TestTogether: the directory is a set too, so no two files share a name.
 func TestTogether(t *testing.T) {
-	docs, err := compiler.Parse(files(t))
+	docs, err := policy.Parse(files(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,25 +69,25 @@ func TestTogether(t *testing.T) {
 
 // TestDefault: the built-in policy is what docs/POLICY.md ("Which policies are active") says of it.
 func TestDefault(t *testing.T) {
-	got, err := compiler.Parse([]compiler.File{{Name: "same-labels.yaml", Data: policies.Default}})
+	got, err := policy.Parse([]policy.File{{Name: "same-labels.yaml", Data: policies.Default}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	same := compiler.Rule{Peers: []compiler.Peer{{SameLabels: &compiler.SameLabels{All: true}}}}
-	world := compiler.Rule{Peers: []compiler.Peer{
-		{CIDR: &compiler.CIDR{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
-		{CIDR: &compiler.CIDR{Prefix: netip.MustParsePrefix("::/0")}},
+	same := policy.Rule{Peers: []policy.Peer{{SameLabels: &policy.SameLabels{All: true}}}}
+	world := policy.Rule{Peers: []policy.Peer{
+		{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
+		{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("::/0")}},
 	}}
-	names := compiler.Rule{
-		Peers: []compiler.Peer{{Unlabelled: true}},
-		Ports: []compiler.Port{{Protocol: compiler.UDP, From: 53, To: 53}, {Protocol: compiler.TCP, From: 53, To: 53}},
+	names := policy.Rule{
+		Peers: []policy.Peer{{Unlabelled: true}},
+		Ports: []policy.Port{{Protocol: policy.UDP, From: 53, To: 53}, {Protocol: policy.TCP, From: 53, To: 53}},
 	}
-	want := compiler.Documents{Policies: []compiler.Policy{{
+	want := policy.Documents{Policies: []policy.Policy{{
 		Name:    "same-labels",
-		Ingress: compiler.Side{Isolates: true, Allow: []compiler.Rule{same}},
-		Egress:  compiler.Side{Isolates: true, Allow: []compiler.Rule{same, world, names}},
+		Ingress: policy.Side{Isolates: true, Allow: []policy.Rule{same}},
+		Egress:  policy.Side{Isolates: true, Allow: []policy.Rule{same, world, names}},
 	}}}
-	opts := cmp.Options{cmpopts.IgnoreTypes(compiler.Position{}), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})}
+	opts := cmp.Options{cmpopts.IgnoreTypes(policy.Position{}), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})}
 	if diff := cmp.Diff(want, got, opts); diff != "" {
 		t.Errorf("default (-want +got):\n%s", diff)
 	}

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/cgroupfs"
 )
 
@@ -24,14 +24,14 @@ const attributeName = "trusted.thole.labels"
 
 // A Run is what thole run started, as it is stored on its cgroup.
 type Run struct {
-	Version int             `json:"version"` // runVersion
-	Name    string          `json:"name"`
-	Labels  compiler.Labels `json:"labels"`
-	UID     uint32          `json:"uid"` // of who started it
-	User    string          `json:"user,omitempty"`
-	Started time.Time       `json:"started"`
+	Version int           `json:"version"` // runVersion
+	Name    string        `json:"name"`
+	Labels  policy.Labels `json:"labels"`
+	UID     uint32        `json:"uid"` // of who started it
+	User    string        `json:"user,omitempty"`
+	Started time.Time     `json:"started"`
 
-	Cgroup compiler.Cgroup `json:"-"`
+	Cgroup policy.Cgroup `json:"-"`
 }
 
 const runVersion = 1
@@ -97,7 +97,7 @@ func (s seal) write(root cgroupfs.Root, run Run) error {
 }
 
 // read returns the run that is stored on a cgroup. What is not ours is an error.
-func (s seal) read(root cgroupfs.Root, cgroup compiler.Cgroup) (Run, error) {
+func (s seal) read(root cgroupfs.Root, cgroup policy.Cgroup) (Run, error) {
 	value, err := readAttribute(root.Path(cgroup.Path))
 	if err != nil {
 		return Run{}, err

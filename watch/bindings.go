@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
@@ -26,19 +26,19 @@ type resolver struct {
 
 // resolve returns the workloads of one binding. A binding whose cgroup does not
 // exist has none, which is no problem: it may come.
-func (r *resolver) resolve(b compiler.Binding) ([]compiler.Workload, error) {
-	w := compiler.Workload{Name: b.Name, Namespace: b.Namespace, Labels: b.Labels, Position: b.Position}
+func (r *resolver) resolve(b policy.Binding) ([]policy.Workload, error) {
+	w := policy.Workload{Name: b.Name, Namespace: b.Namespace, Labels: b.Labels, Position: b.Position}
 	var paths []string
 	var err error
 	switch {
 	case b.Unit != "":
-		w.Kind = compiler.KindUnit
+		w.Kind = policy.KindUnit
 		paths, err = r.unit(b.Unit)
 	case b.User != "":
-		w.Kind = compiler.KindUser
+		w.Kind = policy.KindUser
 		var u *user.User
 		if u, err = r.user(b.User); err == nil {
-			w.Facts = compiler.Labels{workload.FactUID: u.Uid}
+			w.Facts = policy.Labels{workload.FactUID: u.Uid}
 			if u.Username != "" {
 				w.Facts[workload.FactUser] = u.Username
 			}
@@ -47,7 +47,7 @@ func (r *resolver) resolve(b compiler.Binding) ([]compiler.Workload, error) {
 			paths = []string{"user.slice/user-" + u.Uid + ".slice"}
 		}
 	case b.Cgroup != "":
-		w.Kind = compiler.KindCgroup
+		w.Kind = policy.KindCgroup
 		paths, err = r.glob(b.Cgroup)
 	default: // container and address: for inventories
 		return nil, fmt.Errorf(
@@ -61,16 +61,16 @@ func (r *resolver) resolve(b compiler.Binding) ([]compiler.Workload, error) {
 
 // existing returns a copy of w for each path that exists. Where a pattern names
 // several, each is told by its path.
-func (r *resolver) existing(w compiler.Workload, paths []string, several bool) []compiler.Workload {
-	var found []compiler.Workload
+func (r *resolver) existing(w policy.Workload, paths []string, several bool) []policy.Workload {
+	var found []policy.Workload
 	for _, path := range paths {
 		id, err := r.root.ID(path)
 		if err != nil {
 			continue // it disappeared, or was never there
 		}
 		one := w
-		one.Cgroup = compiler.Cgroup{Path: path, ID: id}
-		one.Facts = compiler.Labels{workload.FactKind: w.Kind.String()}
+		one.Cgroup = policy.Cgroup{Path: path, ID: id}
+		one.Facts = policy.Labels{workload.FactKind: w.Kind.String()}
 		for k, v := range w.Facts {
 			one.Facts[k] = v
 		}
@@ -159,8 +159,8 @@ func (r *resolver) glob(pattern string) ([]string, error) {
 
 // settle leaves one workload a cgroup: the one with the smallest kind, then the
 // first by name. The others are reported.
-func settle(workloads []compiler.Workload) workload.Snapshot {
-	slices.SortStableFunc(workloads, func(a, b compiler.Workload) int {
+func settle(workloads []policy.Workload) workload.Snapshot {
+	slices.SortStableFunc(workloads, func(a, b policy.Workload) int {
 		return cmp.Or(
 			cmp.Compare(a.Cgroup.Path, b.Cgroup.Path),
 			cmp.Compare(a.Kind, b.Kind),
@@ -173,7 +173,7 @@ func settle(workloads []compiler.Workload) workload.Snapshot {
 		if n := len(s.Workloads); n > 0 && s.Workloads[n-1].Cgroup.Path == w.Cgroup.Path {
 			winner := s.Workloads[n-1]
 			code := condition.BindingOverlap
-			if winner.Kind == compiler.KindRun || w.Kind == compiler.KindRun {
+			if winner.Kind == policy.KindRun || w.Kind == policy.KindRun {
 				code = condition.BindingOverlapRun // a user's thole run suffices
 			}
 			s.Conditions = append(s.Conditions, condition.Condition{

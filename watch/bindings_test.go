@@ -7,57 +7,57 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/internal/nstest"
 	"thole/watch/workload"
 )
 
-func labelled(name string, b compiler.Binding) compiler.Binding {
+func labelled(name string, b policy.Binding) policy.Binding {
 	b.Name = name
-	b.Labels = compiler.Labels{"app": name}
-	b.Position = compiler.Position{File: name + ".yaml", Line: 1, Column: 1}
+	b.Labels = policy.Labels{"app": name}
+	b.Position = policy.Position{File: name + ".yaml", Line: 1, Column: 1}
 	return b
 }
 
 // A bindingTest makes cgroups after a binding.
 type bindingTest struct {
 	name    string
-	binding compiler.Binding
+	binding policy.Binding
 	others  []string // cgroups that must not be bound
 	make    string   // the cgroup that is
-	kind    compiler.Kind
-	facts   compiler.Labels
+	kind    policy.Kind
+	facts   policy.Labels
 }
 
 func TestBindingsFollowTheTree(t *testing.T) {
 	host := nstest.New(t)
 	for _, tt := range []bindingTest{
-		{"unit", compiler.Binding{Unit: "nginx.service"},
+		{"unit", policy.Binding{Unit: "nginx.service"},
 			[]string{"system.slice/cron.service", "other/nginx.service",
 				"user.slice/user-7.slice/user@7.service/app.slice/nginx.service"},
-			"system.slice/nginx.service", compiler.KindUnit, nil},
-		{"unit in a slice of a slice", compiler.Binding{Unit: "db.service"}, nil,
-			"site.slice/site-backend.slice/db.service", compiler.KindUnit, nil},
-		{"unit with an escape", compiler.Binding{Unit: `srv\x2dwww.mount`}, []string{"system.slice/srv.mount"},
-			`system.slice/srv\x2dwww.mount`, compiler.KindUnit, nil},
-		{"slice", compiler.Binding{Unit: "batch.slice"}, []string{"other"}, "batch.slice", compiler.KindUnit, nil},
-		{"uid", compiler.Binding{User: "4242"}, []string{"user.slice/user-42.slice"},
-			"user.slice/user-4242.slice", compiler.KindUser, compiler.Labels{workload.FactUID: "4242"}},
-		{"user", compiler.Binding{User: "daemon"}, nil,
-			"user.slice/user-1.slice", compiler.KindUser,
-			compiler.Labels{workload.FactUID: "1", workload.FactUser: "daemon"}},
-		{"path", compiler.Binding{Cgroup: "jobs/nightly"}, []string{"jobs/daily", "nightly"},
-			"jobs/nightly", compiler.KindCgroup, nil},
-		{"pattern", compiler.Binding{Cgroup: "jobs/*/w?"}, []string{"jobs/a", "jobs/b/w10", "jobs/a/b/w1"},
-			"jobs/b/w1", compiler.KindCgroup, nil},
+			"system.slice/nginx.service", policy.KindUnit, nil},
+		{"unit in a slice of a slice", policy.Binding{Unit: "db.service"}, nil,
+			"site.slice/site-backend.slice/db.service", policy.KindUnit, nil},
+		{"unit with an escape", policy.Binding{Unit: `srv\x2dwww.mount`}, []string{"system.slice/srv.mount"},
+			`system.slice/srv\x2dwww.mount`, policy.KindUnit, nil},
+		{"slice", policy.Binding{Unit: "batch.slice"}, []string{"other"}, "batch.slice", policy.KindUnit, nil},
+		{"uid", policy.Binding{User: "4242"}, []string{"user.slice/user-42.slice"},
+			"user.slice/user-4242.slice", policy.KindUser, policy.Labels{workload.FactUID: "4242"}},
+		{"user", policy.Binding{User: "daemon"}, nil,
+			"user.slice/user-1.slice", policy.KindUser,
+			policy.Labels{workload.FactUID: "1", workload.FactUser: "daemon"}},
+		{"path", policy.Binding{Cgroup: "jobs/nightly"}, []string{"jobs/daily", "nightly"},
+			"jobs/nightly", policy.KindCgroup, nil},
+		{"pattern", policy.Binding{Cgroup: "jobs/*/w?"}, []string{"jobs/a", "jobs/b/w10", "jobs/a/b/w1"},
+			"jobs/b/w1", policy.KindCgroup, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, host) })
 	}
 }
 
 func (tt bindingTest) run(t *testing.T, host *nstest.Host) {
-	tr, bindings := newTreeIn(t, host), []compiler.Binding{labelled("it", tt.binding)}
+	tr, bindings := newTreeIn(t, host), []policy.Binding{labelled("it", tt.binding)}
 	none := func(s workload.Snapshot) bool { return len(s.Workloads) == 0 }
 	tr.until("nothing at the start", bindings, none)
 	for _, path := range tt.others {
@@ -68,15 +68,15 @@ func (tt bindingTest) run(t *testing.T, host *nstest.Host) {
 	id := tr.in(tt.make).ID()
 	one := func(s workload.Snapshot) bool { return len(s.Workloads) == 1 }
 	s := tr.until("the cgroup", bindings, one)
-	facts := compiler.Labels{workload.FactKind: tt.kind.String()}
+	facts := policy.Labels{workload.FactKind: tt.kind.String()}
 	maps.Copy(facts, tt.facts)
 	name := "it"
 	if strings.Contains(tt.binding.Cgroup, "*") {
 		name = "it:" + tt.make
 	}
-	want := workload.Snapshot{Workloads: []compiler.Workload{{
+	want := workload.Snapshot{Workloads: []policy.Workload{{
 		Name: name, Kind: tt.kind, Labels: bindings[0].Labels, Facts: facts,
-		Cgroup: compiler.Cgroup{Path: tt.make, ID: id}, Position: bindings[0].Position,
+		Cgroup: policy.Cgroup{Path: tt.make, ID: id}, Position: bindings[0].Position,
 	}}}
 	if diff := cmp.Diff(want, s, byValue); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -95,12 +95,12 @@ func TestOneBindingACgroup(t *testing.T) {
 	tr := newTree(t)
 	tr.in("system.slice/nginx.service").ID()
 	tr.in("user.slice/user-7.slice").ID()
-	s := tr.cgroups.Scan([]compiler.Binding{
-		labelled("by-path", compiler.Binding{Cgroup: "system.slice/*"}),
-		labelled("by-unit", compiler.Binding{Unit: "nginx.service"}),
-		labelled("by-unit-too", compiler.Binding{Unit: "nginx.service"}),
-		labelled("by-user", compiler.Binding{User: "7"}),
-		labelled("by-slice", compiler.Binding{Unit: "user-7.slice"}),
+	s := tr.cgroups.Scan([]policy.Binding{
+		labelled("by-path", policy.Binding{Cgroup: "system.slice/*"}),
+		labelled("by-unit", policy.Binding{Unit: "nginx.service"}),
+		labelled("by-unit-too", policy.Binding{Unit: "nginx.service"}),
+		labelled("by-user", policy.Binding{User: "7"}),
+		labelled("by-slice", policy.Binding{Unit: "user-7.slice"}),
 	})
 	got := map[string]string{}
 	for _, w := range s.Workloads {
@@ -129,15 +129,15 @@ func TestOneBindingACgroup(t *testing.T) {
 func TestBindingsThatCanNotBe(t *testing.T) {
 	tr := newTree(t)
 	tests := []struct {
-		binding compiler.Binding
+		binding policy.Binding
 		want    string
 	}{
-		{compiler.Binding{User: "no-such-user"}, "useradd"},
-		{compiler.Binding{Container: "web"}, "inventory"},
-		{compiler.Binding{Cgroup: "../.."}, "below the cgroup root"},
+		{policy.Binding{User: "no-such-user"}, "useradd"},
+		{policy.Binding{Container: "web"}, "inventory"},
+		{policy.Binding{Cgroup: "../.."}, "below the cgroup root"},
 	}
 	for _, tt := range tests {
-		s := tr.cgroups.Scan([]compiler.Binding{labelled("it", tt.binding)})
+		s := tr.cgroups.Scan([]policy.Binding{labelled("it", tt.binding)})
 		if len(s.Workloads) != 0 || len(s.Conditions) != 1 || !strings.Contains(s.Conditions[0].Text, tt.want) {
 			t.Errorf("%+v: snapshot %+v; want one problem with %q", tt.binding, s, tt.want)
 		}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
@@ -68,12 +68,12 @@ func (c *Cgroups) Changed() <-chan struct{} { return c.changed }
 
 // Scan looks at the tree, removes empty cgroups of thole run, and returns what
 // runs. From then on, Changed tells what happens to these bindings.
-func (c *Cgroups) Scan(bindings []compiler.Binding) workload.Snapshot { return c.scan(bindings, true) }
+func (c *Cgroups) Scan(bindings []policy.Binding) workload.Snapshot { return c.scan(bindings, true) }
 
 // Look is Scan without removing anything.
-func (c *Cgroups) Look(bindings []compiler.Binding) workload.Snapshot { return c.scan(bindings, false) }
+func (c *Cgroups) Look(bindings []policy.Binding) workload.Snapshot { return c.scan(bindings, false) }
 
-func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapshot {
+func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.listen()
@@ -86,7 +86,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapsho
 		}
 	}
 	runs, conditions := c.scopes.list(sweep, watch)
-	var workloads []compiler.Workload
+	var workloads []policy.Workload
 	for _, run := range runs {
 		workloads = append(workloads, run.workload())
 	}
@@ -121,7 +121,7 @@ func (c *Cgroups) scan(bindings []compiler.Binding, sweep bool) workload.Snapsho
 	if id, err := c.root.ID(cgroupfs.TholeSlice); err == nil {
 		// A scope is in the table before its first process is in it. What is below the
 		// slice and not in the table is a socket that outlived its scope, or no scope of ours.
-		snapshot.Parents = append(snapshot.Parents, compiler.Cgroup{Path: cgroupfs.TholeSlice, ID: id})
+		snapshot.Parents = append(snapshot.Parents, policy.Cgroup{Path: cgroupfs.TholeSlice, ID: id})
 		c.slice = id
 	}
 	snapshot.Conditions = append(conditions, snapshot.Conditions...)

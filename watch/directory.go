@@ -12,7 +12,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // A policy directory is read when it was quiet for quietTime, or after busyTime if
@@ -25,7 +25,7 @@ const (
 
 // Files is what a policy directory held at one moment, or why it could not be read.
 type Files struct {
-	Files []compiler.File // by name
+	Files []policy.File // by name
 	Err   error
 }
 
@@ -33,7 +33,7 @@ func (f Files) equal(g Files) bool {
 	if (f.Err == nil) != (g.Err == nil) || f.Err != nil && f.Err.Error() != g.Err.Error() {
 		return false
 	}
-	return slices.EqualFunc(f.Files, g.Files, func(a, b compiler.File) bool {
+	return slices.EqualFunc(f.Files, g.Files, func(a, b policy.File) bool {
 		return a.Name == b.Name && slices.Equal(a.Data, b.Data)
 	})
 }

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/workload"
 )
 
@@ -33,11 +33,11 @@ type Engine interface {
 // already. If a Workload document gives labels to the cgroup of an unlabelled container, the container has these
 // labels, and its own doubtful ones.
 func addContainers(snapshot *workload.Snapshot, found workload.Snapshot) {
-	byCgroup := map[string]*compiler.Workload{}
+	byCgroup := map[string]*policy.Workload{}
 	for i := range snapshot.Workloads {
 		byCgroup[snapshot.Workloads[i].Cgroup.Path] = &snapshot.Workloads[i]
 	}
-	snapshot.Unlabelled = slices.DeleteFunc(found.Unlabelled, func(u compiler.Unlabelled) bool {
+	snapshot.Unlabelled = slices.DeleteFunc(found.Unlabelled, func(u policy.Unlabelled) bool {
 		w := byCgroup[u.Cgroup.Path]
 		if w != nil {
 			w.Doubtful = withoutLabelsOf(w, u.Doubtful)
@@ -45,14 +45,14 @@ func addContainers(snapshot *workload.Snapshot, found workload.Snapshot) {
 		return w != nil
 	})
 	snapshot.Parents, snapshot.Bridges = found.Parents, found.Bridges
-	slices.SortFunc(snapshot.Unlabelled, func(a, b compiler.Unlabelled) int {
+	slices.SortFunc(snapshot.Unlabelled, func(a, b policy.Unlabelled) int {
 		return strings.Compare(a.Cgroup.Path, b.Cgroup.Path)
 	})
-	slices.SortFunc(snapshot.Parents, func(a, b compiler.Cgroup) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(snapshot.Parents, func(a, b policy.Cgroup) int { return strings.Compare(a.Path, b.Path) })
 }
 
 // withoutLabelsOf returns the labels whose keys w does not have.
-func withoutLabelsOf(w *compiler.Workload, labels compiler.Labels) compiler.Labels {
+func withoutLabelsOf(w *policy.Workload, labels policy.Labels) policy.Labels {
 	rest := maps.Clone(labels)
 	maps.DeleteFunc(rest, func(key, _ string) bool { _, has := w.Label(key); return has })
 	return rest

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/workload"
 )
 
@@ -81,30 +81,30 @@ func TestContainersInSnapshot(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		tr.in("containers/" + name).ID()
 	}
-	cgroup := func(name string) compiler.Cgroup {
-		return compiler.Cgroup{Path: "containers/" + name, ID: tr.id("containers/" + name)}
+	cgroup := func(name string) policy.Cgroup {
+		return policy.Cgroup{Path: "containers/" + name, ID: tr.id("containers/" + name)}
 	}
-	image := compiler.Labels{"app": "nginx", "tier": "web"}
+	image := policy.Labels{"app": "nginx", "tier": "web"}
 	engine.found = workload.Snapshot{
-		Workloads: []compiler.Workload{{Name: "a", Kind: compiler.KindContainer, Labels: image, Cgroup: cgroup("a")}},
-		Unlabelled: []compiler.Unlabelled{
+		Workloads: []policy.Workload{{Name: "a", Kind: policy.KindContainer, Labels: image, Cgroup: cgroup("a")}},
+		Unlabelled: []policy.Unlabelled{
 			{Name: "c", Cgroup: cgroup("c"), Doubtful: image},
 			{Name: "b", Cgroup: cgroup("b"), Doubtful: image},
 		},
-		Parents: []compiler.Cgroup{{Path: "z", ID: 2}, {Path: "containers", ID: 1}},
-		Bridges: []compiler.Bridge{{Name: "br0"}},
+		Parents: []policy.Cgroup{{Path: "z", ID: 2}, {Path: "containers", ID: 1}},
+		Bridges: []policy.Bridge{{Name: "br0"}},
 	}
-	bindings := []compiler.Binding{{Name: "b", Labels: compiler.Labels{"app": "bound"}, Cgroup: "containers/b"}}
+	bindings := []policy.Binding{{Name: "b", Labels: policy.Labels{"app": "bound"}, Cgroup: "containers/b"}}
 	got := tr.cgroups.Scan(bindings)
 	want := workload.Snapshot{
-		Workloads: []compiler.Workload{
+		Workloads: []policy.Workload{
 			engine.found.Workloads[0],
-			{Name: "b", Kind: compiler.KindCgroup, Labels: compiler.Labels{"app": "bound"}, Cgroup: cgroup("b"),
-				Facts: compiler.Labels{workload.FactKind: "cgroup"}, Doubtful: compiler.Labels{"tier": "web"}},
+			{Name: "b", Kind: policy.KindCgroup, Labels: policy.Labels{"app": "bound"}, Cgroup: cgroup("b"),
+				Facts: policy.Labels{workload.FactKind: "cgroup"}, Doubtful: policy.Labels{"tier": "web"}},
 		},
-		Unlabelled: []compiler.Unlabelled{{Name: "c", Cgroup: cgroup("c"), Doubtful: image}},
-		Parents:    []compiler.Cgroup{{Path: "containers", ID: 1}, {Path: "z", ID: 2}},
-		Bridges:    []compiler.Bridge{{Name: "br0"}},
+		Unlabelled: []policy.Unlabelled{{Name: "c", Cgroup: cgroup("c"), Doubtful: image}},
+		Parents:    []policy.Cgroup{{Path: "containers", ID: 1}, {Path: "z", ID: 2}},
+		Bridges:    []policy.Bridge{{Name: "br0"}},
 	}
 	if diff := cmp.Diff(want, got, byValue); diff != "" {
 		t.Errorf("the snapshot (-want +got):\n%s", diff)

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // The limits of a policy directory.
@@ -37,10 +37,10 @@ var errChanged = errors.New("its files changed each time that they were read")
 // one moment: a directory that changes while it is read is read again. One without
 // any is an error: an empty set opens everything, and is what is seen between the
 // removal of old files and the coming of new ones.
-func ReadDirectory(path string) ([]compiler.File, error) {
+func ReadDirectory(path string) ([]policy.File, error) {
 	var err error
 	for range maxReads {
-		var files []compiler.File
+		var files []policy.File
 		if files, err = readOnce(path); err == nil {
 			return files, nil
 		}
@@ -51,7 +51,7 @@ func ReadDirectory(path string) ([]compiler.File, error) {
 	return nil, fmt.Errorf("policy directory %s: %w", oneLine(path), err)
 }
 
-func readOnce(path string) ([]compiler.File, error) {
+func readOnce(path string) ([]policy.File, error) {
 	before, err := printDirectory(path)
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func readOnce(path string) ([]compiler.File, error) {
 	if len(before) > maxFiles {
 		return nil, fmt.Errorf("it has %d policy files; at most %d are read: join some", len(before), maxFiles)
 	}
-	files := make([]compiler.File, 0, len(before))
+	files := make([]policy.File, 0, len(before))
 	total := 0
 	for _, p := range before {
 		file := filepath.Join(path, p.name)
@@ -73,7 +73,7 @@ func readOnce(path string) ([]compiler.File, error) {
 		if total += len(data); total > maxTotalSize {
 			return nil, fmt.Errorf("its policy files have more than %d bytes together", maxTotalSize)
 		}
-		files = append(files, compiler.File{Name: file, Data: data})
+		files = append(files, policy.File{Name: file, Data: data})
 	}
 	after, err := printDirectory(path)
 	if err != nil {

@@ -4,13 +4,13 @@ import (
 	"path/filepath"
 	"strings"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/cgroupfs"
 )
 
 // A Glance is what is at single cgroups now, of which something was heard.
 type Glance struct {
-	Workloads []compiler.Workload
+	Workloads []policy.Workload
 	Gone      []string // cgroups that are no workload, or not any more
 }
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/cgroupfs"
 )
 
@@ -25,7 +25,7 @@ func TestGlance(t *testing.T) {
 	}
 	second := tr.create("second")
 	g, ok := tr.cgroups.Glance()
-	want := Glance{Workloads: []compiler.Workload{second.workload()}}
+	want := Glance{Workloads: []policy.Workload{second.workload()}}
 	if diff := cmp.Diff(want, g, byValue); !ok || diff != "" {
 		t.Fatalf("one was made: %v (-want +got)\n%s", ok, diff)
 	}
@@ -55,7 +55,7 @@ func TestGlance(t *testing.T) {
 			}
 		},
 		"another binding below them": func() {
-			tr.cgroups.Scan([]compiler.Binding{{Name: "x", Cgroup: cgroupfs.TholeSlice + "/*"}})
+			tr.cgroups.Scan([]policy.Binding{{Name: "x", Cgroup: cgroupfs.TholeSlice + "/*"}})
 			tr.cgroups.Touch(first.Cgroup.Path)
 		},
 	} {

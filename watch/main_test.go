@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
@@ -88,7 +88,7 @@ func (tr *tree) run(run func(context.Context) error) {
 var testKey = []byte("0123456789abcdef0123456789abcdef")
 
 // until scans at each change until the snapshot is as wanted.
-func (tr *tree) until(what string, bindings []compiler.Binding, ok func(workload.Snapshot) bool) workload.Snapshot {
+func (tr *tree) until(what string, bindings []policy.Binding, ok func(workload.Snapshot) bool) workload.Snapshot {
 	tr.t.Helper()
 	deadline := time.After(patience)
 	for {

@@ -13,7 +13,7 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
@@ -150,7 +150,7 @@ func (s *Scopes) store(run Run, cgroup string) (Run, error) {
 	if err != nil {
 		return Run{}, err
 	}
-	run.Cgroup = compiler.Cgroup{Path: cgroup, ID: id}
+	run.Cgroup = policy.Cgroup{Path: cgroup, ID: id}
 	return run, s.seal.write(s.root, run)
 }
 
@@ -327,7 +327,7 @@ func (s *Scopes) verify(name, cgroup string) (Run, error) {
 	if run, ok := s.known[name]; ok && run.Cgroup.ID == id {
 		return run, nil
 	}
-	run, err := s.seal.read(s.root, compiler.Cgroup{Path: cgroup, ID: id})
+	run, err := s.seal.read(s.root, policy.Cgroup{Path: cgroup, ID: id})
 	if err != nil {
 		return Run{}, err
 	}
@@ -367,15 +367,15 @@ func RemoveEmptyScopes(root cgroupfs.Root) (stay []string, err error) {
 }
 
 // workload is the run as the compiler sees it.
-func (r Run) workload() compiler.Workload {
-	facts := compiler.Labels{
-		workload.FactKind: compiler.KindRun.String(),
+func (r Run) workload() policy.Workload {
+	facts := policy.Labels{
+		workload.FactKind: policy.KindRun.String(),
 		workload.FactUID:  strconv.FormatUint(uint64(r.UID), 10),
 	}
 	if r.User != "" {
 		facts[workload.FactUser] = r.User
 	}
-	return compiler.Workload{Name: r.Name, Kind: compiler.KindRun, Labels: r.Labels, Facts: facts, Cgroup: r.Cgroup}
+	return policy.Workload{Name: r.Name, Kind: policy.KindRun, Labels: r.Labels, Facts: facts, Cgroup: r.Cgroup}
 }
 
 // Holds reports whether the process is in the scope itself.

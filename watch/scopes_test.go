@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/internal/nstest"
 	"thole/watch/workload"
@@ -20,7 +20,7 @@ import (
 
 func aRun(name string) Run {
 	return Run{
-		Name: name, Labels: compiler.Labels{"app": name}, UID: 1000, User: "alice",
+		Name: name, Labels: policy.Labels{"app": name}, UID: 1000, User: "alice",
 		Started: time.Unix(1_700_000_000, 0).UTC(),
 	}
 }
@@ -56,9 +56,9 @@ func TestScopeLivesAsLongAsItsProcess(t *testing.T) {
 	if run.Cgroup.Path != "thole.slice/web.scope" || run.Cgroup.ID != tr.id(run.Cgroup.Path) {
 		t.Fatalf("cgroup %+v", run.Cgroup)
 	}
-	want := []compiler.Workload{{
-		Name: "web", Kind: compiler.KindRun, Labels: compiler.Labels{"app": "web"},
-		Facts:  compiler.Labels{workload.FactKind: "run", workload.FactUID: "1000", workload.FactUser: "alice"},
+	want := []policy.Workload{{
+		Name: "web", Kind: policy.KindRun, Labels: policy.Labels{"app": "web"},
+		Facts:  policy.Labels{workload.FactKind: "run", workload.FactUID: "1000", workload.FactUser: "alice"},
 		Cgroup: run.Cgroup,
 	}}
 	if diff := cmp.Diff(want, tr.cgroups.Scan(nil).Workloads, byValue); diff != "" {
@@ -129,7 +129,7 @@ func TestScopesSurviveARestart(t *testing.T) {
 	}
 	tr.restart()
 	after := tr.cgroups.Scan(nil)
-	want := slices.DeleteFunc(before, func(w compiler.Workload) bool { return w.Name != "web" })
+	want := slices.DeleteFunc(before, func(w policy.Workload) bool { return w.Name != "web" })
 	if diff := cmp.Diff(want, after.Workloads, byValue); diff != "" || len(after.Conditions) > 0 {
 		t.Errorf("problems %v, workloads (-want +got)\n%s", after.Conditions, diff)
 	}
@@ -158,7 +158,7 @@ func (f forger) put(path string, value []byte) {
 // seal seals a run in the cgroup evilScope.
 func (f forger) seal(with seal, run Run) {
 	id, _ := f.tr.root.ID(evilScope)
-	run.Cgroup = compiler.Cgroup{Path: evilScope, ID: id}
+	run.Cgroup = policy.Cgroup{Path: evilScope, ID: id}
 	if err := with.write(f.tr.root, run); err != nil {
 		f.tr.t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/daemon"
@@ -119,7 +120,7 @@ type plan struct {
 }
 
 // planInventory prints the table for workloads that are only written down.
-func planInventory(w *world, o applyOptions, files []compiler.File) error {
+func planInventory(w *world, o applyOptions, files []policy.File) error {
 	docs, err := daemon.ParseNew(files, o.allowEmpty)
 	if err != nil {
 		return fmt.Errorf("reading policies: %w", err)
@@ -166,7 +167,7 @@ func classOf(c compiler.Class) api.Class {
 }
 
 // applyLive lets the daemon apply the files; without one it is done here.
-func applyLive(cmd *cobra.Command, w *world, o applyOptions, files []compiler.File) error {
+func applyLive(cmd *cobra.Command, w *world, o applyOptions, files []policy.File) error {
 	request := api.ApplyRequest{DryRun: o.dryRun, AllowEmpty: o.allowEmpty}
 	for _, f := range files {
 		request.Files = append(request.Files, api.File{Name: f.Name, Data: string(f.Data)})

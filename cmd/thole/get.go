@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 )
 
@@ -69,7 +69,7 @@ policy the direction is not restricted.`,
 		columns: []column[api.Workload]{
 			{"NAME", false, func(w api.Workload) string { return w.Name }},
 			{"KIND", false, func(w api.Workload) string { return w.Kind }},
-			{"LABELS", false, func(w api.Workload) string { return compiler.Labels(w.Labels).String() }},
+			{"LABELS", false, func(w api.Workload) string { return policy.Labels(w.Labels).String() }},
 			{"INGRESS", false, func(w api.Workload) string { return strings.Join(w.Ingress, ",") }},
 			{"EGRESS", false, func(w api.Workload) string { return strings.Join(w.Egress, ",") }},
 			{"CLASS", true, classNumber},
@@ -259,7 +259,7 @@ func enforcement(p api.Policy) string {
 func labelSets(sets []map[string]string) string {
 	var out []string
 	for _, set := range sets {
-		out = append(out, compiler.Labels(set).String())
+		out = append(out, policy.Labels(set).String())
 	}
 	return strings.Join(out, " ")
 }

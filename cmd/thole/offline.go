@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/policies"
 	"thole/watch"
@@ -21,8 +22,8 @@ import (
 // A survey is what can be known where no daemon runs: what the last policy set says
 // about what runs now. What is loaded may be older.
 type survey struct {
-	policies  []compiler.Policy
-	workloads []compiler.Workload
+	policies  []policy.Policy
+	workloads []policy.Workload
 	classes   []compiler.Class
 }
 
@@ -35,7 +36,7 @@ func lookAround(state string) (survey, error) {
 	if err != nil {
 		return survey{}, err
 	}
-	docs, err := compiler.Parse(files)
+	docs, err := policy.Parse(files)
 	if err != nil {
 		return survey{}, fmt.Errorf("the last policy set: %w", err)
 	}
@@ -49,10 +50,10 @@ func lookAround(state string) (survey, error) {
 
 // lastFiles reads the policy set that the daemon or "thole apply" kept; the default,
 // if there is none.
-func lastFiles(state string) ([]compiler.File, error) {
+func lastFiles(state string) ([]policy.File, error) {
 	data, err := os.ReadFile(filepath.Join(state, "policies.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return []compiler.File{{Name: "same-labels.yaml", Data: policies.Default}}, nil
+		return []policy.File{{Name: "same-labels.yaml", Data: policies.Default}}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -61,16 +62,16 @@ func lastFiles(state string) ([]compiler.File, error) {
 	if err := json.Unmarshal(data, &kept); err != nil {
 		return nil, fmt.Errorf("the last policy set: %v", err)
 	}
-	var files []compiler.File
+	var files []policy.File
 	for _, f := range kept.Files {
-		files = append(files, compiler.File{Name: f.Name, Data: []byte(f.Data)})
+		files = append(files, policy.File{Name: f.Name, Data: []byte(f.Data)})
 	}
 	return files, nil
 }
 
 // runningNow returns the workloads that run. Labels of "thole run" are believed
 // only with the key that sealed them.
-func runningNow(state string, docs compiler.Documents) ([]compiler.Workload, error) {
+func runningNow(state string, docs policy.Documents) ([]policy.Workload, error) {
 	root, err := cgroupfs.OpenRoot()
 	if err != nil {
 		return nil, err
@@ -98,7 +99,7 @@ func runningNow(state string, docs compiler.Documents) ([]compiler.Workload, err
 	defer cancel()
 	_ = engine.Load(ctx) // the containers are left out then
 	found := cgroups.Look(docs.Bindings)
-	workloads, _ := compiler.Admit(docs.Policies, found.Workloads, found.Unlabelled)
+	workloads, _ := policy.Admit(docs.Policies, found.Workloads, found.Unlabelled)
 	return workloads, cgroups.Close()
 }
 
@@ -124,7 +125,7 @@ func (s survey) Workloads() []api.Workload {
 }
 
 // isolation names the enforced policies that isolate a workload, by direction.
-func (s survey) isolation(w *compiler.Workload) (ingress, egress []string) {
+func (s survey) isolation(w *policy.Workload) (ingress, egress []string) {
 	ingress, egress = []string{}, []string{}
 	for _, p := range s.policies {
 		if p.Audit || !p.Selector.MayMatch(w) {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath/pki"
 )
 
@@ -203,7 +203,7 @@ func summaryRow(s pki.Summary) []string {
 	}
 	return []string{
 		s.Kind, s.Name, strings.ReplaceAll(s.State, " ", "-"), serial, until,
-		strings.ReplaceAll(s.Grants.String(), " ", ";"), compiler.Labels(s.Require).String(), strings.Join(networks, ","),
+		strings.ReplaceAll(s.Grants.String(), " ", ";"), policy.Labels(s.Require).String(), strings.Join(networks, ","),
 		cmp.Or(s.Issuer, "-"), strconv.Itoa(s.Bytes), s.Key,
 	}
 }

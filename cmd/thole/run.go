@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 )
 
@@ -71,11 +71,11 @@ cases nothing was started.`,
 	return cmd
 }
 
-func parseLabels(args []string) (compiler.Labels, error) {
+func parseLabels(args []string) (policy.Labels, error) {
 	if len(args) == 0 {
 		return nil, try(errors.New("starting a labelled command: no label is given"), "thole run --label app=web COMMAND")
 	}
-	labels := compiler.Labels{}
+	labels := policy.Labels{}
 	for _, arg := range args {
 		key, value, ok := strings.Cut(arg, "=")
 		if !ok || key == "" {

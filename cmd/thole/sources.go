@@ -7,7 +7,7 @@ import (
 	"os"
 	"slices"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch"
 )
 
@@ -15,8 +15,8 @@ import (
 // a directory in the order of their names, or "-" for standard input.
 //
 // A directory without such a file gives none. Where nothing gives any, the error is watch.ErrNoPolicyFile.
-func readSources(w *world, paths []string) ([]compiler.File, error) {
-	var files []compiler.File
+func readSources(w *world, paths []string) ([]policy.File, error) {
+	var files []policy.File
 	var none error
 	for _, path := range paths {
 		more, err := readSource(w, path)
@@ -35,10 +35,10 @@ func readSources(w *world, paths []string) ([]compiler.File, error) {
 	return files, nil
 }
 
-func readSource(w *world, path string) ([]compiler.File, error) {
+func readSource(w *world, path string) ([]policy.File, error) {
 	if path == "-" {
 		data, err := readBounded(w.stdin)
-		return []compiler.File{{Name: "stdin", Data: data}}, err
+		return []policy.File{{Name: "stdin", Data: data}}, err
 	}
 	info, err := os.Stat(path)
 	if err != nil {
@@ -46,19 +46,19 @@ func readSource(w *world, path string) ([]compiler.File, error) {
 	}
 	if !info.IsDir() {
 		file, err := readFile(path)
-		return []compiler.File{file}, err
+		return []policy.File{file}, err
 	}
 	return watch.ReadDirectory(path)
 }
 
-func readFile(path string) (compiler.File, error) {
+func readFile(path string) (policy.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return compiler.File{}, err
+		return policy.File{}, err
 	}
 	defer f.Close()
 	data, err := readBounded(f)
-	return compiler.File{Name: path, Data: data}, err
+	return policy.File{Name: path, Data: data}, err
 }
 
 // maxSource is more than the compiler takes of one file: it says so, and where.
@@ -69,12 +69,12 @@ func readBounded(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader
 
 // readInventory reads the workloads of an inventory and those that the policy
 // files have beside the policies.
-func readInventory(file string, docs compiler.Documents) ([]compiler.Workload, error) {
+func readInventory(file string, docs policy.Documents) ([]policy.Workload, error) {
 	source, err := readFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading the inventory: %w", err)
 	}
-	inventory, err := compiler.Parse([]compiler.File{source})
+	inventory, err := policy.Parse([]policy.File{source})
 	if err != nil {
 		return nil, fmt.Errorf("reading the inventory: %w", err)
 	}
@@ -82,7 +82,7 @@ func readInventory(file string, docs compiler.Documents) ([]compiler.Workload, e
 		return nil, try(errors.New("reading the inventory: "+file+": it has documents that are not of kind Workload"),
 			"thole apply -f POLICIES --inventory WORKLOADS --dry-run")
 	}
-	workloads, err := compiler.InventoryWorkloads(slices.Concat(docs.Bindings, inventory.Bindings))
+	workloads, err := policy.InventoryWorkloads(slices.Concat(docs.Bindings, inventory.Bindings))
 	if err != nil {
 		return nil, fmt.Errorf("reading the inventory: %w", err)
 	}

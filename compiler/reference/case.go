@@ -6,15 +6,15 @@ import (
 	"slices"
 	"strings"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // A Case is a set of policies, the workloads of a node, and connections to judge.
 type Case struct {
-	Policies    []compiler.Policy    // by name
-	Workloads   []*compiler.Workload // their names, cgroups and addresses differ
-	Connections []Connection         // between these workloads, unlabelled and the outside
-	Flows       []Flow               // likewise, where sockets share addresses and ports
+	Policies    []policy.Policy    // by name
+	Workloads   []*policy.Workload // their names, cgroups and addresses differ
+	Connections []Connection       // between these workloads, unlabelled and the outside
+	Flows       []Flow             // likewise, where sockets share addresses and ports
 }
 
 // String prints the case for a reader: policies as YAML, then workloads, then
@@ -50,25 +50,25 @@ func fate(verdicts []bool, i int) string {
 }
 
 // IsWorkload reports whether one of the case's workloads is one to its policies; else it is an unlabelled container.
-func (c Case) IsWorkload(w *compiler.Workload) bool {
+func (c Case) IsWorkload(w *policy.Workload) bool {
 	return known(c.Policies, Endpoint{Workload: w}).Workload != nil
 }
 
 // Divide returns the case's workloads, and the containers that are none: those whose doubtful labels no policy means.
-func (c Case) Divide() (workloads []compiler.Workload, unlabelled []compiler.Unlabelled) {
+func (c Case) Divide() (workloads []policy.Workload, unlabelled []policy.Unlabelled) {
 	for _, w := range c.Workloads {
 		if c.IsWorkload(w) {
 			workloads = append(workloads, *w)
 		} else {
-			unlabelled = append(unlabelled, compiler.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful})
+			unlabelled = append(unlabelled, policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful})
 		}
 	}
 	return workloads, unlabelled
 }
 
-func describe(w *compiler.Workload) string {
+func describe(w *policy.Workload) string {
 	place := fmt.Sprintf("cgroup %s (%d)", w.Cgroup.Path, w.Cgroup.ID)
-	if w.Kind == compiler.KindAddress {
+	if w.Kind == policy.KindAddress {
 		place = "address " + w.Address.String()
 	}
 	return fmt.Sprintf("%s, %s %s, labels {%s}, doubtful {%s}, facts {%s}",
@@ -78,7 +78,7 @@ func describe(w *compiler.Workload) string {
 // clone copies everything that Shrink may change, and lets the connections speak
 // of the copies.
 func (c Case) clone() Case {
-	copies := make(map[*compiler.Workload]*compiler.Workload)
+	copies := make(map[*policy.Workload]*policy.Workload)
 	var d Case
 	for _, w := range c.Workloads {
 		workload := *w
@@ -106,12 +106,12 @@ func (c Case) clone() Case {
 	return d
 }
 
-func cloneSide(s compiler.Side) compiler.Side {
+func cloneSide(s policy.Side) policy.Side {
 	s.Allow, s.Deny = cloneRules(s.Allow), cloneRules(s.Deny)
 	return s
 }
 
-func cloneRules(rules []compiler.Rule) []compiler.Rule {
+func cloneRules(rules []policy.Rule) []policy.Rule {
 	rules = slices.Clone(rules)
 	for i := range rules {
 		rules[i].Ports = slices.Clone(rules[i].Ports)
@@ -124,7 +124,7 @@ func cloneRules(rules []compiler.Rule) []compiler.Rule {
 }
 
 // clonePeer replaces what p points at by copies.
-func clonePeer(p *compiler.Peer) {
+func clonePeer(p *policy.Peer) {
 	switch {
 	case p.Workloads != nil:
 		s := cloneSelector(*p.Workloads)
@@ -140,7 +140,7 @@ func clonePeer(p *compiler.Peer) {
 	}
 }
 
-func cloneSelector(s compiler.Selector) compiler.Selector {
+func cloneSelector(s policy.Selector) policy.Selector {
 	s.Requirements = slices.Clone(s.Requirements)
 	for i := range s.Requirements {
 		s.Requirements[i].Values = slices.Clone(s.Requirements[i].Values)

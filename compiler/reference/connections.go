@@ -3,7 +3,7 @@ package reference
 import (
 	"net/netip"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // connections makes connections for c, biased to where its policies change their
@@ -21,7 +21,7 @@ func (g generator) connections(c Case) []Connection {
 // A connector makes connections of one case.
 type connector struct {
 	generator
-	workloads       []*compiler.Workload
+	workloads       []*policy.Workload
 	ports           []uint16     // worth trying
 	outside, groups []netip.Addr // worth trying; both families in each
 }
@@ -97,10 +97,10 @@ func (n connector) ends() Connection {
 
 // neighbour is a workload other than self that can speak the family, or else the
 // unlabelled rest of this node.
-func (n connector) neighbour(self *compiler.Workload, v6 bool) Endpoint {
-	var reachable []*compiler.Workload
+func (n connector) neighbour(self *policy.Workload, v6 bool) Endpoint {
+	var reachable []*policy.Workload
 	for _, w := range n.workloads {
-		if w != self && (w.Kind != compiler.KindAddress || w.Address.Is6() == v6) {
+		if w != self && (w.Kind != policy.KindAddress || w.Address.Is6() == v6) {
 			reachable = append(reachable, w)
 		}
 	}
@@ -151,7 +151,7 @@ func (n connector) icmpType(v6 bool) uint8 {
 	if v6 && n.chance(20) {
 		return uint8(132 + n.r.IntN(7)) // neighbour discovery and what is beside it
 	}
-	t := pick(n.generator, compiler.ICMPTypes)
+	t := pick(n.generator, policy.ICMPTypes)
 	number := t.V4
 	if v6 {
 		number = t.V6
@@ -168,7 +168,7 @@ func mentionedPorts(c Case) []uint16 {
 	ports := []uint16{0, 22, 80, 65535}
 	for _, rule := range rules(&c) {
 		for _, p := range rule.Ports {
-			if p.Protocol == compiler.TCP || p.Protocol == compiler.UDP {
+			if p.Protocol == policy.TCP || p.Protocol == policy.UDP {
 				ports = append(ports, p.From-1, p.From, p.To, p.To+1) // the port after 65535 is 0
 			}
 		}

@@ -14,7 +14,7 @@
 //
 //	seed → Random → Case → Judge ─┐
 //	                  ├─→ compiler ─┴─ agree? ── no → Shrink → Case.String
-//	                  └─→ YAML → compiler.Parse
+//	                  └─→ YAML → policy.Parse
 //
 // The package never reads a clock, a file, a socket or the kernel.
 package reference

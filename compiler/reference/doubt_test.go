@@ -3,49 +3,49 @@ package reference
 import (
 	"testing"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // Containers whose labels their images have too. only has no other label; a and b differ in their image's label.
 var (
-	only    = container("only", nil, compiler.Labels{"tier": "web"})
-	onlyToo = container("only too", nil, compiler.Labels{"tier": "web"})
-	shop    = container("shop", compiler.Labels{"app": "shop"}, compiler.Labels{"tier": "web"})
-	shopToo = container("shop too", compiler.Labels{"app": "shop"}, compiler.Labels{"tier": "db"})
-	tier    = workload("tier", compiler.Labels{"tier": "web"})
-	compose = container("compose", nil, compiler.Labels{"com.docker.compose.service": "web"})
+	only    = container("only", nil, policy.Labels{"tier": "web"})
+	onlyToo = container("only too", nil, policy.Labels{"tier": "web"})
+	shop    = container("shop", policy.Labels{"app": "shop"}, policy.Labels{"tier": "web"})
+	shopToo = container("shop too", policy.Labels{"app": "shop"}, policy.Labels{"tier": "db"})
+	tier    = workload("tier", policy.Labels{"tier": "web"})
+	compose = container("compose", nil, policy.Labels{"com.docker.compose.service": "web"})
 )
 
-func container(name string, labels, doubtful compiler.Labels) *compiler.Workload {
+func container(name string, labels, doubtful policy.Labels) *policy.Workload {
 	w := workload(name, labels)
-	w.Kind, w.Doubtful = compiler.KindContainer, doubtful
+	w.Kind, w.Doubtful = policy.KindContainer, doubtful
 	return w
 }
 
 // terms selects by one requirement.
-func terms(r ...compiler.Requirement) compiler.Selector { return compiler.Selector{Requirements: r} }
+func terms(r ...policy.Requirement) policy.Selector { return policy.Selector{Requirements: r} }
 
 // docs/POLICY.md, "Labels of images".
 func TestDoubtfulLabels(t *testing.T) {
-	everyone := compiler.Selector{}
+	everyone := policy.Selector{}
 	isolated := ingress("isolated", has("app", "db"), allow())
-	admits := func(p compiler.Peer) []compiler.Policy {
+	admits := func(p policy.Peer) []policy.Policy {
 		return set(ingress("admits", has("app", "db"), allow(peersOnly(p))))
 	}
 	// named makes only a workload, and changes nothing else.
 	named := ingress("named", has("tier", "web", "ghost", "x"), deny(peersOnly(same("ghost"))))
-	refuses := func(p compiler.Peer) []compiler.Policy {
+	refuses := func(p policy.Peer) []policy.Policy {
 		return set(ingress("refuses", has("app", "db"), deny(peersOnly(p))), named)
 	}
-	from := func(w *compiler.Workload) Connection { return tcp(end(w), end(db), 5432) }
-	to := func(w *compiler.Workload) Connection { return tcp(end(db), end(w), 80) }
+	from := func(w *policy.Workload) Connection { return tcp(end(w), end(db), 5432) }
+	to := func(w *policy.Workload) Connection { return tcp(end(db), end(w), 80) }
 	for _, test := range []judgement{
 		// Permitting use, peer: both readings must match.
 		{"In admits nobody by an image's label", admits(workloads(has("tier", "web"))), from(shop), denied},
-		{"Exists admits nobody by an image's label", admits(workloads(terms(term("tier", compiler.Exists)))), from(shop), denied},
-		{"NotIn does not admit who may have the value", admits(workloads(terms(term("tier", compiler.NotIn, "web")))), from(shop), denied},
-		{"NotIn admits who has the value in no reading", admits(workloads(terms(term("tier", compiler.NotIn, "db")))), from(shop), allowed},
-		{"DoesNotExist does not admit who may have the label", admits(workloads(terms(term("tier", compiler.DoesNotExist)))), from(shop), denied},
+		{"Exists admits nobody by an image's label", admits(workloads(terms(term("tier", policy.Exists)))), from(shop), denied},
+		{"NotIn does not admit who may have the value", admits(workloads(terms(term("tier", policy.NotIn, "web")))), from(shop), denied},
+		{"NotIn admits who has the value in no reading", admits(workloads(terms(term("tier", policy.NotIn, "db")))), from(shop), allowed},
+		{"DoesNotExist does not admit who may have the label", admits(workloads(terms(term("tier", policy.DoesNotExist)))), from(shop), denied},
 		{"a person's label admits", admits(workloads(has("tier", "web"))), from(tier), allowed},
 		{"another label admits", admits(workloads(has("app", "shop"))), from(shop), allowed},
 		{"sameLabels admits nobody by an image's label", set(ingress("p", has("tier", "web"), allow(peersOnly(same("tier"))))), tcp(end(shop), end(tier), 80), denied},
@@ -54,9 +54,9 @@ func TestDoubtfulLabels(t *testing.T) {
 
 		// Restricting use, peer: either reading suffices.
 		{"In denies by an image's label", refuses(workloads(has("tier", "web"))), from(shop), denied},
-		{"Exists denies by an image's label", refuses(workloads(terms(term("tier", compiler.Exists)))), from(shop), denied},
-		{"NotIn denies who may lack the value", refuses(workloads(terms(term("tier", compiler.NotIn, "web")))), from(shop), denied},
-		{"DoesNotExist denies who may lack the label", refuses(workloads(terms(term("tier", compiler.DoesNotExist)))), from(shop), denied},
+		{"Exists denies by an image's label", refuses(workloads(terms(term("tier", policy.Exists)))), from(shop), denied},
+		{"NotIn denies who may lack the value", refuses(workloads(terms(term("tier", policy.NotIn, "web")))), from(shop), denied},
+		{"DoesNotExist denies who may lack the label", refuses(workloads(terms(term("tier", policy.DoesNotExist)))), from(shop), denied},
 		{"a value in no reading denies nobody", refuses(workloads(has("tier", "db"))), from(shop), allowed},
 		{"sameLabels denies by an image's label", set(ingress("p", has("tier", "web"), deny(peersOnly(same("tier"))))), tcp(end(shop), end(tier), 80), denied},
 		{"sameLabels all denies if some reading is equal", set(ingress("p", everyone, deny(peersOnly(same())))), tcp(end(shop), end(shopToo), 80), denied},
@@ -64,16 +64,16 @@ func TestDoubtfulLabels(t *testing.T) {
 
 		// A policy's own selector: it isolates and denies in either reading, and allows in both.
 		{"an image's label isolates", set(ingress("p", has("tier", "web"), allow())), to(shop), denied},
-		{"it isolates, and its allow rules do not count", set(ingress("p", has("tier", "web"), allow(compiler.Rule{}))), to(shop), denied},
-		{"its deny rules count", set(ingress("p", has("tier", "web"), deny(compiler.Rule{}))), to(shop), denied},
-		{"DoesNotExist isolates who may lack the label", set(ingress("p", terms(term("tier", compiler.DoesNotExist)), allow())), to(shop), denied},
-		{"NotIn isolates who may lack the value", set(ingress("p", terms(term("tier", compiler.NotIn, "web")), allow())), to(shop), denied},
-		{"rules of another policy admit to it", set(ingress("p", has("tier", "web"), allow()), ingress("q", has("app", "shop"), allow(compiler.Rule{}))), to(shop), allowed},
-		{"egress likewise", set(egress("p", has("tier", "web"), allow(compiler.Rule{}))), from(shop), denied},
+		{"it isolates, and its allow rules do not count", set(ingress("p", has("tier", "web"), allow(policy.Rule{}))), to(shop), denied},
+		{"its deny rules count", set(ingress("p", has("tier", "web"), deny(policy.Rule{}))), to(shop), denied},
+		{"DoesNotExist isolates who may lack the label", set(ingress("p", terms(term("tier", policy.DoesNotExist)), allow())), to(shop), denied},
+		{"NotIn isolates who may lack the value", set(ingress("p", terms(term("tier", policy.NotIn, "web")), allow())), to(shop), denied},
+		{"rules of another policy admit to it", set(ingress("p", has("tier", "web"), allow()), ingress("q", has("app", "shop"), allow(policy.Rule{}))), to(shop), allowed},
+		{"egress likewise", set(egress("p", has("tier", "web"), allow(policy.Rule{}))), from(shop), denied},
 
 		// Containers that doubtful labels alone make workloads, or do not.
 		{"nobody by {}", set(ingress("p", everyone, allow())), tcp(Endpoint{}, end(only), 80), allowed},
-		{"nobody by NotIn", set(ingress("p", terms(term("tier", compiler.NotIn, "db")), allow())), tcp(Endpoint{}, end(only), 80), allowed},
+		{"nobody by NotIn", set(ingress("p", terms(term("tier", policy.NotIn, "db")), allow())), tcp(Endpoint{}, end(only), 80), allowed},
 		{"nobody by an allow rule", set(isolated, ingress("p", has("app", "db"), allow(peersOnly(workloads(has("tier", "web")))))), from(only), denied},
 		{"nobody by an audit policy", set(audited(ingress("p", has("tier", "web"), allow())), ingress("q", everyone, allow())), tcp(Endpoint{}, end(only), 80), allowed},
 		{"who a selector names", set(ingress("p", has("tier", "web"), allow())), tcp(Endpoint{}, end(only), 80), denied},
@@ -85,7 +85,7 @@ func TestDoubtfulLabels(t *testing.T) {
 
 		// As a peer it is neither a workload nor unlabelled where that permits, and both where that restricts.
 		{"{} does not admit it", append(admits(workloads(everyone)), named), from(only), denied},
-		{"DoesNotExist of another label does not admit it", append(admits(workloads(terms(term("ghost", compiler.DoesNotExist)))), named), from(only), denied},
+		{"DoesNotExist of another label does not admit it", append(admits(workloads(terms(term("ghost", policy.DoesNotExist)))), named), from(only), denied},
 		{"unlabelled does not admit it", append(admits(unlabelled), named), from(only), denied},
 		{"any admits it", append(admits(anything), named), from(only), allowed},
 		{"{} denies it", refuses(workloads(everyone)), from(only), denied},

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // A Flow is the packets of one 5-tuple: protocol, client address and port, server address and port. Several sockets may
@@ -227,7 +227,7 @@ func (f Flow) endpoints() []*Endpoint {
 	return all
 }
 
-func (f Flow) mentions(w *compiler.Workload) bool {
+func (f Flow) mentions(w *policy.Workload) bool {
 	return slices.ContainsFunc(f.endpoints(), func(e *Endpoint) bool { return e.Workload == w })
 }
 

@@ -4,12 +4,12 @@ import (
 	"maps"
 	"slices"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // JudgeFlow says which packets of f pass. The list ends with the packet that ends the flow: a connection of TCP whose
 // packet is refused sends no more.
-func JudgeFlow(policies []compiler.Policy, f Flow) []bool {
+func JudgeFlow(policies []policy.Policy, f Flow) []bool {
 	f.Packets = slices.Clone(f.Packets)
 	for _, e := range f.endpoints() {
 		*e = known(policies, *e)
@@ -35,7 +35,7 @@ func (p Packet) found() Endpoint {
 
 // A tuple is what is remembered of a flow of UDP.
 type tuple struct {
-	policies []compiler.Policy
+	policies []policy.Policy
 	Flow
 
 	known bool  // conntrack has an entry
@@ -44,7 +44,7 @@ type tuple struct {
 	asker party // the last sender of such a request
 }
 
-func judgeDatagrams(policies []compiler.Policy, f Flow) []bool {
+func judgeDatagrams(policies []policy.Policy, f Flow) []bool {
 	t := tuple{policies: policies, Flow: f}
 	var verdicts []bool
 	for _, p := range f.Packets {
@@ -120,7 +120,7 @@ func (t *tuple) answerHere(p Packet) bool {
 
 // A stream is what is remembered of a connection of TCP.
 type stream struct {
-	policies []compiler.Policy
+	policies []policy.Policy
 	Flow
 
 	opener   party // the sender of the last packet that was judged
@@ -130,7 +130,7 @@ type stream struct {
 	decided  bool  // the socket that has the connection is known, and may be reached by opener
 }
 
-func judgeStream(policies []compiler.Policy, f Flow) []bool {
+func judgeStream(policies []policy.Policy, f Flow) []bool {
 	s := stream{policies: policies, Flow: f}
 	var verdicts []bool
 	for _, p := range f.Packets {
@@ -258,7 +258,7 @@ func remember(sender, found Endpoint) party {
 }
 
 // is reports whether e is the party, or is taken for it.
-func (p party) is(policies []compiler.Policy, e Endpoint) bool {
+func (p party) is(policies []policy.Policy, e Endpoint) bool {
 	switch {
 	case p.Endpoint == e:
 		return true
@@ -270,7 +270,7 @@ func (p party) is(policies []compiler.Policy, e Endpoint) bool {
 }
 
 // alike reports whether no policy tells two workloads apart.
-func alike(policies []compiler.Policy, a, b *compiler.Workload) bool {
+func alike(policies []policy.Policy, a, b *policy.Workload) bool {
 	if (len(a.Labels) == 0) != (len(b.Labels) == 0) {
 		return false
 	}
@@ -291,7 +291,7 @@ func alike(policies []compiler.Policy, a, b *compiler.Workload) bool {
 }
 
 // alikeIn reports whether two workloads have the same values of what s compares.
-func alikeIn(s compiler.SameLabels, a, b *compiler.Workload) bool {
+func alikeIn(s policy.SameLabels, a, b *policy.Workload) bool {
 	if s.All && (!maps.Equal(a.Labels, b.Labels) || !maps.Equal(userLabels(a.Doubtful), userLabels(b.Doubtful))) {
 		return false
 	}
@@ -306,15 +306,15 @@ func alikeIn(s compiler.SameLabels, a, b *compiler.Workload) bool {
 }
 
 // userLabels returns a copy of labels without those that tools and the daemon set.
-func userLabels(labels compiler.Labels) compiler.Labels {
+func userLabels(labels policy.Labels) policy.Labels {
 	some := maps.Clone(labels)
-	maps.DeleteFunc(some, func(key, _ string) bool { return !compiler.IsUserLabel(key) })
+	maps.DeleteFunc(some, func(key, _ string) bool { return !policy.IsUserLabel(key) })
 	return some
 }
 
 // reachesEquals reports whether another workload that no policy tells apart from w may reach w by everything, and
 // nothing is recorded. Such workloads are not told apart by the table either.
-func reachesEquals(policies []compiler.Policy, w *compiler.Workload) bool {
+func reachesEquals(policies []policy.Policy, w *policy.Workload) bool {
 	equal := *w
 	for _, c := range transports(policies) {
 		c.From, c.To = Endpoint{Workload: &equal}, Endpoint{Workload: w}
@@ -326,7 +326,7 @@ func reachesEquals(policies []compiler.Policy, w *compiler.Workload) bool {
 }
 
 // transports are all protocols, ports and types that policies can tell apart, without ends.
-func transports(policies []compiler.Policy) []Connection {
+func transports(policies []policy.Policy) []Connection {
 	all := []Connection{{Protocol: protocolSCTP}, {Protocol: 47}}
 	for _, port := range mentionedPorts(Case{Policies: policies}) {
 		all = append(all, Connection{Protocol: protocolTCP, Port: port}, Connection{Protocol: protocolUDP, Port: port})

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // TestSituationsAreCommon: each situation is in at least one of a hundred cases, that is connections and flows.
@@ -92,7 +92,7 @@ func TestNothingIsExchangedAgainstThePolicies(t *testing.T) {
 	})
 }
 
-func mayPass(policies []compiler.Policy, f Flow, p Packet) bool {
+func mayPass(policies []policy.Policy, f Flow, p Packet) bool {
 	may := func(from, to Endpoint, back bool) bool { return Judge(policies, f.connection(from, to, back)).Allowed }
 	switch {
 	case p.Kind == Answer:
@@ -113,10 +113,10 @@ type story struct {
 }
 
 var (
-	udpTo = func(w *compiler.Workload) Packet {
+	udpTo = func(w *policy.Workload) Packet {
 		return Packet{Kind: Datagram, From: end(web2), To: end(w), Finds: FindsReceiver}
 	}
-	answerFrom = func(w *compiler.Workload) Packet {
+	answerFrom = func(w *policy.Workload) Packet {
 		return Packet{Kind: Datagram, Back: true, From: end(w), To: end(web2), Finds: FindsReceiver}
 	}
 	openTo   = func(p Packet) Packet { p.Kind = Open; return p }
@@ -138,7 +138,7 @@ func TestStories(t *testing.T) {
 	policies := set(
 		ingress("web-ingress", has("app", "web"), allow(peersOnly(same()))),
 		egress("web-egress", has("app", "web"), allow(peersOnly(same()))),
-		compiler.Policy{Name: "db", Selector: has("app", "db"), Ingress: allow(), Egress: allow()})
+		policy.Policy{Name: "db", Selector: has("app", "db"), Ingress: allow(), Egress: allow()})
 	by := func(p Packet, e Endpoint) Packet { p.From = e; return p }
 	to := func(p Packet, e Endpoint) Packet { p.To = e; return p }
 	for _, s := range []story{

@@ -3,7 +3,7 @@ package reference
 import (
 	"net/netip"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // IP protocol numbers that the meaning of a policy depends on.
@@ -18,8 +18,8 @@ const (
 // An Endpoint is one end of a connection: a workload of this node, an address
 // outside this node, or (the zero Endpoint) what on this node is not a workload.
 type Endpoint struct {
-	Workload *compiler.Workload // two endpoints are the same workload when the pointers are equal
-	Address  netip.Addr         // outside this node, without a zone; never IPv4 in IPv6
+	Workload *policy.Workload // two endpoints are the same workload when the pointers are equal
+	Address  netip.Addr       // outside this node, without a zone; never IPv4 in IPv6
 }
 
 func (e Endpoint) outside() bool    { return e.Address.IsValid() }
@@ -28,7 +28,7 @@ func (e Endpoint) unlabelled() bool { return e.Workload == nil && !e.outside() }
 // onHostNetwork reports whether e is a workload that is found by a socket's
 // cgroup, and not by an address of its own.
 func (e Endpoint) onHostNetwork() bool {
-	return e.Workload != nil && e.Workload.Kind != compiler.KindAddress
+	return e.Workload != nil && e.Workload.Kind != policy.KindAddress
 }
 
 // A Connection is the first packet of a connection, as far as policies see it.
@@ -70,7 +70,7 @@ type Verdict struct {
 }
 
 // Judge says what policies mean for c.
-func Judge(policies []compiler.Policy, c Connection) Verdict {
+func Judge(policies []policy.Policy, c Connection) Verdict {
 	c.From, c.To = known(policies, c.From), known(policies, c.To)
 	c.To = destination(c)
 	if alwaysPasses(c) {
@@ -88,7 +88,7 @@ func Judge(policies []compiler.Policy, c Connection) Verdict {
 // only if a selector of an enforced policy that restricts (a policy's own, or a
 // peer's in a deny rule) names one of their keys positively; otherwise it is
 // unlabelled."
-func known(policies []compiler.Policy, e Endpoint) Endpoint {
+func known(policies []policy.Policy, e Endpoint) Endpoint {
 	if e.Workload == nil || len(e.Workload.Labels) > 0 {
 		return e
 	}
@@ -96,7 +96,7 @@ func known(policies []compiler.Policy, e Endpoint) Endpoint {
 		if names(p.Selector, e.Workload) {
 			return e
 		}
-		for _, rules := range [][]compiler.Rule{p.Ingress.Deny, p.Egress.Deny} {
+		for _, rules := range [][]policy.Rule{p.Ingress.Deny, p.Egress.Deny} {
 			for _, rule := range rules {
 				for _, peer := range rule.Peers {
 					if peer.Workloads != nil && names(*peer.Workloads, e.Workload) {
@@ -118,9 +118,9 @@ func known(policies []compiler.Policy, e Endpoint) Endpoint {
 }
 
 // names reports whether a selector names a doubtful label of w positively.
-func names(s compiler.Selector, w *compiler.Workload) bool {
+func names(s policy.Selector, w *policy.Workload) bool {
 	for _, r := range s.Requirements {
-		if (r.Operator == compiler.In || r.Operator == compiler.Exists) && doubtful(w, r.Key) {
+		if (r.Operator == policy.In || r.Operator == policy.Exists) && doubtful(w, r.Key) {
 			return true
 		}
 	}
@@ -169,8 +169,8 @@ func alwaysPasses(c Connection) bool {
 
 // enforced leaves out the policies with "enforcement: audit", which "never
 // change what happens".
-func enforced(policies []compiler.Policy) []compiler.Policy {
-	var some []compiler.Policy
+func enforced(policies []policy.Policy) []policy.Policy {
+	var some []policy.Policy
 	for _, p := range policies {
 		if !p.Audit {
 			some = append(some, p)
@@ -184,7 +184,7 @@ func enforced(policies []compiler.Policy) []compiler.Policy {
 // "A connection is allowed when the egress of its source allows it, the ingress
 // of its destination allows it, and no deny rule of either matches. It is judged
 // at its first packet; answers belong to it."
-func allows(policies []compiler.Policy, c Connection) bool {
+func allows(policies []policy.Policy, c Connection) bool {
 	egress, ingress := egressOf(c), ingressOf(c)
 	return egress.allows(policies) && ingress.allows(policies) &&
 		!egress.denies(policies) && !ingress.denies(policies)
@@ -197,7 +197,7 @@ func allows(policies []compiler.Policy, c Connection) bool {
 // connection is allowed and recorded as would-be-denied, with the policy's name."
 //
 // Which name, if there are several, is decided at [Verdict].
-func wouldDeny(policies []compiler.Policy, c Connection) string {
+func wouldDeny(policies []policy.Policy, c Connection) string {
 	for _, half := range []half{egressOf(c), ingressOf(c)} {
 		if half.allows(policies) && !half.denies(policies) {
 			continue
@@ -238,8 +238,8 @@ func first(names []string) string {
 // or the ingress of its destination. Only a workload has policies: an end that
 // is none allows everything and denies nothing.
 type half struct {
-	selected *compiler.Workload // nil: not a workload
-	side     func(compiler.Policy) compiler.Side
+	selected *policy.Workload // nil: not a workload
+	side     func(policy.Policy) policy.Side
 
 	// What rules are matched with: a rule matches if it matches one of them.
 	allowed, denied []view
@@ -257,7 +257,7 @@ type view struct {
 // node, with its own port: workloads, sameLabels, unlabelled, any; the same. The address that is reached outside, with
 // its port: nothing; cidr, any."
 func egressOf(c Connection) half {
-	h := half{selected: c.From.Workload, side: func(p compiler.Policy) compiler.Side { return p.Egress }}
+	h := half{selected: c.From.Workload, side: func(p policy.Policy) policy.Side { return p.Egress }}
 	reached := view{c.To, c}
 	h.allowed, h.denied = []view{reached}, []view{reached}
 	if !c.natted() {
@@ -275,7 +275,7 @@ func egressOf(c Connection) half {
 // ingressOf matches rules with the source. "Ingress is asked of who gets it, for its own port."
 func ingressOf(c Connection) half {
 	source := []view{{c.From, c}}
-	side := func(p compiler.Policy) compiler.Side { return p.Ingress }
+	side := func(p policy.Policy) policy.Side { return p.Ingress }
 	return half{selected: c.To.Workload, side: side, allowed: source, denied: source}
 }
 
@@ -285,7 +285,7 @@ func ingressOf(c Connection) half {
 // has the key ingress; then only what an allow rule of some such policy admits
 // may come in. Likewise egress. Not isolated: free. An absent key says nothing
 // about that direction."
-func (h half) allows(policies []compiler.Policy) bool {
+func (h half) allows(policies []policy.Policy) bool {
 	isolated := false
 	for _, p := range policies {
 		if !h.isolatedBy(p) {
@@ -302,7 +302,7 @@ func (h half) allows(policies []compiler.Policy) bool {
 // denies says whether a deny rule matches.
 //
 // "Deny rules: beat every allow, and isolate nothing by themselves."
-func (h half) denies(policies []compiler.Policy) bool {
+func (h half) denies(policies []policy.Policy) bool {
 	for _, p := range policies {
 		if h.deniedBy(p) {
 			return true
@@ -311,19 +311,19 @@ func (h half) denies(policies []compiler.Policy) bool {
 	return false
 }
 
-func (h half) isolatedBy(p compiler.Policy) bool {
+func (h half) isolatedBy(p policy.Policy) bool {
 	return h.selectedBy(p, restricts) && h.side(p).Isolates
 }
 
-func (h half) deniedBy(p compiler.Policy) bool {
+func (h half) deniedBy(p policy.Policy) bool {
 	return h.selectedBy(p, restricts) && h.anyRuleMatches(h.side(p).Deny, restricts, h.denied)
 }
 
-func (h half) selectedBy(p compiler.Policy, u use) bool {
+func (h half) selectedBy(p policy.Policy, u use) bool {
 	return h.selected != nil && selectorMatches(p.Selector, u, h.selected)
 }
 
-func (h half) anyRuleMatches(rules []compiler.Rule, u use, views []view) bool {
+func (h half) anyRuleMatches(rules []policy.Rule, u use, views []view) bool {
 	for _, rule := range rules {
 		for _, v := range views {
 			if ruleMatches(rule, u, h.selected, v.peer, v.connection) {

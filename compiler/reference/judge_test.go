@@ -6,30 +6,30 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // The workloads of the table tests. All but box are on the host network.
 var (
-	web    = workload("web", compiler.Labels{"app": "web", "env": "prod"})
-	web2   = workload("web2", compiler.Labels{"app": "web", "env": "prod"})
-	db     = workload("db", compiler.Labels{"app": "db", "env": "prod"})
-	devWeb = workload("dev web", compiler.Labels{"app": "web", "env": "dev"})
-	bare   = workload("bare", compiler.Labels{"note": ""})
-	box    = &compiler.Workload{
-		Name: "box", Kind: compiler.KindAddress, Address: netip.MustParseAddr("172.17.0.2"),
-		Labels: compiler.Labels{"app": "box"}, Facts: compiler.Labels{"com.docker.compose.service": "box"},
+	web    = workload("web", policy.Labels{"app": "web", "env": "prod"})
+	web2   = workload("web2", policy.Labels{"app": "web", "env": "prod"})
+	db     = workload("db", policy.Labels{"app": "db", "env": "prod"})
+	devWeb = workload("dev web", policy.Labels{"app": "web", "env": "dev"})
+	bare   = workload("bare", policy.Labels{"note": ""})
+	box    = &policy.Workload{
+		Name: "box", Kind: policy.KindAddress, Address: netip.MustParseAddr("172.17.0.2"),
+		Labels: policy.Labels{"app": "box"}, Facts: policy.Labels{"com.docker.compose.service": "box"},
 	}
 )
 
-func workload(name string, labels compiler.Labels) *compiler.Workload {
-	return &compiler.Workload{
-		Name: name, Kind: compiler.KindRun, Labels: labels, Facts: compiler.Labels{"thole/kind": "run"},
-		Cgroup: compiler.Cgroup{Path: "thole.slice/" + name, ID: 1},
+func workload(name string, labels policy.Labels) *policy.Workload {
+	return &policy.Workload{
+		Name: name, Kind: policy.KindRun, Labels: labels, Facts: policy.Labels{"thole/kind": "run"},
+		Cgroup: policy.Cgroup{Path: "thole.slice/" + name, ID: 1},
 	}
 }
 
-func end(w *compiler.Workload) Endpoint { return Endpoint{Workload: w} }
+func end(w *policy.Workload) Endpoint { return Endpoint{Workload: w} }
 
 func world(address string) Endpoint { return Endpoint{Address: netip.MustParseAddr(address)} }
 
@@ -47,76 +47,76 @@ func toGroup(from Endpoint, group string) Connection {
 }
 
 // has selects workloads by pairs of key and value.
-func has(pairs ...string) compiler.Selector {
-	var s compiler.Selector
+func has(pairs ...string) policy.Selector {
+	var s policy.Selector
 	for i := 0; i < len(pairs); i += 2 {
-		s.Requirements = append(s.Requirements, term(pairs[i], compiler.In, pairs[i+1]))
+		s.Requirements = append(s.Requirements, term(pairs[i], policy.In, pairs[i+1]))
 	}
 	return s
 }
 
-func term(key string, operator compiler.Operator, values ...string) compiler.Requirement {
-	return compiler.Requirement{Key: key, Operator: operator, Values: values}
+func term(key string, operator policy.Operator, values ...string) policy.Requirement {
+	return policy.Requirement{Key: key, Operator: operator, Values: values}
 }
 
-func workloads(s compiler.Selector) compiler.Peer { return compiler.Peer{Workloads: &s} }
+func workloads(s policy.Selector) policy.Peer { return policy.Peer{Workloads: &s} }
 
-func same(keys ...string) compiler.Peer {
-	return compiler.Peer{SameLabels: &compiler.SameLabels{All: keys == nil, Keys: keys}}
+func same(keys ...string) policy.Peer {
+	return policy.Peer{SameLabels: &policy.SameLabels{All: keys == nil, Keys: keys}}
 }
 
-func cidr(prefix string, except ...string) compiler.Peer {
-	c := &compiler.CIDR{Prefix: netip.MustParsePrefix(prefix)}
+func cidr(prefix string, except ...string) policy.Peer {
+	c := &policy.CIDR{Prefix: netip.MustParsePrefix(prefix)}
 	for _, e := range except {
 		c.Except = append(c.Except, netip.MustParsePrefix(e))
 	}
-	return compiler.Peer{CIDR: c}
+	return policy.Peer{CIDR: c}
 }
 
 // anything and unlabelled are the two peers without parameters.
 var (
-	anything   = compiler.Peer{Any: true}
-	unlabelled = compiler.Peer{Unlabelled: true}
+	anything   = policy.Peer{Any: true}
+	unlabelled = policy.Peer{Unlabelled: true}
 )
 
 // peersOnly is a rule for all ports, portsOnly one for all peers.
-func peersOnly(peers ...compiler.Peer) compiler.Rule { return compiler.Rule{Peers: peers} }
-func portsOnly(ports ...compiler.Port) compiler.Rule { return compiler.Rule{Ports: ports} }
+func peersOnly(peers ...policy.Peer) policy.Rule { return policy.Rule{Peers: peers} }
+func portsOnly(ports ...policy.Port) policy.Rule { return policy.Rule{Ports: ports} }
 
-func tcpPorts(from, to uint16) compiler.Port {
-	return compiler.Port{Protocol: compiler.TCP, From: from, To: to}
+func tcpPorts(from, to uint16) policy.Port {
+	return policy.Port{Protocol: policy.TCP, From: from, To: to}
 }
 
 // allow isolates and allows what rules match, deny only denies.
-func allow(rules ...compiler.Rule) compiler.Side { return compiler.Side{Isolates: true, Allow: rules} }
-func deny(rules ...compiler.Rule) compiler.Side  { return compiler.Side{Deny: rules} }
+func allow(rules ...policy.Rule) policy.Side { return policy.Side{Isolates: true, Allow: rules} }
+func deny(rules ...policy.Rule) policy.Side  { return policy.Side{Deny: rules} }
 
-func ingress(name string, s compiler.Selector, side compiler.Side) compiler.Policy {
-	return compiler.Policy{Name: name, Selector: s, Ingress: side}
+func ingress(name string, s policy.Selector, side policy.Side) policy.Policy {
+	return policy.Policy{Name: name, Selector: s, Ingress: side}
 }
 
-func egress(name string, s compiler.Selector, side compiler.Side) compiler.Policy {
-	return compiler.Policy{Name: name, Selector: s, Egress: side}
+func egress(name string, s policy.Selector, side policy.Side) policy.Policy {
+	return policy.Policy{Name: name, Selector: s, Egress: side}
 }
 
-func audited(p compiler.Policy) compiler.Policy {
+func audited(p policy.Policy) policy.Policy {
 	p.Audit = true
 	return p
 }
 
-func set(policies ...compiler.Policy) []compiler.Policy { return policies }
+func set(policies ...policy.Policy) []policy.Policy { return policies }
 
 var (
 	allowed = Verdict{Allowed: true}
 	denied  = Verdict{}
 )
 
-func recorded(policy string) Verdict { return Verdict{Allowed: true, WouldDeny: policy} }
+func recorded(by string) Verdict { return Verdict{Allowed: true, WouldDeny: by} }
 
 // A judgement is one row of a table: what policies mean for a connection.
 type judgement struct {
 	name       string
-	policies   []compiler.Policy
+	policies   []policy.Policy
 	connection Connection
 	want       Verdict
 }
@@ -134,8 +134,8 @@ func TestFiveQuestions(t *testing.T) {
 	p1 := ingress("p1", has("app", "db"), allow(peersOnly(workloads(has("app", "web")))))
 	p2 := ingress("p2", has("app", "db"), deny(peersOnly(workloads(has("env", "dev")))))
 	tiers := ingress("tiers", has(), allow(peersOnly(same("app", "tier"))))
-	everywhere := set(egress("everywhere", has("app", "web"), allow(compiler.Rule{
-		Peers: []compiler.Peer{cidr("0.0.0.0/0")}, Ports: []compiler.Port{tcpPorts(80, 80)},
+	everywhere := set(egress("everywhere", has("app", "web"), allow(policy.Rule{
+		Peers: []policy.Peer{cidr("0.0.0.0/0")}, Ports: []policy.Port{tcpPorts(80, 80)},
 	})))
 	local := egress("local", has("app", "web"), allow(peersOnly(unlabelled)))
 	all := egress("all", has("app", "web"), allow(peersOnly(anything)))
@@ -179,7 +179,7 @@ func TestFiveQuestions(t *testing.T) {
 func TestIsolation(t *testing.T) {
 	nothing := ingress("nothing", has("app", "db"), allow())
 	fromWeb := ingress("web", has("app", "db"), allow(peersOnly(workloads(has("app", "web")))))
-	silent := compiler.Policy{Name: "silent", Selector: has()}
+	silent := policy.Policy{Name: "silent", Selector: has()}
 
 	for _, test := range []judgement{
 		{"no policy", nil, tcp(end(web), end(db), 80), allowed},
@@ -191,7 +191,7 @@ func TestIsolation(t *testing.T) {
 		{"what no policy admits", set(nothing, fromWeb), tcp(end(bare), end(db), 80), denied},
 		{
 			"egress allows, ingress does not",
-			set(nothing, egress("out", has("app", "web"), allow(compiler.Rule{}))),
+			set(nothing, egress("out", has("app", "web"), allow(policy.Rule{}))),
 			tcp(end(web), end(db), 80), denied,
 		},
 		{
@@ -201,26 +201,26 @@ func TestIsolation(t *testing.T) {
 		},
 		{
 			"both allow",
-			set(fromWeb, egress("out", has("app", "web"), allow(compiler.Rule{}))),
+			set(fromWeb, egress("out", has("app", "web"), allow(policy.Rule{}))),
 			tcp(end(web), end(db), 80), allowed,
 		},
 		{
 			"an allow rule of a policy that does not select",
-			set(nothing, ingress("other", has("app", "web"), allow(compiler.Rule{}))),
+			set(nothing, ingress("other", has("app", "web"), allow(policy.Rule{}))),
 			tcp(end(web), end(db), 80), denied,
 		},
 		{"deny isolates nothing", set(ingress("d", has(), deny(portsOnly(tcpPorts(22, 22))))), tcp(end(web), end(db), 80), allowed},
 		{
 			"deny beats every allow",
-			set(fromWeb, ingress("d", has(), deny(compiler.Rule{}))),
+			set(fromWeb, ingress("d", has(), deny(policy.Rule{}))),
 			tcp(end(web), end(db), 80), denied,
 		},
-		{"an egress deny", set(egress("d", has("app", "web"), deny(compiler.Rule{}))), tcp(end(web), end(db), 80), denied},
-		{"an egress deny is not of the destination", set(egress("d", has("app", "db"), deny(compiler.Rule{}))), tcp(end(web), end(db), 80), allowed},
+		{"an egress deny", set(egress("d", has("app", "web"), deny(policy.Rule{}))), tcp(end(web), end(db), 80), denied},
+		{"an egress deny is not of the destination", set(egress("d", has("app", "db"), deny(policy.Rule{}))), tcp(end(web), end(db), 80), allowed},
 		{"unlabelled is free", set(egress("e", has(), allow()), ingress("i", has(), allow())), tcp(Endpoint{}, Endpoint{}, 80), allowed},
 		{"unlabelled to the world", set(egress("e", has(), allow())), tcp(Endpoint{}, world("192.0.2.1"), 80), allowed},
-		{"to itself, whatever is denied", set(ingress("i", has(), deny(compiler.Rule{})), egress("e", has(), allow())), tcp(end(web), end(web), 80), allowed},
-		{"to itself is not recorded", set(audited(ingress("i", has(), deny(compiler.Rule{})))), tcp(end(web), end(web), 80), allowed},
+		{"to itself, whatever is denied", set(ingress("i", has(), deny(policy.Rule{})), egress("e", has(), allow())), tcp(end(web), end(web), 80), allowed},
+		{"to itself is not recorded", set(audited(ingress("i", has(), deny(policy.Rule{})))), tcp(end(web), end(web), 80), allowed},
 		{"equal labels are not the same workload", set(ingress("i", has(), allow())), tcp(end(web), end(web2), 80), denied},
 	} {
 		test.run(t)
@@ -228,8 +228,8 @@ func TestIsolation(t *testing.T) {
 }
 
 func TestSelectors(t *testing.T) {
-	match := func(terms ...compiler.Requirement) []compiler.Policy {
-		s := compiler.Selector{Requirements: terms}
+	match := func(terms ...policy.Requirement) []policy.Policy {
+		s := policy.Selector{Requirements: terms}
 		return set(ingress("p", has("app", "db"), allow(peersOnly(workloads(s)))))
 	}
 	fromWeb, fromBare, fromBox := tcp(end(web), end(db), 80), tcp(end(bare), end(db), 80), tcp(end(box), end(db), 80)
@@ -239,32 +239,32 @@ func TestSelectors(t *testing.T) {
 		{"{} selects no stranger", match(), tcp(world("192.0.2.1"), end(db), 80), denied},
 		{"{} selects nothing unlabelled", match(), tcp(Endpoint{}, end(db), 80), denied},
 		{"{} selects containers with an address", match(), fromBox, allowed},
-		{"In, listed", match(term("app", compiler.In, "db", "web")), fromWeb, allowed},
-		{"In, not listed", match(term("app", compiler.In, "db")), fromWeb, denied},
-		{"In, absent", match(term("app", compiler.In, "db")), fromBare, denied},
-		{"In, an absent key is not the empty value", match(term("app", compiler.In, "")), fromBare, denied},
-		{"In, the empty value", match(term("note", compiler.In, "")), fromBare, allowed},
-		{"NotIn, listed", match(term("app", compiler.NotIn, "web")), fromWeb, denied},
-		{"NotIn, not listed", match(term("app", compiler.NotIn, "db")), fromWeb, allowed},
-		{"NotIn, absent", match(term("app", compiler.NotIn, "db")), fromBare, allowed},
-		{"Exists", match(term("app", compiler.Exists)), fromWeb, allowed},
-		{"Exists, absent", match(term("app", compiler.Exists)), fromBare, denied},
-		{"DoesNotExist", match(term("app", compiler.DoesNotExist)), fromWeb, denied},
-		{"DoesNotExist, absent", match(term("app", compiler.DoesNotExist)), fromBare, allowed},
-		{"all terms", match(term("app", compiler.In, "web"), term("env", compiler.In, "prod")), fromWeb, allowed},
-		{"one term of two", match(term("app", compiler.In, "web"), term("env", compiler.In, "dev")), fromWeb, denied},
-		{"tools' labels are selectable", match(term("com.docker.compose.service", compiler.In, "box")), fromBox, allowed},
-		{"the daemon's labels are selectable", match(term("thole/kind", compiler.In, "run")), fromWeb, allowed},
+		{"In, listed", match(term("app", policy.In, "db", "web")), fromWeb, allowed},
+		{"In, not listed", match(term("app", policy.In, "db")), fromWeb, denied},
+		{"In, absent", match(term("app", policy.In, "db")), fromBare, denied},
+		{"In, an absent key is not the empty value", match(term("app", policy.In, "")), fromBare, denied},
+		{"In, the empty value", match(term("note", policy.In, "")), fromBare, allowed},
+		{"NotIn, listed", match(term("app", policy.NotIn, "web")), fromWeb, denied},
+		{"NotIn, not listed", match(term("app", policy.NotIn, "db")), fromWeb, allowed},
+		{"NotIn, absent", match(term("app", policy.NotIn, "db")), fromBare, allowed},
+		{"Exists", match(term("app", policy.Exists)), fromWeb, allowed},
+		{"Exists, absent", match(term("app", policy.Exists)), fromBare, denied},
+		{"DoesNotExist", match(term("app", policy.DoesNotExist)), fromWeb, denied},
+		{"DoesNotExist, absent", match(term("app", policy.DoesNotExist)), fromBare, allowed},
+		{"all terms", match(term("app", policy.In, "web"), term("env", policy.In, "prod")), fromWeb, allowed},
+		{"one term of two", match(term("app", policy.In, "web"), term("env", policy.In, "dev")), fromWeb, denied},
+		{"tools' labels are selectable", match(term("com.docker.compose.service", policy.In, "box")), fromBox, allowed},
+		{"the daemon's labels are selectable", match(term("thole/kind", policy.In, "run")), fromWeb, allowed},
 	} {
 		test.run(t)
 	}
 }
 
 func TestSameLabels(t *testing.T) {
-	tool := workload("tool", compiler.Labels{"app": "web", "env": "prod"})
-	tool.Facts = compiler.Labels{"com.docker.compose.service": "box"}
-	more := workload("more", compiler.Labels{"app": "web", "env": "prod", "tier": "1"})
-	from := func(peer compiler.Peer) []compiler.Policy {
+	tool := workload("tool", policy.Labels{"app": "web", "env": "prod"})
+	tool.Facts = policy.Labels{"com.docker.compose.service": "box"}
+	more := workload("more", policy.Labels{"app": "web", "env": "prod", "tier": "1"})
+	from := func(peer policy.Peer) []policy.Policy {
 		return set(ingress("p", has(), allow(peersOnly(peer))))
 	}
 
@@ -299,10 +299,10 @@ func TestSameLabels(t *testing.T) {
 }
 
 func TestAddresses(t *testing.T) {
-	from := func(peers ...compiler.Peer) []compiler.Policy {
+	from := func(peers ...policy.Peer) []policy.Policy {
 		return set(ingress("p", has(), allow(peersOnly(peers...))))
 	}
-	sent := func(peers ...compiler.Peer) []compiler.Policy {
+	sent := func(peers ...policy.Peer) []policy.Policy {
 		return set(egress("p", has(), allow(peersOnly(peers...))))
 	}
 	noneIn, noneOut := set(ingress("p", has(), allow())), set(egress("p", has(), allow()))
@@ -324,7 +324,7 @@ func TestAddresses(t *testing.T) {
 		{"any: the world", from(anything), caller("192.0.2.1"), allowed},
 		{"any: a workload", from(anything), tcp(end(db), end(web), 80), allowed},
 		{"any: unlabelled", from(anything), tcp(Endpoint{}, end(web), 80), allowed},
-		{"from absent: every peer", set(ingress("p", has(), allow(compiler.Rule{}))), caller("192.0.2.1"), allowed},
+		{"from absent: every peer", set(ingress("p", has(), allow(policy.Rule{}))), caller("192.0.2.1"), allowed},
 
 		{"a group in a group range", sent(cidr("224.0.0.0/24")), group("224.0.0.251"), allowed},
 		{"a group in 224.0.0.0/4", sent(cidr("224.0.0.0/4")), group("239.1.1.1"), allowed},
@@ -349,12 +349,12 @@ func TestAddresses(t *testing.T) {
 }
 
 func TestPorts(t *testing.T) {
-	udpRange := compiler.Port{Protocol: compiler.UDP, From: 8000, To: 8100}
-	sctpPort := compiler.Port{Protocol: compiler.SCTP}
-	everyICMP := compiler.Port{Protocol: compiler.ICMP}
-	echo := compiler.Port{Protocol: compiler.ICMP, ICMPType: "echo-request"}
-	tooBig := compiler.Port{Protocol: compiler.ICMP, ICMPType: "packet-too-big"}
-	only := func(ports ...compiler.Port) []compiler.Policy {
+	udpRange := policy.Port{Protocol: policy.UDP, From: 8000, To: 8100}
+	sctpPort := policy.Port{Protocol: policy.SCTP}
+	everyICMP := policy.Port{Protocol: policy.ICMP}
+	echo := policy.Port{Protocol: policy.ICMP, ICMPType: "echo-request"}
+	tooBig := policy.Port{Protocol: policy.ICMP, ICMPType: "packet-too-big"}
+	only := func(ports ...policy.Port) []policy.Policy {
 		return set(ingress("p", has(), allow(portsOnly(ports...))))
 	}
 	none := set(ingress("p", has(), allow()))
@@ -371,8 +371,8 @@ func TestPorts(t *testing.T) {
 		{"another protocol", only(udpRange), to(protocolTCP, 8000), denied},
 		{"any of two", only(tcpPorts(80, 80), udpRange), to(protocolUDP, 8000), allowed},
 		{"port 0 is in no range", only(tcpPorts(1, 65535)), to(protocolTCP, 0), denied},
-		{"ports absent: every port", set(ingress("p", has(), allow(compiler.Rule{}))), to(protocolTCP, 0), allowed},
-		{"ports absent: every protocol", set(ingress("p", has(), allow(compiler.Rule{}))), to(47, 0), allowed},
+		{"ports absent: every port", set(ingress("p", has(), allow(policy.Rule{}))), to(protocolTCP, 0), allowed},
+		{"ports absent: every protocol", set(ingress("p", has(), allow(policy.Rule{}))), to(47, 0), allowed},
 		{"no name for other protocols", only(tcpPorts(1, 65535), udpRange, sctpPort, everyICMP), to(47, 0), denied},
 		{"UDP-lite is not UDP", only(udpRange), to(136, 8000), denied},
 		{"sctp: every port", only(sctpPort), to(protocolSCTP, 1), allowed},
@@ -425,13 +425,13 @@ func TestHostNetwork(t *testing.T) {
 }
 
 func TestAudit(t *testing.T) {
-	out := func(name string, side compiler.Side) compiler.Policy {
+	out := func(name string, side policy.Side) policy.Policy {
 		return audited(egress(name, has("app", "web"), side))
 	}
-	in := func(name string, side compiler.Side) compiler.Policy {
+	in := func(name string, side policy.Side) policy.Policy {
 		return audited(ingress(name, has("app", "db"), side))
 	}
-	everything := deny(compiler.Rule{})
+	everything := deny(policy.Rule{})
 	other := allow(portsOnly(tcpPorts(22, 22)))
 	call := tcp(end(web), end(db), 80)
 
@@ -439,10 +439,10 @@ func TestAudit(t *testing.T) {
 		{"a deny rule", set(in("a", everything)), call, recorded("a")},
 		{"isolation", set(in("a", other)), call, recorded("a")},
 		{"a deny rule that does not match", set(in("a", deny(portsOnly(tcpPorts(22, 22))))), call, allowed},
-		{"an allow rule of another audit policy", set(in("a", other), in("b", allow(compiler.Rule{}))), call, allowed},
+		{"an allow rule of another audit policy", set(in("a", other), in("b", allow(policy.Rule{}))), call, allowed},
 		{
 			"an allow rule of an enforced policy",
-			set(in("a", other), ingress("b", has(), allow(compiler.Rule{}))), call, allowed,
+			set(in("a", other), ingress("b", has(), allow(policy.Rule{}))), call, allowed,
 		},
 		{"what enforced policies deny is not recorded", set(in("a", everything), ingress("b", has(), allow())), call, denied},
 		{"the first of two deny rules", set(in("b", everything), in("a", everything)), call, recorded("a")},
@@ -460,14 +460,14 @@ func TestAudit(t *testing.T) {
 
 // TestSameLabelsDefault has the policy that is active until a set is given.
 func TestSameLabelsDefault(t *testing.T) {
-	dns := []compiler.Port{{Protocol: compiler.UDP, From: 53, To: 53}, tcpPorts(53, 53)}
-	policies := set(compiler.Policy{
+	dns := []policy.Port{{Protocol: policy.UDP, From: 53, To: 53}, tcpPorts(53, 53)}
+	policies := set(policy.Policy{
 		Name:    "same-labels",
 		Ingress: allow(peersOnly(same())),
 		Egress: allow(
 			peersOnly(same()),
 			peersOnly(cidr("0.0.0.0/0"), cidr("::/0")),
-			compiler.Rule{Peers: []compiler.Peer{unlabelled}, Ports: dns},
+			policy.Rule{Peers: []policy.Peer{unlabelled}, Ports: dns},
 		),
 	})
 
@@ -485,12 +485,12 @@ func TestSameLabelsDefault(t *testing.T) {
 }
 
 func TestOwner(t *testing.T) {
-	bound := func(kind compiler.Kind, path string) *compiler.Workload {
-		return &compiler.Workload{Name: kind.String() + " " + path, Kind: kind, Cgroup: compiler.Cgroup{Path: path}}
+	bound := func(kind policy.Kind, path string) *policy.Workload {
+		return &policy.Workload{Name: kind.String() + " " + path, Kind: kind, Cgroup: policy.Cgroup{Path: path}}
 	}
-	all := []*compiler.Workload{
-		bound(compiler.KindCgroup, "a.slice"), bound(compiler.KindUnit, "a.slice/b"), bound(compiler.KindRun, "a.slice/b"),
-		bound(compiler.KindContainer, "a.slice/b/c/d"), box,
+	all := []*policy.Workload{
+		bound(policy.KindCgroup, "a.slice"), bound(policy.KindUnit, "a.slice/b"), bound(policy.KindRun, "a.slice/b"),
+		bound(policy.KindContainer, "a.slice/b/c/d"), box,
 	}
 	for cgroup, want := range map[string]string{
 		"a.slice":         "cgroup a.slice",

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // A use is what a match decides: whether it permits a connection, or restricts one end of it.
@@ -24,7 +24,7 @@ const (
 //
 // "A rule matches when any of its peers matches and any of its ports matches.
 // from/to absent: every peer. ports absent: every protocol and port."
-func ruleMatches(rule compiler.Rule, u use, selected *compiler.Workload, peer Endpoint, c Connection) bool {
+func ruleMatches(rule policy.Rule, u use, selected *policy.Workload, peer Endpoint, c Connection) bool {
 	peerMatched := rule.Peers == nil
 	for _, p := range rule.Peers {
 		if peerMatches(p, u, selected, peer) {
@@ -46,7 +46,7 @@ func ruleMatches(rule compiler.Rule, u use, selected *compiler.Workload, peer En
 //
 // "A container that only doubtful labels make a workload is matched neither by
 // workloads nor by unlabelled in an allow rule, and by both in a deny rule."
-func peerMatches(p compiler.Peer, u use, selected *compiler.Workload, end Endpoint) bool {
+func peerMatches(p policy.Peer, u use, selected *policy.Workload, end Endpoint) bool {
 	either := end.Workload != nil && len(end.Workload.Labels) == 0
 	switch {
 	case p.Workloads != nil && either && u == permits:
@@ -72,7 +72,7 @@ func peerMatches(p compiler.Peer, u use, selected *compiler.Workload, end Endpoi
 }
 
 // sameLabels compares the selected workload with its peer.
-func sameLabels(s compiler.SameLabels, u use, selected, peer *compiler.Workload) bool {
+func sameLabels(s policy.SameLabels, u use, selected, peer *policy.Workload) bool {
 	// "sameLabels: all: workloads whose user labels are exactly equal. Who has no
 	// user label equals nobody. In an allow rule doubtful labels are left out."
 	if s.All && u == permits {
@@ -105,25 +105,25 @@ func sameLabels(s compiler.SameLabels, u use, selected, peer *compiler.Workload)
 	return true
 }
 
-func doubtful(w *compiler.Workload, key string) bool {
+func doubtful(w *policy.Workload, key string) bool {
 	_, ok := w.Doubtful[key]
 	return ok
 }
 
 // equalAll reports whether two workloads have the same user labels, at least one.
-func equalAll(a, b compiler.Labels) bool { return len(a) > 0 && subset(a, b) && subset(b, a) }
+func equalAll(a, b policy.Labels) bool { return len(a) > 0 && subset(a, b) && subset(b, a) }
 
 // readings returns the user labels of w with every choice of its doubtful ones.
-func readings(w *compiler.Workload) []compiler.Labels {
-	all := []compiler.Labels{w.Labels}
+func readings(w *policy.Workload) []policy.Labels {
+	all := []policy.Labels{w.Labels}
 	for key, value := range w.Doubtful {
-		if !compiler.IsUserLabel(key) {
+		if !policy.IsUserLabel(key) {
 			continue
 		}
 		for _, without := range slices.Clone(all) {
 			with := maps.Clone(without)
 			if with == nil {
-				with = compiler.Labels{}
+				with = policy.Labels{}
 			}
 			with[key] = value
 			all = append(all, with)
@@ -133,7 +133,7 @@ func readings(w *compiler.Workload) []compiler.Labels {
 }
 
 // subset reports whether every label of a is in b.
-func subset(a, b compiler.Labels) bool {
+func subset(a, b policy.Labels) bool {
 	for key, value := range a {
 		if other, ok := b[key]; !ok || other != value {
 			return false
@@ -143,7 +143,7 @@ func subset(a, b compiler.Labels) bool {
 }
 
 // cidrContains says whether address, which is outside this node, is in c.
-func cidrContains(c compiler.CIDR, address netip.Addr) bool {
+func cidrContains(c policy.CIDR, address netip.Addr) bool {
 	// "Group addresses (224.0.0.0/4, ff00::/8) match only where N is inside them."
 	//
 	// Decided: 255.255.255.255 is in neither and matches where N contains it.
@@ -168,7 +168,7 @@ func cidrContains(c compiler.CIDR, address netip.Addr) bool {
 //
 // "Kubernetes label selector; {} selects every workload." All requirements must
 // be met; NotIn and DoesNotExist are met by an absent key.
-func selectorMatches(s compiler.Selector, u use, w *compiler.Workload) bool {
+func selectorMatches(s policy.Selector, u use, w *policy.Workload) bool {
 	for _, r := range s.Requirements {
 		value, exists := w.Label(r.Key)
 		met := requirementMet(r, value, exists)
@@ -187,7 +187,7 @@ func selectorMatches(s compiler.Selector, u use, w *compiler.Workload) bool {
 	return true
 }
 
-func requirementMet(r compiler.Requirement, value string, exists bool) bool {
+func requirementMet(r policy.Requirement, value string, exists bool) bool {
 	listed := false
 	for _, v := range r.Values {
 		if exists && v == value {
@@ -195,11 +195,11 @@ func requirementMet(r compiler.Requirement, value string, exists bool) bool {
 		}
 	}
 	switch r.Operator {
-	case compiler.In:
+	case policy.In:
 		return listed
-	case compiler.NotIn:
+	case policy.NotIn:
 		return !listed
-	case compiler.Exists:
+	case policy.Exists:
 		return exists
 	default:
 		return !exists
@@ -210,15 +210,15 @@ func requirementMet(r compiler.Requirement, value string, exists bool) bool {
 //
 // "80/tcp, 8000-8100/udp, 53/udp, sctp, icmp (both versions), icmp/echo-request.
 // A container's own port, not the published one."
-func portMatches(p compiler.Port, c Connection) bool {
+func portMatches(p policy.Port, c Connection) bool {
 	switch p.Protocol {
-	case compiler.TCP:
+	case policy.TCP:
 		return c.Protocol == protocolTCP && p.From <= c.Port && c.Port <= p.To
-	case compiler.UDP:
+	case policy.UDP:
 		return c.Protocol == protocolUDP && p.From <= c.Port && c.Port <= p.To
-	case compiler.SCTP:
+	case policy.SCTP:
 		return c.Protocol == protocolSCTP
-	case compiler.ICMP:
+	case policy.ICMP:
 		return icmpMatches(p.ICMPType, c)
 	default:
 		return false
@@ -231,7 +231,7 @@ func icmpMatches(name string, c Connection) bool {
 	if c.Protocol != protocolICMP && c.Protocol != protocolICMPv6 {
 		return false
 	}
-	for _, t := range compiler.ICMPTypes {
+	for _, t := range policy.ICMPTypes {
 		number := t.V4
 		if c.Protocol == protocolICMPv6 {
 			number = t.V6

@@ -3,7 +3,7 @@ package reference
 import (
 	"strings"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // Owner returns the workload to which a socket in cgroup belongs, or nil if it
@@ -13,10 +13,10 @@ import (
 // contains the socket's cgroup. Two bindings on one cgroup: container before run
 // before unit, user, cgroup." "An unlabelled container in a bound slice is that
 // slice's."
-func Owner(workloads []*compiler.Workload, cgroup string) *compiler.Workload {
-	var owner *compiler.Workload
+func Owner(workloads []*policy.Workload, cgroup string) *policy.Workload {
+	var owner *policy.Workload
 	for _, w := range workloads {
-		if w.Kind == compiler.KindAddress || !within(cgroup, w.Cgroup.Path) {
+		if w.Kind == policy.KindAddress || !within(cgroup, w.Cgroup.Path) {
 			continue
 		}
 		if owner == nil || before(w, owner) {
@@ -33,7 +33,7 @@ func within(path, ancestor string) bool {
 
 // before reports whether a is preferred to b, both of which contain one socket's
 // cgroup: of two such paths the longer one is the deeper one.
-func before(a, b *compiler.Workload) bool {
+func before(a, b *policy.Workload) bool {
 	if len(a.Cgroup.Path) != len(b.Cgroup.Path) {
 		return len(a.Cgroup.Path) > len(b.Cgroup.Path)
 	}

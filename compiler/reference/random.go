@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // Random makes a case of at most size policies and size+2 workloads (size is at
@@ -90,29 +90,29 @@ func policyWords() []word {
 
 // workloads makes n workloads. Their cgroups are nested, so that which is the
 // deepest bound one matters.
-func (g generator) workloads(n int) []*compiler.Workload {
+func (g generator) workloads(n int) []*policy.Workload {
 	paths := []string{
 		"system.slice/db.service", "thole.slice", "thole.slice/a", "thole.slice/a/sub",
 		"thole.slice/a/sub/sub", "thole.slice/ab", "user.slice/user-1000.slice", "x.slice",
 	}
 	g.r.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
-	var all []*compiler.Workload
+	var all []*policy.Workload
 	for i := range n {
-		w := &compiler.Workload{Name: fmt.Sprintf("w%02d", i)}
+		w := &policy.Workload{Name: fmt.Sprintf("w%02d", i)}
 		if g.chance(35) {
-			w.Kind, w.Address = compiler.KindAddress, g.ownAddress(i)
+			w.Kind, w.Address = policy.KindAddress, g.ownAddress(i)
 		} else {
-			if w.Kind = compiler.KindContainer; g.chance(50) {
-				w.Kind = compiler.Kind(g.r.IntN(int(compiler.KindAddress)))
+			if w.Kind = policy.KindContainer; g.chance(50) {
+				w.Kind = policy.Kind(g.r.IntN(int(policy.KindAddress)))
 			}
-			w.Cgroup = compiler.Cgroup{Path: paths[i%len(paths)], ID: uint64(4000 + i)}
+			w.Cgroup = policy.Cgroup{Path: paths[i%len(paths)], ID: uint64(4000 + i)}
 			for range i / len(paths) {
 				w.Cgroup.Path += "/more" // there are more workloads than paths
 			}
 		}
 		w.Labels = g.userLabels()
 		w.Facts = g.facts(w.Kind)
-		if w.Kind == compiler.KindContainer || w.Kind == compiler.KindAddress {
+		if w.Kind == policy.KindContainer || w.Kind == policy.KindAddress {
 			g.doubt(w, i)
 		}
 		all = append(all, w)
@@ -129,16 +129,16 @@ func (g generator) ownAddress(i int) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfd, 3: 0x17, 14: byte(host >> 8), 15: byte(host)})
 }
 
-func (g generator) userLabels() compiler.Labels {
-	labels := compiler.Labels{}
+func (g generator) userLabels() policy.Labels {
+	labels := policy.Labels{}
 	for _, word := range some(g, len(userWords()), userWords()) {
 		labels[word.key] = pick(g, word.values)
 	}
 	return labels
 }
 
-func (g generator) facts(kind compiler.Kind) compiler.Labels {
-	facts := compiler.Labels{}
+func (g generator) facts(kind policy.Kind) policy.Labels {
+	facts := policy.Labels{}
 	for _, word := range factWords() {
 		if g.chance(40) {
 			facts[word.key] = pick(g, word.values)
@@ -151,12 +151,12 @@ func (g generator) facts(kind compiler.Kind) compiler.Labels {
 // doubt makes some labels of a container doubtful. One that has a network of its own keeps a label that is not. One
 // that does not has a cgroup in which no other workload's is: it may be unlabelled, and would belong to a workload
 // around it.
-func (g generator) doubt(w *compiler.Workload, number int) {
+func (g generator) doubt(w *policy.Workload, number int) {
 	if g.chance(30) {
 		return
 	}
-	w.Doubtful = compiler.Labels{}
-	move := func(labels compiler.Labels, least int) {
+	w.Doubtful = policy.Labels{}
+	move := func(labels policy.Labels, least int) {
 		for _, key := range slices.Sorted(maps.Keys(labels)) {
 			if len(labels) > least && g.chance(65) && !strings.HasPrefix(key, "thole/") {
 				w.Doubtful[key] = labels[key]
@@ -164,7 +164,7 @@ func (g generator) doubt(w *compiler.Workload, number int) {
 			}
 		}
 	}
-	if w.Kind == compiler.KindAddress {
+	if w.Kind == policy.KindAddress {
 		move(w.Labels, 1)
 	} else {
 		move(w.Labels, 0)
@@ -173,8 +173,8 @@ func (g generator) doubt(w *compiler.Workload, number int) {
 	move(w.Facts, 0)
 }
 
-func (g generator) policy(name string) compiler.Policy {
-	p := compiler.Policy{Name: name, Selector: g.selector(), Audit: g.chance(25)}
+func (g generator) policy(name string) policy.Policy {
+	p := policy.Policy{Name: name, Selector: g.selector(), Audit: g.chance(25)}
 	for silent(p) {
 		p.Ingress, p.Egress = g.side(), g.side()
 	}
@@ -182,32 +182,32 @@ func (g generator) policy(name string) compiler.Policy {
 }
 
 // silent reports whether p says nothing, which Parse refuses.
-func silent(p compiler.Policy) bool {
-	says := func(s compiler.Side) bool { return s.Isolates || s.Deny != nil }
+func silent(p policy.Policy) bool {
+	says := func(s policy.Side) bool { return s.Isolates || s.Deny != nil }
 	return !says(p.Ingress) && !says(p.Egress)
 }
 
 // selector makes a selector of no, one or two terms.
-func (g generator) selector() compiler.Selector {
-	var requirements []compiler.Requirement
+func (g generator) selector() policy.Selector {
+	var requirements []policy.Requirement
 	for range g.r.IntN(3) {
 		word := pick(g, policyWords())
-		r := compiler.Requirement{Key: word.key}
-		r.Operator = pick(g, []compiler.Operator{
-			compiler.In, compiler.In, compiler.NotIn, compiler.Exists, compiler.DoesNotExist,
+		r := policy.Requirement{Key: word.key}
+		r.Operator = pick(g, []policy.Operator{
+			policy.In, policy.In, policy.NotIn, policy.Exists, policy.DoesNotExist,
 		})
-		if r.Operator == compiler.In || r.Operator == compiler.NotIn {
+		if r.Operator == policy.In || r.Operator == policy.NotIn {
 			r.Values = some(g, 2, word.values)
 		}
 		requirements = append(requirements, r)
 	}
-	return compiler.Selector{Requirements: sortedRequirements(requirements)}
+	return policy.Selector{Requirements: sortedRequirements(requirements)}
 }
 
 // sortedRequirements brings requirements in the order that a Selector has,
 // without repetitions.
-func sortedRequirements(requirements []compiler.Requirement) []compiler.Requirement {
-	compare := func(a, b compiler.Requirement) int {
+func sortedRequirements(requirements []policy.Requirement) []policy.Requirement {
+	compare := func(a, b policy.Requirement) int {
 		return cmp.Or(
 			cmp.Compare(a.Key, b.Key),
 			cmp.Compare(a.Operator, b.Operator),
@@ -215,11 +215,11 @@ func sortedRequirements(requirements []compiler.Requirement) []compiler.Requirem
 		)
 	}
 	slices.SortFunc(requirements, compare)
-	return slices.CompactFunc(requirements, func(a, b compiler.Requirement) bool { return compare(a, b) == 0 })
+	return slices.CompactFunc(requirements, func(a, b policy.Requirement) bool { return compare(a, b) == 0 })
 }
 
-func (g generator) side() compiler.Side {
-	var s compiler.Side
+func (g generator) side() policy.Side {
+	var s policy.Side
 	if g.chance(60) {
 		s.Isolates = true
 		s.Allow = g.rules(g.r.IntN(4))
@@ -230,10 +230,10 @@ func (g generator) side() compiler.Side {
 	return s
 }
 
-func (g generator) rules(n int) []compiler.Rule {
-	var rules []compiler.Rule
+func (g generator) rules(n int) []policy.Rule {
+	var rules []policy.Rule
 	for range n {
-		var rule compiler.Rule
+		var rule policy.Rule
 		if g.chance(85) {
 			for range 1 + g.r.IntN(3) {
 				rule.Peers = append(rule.Peers, g.peer())
@@ -251,21 +251,21 @@ func (g generator) rules(n int) []compiler.Rule {
 	return rules
 }
 
-func (g generator) peer() compiler.Peer {
+func (g generator) peer() policy.Peer {
 	switch g.r.IntN(12) {
 	case 0, 1, 2:
 		s := g.selector()
-		return compiler.Peer{Workloads: &s}
+		return policy.Peer{Workloads: &s}
 	case 3, 4:
-		return compiler.Peer{SameLabels: &compiler.SameLabels{Keys: g.sameKeys()}}
+		return policy.Peer{SameLabels: &policy.SameLabels{Keys: g.sameKeys()}}
 	case 5:
-		return compiler.Peer{SameLabels: &compiler.SameLabels{All: true}}
+		return policy.Peer{SameLabels: &policy.SameLabels{All: true}}
 	case 6, 7:
-		return compiler.Peer{Unlabelled: true}
+		return policy.Peer{Unlabelled: true}
 	case 8:
-		return compiler.Peer{Any: true}
+		return policy.Peer{Any: true}
 	default:
-		return compiler.Peer{CIDR: g.cidr()}
+		return policy.Peer{CIDR: g.cidr()}
 	}
 }
 
@@ -294,8 +294,8 @@ func prefixes() []netip.Prefix {
 	return all
 }
 
-func (g generator) cidr() *compiler.CIDR {
-	c := &compiler.CIDR{Prefix: pick(g, prefixes())}
+func (g generator) cidr() *policy.CIDR {
+	c := &policy.CIDR{Prefix: pick(g, prefixes())}
 	var inside []netip.Prefix
 	for _, p := range prefixes() {
 		if p.Bits() > c.Prefix.Bits() && c.Prefix.Contains(p.Addr()) {
@@ -310,7 +310,7 @@ func (g generator) cidr() *compiler.CIDR {
 
 // port makes an entry of a rule's ports. The ranges overlap, touch, and end at
 // the limits.
-func (g generator) port() compiler.Port {
+func (g generator) port() policy.Port {
 	ranges := [][2]uint16{
 		{1, 1},
 		{1, 79},
@@ -327,15 +327,15 @@ func (g generator) port() compiler.Port {
 	switch g.r.IntN(10) {
 	case 0, 1, 2, 3:
 		chosen := pick(g, ranges)
-		return compiler.Port{Protocol: compiler.TCP, From: chosen[0], To: chosen[1]}
+		return policy.Port{Protocol: policy.TCP, From: chosen[0], To: chosen[1]}
 	case 4, 5, 6:
 		chosen := pick(g, ranges)
-		return compiler.Port{Protocol: compiler.UDP, From: chosen[0], To: chosen[1]}
+		return policy.Port{Protocol: policy.UDP, From: chosen[0], To: chosen[1]}
 	case 7:
-		return compiler.Port{Protocol: compiler.SCTP}
+		return policy.Port{Protocol: policy.SCTP}
 	case 8:
-		return compiler.Port{Protocol: compiler.ICMP}
+		return policy.Port{Protocol: policy.ICMP}
 	default:
-		return compiler.Port{Protocol: compiler.ICMP, ICMPType: pick(g, compiler.ICMPTypes).Name}
+		return policy.Port{Protocol: policy.ICMP, ICMPType: pick(g, policy.ICMPTypes).Name}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // seeded calls check for n random cases, and prints the seed of a failing one.
@@ -59,10 +59,10 @@ func TestRandomIsPossible(t *testing.T) {
 	})
 }
 
-func checkWorkloads(t *testing.T, workloads []*compiler.Workload) {
+func checkWorkloads(t *testing.T, workloads []*policy.Workload) {
 	places := make(map[any]bool)
 	for _, w := range workloads {
-		if len(w.Labels) == 0 && (len(w.Doubtful) == 0 || w.Kind != compiler.KindContainer) {
+		if len(w.Labels) == 0 && (len(w.Doubtful) == 0 || w.Kind != policy.KindContainer) {
 			t.Errorf("%s has no user label, and is no container with doubtful ones", describe(w))
 		}
 		for key := range w.Doubtful {
@@ -71,7 +71,7 @@ func checkWorkloads(t *testing.T, workloads []*compiler.Workload) {
 				t.Errorf("%s has %s twice", describe(w), key)
 			}
 		}
-		if (w.Kind == compiler.KindAddress) != w.Address.IsValid() || w.Address.IsValid() == (w.Cgroup.ID != 0) {
+		if (w.Kind == policy.KindAddress) != w.Address.IsValid() || w.Address.IsValid() == (w.Cgroup.ID != 0) {
 			t.Errorf("%s: want an address or a cgroup", describe(w))
 		}
 		for _, place := range []any{w.Name, w.Address, w.Cgroup.Path, w.Cgroup.ID} {
@@ -83,18 +83,18 @@ func checkWorkloads(t *testing.T, workloads []*compiler.Workload) {
 	}
 }
 
-func checkSelector(t *testing.T, s compiler.Selector) {
+func checkSelector(t *testing.T, s policy.Selector) {
 	if got := sortedRequirements(slices.Clone(s.Requirements)); !cmp.Equal(got, s.Requirements) {
 		t.Errorf("requirements %v: want %v", s.Requirements, got)
 	}
 	for _, r := range s.Requirements {
-		if !slices.IsSorted(r.Values) || (r.Values != nil) != (r.Operator == compiler.In || r.Operator == compiler.NotIn) {
+		if !slices.IsSorted(r.Values) || (r.Values != nil) != (r.Operator == policy.In || r.Operator == policy.NotIn) {
 			t.Errorf("requirement %v", r)
 		}
 	}
 }
 
-func checkPeer(t *testing.T, p compiler.Peer) {
+func checkPeer(t *testing.T, p policy.Peer) {
 	if p.SameLabels != nil && !slices.IsSorted(p.SameLabels.Keys) {
 		t.Errorf("sameLabels %v", p.SameLabels.Keys)
 	}
@@ -183,13 +183,13 @@ func expected() []string {
 		"egress denied by a rule", "egress isolated", "egress admitted by a rule", "egress free",
 		"ingress denied by a rule", "ingress isolated", "ingress admitted by a rule", "ingress free",
 	}
-	for _, operator := range []compiler.Operator{compiler.In, compiler.NotIn, compiler.Exists, compiler.DoesNotExist} {
+	for _, operator := range []policy.Operator{policy.In, policy.NotIn, policy.Exists, policy.DoesNotExist} {
 		names = append(names, "operator "+string(operator))
 	}
 	for _, protocol := range []int{1, 6, 17, 33, 47, 58, 132, 136} {
 		names = append(names, fmt.Sprintf("protocol %d", protocol))
 	}
-	for kind := compiler.KindContainer; kind <= compiler.KindAddress; kind++ {
+	for kind := policy.KindContainer; kind <= policy.KindAddress; kind++ {
 		names = append(names, "kind "+kind.String())
 	}
 	for _, from := range []string{"workload", "container", "unlabelled", "world"} {
@@ -214,7 +214,7 @@ func countPolicies(seen map[string]int, c Case) {
 	for _, p := range c.Policies {
 		count("audit policy", p.Audit)
 		count("selector {}", p.Selector.Requirements == nil)
-		for _, s := range []compiler.Side{p.Ingress, p.Egress} {
+		for _, s := range []policy.Side{p.Ingress, p.Egress} {
 			count("rules []", s.Isolates && s.Allow == nil)
 			count("allow rule", s.Allow != nil)
 			count("deny rule", s.Deny != nil)
@@ -229,10 +229,10 @@ func countPolicies(seen map[string]int, c Case) {
 		count("rule without peers", r.Peers == nil)
 		count("rule without ports", r.Ports == nil)
 		for _, p := range r.Ports {
-			count("port tcp", p.Protocol == compiler.TCP)
-			count("port udp", p.Protocol == compiler.UDP)
-			count("port sctp", p.Protocol == compiler.SCTP)
-			count("port icmp", p.Protocol == compiler.ICMP && p.ICMPType == "")
+			count("port tcp", p.Protocol == policy.TCP)
+			count("port udp", p.Protocol == policy.UDP)
+			count("port sctp", p.Protocol == policy.SCTP)
+			count("port icmp", p.Protocol == policy.ICMP && p.ICMPType == "")
 			count("port icmp type", p.ICMPType != "")
 			count("port range", p.From < p.To)
 			count("every port of a protocol", p.From == 1 && p.To == 65535)
@@ -288,7 +288,7 @@ func countConnection(seen map[string]int, c Connection) {
 	}
 }
 
-func countVerdict(seen map[string]int, policies []compiler.Policy, c Connection) {
+func countVerdict(seen map[string]int, policies []policy.Policy, c Connection) {
 	v := Judge(policies, c)
 	if v.Allowed {
 		seen["allowed"]++
@@ -328,7 +328,7 @@ func countDoubt(seen map[string]int, c Case, connection Connection) {
 	}
 	certain := c.clone()
 	for _, w := range certain.Workloads {
-		for i := 0; cutDoubt(&Case{Workloads: []*compiler.Workload{w}}, i); {
+		for i := 0; cutDoubt(&Case{Workloads: []*policy.Workload{w}}, i); {
 			continue
 		}
 	}
@@ -339,7 +339,7 @@ func countDoubt(seen map[string]int, c Case, connection Connection) {
 }
 
 // countReasons counts why enforced policies decide as they do.
-func countReasons(seen map[string]int, policies []compiler.Policy, c Connection) {
+func countReasons(seen map[string]int, policies []policy.Policy, c Connection) {
 	policies, c.To = enforced(policies), destination(c)
 	if alwaysPasses(c) {
 		seen["always passes"]++
@@ -386,7 +386,7 @@ func TestLaws(t *testing.T) {
 					Judge(allEnforced, connection).Allowed == (got.WouldDeny == ""))
 			}
 			law("a named policy is an audit policy", got.WouldDeny == "" ||
-				slices.ContainsFunc(c.Policies, func(p compiler.Policy) bool { return p.Audit && p.Name == got.WouldDeny }))
+				slices.ContainsFunc(c.Policies, func(p policy.Policy) bool { return p.Audit && p.Name == got.WouldDeny }))
 			law("who is no workload may reach who is none",
 				connection.From.Workload != nil || connection.To.Workload != nil || got == allowed)
 		}
@@ -434,7 +434,7 @@ func TestShrink(t *testing.T) {
 func TestString(t *testing.T) {
 	c := Case{
 		Policies:  set(audited(ingress("p", has("app", "web"), allow(peersOnly(cidr("192.0.2.0/24", "192.0.2.1/32")))))),
-		Workloads: []*compiler.Workload{web, box},
+		Workloads: []*policy.Workload{web, box},
 		Connections: []Connection{
 			tcp(end(box), end(web), 80),
 			icmp(world("2001:db8::1"), end(web), protocolICMPv6, 128),
@@ -472,15 +472,15 @@ func TestRoundTrip(t *testing.T) {
 	seeded(t, 500, func(t *testing.T, _ *rand.Rand, c Case) { checkRoundTrip(t, c.Policies) })
 }
 
-func checkRoundTrip(t *testing.T, policies []compiler.Policy) {
+func checkRoundTrip(t *testing.T, policies []policy.Policy) {
 	text := YAML(policies)
-	documents, err := compiler.Parse([]compiler.File{{Name: "random.yaml", Data: text}})
+	documents, err := policy.Parse([]policy.File{{Name: "random.yaml", Data: text}})
 	if err != nil {
 		t.Errorf("%v\n%s", err, text)
 		return
 	}
 	comparePrefixes := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
-	diff := cmp.Diff(policies, documents.Policies, comparePrefixes, cmpopts.IgnoreTypes(compiler.Position{}))
+	diff := cmp.Diff(policies, documents.Policies, comparePrefixes, cmpopts.IgnoreTypes(policy.Position{}))
 	if diff != "" {
 		t.Errorf("(-printed +parsed)\n%s\n%s", diff, text)
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // Scale returns what benchmarks compile: workloads of that many classes, and policies for
@@ -13,13 +14,13 @@ func Scale(workloads, classes, policies int) compiler.Input {
 	var in compiler.Input
 	for i := range workloads {
 		c := i % classes
-		in.Workloads = append(in.Workloads, compiler.Workload{
-			Name: fmt.Sprintf("w%05d", i), Kind: compiler.KindContainer,
-			Labels: compiler.Labels{"app": fmt.Sprintf("app%03d", c), "env": []string{"prod", "dev"}[c%2], "team": fmt.Sprintf("t%02d", c%20)},
-			Cgroup: compiler.Cgroup{Path: fmt.Sprintf("docker/%064x", i), ID: uint64(100_000 + i)},
+		in.Workloads = append(in.Workloads, policy.Workload{
+			Name: fmt.Sprintf("w%05d", i), Kind: policy.KindContainer,
+			Labels: policy.Labels{"app": fmt.Sprintf("app%03d", c), "env": []string{"prod", "dev"}[c%2], "team": fmt.Sprintf("t%02d", c%20)},
+			Cgroup: policy.Cgroup{Path: fmt.Sprintf("docker/%064x", i), ID: uint64(100_000 + i)},
 		})
 	}
-	docs, err := compiler.Parse(Files(ScalePolicies(classes, policies)))
+	docs, err := policy.Parse(Files(ScalePolicies(classes, policies)))
 	if err != nil {
 		panic("the policies of a benchmark: " + err.Error())
 	}
@@ -28,9 +29,9 @@ func Scale(workloads, classes, policies int) compiler.Input {
 }
 
 // Files divides documents into files, since a file is bounded (docs/POLICY.md).
-func Files(documents string) []compiler.File {
+func Files(documents string) []policy.File {
 	const size = 500_000
-	var files []compiler.File
+	var files []policy.File
 	for documents != "" {
 		end := len(documents)
 		if end > size {
@@ -38,7 +39,7 @@ func Files(documents string) []compiler.File {
 				end = size + at
 			}
 		}
-		files = append(files, compiler.File{Name: "scale.yaml", Data: []byte(documents[:end])})
+		files = append(files, policy.File{Name: "scale.yaml", Data: []byte(documents[:end])})
 		documents = documents[end:]
 	}
 	return files

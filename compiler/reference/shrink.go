@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // Shrink returns a case from which nothing more can be taken without fails
@@ -146,7 +146,7 @@ func cutDirection(c *Case, i int) bool {
 }
 
 func cutRule(c *Case, i int) bool {
-	var lists []*[]compiler.Rule
+	var lists []*[]policy.Rule
 	for _, side := range sides(c) {
 		lists = append(lists, &side.Allow, &side.Deny)
 	}
@@ -155,7 +155,7 @@ func cutRule(c *Case, i int) bool {
 
 // cutPeer takes a peer; a rule that loses its last one matches every peer.
 func cutPeer(c *Case, i int) bool {
-	var lists []*[]compiler.Peer
+	var lists []*[]policy.Peer
 	for _, rule := range rules(c) {
 		lists = append(lists, &rule.Peers)
 	}
@@ -164,7 +164,7 @@ func cutPeer(c *Case, i int) bool {
 
 // cutPort takes a port; a rule that loses its last one matches every port.
 func cutPort(c *Case, i int) bool {
-	var lists []*[]compiler.Port
+	var lists []*[]policy.Port
 	for _, rule := range rules(c) {
 		lists = append(lists, &rule.Ports)
 	}
@@ -192,7 +192,7 @@ func cutSameKey(c *Case, i int) bool {
 }
 
 func cutRequirement(c *Case, i int) bool {
-	var lists []*[]compiler.Requirement
+	var lists []*[]policy.Requirement
 	for _, selector := range selectors(c) {
 		lists = append(lists, &selector.Requirements)
 	}
@@ -241,7 +241,7 @@ func cutDoubt(c *Case, i int) bool {
 				continue
 			}
 			given := w.Facts
-			if compiler.IsUserLabel(key) {
+			if policy.IsUserLabel(key) {
 				given = w.Labels
 			}
 			given[key] = w.Doubtful[key]
@@ -253,7 +253,7 @@ func cutDoubt(c *Case, i int) bool {
 }
 
 // cutKey deletes the i-th key of labels, or counts the keys off i.
-func cutKey(labels compiler.Labels, i *int) bool {
+func cutKey(labels policy.Labels, i *int) bool {
 	if *i >= len(labels) {
 		*i -= len(labels)
 		return false
@@ -283,16 +283,16 @@ func cutFrom[T any](i, keep int, lists ...*[]T) bool {
 }
 
 // sides are the two directions of every policy of c.
-func sides(c *Case) []*compiler.Side {
-	var all []*compiler.Side
+func sides(c *Case) []*policy.Side {
+	var all []*policy.Side
 	for i := range c.Policies {
 		all = append(all, &c.Policies[i].Ingress, &c.Policies[i].Egress)
 	}
 	return all
 }
 
-func rules(c *Case) []*compiler.Rule {
-	var all []*compiler.Rule
+func rules(c *Case) []*policy.Rule {
+	var all []*policy.Rule
 	for _, side := range sides(c) {
 		for i := range side.Allow {
 			all = append(all, &side.Allow[i])
@@ -304,8 +304,8 @@ func rules(c *Case) []*compiler.Rule {
 	return all
 }
 
-func peers(c *Case) []*compiler.Peer {
-	var all []*compiler.Peer
+func peers(c *Case) []*policy.Peer {
+	var all []*policy.Peer
 	for _, rule := range rules(c) {
 		for i := range rule.Peers {
 			all = append(all, &rule.Peers[i])
@@ -315,8 +315,8 @@ func peers(c *Case) []*compiler.Peer {
 }
 
 // selectors are those of the policies and of their peers.
-func selectors(c *Case) []*compiler.Selector {
-	var all []*compiler.Selector
+func selectors(c *Case) []*policy.Selector {
+	var all []*policy.Selector
 	for i := range c.Policies {
 		all = append(all, &c.Policies[i].Selector)
 	}

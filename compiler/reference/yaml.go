@@ -6,7 +6,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // object and list are YAML's mapping and sequence; yaml.v3 prints the keys of an
@@ -16,9 +16,9 @@ type (
 	list   []any
 )
 
-// YAML prints policies as documents that compiler.Parse reads. Only the
+// YAML prints policies as documents that policy.Parse reads. Only the
 // positions are lost.
-func YAML(policies []compiler.Policy) []byte {
+func YAML(policies []policy.Policy) []byte {
 	var b bytes.Buffer
 	for _, p := range policies {
 		text, err := yaml.Marshal(policyYAML(p))
@@ -31,7 +31,7 @@ func YAML(policies []compiler.Policy) []byte {
 	return b.Bytes()
 }
 
-func policyYAML(p compiler.Policy) object {
+func policyYAML(p policy.Policy) object {
 	spec := object{"selector": selectorYAML(p.Selector)}
 	deny := object{}
 	sideYAML(spec, deny, "ingress", "from", p.Ingress)
@@ -51,7 +51,7 @@ func policyYAML(p compiler.Policy) object {
 }
 
 // sideYAML puts one direction's allow rules into spec and its deny rules into deny.
-func sideYAML(spec, deny object, direction, peers string, s compiler.Side) {
+func sideYAML(spec, deny object, direction, peers string, s policy.Side) {
 	if s.Isolates {
 		spec[direction] = rulesYAML(peers, s.Allow)
 	}
@@ -60,7 +60,7 @@ func sideYAML(spec, deny object, direction, peers string, s compiler.Side) {
 	}
 }
 
-func rulesYAML(peersKey string, rules []compiler.Rule) list {
+func rulesYAML(peersKey string, rules []policy.Rule) list {
 	all := list{}
 	for _, r := range rules {
 		rule := object{}
@@ -82,7 +82,7 @@ func rulesYAML(peersKey string, rules []compiler.Rule) list {
 	return all
 }
 
-func peerYAML(p compiler.Peer) object {
+func peerYAML(p policy.Peer) object {
 	switch {
 	case p.Workloads != nil:
 		return object{"workloads": selectorYAML(*p.Workloads)}
@@ -99,7 +99,7 @@ func peerYAML(p compiler.Peer) object {
 	}
 }
 
-func cidrYAML(c compiler.CIDR) object {
+func cidrYAML(c policy.CIDR) object {
 	peer := object{"cidr": c.Prefix.String()}
 	var except list
 	for _, e := range c.Except {
@@ -112,12 +112,12 @@ func cidrYAML(c compiler.CIDR) object {
 }
 
 // selectorYAML prints k In [v] as matchLabels where its key stands once there.
-func selectorYAML(s compiler.Selector) object {
+func selectorYAML(s policy.Selector) object {
 	labels, selector := object{}, object{}
 	var expressions list
 	for _, r := range s.Requirements {
 		_, taken := labels[r.Key]
-		if r.Operator == compiler.In && len(r.Values) == 1 && !taken {
+		if r.Operator == policy.In && len(r.Values) == 1 && !taken {
 			labels[r.Key] = r.Values[0]
 			continue
 		}

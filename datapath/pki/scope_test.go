@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // golden is the encoding of the scope in the package comment.
@@ -235,7 +235,7 @@ func FuzzGrants(f *testing.F) {
 			t.Errorf("%x is read as %v, which is %x (%v)", der, scope, again, err)
 		}
 		for key, values := range scope.Grants {
-			if !compiler.IsUserLabel(key) {
+			if !policy.IsUserLabel(key) {
 				t.Errorf("%q can be asserted", key)
 			}
 			for _, value := range values {
@@ -306,7 +306,7 @@ func FuzzWords(f *testing.F) {
 
 func parses(kind, name, spec string) bool {
 	document := fmt.Sprintf("apiVersion: thole/v1\nkind: %s\nmetadata: {name: '%s'}\nspec: {%s}\n", kind, name, spec)
-	_, err := compiler.Parse([]compiler.File{{Name: "f.yaml", Data: []byte(document)}})
+	_, err := policy.Parse([]policy.File{{Name: "f.yaml", Data: []byte(document)}})
 	return err == nil
 }
 
@@ -314,7 +314,7 @@ func parses(kind, name, spec string) bool {
 // may be.
 func TestTextIsTheCompilers(t *testing.T) {
 	for _, s := range []string{"", "a b", "a\tb", "ä", "\xff", "\u200e", "\x7f", strings.Repeat("a", 4096), strings.Repeat("a", 4097)} {
-		if got, theirs := isText(s), compiler.CheckContainerLabel("k", s) == nil; got != theirs {
+		if got, theirs := isText(s), policy.CheckContainerLabel("k", s) == nil; got != theirs {
 			t.Errorf("%.10q (%d bytes): %v here, %v in the compiler", s, len(s), got, theirs)
 		}
 	}

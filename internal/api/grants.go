@@ -11,7 +11,7 @@ import (
 
 	"encoding/json"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // A caller is a user who asks for labels.
@@ -38,7 +38,7 @@ func newCaller(uid uint32, gids []uint32) caller {
 }
 
 // has reports whether the grant is one to this caller.
-func (c caller) has(g compiler.LabelGrant) bool {
+func (c caller) has(g policy.LabelGrant) bool {
 	number := strconv.FormatUint(uint64(c.uid), 10)
 	return slices.Contains(g.Users, number) ||
 		c.user != "" && slices.Contains(g.Users, c.user) ||
@@ -55,7 +55,7 @@ func (c caller) String() string {
 
 // checkLabels accepts the labels that a Workload document may give. It is the
 // document's own parser that says so: JSON is YAML.
-func checkLabels(labels compiler.Labels) error {
+func checkLabels(labels policy.Labels) error {
 	if len(labels) == 0 {
 		return errors.New("no label was given: use `thole run --label KEY=VALUE`")
 	}
@@ -71,8 +71,8 @@ func checkLabels(labels compiler.Labels) error {
 	if err != nil {
 		return fmt.Errorf("encoding the labels: %v", err)
 	}
-	_, err = compiler.Parse([]compiler.File{{Name: "labels", Data: document}})
-	if syntax, ok := errors.AsType[*compiler.SyntaxError](err); ok {
+	_, err = policy.Parse([]policy.File{{Name: "labels", Data: document}})
+	if syntax, ok := errors.AsType[*policy.SyntaxError](err); ok {
 		return errors.New(syntax.Message)
 	}
 	return err
@@ -81,11 +81,11 @@ func checkLabels(labels compiler.Labels) error {
 // grant returns the labels that the caller gets when he asks for these. Root may
 // give any. All others need a grant that allows every label asked for, and get
 // what all their grants require. The error says what they may use.
-func grant(grants []compiler.LabelGrant, c caller, asked compiler.Labels) (compiler.Labels, error) {
+func grant(grants []policy.LabelGrant, c caller, asked policy.Labels) (policy.Labels, error) {
 	if c.uid == 0 {
 		return asked, nil
 	}
-	var his []compiler.LabelGrant
+	var his []policy.LabelGrant
 	for _, g := range grants {
 		if c.has(g) {
 			his = append(his, g)
@@ -100,7 +100,7 @@ func grant(grants []compiler.LabelGrant, c caller, asked compiler.Labels) (compi
 			return nil, fmt.Errorf("%s may not use the label %s=%s: a grant requires %s=%s.\n%s", c, k, v, k, want, usable(his))
 		}
 	}
-	if !slices.ContainsFunc(his, func(g compiler.LabelGrant) bool { return allows(g, required, asked) }) {
+	if !slices.ContainsFunc(his, func(g policy.LabelGrant) bool { return allows(g, required, asked) }) {
 		return nil, fmt.Errorf("%s may not use the labels %s.\n%s", c, asked, usable(his))
 	}
 	labels := maps.Clone(asked)
@@ -109,7 +109,7 @@ func grant(grants []compiler.LabelGrant, c caller, asked compiler.Labels) (compi
 }
 
 // allows reports whether one grant covers all the labels asked for.
-func allows(g compiler.LabelGrant, required, asked compiler.Labels) bool {
+func allows(g policy.LabelGrant, required, asked policy.Labels) bool {
 	for k, v := range asked {
 		if want, ok := required[k]; ok && want == v {
 			continue
@@ -124,9 +124,9 @@ func allows(g compiler.LabelGrant, required, asked compiler.Labels) bool {
 
 // requirements joins what the grants require. Two that contradict each other leave
 // nothing that could be run.
-func requirements(grants []compiler.LabelGrant) (compiler.Labels, error) {
-	required := compiler.Labels{}
-	by := map[string]compiler.LabelGrant{}
+func requirements(grants []policy.LabelGrant) (policy.Labels, error) {
+	required := policy.Labels{}
+	by := map[string]policy.LabelGrant{}
 	for _, g := range grants {
 		for k, v := range g.Require {
 			if other, ok := by[k]; ok && required[k] != v {
@@ -140,7 +140,7 @@ func requirements(grants []compiler.LabelGrant) (compiler.Labels, error) {
 }
 
 // usable lists what a user may use, a line for each grant.
-func usable(grants []compiler.LabelGrant) string {
+func usable(grants []policy.LabelGrant) string {
 	if len(grants) == 0 {
 		return "No LabelGrant names this user or a group of theirs: root can add one to the policies, see docs/POLICY.md."
 	}
@@ -153,7 +153,7 @@ func usable(grants []compiler.LabelGrant) string {
 }
 
 // describe writes a grant as one line: "app=web|db env=* (team=a is added)".
-func describe(g compiler.LabelGrant) string {
+func describe(g policy.LabelGrant) string {
 	var words []string
 	for _, k := range slices.Sorted(maps.Keys(g.Labels)) {
 		words = append(words, k+"="+strings.Join(g.Labels[k], "|"))

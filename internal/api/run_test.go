@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/watch"
 	"thole/watch/cgroupfs"
@@ -44,9 +44,9 @@ func (a *fakeAsker) waiting() error { return nil }
 // knowsAll is a table that knows every cgroup at once.
 type knowsAll struct{}
 
-func (knowsAll) Sync(context.Context) error    { return nil }
-func (knowsAll) Knows(uint64) bool             { return true }
-func (knowsAll) Grants() []compiler.LabelGrant { return nil }
+func (knowsAll) Sync(context.Context) error  { return nil }
+func (knowsAll) Knows(uint64) bool           { return true }
+func (knowsAll) Grants() []policy.LabelGrant { return nil }
 
 // A runBench is a runner on a host of its own.
 type runBench struct {

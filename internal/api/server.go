@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch"
 )
 
@@ -35,9 +35,9 @@ type State interface {
 
 // A Table is the loaded table, as far as thole run must know it.
 type Table interface {
-	Sync(context.Context) error    // returns when it knows the cgroups of thole run that were made before
-	Knows(cgroup uint64) bool      // by its id
-	Grants() []compiler.LabelGrant // who may give which labels
+	Sync(context.Context) error  // returns when it knows the cgroups of thole run that were made before
+	Knows(cgroup uint64) bool    // by its id
+	Grants() []policy.LabelGrant // who may give which labels
 }
 
 // A Config is what a server answers with.

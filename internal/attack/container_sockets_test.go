@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 )
 
@@ -74,7 +74,7 @@ func (s *scene) containers(engine *nstest.Engine) []container {
 			}
 			a.unlabelled = !labelled
 			if labelled {
-				s.label(engine.Cgroup(name).Path()[1:], compiler.Labels{"app": "db"})
+				s.label(engine.Cgroup(name).Path()[1:], policy.Labels{"app": "db"})
 			}
 			list = append(list, container{name, a})
 		}

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 )
 
@@ -40,8 +40,8 @@ func newShip(t testing.TB) *ship {
 	exe, err := os.Executable()
 	must(t, err)
 	s.image = s.engine.Image("agent", nil, exe)
-	s.web = s.run(0, "web", compiler.Labels{"app": "web"})
-	s.db = s.run(0, "db", compiler.Labels{"app": "db"})
+	s.web = s.run(0, "web", policy.Labels{"app": "web"})
+	s.db = s.run(0, "db", policy.Labels{"app": "db"})
 	s.free = newAgent(t, s.Host, s.In("elsewhere"))
 	s.webTCP, s.webUDP = s.web.listen("[::]:7001"), s.web.udp("[::]:7001")
 	s.freeTCP, s.freeUDP = s.free.listen("[::]:7002"), s.free.udp("[::]:7002")

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 )
 
@@ -120,8 +120,8 @@ func TestSlowAndGreedyClients(t *testing.T) {
 		}
 	}))
 	start := time.Now()
-	m.run(1234, "alice", compiler.Labels{"app": "jail"})
-	m.run(0, "root", compiler.Labels{"app": "web"})
+	m.run(1234, "alice", policy.Labels{"app": "jail"})
+	m.run(0, "root", policy.Labels{"app": "web"})
 	if took := time.Since(start); took > 3*time.Second {
 		t.Errorf("others waited for %v", took)
 	}
@@ -143,7 +143,7 @@ func setFSUIDs(uid int) error {
 func TestUserInTheSlice(t *testing.T) {
 	m := newMachine(t)
 	m.apply(jailPolicy)
-	jail := m.run(1234, "jail", compiler.Labels{"app": "jail"})
+	jail := m.run(1234, "jail", policy.Labels{"app": "jail"})
 	_ = jail
 	dir := "/sys/fs/cgroup/thole.slice"
 	for _, script := range []string{
@@ -189,7 +189,7 @@ func TestRunRaces(t *testing.T) {
 	nstest.WaitFor(t, 10*time.Second, "nothing to be left", func() bool {
 		return !strings.Contains(m.Shell("ls /sys/fs/cgroup/thole.slice 2>/dev/null || true"), ".scope") && m.status().Workloads == 0
 	})
-	m.run(1234, "after", compiler.Labels{"app": "jail"})
+	m.run(1234, "after", policy.Labels{"app": "jail"})
 }
 
 // A sender that makes sockets in threads while it is moved: what it made before is

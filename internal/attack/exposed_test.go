@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/internal/doctor"
 	"thole/internal/nstest"
@@ -72,7 +72,7 @@ func TestExposedSocketsAreNamed(t *testing.T) {
 	}
 	m.apply(selectApps + services)
 	nstest.WaitFor(t, 10*time.Second, "the workloads", func() bool { return m.status().Workloads == 3 })
-	agents["run"] = m.run(0, "batch", compiler.Labels{"app": "batch"})
+	agents["run"] = m.run(0, "batch", policy.Labels{"app": "batch"})
 
 	type socket struct {
 		who, at, device string

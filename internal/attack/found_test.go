@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 )
 
@@ -22,13 +22,13 @@ func TestClassNumberReused(t *testing.T) {
 	nstest.Link(m.Host, ours+"/24", ours6+"/64", outside, theirs+"/24", theirs6+"/64")
 	world := newAgent(t, outside, outside.In("")).udp(theirs + ":6000")
 
-	reader := m.run(0, "reader", compiler.Labels{"app": "reader"})
+	reader := m.run(0, "reader", policy.Labels{"app": "reader"})
 	reader.udp("0.0.0.0:7000").sendTo(theirs+":6000", "allowed")
 	allowed(t, "the reader", world.got() == "allowed")
 	reader.end()
 	m.gone("reader")
 
-	jail := m.run(1234, "jail", compiler.Labels{"app": "jail"})
+	jail := m.run(1234, "jail", policy.Labels{"app": "jail"})
 	s := jail.udp("0.0.0.0:7000")
 	world.sendTo(ours+":7000", "for the reader")
 	denied(t, "an answer for who had the number and the port before", s.got() != "")
@@ -296,10 +296,10 @@ func TestUnboundSocketOutlivesItsScope(t *testing.T) {
 	free := newAgent(t, m.Host, m.In("elsewhere"))
 	u := free.udp("127.0.0.1:6000")
 	l := free.listen("127.0.0.1:6000")
-	jail := m.run(1234, "jail", compiler.Labels{"app": "jail"})
+	jail := m.run(1234, "jail", policy.Labels{"app": "jail"})
 	denied(t, "the jail's own socket", reachesUDP(jail, "", "127.0.0.1:6000", u))
 
-	child := m.run(1234, "child", compiler.Labels{"app": "jail"})
+	child := m.run(1234, "child", policy.Labels{"app": "jail"})
 	udp := child.socket("0.0.0.0:0", unix.SOCK_DGRAM).pass(jail)
 	tcp := child.socket("0.0.0.0:0", unix.SOCK_STREAM).pass(jail)
 	denied(t, "the child's own socket", reachesUDP(child, "", "127.0.0.1:6000", u))
@@ -396,8 +396,8 @@ spec:
 func TestUDPPushAfterRevocation(t *testing.T) {
 	m := newMachine(t)
 	m.apply(openDB)
-	server := m.run(0, "web", compiler.Labels{"app": "web"}).udp("127.0.0.1:5000")
-	client := m.run(0, "db", compiler.Labels{"app": "db"}).udp("127.0.0.1:5001")
+	server := m.run(0, "web", policy.Labels{"app": "web"}).udp("127.0.0.1:5000")
+	client := m.run(0, "db", policy.Labels{"app": "db"}).udp("127.0.0.1:5001")
 	client.sendTo("127.0.0.1:5000", "subscribe")
 	allowed(t, "the request", server.got() == "subscribe")
 	server.sendTo("127.0.0.1:5001", "one")

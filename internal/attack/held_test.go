@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // The many names of one host: other loopback addresses, the unspecified address, own
@@ -106,8 +106,8 @@ func TestPassedSockets(t *testing.T) {
 // bound anew counts before the outer one.
 func TestNestedAndMoved(t *testing.T) {
 	s := newScene(t, sameLabels)
-	outer := s.label("outer", compiler.Labels{"app": "web"})
-	inner := newAgent(t, s.Host, s.label("outer/inner", compiler.Labels{"app": "db"}))
+	outer := s.label("outer", policy.Labels{"app": "web"})
+	inner := newAgent(t, s.Host, s.label("outer/inner", policy.Labels{"app": "db"}))
 	deeper := newAgent(t, s.Host, s.In("outer/inner/deeper/still"))
 	s.enforce(sameLabels)
 	l := deeper.listen("127.0.0.1:80")

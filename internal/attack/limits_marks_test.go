@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // wrapped is the priority of a packet that a tunnel may put into another (compiler/tunnel.go).
@@ -180,8 +180,8 @@ func limitDrops(t testing.TB, what string, arrived bool) {
 // A change divides the class of a UDP client: what its server pushes is lost until the client sends again.
 func TestLimitPushWhereAClassIsDivided(t *testing.T) {
 	s := newScene(t, sameLabels)
-	one := newAgent(t, s.Host, s.label("thole.slice/one", compiler.Labels{"app": "one"}))
-	two := newAgent(t, s.Host, s.label("thole.slice/two", compiler.Labels{"app": "one", "role": "two"}))
+	one := newAgent(t, s.Host, s.label("thole.slice/one", policy.Labels{"app": "one"}))
+	two := newAgent(t, s.Host, s.label("thole.slice/two", policy.Labels{"app": "one", "role": "two"}))
 	const both = `apiVersion: thole/v1
 kind: Policy
 metadata: {name: web}

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // The tests of the files limits*_test.go show what docs/SECURITY.md says that Thole does not protect from, and how far
@@ -70,9 +70,9 @@ func TestLimitProcessesOfOneUser(t *testing.T) {
 func TestLimitSeveralGrants(t *testing.T) {
 	m := newMachine(t)
 	m.apply(strings.Replace(jailPolicy, "app: [jail]", "app: [jail, reader]", 1))
-	jail := m.run(1234, "jail", compiler.Labels{"app": "jail"})
+	jail := m.run(1234, "jail", policy.Labels{"app": "jail"})
 	for app, want := range map[string]string{"secret": " 403 ", "reader": " 200 "} {
-		if answer := jail.askRun(app, compiler.Labels{"app": app}); !strings.Contains(answer, want) {
+		if answer := jail.askRun(app, policy.Labels{"app": app}); !strings.Contains(answer, want) {
 			t.Errorf("from jail to %s: %s, want%s", app, answer, want)
 		}
 	}

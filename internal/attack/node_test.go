@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/nstest"
 	"thole/policies"
@@ -86,7 +87,7 @@ spec: {selector: {matchLabels: {app: db}}, ingress: [{}], egress: [{}]}
 type node struct {
 	*nstest.Host
 	t         testing.TB
-	workloads []compiler.Workload
+	workloads []policy.Workload
 	numbers   compiler.Numbers
 	epoch     uint16
 	loaded    *ruleset.Table
@@ -98,11 +99,11 @@ func newNode(t testing.TB) *node {
 }
 
 // label makes a cgroup a workload, from the next enforce on.
-func (n *node) label(path string, labels compiler.Labels) *nstest.Cgroup {
+func (n *node) label(path string, labels policy.Labels) *nstest.Cgroup {
 	n.t.Helper()
 	cg := n.In(path)
-	n.workloads = append(n.workloads, compiler.Workload{
-		Name: path, Kind: compiler.KindRun, Labels: labels, Cgroup: compiler.Cgroup{Path: path, ID: cg.ID()},
+	n.workloads = append(n.workloads, policy.Workload{
+		Name: path, Kind: policy.KindRun, Labels: labels, Cgroup: policy.Cgroup{Path: path, ID: cg.ID()},
 	})
 	return cg
 }
@@ -121,7 +122,7 @@ func (n *node) load(yaml string) {
 		must(n.t, n.Nft(n.dryRun(yaml)))
 		return
 	}
-	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: []byte(yaml)}})
+	docs, err := policy.Parse([]policy.File{{Name: "policies.yaml", Data: []byte(yaml)}})
 	must(n.t, err)
 	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: n.workloads,
 		Numbers: n.numbers, Options: compiler.Options{Epoch: n.epoch}})
@@ -188,9 +189,9 @@ func newSceneOf(t testing.TB, program, yaml string) *scene {
 	s := &scene{node: newNode(t), outside: nstest.New(t)}
 	s.program = program
 	nstest.Link(s.Host, ours+"/24", ours6+"/64", s.outside, theirs+"/24", theirs6+"/64")
-	s.web = newAgent(t, s.Host, s.label("thole.slice/web", compiler.Labels{"app": "web"}))
-	s.web2 = newAgent(t, s.Host, s.label("thole.slice/web2", compiler.Labels{"app": "web"}))
-	s.db = newAgent(t, s.Host, s.label("thole.slice/db", compiler.Labels{"app": "db"}))
+	s.web = newAgent(t, s.Host, s.label("thole.slice/web", policy.Labels{"app": "web"}))
+	s.web2 = newAgent(t, s.Host, s.label("thole.slice/web2", policy.Labels{"app": "web"}))
+	s.db = newAgent(t, s.Host, s.label("thole.slice/db", policy.Labels{"app": "db"}))
 	s.free = newAgent(t, s.Host, s.In("elsewhere"))
 	s.free.unlabelled = true
 	s.enforce(yaml)
@@ -366,7 +367,7 @@ func (m *machine) apply(yaml string) {
 }
 
 // run starts an agent and has it ask the daemon for labels, as thole run does.
-func (m *machine) run(uid int, name string, labels compiler.Labels) *agent {
+func (m *machine) run(uid int, name string, labels policy.Labels) *agent {
 	m.t.Helper()
 	a := newAgent(m.t, m.Host, m.In("users").As(uid))
 	if answer := a.askRun(name, labels); !strings.Contains(answer, " 200 ") {
@@ -376,7 +377,7 @@ func (m *machine) run(uid int, name string, labels compiler.Labels) *agent {
 }
 
 // askRun asks the daemon to label the agent and returns the whole answer.
-func (a *agent) askRun(name string, labels compiler.Labels) string {
+func (a *agent) askRun(name string, labels policy.Labels) string {
 	a.t.Helper()
 	body, err := json.Marshal(api.RunRequest{Name: name, Labels: labels, Command: "agent"})
 	must(a.t, err)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/internal/nstest"
 	"thole/internal/paired"
@@ -80,16 +81,16 @@ func newArena(b *testing.B, name string) *arena {
 	return a
 }
 
-func (a *arena) workloads() []compiler.Workload {
-	web := compiler.Labels{"app": "web"}
-	return []compiler.Workload{
-		{Name: "server", Kind: compiler.KindRun, Labels: web, Cgroup: compiler.Cgroup{Path: serverCgroup, ID: a.server.ID()}},
-		{Name: "client", Kind: compiler.KindRun, Labels: web, Cgroup: compiler.Cgroup{Path: clientCgroup, ID: a.client.ID()}},
+func (a *arena) workloads() []policy.Workload {
+	web := policy.Labels{"app": "web"}
+	return []policy.Workload{
+		{Name: "server", Kind: policy.KindRun, Labels: web, Cgroup: policy.Cgroup{Path: serverCgroup, ID: a.server.ID()}},
+		{Name: "client", Kind: policy.KindRun, Labels: web, Cgroup: policy.Cgroup{Path: clientCgroup, ID: a.client.ID()}},
 	}
 }
 
-func parse(b *testing.B, text string) []compiler.Policy {
-	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: []byte(text)}})
+func parse(b *testing.B, text string) []policy.Policy {
+	docs, err := policy.Parse([]policy.File{{Name: "policies.yaml", Data: []byte(text)}})
 	must(b, err)
 	return docs.Policies
 }

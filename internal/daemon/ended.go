@@ -3,7 +3,7 @@ package daemon
 import (
 	"fmt"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // A graveyard knows which cgroups are gone, and which of these still have sockets.
@@ -14,8 +14,8 @@ type graveyard interface {
 
 // outlived returns those of the enforced workloads whose cgroup is gone and to
 // which a socket may still belong.
-func outlived(g graveyard, enforced, running []compiler.Workload) (map[uint64]compiler.Workload, error) {
-	dead, runs := map[uint64]compiler.Workload{}, map[uint64]bool{}
+func outlived(g graveyard, enforced, running []policy.Workload) (map[uint64]policy.Workload, error) {
+	dead, runs := map[uint64]policy.Workload{}, map[uint64]bool{}
 	for _, w := range enforced {
 		dead[w.Cgroup.ID] = w
 	}
@@ -40,7 +40,7 @@ func outlived(g graveyard, enforced, running []compiler.Workload) (map[uint64]co
 // socket keeps its cgroup when it is passed on to a process elsewhere: the others keep
 // their elements, since without them it would be unlabelled. What can not be found out
 // is taken as a yes. runs says which cgroups are those of other workloads.
-func bury(g graveyard, dead map[uint64]compiler.Workload, runs func(id uint64) bool) error {
+func bury(g graveyard, dead map[uint64]policy.Workload, runs func(id uint64) bool) error {
 	if len(dead) == 0 {
 		return nil
 	}
@@ -87,8 +87,8 @@ func youngestOrphan(g graveyard, sockets map[uint64]bool, known func(id uint64) 
 // withEnded adds the ended workloads to those that run. Where a new cgroup has the
 // path of an old one, the old one's is told apart by its id: to the compiler the
 // path is the identity.
-func withEnded(running []compiler.Workload, ended map[uint64]compiler.Workload) []compiler.Workload {
-	all := append([]compiler.Workload(nil), running...)
+func withEnded(running []policy.Workload, ended map[uint64]policy.Workload) []policy.Workload {
+	all := append([]policy.Workload(nil), running...)
 	taken := map[string]bool{}
 	for _, w := range running {
 		taken[w.Cgroup.Path] = true

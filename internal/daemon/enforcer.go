@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/ruleset"
@@ -23,7 +24,7 @@ var errStopped = errors.New("the daemon is stopping; the loaded table stays in f
 
 // A scanner says what runs now.
 type scanner interface {
-	Scan([]compiler.Binding) workload.Snapshot
+	Scan([]policy.Binding) workload.Snapshot
 	Glance() (watch.Glance, bool)    // completes the last Scan; false: a new one is needed
 	Recall(loaded workload.Snapshot) // takes over what was known when the loaded table was made
 }
@@ -63,13 +64,13 @@ type enforcer struct {
 	suspect  kernel.Write   // the last change of the table that was heard of and not ours
 	numbers  compiler.Numbers
 	epoch    uint16
-	enforced *roster           // the workloads in the loaded table
-	proven   remoteTimes       // of remotes
-	remotes  []compiler.Remote // what other nodes' workloads proved
-	met      []compiler.Remote // those in the loaded table: of result.Remotes
-	identity *identity         // this node's, in a fleet; nil: not known
-	around   containers        // what the loaded table knows of containers beside them
-	settled  bool              // set, enforced and result are those of the loaded table
+	enforced *roster         // the workloads in the loaded table
+	proven   remoteTimes     // of remotes
+	remotes  []policy.Remote // what other nodes' workloads proved
+	met      []policy.Remote // those in the loaded table: of result.Remotes
+	identity *identity       // this node's, in a fleet; nil: not known
+	around   containers      // what the loaded table knows of containers beside them
+	settled  bool            // set, enforced and result are those of the loaded table
 
 	buried       time.Time // when it was last looked whether sockets outlive their cgroup
 	disbelieved  bool      // one of remotes has ended, and the loaded table does not say so
@@ -384,7 +385,7 @@ func refusalOf(err error, more string) *api.Refusal {
 }
 
 // preview says what a policy set would change.
-func (e *enforcer) preview(files []compiler.File, allowEmpty bool) (api.ApplyResponse, error) {
+func (e *enforcer) preview(files []policy.File, allowEmpty bool) (api.ApplyResponse, error) {
 	set, err := parseSet(api.SourceApplied, files)
 	if err == nil {
 		set, err = set.after(e.set, allowEmpty)
@@ -404,7 +405,7 @@ func (e *enforcer) preview(files []compiler.File, allowEmpty bool) (api.ApplyRes
 
 // replace makes a policy set the active one: it is parsed, compiled and loaded, or
 // else nothing changes.
-func (e *enforcer) replace(source string, files []compiler.File, allowEmpty bool) (api.ApplyResponse, error) {
+func (e *enforcer) replace(source string, files []policy.File, allowEmpty bool) (api.ApplyResponse, error) {
 	set, err := parseSet(source, files)
 	if err == nil {
 		set, err = set.after(e.set, allowEmpty)

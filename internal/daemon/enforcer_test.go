@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/mark"
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/ruleset"
 )
@@ -355,7 +357,7 @@ func TestEpoch(t *testing.T) {
 // be, the epoch is not used. Where the last epoch is not known, all are swept.
 func TestEpochsGoRound(t *testing.T) {
 	b := newBench(t)
-	if want := []compiler.Sweep{{}}; !slices.Equal(b.kernel.swept(), want) {
+	if want := []mark.Sweep{{}}; !slices.Equal(b.kernel.swept(), want) {
 		t.Errorf("at the start, sweeps %v; want %v", b.kernel.swept(), want)
 	}
 	sets := []string{allowWeb, strings.Replace(allowWeb, "workloads: {matchLabels: {app: web}}", "cidr: 10.0.0.0/8", 1)}
@@ -363,14 +365,14 @@ func TestEpochsGoRound(t *testing.T) {
 	b.stop()
 	b.kernel.set(func() {
 		b.kernel.sweeps = nil
-		result, err := compiler.Compile(compiler.Input{Options: compiler.Options{Epoch: compiler.MaxEpoch}})
+		result, err := compiler.Compile(compiler.Input{Options: compiler.Options{Epoch: mark.MaxEpoch}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		b.kernel.table = &result.Table
 	})
 	b.start()
-	if got := b.status().Epoch; got != compiler.MaxEpoch || b.kernel.swept() != nil {
+	if got := b.status().Epoch; got != mark.MaxEpoch || b.kernel.swept() != nil {
 		t.Fatalf("epoch %d, sweeps %v; want the last epoch, and none", got, b.kernel.swept())
 	}
 	b.kernel.set(func() { b.kernel.failSweep = errors.New("no buffer space") })
@@ -379,13 +381,13 @@ func TestEpochsGoRound(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "no buffer space") || !sameTable(before, b.kernel.loaded()) {
 		t.Errorf("without a sweep: %v", err)
 	}
-	if s := b.status(); s.LastError == nil || s.Epoch != compiler.MaxEpoch {
+	if s := b.status(); s.LastError == nil || s.Epoch != mark.MaxEpoch {
 		t.Errorf("without a sweep: %+v", s)
 	}
 	b.kernel.set(func() { b.kernel.failSweep, b.kernel.sweeps = nil, nil })
 	b.apply(sets[1])
 	const half = 1 << 27
-	if want := []compiler.Sweep{{Mask: half}}; b.status().Epoch != 1 || !slices.Equal(b.kernel.swept(), want) {
+	if want := []mark.Sweep{{Mask: half}}; b.status().Epoch != 1 || !slices.Equal(b.kernel.swept(), want) {
 		t.Errorf("epoch %d, sweeps %v; want 1 and %v", b.status().Epoch, b.kernel.swept(), want)
 	}
 }
@@ -393,7 +395,7 @@ func TestEpochsGoRound(t *testing.T) {
 // epochOf finds what the compiler wrote.
 func TestEpochOf(t *testing.T) {
 	set := defaultSet()
-	for _, epoch := range []uint16{1, 2, 1000, compiler.MaxEpoch} {
+	for _, epoch := range []uint16{1, 2, 1000, mark.MaxEpoch} {
 		result, err := compiler.Compile(compiler.Input{Policies: set.docs.Policies, Options: compiler.Options{Epoch: epoch}})
 		if err != nil {
 			t.Fatal(err)
@@ -451,8 +453,8 @@ func (g graves) Lives(id uint64) (bool, error)     { return g.living[id], nil }
 func (g graves) Sockets() (map[uint64]bool, error) { return g.sockets, g.err }
 
 func TestOutlived(t *testing.T) {
-	workload := func(id uint64) compiler.Workload { return compiler.Workload{Cgroup: compiler.Cgroup{ID: id}} }
-	enforced := []compiler.Workload{workload(11), workload(12), workload(14)}
+	workload := func(id uint64) policy.Workload { return policy.Workload{Cgroup: policy.Cgroup{ID: id}} }
+	enforced := []policy.Workload{workload(11), workload(12), workload(14)}
 	running := enforced[:1]
 	tests := []struct {
 		name  string
@@ -474,7 +476,7 @@ func TestOutlived(t *testing.T) {
 			if !errors.Is(err, tt.world.err) {
 				t.Errorf("error %v", err)
 			}
-			want := map[uint64]compiler.Workload{}
+			want := map[uint64]policy.Workload{}
 			for _, id := range tt.want {
 				want[id] = workload(id)
 			}

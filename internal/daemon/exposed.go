@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath/sockets"
 	"thole/internal/api"
 	"thole/internal/condition"
@@ -136,7 +137,7 @@ func (v *view) owner(root namer, cgroup uint64) exposure.Owner {
 		Cgroup:   path,
 		Side:     uint64(class.Number),
 		Selected: len(class.Ingress)+len(class.Egress) > 0,
-		Users:    workload.Kind == compiler.KindRun || workload.Kind == compiler.KindUser,
+		Users:    workload.Kind == policy.KindRun || workload.Kind == policy.KindUser,
 	}
 	if class.Number == 0 || v.divided[class.Number] {
 		owner.Side = 1<<63 | id // its own: no class has so high a number

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath/sockets"
 	"thole/internal/api"
 	"thole/internal/condition"
@@ -45,9 +46,9 @@ func (noNames) Named(uint64) (string, error) { return "", errors.New("it is gone
 // exposedView knows one workload, in cgroup 7, that a policy selects.
 func exposedView(t *testing.T) *view {
 	t.Helper()
-	w := compiler.Workload{Name: "db", Kind: compiler.KindCgroup, Labels: compiler.Labels{"app": "db"},
-		Cgroup: compiler.Cgroup{Path: "db", ID: 7}}
-	docs, err := compiler.Parse([]compiler.File{{Name: "p.yaml", Data: []byte(`apiVersion: thole/v1
+	w := policy.Workload{Name: "db", Kind: policy.KindCgroup, Labels: policy.Labels{"app": "db"},
+		Cgroup: policy.Cgroup{Path: "db", ID: 7}}
+	docs, err := policy.Parse([]policy.File{{Name: "p.yaml", Data: []byte(`apiVersion: thole/v1
 kind: Policy
 metadata: {name: p}
 spec: {selector: {matchLabels: {app: db}}, ingress: []}
@@ -55,14 +56,14 @@ spec: {selector: {matchLabels: {app: db}}, ingress: []}
 	if err != nil {
 		t.Fatal(err)
 	}
-	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: []compiler.Workload{w},
+	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: []policy.Workload{w},
 		Options: compiler.Options{Epoch: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &view{
 		status: api.Status{Enforcing: true}, result: &result, divided: dividedClasses(&result),
-		roster: newRoster([]compiler.Workload{w}, nil, nil),
+		roster: newRoster([]policy.Workload{w}, nil, nil),
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"testing"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath"
 	"thole/datapath/pki"
 	"thole/datapath/pki/pkitest"
@@ -121,7 +121,7 @@ func TestFleetCertificateAppears(t *testing.T) {
 		epoch := b.status().Epoch
 		a.Install(dir, map[string]string{"team": team})
 		b.until("the required label", func() bool { return b.workload("web").Labels["team"] == team })
-		if w := b.workload("web"); w.Facts[compiler.NodeFact] != "node-a" {
+		if w := b.workload("web"); w.Facts[policy.NodeFact] != "node-a" {
 			t.Errorf("facts %v", w.Facts)
 		}
 		if now := b.status().Epoch; now == epoch {
@@ -172,7 +172,7 @@ func TestFleetEngineFails(t *testing.T) {
 
 // A workload whose document cannot be resolved just now gets what a new certificate requires, too.
 func TestUnresolvedWithANewCertificate(t *testing.T) {
-	set, err := parseSet(api.SourceApplied, []compiler.File{{Name: "w.yaml", Data: []byte(`
+	set, err := parseSet(api.SourceApplied, []policy.File{{Name: "w.yaml", Data: []byte(`
 apiVersion: thole/v1
 kind: Workload
 metadata: {name: web, labels: {app: web}}
@@ -182,21 +182,21 @@ spec: {user: nobody}
 		t.Fatal(err)
 	}
 	binding := set.docs.Bindings[0]
-	w := compiler.Workload{
-		Name: binding.Name, Kind: compiler.KindUser, Labels: compiler.Labels{"app": "web", "team": "a"},
-		Facts:  compiler.Labels{compiler.NodeFact: "old", "other": "fact"},
-		Cgroup: compiler.Cgroup{Path: "user.slice", ID: 7},
+	w := policy.Workload{
+		Name: binding.Name, Kind: policy.KindUser, Labels: policy.Labels{"app": "web", "team": "a"},
+		Facts:  policy.Labels{policy.NodeFact: "old", "other": "fact"},
+		Cgroup: policy.Cgroup{Path: "user.slice", ID: 7},
 	}
 	e := &enforcer{
-		set: set, dead: graves{living: map[uint64]bool{7: true}}, enforced: newRoster([]compiler.Workload{w}, nil, nil),
-		identity: &identity{Node: "new", Require: compiler.Labels{"team": "b"}},
+		set: set, dead: graves{living: map[uint64]bool{7: true}}, enforced: newRoster([]policy.Workload{w}, nil, nil),
+		identity: &identity{Node: "new", Require: policy.Labels{"team": "b"}},
 	}
 	kept := e.unresolved(set, workload.Snapshot{}.Workloads)
 	if len(kept) != 1 || kept[0].Labels["team"] != "b" ||
-		kept[0].Facts[compiler.NodeFact] != "new" || kept[0].Facts["other"] != "fact" {
+		kept[0].Facts[policy.NodeFact] != "new" || kept[0].Facts["other"] != "fact" {
 		t.Errorf("%+v", kept)
 	}
-	if w.Labels["team"] != "a" || w.Facts[compiler.NodeFact] != "old" {
+	if w.Labels["team"] != "a" || w.Facts[policy.NodeFact] != "old" {
 		t.Errorf("the workload of the loaded table was changed: %+v", w)
 	}
 }

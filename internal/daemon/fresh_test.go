@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 	"thole/watch/cgroupfs"
@@ -14,7 +15,7 @@ import (
 // and what runs, that knows nothing but the numbers in the table; "" if it does not.
 func (m *machine) unlike(policies string) string {
 	m.t.Helper()
-	docs, err := compiler.Parse([]compiler.File{{Name: "test.yaml", Data: []byte(policies)}})
+	docs, err := policy.Parse([]policy.File{{Name: "test.yaml", Data: []byte(policies)}})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -29,12 +30,12 @@ func (m *machine) unlike(policies string) string {
 	}
 	for _, p := range parents {
 		if id := m.host.CgroupID(p); id != 0 {
-			in.Parents = append(in.Parents, compiler.Cgroup{Path: p, ID: id})
+			in.Parents = append(in.Parents, policy.Cgroup{Path: p, ID: id})
 		}
 	}
 	for _, w := range running {
-		in.Workloads = append(in.Workloads, compiler.Workload{
-			Name: w.Name, Labels: w.Labels, Facts: w.Facts, Cgroup: compiler.Cgroup{Path: w.Cgroup, ID: w.ID},
+		in.Workloads = append(in.Workloads, policy.Workload{
+			Name: w.Name, Labels: w.Labels, Facts: w.Facts, Cgroup: policy.Cgroup{Path: w.Cgroup, ID: w.ID},
 		})
 	}
 	table := m.read()

@@ -5,7 +5,7 @@ import (
 	"maps"
 	"slices"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath"
 	"thole/datapath/pki"
 	"thole/internal/condition"
@@ -15,8 +15,8 @@ import (
 
 // An identity is what this node's certificate says of its workloads.
 type identity struct {
-	Node    string          `json:"node"`
-	Require compiler.Labels `json:"require,omitempty"`
+	Node    string        `json:"node"`
+	Require policy.Labels `json:"require,omitempty"`
 }
 
 func identityOf(node *pki.Node) *identity {
@@ -30,7 +30,7 @@ type carrier struct {
 }
 
 // Scan is a method of scanner.
-func (c carrier) Scan(bindings []compiler.Binding) workload.Snapshot {
+func (c carrier) Scan(bindings []policy.Binding) workload.Snapshot {
 	s := c.scanner.Scan(bindings)
 	if c.identity == nil {
 		return s
@@ -60,9 +60,9 @@ func (c carrier) Glance() (watch.Glance, bool) {
 }
 
 // carry puts on one workload what its node's certificate says of it.
-func carry(id *identity, w *compiler.Workload) (conditions []condition.Condition) {
+func carry(id *identity, w *policy.Workload) (conditions []condition.Condition) {
 	code := condition.CertificateContradicts
-	if w.Kind == compiler.KindRun {
+	if w.Kind == policy.KindRun {
 		code = condition.CertificateContradictsRun // a user's thole run suffices
 	}
 	doubtful := maps.Clone(w.Doubtful)
@@ -86,15 +86,15 @@ func carry(id *identity, w *compiler.Workload) (conditions []condition.Condition
 }
 
 // withNode adds this node's name to a workload's facts.
-func withNode(id *identity, facts compiler.Labels) compiler.Labels {
-	with := compiler.Labels{compiler.NodeFact: id.Node}
+func withNode(id *identity, facts policy.Labels) policy.Labels {
+	with := policy.Labels{policy.NodeFact: id.Node}
 	maps.Copy(with, facts)
 	return with
 }
 
 // carried are a workload's labels with those that its node's certificate requires. A
 // label of its own stays: who contradicts the certificate can prove nothing.
-func carried(id *identity, labels compiler.Labels) compiler.Labels {
+func carried(id *identity, labels policy.Labels) policy.Labels {
 	if id == nil || len(id.Require) == 0 {
 		return labels
 	}
@@ -105,7 +105,7 @@ func carried(id *identity, labels compiler.Labels) compiler.Labels {
 
 // requiredOf reports whether a workload has the labels that its node's certificate requires. An image's label of one of
 // these keys contradicts the certificate: then nothing is said of the workload.
-func (id *identity) requiredOf(w compiler.Workload) bool {
+func (id *identity) requiredOf(w policy.Workload) bool {
 	if id == nil {
 		return true
 	}

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/compiler"
+	"thole/compiler/mark"
 	"thole/datapath"
 	"thole/datapath/sockets"
 	"thole/internal/api"
@@ -240,8 +240,8 @@ type fakeKernel struct {
 	table     *ruleset.Table
 	seen      uint32 // the generation
 	applied   []ruleset.Change
-	fail      error            // of the next changes
-	sweeps    []compiler.Sweep // that were asked for
+	fail      error        // of the next changes
+	sweeps    []mark.Sweep // that were asked for
 	failSweep error
 	before    func(ruleset.Change) // called, unlocked, before a change
 }
@@ -296,7 +296,7 @@ func patchOf(c ruleset.Change) (p ruleset.Patch, ok bool) {
 func (k *fakeKernel) Remark(mask, bits uint32, _ func(uint32) uint32) (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.sweeps = append(k.sweeps, compiler.Sweep{Mask: mask, Bits: bits})
+	k.sweeps = append(k.sweeps, mark.Sweep{Mask: mask, Bits: bits})
 	return 0, k.failSweep
 }
 
@@ -323,7 +323,7 @@ func (k *fakeKernel) loaded() *ruleset.Table {
 	return t
 }
 
-func (k *fakeKernel) swept() []compiler.Sweep {
+func (k *fakeKernel) swept() []mark.Sweep {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Clone(k.sweeps)

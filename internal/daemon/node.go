@@ -3,7 +3,7 @@ package daemon
 import (
 	"net/netip"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath"
 	"thole/watch/cgroupfs"
 )
@@ -27,10 +27,10 @@ func (n fleetNode) Workload(cgroup uint64) (datapath.Workload, bool) {
 
 // Allows is a method of datapath.Daemon.
 func (n fleetNode) Allows(from, to uint32, port uint16) bool {
-	return n.view.Load().result.Allows(from, to, compiler.TCP, port)
+	return n.view.Load().result.Allows(from, to, policy.TCP, port)
 }
 
 // AllowsAddress is a method of datapath.Daemon.
 func (n fleetNode) AllowsAddress(from uint32, to netip.AddrPort) bool {
-	return n.view.Load().result.AllowsAddress(from, to, compiler.TCP)
+	return n.view.Load().result.AllowsAddress(from, to, policy.TCP)
 }

@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/ruleset"
 	"thole/watch"
@@ -94,7 +94,7 @@ func (l looker) Recall(loaded workload.Snapshot) { l.cgroups.Recall(loaded) }
 
 func (l looker) Glance() (watch.Glance, bool) { return watch.Glance{}, false }
 
-func (l looker) Scan(bindings []compiler.Binding) workload.Snapshot { return l.cgroups.Look(bindings) }
+func (l looker) Scan(bindings []policy.Binding) workload.Snapshot { return l.cgroups.Look(bindings) }
 
 // CleanupResult says what Cleanup did.
 type CleanupResult struct {

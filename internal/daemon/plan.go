@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"thole/compiler"
+	"thole/compiler/mark"
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/ruleset"
@@ -29,10 +31,10 @@ var errDrifted = errors.New("the loaded table is not the one that was expected")
 type plan struct {
 	set     policySet
 	found   []condition.Condition
-	running []compiler.Workload
+	running []policy.Workload
 	around  containers
-	ended   map[uint64]compiler.Workload
-	remotes []compiler.Remote
+	ended   map[uint64]policy.Workload
+	remotes []policy.Remote
 	epoch   uint16
 	result  *compiler.Result
 	change  ruleset.Change
@@ -49,7 +51,7 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 	default:
 	}
 	snapshot := e.runs.Scan(set.docs.Bindings)
-	workloads, unlabelled := compiler.Admit(set.docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
+	workloads, unlabelled := policy.Admit(set.docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
 	p := plan{
 		set:     set,
 		found:   slices.Concat(snapshot.Conditions, doubts(set.docs.Policies, workloads, unlabelled)),
@@ -71,7 +73,7 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 		return p, err
 	}
 	if !p.change.Empty() && (p.result.Again || e.takesAway(p)) {
-		p.epoch = compiler.NextEpoch(e.epoch)
+		p.epoch = mark.NextEpoch(e.epoch)
 		return p, e.compile(&p)
 	}
 	return p, nil
@@ -80,17 +82,17 @@ func (e *enforcer) plan(set policySet) (plan, error) {
 // doubts are the notices about containers with labels that their images have too: those that count as a person's
 // labels, and before them all that the policies name.
 func doubts(
-	policies []compiler.Policy, workloads []compiler.Workload, unlabelled []compiler.Unlabelled,
+	policies []policy.Policy, workloads []policy.Workload, unlabelled []policy.Unlabelled,
 ) []condition.Condition {
 	var list []condition.Condition
 	named := compiler.NamedKeys(policies)
-	add := func(name string, facts, doubtful compiler.Labels) {
+	add := func(name string, facts, doubtful policy.Labels) {
 		var labels, others []string
 		for _, key := range slices.Sorted(maps.Keys(doubtful)) {
 			switch label := key + "=" + doubtful[key]; {
 			case named[key]:
 				labels = append(labels, cut(label))
-			case compiler.IsUserLabel(key):
+			case policy.IsUserLabel(key):
 				others = append(others, cut(label))
 			}
 		}
@@ -122,7 +124,7 @@ const (
 
 // cut shortens what an image's author may have made long, and leaves out the value that nobody can name.
 func cut(label string) string {
-	label = strings.ReplaceAll(label, compiler.UnusableValue, "…")
+	label = strings.ReplaceAll(label, policy.UnusableValue, "…")
 	if len(label) > doubtsLength {
 		label = strings.ToValidUTF8(label[:doubtsLength], "") + "…"
 	}
@@ -132,14 +134,14 @@ func cut(label string) string {
 // unresolved returns the enforced workloads whose Workload document stands unchanged
 // and whose cgroup lives, but which the scan did not find: a user's name can not be
 // resolved just now, or a cgroup not be read. They keep their labels.
-func (e *enforcer) unresolved(set policySet, found []compiler.Workload) []compiler.Workload {
+func (e *enforcer) unresolved(set policySet, found []policy.Workload) []policy.Workload {
 	is := map[uint64]bool{}
 	for _, w := range found {
 		is[w.Cgroup.ID] = true
 	}
-	var kept []compiler.Workload
+	var kept []policy.Workload
 	for _, w := range e.enforced.list() {
-		if w.Kind < compiler.KindUnit || is[w.Cgroup.ID] {
+		if w.Kind < policy.KindUnit || is[w.Cgroup.ID] {
 			continue
 		}
 		binding, ok := e.stillBinds(set, w)
@@ -155,20 +157,20 @@ func (e *enforcer) unresolved(set policySet, found []compiler.Workload) []compil
 
 // carriedAgain is a workload of the loaded table with what this node's certificate says of it now, which may be
 // something else than when the workload was found.
-func (e *enforcer) carriedAgain(w compiler.Workload, binding compiler.Binding) compiler.Workload {
+func (e *enforcer) carriedAgain(w policy.Workload, binding policy.Binding) policy.Workload {
 	if e.identity == nil {
 		return w
 	}
 	w.Labels, w.Facts = binding.Labels, maps.Clone(w.Facts)
-	delete(w.Facts, compiler.NodeFact)
+	delete(w.Facts, policy.NodeFact)
 	carry(e.identity, &w) // what contradicts was told when it was found
 	return w
 }
 
 // stillBinds returns the document that bound w in the present set, if it is in the new one and says the same. At the
 // start the present set is empty: then the document has to give the labels that w has.
-func (e *enforcer) stillBinds(now policySet, w compiler.Workload) (binding compiler.Binding, ok bool) {
-	named := func(b compiler.Binding) bool { return b.Name == w.Name }
+func (e *enforcer) stillBinds(now policySet, w policy.Workload) (binding policy.Binding, ok bool) {
+	named := func(b policy.Binding) bool { return b.Name == w.Name }
 	i := slices.IndexFunc(now.docs.Bindings, named)
 	if i < 0 {
 		return binding, false
@@ -214,7 +216,7 @@ func (e *enforcer) takesAway(p plan) bool {
 		e.closes(p.around) {
 		return true
 	}
-	was := map[uint64]compiler.Workload{}
+	was := map[uint64]policy.Workload{}
 	for _, w := range e.enforced.list() {
 		was[w.Cgroup.ID] = w
 	}
@@ -245,11 +247,11 @@ func (e *enforcer) takesAway(p plan) bool {
 // beginsAlone reports whether a new workload had no connections: cgroups of thole run
 // are empty until they are in the table, and a container below a parent that the
 // table knows was closed.
-func (e *enforcer) beginsAlone(w compiler.Workload) bool {
-	if w.Kind == compiler.KindRun {
+func (e *enforcer) beginsAlone(w policy.Workload) bool {
+	if w.Kind == policy.KindRun {
 		return true
 	}
-	return !e.enforced.free[w.Cgroup.ID] && slices.ContainsFunc(e.around.Parents, func(p compiler.Cgroup) bool {
+	return !e.enforced.free[w.Cgroup.ID] && slices.ContainsFunc(e.around.Parents, func(p policy.Cgroup) bool {
 		return p.Path == path.Dir(w.Cgroup.Path)
 	})
 }
@@ -260,7 +262,7 @@ func (e *enforcer) closes(now containers) bool {
 	if missing(others(now.Parents), e.around.Parents) || missing(now.Bridges, e.around.Bridges) {
 		return true
 	}
-	free := map[uint64]compiler.Unlabelled{}
+	free := map[uint64]policy.Unlabelled{}
 	for _, u := range now.Unlabelled {
 		free[u.Cgroup.ID] = u
 	}
@@ -280,8 +282,8 @@ func (e *enforcer) closes(now containers) bool {
 }
 
 // others are the parents but that of thole run's scopes, which is empty when it is made.
-func others(parents []compiler.Cgroup) []compiler.Cgroup {
-	return slices.DeleteFunc(slices.Clone(parents), func(p compiler.Cgroup) bool {
+func others(parents []policy.Cgroup) []policy.Cgroup {
+	return slices.DeleteFunc(slices.Clone(parents), func(p policy.Cgroup) bool {
 		return p.Path == cgroupfs.TholeSlice
 	})
 }
@@ -294,7 +296,7 @@ func missing[T any](of, in []T) bool {
 }
 
 // sameIdentity reports whether no policy can tell two states of a cgroup apart.
-func sameIdentity(a, b compiler.Workload) bool {
+func sameIdentity(a, b policy.Workload) bool {
 	return maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Facts, b.Facts) && maps.Equal(a.Doubtful, b.Doubtful)
 }
 
@@ -365,9 +367,9 @@ func (e *enforcer) report(found []condition.Condition) {
 // sweep makes an epoch fit to be used: no connection says that it was allowed in it. It
 // does nothing but when epochs come round, or where it is not known which were used.
 func (e *enforcer) sweep(epoch uint16) error {
-	sweep, needed := compiler.SweepBefore(epoch)
+	sweep, needed := mark.SweepBefore(epoch)
 	if e.unknownEpoch {
-		sweep, needed = compiler.Sweep{}, true
+		sweep, needed = mark.Sweep{}, true
 	}
 	if !needed || epoch == e.epoch && !e.unknownEpoch {
 		return nil

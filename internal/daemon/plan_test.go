@@ -4,22 +4,22 @@ import (
 	"net/netip"
 	"testing"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // Connections are decided again only where something living may have lost an allowance.
 func TestContainersThatTakeAllowancesAway(t *testing.T) {
-	cgroup := func(path string, id uint64) compiler.Cgroup { return compiler.Cgroup{Path: path, ID: id} }
-	container := func(path string, id uint64, own ...compiler.Network) compiler.Workload {
-		return compiler.Workload{Kind: compiler.KindContainer, Labels: compiler.Labels{"app": "web"}, Cgroup: cgroup(path, id), Own: own}
+	cgroup := func(path string, id uint64) policy.Cgroup { return policy.Cgroup{Path: path, ID: id} }
+	container := func(path string, id uint64, own ...policy.Network) policy.Workload {
+		return policy.Workload{Kind: policy.KindContainer, Labels: policy.Labels{"app": "web"}, Cgroup: cgroup(path, id), Own: own}
 	}
-	free := func(path string, id uint64) compiler.Unlabelled {
-		return compiler.Unlabelled{Cgroup: cgroup(path, id)}
+	free := func(path string, id uint64) policy.Unlabelled {
+		return policy.Unlabelled{Cgroup: cgroup(path, id)}
 	}
-	network := compiler.Network{Bridge: "docker0", Port: "veth0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}
-	parents := []compiler.Cgroup{cgroup("docker", 1)}
+	network := policy.Network{Bridge: "docker0", Port: "veth0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}
+	parents := []policy.Cgroup{cgroup("docker", 1)}
 	type state struct {
-		workloads []compiler.Workload
+		workloads []policy.Workload
 		containers
 	}
 	for _, tt := range []struct {
@@ -29,39 +29,39 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 	}{
 		{"a container begins where it was closed",
 			state{nil, containers{Parents: parents}},
-			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}}, false},
+			state{[]policy.Workload{container("docker/a", 2)}, containers{Parents: parents}}, false},
 		{"a container begins where it was free",
 			state{},
-			state{workloads: []compiler.Workload{container("system.slice/docker-a.scope", 2)}}, true},
+			state{workloads: []policy.Workload{container("system.slice/docker-a.scope", 2)}}, true},
 		{"a container begins together with its parent",
 			state{},
-			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
+			state{[]policy.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
 		{"an unlabelled container begins",
 			state{nil, containers{Parents: parents}},
-			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{free("docker/a", 2)}}}, false},
+			state{nil, containers{Parents: parents, Unlabelled: []policy.Unlabelled{free("docker/a", 2)}}}, false},
 		{"an unlabelled container ends",
-			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{free("docker/a", 3)}}},
+			state{nil, containers{Parents: parents, Unlabelled: []policy.Unlabelled{free("docker/a", 3)}}},
 			state{nil, containers{Parents: parents}}, false},
 		{"an unlabelled container lives, and is not known any more",
-			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{free("docker/a", 2)}}},
+			state{nil, containers{Parents: parents, Unlabelled: []policy.Unlabelled{free("docker/a", 2)}}},
 			state{nil, containers{Parents: parents}}, true},
 		{"an unlabelled container is labelled",
-			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{free("docker/a", 2)}}},
-			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
+			state{nil, containers{Parents: parents, Unlabelled: []policy.Unlabelled{free("docker/a", 2)}}},
+			state{[]policy.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
 		{"a container is connected",
-			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}},
-			state{[]compiler.Workload{container("docker/a", 2, network)}, containers{Parents: parents}}, false},
+			state{[]policy.Workload{container("docker/a", 2)}, containers{Parents: parents}},
+			state{[]policy.Workload{container("docker/a", 2, network)}, containers{Parents: parents}}, false},
 		{"a container is disconnected",
-			state{[]compiler.Workload{container("docker/a", 2, network)}, containers{Parents: parents}},
-			state{[]compiler.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
+			state{[]policy.Workload{container("docker/a", 2, network)}, containers{Parents: parents}},
+			state{[]policy.Workload{container("docker/a", 2)}, containers{Parents: parents}}, true},
 		{"a container with an address ends",
-			state{[]compiler.Workload{container("docker/a", 3, network)}, containers{Parents: parents}},
+			state{[]policy.Workload{container("docker/a", 3, network)}, containers{Parents: parents}},
 			state{nil, containers{Parents: parents}}, true},
 		{"an unlabelled container with an address ends",
-			state{nil, containers{Parents: parents, Unlabelled: []compiler.Unlabelled{{Cgroup: cgroup("docker/a", 3), Own: []compiler.Network{network}}}}},
+			state{nil, containers{Parents: parents, Unlabelled: []policy.Unlabelled{{Cgroup: cgroup("docker/a", 3), Own: []policy.Network{network}}}}},
 			state{nil, containers{Parents: parents}}, true},
-		{"a bridge begins", state{}, state{nil, containers{Bridges: []compiler.Bridge{{Name: "docker0"}}}}, true},
-		{"a bridge ends", state{nil, containers{Bridges: []compiler.Bridge{{Name: "docker0"}}}}, state{}, false},
+		{"a bridge begins", state{}, state{nil, containers{Bridges: []policy.Bridge{{Name: "docker0"}}}}, true},
+		{"a bridge ends", state{nil, containers{Bridges: []policy.Bridge{{Name: "docker0"}}}}, state{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := &enforcer{settled: true, dead: graves{living: map[uint64]bool{1: true, 2: true}}, enforced: newRoster(tt.before.workloads, nil, tt.before.Unlabelled), around: tt.before.containers}

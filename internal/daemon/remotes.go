@@ -11,7 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"thole/compiler"
+	"thole/compiler/mark"
+	"thole/compiler/policy"
 	"thole/datapath"
 	"thole/datapath/pki"
 )
@@ -35,7 +36,7 @@ func (t *remoteTimes) note(key string, now time.Time) {
 }
 
 // times returns when each of the Remotes was proven last. What an earlier daemon met begins now.
-func (t *remoteTimes) times(remotes []compiler.Remote, now time.Time) []time.Time {
+func (t *remoteTimes) times(remotes []policy.Remote, now time.Time) []time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.last == nil {
@@ -53,7 +54,7 @@ func (t *remoteTimes) times(remotes []compiler.Remote, now time.Time) []time.Tim
 }
 
 // keep forgets all but these Remotes.
-func (t *remoteTimes) keep(remotes []compiler.Remote) {
+func (t *remoteTimes) keep(remotes []policy.Remote) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	left := map[string]time.Time{}
@@ -65,7 +66,7 @@ func (t *remoteTimes) keep(remotes []compiler.Remote) {
 }
 
 // Class is a method of fleet.Table.
-func (e *enforcer) Class(r compiler.Remote) (class uint32, ok bool) {
+func (e *enforcer) Class(r policy.Remote) (class uint32, ok bool) {
 	key := remoteKey(r)
 	if class, ok = e.view.Load().remotes[key]; ok {
 		e.proven.note(key, e.now())
@@ -74,7 +75,7 @@ func (e *enforcer) Class(r compiler.Remote) (class uint32, ok bool) {
 }
 
 // Learn is a method of fleet.Table. The error is datapath.TooMany where there is no more room.
-func (e *enforcer) Learn(ctx context.Context, r compiler.Remote) (err error) {
+func (e *enforcer) Learn(ctx context.Context, r policy.Remote) (err error) {
 	e.proven.note(remoteKey(r), e.now())
 	ordered := e.order(ctx, func() { err = e.meet(r) })
 	return errors.Join(ordered, err)
@@ -112,8 +113,8 @@ func (e *enforcer) adoptCredentials(node *pki.Node, trust *pki.Trust) {
 }
 
 // meet has the table know what another node's workload proved.
-func (e *enforcer) meet(r compiler.Remote) error {
-	if slices.ContainsFunc(e.remotes, func(known compiler.Remote) bool { return !known.Ended && remoteKey(known) == remoteKey(r) }) {
+func (e *enforcer) meet(r policy.Remote) error {
+	if slices.ContainsFunc(e.remotes, func(known policy.Remote) bool { return !known.Ended && remoteKey(known) == remoteKey(r) }) {
 		return e.reconcile() // it was not loaded the last time
 	}
 	if e.vouches != nil && !e.vouches(r.Certificate) {
@@ -150,7 +151,7 @@ func (e *enforcer) makeRoom(node string) error {
 			}
 		}
 	}
-	removed, err := e.removeRemotes(remoteGrace, max(1, of[loses]/8), func(r compiler.Remote) bool { return r.Node == loses })
+	removed, err := e.removeRemotes(remoteGrace, max(1, of[loses]/8), func(r policy.Remote) bool { return r.Node == loses })
 	if err == nil && removed == 0 {
 		err = fmt.Errorf("node %s: %w: %d are known, %d of node %s", node, datapath.TooMany, len(e.remotes), of[loses], loses)
 	}
@@ -161,7 +162,7 @@ func (e *enforcer) makeRoom(node string) error {
 // that have ended, and whose class no connection has: those used least recently. The
 // table is changed with the next reconcile. Numbers are not used again before all others
 // were (compiler.Numbers).
-func (e *enforcer) removeRemotes(idle time.Duration, most int, which func(compiler.Remote) bool) (int, error) {
+func (e *enforcer) removeRemotes(idle time.Duration, most int, which func(policy.Remote) bool) (int, error) {
 	now, used := e.now(), e.proven.times(e.remotes, e.now())
 	var unused []int
 	for i, r := range e.remotes {
@@ -198,7 +199,7 @@ func (e *enforcer) forget(gone map[int]bool) {
 	if len(gone) == 0 {
 		return
 	}
-	var left []compiler.Remote
+	var left []policy.Remote
 	for i, r := range e.remotes {
 		if !gone[i] {
 			left = append(left, r)
@@ -211,19 +212,19 @@ func (e *enforcer) forget(gone map[int]bool) {
 // liveRemotes returns the classes of other nodes' workloads that connections have.
 func (e *enforcer) liveRemotes() (map[uint32]bool, error) {
 	live := map[uint32]bool{}
-	mask, bits := compiler.RemoteMarks()
-	_, err := e.connections.Remark(mask, bits, func(mark uint32) uint32 {
-		if class, ok := compiler.IsRemote(mark); ok {
+	mask, bits := mark.RemoteMarks()
+	_, err := e.connections.Remark(mask, bits, func(ctMark uint32) uint32 {
+		if class, ok := mark.IsRemote(ctMark); ok {
 			live[class] = true
 		}
-		return mark // nothing changes
+		return ctMark // nothing changes
 	})
 	return live, err
 }
 
 // sweepRemotes removes what nobody uses.
 func (e *enforcer) sweepRemotes() {
-	n, err := e.removeRemotes(remoteIdle, len(e.remotes), func(compiler.Remote) bool { return true })
+	n, err := e.removeRemotes(remoteIdle, len(e.remotes), func(policy.Remote) bool { return true })
 	if err != nil {
 		e.log.Warn("unused classes of other nodes cannot be removed", "error", err)
 	}
@@ -251,7 +252,7 @@ func (e *enforcer) endRemotes() {
 
 // remoteKey names what was proven. A part has its length before it, so that no two
 // Remotes have the same.
-func remoteKey(r compiler.Remote) string {
+func remoteKey(r policy.Remote) string {
 	var space [256]byte
 	b := append(space[:0], r.Address.String()...)
 	part := func(s string) {
@@ -272,10 +273,10 @@ func remoteKey(r compiler.Remote) string {
 }
 
 // userLabels are those that are sent.
-func userLabels(w compiler.Workload) map[string]string {
+func userLabels(w policy.Workload) map[string]string {
 	labels := map[string]string{}
 	for key, value := range w.Labels {
-		if compiler.IsUserLabel(key) {
+		if policy.IsUserLabel(key) {
 			labels[key] = value
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath"
 	"thole/datapath/pki"
 	"thole/datapath/pki/pkitest"
@@ -35,9 +36,9 @@ func (m marks) Remark(mask, bits uint32, change func(uint32) uint32) (int, error
 // idle is a scanner that finds nothing.
 type idle struct{}
 
-func (idle) Scan([]compiler.Binding) workload.Snapshot { return workload.Snapshot{} }
-func (idle) Glance() (watch.Glance, bool)              { return watch.Glance{}, false }
-func (idle) Recall(workload.Snapshot)                  {}
+func (idle) Scan([]policy.Binding) workload.Snapshot { return workload.Snapshot{} }
+func (idle) Glance() (watch.Glance, bool)            { return watch.Glance{}, false }
+func (idle) Recall(workload.Snapshot)                {}
 
 // A remotesBench is an enforcer over a fake kernel, without goroutines.
 type remotesBench struct {
@@ -64,9 +65,9 @@ func newRemotesBench(t *testing.T) *remotesBench {
 	return b
 }
 
-func remote(node, label int) compiler.Remote {
-	return compiler.Remote{
-		Node: fmt.Sprint("node-", node), Labels: compiler.Labels{"app": fmt.Sprint(label)},
+func remote(node, label int) policy.Remote {
+	return policy.Remote{
+		Node: fmt.Sprint("node-", node), Labels: policy.Labels{"app": fmt.Sprint(label)},
 		Address: netip.AddrFrom4([4]byte{10, 0, byte(node >> 8), byte(node)}), Certificate: fmt.Sprint("ca/", node),
 	}
 }
@@ -94,7 +95,7 @@ func (b *remotesBench) connect() {
 	b.connections = live
 }
 
-func (b *remotesBench) known(r compiler.Remote) bool {
+func (b *remotesBench) known(r policy.Remote) bool {
 	_, ok := b.view.Load().remotes[remoteKey(r)]
 	return ok
 }

@@ -6,22 +6,22 @@ import (
 	"slices"
 	"sync"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 // A roster are the workloads in the loaded table. The enforcer changes it where few of
 // them begin or end, and makes a new one where anything else changes; requests read it.
 type roster struct {
-	mu        sync.RWMutex                 // the enforcer's goroutine needs it to write only
-	workloads map[uint64]compiler.Workload // by their cgroup's id
-	ended     map[uint64]bool              // those of them whose cgroup is gone
-	paths     map[string]uint64            // cgroups that say something, by name: these, and unlabelled containers
-	free      map[uint64]bool              // ids of those
-	runs      int                          // of thole run, that have not ended
+	mu        sync.RWMutex               // the enforcer's goroutine needs it to write only
+	workloads map[uint64]policy.Workload // by their cgroup's id
+	ended     map[uint64]bool            // those of them whose cgroup is gone
+	paths     map[string]uint64          // cgroups that say something, by name: these, and unlabelled containers
+	free      map[uint64]bool            // ids of those
+	runs      int                        // of thole run, that have not ended
 }
 
-func newRoster(running []compiler.Workload, ended map[uint64]compiler.Workload, free []compiler.Unlabelled) *roster {
-	r := &roster{workloads: map[uint64]compiler.Workload{}, ended: map[uint64]bool{}, paths: map[string]uint64{}, free: map[uint64]bool{}}
+func newRoster(running []policy.Workload, ended map[uint64]policy.Workload, free []policy.Unlabelled) *roster {
+	r := &roster{workloads: map[uint64]policy.Workload{}, ended: map[uint64]bool{}, paths: map[string]uint64{}, free: map[uint64]bool{}}
 	for _, u := range free {
 		r.free[u.Cgroup.ID] = true
 		r.paths[u.Cgroup.Path] = u.Cgroup.ID
@@ -35,10 +35,10 @@ func newRoster(running []compiler.Workload, ended map[uint64]compiler.Workload, 
 	return r
 }
 
-func (r *roster) enter(w compiler.Workload) {
+func (r *roster) enter(w policy.Workload) {
 	r.workloads[w.Cgroup.ID] = w
 	r.paths[w.Cgroup.Path] = w.Cgroup.ID
-	if w.Kind == compiler.KindRun {
+	if w.Kind == policy.KindRun {
 		r.runs++
 	}
 }
@@ -47,7 +47,7 @@ func (r *roster) enter(w compiler.Workload) {
 // may be another's by now.
 func (r *roster) end(id uint64) {
 	w := r.workloads[id]
-	if w.Kind == compiler.KindRun && !r.ended[id] {
+	if w.Kind == policy.KindRun && !r.ended[id] {
 		r.runs--
 	}
 	w.Own = nil
@@ -77,14 +77,14 @@ func (r *roster) take(t turnover) {
 }
 
 // list returns the workloads.
-func (r *roster) list() []compiler.Workload {
+func (r *roster) list() []policy.Workload {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return slices.Collect(maps.Values(r.workloads))
 }
 
 // of returns the workload of a cgroup.
-func (r *roster) of(id uint64) (compiler.Workload, bool) {
+func (r *roster) of(id uint64) (policy.Workload, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	w, ok := r.workloads[id]

@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"slices"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/policies"
 )
@@ -13,16 +13,16 @@ import (
 // A policySet is a valid set of documents and the files that it was read from.
 type policySet struct {
 	source string // SourceDefault, …
-	files  []compiler.File
-	docs   compiler.Documents // those of files, and the built-in default's policies where these are in force
+	files  []policy.File
+	docs   policy.Documents // those of files, and the built-in default's policies where these are in force
 
 	builtIn    bool // the built-in default's policies are in force, beside the documents of files
 	allowEmpty bool // it has no policy, and somebody asked for that
 }
 
 // parseSet reads files as one set. Whether it may take the place of the active one is for after to say.
-func parseSet(source string, files []compiler.File) (policySet, error) {
-	docs, err := compiler.Parse(files)
+func parseSet(source string, files []policy.File) (policySet, error) {
+	docs, err := policy.Parse(files)
 	if err != nil {
 		return policySet{}, err
 	}
@@ -30,13 +30,13 @@ func parseSet(source string, files []compiler.File) (policySet, error) {
 }
 
 // defaultFile is the built-in default as a policy file.
-func defaultFile() compiler.File {
-	return compiler.File{Name: "same-labels.yaml", Data: policies.Default}
+func defaultFile() policy.File {
+	return policy.File{Name: "same-labels.yaml", Data: policies.Default}
 }
 
 // defaultSet is the set that is active until one is given.
 func defaultSet() policySet {
-	set, err := parseSet(api.SourceDefault, []compiler.File{defaultFile()})
+	set, err := parseSet(api.SourceDefault, []policy.File{defaultFile()})
 	if err != nil {
 		panic("the embedded default is no policy set: " + err.Error()) // a test parses it
 	}
@@ -71,7 +71,7 @@ func (s policySet) after(active policySet, allowEmpty bool) (policySet, error) {
 }
 
 // ParseNew reads files as the set of a node on which none was given yet, where the built-in default is active.
-func ParseNew(files []compiler.File, allowEmpty bool) (compiler.Documents, error) {
+func ParseNew(files []policy.File, allowEmpty bool) (policy.Documents, error) {
 	set, err := parseSet(api.SourceApplied, files)
 	if err == nil {
 		set, err = set.after(defaultSet(), allowEmpty)
@@ -93,15 +93,15 @@ func errNoPolicy(active int) error {
 
 // equal reports whether both were read from the same files.
 func (s policySet) equal(t policySet) bool {
-	return s.source == t.source && slices.EqualFunc(s.files, t.files, func(a, b compiler.File) bool {
+	return s.source == t.source && slices.EqualFunc(s.files, t.files, func(a, b policy.File) bool {
 		return a.Name == b.Name && slices.Equal(a.Data, b.Data)
 	})
 }
 
-func compilerFiles(files []api.File) []compiler.File {
-	out := make([]compiler.File, len(files))
+func compilerFiles(files []api.File) []policy.File {
+	out := make([]policy.File, len(files))
 	for i, f := range files {
-		out[i] = compiler.File{Name: f.Name, Data: []byte(f.Data)}
+		out[i] = policy.File{Name: f.Name, Data: []byte(f.Data)}
 	}
 	return out
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 )
 
@@ -16,9 +16,9 @@ const (
 
 func parsed(t *testing.T, source string, texts ...string) policySet {
 	t.Helper()
-	var files []compiler.File
+	var files []policy.File
 	for _, text := range texts {
-		files = append(files, compiler.File{Name: source + ".yaml", Data: []byte(text)})
+		files = append(files, policy.File{Name: source + ".yaml", Data: []byte(text)})
 	}
 	set, err := parseSet(source, files)
 	if err != nil {
@@ -109,7 +109,7 @@ func TestStoredSets(t *testing.T) {
 		if _, err := state.readJSON(policiesFile, &stored); err != nil {
 			t.Fatal(err)
 		}
-		if docs, err := compiler.Parse(compilerFiles(stored.Files)); err != nil || len(docs.Policies) != len(set.docs.Policies) {
+		if docs, err := policy.Parse(compilerFiles(stored.Files)); err != nil || len(docs.Policies) != len(set.docs.Policies) {
 			t.Errorf("%s: an older program reads %d policies, %v", name, len(docs.Policies), err)
 		}
 	}

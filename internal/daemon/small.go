@@ -5,15 +5,16 @@ import (
 	"reflect"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/ruleset"
 	"thole/watch"
 )
 
 // A turnover are the few workloads that began and ended since the table was made.
 type turnover struct {
-	began    []compiler.Workload
-	ended    []compiler.Workload // and left no socket
-	outlived []compiler.Workload // ended just now, and left one
+	began    []policy.Workload
+	ended    []policy.Workload // and left no socket
+	outlived []policy.Workload // ended just now, and left one
 }
 
 func (t turnover) nothing() bool { return len(t.began)+len(t.ended)+len(t.outlived) == 0 }
@@ -67,7 +68,7 @@ func (e *enforcer) turnover(g watch.Glance) (t turnover, ok bool) {
 			return t, false
 		}
 	}
-	died := map[uint64]compiler.Workload{}
+	died := map[uint64]policy.Workload{}
 	for _, cgroup := range g.Gone {
 		id, known := e.enforced.named(cgroup)
 		if !known || e.enforced.ended[id] {

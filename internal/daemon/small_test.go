@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/ruleset"
 )
 
@@ -125,16 +126,16 @@ func TestMemoryAndItsChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	workload := func(id uint64) compiler.Workload {
-		return compiler.Workload{Labels: compiler.Labels{"app": "web"}, Cgroup: compiler.Cgroup{Path: "x", ID: id}}
+	workload := func(id uint64) policy.Workload {
+		return policy.Workload{Labels: policy.Labels{"app": "web"}, Cgroup: policy.Cgroup{Path: "x", ID: id}}
 	}
 	began := func(id uint64, key string) memoryChange {
-		return memoryChange{Began: []compiler.Workload{workload(id)}, Numbers: compiler.Renumbering{Set: map[string]uint32{key: uint32(id)}, Next: uint32(id)}}
+		return memoryChange{Began: []policy.Workload{workload(id)}, Numbers: compiler.Renumbering{Set: map[string]uint32{key: uint32(id)}, Next: uint32(id)}}
 	}
 	if state.saveChange(began(1, "a"), 10) {
 		t.Error("a change of no memory was saved")
 	}
-	m := memory{Epoch: 7, Workloads: []compiler.Workload{workload(1), workload(2)}, Numbers: compiler.Numbers{Workloads: map[string]uint32{"gone": 9}, Next: 1}}
+	m := memory{Epoch: 7, Workloads: []policy.Workload{workload(1), workload(2)}, Numbers: compiler.Numbers{Workloads: map[string]uint32{"gone": 9}, Next: 1}}
 	if err := state.saveMemory(m); err != nil {
 		t.Fatal(err)
 	}

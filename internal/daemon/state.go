@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 )
 
@@ -49,13 +50,13 @@ type storedSet struct {
 // A memory belongs to the table that is loaded. Without it all is still right, but
 // classes are numbered anew, and every connection is decided once more.
 type memory struct {
-	Version   int                 `json:"version"`
-	Epoch     uint16              `json:"epoch"`
-	Numbers   compiler.Numbers    `json:"numbers"`
-	Workloads []compiler.Workload `json:"workloads"` // those in the table
-	Fleet     *compiler.Fleet     `json:"fleet,omitempty"`
-	Identity  *identity           `json:"identity,omitempty"`
-	Remotes   []compiler.Remote   `json:"remotes,omitempty"`
+	Version   int               `json:"version"`
+	Epoch     uint16            `json:"epoch"`
+	Numbers   compiler.Numbers  `json:"numbers"`
+	Workloads []policy.Workload `json:"workloads"` // those in the table
+	Fleet     *compiler.Fleet   `json:"fleet,omitempty"`
+	Identity  *identity         `json:"identity,omitempty"`
+	Remotes   []policy.Remote   `json:"remotes,omitempty"`
 	containers
 }
 
@@ -64,16 +65,16 @@ type memory struct {
 // write, after the kernel took it. Killed in between, the daemon that comes knows the
 // table as it was before, which is as if it had been killed before it wrote a memory.
 type memoryChange struct {
-	Began   []compiler.Workload  `json:"began,omitempty"`
+	Began   []policy.Workload    `json:"began,omitempty"`
 	Ended   []uint64             `json:"ended,omitempty"` // ids of cgroups
 	Numbers compiler.Renumbering `json:"numbers"`
 }
 
 // What a table knows of containers beside the workloads (compiler.Input).
 type containers struct {
-	Unlabelled []compiler.Unlabelled `json:"unlabelled,omitempty"`
-	Parents    []compiler.Cgroup     `json:"parents,omitempty"`
-	Bridges    []compiler.Bridge     `json:"bridges,omitempty"`
+	Unlabelled []policy.Unlabelled `json:"unlabelled,omitempty"`
+	Parents    []policy.Cgroup     `json:"parents,omitempty"`
+	Bridges    []policy.Bridge     `json:"bridges,omitempty"`
 }
 
 const stateVersion = 1
@@ -109,10 +110,10 @@ func (s *stateDir) savePolicies(set policySet) error {
 	stored := storedSet{Version: stateVersion, Source: set.source, BuiltIn: set.builtIn, AllowEmpty: set.allowEmpty}
 	files := set.files
 	if set.builtIn { // a program that does not know of BuiltIn enforces it too
-		files = append([]compiler.File{defaultFile()}, files...)
+		files = append([]policy.File{defaultFile()}, files...)
 	}
 	if len(files) == 0 { // a program before AllowEmpty takes no files for a mistake
-		files = []compiler.File{{Name: "empty.yaml", Data: []byte("# --allow-empty\n")}}
+		files = []policy.File{{Name: "empty.yaml", Data: []byte("# --allow-empty\n")}}
 	}
 	for _, f := range files {
 		stored.Files = append(stored.Files, api.File{Name: f.Name, Data: string(f.Data)})
@@ -209,7 +210,7 @@ func (m *memory) change(changes []memoryChange) {
 	if len(changes) == 0 {
 		return
 	}
-	workloads := map[uint64]compiler.Workload{}
+	workloads := map[uint64]policy.Workload{}
 	for _, w := range m.Workloads {
 		workloads[w.Cgroup.ID] = w
 	}

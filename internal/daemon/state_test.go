@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 )
 
@@ -44,7 +44,7 @@ func TestStateFilesAreReplacedAsAWhole(t *testing.T) {
 	if _, ok, err := state.policies(); ok || err != nil {
 		t.Errorf("policies of an empty directory: %v, %v", ok, err)
 	}
-	set, err := parseSet(api.SourceApplied, []compiler.File{{Name: "a.yaml", Data: []byte(allowWeb)}})
+	set, err := parseSet(api.SourceApplied, []policy.File{{Name: "a.yaml", Data: []byte(allowWeb)}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
 )
@@ -20,8 +21,8 @@ type view struct {
 	status   api.Status
 	roster   *roster
 	result   *compiler.Result // its table and numbers are the enforcer's alone
-	policies []compiler.Policy
-	grants   []compiler.LabelGrant
+	policies []policy.Policy
+	grants   []policy.LabelGrant
 
 	identity *identity // this node's, in a fleet; nil: not known
 
@@ -126,7 +127,7 @@ func (p plan) answer(dryRun bool) api.ApplyResponse {
 	return a
 }
 
-func apiWorkload(w compiler.Workload, class compiler.Class) api.Workload {
+func apiWorkload(w policy.Workload, class compiler.Class) api.Workload {
 	return api.Workload{
 		Name:      w.Name,
 		Namespace: w.Namespace,
@@ -146,7 +147,7 @@ func apiWorkload(w compiler.Workload, class compiler.Class) api.Workload {
 
 // networks says where a container with networks of its own is known:
 // "docker0 veth1a2b3c 172.17.0.2".
-func networks(own []compiler.Network) []string {
+func networks(own []policy.Network) []string {
 	var list []string
 	for _, n := range own {
 		words := []string{n.Bridge, n.Port}
@@ -214,4 +215,4 @@ func (e *enforcer) Knows(cgroup uint64) bool {
 }
 
 // Grants are those of the active set.
-func (e *enforcer) Grants() []compiler.LabelGrant { return e.view.Load().grants }
+func (e *enforcer) Grants() []policy.LabelGrant { return e.view.Load().grants }

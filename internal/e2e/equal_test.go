@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/internal/nstest"
 	"thole/policies"
@@ -21,15 +22,15 @@ func TestNetlinkAndTextLoadTheSame(t *testing.T) {
 	must(t, err)
 	for _, f := range files {
 		t.Run(f.Name(), func(t *testing.T) {
-			docs, err := compiler.Parse([]compiler.File{{Name: f.Name(), Data: example(t, f.Name())}})
+			docs, err := policy.Parse([]policy.File{{Name: f.Name(), Data: example(t, f.Name())}})
 			must(t, err)
 			host := nstest.New(t)
-			var workloads []compiler.Workload
-			for i, labels := range []compiler.Labels{app("web"), app("database"), app("dns"), app("proxy"), {"app": "web", "env": "dev"}} {
+			var workloads []policy.Workload
+			for i, labels := range []policy.Labels{app("web"), app("database"), app("dns"), app("proxy"), {"app": "web", "env": "dev"}} {
 				path := fmt.Sprintf("thole.slice/w%d.scope", i)
-				workloads = append(workloads, compiler.Workload{
-					Name: path, Kind: compiler.KindRun, Labels: labels,
-					Cgroup: compiler.Cgroup{Path: path, ID: host.MkCgroup(path)},
+				workloads = append(workloads, policy.Workload{
+					Name: path, Kind: policy.KindRun, Labels: labels,
+					Cgroup: policy.Cgroup{Path: path, ID: host.MkCgroup(path)},
 				})
 			}
 			loadsTheSame(t, host, compiler.Input{Policies: docs.Policies, Workloads: workloads})
@@ -48,7 +49,7 @@ func TestNetlinkAndTextLoadTheSameRandom(t *testing.T) {
 		in := compiler.Input{Policies: c.Policies, Options: compiler.Options{Epoch: uint16(1 + n)}}
 		for _, w := range c.Workloads {
 			copied := *w
-			if w.Kind != compiler.KindAddress {
+			if w.Kind != policy.KindAddress {
 				copied.Cgroup.ID = host.MkCgroup(w.Cgroup.Path)
 				made[w.Cgroup.Path] = true
 			}

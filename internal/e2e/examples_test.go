@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 )
 
@@ -109,9 +110,9 @@ type exampleNode struct {
 	world  *nstest.Probe
 }
 
-func newExample(t *testing.T, policy string) *exampleNode {
-	e := &exampleNode{node: newNode(t), t: t, policy: strings.TrimSuffix(policy, ".yaml"), probes: map[string]*nstest.Probe{}}
-	for name, labels := range map[string]compiler.Labels{
+func newExample(t *testing.T, file string) *exampleNode {
+	e := &exampleNode{node: newNode(t), t: t, policy: strings.TrimSuffix(file, ".yaml"), probes: map[string]*nstest.Probe{}}
+	for name, labels := range map[string]policy.Labels{
 		"proxy":    {"tier": "proxy"},
 		"web-1":    {"tier": "web", "app": "shop", "metrics": "on"},
 		"web-2":    {"tier": "web", "app": "shop", "metrics": "on"},
@@ -122,7 +123,7 @@ func newExample(t *testing.T, policy string) *exampleNode {
 	}
 	e.probes["free"] = e.In("elsewhere").Probe("free")
 	e.world = everywhereElse(t, e.Host).In("world").Probe("world")
-	e.enforce(example(t, policy))
+	e.enforce(example(t, file))
 	return e
 }
 

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
+	"thole/compiler/mark"
 	"thole/datapath/token"
 	"thole/internal/nstest"
 )
@@ -149,7 +149,7 @@ func TestFleetLabelLeftOut(t *testing.T) {
 const roleMarker = "marker"
 
 // markBits are the bits beside a class that a mark may have.
-var markBits = []uint32{0, compiler.Ungated, compiler.Plain, compiler.Unproven, compiler.Introduced(0), 1 << 16, 2 << 16, 1<<16 | compiler.Plain}
+var markBits = []uint32{0, mark.Ungated, mark.Plain, mark.Unproven, mark.Introduced(0), 1 << 16, 2 << 16, 1<<16 | mark.Plain}
 
 // markedPorts are those that marked packets go to: of this node, and of the other.
 var markedPorts = []unix.Sockaddr{
@@ -162,17 +162,17 @@ var markedPorts = []unix.Sockaddr{
 // many connects succeeded at once.
 func sendMarked(class int) ([]float64, error) {
 	connected := 0.0
-	marks := []uint32{compiler.Sent, compiler.SentOut}
+	marks := []uint32{mark.Sent, mark.SentOut}
 	for _, bits := range markBits {
 		marks = append(marks, bits|uint32(class))
 	}
-	for _, mark := range marks {
+	for _, packetMark := range marks {
 		for _, to := range markedPorts {
 			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 			if err != nil {
 				return nil, err
 			}
-			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(int32(mark)))
+			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(int32(packetMark)))
 			if err == nil {
 				_ = unix.Connect(fd, to) // in progress, or refused
 				ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}

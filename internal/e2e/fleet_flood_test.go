@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath/queue"
 	"thole/datapath/sockets"
 	"thole/datapath/token"
@@ -38,8 +39,8 @@ func TestFleetFloodIsBounded(t *testing.T) {
 	attacker := nstest.New(t)
 	nstest.Link(n.Host, "10.0.0.1/16", "fd00:10::1/64", attacker, "10.0.0.2/16", "fd00:10::2/64")
 	n.more.Fleet = &compiler.Fleet{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}, Queue: 5448}
-	n.label("thole.slice/web", compiler.Labels{"app": "web"})
-	docs, err := compiler.Parse([]compiler.File{{Name: "same-labels.yaml", Data: example(t, "same-labels.yaml")}})
+	n.label("thole.slice/web", policy.Labels{"app": "web"})
+	docs, err := policy.Parse([]policy.File{{Name: "same-labels.yaml", Data: example(t, "same-labels.yaml")}})
 	must(t, err)
 	n.more.Policies, n.more.Workloads = docs.Policies, n.workloads
 	result, err := compiler.Compile(n.more)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/policies"
 	"thole/ruleset"
@@ -14,14 +15,14 @@ import (
 // The table of a node in a fleet is read back as it was written.
 func TestFleetTableIsReadBack(t *testing.T) {
 	h := nstest.New(t)
-	docs, err := compiler.Parse([]compiler.File{{Name: "same-labels.yaml", Data: policies.Default}})
+	docs, err := policy.Parse([]policy.File{{Name: "same-labels.yaml", Data: policies.Default}})
 	must(t, err)
-	cgroup := compiler.Cgroup{Path: "thole.slice/web", ID: h.MkCgroup("thole.slice/web")}
+	cgroup := policy.Cgroup{Path: "thole.slice/web", ID: h.MkCgroup("thole.slice/web")}
 	result, err := compiler.Compile(compiler.Input{
 		Policies:  docs.Policies,
-		Workloads: []compiler.Workload{{Name: "web", Kind: compiler.KindRun, Labels: compiler.Labels{"app": "web"}, Cgroup: cgroup}},
+		Workloads: []policy.Workload{{Name: "web", Kind: policy.KindRun, Labels: policy.Labels{"app": "web"}, Cgroup: cgroup}},
 		Fleet:     &compiler.Fleet{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}, Queue: 5448},
-		Remotes:   []compiler.Remote{{Labels: compiler.Labels{"app": "web"}, Address: netip.MustParseAddr("10.0.0.2")}},
+		Remotes:   []policy.Remote{{Labels: policy.Labels{"app": "web"}, Address: netip.MustParseAddr("10.0.0.2")}},
 	})
 	must(t, err)
 	var loaded *ruleset.Table

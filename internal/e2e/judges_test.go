@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/internal/nstest"
 	"thole/ruleset"
@@ -104,7 +105,7 @@ func everywhereElse(t testing.TB, node *nstest.Host) *nstest.Host {
 type stage struct {
 	*bench
 	c      reference.Case
-	probes map[*compiler.Workload]*nstest.Probe
+	probes map[*policy.Workload]*nstest.Probe
 	free   *nstest.Probe // unlabelled, on the node
 	world  *nstest.Probe // outside
 }
@@ -113,7 +114,7 @@ type stage struct {
 // kernel differs from the evaluator, or "".
 func (b *bench) judge(c reference.Case) string {
 	b.cases++
-	s := &stage{bench: b, c: c, probes: map[*compiler.Workload]*nstest.Probe{}}
+	s := &stage{bench: b, c: c, probes: map[*policy.Workload]*nstest.Probe{}}
 	if err := s.load(); err != nil {
 		return err.Error()
 	}
@@ -157,14 +158,14 @@ func (b *bench) count(all []reference.Situation, has func(reference.Situation) b
 func (s *stage) load() error {
 	workloads, unlabelled := s.c.Divide()
 	for i := range workloads {
-		if w := &workloads[i]; w.Kind != compiler.KindAddress {
+		if w := &workloads[i]; w.Kind != policy.KindAddress {
 			w.Cgroup.ID = s.node.MkCgroup(w.Cgroup.Path)
 		}
 	}
 	for i := range unlabelled {
 		unlabelled[i].Cgroup.ID = s.node.MkCgroup(unlabelled[i].Cgroup.Path)
 	}
-	workloads, unlabelled = compiler.Admit(s.c.Policies, workloads, unlabelled)
+	workloads, unlabelled = policy.Admit(s.c.Policies, workloads, unlabelled)
 	result, err := compiler.Compile(compiler.Input{
 		Policies: s.c.Policies, Workloads: workloads, Unlabelled: unlabelled, Options: compiler.Options{Epoch: 7},
 	})
@@ -189,7 +190,7 @@ func (s *stage) clear() {
 	}
 	s.node.Nft("flush ruleset")
 	for _, w := range s.c.Workloads {
-		if w.Kind != compiler.KindAddress {
+		if w.Kind != policy.KindAddress {
 			s.remove(w.Cgroup.Path)
 		}
 	}
@@ -200,7 +201,7 @@ func (s *stage) clear() {
 func (s *stage) remove(path string) {
 	for ; path != "." && path != ""; path, _ = parent(path) {
 		for _, w := range s.c.Workloads {
-			if w.Kind != compiler.KindAddress && strings.HasPrefix(w.Cgroup.Path, path+"/") && s.node.CgroupID(w.Cgroup.Path) != 0 {
+			if w.Kind != policy.KindAddress && strings.HasPrefix(w.Cgroup.Path, path+"/") && s.node.CgroupID(w.Cgroup.Path) != 0 {
 				return
 			}
 		}
@@ -243,7 +244,7 @@ func (s *stage) probe(e reference.Endpoint) *nstest.Probe {
 // possible says whether a socket can make the connection and see its end.
 func (s *stage) possible(c reference.Connection) bool {
 	for _, e := range []reference.Endpoint{c.From, c.To} {
-		if e.Workload != nil && e.Workload.Kind == compiler.KindAddress {
+		if e.Workload != nil && e.Workload.Kind == policy.KindAddress {
 			return false
 		}
 		if a := e.Address; a.IsValid() && !usable(a) {
@@ -300,9 +301,9 @@ func (s *stage) differs(c reference.Connection, want reference.Verdict) string {
 	if c.Called.IsValid() && !c.CalledHere {
 		return "" // both ends of the way are recorded
 	}
-	for policy, n := range s.recorded() {
-		if n != before[policy] && policy != want.WouldDeny {
-			return v.String() + ", would be denied by " + policy
+	for name, n := range s.recorded() {
+		if n != before[name] && name != want.WouldDeny {
+			return v.String() + ", would be denied by " + name
 		}
 	}
 	if want.WouldDeny != "" && s.recorded()[want.WouldDeny] == before[want.WouldDeny] {
@@ -316,7 +317,7 @@ func (s *stage) differs(c reference.Connection, want reference.Verdict) string {
 
 // recorded returns how often each audit policy was recorded.
 func (s *stage) recorded() map[string]string {
-	if !slices.ContainsFunc(s.c.Policies, func(p compiler.Policy) bool { return p.Audit }) {
+	if !slices.ContainsFunc(s.c.Policies, func(p policy.Policy) bool { return p.Audit }) {
 		return nil
 	}
 	counts := map[string]string{}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/policies"
 )
@@ -14,7 +15,7 @@ import (
 type node struct {
 	*nstest.Host
 	t         testing.TB
-	workloads []compiler.Workload
+	workloads []policy.Workload
 	more      compiler.Input // what else the table is made of
 	numbers   compiler.Numbers
 	epoch     uint16
@@ -23,11 +24,11 @@ type node struct {
 func newNode(t *testing.T) *node { return &node{t: t, Host: nstest.New(t)} }
 
 // label makes a cgroup a workload, from the next enforce on.
-func (n *node) label(path string, labels compiler.Labels) *nstest.Cgroup {
+func (n *node) label(path string, labels policy.Labels) *nstest.Cgroup {
 	n.t.Helper()
 	cg := n.In(path)
-	n.workloads = append(n.workloads, compiler.Workload{
-		Name: path, Kind: compiler.KindRun, Labels: labels, Cgroup: compiler.Cgroup{Path: path, ID: cg.ID()},
+	n.workloads = append(n.workloads, policy.Workload{
+		Name: path, Kind: policy.KindRun, Labels: labels, Cgroup: policy.Cgroup{Path: path, ID: cg.ID()},
 	})
 	return cg
 }
@@ -37,7 +38,7 @@ func (n *node) label(path string, labels compiler.Labels) *nstest.Cgroup {
 func (n *node) enforce(yaml []byte) {
 	n.t.Helper()
 	n.epoch++
-	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: yaml}})
+	docs, err := policy.Parse([]policy.File{{Name: "policies.yaml", Data: yaml}})
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/policies"
 )
@@ -14,11 +14,11 @@ import (
 // reaches it, silently; what is known to be unlabelled is free.
 func TestUnknownContainersAreClosed(t *testing.T) {
 	n := newNode(t)
-	parent := func(path string) compiler.Cgroup { return compiler.Cgroup{Path: path, ID: n.MkCgroup(path)} }
-	n.more.Parents = []compiler.Cgroup{parent("docker")}
+	parent := func(path string) policy.Cgroup { return policy.Cgroup{Path: path, ID: n.MkCgroup(path)} }
+	n.more.Parents = []policy.Cgroup{parent("docker")}
 	web := n.label("docker/web", app("web")).Probe("web")
 	web2 := n.label("thole.slice/web2", app("web")).Probe("web2")
-	n.more.Unlabelled = []compiler.Unlabelled{{Cgroup: parent("docker/plain")}}
+	n.more.Unlabelled = []policy.Unlabelled{{Cgroup: parent("docker/plain")}}
 	plain := n.In("docker/plain/nested").Probe("plain")
 	unknown := n.In("docker/new").Probe("unknown")
 	free := n.In("elsewhere").Probe("free")
@@ -60,8 +60,8 @@ func TestUnknownContainersAreClosed(t *testing.T) {
 func TestUnlabelledContainerInABoundSlice(t *testing.T) {
 	n := newNode(t)
 	n.label("docker.slice", app("web"))
-	n.more.Parents = []compiler.Cgroup{{Path: "docker.slice", ID: n.MkCgroup("docker.slice")}}
-	n.more.Unlabelled = []compiler.Unlabelled{{Cgroup: compiler.Cgroup{Path: "docker.slice/plain", ID: n.MkCgroup("docker.slice/plain")}}}
+	n.more.Parents = []policy.Cgroup{{Path: "docker.slice", ID: n.MkCgroup("docker.slice")}}
+	n.more.Unlabelled = []policy.Unlabelled{{Cgroup: policy.Cgroup{Path: "docker.slice/plain", ID: n.MkCgroup("docker.slice/plain")}}}
 	plain := n.In("docker.slice/plain").Probe("plain")
 	web := n.label("thole.slice/web", app("web")).Probe("web")
 	n.enforce(policies.Default)
@@ -79,16 +79,16 @@ func TestContainersOnABridge(t *testing.T) {
 	container.Shell("ip addr add 172.17.0.3/16 dev " + veth + "; ip addr add 172.17.0.4/16 dev " + veth + "; ip addr add fd00:17::4/64 dev " + veth + " nodad")
 	web := n.label("thole.slice/web", app("web")).Probe("web")
 	n.label("docker/a", app("web"))
-	own := func(addresses ...string) []compiler.Network {
-		network := compiler.Network{Bridge: device}
+	own := func(addresses ...string) []policy.Network {
+		network := policy.Network{Bridge: device}
 		for _, a := range addresses {
 			network.Addresses = append(network.Addresses, netip.MustParseAddr(a))
 		}
-		return []compiler.Network{network}
+		return []policy.Network{network}
 	}
 	n.workloads[1].Own = own("172.17.0.2", "fd00:17::2")
-	n.more.Bridges = []compiler.Bridge{{Name: device, Networks: []netip.Prefix{bridge.Masked()}}}
-	n.more.Unlabelled = []compiler.Unlabelled{{Cgroup: compiler.Cgroup{Path: "docker/b", ID: n.MkCgroup("docker/b")}, Own: own("172.17.0.3")}}
+	n.more.Bridges = []policy.Bridge{{Name: device, Networks: []netip.Prefix{bridge.Masked()}}}
+	n.more.Unlabelled = []policy.Unlabelled{{Cgroup: policy.Cgroup{Path: "docker/b", ID: n.MkCgroup("docker/b")}, Own: own("172.17.0.3")}}
 	n.enforce(slices.Concat(policies.Default, policyForDNS))
 
 	inside := container.In("app").Probe("inside")

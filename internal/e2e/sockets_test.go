@@ -6,13 +6,13 @@ import (
 	"testing"
 	"time"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/policies"
 )
 
 var (
-	app = func(name string) compiler.Labels { return compiler.Labels{"app": name} }
+	app = func(name string) policy.Labels { return policy.Labels{"app": name} }
 
 	// The ways to a listener on the node itself.
 	own      = []string{"10.0.0.1", "fd00:10::1"}

@@ -9,12 +9,12 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath"
 )
 
 // class returns the class of what another node's workload proved, which the table may have to learn first.
-func (f *Fleet) class(r compiler.Remote) (uint32, error) {
+func (f *Fleet) class(r policy.Remote) (uint32, error) {
 	if class, ok := f.table.Class(r); ok {
 		return class, nil
 	}

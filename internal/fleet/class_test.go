@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath"
 	"thole/datapath/pki"
 )
@@ -17,9 +17,9 @@ import (
 // learns is a table that learns everything, and what it learned.
 type learns map[string]uint32
 
-func (l learns) Class(r compiler.Remote) (uint32, bool) { class, ok := l[r.Node]; return class, ok }
+func (l learns) Class(r policy.Remote) (uint32, bool) { class, ok := l[r.Node]; return class, ok }
 
-func (l learns) Learn(_ context.Context, r compiler.Remote) error {
+func (l learns) Learn(_ context.Context, r policy.Remote) error {
 	l[r.Node] = uint32(len(l) + 1)
 	return nil
 }
@@ -43,7 +43,7 @@ func TestRemotesRate(t *testing.T) {
 	if n := allowed("a"); n != remotesBurst {
 		t.Errorf("%d at once", n)
 	}
-	if _, err := f.class(compiler.Remote{Node: "a"}); !errors.Is(err, datapath.TooOften) {
+	if _, err := f.class(policy.Remote{Node: "a"}); !errors.Is(err, datapath.TooOften) {
 		t.Errorf("and one more: %v", err)
 	}
 	clock = clock.Add(time.Second)
@@ -61,12 +61,12 @@ func TestRemotesRate(t *testing.T) {
 	if n := len(f.rates); n > maxRemoteBuckets {
 		t.Errorf("the rates of %d nodes are known", n)
 	}
-	first, err := f.class(compiler.Remote{Node: "c"})
+	first, err := f.class(policy.Remote{Node: "c"})
 	if err != nil || first == 0 {
 		t.Errorf("a node that was idle: class %d, %v", first, err)
 	}
 	for range 2 * remotesBurst {
-		if again, err := f.class(compiler.Remote{Node: "c"}); again != first || err != nil {
+		if again, err := f.class(policy.Remote{Node: "c"}); again != first || err != nil {
 			t.Fatalf("what is known costs nothing: class %d, %v", again, err)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/datapath"
 	"thole/datapath/pki"
 	"thole/datapath/queue"
@@ -24,9 +24,9 @@ import (
 
 // A Table is the loaded table, as far as it knows other nodes' workloads.
 type Table interface {
-	Class(compiler.Remote) (class uint32, ok bool) // of one that was proven just now; false: it has none yet
-	Learn(context.Context, compiler.Remote) error  // gives it a class
-	Forget(context.Context)                        // takes the classes that nobody uses any more
+	Class(policy.Remote) (class uint32, ok bool) // of one that was proven just now; false: it has none yet
+	Learn(context.Context, policy.Remote) error  // gives it a class
+	Forget(context.Context)                      // takes the classes that nobody uses any more
 
 	// Believe has the table follow this node's certificate and whom it trusts. nil: what is not known stays as it was.
 	Believe(context.Context, *pki.Node, *pki.Trust) error
@@ -108,7 +108,7 @@ type asked struct {
 }
 
 // Class is a method of datapath.Daemon.
-func (a asked) Class(r compiler.Remote) (uint32, error) { return a.fleet.class(r) }
+func (a asked) Class(r policy.Remote) (uint32, error) { return a.fleet.class(r) }
 
 // Status is this node's part among others; nil where there are none.
 func (f *Fleet) Status() *api.FleetStatus {

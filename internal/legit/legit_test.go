@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -191,25 +192,25 @@ var labels = map[string]string{"web": "web", "web2": "web", "client": "client"}
 // present is the table of the present program.
 func (n *node) present() loader {
 	n.t.Helper()
-	var workloads []compiler.Workload
+	var workloads []policy.Workload
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
 		workloads = append(workloads, workload(n.Host, name, labels[name]))
 	}
-	return compiled(n.t, policy, workloads)
+	return compiled(n.t, policyYAML, workloads)
 }
 
 // workload is the cgroup of this name as a workload.
-func workload(host *nstest.Host, name, app string) compiler.Workload {
+func workload(host *nstest.Host, name, app string) policy.Workload {
 	path := "thole.slice/" + name
-	return compiler.Workload{Name: name, Kind: compiler.KindRun, Labels: compiler.Labels{"app": app},
-		Cgroup: compiler.Cgroup{Path: path, ID: host.In(path).ID()}}
+	return policy.Workload{Name: name, Kind: policy.KindRun, Labels: policy.Labels{"app": app},
+		Cgroup: policy.Cgroup{Path: path, ID: host.In(path).ID()}}
 }
 
 // compiled is the table of policies and workloads. It is loaded as the daemon does: nft 1.0.6 cannot load every text
 // of ours on every kernel.
-func compiled(t testing.TB, policies string, workloads []compiler.Workload) loader {
+func compiled(t testing.TB, policies string, workloads []policy.Workload) loader {
 	t.Helper()
-	docs, err := compiler.Parse([]compiler.File{{Name: "policies.yaml", Data: []byte(policies)}})
+	docs, err := policy.Parse([]policy.File{{Name: "policies.yaml", Data: []byte(policies)}})
 	must(t, err)
 	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: workloads,
 		Options: compiler.Options{Epoch: 1}})
@@ -230,7 +231,7 @@ func compiled(t testing.TB, policies string, workloads []compiler.Workload) load
 // oldTable is the table of the old program.
 func (n *node) oldTable() loader {
 	n.t.Helper()
-	yaml := policy
+	yaml := policyYAML
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
 		yaml += fmt.Sprintf(`---
 apiVersion: thole/v1

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 )
 
@@ -175,7 +175,7 @@ func enforce(t testing.TB, host *nstest.Host, policies string) {
 	for _, p := range programList() {
 		apps[p.name], apps["client-"+p.app] = p.app, p.app
 	}
-	var workloads []compiler.Workload
+	var workloads []policy.Workload
 	for _, name := range slices.Sorted(maps.Keys(apps)) {
 		workloads = append(workloads, workload(host, name, apps[name]))
 	}

@@ -82,7 +82,7 @@ var (
 	only4 = addresses[:2]
 )
 
-const policy = `apiVersion: thole/v1
+const policyYAML = `apiVersion: thole/v1
 kind: Policy
 metadata: {name: equal}
 spec:

@@ -20,7 +20,7 @@ import (
 const TholeSlice = "thole.slice"
 
 // A Root is the root of the cgroup v2 tree as this process sees it. Paths below it
-// are written without a leading slash, as in compiler.Cgroup.
+// are written without a leading slash, as in policy.Cgroup.
 type Root struct{ dir string }
 
 // OpenRoot finds the cgroup v2 mount of this process's cgroup namespace. (Hybrid

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"sync"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/condition"
 )
 
@@ -22,7 +22,7 @@ type bridges struct {
 	mu         sync.Mutex            // guards what follows
 	byNetwork  map[string]string     // network id → bridge; the map is replaced, and never changed
 	networkIDs map[string]string     // network name → id
-	exclusive  []compiler.Bridge     // those of them to which containers alone are connected
+	exclusive  []policy.Bridge       // those of them to which containers alone are connected
 	problems   []condition.Condition // of the others
 }
 
@@ -31,14 +31,14 @@ func newBridges(ports bridgePorts, changed func()) *bridges {
 }
 
 // recall takes over the bridges of a snapshot.
-func (b *bridges) recall(exclusive []compiler.Bridge) {
+func (b *bridges) recall(exclusive []policy.Bridge) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.exclusive = exclusive
 }
 
 // found returns the bridges to which containers alone are connected, and the problems of the others.
-func (b *bridges) found() ([]compiler.Bridge, []condition.Condition) {
+func (b *bridges) found() ([]policy.Bridge, []condition.Condition) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.exclusive, b.problems
@@ -68,7 +68,7 @@ func (b *bridges) read(ctx context.Context, c client) error {
 	for _, n := range networks {
 		byNetwork[n.id], ids[n.name], subnets[n.bridge] = n.bridge, n.id, n.subnets
 	}
-	var exclusive []compiler.Bridge
+	var exclusive []policy.Bridge
 	var problems []condition.Condition
 	for _, bridge := range slices.Sorted(maps.Values(byNetwork)) {
 		switch foreign, ok, err := b.ports.Foreign(bridge); {
@@ -79,7 +79,7 @@ func (b *bridges) read(ctx context.Context, c client) error {
 				"containers on it are taken for strangers", foreign)
 			problems = append(problems, condition.Condition{Code: condition.BridgeShared, Where: bridge, Text: text})
 		case ok:
-			exclusive = append(exclusive, compiler.Bridge{Name: bridge, Networks: subnets[bridge]})
+			exclusive = append(exclusive, policy.Bridge{Name: bridge, Networks: subnets[bridge]})
 		}
 	}
 	b.mu.Lock()
@@ -94,7 +94,7 @@ func (b *bridges) read(ctx context.Context, c client) error {
 
 // networksOf returns how a container that was inspected is connected to bridges. A bridge whose port is not known is
 // left out: packets from there are dropped.
-func (b *bridges) networksOf(ctx context.Context, client client, c container) ([]compiler.Network, error) {
+func (b *bridges) networksOf(ctx context.Context, client client, c container) ([]policy.Network, error) {
 	if c.details.pid == 0 || len(c.details.addresses) == 0 {
 		return nil, nil
 	}
@@ -109,19 +109,19 @@ func (b *bridges) networksOf(ctx context.Context, client client, c container) ([
 	if _, ok := placeOfProcess(c.details.pid, c.id); !ok {
 		return nil, nil // it has ended, and the number may be another's
 	}
-	var networks []compiler.Network
+	var networks []policy.Network
 	for network, addresses := range c.details.addresses {
 		bridge := byNetwork[network]
 		if port := ports[bridge]; port != "" {
-			networks = append(networks, compiler.Network{Bridge: bridge, Port: port, Addresses: addresses})
+			networks = append(networks, policy.Network{Bridge: bridge, Port: port, Addresses: addresses})
 		}
 	}
 	sortNetworks(networks)
 	return networks, nil
 }
 
-func sortNetworks(networks []compiler.Network) {
-	slices.SortFunc(networks, func(a, b compiler.Network) int { return cmp.Compare(a.Bridge, b.Bridge) })
+func sortNetworks(networks []policy.Network) {
+	slices.SortFunc(networks, func(a, b policy.Network) int { return cmp.Compare(a.Bridge, b.Bridge) })
 }
 
 // allOf returns the bridges by the ids of their networks. The engine is asked if one of the container's networks is

@@ -6,7 +6,7 @@ import (
 	"reflect"
 	"sync"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/workload"
 )
 
@@ -16,17 +16,17 @@ type containers struct {
 	queues  queues
 	changed func() // is called without the lock
 
-	mu       sync.Mutex                 // guards what follows; search holds it while it reads the cgroup tree
-	records  map[string]*record         // by id; a record is replaced, and never changed
-	unknown  map[string]bool            // ids in the names of cgroups, of which the engine has no container
-	cgroups  map[string]compiler.Cgroup // by id: of the containers that had one at the last search
-	reported map[string]bool            // ids of the containers of which the last search has a problem: see notJudged
+	mu       sync.Mutex               // guards what follows; search holds it while it reads the cgroup tree
+	records  map[string]*record       // by id; a record is replaced, and never changed
+	unknown  map[string]bool          // ids in the names of cgroups, of which the engine has no container
+	cgroups  map[string]policy.Cgroup // by id: of the containers that had one at the last search
+	reported map[string]bool          // ids of the containers of which the last search has a problem: see notJudged
 }
 
 func newContainers(places *places, queues queues, changed func()) *containers {
 	return &containers{
 		places: places, queues: queues, changed: changed,
-		records: map[string]*record{}, unknown: map[string]bool{}, cgroups: map[string]compiler.Cgroup{},
+		records: map[string]*record{}, unknown: map[string]bool{}, cgroups: map[string]policy.Cgroup{},
 	}
 }
 
@@ -51,14 +51,14 @@ func (c *containers) anyRuns() bool {
 }
 
 // cgroup returns the cgroup that a container had at the last search; the zero cgroup if it had none.
-func (c *containers) cgroup(id string) compiler.Cgroup {
+func (c *containers) cgroup(id string) policy.Cgroup {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cgroups[id]
 }
 
 // get returns a container's record, or nil, and its cgroup.
-func (c *containers) get(id string) (*record, compiler.Cgroup) {
+func (c *containers) get(id string) (*record, policy.Cgroup) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.records[id], c.cgroups[id]
@@ -81,10 +81,10 @@ func (c *containers) recall(s workload.Snapshot) {
 		}
 	}
 	for _, w := range s.Workloads {
-		if w.Kind != compiler.KindContainer && len(w.Doubtful) > 0 { // a document gave it the other labels
+		if w.Kind != policy.KindContainer && len(w.Doubtful) > 0 { // a document gave it the other labels
 			add(w.Cgroup.Path, &record{name: w.Name, doubtful: w.Doubtful})
 		}
-		if w.Kind == compiler.KindContainer {
+		if w.Kind == policy.KindContainer {
 			add(w.Cgroup.Path, &record{name: w.Name, labels: w.Labels, facts: w.Facts, doubtful: w.Doubtful,
 				attached: attachment{w.Cgroup.ID, w.Own}})
 		}
@@ -198,7 +198,7 @@ func (c *containers) markIncomplete(id string) {
 }
 
 // attach stores how a container that is being started is connected, unless its record r was replaced meanwhile.
-func (c *containers) attach(id string, r *record, cgroup compiler.Cgroup, networks []compiler.Network) {
+func (c *containers) attach(id string, r *record, cgroup policy.Cgroup, networks []policy.Network) {
 	c.mu.Lock()
 	changed := c.records[id] == r && !reflect.DeepEqual(r.networks(cgroup), networks)
 	if changed {

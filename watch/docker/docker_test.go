@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/watch/workload"
 )
@@ -29,13 +29,13 @@ func TestContainerIsKnownWhileItIsStarted(t *testing.T) {
 	}
 	id := tr.in("docker/" + idOf("a")).ID()
 	s = tr.until("the workload", nil, has("name-a"))
-	want := compiler.Workload{
-		Name: "name-a", Kind: compiler.KindContainer, Labels: compiler.Labels{"app": "web"},
-		Facts: compiler.Labels{
+	want := policy.Workload{
+		Name: "name-a", Kind: policy.KindContainer, Labels: policy.Labels{"app": "web"},
+		Facts: policy.Labels{
 			workload.FactKind: "container", workload.FactContainer: "name-a", workload.FactImage: "",
 			workload.FactNetwork: "host",
 		},
-		Cgroup: compiler.Cgroup{Path: "docker/" + idOf("a"), ID: id},
+		Cgroup: policy.Cgroup{Path: "docker/" + idOf("a"), ID: id},
 	}
 	if diff := cmp.Diff(want, s.Workloads[0], byValue); diff != "" {
 		t.Errorf("the workload (-want +got):\n%s", diff)
@@ -99,7 +99,7 @@ func TestEventsAreCoalesced(t *testing.T) {
 	}
 	close(held)
 	tr.until("the new names", nil, func(s workload.Snapshot) bool {
-		return !slices.ContainsFunc(s.Workloads, func(w compiler.Workload) bool {
+		return !slices.ContainsFunc(s.Workloads, func(w policy.Workload) bool {
 			return !strings.HasPrefix(w.Name, "renamed-")
 		})
 	})
@@ -251,7 +251,7 @@ func TestContainerBeforeOtherBindings(t *testing.T) {
 	docker.put(container{id: idOf("b"), name: "plain", network: "host"})
 	tr.in("docker/" + idOf("a"))
 	tr.in("docker/" + idOf("b"))
-	all := []compiler.Binding{{Name: "all", Labels: compiler.Labels{"app": "any"}, Cgroup: "docker/*"}}
+	all := []policy.Binding{{Name: "all", Labels: policy.Labels{"app": "any"}, Cgroup: "docker/*"}}
 	s := tr.until("both", all, has("name-a", "all:docker/"+idOf("b")))
 	if len(s.Unlabelled) > 0 {
 		t.Errorf("unlabelled: %v, want none", s.Unlabelled)
@@ -282,7 +282,7 @@ func TestContainersOnBridges(t *testing.T) {
 	p := tr.in("docker/"+c.id).Start("sleep", "infinity")
 	c.details = &details{pid: p.Pid, addresses: map[string][]netip.Addr{"n0": address, "n2": address}}
 	docker.put(c)
-	want := []compiler.Network{{Bridge: "docker0", Port: "veth0", Addresses: address}}
+	want := []policy.Network{{Bridge: "docker0", Port: "veth0", Addresses: address}}
 	s := tr.until("the network", nil, attached)
 	if diff := cmp.Diff(want, s.Workloads[0].Own, byValue); diff != "" {
 		t.Errorf("while it is started (-want +got):\n%s", diff)

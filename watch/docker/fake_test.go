@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/workload"
 )
 
@@ -205,7 +205,7 @@ func attached(s workload.Snapshot) bool { return has("name-a")(s) && s.Workloads
 // withProblem says that name-a is a snapshot's only workload, and that there is a problem.
 func withProblem(s workload.Snapshot) bool { return has("name-a")(s) && len(s.Conditions) > 0 }
 
-func paths(list []compiler.Cgroup) []string {
+func paths(list []policy.Cgroup) []string {
 	var paths []string
 	for _, cg := range list {
 		paths = append(paths, cg.Path)

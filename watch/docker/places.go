@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/cgroupfs"
 )
 
@@ -64,7 +64,7 @@ func containerID(name string) (id string, ok bool) {
 }
 
 // recall adds the parents of a snapshot, but for those that are a container's cgroup themselves.
-func (p *places) recall(parents []compiler.Cgroup) {
+func (p *places) recall(parents []policy.Cgroup) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, parent := range parents {

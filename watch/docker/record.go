@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/workload"
 )
 
@@ -14,10 +14,10 @@ import (
 // the engine does not answer.
 type record struct {
 	name     string
-	labels   compiler.Labels // a person's; none: it is unlabelled, unless a doubtful one makes it a workload
-	facts    compiler.Labels
-	doubtful compiler.Labels // that its image has too, with the same value
-	refused  string          // why its labels cannot be used: it is closed
+	labels   policy.Labels // a person's; none: it is unlabelled, unless a doubtful one makes it a workload
+	facts    policy.Labels
+	doubtful policy.Labels // that its image has too, with the same value
+	refused  string        // why its labels cannot be used: it is closed
 
 	inspected   bool     // the record is that of an inspection, and not only of a listing
 	inspectedAs uint64   // the cgroup that it had when it was inspected; 0: it had none
@@ -35,7 +35,7 @@ type record struct {
 // another cgroup, and may have other addresses.
 type attachment struct {
 	cgroup   uint64
-	networks []compiler.Network
+	networks []policy.Network
 }
 
 // newRecord makes a record of what the engine said. How the container is attached is not known by that alone.
@@ -52,7 +52,7 @@ func newRecord(c container) *record {
 // divideLabels divides a container's labels into those of a person, those of tools (facts), and those of which nobody
 // can tell whether they are the image's (doubtful).
 func (r *record) divideLabels(c container) {
-	r.labels, r.facts = compiler.Labels{}, compiler.Labels{}
+	r.labels, r.facts = policy.Labels{}, policy.Labels{}
 	if c.imageLabels == nil {
 		r.refused = "its image was removed, so its labels cannot be distinguished from the image's labels: " +
 			"create the container again"
@@ -60,21 +60,21 @@ func (r *record) divideLabels(c container) {
 	for key, value := range c.labels {
 		inherited, ok := c.imageLabels[key]
 		doubtful := ok && inherited == value
-		err := compiler.CheckContainerLabel(key, value)
+		err := policy.CheckContainerLabel(key, value)
 		switch {
 		case strings.HasPrefix(key, workload.FactPrefix): // only the daemon sets these
-		case doubtful && err != nil && compiler.CheckContainerLabel(key, "") != nil: // no policy can name it
+		case doubtful && err != nil && policy.CheckContainerLabel(key, "") != nil: // no policy can name it
 		case doubtful:
 			if err != nil {
-				value = compiler.UnusableValue
+				value = policy.UnusableValue
 			}
 			if r.doubtful == nil {
-				r.doubtful = compiler.Labels{}
+				r.doubtful = policy.Labels{}
 			}
 			r.doubtful[key] = value
-		case compiler.IsUserLabel(key) && err != nil:
+		case policy.IsUserLabel(key) && err != nil:
 			r.refused = err.Error()
-		case compiler.IsUserLabel(key):
+		case policy.IsUserLabel(key):
 			r.labels[key] = value
 		case err == nil:
 			r.facts[key] = value
@@ -82,9 +82,9 @@ func (r *record) divideLabels(c container) {
 	}
 }
 
-func (c container) facts() compiler.Labels {
-	facts := compiler.Labels{
-		workload.FactKind:      compiler.KindContainer.String(),
+func (c container) facts() policy.Labels {
+	facts := policy.Labels{
+		workload.FactKind:      policy.KindContainer.String(),
 		workload.FactContainer: c.name,
 		workload.FactImage:     c.image,
 		workload.FactNetwork:   c.network,
@@ -141,12 +141,12 @@ func (r *record) same(other *record) bool {
 }
 
 // complete reports whether all is known of a container that has this cgroup.
-func (r *record) complete(cgroup compiler.Cgroup) bool {
+func (r *record) complete(cgroup policy.Cgroup) bool {
 	return r.inspected && (r.inspectedAs == cgroup.ID || r.withoutBridge())
 }
 
 // networks returns on which bridges a container that has this cgroup is known.
-func (r *record) networks(cgroup compiler.Cgroup) []compiler.Network {
+func (r *record) networks(cgroup policy.Cgroup) []policy.Network {
 	if r.attached.cgroup != cgroup.ID {
 		return nil
 	}
@@ -161,16 +161,16 @@ func (r *record) withoutBridge() bool {
 // networkName is host, none, bridge or the name of the network with which the container was made.
 func (r *record) networkName() string { return r.facts[workload.FactNetwork] }
 
-func (r *record) workload(cgroup compiler.Cgroup) compiler.Workload {
-	return compiler.Workload{
-		Name: r.name, Kind: compiler.KindContainer, Labels: r.labels, Facts: r.facts, Doubtful: r.doubtful,
+func (r *record) workload(cgroup policy.Cgroup) policy.Workload {
+	return policy.Workload{
+		Name: r.name, Kind: policy.KindContainer, Labels: r.labels, Facts: r.facts, Doubtful: r.doubtful,
 		Cgroup: cgroup, Own: r.networks(cgroup),
 	}
 }
 
 // unlabelled is a container without labels of a person, with what a policy needs to make it a workload.
-func (r *record) unlabelled(cgroup compiler.Cgroup) compiler.Unlabelled {
-	u := compiler.Unlabelled{Cgroup: cgroup, Own: r.networks(cgroup)}
+func (r *record) unlabelled(cgroup policy.Cgroup) policy.Unlabelled {
+	u := policy.Unlabelled{Cgroup: cgroup, Own: r.networks(cgroup)}
 	if len(r.doubtful) > 0 {
 		u.Name, u.Facts, u.Doubtful = r.name, r.facts, r.doubtful
 	}

@@ -5,17 +5,17 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
 )
 
 func TestLabelsOfContainers(t *testing.T) {
-	base := compiler.Labels{
+	base := policy.Labels{
 		workload.FactKind: "container", workload.FactContainer: "", workload.FactImage: "", workload.FactNetwork: "",
 	}
-	with := func(key, value string) compiler.Labels {
-		facts := compiler.Labels{key: value}
+	with := func(key, value string) policy.Labels {
+		facts := policy.Labels{key: value}
 		for k, v := range base {
 			facts[k] = v
 		}
@@ -26,24 +26,24 @@ func TestLabelsOfContainers(t *testing.T) {
 		name    string
 		labels  map[string]string
 		image   map[string]string
-		want    compiler.Labels
-		facts   compiler.Labels
+		want    policy.Labels
+		facts   policy.Labels
 		refused string
 	}{
-		{"a person's", map[string]string{"app": "web"}, map[string]string{}, compiler.Labels{"app": "web"}, base, ""},
+		{"a person's", map[string]string{"app": "web"}, map[string]string{}, policy.Labels{"app": "web"}, base, ""},
 		{"any text", map[string]string{"rule": "Host(`a`) && Path(`/b`)"}, map[string]string{},
-			compiler.Labels{"rule": "Host(`a`) && Path(`/b`)"}, base, ""},
-		{"the image's key", map[string]string{"app": "web"}, image, compiler.Labels{"app": "web"}, base, ""},
+			policy.Labels{"rule": "Host(`a`) && Path(`/b`)"}, base, ""},
+		{"the image's key", map[string]string{"app": "web"}, image, policy.Labels{"app": "web"}, base, ""},
 		{"a tool's", map[string]string{"com.docker.compose.project": "shop"}, map[string]string{},
-			compiler.Labels{}, with("com.docker.compose.project", "shop"), ""},
-		{"ours", map[string]string{"thole/uid": "0"}, map[string]string{}, compiler.Labels{}, base, ""},
+			policy.Labels{}, with("com.docker.compose.project", "shop"), ""},
+		{"ours", map[string]string{"thole/uid": "0"}, map[string]string{}, policy.Labels{}, base, ""},
 		{"a tool's text of several lines", map[string]string{"org.opencontainers.image.description": "a\nb"},
-			map[string]string{}, compiler.Labels{}, base, ""},
-		{"text of several lines", map[string]string{"app": "a\nb"}, map[string]string{}, compiler.Labels{}, base,
+			map[string]string{}, policy.Labels{}, base, ""},
+		{"text of several lines", map[string]string{"app": "a\nb"}, map[string]string{}, policy.Labels{}, base,
 			`the label "app" has a control character; allowed: printable text`},
-		{"no key", map[string]string{"": "a"}, map[string]string{}, compiler.Labels{}, base,
+		{"no key", map[string]string{"": "a"}, map[string]string{}, policy.Labels{}, base,
 			"a label has no key; allowed: KEY=VALUE"},
-		{"the image is gone", map[string]string{"app": "web"}, nil, compiler.Labels{"app": "web"}, base,
+		{"the image is gone", map[string]string{"app": "web"}, nil, policy.Labels{"app": "web"}, base,
 			"its image was removed, so its labels cannot be distinguished from the image's labels: create the container again"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -69,11 +69,11 @@ func TestDoubtfulLabels(t *testing.T) {
 	r := newRecord(container{imageLabels: image, labels: map[string]string{
 		"app": "nginx", "com.docker.compose.project": "shop", "text": "a\nb", "thole/kind": "run", "tier": "web",
 	}})
-	want := compiler.Labels{"app": "nginx", "com.docker.compose.project": "shop", "text": compiler.UnusableValue}
+	want := policy.Labels{"app": "nginx", "com.docker.compose.project": "shop", "text": policy.UnusableValue}
 	if diff := cmp.Diff(want, r.doubtful); diff != "" {
 		t.Errorf("doubtful (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(compiler.Labels{"tier": "web"}, r.labels); diff != "" {
+	if diff := cmp.Diff(policy.Labels{"tier": "web"}, r.labels); diff != "" {
 		t.Errorf("labels (-want +got):\n%s", diff)
 	}
 	r = newRecord(container{imageLabels: image, labels: map[string]string{"app": "web"}})
@@ -85,8 +85,8 @@ func TestDoubtfulLabels(t *testing.T) {
 // The key of an image's label is there even if no policy can name the value.
 func TestUnusableValueOfImage(t *testing.T) {
 	l := map[string]string{"quarantine": "yes\nno"}
-	w := newRecord(container{labels: l, imageLabels: l}).workload(compiler.Cgroup{})
-	exists := compiler.Selector{Requirements: []compiler.Requirement{{Key: "quarantine", Operator: compiler.Exists}}}
+	w := newRecord(container{labels: l, imageLabels: l}).workload(policy.Cgroup{})
+	exists := policy.Selector{Requirements: []policy.Requirement{{Key: "quarantine", Operator: policy.Exists}}}
 	if !exists.MayMatch(&w) {
 		t.Errorf("Exists does not match %v", w.Doubtful)
 	}
@@ -96,9 +96,9 @@ func TestUnusableValueOfImage(t *testing.T) {
 func TestRecallOfBoundContainer(t *testing.T) {
 	d := New(cgroupfs.Root{}, Host{})
 	id := idOf("a")
-	d.Recall(workload.Snapshot{Workloads: []compiler.Workload{{
-		Name: "bound", Kind: compiler.KindCgroup, Labels: compiler.Labels{"env": "prod"},
-		Doubtful: compiler.Labels{"app": "db"}, Cgroup: compiler.Cgroup{Path: "docker/" + id, ID: 5},
+	d.Recall(workload.Snapshot{Workloads: []policy.Workload{{
+		Name: "bound", Kind: policy.KindCgroup, Labels: policy.Labels{"env": "prod"},
+		Doubtful: policy.Labels{"app": "db"}, Cgroup: policy.Cgroup{Path: "docker/" + id, ID: 5},
 	}}})
 	if r := d.containers.records[id]; r == nil || len(r.labels) > 0 || r.doubtful["app"] != "db" {
 		t.Errorf("recalled: %+v", r)

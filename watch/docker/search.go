@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
@@ -32,7 +32,7 @@ func (c *containers) search(
 	if err != nil {
 		s.problem(condition.CgroupsUnreadable, "", err.Error())
 	}
-	c.cgroups = map[string]compiler.Cgroup{}
+	c.cgroups = map[string]policy.Cgroup{}
 	for _, p := range places {
 		s.place(p)
 	}
@@ -51,7 +51,7 @@ func (s *search) place(p place) {
 	hasContainers := p.named
 	var unconfirmed []string // cgroups named like a container that the engine does not have, or has not told yet
 	for _, id := range slices.Sorted(maps.Keys(p.ids)) {
-		cgroup := compiler.Cgroup{Path: cgroupfs.Join(p.path, p.ids[id])}
+		cgroup := policy.Cgroup{Path: cgroupfs.Join(p.path, p.ids[id])}
 		var err error
 		if cgroup.ID, err = s.root.ID(cgroup.Path); err != nil {
 			continue // it disappeared
@@ -71,7 +71,7 @@ func (s *search) place(p place) {
 }
 
 // container adds one container. It returns false if the engine has none of that id, or has not answered yet.
-func (s *search) container(id string, cgroup compiler.Cgroup) bool {
+func (s *search) container(id string, cgroup policy.Cgroup) bool {
 	c := s.containers
 	c.cgroups[id] = cgroup
 	r := c.records[id]
@@ -125,10 +125,10 @@ func (s *search) closePlace(p place, unconfirmed []string) {
 	if err != nil {
 		return
 	}
-	s.found.Parents = append(s.found.Parents, compiler.Cgroup{Path: p.path, ID: id})
-	build := compiler.Cgroup{Path: cgroupfs.Join(p.path, buildCgroup)}
+	s.found.Parents = append(s.found.Parents, policy.Cgroup{Path: p.path, ID: id})
+	build := policy.Cgroup{Path: cgroupfs.Join(p.path, buildCgroup)}
 	if build.ID, err = s.root.ID(build.Path); err == nil {
-		s.found.Unlabelled = append(s.found.Unlabelled, compiler.Unlabelled{Cgroup: build})
+		s.found.Unlabelled = append(s.found.Unlabelled, policy.Unlabelled{Cgroup: build})
 	}
 	for _, cgroup := range unconfirmed {
 		if id, _ := containerID(path.Base(cgroup)); s.containers.unknown[id] {

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"thole/compiler"
+	"thole/compiler/policy"
 )
 
 const (
@@ -139,14 +139,14 @@ func (w *startWatch) check(id string, c *startingContainer) (ask []string, done 
 		ask = append(ask, network)
 	}
 	ports := w.ports(cgroup)
-	var found []compiler.Network
+	var found []policy.Network
 	for network, bridge := range w.session.bridges.all() {
 		switch port := ports[bridge]; {
 		case port == "":
 		case c.addresses[bridge] == nil:
 			ask = append(ask, network)
 		default:
-			found = append(found, compiler.Network{Bridge: bridge, Port: port, Addresses: c.addresses[bridge]})
+			found = append(found, policy.Network{Bridge: bridge, Port: port, Addresses: c.addresses[bridge]})
 		}
 	}
 	sortNetworks(found)
@@ -155,7 +155,7 @@ func (w *startWatch) check(id string, c *startingContainer) (ask []string, done 
 }
 
 // ports returns by which ports the first process of a cgroup is connected; none if there is no process yet.
-func (w *startWatch) ports(cgroup compiler.Cgroup) map[string]string {
+func (w *startWatch) ports(cgroup policy.Cgroup) map[string]string {
 	data, err := os.ReadFile(filepath.Join(w.session.places.root.Path(cgroup.Path), "cgroup.procs"))
 	if err != nil {
 		return nil

@@ -1,4 +1,4 @@
-package compiler
+package policy
 
 import (
 	"maps"
@@ -11,31 +11,31 @@ import (
 // twice, as if the label were there and as if it were not, and what is to be decided says which reading counts
 // (docs/POLICY.md, "Labels of images").
 
-// A use is what a match decides.
-type use uint8
+// A Use is what a match decides.
+type Use uint8
 
 const (
-	permitting  use = iota // a match allows a connection: both readings must match
-	restricting            // a match isolates a workload or denies a connection: either reading suffices
+	Permitting  Use = iota // a match allows a connection: both readings must match
+	Restricting            // a match isolates a workload or denies a connection: either reading suffices
 )
 
-// useOf returns the use of a rule's peers.
-func useOf(deny bool) use {
+// UseOf returns the use of a rule's peers.
+func UseOf(deny bool) Use {
 	if deny {
-		return restricting
+		return Restricting
 	}
-	return permitting
+	return Permitting
 }
 
 // MayMatch reports whether some reading of w's doubtful labels meets every requirement. A policy with this selector
 // isolates w then, and its deny rules apply to w.
-func (s Selector) MayMatch(w *Workload) bool { return s.matches(w, restricting) }
+func (s Selector) MayMatch(w *Workload) bool { return s.Selects(w, Restricting) }
 
-// matches reports whether w meets every requirement, in the given use.
-func (s Selector) matches(w *Workload, u use) bool {
+// Selects reports whether w meets every requirement, in the given use.
+func (s Selector) Selects(w *Workload, u Use) bool {
 	for _, r := range s.Requirements {
 		met := r.met(w.Label(r.Key))
-		if _, doubtful := w.Doubtful[r.Key]; doubtful && met == (u == permitting) {
+		if _, doubtful := w.Doubtful[r.Key]; doubtful && met == (u == Permitting) {
 			met = r.met("", false)
 		}
 		if !met {
@@ -45,11 +45,11 @@ func (s Selector) matches(w *Workload, u use) bool {
 	return true
 }
 
-// onlyDoubtful reports whether w is a workload only because of doubtful labels.
-func (w *Workload) onlyDoubtful() bool { return len(w.Labels) == 0 && len(w.Doubtful) > 0 }
+// OnlyDoubtful reports whether w is a workload only because of doubtful labels.
+func (w *Workload) OnlyDoubtful() bool { return len(w.Labels) == 0 && len(w.Doubtful) > 0 }
 
-// certain returns a label whose origin is known.
-func (w *Workload) certain(key string) (string, bool) {
+// Certain returns a label whose origin is known.
+func (w *Workload) Certain(key string) (string, bool) {
 	if v, ok := w.Labels[key]; ok {
 		return v, true
 	}
@@ -57,17 +57,17 @@ func (w *Workload) certain(key string) (string, bool) {
 	return v, ok
 }
 
-// match reports whether two workloads have the labels with equal values. An absent label equals nothing, and who has
+// Match reports whether two workloads have the labels with equal values. An absent label equals nothing, and who has
 // no label that counts equals nobody.
-func (s *SameLabels) match(a, b *Workload, u use) bool {
+func (s *SameLabels) Match(a, b *Workload, u Use) bool {
 	switch {
-	case s.All && u == permitting:
+	case s.All && u == Permitting:
 		return len(a.Labels) > 0 && maps.Equal(a.Labels, b.Labels)
 	case s.All:
 		return mayEqual(a, b)
 	}
-	value := (*Workload).certain
-	if u == restricting {
+	value := (*Workload).Certain
+	if u == Restricting {
 		value = (*Workload).Label
 	}
 	for _, k := range s.Keys {
@@ -173,15 +173,6 @@ func (u *Unlabelled) workload(all map[string]*Workload) Workload {
 		w.Doubtful[k] = v
 	}
 	return w
-}
-
-// NamedKeys returns all label keys that policies name.
-func NamedKeys(policies []Policy) map[string]bool {
-	named := map[string]bool{}
-	for _, key := range questions(policies).seen {
-		named[key] = true
-	}
-	return named
 }
 
 func (u *Unlabelled) hasAny(keys map[string]bool) bool {

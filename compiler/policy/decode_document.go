@@ -1,4 +1,4 @@
-package compiler
+package policy
 
 const (
 	apiVersion = "thole/v1"

@@ -1,4 +1,4 @@
-package compiler
+package mark
 
 // The conntrack mark is ours, whole:
 //
@@ -19,50 +19,50 @@ package compiler
 //	out    it was allowed at OUTPUT, as one that leaves; that says nothing to INPUT
 //	pend   between nodes: the handshake goes on, and nothing but it passes
 const (
-	markClass   = 0x0000ffff
-	markEpoch   = 0x0fff0000
-	markOpen    = 1 << 28
-	markDead    = 1 << 29
-	markPending = 1 << 30
-	markOut     = 1 << 31
-	epochShift  = 16
-	allOnes     = 0xffffffff
+	ClassMask  = 0x0000ffff
+	EpochMask  = 0x0fff0000
+	OpenBit    = 1 << 28
+	DeadBit    = 1 << 29
+	PendingBit = 1 << 30
+	OutBit     = 1 << 31
+	EpochShift = 16
+	AllBits    = 0xffffffff
 
 	// The classes of other nodes' workloads: firstRemoteClass to lastRemoteClass.
-	remoteMask  = 0xc000
-	remoteClass = 0x4000
+	RemoteMask  = 0xc000
+	RemoteClass = 0x4000
 )
 
 // What OUTPUT writes into the mark of a packet that stays on this node, where INPUT has to
-// judge it: senderMark with the number of who sent it, 0 of what is unlabelled. (In
+// judge it: Sender with the number of who sent it, 0 of what is unlabelled. (In
 // conntrack's mark, where it stands for a moment, it says "stale".) Where the connection was
-// answered, and who sends is who asked, it is askerMark. What no socket sent has injectedMark, a
+// answered, and who sends is who asked, it is Asker. What no socket sent has Injected, a
 // number that nobody has.
 const (
-	senderMask   = 0xfffe0000
-	senderMark   = StaleEpoch << epochShift
-	askerMark    = senderMark &^ (1 << epochShift)
-	injectedMark = senderMark | 0xffff
+	SenderMask = 0xfffe0000
+	Sender     = StaleEpoch << EpochShift
+	Asker      = Sender &^ (1 << EpochShift)
+	Injected   = Sender | 0xffff
 )
 
 // What a packet's mark says besides, while it is judged, of the address that its sender called
 // and NAT changed: the egress of the sender allows it, and does so too with the audit policies.
 const (
-	calledAllowed = 1 << 31
-	calledAudited = 1 << 30
+	CalledAllowed = 1 << 31
+	CalledAudited = 1 << 30
 )
 
-// wrappedPriority is the priority of a workload's packet that was judged, and that a device made
+// WrappedPriority is the priority of a workload's packet that was judged, and that a device made
 // by software may put into another packet, with the same socket: that one is not the workload's.
-const wrappedPriority = 0x54480000
+const WrappedPriority = 0x54480000
 
-// aroundPriority is the priority of the packet around it, where it goes to many: CAP_NET_RAW is enough to pretend to be
+// AroundPriority is the priority of the packet around it, where it goes to many: CAP_NET_RAW is enough to pretend to be
 // one, and the kernel delivers a copy to the members of the group on this node.
-const aroundPriority = wrappedPriority | 0x10
+const AroundPriority = WrappedPriority | 0x10
 
-// unlabelledListener is what the packet's priority says of a listener that was looked for
+// UnlabelledListener is what the packet's priority says of a listener that was looked for
 // and is unlabelled.
-const unlabelledListener = 0xffff
+const UnlabelledListener = 0xffff
 
 // What the packet's mark says between the kernel and the datapath, which decides what
 // comes to the queue. Ungated is on what comes to it behind conntrack; Unproven on a
@@ -71,29 +71,29 @@ const unlabelledListener = 0xffff
 // on a reset that takes back a connect of this node. The others are on verdicts: Plain, or
 // what Pending, Introduced and Proven return.
 const (
-	Ungated  uint32 = markPending
+	Ungated  uint32 = PendingBit
 	Sent     uint32 = 0x54480000
 	SentOut  uint32 = 0x54480001
-	Plain    uint32 = markOut
-	Unproven uint32 = markDead
+	Plain    uint32 = OutBit
+	Unproven uint32 = DeadBit
 )
 
 // Pending is for a connection that another node's workload of this class wants to open.
-func Pending(class uint32) uint32 { return class | markPending }
+func Pending(class uint32) uint32 { return class | PendingBit }
 
 // Introduced is for a connection of this node to a workload of this class.
-func Introduced(class uint32) uint32 { return class | markPending | markOut }
+func Introduced(class uint32) uint32 { return class | PendingBit | OutBit }
 
 // Proven is for a connection whose other end proved to be of this class.
 func Proven(class uint32) uint32 { return class }
 
 // IsRemote reports whether a mark has the class of another node's workload, and which.
 func IsRemote(mark uint32) (class uint32, ok bool) {
-	return mark & markClass, mark&remoteMask == remoteClass
+	return mark & ClassMask, mark&RemoteMask == RemoteClass
 }
 
 // RemoteMarks are the bits, under a mask, of all marks that IsRemote.
-func RemoteMarks() (mask, bits uint32) { return remoteMask, remoteClass }
+func RemoteMarks() (mask, bits uint32) { return RemoteMask, RemoteClass }
 
 // The epochs go from 1 to MaxEpoch, and then round. StaleEpoch is none of them: it is what
 // a Sweep writes. It is not 0, since the connection was allowed once.
@@ -102,7 +102,7 @@ func RemoteMarks() (mask, bits uint32) { return remoteMask, remoteClass }
 // version of the program, which gives other bits another meaning, begins with a new
 // epoch, and so asks again whatever the marks of the old one say.
 const (
-	StaleEpoch = markEpoch >> epochShift
+	StaleEpoch = EpochMask >> EpochShift
 	MaxEpoch   = StaleEpoch - 1
 	halfEpoch  = 1 << 11
 )
@@ -118,15 +118,15 @@ type Sweep struct{ Mask, Bits uint32 }
 // to do if ok is false. Epochs are used again by halves: when the first of one half is
 // next, only the other half is in use.
 func SweepBefore(epoch uint16) (s Sweep, ok bool) {
-	const half = halfEpoch << epochShift
-	return Sweep{Mask: half, Bits: uint32(epoch) << epochShift & half}, epoch == 1 || epoch == halfEpoch
+	const half = halfEpoch << EpochShift
+	return Sweep{Mask: half, Bits: uint32(epoch) << EpochShift & half}, epoch == 1 || epoch == halfEpoch
 }
 
 // Of returns what a mark must be. In no epoch it stays, as one that must be decided; it
 // may be another program's, too.
 func (s Sweep) Of(mark uint32) uint32 {
-	if mark&s.Mask != s.Bits || mark&markEpoch == 0 {
+	if mark&s.Mask != s.Bits || mark&EpochMask == 0 {
 		return mark
 	}
-	return mark | markEpoch
+	return mark | EpochMask
 }

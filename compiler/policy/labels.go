@@ -1,4 +1,4 @@
-package compiler
+package policy
 
 import (
 	"maps"
@@ -134,8 +134,8 @@ type Unlabelled struct {
 	Doubtful Labels `json:",omitempty"`
 }
 
-// hasOwnNetwork says that w is not on the host network.
-func (w *Workload) hasOwnNetwork() bool {
+// HasOwnNetwork says that w is not on the host network.
+func (w *Workload) HasOwnNetwork() bool {
 	network := w.Facts["thole/network"]
 	return len(w.Own) > 0 || network != "" && network != "host" && network != "none"
 }
@@ -149,3 +149,6 @@ func (w *Workload) Label(key string) (string, bool) {
 	}
 	return "", false
 }
+
+// Depth counts from the root, whose children have 1.
+func (c Cgroup) Depth() uint8 { return uint8(strings.Count(c.Path, "/") + 1) }

@@ -1,4 +1,4 @@
-package compiler
+package mark
 
 import "testing"
 
@@ -6,7 +6,7 @@ import "testing"
 // that of a recent one, or none that is used before it is swept.
 func TestSweeps(t *testing.T) {
 	const class = 0x9000_1234
-	mark := func(epoch uint16) uint32 { return class | uint32(epoch)<<epochShift }
+	mark := func(epoch uint16) uint32 { return class | uint32(epoch)<<EpochShift }
 	live := map[uint16]uint32{} // for the epoch in which a connection was allowed: its mark
 	epoch, sweeps := uint16(1), 0
 	for range 3 * MaxEpoch {
@@ -25,7 +25,7 @@ func TestSweeps(t *testing.T) {
 			if m == mark(epoch) {
 				t.Fatalf("before epoch %d is used, a connection that was allowed in %d has mark %#x", epoch, e, m)
 			}
-			if m&^markEpoch != class || m&markEpoch == 0 {
+			if m&^EpochMask != class || m&EpochMask == 0 {
 				t.Fatalf("mark %#x: more than its epoch was changed", m)
 			}
 		}
@@ -41,7 +41,7 @@ func TestSweeps(t *testing.T) {
 			t.Errorf("%+v of a stale mark: %#x", s, s.Of(m))
 		}
 	}
-	if markEpoch != 0x0fff0000 {
+	if EpochMask != 0x0fff0000 {
 		t.Error("the place of the epoch changed: a daemon that takes over an older table would open what was revoked")
 	}
 }

@@ -1,4 +1,4 @@
-package compiler
+package policy
 
 import (
 	"os"
@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const policyDoc = "../docs/POLICY.md"
+const policyDoc = "../../docs/POLICY.md"
 
 func readPolicyDoc(t *testing.T) string {
 	t.Helper()

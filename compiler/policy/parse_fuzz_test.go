@@ -1,4 +1,4 @@
-package compiler
+package policy
 
 import (
 	"os"
@@ -14,7 +14,7 @@ import (
 // seed adds every example, good and bad, to a corpus.
 func seed(f *testing.F, add func(data []byte)) {
 	f.Helper()
-	good, err := filepath.Glob("../policies/*.yaml")
+	good, err := filepath.Glob("../../policies/*.yaml")
 	if err != nil || len(good) == 0 {
 		f.Fatalf("no policies (%v)", err)
 	}

@@ -2,12 +2,10 @@
 
 // Package compiler turns policies and workloads into a [thole/ruleset.Table].
 //
-// What comes in: YAML documents (Parse) and the workloads that run now. What
-// goes out: one table value, the classes it speaks of, and warnings. Compile is
-// a pure function in named passes:
+// What comes in: the documents of package [thole/compiler/policy] and the workloads that
+// run now. What goes out: one table value, the classes it speaks of, and warnings. Compile
+// is a pure function in named passes:
 //
-//	parse     YAML text            → documents, with positions
-//	validate  documents            → one valid set (names, references)
 //	classify  workloads, addresses, ports → classes that no policy can tell apart
 //	number    classes → numbers, those of the loaded table where possible
 //	judge     class × class        → what is allowed, denied, would be denied
@@ -17,7 +15,8 @@
 // would, at the cost of that workload.
 //
 // The meaning of a policy is docs/POLICY.md; package compiler/reference says it
-// a second time, naively, and tests hold the two together.
+// a second time, naively, and tests hold the two together. What the rules write into
+// marks is package [thole/compiler/mark].
 //
 // The package never reads a clock, a file, a socket or the kernel.
 package compiler

@@ -14,6 +14,7 @@ import (
 // A Use is what a match decides.
 type Use uint8
 
+// The uses of a match.
 const (
 	Permitting  Use = iota // a match allows a connection: both readings must match
 	Restricting            // a match isolates a workload or denies a connection: either reading suffices

@@ -7,7 +7,7 @@ import (
 )
 
 // A Remote is what a workload of another node proved of itself. Policies of this node
-// do not select it; it is a peer, whose class is Result.Remotes.
+// do not select it; it is a peer, whose class is in compiler.Result.Remotes.
 type Remote struct {
 	Labels  Labels     // user labels
 	Node    string     // thole/node
@@ -28,17 +28,15 @@ type Remote struct {
 // all others.
 func (r *Remote) Workload() *Workload {
 	name := strings.Join(append([]string{r.Node, r.Address.String(), r.Certificate}, r.Unsaid...), " ")
-	return &Workload{Name: name, Labels: r.Labels, Facts: Labels{nodeKey: r.Node}}
+	return &Workload{Name: name, Labels: r.Labels, Facts: Labels{NodeFact: r.Node}}
 }
 
-const nodeKey = "thole/node"
-
 // NodeFact is the key of the fact on which node a workload runs.
-const NodeFact = nodeKey
+const NodeFact = "thole/node"
 
 // unknown reports whether it is not known if r has a label with the key.
 func (r *Remote) unknown(key string) bool {
-	if _, ok := r.Labels[key]; ok || key == nodeKey {
+	if _, ok := r.Labels[key]; ok || key == NodeFact {
 		return false
 	}
 	return !IsUserLabel(key) || slices.Contains(r.Unsaid, key)

@@ -3,6 +3,7 @@ package compiler_test
 import (
 	"net/netip"
 
+	"thole/compiler/mark"
 	"thole/compiler/reference"
 	"thole/ruleset"
 )
@@ -36,7 +37,7 @@ func (h host) simulateFlow(sim *ruleset.Simulator, f reference.Flow) []bool {
 // ended reports whether a packet ended its connection of TCP: its SYN was dropped, or it was refused. What another
 // process sends to the outside is refused without harm: the reset has the wrong sequence number for the connection.
 func (w *wire) ended(p reference.Packet, passes bool, before uint32) bool {
-	dead := func(mark uint32) bool { return mark&(1<<29|1<<28) == 1<<29 } // docs/ARCHITECTURE.md, "Marks"
+	dead := func(ct uint32) bool { return ct&(mark.DeadBit|mark.OpenBit) == mark.DeadBit }
 	if w.Protocol != ruleset.ProtoTCP || w.OtherMark != 0 {
 		return false
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/mark"
 	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/ruleset"
@@ -212,12 +213,12 @@ const tunnelPort = 4789
 func (h host) answered(sim *ruleset.Simulator, c reference.Connection) bool {
 	p := packet(c)
 	asker, answerer := c.From.Address.IsValid() || p.IifName != "", c.To.Address.IsValid() || p.OifName != "" // not on this node
-	stale := uint32(6<<16 | 0x8fff)                                                                           // the number of a class that is not any more
+	stale := mark.OfEpoch(6) | 0x8fff                                                                         // the number of a class that is not any more
 	if !asker {                                                                                               // what OUTPUT says of its socket
 		here := packet(reference.Connection{Protocol: ruleset.ProtoUDP, IPv6: c.IPv6})
 		here.Socket = h.socket(c.From)
 		sim.Run(ruleset.Output, &here)
-		stale = 6<<16 | here.Mark&0xffff
+		stale = mark.OfEpoch(6) | here.Mark&mark.ClassMask
 	}
 	p.Conntrack.Mark, p.Direction, p.State = stale, ruleset.DirReply, ruleset.StateEstablished
 	p.From, p.To, p.FromPort, p.Port = p.To, p.From, p.Port, answeredPort

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/mark"
 	"thole/compiler/policy"
 	"thole/compiler/reference"
 )
@@ -114,4 +115,19 @@ func elements(r compiler.Result) int {
 		n += len(s.Elements)
 	}
 	return n
+}
+
+// EpochOf finds what Compile wrote.
+func TestEpochOf(t *testing.T) {
+	for _, epoch := range []uint16{1, 2, 1000, mark.MaxEpoch} {
+		in := random(1)
+		in.Options.Epoch = epoch
+		result := compile(t, in)
+		if got := compiler.EpochOf(&result.Table); got != epoch {
+			t.Errorf("EpochOf = %d; want %d", got, epoch)
+		}
+	}
+	if got := compiler.EpochOf(nil); got != 0 {
+		t.Errorf("EpochOf(nil) = %d", got)
+	}
 }

@@ -87,7 +87,7 @@ const JudgedCounter = "judged_full"
 
 // judgedSet names the set of what was allowed in an epoch. The next epoch has a set of its own: a packet that still runs
 // the rules of the last one may add to it after it was emptied.
-func judgedSet(epoch uint32) string { return fmt.Sprintf("judged_%d", epoch>>mark.EpochShift) }
+func judgedSet(epoch uint32) string { return fmt.Sprintf("judged_%d", mark.EpochIn(epoch)) }
 
 func (l *layout) judged() string { return judgedSet(l.epoch) }
 

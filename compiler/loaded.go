@@ -41,13 +41,16 @@ func Loaded(t *ruleset.Table) (Numbers, uint16) {
 }
 
 // EpochOf returns the epoch that the rules of a table write into the conntrack mark, 0 if
-// they do not agree on one.
+// there is no table, or they do not agree on one.
 func EpochOf(t *ruleset.Table) uint16 {
+	if t == nil {
+		return 0
+	}
 	var found uint16
 	for _, c := range t.Chains {
 		for _, r := range c.Rules {
 			for _, s := range r.Statements {
-				epoch := uint16(written(s) & mark.EpochMask >> mark.EpochShift)
+				epoch := mark.EpochIn(written(s))
 				if epoch == 0 {
 					continue
 				}

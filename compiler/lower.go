@@ -114,7 +114,7 @@ func (l *lowering) asksNothing(r nft.Rule) bool {
 }
 
 // epochOf is the epoch in its place in the mark.
-func epochOf(o Options) uint32 { return uint32(max(o.Epoch, 1)) << mark.EpochShift }
+func epochOf(o Options) uint32 { return mark.OfEpoch(max(o.Epoch, 1)) }
 
 // declare makes the maps that a table may have, empty.
 func (l *lowering) declare() {

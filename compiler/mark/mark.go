@@ -29,7 +29,7 @@ const (
 	DeadBit    = 1 << 29
 	PendingBit = 1 << 30
 	OutBit     = 1 << 31
-	EpochShift = 16
+	epochShift = 16
 	AllBits    = 0xffffffff
 
 	// The classes of other nodes' workloads: firstRemoteClass to lastRemoteClass.
@@ -44,8 +44,8 @@ const (
 // number that nobody has.
 const (
 	SenderMask = 0xfffe0000
-	Sender     = StaleEpoch << EpochShift
-	Asker      = Sender &^ (1 << EpochShift)
+	Sender     = StaleEpoch << epochShift
+	Asker      = Sender &^ (1 << epochShift)
 	Injected   = Sender | 0xffff
 )
 
@@ -106,10 +106,16 @@ func RemoteMarks() (mask, bits uint32) { return RemoteMask, RemoteClass }
 // version of the program, which gives other bits another meaning, begins with a new
 // epoch, and so asks again whatever the marks of the old one say.
 const (
-	StaleEpoch = EpochMask >> EpochShift
+	StaleEpoch = EpochMask >> epochShift
 	MaxEpoch   = StaleEpoch - 1
 	halfEpoch  = 1 << 11
 )
+
+// OfEpoch returns an epoch in its place in the mark.
+func OfEpoch(e uint16) uint32 { return uint32(e) << epochShift }
+
+// EpochIn returns the epoch that a mark says.
+func EpochIn(mark uint32) uint16 { return uint16(mark & EpochMask >> epochShift) }
 
 // NextEpoch returns the epoch after e.
 func NextEpoch(e uint16) uint16 { return e%MaxEpoch + 1 }
@@ -122,8 +128,8 @@ type Sweep struct{ Mask, Bits uint32 }
 // to do if ok is false. Epochs are used again by halves: when the first of one half is
 // next, only the other half is in use.
 func SweepBefore(epoch uint16) (s Sweep, ok bool) {
-	const half = halfEpoch << EpochShift
-	return Sweep{Mask: half, Bits: uint32(epoch) << EpochShift & half}, epoch == 1 || epoch == halfEpoch
+	const half = halfEpoch << epochShift
+	return Sweep{Mask: half, Bits: OfEpoch(epoch) & half}, epoch == 1 || epoch == halfEpoch
 }
 
 // Of returns what a mark must be. In no epoch it stays, as one that must be decided; it

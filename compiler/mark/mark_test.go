@@ -6,7 +6,7 @@ import "testing"
 // that of a recent one, or none that is used before it is swept.
 func TestSweeps(t *testing.T) {
 	const class = 0x9000_1234
-	mark := func(epoch uint16) uint32 { return class | uint32(epoch)<<EpochShift }
+	mark := func(epoch uint16) uint32 { return class | OfEpoch(epoch) }
 	live := map[uint16]uint32{} // for the epoch in which a connection was allowed: its mark
 	epoch, sweeps := uint16(1), 0
 	for range 3 * MaxEpoch {

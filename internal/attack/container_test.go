@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"thole/compiler/mark"
 	"thole/compiler/policy"
 	"thole/internal/nstest"
 )
@@ -253,10 +254,10 @@ func (s *ship) wholeTree(t *testing.T) {
 // another's, on the host's network or on a bridge.
 func (s *ship) marks(t *testing.T) {
 	var marks []int
-	for _, bits := range []int{0, 1 << 28, 1 << 29, 1 << 31, 1<<31 | 1<<28} { // seen, dead, out
-		for epoch := range 3 {
-			for class := range 5 {
-				marks = append(marks, int(int32(bits|epoch<<16|class)))
+	for _, bits := range []uint32{0, mark.OpenBit, mark.DeadBit, mark.OutBit, mark.OutBit | mark.OpenBit} {
+		for epoch := range uint16(3) {
+			for class := range uint32(5) {
+				marks = append(marks, int(int32(bits|mark.OfEpoch(epoch)|class)))
 			}
 		}
 	}
@@ -268,11 +269,11 @@ func (s *ship) marks(t *testing.T) {
 		if name == "bridged" {
 			ports = ports[:1] // as in holds
 		}
-		for _, mark := range marks {
-			option := [3]int{unix.SOL_SOCKET, unix.SO_MARK, mark}
+		for _, m := range marks {
+			option := [3]int{unix.SOL_SOCKET, unix.SO_MARK, m}
 			for _, port := range ports {
 				c, u := a.tcp("0.0.0.0:0", option), a.udp("0.0.0.0:0", option)
-				denied(t, fmt.Sprintf("%s with the mark %#x to %s", name, uint32(mark), port), c.connect(here+port) == 0)
+				denied(t, fmt.Sprintf("%s with the mark %#x to %s", name, uint32(m), port), c.connect(here+port) == 0)
 				u.sendTo(here+port, "marked")
 				c.abort()
 				u.close()

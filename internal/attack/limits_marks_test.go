@@ -8,11 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"thole/compiler/mark"
 	"thole/compiler/policy"
 )
-
-// wrapped is the priority of a packet that a tunnel may put into another (compiler/tunnel.go).
-const wrapped = 0x54480000
 
 // A packet socket sees what others send, and sends past OUTPUT.
 func TestLimitPacketSockets(t *testing.T) {
@@ -35,7 +33,7 @@ func TestLimitPacketSockets(t *testing.T) {
 func TestLimitPriorityOfTunnels(t *testing.T) {
 	s := newScene(t, denyAll)
 	s.Shell("ip link set lo multicast on; ip route add 224.0.0.251/32 dev lo; ip route add 224.0.0.252/32 dev veth0")
-	priority := [3]int{unix.SOL_SOCKET, unix.SO_PRIORITY, wrapped}
+	priority := [3]int{unix.SOL_SOCKET, unix.SO_PRIORITY, mark.WrappedPriority}
 	unprivileged := newAgent(t, s.Host, s.In("thole.slice/db").As(1234)).socket("0.0.0.0:0", unix.SOCK_DGRAM)
 	set := call{Op: "setint", FD: unprivileged.fd, A: priority[0], B: priority[1], C: priority[2]}
 	if errno := unprivileged.do(set).Errno; errno != unix.EPERM {
@@ -82,12 +80,12 @@ func TestLimitConntrackMark(t *testing.T) {
 	client.sendTo("127.0.0.1:5354", "question")
 	allowed(t, "to itself", own.got() == "question")
 	flows := s.Shell("conntrack -L -p udp --dport 5354 2>/dev/null")
-	mark := regexp.MustCompile(`mark=(\d+)`).FindStringSubmatch(flows)
-	if mark == nil {
+	found := regexp.MustCompile(`mark=(\d+)`).FindStringSubmatch(flows)
+	if found == nil {
 		t.Fatalf("no mark: %s", flows)
 	}
 	denied(t, "outside", reachesUDP(s.db, "", theirs+":80", world))
-	must(t, s.Nft("table inet other { chain o { type filter hook output priority 0; udp dport 80 ct mark set "+mark[1]+"; }; }"))
+	must(t, s.Nft("table inet other { chain o { type filter hook output priority 0; udp dport 80 ct mark set "+found[1]+"; }; }"))
 	limit(t, "outside, with a mark of ours", reachesUDP(s.db, "", theirs+":80", world))
 
 	s = newScene(t, sameLabels)
@@ -113,8 +111,8 @@ func TestLimitMarkOfAcceptedSockets(t *testing.T) {
 		if errno := c.connect("127.0.0.1:80"); errno != 0 {
 			t.Fatal(errno)
 		}
-		if mark := l.accept().get(unix.SOL_SOCKET, unix.SO_MARK); (mark != 0) != (on == 1) {
-			t.Errorf("tcp_fwmark_accept=%d: the accepted socket has the mark %#x", on, mark)
+		if m := l.accept().get(unix.SOL_SOCKET, unix.SO_MARK); (m != 0) != (on == 1) {
+			t.Errorf("tcp_fwmark_accept=%d: the accepted socket has the mark %#x", on, m)
 		}
 	}
 }
@@ -128,7 +126,7 @@ func TestLimitPriorityOfWhatLeaves(t *testing.T) {
 		chain p { type filter hook postrouting priority 300; meta l4proto != udp accept; udp dport != 80 accept
 			meta mark 7 counter name marked
 			meta priority 0 counter name p0; meta priority 5 counter name p5; meta priority %#x counter name wrapped; }
-	}`, wrapped)))
+	}`, mark.WrappedPriority)))
 	s.Shell("ip link set lo multicast on; ip route add 224.0.0.251/32 dev lo")
 	count := func(want map[string]int) {
 		t.Helper()

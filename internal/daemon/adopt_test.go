@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"thole/compiler/mark"
 	"thole/internal/api"
 	"thole/internal/nstest"
 )
@@ -35,7 +36,7 @@ func TestTakesOverOlderLayout(t *testing.T) {
 	m.stop()
 
 	// The mark that the next table would take for an allowance.
-	mark := uint32(s.Epoch+1)<<16 | class
+	allowance := mark.OfEpoch(s.Epoch+1) | class
 	w := m.witness()
 	if err := m.host.Nft(fmt.Sprintf(`delete table inet thole
 table inet thole {
@@ -46,7 +47,7 @@ table inet thole {
 	chain older { ct mark set 0x00770000 accept; }
 	chain output { type filter hook output priority 0; ip saddr @pair drop; tcp dport 80 jump old; }
 	chain input { type filter hook input priority -5; policy accept; ct mark %#x accept; }
-}`, mark, mark)); err != nil {
+}`, allowance, allowance)); err != nil {
 		t.Fatal(err)
 	}
 	enemy, v := m.host.In(dev.Answer.Cgroup).Probe("enemy").Dial(l.Addr)

@@ -129,7 +129,7 @@ func (e *enforcer) adopt() error {
 	}
 	// Connections keep their marks also where a table was removed: its epochs are over.
 	e.epoch = max(remembered.Epoch, 1)
-	if epoch := epochOf(e.loaded); epoch != 0 {
+	if epoch := compiler.EpochOf(e.loaded); epoch != 0 {
 		e.epoch = epoch
 	} else {
 		e.unknownEpoch = true // what is remembered may be older than the last table

@@ -320,7 +320,7 @@ func TestEpoch(t *testing.T) {
 		if raised := now != epoch; raised != raises {
 			t.Errorf("%s: epoch %d after %d; want raised %v", what, now, epoch, raises)
 		}
-		if loaded := epochOf(b.kernel.loaded()); loaded != now {
+		if loaded := compiler.EpochOf(b.kernel.loaded()); loaded != now {
 			t.Errorf("%s: the table has epoch %d; the daemon says %d", what, loaded, now)
 		}
 		epoch = now
@@ -389,23 +389,6 @@ func TestEpochsGoRound(t *testing.T) {
 	const half = 1 << 27
 	if want := []mark.Sweep{{Mask: half}}; b.status().Epoch != 1 || !slices.Equal(b.kernel.swept(), want) {
 		t.Errorf("epoch %d, sweeps %v; want 1 and %v", b.status().Epoch, b.kernel.swept(), want)
-	}
-}
-
-// epochOf finds what the compiler wrote.
-func TestEpochOf(t *testing.T) {
-	set := defaultSet()
-	for _, epoch := range []uint16{1, 2, 1000, mark.MaxEpoch} {
-		result, err := compiler.Compile(compiler.Input{Policies: set.docs.Policies, Options: compiler.Options{Epoch: epoch}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := epochOf(&result.Table); got != epoch {
-			t.Errorf("epochOf = %d; want %d", got, epoch)
-		}
-	}
-	if got := epochOf(nil); got != 0 {
-		t.Errorf("epochOf(nil) = %d", got)
 	}
 }
 

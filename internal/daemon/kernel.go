@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"thole/compiler"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 )
@@ -21,12 +20,3 @@ type conntrack interface {
 
 // tableName is the one table that is ours.
 const tableName = "thole"
-
-// epochOf returns the epoch of a table, 0 if there is no table, or its rules do not agree
-// on one.
-func epochOf(t *ruleset.Table) uint16 {
-	if t == nil {
-		return 0
-	}
-	return compiler.EpochOf(t)
-}

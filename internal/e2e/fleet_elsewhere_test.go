@@ -149,7 +149,9 @@ func TestFleetLabelLeftOut(t *testing.T) {
 const roleMarker = "marker"
 
 // markBits are the bits beside a class that a mark may have.
-var markBits = []uint32{0, mark.Ungated, mark.Plain, mark.Unproven, mark.Introduced(0), 1 << 16, 2 << 16, 1<<16 | mark.Plain}
+var markBits = []uint32{
+	0, mark.Ungated, mark.Plain, mark.Unproven, mark.Introduced(0), mark.OfEpoch(1), mark.OfEpoch(2), mark.OfEpoch(1) | mark.Plain,
+}
 
 // markedPorts are those that marked packets go to: of this node, and of the other.
 var markedPorts = []unix.Sockaddr{
@@ -205,8 +207,8 @@ func TestFleetMarks(t *testing.T) {
 	for _, cg := range []*nstest.Cgroup{a.In("free"), a.labelled("db", "app=db")} {
 		marker := startParty(t, cg, roleMarker)
 		var classes []int
-		for class := range 1 << 16 {
-			if *every || class < 8 || class >= 0x4000 && class < 0x4008 || class%4999 == 0 {
+		for class := range mark.ClassMask + 1 {
+			if *every || class < 8 || class >= mark.RemoteClass && class < mark.RemoteClass+8 || class%4999 == 0 {
 				classes = append(classes, class)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"thole/compiler/mark"
 	"thole/compiler/reference"
 	"thole/internal/nstest"
 )
@@ -28,7 +29,7 @@ var (
 // possibleFlow says whether sockets without special abilities make the flow.
 func (s *stage) possibleFlow(f reference.Flow) bool {
 	for i, p := range f.Packets {
-		if f.Protocol == 6 && p.Mark>>16 == 0x0fff {
+		if f.Protocol == 6 && p.Mark&^mark.ClassMask == mark.Sender {
 			return false // it is on all packets of a connection, and so costs those of a decided one
 		}
 		for _, e := range []reference.Endpoint{p.From, p.To} {

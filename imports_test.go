@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 	"thole/datapath/token":     {},
 	"thole/datapath/packet":    {"thole/datapath/token"},
 	"thole/datapath/handshake": {"thole/datapath/token", "thole/datapath/packet"},
-	"thole/datapath/pki":       {},
+	"thole/datapath/pki":       {"thole/compiler/policy"},
 	"thole/internal/api": {
 		"thole/compiler/policy", "thole/watch/...", "thole/internal/condition", "thole/internal/exposure",
 		"golang.org/x/...",

@@ -68,5 +68,5 @@ func (d *decoder) name(meta mapping) (string, Position) {
 	if !ok {
 		return "", meta.pos
 	}
-	return d.checked(n, "a name", checkName), n.pos
+	return d.checked(n, "a name", CheckName), n.pos
 }

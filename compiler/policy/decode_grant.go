@@ -25,7 +25,7 @@ func (d *decoder) grant(meta mapping, spec rawNode) LabelGrant {
 		g.Labels = d.grantedLabels(n)
 	}
 	if n, ok := m.values["require"]; ok {
-		g.Require = d.labels(n, "labels such as {team: a}", checkUserLabelKey)
+		g.Require = d.labels(n, "labels such as {team: a}", CheckUserLabelKey)
 		d.notGranted(n, g)
 	}
 	d.saysSomething(m)
@@ -65,7 +65,7 @@ func (d *decoder) grantedLabels(n rawNode) map[string][]string {
 	}
 	granted := make(map[string][]string)
 	for _, f := range n.fields {
-		if err := checkUserLabelKey(f.key); err != nil {
+		if err := CheckUserLabelKey(f.key); err != nil {
 			d.fail(f.pos, "%s: %s", n.path, err)
 		}
 		granted[f.key] = d.grantedValues(f.key, f.value)

@@ -26,10 +26,10 @@ func (d *decoder) binding(meta mapping, spec rawNode) Binding {
 	b := Binding{}
 	b.Name, b.Position = d.name(meta)
 	if n, ok := meta.values["namespace"]; ok {
-		b.Namespace = d.checked(n, "a name", checkName)
+		b.Namespace = d.checked(n, "a name", CheckName)
 	}
 	if n, ok := d.need(meta, "labels", "labels: {app: web}"); ok {
-		b.Labels = d.labels(n, "labels such as {app: web}", checkUserLabelKey)
+		b.Labels = d.labels(n, "labels such as {app: web}", CheckUserLabelKey)
 	}
 	m := d.mapping(spec, workloadShape)
 	d.onlyOne(m, workloadShape.keys...)

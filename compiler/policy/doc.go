@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package policy is the vocabulary of policies: documents, rules, selectors, labels, and the
 // workloads to which they apply.
 //

@@ -3,6 +3,7 @@ package policy
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,8 @@ func FuzzWords(f *testing.F) {
 	for _, s := range []string{
 		"80/tcp", "8000-8100/udp", "icmp/echo-request", "tcp", "10.0.0.0/8", "::ffff:0:0/96", "fe80::1%eth0/64", "::1/128",
 		"example.com/key", "nginx.service", "a/b*/c", "1000", "alice", "getty@tty1.service", "a-b.slice", "192.0.2.1",
+		"thole/node", "com.docker.x", "A_b.c-D", "-a", "a-", "a/b/c", "", "Example.com/a", "a..b", "ä", "a b", "a\n", "x*", "*",
+		strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("a", 253) + "/a", strings.Repeat("a", 254) + "/a",
 	} {
 		f.Add(s)
 	}
@@ -87,13 +90,19 @@ func FuzzWords(f *testing.F) {
 		if checkUnit(s) == nil && checkCgroup(unitPath(s)) != nil {
 			t.Errorf("unit %q lies in %q, no cgroup", s, unitPath(s))
 		}
-		for _, check := range []func(string) error{checkName, checkLabelKey, checkUserLabelKey, checkCgroup, checkAccount, checkContainer} {
+		for _, check := range []func(string) error{CheckName, checkLabelKey, CheckUserLabelKey, checkCgroup, checkAccount, checkContainer} {
 			if err := check(s); err != nil && err.Error() == "" {
 				t.Errorf("%q: an error that says nothing", s)
 			}
 		}
-		if checkName(s) == nil && checkLabelValue("app", s) != nil {
+		if CheckName(s) == nil && CheckUserLabelValue(s) != nil {
 			t.Errorf("the name %q is no label value", s)
+		}
+		// They stand in certificates and on command lines, too, without quotes.
+		for _, check := range []func(string) error{CheckName, CheckUserLabelKey, CheckUserLabelValue} {
+			if check(s) == nil && strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '\'' || r == '*' }) {
+				t.Errorf("%q is a word", s)
+			}
 		}
 	})
 }

@@ -18,9 +18,9 @@ var (
 	labelName = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
 )
 
-// checkName accepts names of documents. They become names of nftables counters,
+// CheckName accepts names of documents. They become names of nftables counters,
 // prefixes of the kernel's log lines and words on a command line, without quotes.
-func checkName(s string) error {
+func CheckName(s string) error {
 	if len(s) > 63 || !subdomain.MatchString(s) {
 		return fmt.Errorf("invalid name %s: must be at most 63 lower-case letters, digits, - and . with a letter or digit at both ends and around each dot", quote(s))
 	}
@@ -63,9 +63,9 @@ func IsUserLabel(key string) bool { return foreignPrefix(key) == "" }
 func CheckContainerLabel(key, value string) error {
 	for _, s := range []string{key, value} {
 		switch {
-		case len(s) > maxForeignValue:
-			return fmt.Errorf("the label %s has %d bytes; allowed: %d for the key and for the value", quote(key), len(s), maxForeignValue)
-		case !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl):
+		case len(s) > MaxLabelText:
+			return fmt.Errorf("the label %s has %d bytes; allowed: %d for the key and for the value", quote(key), len(s), MaxLabelText)
+		case !IsLabelText(s):
 			return fmt.Errorf("the label %s has a control character; allowed: printable text", quote(key))
 		}
 	}
@@ -75,12 +75,17 @@ func CheckContainerLabel(key, value string) error {
 	return nil
 }
 
+// IsLabelText reports whether s is a value that a label of a container may have.
+func IsLabelText(s string) bool {
+	return len(s) <= MaxLabelText && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
+
 // UnusableValue stands for the value of a label of an image that no policy can name, as one of several lines: the key is
 // there all the same.
 const UnusableValue = "\x00"
 
-// checkUserLabelKey accepts the keys that a document may give.
-func checkUserLabelKey(s string) error {
+// CheckUserLabelKey accepts the keys that a document may give.
+func CheckUserLabelKey(s string) error {
 	switch prefix := foreignPrefix(s); prefix {
 	case "":
 		return checkLabelKey(s)
@@ -91,21 +96,28 @@ func checkUserLabelKey(s string) error {
 	}
 }
 
-// maxForeignValue bounds the values of labels that tools set; PATH_MAX, as paths are
+// MaxLabelText bounds, in bytes, the values of labels that tools set; PATH_MAX, as paths are
 // the longest of them.
-const maxForeignValue = 4096
+const MaxLabelText = 4096
 
-// checkLabelValue accepts what Kubernetes accepts as a label value. Labels that
-// tools and the daemon set have values of any form: thole/exe is a path.
-func checkLabelValue(key, s string) error {
-	foreign := foreignPrefix(key) != ""
-	switch {
-	case foreign && len(s) > maxForeignValue:
-		return fmt.Errorf("a label value of %d bytes; allowed: %d", len(s), maxForeignValue)
-	case foreign && strings.ContainsFunc(s, unicode.IsControl):
-		return fmt.Errorf("a control character in %s; allowed: printable text", quote(s))
-	case !foreign && s != "" && !labelName.MatchString(s):
+// CheckUserLabelValue accepts what Kubernetes accepts as a label value.
+func CheckUserLabelValue(s string) error {
+	if s != "" && !labelName.MatchString(s) {
 		return fmt.Errorf("invalid label value %s: must be at most 63 letters, digits, - _ . with a letter or digit at both ends, or \"\"", quote(s))
+	}
+	return nil
+}
+
+// checkLabelValue accepts the values of a key: CheckUserLabelValue, but labels that tools
+// and the daemon set have values of any form: thole/exe is a path.
+func checkLabelValue(key, s string) error {
+	switch {
+	case IsUserLabel(key):
+		return CheckUserLabelValue(s)
+	case len(s) > MaxLabelText:
+		return fmt.Errorf("a label value of %d bytes; allowed: %d", len(s), MaxLabelText)
+	case strings.ContainsFunc(s, unicode.IsControl):
+		return fmt.Errorf("a control character in %s; allowed: printable text", quote(s))
 	}
 	return nil
 }

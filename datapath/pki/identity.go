@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"thole/compiler/policy"
 )
 
 // ClockSkew is how far the clocks of two nodes may be apart.
@@ -89,7 +91,7 @@ func (id *Identity) MayAssert(labels map[string]string) (map[string]string, erro
 		all[key] = value
 	}
 	maps.Copy(all, id.Require)
-	all[NodeLabel] = id.Node
+	all[policy.NodeFact] = id.Node
 	return all, nil
 }
 
@@ -106,7 +108,7 @@ func (id *Identity) granted(key string) string {
 
 // quoteKey leaves a label's key as it is, unless it came from a stranger's keyboard.
 func quoteKey(key string) string {
-	if checkKey(key) == nil {
+	if policy.CheckUserLabelKey(key) == nil {
 		return key
 	}
 	return fmt.Sprintf("%q", key)

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"thole/compiler/policy"
 )
 
 // wildcard grants every value of a key; behind a prefix, every value that begins so.
@@ -25,7 +27,7 @@ func (g Grants) Allow(key, value string) bool {
 		if !open {
 			return value == pattern
 		}
-		return strings.HasPrefix(value, prefix) && isText(value)
+		return strings.HasPrefix(value, prefix) && policy.IsLabelText(value)
 	})
 }
 
@@ -114,10 +116,10 @@ func (s Scope) check() error {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.Require)) {
-		if err := checkKey(key); err != nil {
+		if err := policy.CheckUserLabelKey(key); err != nil {
 			return err
 		}
-		if err := checkValue(s.Require[key]); err != nil {
+		if err := policy.CheckUserLabelValue(s.Require[key]); err != nil {
 			return err
 		}
 	}
@@ -136,7 +138,7 @@ func (s Scope) checkGrant(key string) error {
 	if strings.Contains(key, wildcard) {
 		return fmt.Errorf("%q: a label's key is granted by its name, without *", key)
 	}
-	if err := checkKey(key); err != nil {
+	if err := policy.CheckUserLabelKey(key); err != nil {
 		return err
 	}
 	if _, ok := s.Require[key]; ok {

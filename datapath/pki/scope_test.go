@@ -214,7 +214,7 @@ func TestLargestList(t *testing.T) {
 }
 
 // FuzzGrants: what is read is written again byte for byte, and everything in it is a
-// word that the compiler knows.
+// word that policies know.
 func FuzzGrants(f *testing.F) {
 	f.Add(golden(f))
 	for _, grant := range []string{"a=", "env=prod-*", "example.com/a=*"} {
@@ -269,53 +269,4 @@ func FuzzVerify(f *testing.F) {
 		_, _ = Inspect(data, now)
 		_, _ = parseTrust(data)
 	})
-}
-
-// FuzzWords: this package's words are the compiler's, as they stand in a LabelGrant.
-func FuzzWords(f *testing.F) {
-	for _, s := range []string{
-		"app", "example.com/app", "thole/node", "com.docker.x", "A_b.c-D", "-a", "a-", "a/b/c", "", "Example.com/a", "web-1", "a..b",
-		strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("a", 253) + "/a", strings.Repeat("a", 254) + "/a", "ä", "a b", "a\n", "x*", "*",
-	} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || r == '\'' }) {
-			if checkKey(s) == nil || checkValue(s) == nil || checkNode(s) == nil {
-				t.Errorf("%q is a word", s)
-			}
-			return // it would need quoting in YAML
-		}
-		grant := func(key, value string) bool {
-			return parses("LabelGrant", "g", fmt.Sprintf("users: [u], labels: {'%s': ['%s']}", key, value))
-		}
-		if got, theirs := checkKey(s) == nil, grant(s, "x"); got != theirs {
-			t.Errorf("key %q: %v here, %v in the compiler", s, got, theirs)
-		}
-		if strings.HasSuffix(s, "*") {
-			return // LabelGrant's own business
-		}
-		if got, theirs := checkValue(s) == nil, grant("x", s); got != theirs {
-			t.Errorf("value %q: %v here, %v in the compiler", s, got, theirs)
-		}
-		if got, theirs := checkNode(s) == nil, parses("LabelGrant", s, "users: [u], labels: {a: [b]}"); got != theirs {
-			t.Errorf("name %q: %v here, %v in the compiler", s, got, theirs)
-		}
-	})
-}
-
-func parses(kind, name, spec string) bool {
-	document := fmt.Sprintf("apiVersion: thole/v1\nkind: %s\nmetadata: {name: '%s'}\nspec: {%s}\n", kind, name, spec)
-	_, err := policy.Parse([]policy.File{{Name: "f.yaml", Data: []byte(document)}})
-	return err == nil
-}
-
-// TestTextIsTheCompilers: what a prefix or any lets through is what a container's label
-// may be.
-func TestTextIsTheCompilers(t *testing.T) {
-	for _, s := range []string{"", "a b", "a\tb", "ä", "\xff", "\u200e", "\x7f", strings.Repeat("a", 4096), strings.Repeat("a", 4097)} {
-		if got, theirs := isText(s), policy.CheckContainerLabel("k", s) == nil; got != theirs {
-			t.Errorf("%.10q (%d bytes): %v here, %v in the compiler", s, len(s), got, theirs)
-		}
-	}
 }

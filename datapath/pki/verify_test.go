@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"thole/compiler/policy"
 )
 
 func TestIssuedCertificateVerifies(t *testing.T) {
@@ -529,7 +531,7 @@ func TestMayAssert(t *testing.T) {
 		{"a literal star", id, labels("env", "*"), nil, "granted"},
 		{"a control character", id, labels("tier", "a\nb"), nil, "granted"},
 		{"no UTF-8", id, labels("tier", "\xff"), nil, "granted"},
-		{"no end", id, labels("tier", strings.Repeat("a", maxText+1)), nil, "granted"},
+		{"no end", id, labels("tier", strings.Repeat("a", policy.MaxLabelText+1)), nil, "granted"},
 		{"conflict", id, labels("app", "web", "team", "b"), nil, `team="b" to node web-1, which is required to have team=a`},
 		{"the node's label", id, labels("thole/node", "web-2"), nil, "thole/node"},
 		{"the node's label, true", id, labels("thole/node", "web-1"), nil, "thole/node"},

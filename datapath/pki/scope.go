@@ -100,7 +100,8 @@ func ParseAddresses(words []string) ([]netip.Prefix, error) {
 		}
 		p, err := netip.ParsePrefix(word)
 		if err != nil {
-			return nil, fmt.Errorf("invalid address %q: must be an address, a network such as 192.0.2.0/24, or any", word)
+			return nil, fmt.Errorf("invalid address %q: must be an address, "+
+				"a network such as 192.0.2.0/24, or any", word)
 		}
 		networks = append(networks, p)
 	}
@@ -164,7 +165,7 @@ func checkNetwork(p netip.Prefix) error {
 	case !p.IsValid() || p.Addr().Is4In6():
 		return fmt.Errorf("invalid network %s: must be IPv4 or IPv6", p)
 	case p != p.Masked():
-		return fmt.Errorf("%s has bits behind its prefix; allowed: %s", p, p.Masked())
+		return fmt.Errorf("%s has bits set after its prefix; allowed: %s", p, p.Masked())
 	case p.Addr().IsLoopback() || p.Addr().IsMulticast():
 		return fmt.Errorf("invalid address %s: must be an address of a node", p)
 	}

@@ -55,7 +55,8 @@ func TestChaos(t *testing.T) {
 	c.witness.judge(t, "under faults", 0)
 	log := m.log.String()
 	t.Logf("tries of a change that failed: %d; changes that were put off, as all tries at once failed: %d",
-		strings.Count(log, "trying again"), strings.Count(log, "the table could not be changed: what was loaded before"))
+		strings.Count(log, "trying again"),
+		strings.Count(log, "the table could not be changed: the previous table"))
 	t.Logf("system calls that failed: %v", c.faults.Count())
 	c.fullDisk()
 }

@@ -152,7 +152,7 @@ func TestDockerFails(t *testing.T) {
 	}
 	table = h.table()
 	h.proxy.speak("1.40")
-	h.missed("at least 1.41 is needed: upgrade it", table)
+	h.missed("Thole needs at least 1.41: upgrade Docker", table)
 	h.proxy.speak("")
 	h.untilFresh(shortly, "the table to be fresh with Docker's own version")
 

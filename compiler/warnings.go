@@ -59,7 +59,8 @@ func (cs *classes) elsewhere(p *policy.Policy) []Warning {
 	if more := len(names) - namesShown; more > 0 {
 		names = append(names[:namesShown], fmt.Sprintf("%d more", more))
 	}
-	return []Warning{{p.Position, fmt.Sprintf("policy %s is enforced only in part for containers with a network of their own (%s): for connections with workloads on the host network, and for no other connections. "+
+	return []Warning{{p.Position, fmt.Sprintf("policy %s is enforced only in part for containers with a network of "+
+		"their own (%s): for connections with workloads on the host network, and for no other connections. "+
 		"It is enforced in full for `docker run --net=host`", p.Name, strings.Join(names, ", "))}}
 }
 
@@ -100,7 +101,9 @@ func (cs *classes) dodgeable(policies []policy.Policy) []Warning {
 		for _, rule := range p.Ingress.Deny {
 			for _, peer := range rule.Peers {
 				if peer.Workloads != nil || peer.SameLabels != nil {
-					list = append(list, Warning{peer.Position, fmt.Sprintf("policy %s: a process of another node evades this deny rule if its node omits the labels, because a rule allows its address: allow by label instead", p.Name)})
+					list = append(list, Warning{peer.Position, fmt.Sprintf("policy %s: "+
+						"a process of another node evades this deny rule if its node omits the labels, "+
+						"because a rule allows its address: allow by label instead", p.Name)})
 				}
 			}
 		}

@@ -13,8 +13,9 @@ var (
 	documentShape = shape{
 		keys: []string{"apiVersion", "kind", "metadata", "spec"},
 		instead: map[string]string{
-			"name": "it belongs in metadata", "labels": "they belong in metadata", "namespace": "it belongs in metadata",
-			"selector": "it belongs in spec", "ingress": "it belongs in spec", "egress": "it belongs in spec",
+			"name": "it belongs in metadata", "labels": "they belong in metadata",
+			"namespace": "it belongs in metadata",
+			"selector":  "it belongs in spec", "ingress": "it belongs in spec", "egress": "it belongs in spec",
 			"deny": "it belongs in spec", "enforcement": "it belongs in spec",
 		},
 	}

@@ -120,7 +120,8 @@ func parseICMP(name string) (Port, error) {
 		}
 	}
 	if !slices.Contains(names, name) {
-		return Port{}, fmt.Errorf("invalid ICMP type %s%s: must be one of %s", quote(name), didYouMean(name, names), strings.Join(names, ", "))
+		return Port{}, fmt.Errorf("invalid ICMP type %s%s: must be one of %s", quote(name), didYouMean(name, names),
+			strings.Join(names, ", "))
 	}
 	return Port{Protocol: ICMP, ICMPType: name}, nil
 }

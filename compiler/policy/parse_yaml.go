@@ -224,7 +224,8 @@ func (b *rawBuilder) fields(n *yaml.Node, path *rawPath, depth int) []rawField {
 		}
 		pos := b.d.at(b.line+key.Line-1, key.Column)
 		if line, ok := first[key.Value]; ok {
-			b.d.fail(pos, "the key %s is repeated in %s, first in line %d; allowed: each key once", quote(key.Value), path, line)
+			b.d.fail(pos, "the key %s is repeated in %s, first in line %d; allowed: each key once",
+				quote(key.Value), path, line)
 			continue
 		}
 		first[key.Value] = pos.Line

@@ -22,7 +22,8 @@ var (
 // prefixes of the kernel's log lines and words on a command line, without quotes.
 func CheckName(s string) error {
 	if len(s) > 63 || !subdomain.MatchString(s) {
-		return fmt.Errorf("invalid name %s: must be at most 63 lower-case letters, digits, - and . with a letter or digit at both ends and around each dot", quote(s))
+		return fmt.Errorf("invalid name %s: must be at most 63 lower-case letters, digits, - and . "+
+			"with a letter or digit at both ends and around each dot", quote(s))
 	}
 	return nil
 }
@@ -34,7 +35,8 @@ func checkLabelKey(s string) error {
 		prefix, name = "prefix", s
 	}
 	if len(prefix) > 253 || !subdomain.MatchString(prefix) || !labelName.MatchString(name) {
-		return fmt.Errorf("invalid label key %s: must be at most 63 letters, digits, - _ . with a letter or digit at both ends, optionally after a DNS name and /", quote(s))
+		return fmt.Errorf("invalid label key %s: must be at most 63 letters, digits, - _ . with a letter or digit at "+
+			"both ends, optionally after a DNS name and /", quote(s))
 	}
 	return nil
 }
@@ -90,9 +92,11 @@ func CheckUserLabelKey(s string) error {
 	case "":
 		return checkLabelKey(s)
 	case "thole/":
-		return fmt.Errorf("the label key %s can be used in selectors only, because only the daemon sets keys that begin with thole/; allowed: other keys", quote(s))
+		return fmt.Errorf("the label key %s can be used in selectors only, because only the daemon sets keys that "+
+			"begin with thole/; allowed: other keys", quote(s))
 	default:
-		return fmt.Errorf("the label key %s can be used in selectors only, because tools set keys that begin with %s; allowed: other keys", quote(s), prefix)
+		return fmt.Errorf("the label key %s can be used in selectors only, because tools set keys that begin with "+
+			"%s; allowed: other keys", quote(s), prefix)
 	}
 }
 
@@ -141,7 +145,8 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	case p != p.Masked():
 		return p, fmt.Errorf("%s has bits set after its prefix; allowed: %s", s, p.Masked())
 	case isLoopback(p):
-		return p, fmt.Errorf("%s is an address of this node, which cidr never matches; allowed: networks outside (for this node: unlabelled: true, or any: true)", s)
+		return p, fmt.Errorf("%s is an address of this node, which cidr never matches; allowed: "+
+			"networks outside (for this node: unlabelled: true, or any: true)", s)
 	}
 	return p, nil
 }

@@ -27,7 +27,8 @@ type Authority struct {
 // the fleet; what tells two CAs of one name apart is added to it.
 func NewAuthority(name string, validity Validity) (*Authority, error) {
 	if err := checkNode(name); err != nil || len(name) > 16 {
-		return nil, fmt.Errorf("invalid CA name %q: must be at most 16 lower-case letters, digits, . and - between them", name)
+		return nil, fmt.Errorf("invalid CA name %q: must be at most 16 lower-case letters, "+
+			"digits, . and - between them", name)
 	}
 	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -98,7 +99,8 @@ func (a *Authority) Issue(node string, key ed25519.PublicKey, scope Scope, valid
 		return nil, fmt.Errorf("signing the certificate: %v", err)
 	}
 	if len(der) > MaxCertificate {
-		return nil, fmt.Errorf("the certificate has %d bytes; allowed: %d, because every handshake contains it: grant fewer values, or prefixes", len(der), MaxCertificate)
+		return nil, fmt.Errorf("the certificate has %d bytes; allowed: %d, because every handshake contains it: "+
+			"grant fewer values, or prefixes", len(der), MaxCertificate)
 	}
 	return der, nil
 }
@@ -108,7 +110,8 @@ func (a *Authority) checkValidity(v Validity) error {
 	case !v.NotAfter.After(v.NotBefore):
 		return errors.New("a certificate must be valid for some time")
 	case v.NotAfter.After(a.cert.NotAfter):
-		return fmt.Errorf("the certificate would be valid until %s, and the CA %s is valid until %s: issue it for fewer days, or make the next CA", stamp(v.NotAfter), a.Name(), stamp(a.cert.NotAfter))
+		return fmt.Errorf("the certificate would be valid until %s, and the CA %s is valid until %s: "+
+			"issue it for fewer days, or make the next CA", stamp(v.NotAfter), a.Name(), stamp(a.cert.NotAfter))
 	}
 	return nil
 }

@@ -198,7 +198,8 @@ func (c *CADir) issue(node string, key ed25519.PublicKey, scope Scope, validity 
 	}
 	for _, other := range issued {
 		if other.PublicKey.Equal(key) && other.Node != node {
-			return nil, nil, fmt.Errorf("node %s has the same key as node %s (certificate %s): each node must make its own", node, other.Node, other.Serial)
+			return nil, nil, fmt.Errorf("node %s has the same key as node %s (certificate %s): "+
+				"each node must make its own", node, other.Node, other.Serial)
 		}
 	}
 	der, err := c.Issue(node, key, scope, validity)

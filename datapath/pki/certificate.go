@@ -119,7 +119,8 @@ func checkCritical(cert *x509.Certificate, known ...asn1.ObjectIdentifier) error
 	for _, e := range cert.Extensions {
 		isOurs := slices.ContainsFunc(known, e.Id.Equal) || isUsageExtension(e.Id)
 		if e.Critical && !isOurs {
-			return fmt.Errorf("%w: the certificate has the critical extension %v, which is unknown here", ErrUsage, e.Id)
+			return fmt.Errorf("%w: the certificate has the critical extension %v, which is unknown here",
+				ErrUsage, e.Id)
 		}
 	}
 	return nil

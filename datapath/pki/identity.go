@@ -84,7 +84,8 @@ func (id *Identity) MayAssert(labels map[string]string) (map[string]string, erro
 		required, fixed := id.Require[key]
 		switch {
 		case fixed && value != required:
-			return nil, fmt.Errorf("%w: the label %s=%q to node %s, which is required to have %[2]s=%[5]s", ErrNotGranted, key, value, id.Node, required)
+			return nil, fmt.Errorf("%w: the label %s=%q to node %s, which is required to have %[2]s=%[5]s",
+				ErrNotGranted, key, value, id.Node, required)
 		case !fixed && !id.Grants.Allow(key, value):
 			return nil, fmt.Errorf("%w: the label %s=%q to node %s; granted: %s", ErrNotGranted, quoteKey(key), value, id.Node, id.granted(key))
 		}
@@ -128,10 +129,12 @@ func (id *Identity) MaySpeakFrom(addr netip.Addr) bool {
 // ErrNotYetValid or ErrExpired.
 func (id *Identity) ValidAt(now time.Time) error {
 	if now.Before(id.NotBefore.Add(-ClockSkew)) {
-		return fmt.Errorf("%w: the certificate of node %s is valid from %s, and it is %s", ErrNotYetValid, id.Node, stamp(id.NotBefore), stamp(now))
+		return fmt.Errorf("%w: the certificate of node %s is valid from %s, and it is %s", ErrNotYetValid, id.Node,
+			stamp(id.NotBefore), stamp(now))
 	}
 	if now.After(id.NotAfter.Add(ClockSkew)) {
-		return fmt.Errorf("%w: the certificate of node %s was valid until %s, and it is %s", ErrExpired, id.Node, stamp(id.NotAfter), stamp(now))
+		return fmt.Errorf("%w: the certificate of node %s was valid until %s, and it is %s", ErrExpired, id.Node,
+			stamp(id.NotAfter), stamp(now))
 	}
 	return nil
 }

@@ -491,7 +491,8 @@ func TestCADirectory(t *testing.T) {
 	}
 	request, err := Request(f.path("n"), "another", false)
 	f.must(err)
-	if _, _, err := ca.IssueTo(request, typical(t), For(now, day)); err == nil || !strings.Contains(err.Error(), "has the same key as node n") {
+	_, _, err = ca.IssueTo(request, typical(t), For(now, day))
+	if err == nil || !strings.Contains(err.Error(), "has the same key as node n") {
 		t.Errorf("one key for two nodes: %v", err)
 	}
 	if _, _, err := ca.Renew(issued[0].Identity, request, typical(t), For(now, day)); err == nil {

@@ -27,7 +27,8 @@ func checkPattern(s string) error {
 		return policy.CheckUserLabelValue(s)
 	}
 	if prefix != "" && !valuePrefix.MatchString(prefix) {
-		return fmt.Errorf("invalid prefix %q: before the * at the end must be letters, digits, - _ . after a letter or digit", s)
+		return fmt.Errorf("invalid prefix %q: before the * at the end must be letters, digits, - _ . "+
+			"after a letter or digit", s)
 	}
 	return nil
 }

@@ -71,7 +71,8 @@ func parseCA(der []byte) (*x509.Certificate, error) {
 		return nil, err
 	}
 	if !cert.IsCA || cert.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign || !hasUsage(cert) {
-		return nil, fmt.Errorf("%w: the certificate of %q is not that of a fleet's CA", ErrUsage, cert.Subject.CommonName)
+		return nil, fmt.Errorf("%w: the certificate of %q is not that of a fleet's CA", ErrUsage,
+			cert.Subject.CommonName)
 	}
 	if err := checkCritical(cert); err != nil {
 		return nil, err
@@ -111,14 +112,16 @@ func parseList(der []byte) (*x509.RevocationList, *revocationList, error) {
 		return nil, nil, fmt.Errorf("%w revocation list: %v", ErrMalformed, err)
 	}
 	if !isCanonical(der, parsed.RawTBSRevocationList, parsed.Signature) {
-		return nil, nil, fmt.Errorf("%w revocation list: it is not in its canonical encoding, or not signed with Ed25519", ErrMalformed)
+		return nil, nil, fmt.Errorf("%w revocation list: it is not in its canonical encoding, "+
+			"or not signed with Ed25519", ErrMalformed)
 	}
 	if parsed.Number == nil || !parsed.Number.IsUint64() {
 		return nil, nil, fmt.Errorf("%w revocation list: it has no number of at most 64 bits", ErrMalformed)
 	}
 	for _, e := range parsed.Extensions {
 		if !e.Id.Equal(oidCRLNumber) && !e.Id.Equal(oidAuthorityKey) {
-			return nil, nil, fmt.Errorf("%w revocation list: it has the extension %v and may be incomplete", ErrMalformed, e.Id)
+			return nil, nil, fmt.Errorf("%w revocation list: it has the extension %v and may be incomplete",
+				ErrMalformed, e.Id)
 		}
 	}
 	list := &revocationList{raw: der, number: parsed.Number.Uint64(), revoked: make(map[Serial]time.Time)}
@@ -246,11 +249,14 @@ func (t *Trust) Follows(before *Trust) error {
 		name := old.cert.Subject.CommonName
 		switch {
 		case ca.list == nil:
-			errs = append(errs, fmt.Errorf("%w: there is no revocation list of %s; number %d is installed", ErrOlderList, name, old.list.number))
+			errs = append(errs, fmt.Errorf("%w: there is no revocation list of %s; number %d is installed",
+				ErrOlderList, name, old.list.number))
 		case ca.list.number < old.list.number:
-			errs = append(errs, fmt.Errorf("%w: revocation list %d of %s; number %d is installed", ErrOlderList, ca.list.number, name, old.list.number))
+			errs = append(errs, fmt.Errorf("%w: revocation list %d of %s; number %d is installed", ErrOlderList,
+				ca.list.number, name, old.list.number))
 		case ca.list.number == old.list.number && !bytes.Equal(ca.list.raw, old.list.raw):
-			errs = append(errs, fmt.Errorf("%w: revocation list %d of %s; another one with that number is installed", ErrOlderList, ca.list.number, name))
+			errs = append(errs, fmt.Errorf("%w: revocation list %d of %s; another one with that number is installed",
+				ErrOlderList, ca.list.number, name))
 		}
 	}
 	return errors.Join(errs...)

@@ -51,7 +51,8 @@ func (r *runner) run(ctx context.Context, a asker, req RunRequest) (RunResponse,
 	}
 	if err := r.bring(ctx, a, run); err != nil {
 		if left := r.scopes.Discard(run); left != nil {
-			r.log.Error("the cgroup of a refused run stays until its processes have ended", "cgroup", run.Cgroup.Path, "error", left)
+			r.log.Error("the cgroup of a refused run stays until its processes have ended",
+				"cgroup", run.Cgroup.Path, "error", left)
 		}
 		return RunResponse{}, err
 	}

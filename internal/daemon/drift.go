@@ -117,7 +117,8 @@ func (e *enforcer) look() (drifted bool, err error) {
 		if later(e.suspect.Generation, e.seen) {
 			m.Program, m.PID = e.suspect.Program, e.suspect.PID
 		}
-		e.log.Warn("another program changed the table: restoring it", "removed", loaded == nil, "by", m.Program, "pid", m.PID)
+		e.log.Warn("another program changed the table: restoring it",
+			"removed", loaded == nil, "by", m.Program, "pid", m.PID)
 		e.loaded, e.settled, drifted = loaded, false, true
 		e.mended, e.lastMended = e.mended+1, &m
 	}

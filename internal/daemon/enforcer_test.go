@@ -230,7 +230,8 @@ func TestFailedChangeIsTriedAgain(t *testing.T) {
 	b.kernel.set(func() { b.kernel.fail = errors.New("cannot allocate memory") })
 	id := b.host.MkCgroup("system.slice/nginx.service")
 	b.until("the failure's report", func() bool { return b.status().LastError != nil })
-	if s := b.status(); !strings.Contains(s.LastError.Text, "cannot allocate memory. The previous table stays in force") {
+	const want = "cannot allocate memory. The previous table stays in force"
+	if s := b.status(); !strings.Contains(s.LastError.Text, want) {
 		t.Errorf("status %+v", s.LastError)
 	}
 	b.kernel.set(func() { b.kernel.fail = nil })

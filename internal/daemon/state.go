@@ -100,7 +100,8 @@ func (s *stateDir) key() ([]byte, error) {
 		return nil, fmt.Errorf("the key in the state directory: %v", err)
 	}
 	if info.Mode().Perm()&0o077 != 0 || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s must be a file that only root can read, because its readers could forge labels: try `chmod 600 %[1]s`", path)
+		return nil, fmt.Errorf("%s must be a file that only root can read, because its readers could forge labels: "+
+			"try `chmod 600 %[1]s`", path)
 	}
 	return os.ReadFile(path)
 }
@@ -128,7 +129,8 @@ func (s *stateDir) policies() (set policySet, ok bool, err error) {
 		return policySet{}, false, err
 	}
 	if len(stored.Files) == 0 {
-		return policySet{}, false, fmt.Errorf("%s contains no policy file: remove it to start with the built-in policy", filepath.Join(s.dir, policiesFile))
+		return policySet{}, false, fmt.Errorf("%s contains no policy file: remove it to start with the built-in policy",
+			filepath.Join(s.dir, policiesFile))
 	}
 	if stored.BuiltIn {
 		stored.Files = stored.Files[1:]

@@ -42,7 +42,8 @@ func cgroupNamespace() []Finding {
 	if info.Sys().(*syscall.Stat_t).Ino == initialCgroupNamespace {
 		return []Finding{f}
 	}
-	return []Finding{f.warning("not the machine's", "only processes below the root of this cgroup namespace can have labels",
+	return []Finding{f.warning("not the machine's",
+		"only processes below the root of this cgroup namespace can have labels",
 		"run the daemon outside of containers, or with their cgroup namespace set to host")}
 }
 

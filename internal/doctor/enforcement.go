@@ -67,7 +67,8 @@ func disarmed(is bool) []Finding {
 		return nil
 	}
 	f := Finding{Check: "armed"}
-	return []Finding{f.missing("disarmed by thole cleanup", "nothing is enforced, also when a daemon starts", "thole arm")}
+	return []Finding{f.missing("disarmed by thole cleanup",
+		"nothing is enforced, also when a daemon starts", "thole arm")}
 }
 
 func daemonState(s api.Status, err error) Finding {
@@ -81,7 +82,8 @@ func daemonState(s api.Status, err error) Finding {
 	case s.Disarmed != nil:
 		return f.missing("disarmed since "+s.Disarmed.Format(time.DateTime), "nothing is enforced", "thole arm")
 	case s.LastError != nil:
-		return f.missing("its last change failed: "+s.LastError.Text, "the enforced policies are older than the wanted ones", "thole status")
+		return f.missing("its last change failed: "+s.LastError.Text,
+			"the enforced policies are older than the wanted ones", "thole status")
 	}
 	return f
 }
@@ -104,15 +106,18 @@ func fleetState(s *api.FleetStatus, now time.Time) []Finding {
 	if s == nil {
 		return nil
 	}
-	f := Finding{Check: "certificate", Status: OK, Found: fmt.Sprintf("of node %s, valid until %s", s.Node, s.Until.Format(time.DateTime))}
+	found := fmt.Sprintf("of node %s, valid until %s", s.Node, s.Until.Format(time.DateTime))
+	f := Finding{Check: "certificate", Status: OK, Found: found}
 	switch left := s.Until.Sub(now); {
 	case s.Error != "" && s.Error != s.Queue.Error:
-		f = f.missing(s.Error, "the installed certificate and trust are not in force, or labelled connections to and from "+
-			"other nodes do not open; the daemon tries again by itself", "thole pki show")
+		f = f.missing(s.Error, "the installed certificate and trust are not in force, or labelled connections "+
+			"to and from other nodes do not open; the daemon tries again by itself", "thole pki show")
 	case left <= 0:
-		f = f.missing(f.Found, "other nodes refuse connections of this node's workloads", "thole pki renew, see docs/PKI.md")
+		f = f.missing(f.Found, "other nodes refuse connections of this node's workloads",
+			"thole pki renew, see docs/PKI.md")
 	case left < certificateWarning:
-		f = f.warning(f.Found, "from then on other nodes refuse connections of this node's workloads", "thole pki renew, see docs/PKI.md")
+		f = f.warning(f.Found, "from then on other nodes refuse connections of this node's workloads",
+			"thole pki renew, see docs/PKI.md")
 	}
 	q := Finding{Check: "queue", Status: OK, Found: fmt.Sprintf("%d, by nft's expression queue", s.Queue.Number)}
 	switch {
@@ -120,7 +125,8 @@ func fleetState(s *api.FleetStatus, now time.Time) []Finding {
 		q = q.missing(cmp.Or(s.Queue.Error, fmt.Sprintf("%d is not read", s.Queue.Number)),
 			"labelled connections to and from other nodes do not open; the daemon tries again by itself", "thole status")
 	case !s.Queue.Native:
-		q = q.warning(fmt.Sprintf("%d, by NFQUEUE of nft_compat", s.Queue.Number), "nft lists these rules but cannot load them from a file",
+		q = q.warning(fmt.Sprintf("%d, by NFQUEUE of nft_compat", s.Queue.Number),
+			"nft lists these rules but cannot load them from a file",
 			"if you need that, boot a kernel with CONFIG_NFT_QUEUE, such as the distribution's")
 	}
 	return []Finding{f, q}
@@ -133,7 +139,8 @@ func problems(s api.Status) []Finding {
 		if p.Code == condition.SocketExposed {
 			continue // exposedSockets has it
 		}
-		findings = append(findings, Finding{Check: "problem"}.warning(p.String(), "the problem needs an administrator", "thole status"))
+		findings = append(findings, Finding{Check: "problem"}.warning(p.String(), "the problem needs an administrator",
+			"thole status"))
 	}
 	return findings
 }
@@ -154,7 +161,8 @@ func tableState(loaded *ruleset.Table, wanted bool, workloads []api.Workload) Fi
 	classes := classesOf(loaded)
 	f.Found = fmt.Sprintf("loaded, %d cgroups", len(classes))
 	if n := len(loaded.Foreign); n > 0 {
-		return f.missing("another program added to it: "+loaded.Foreign[0], "its verdicts may differ from the policies", restart)
+		return f.missing("another program added to it: "+loaded.Foreign[0],
+			"its verdicts may differ from the policies", restart)
 	}
 	if place := hollow(loaded); place != "" {
 		return f.missing("another program emptied it: "+place, "packets there are not judged", restart)

@@ -42,15 +42,18 @@ func foreignRules(ctx context.Context, ours string) []Finding {
 	}
 	if places := placesOf(offenders, setsMark); places != "" {
 		mark = mark.warning("also set by "+places,
-			"these rules change the mark of connections, which are then denied or, if the mark happens to be a number of Thole's, allowed",
+			"these rules change the mark of connections, which are then denied or, if the mark happens to be a "+
+				"number of Thole's, allowed",
 			"remove these rules, or keep the connections of labelled workloads away from them")
 	} else if places := placesOf(offenders, readsMark); places != "" {
 		mark = mark.warning("also read by "+places,
-			"Thole is not affected; these rules see Thole's marks", "check what these rules do with marks that they did not set")
+			"Thole is not affected; these rules see Thole's marks",
+			"check what these rules do with marks that they did not set")
 	}
 	if places := placesOf(offenders, skipsConntrack); places != "" {
 		track = track.warning("made by "+places,
-			"packets that these rules match have no conntrack mark: labelled workloads cannot send or receive them", "remove these rules, or narrow them")
+			"packets that these rules match have no conntrack mark: labelled workloads cannot send or receive them",
+			"remove these rules, or narrow them")
 	}
 	return []Finding{mark, track}
 }

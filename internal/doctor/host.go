@@ -88,7 +88,8 @@ func peerPidfd() Finding {
 	}
 	fd, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
-		return f.missing(err.Error(), "thole run cannot make sure that it labels the right process", "boot kernel 5.3 or newer")
+		return f.missing(err.Error(), "thole run cannot make sure that it labels the right process",
+			"boot kernel 5.3 or newer")
 	}
 	unix.Close(fd)
 	f.Found = "pidfd_open (SO_PEERPIDFD needs kernel 6.5; the daemon checks its caller twice instead)"
@@ -128,7 +129,8 @@ func conntrackMarks() Finding {
 		_, err = conn.Remark(^uint32(0), ^uint32(0), func(mark uint32) uint32 { return mark })
 	}
 	if err != nil {
-		return f.missing(err.Error(), "the daemon does not start if it cannot find out what was allowed before", "load module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK), as root")
+		return f.missing(err.Error(), "the daemon does not start if it cannot find out what was allowed before",
+			"load module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK), as root")
 	}
 	return f
 }

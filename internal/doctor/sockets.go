@@ -53,7 +53,8 @@ func exposedSockets(s api.Status) []Finding {
 	f := Finding{Check: check, Status: OK, Found: fmt.Sprintf("none of %d", s.Sockets.Examined)}
 	switch {
 	case !s.Sockets.Complete:
-		f = f.warning(fmt.Sprintf("%d sockets were examined, not all", s.Sockets.Examined), "other sockets may be exposed",
+		f = f.warning(fmt.Sprintf("%d sockets were examined, not all", s.Sockets.Examined),
+			"other sockets may be exposed",
 			"ss -lntup")
 	case len(s.Sockets.Exposed) > 0:
 		return findings

@@ -60,7 +60,8 @@ func TestFindHost(t *testing.T) {
 		{name: "a context that verifies nobody", env: map[string]string{"DOCKER_CONFIG": blind},
 			err: "does not verify the server"},
 		{name: "another machine", host: "ssh://a", err: "the engine must be on this machine"},
-		{name: "a path", host: "/run/docker.sock", err: `invalid address of Docker "/run/docker.sock": must be unix:///`},
+		{name: "a path", host: "/run/docker.sock",
+			err: `invalid address of Docker "/run/docker.sock": must be unix:///`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := FindHost(tt.host, func(key string) string { return tt.env[key] })

@@ -13,8 +13,6 @@ func TestWarnings(t *testing.T) {
 	document := func(name, spec string) string {
 		return "---\napiVersion: thole/v1\nkind: Policy\nmetadata: {name: " + name + "}\nspec: " + spec + "\n"
 	}
-	const denyDev = `{selector: {matchLabels: {app: web}},
-  deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`
 	for _, c := range []struct {
 		name, yaml string
 		want       []string

@@ -23,7 +23,7 @@ func (l *layout) inputChains() []nft.Chain {
 		}},
 		{Name: "input_tcp", Rules: []nft.Rule{
 			rule(isSYN, goTo("input_syn")),
-			rule(onLo, sentBy, goTo("input_undecided")),
+			rule(sentBy, onLo, goTo("input_undecided")),
 			rule(settledIn, accept),
 			rule(isAnswer, accept),
 			rule(goTo("input_undecided")),

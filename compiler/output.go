@@ -13,7 +13,7 @@ import (
 func (l *layout) outputChains() []nft.Chain {
 	return []nft.Chain{
 		{Name: "prerouting", Hook: nft.Prerouting, Priority: rawPriority - 10, Comment: "what comes over lo and has no connection was sent by no socket", Rules: []nft.Rule{
-			rule(onLo, anyOf(nft.CtState, nft.StateInvalid), scratch(nft.MetaMark, mark.Injected)),
+			rule(anyOf(nft.CtState, nft.StateInvalid), onLo, scratch(nft.MetaMark, mark.Injected)),
 		}},
 		l.output(),
 		{Name: "output_here", Comment: "it stays on this node", Rules: []nft.Rule{

@@ -56,8 +56,8 @@ var notFiles = []string{
 	"datapath/too-many", // a reason in thole status
 }
 
-// TestDocumentsNameFiles: each file and directory of the project that a page names in backticks exists. A name without a
-// directory is a file in the directory of the name before it, in the same line: "`compiler/rows.go`, `lower.go`".
+// TestDocumentsNameFiles: each file and directory of the project that a page names in backticks exists. A name without
+// a directory is a file in the directory of the name before it, in the same line: "`compiler/rows.go`, `lower.go`".
 func TestDocumentsNameFiles(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	if err != nil {
@@ -165,7 +165,8 @@ func TestDocumentsNameTests(t *testing.T) {
 	}
 }
 
-// TestDocumentsNameTargets: each target of make that a page names exists, and CONTRIBUTING names all that are for people.
+// TestDocumentsNameTargets: each target of make that a page names exists, and CONTRIBUTING names all that are for
+// people.
 func TestDocumentsNameTargets(t *testing.T) {
 	makefile, err := os.ReadFile("Makefile")
 	if err != nil {
@@ -180,7 +181,8 @@ func TestDocumentsNameTargets(t *testing.T) {
 			}
 		}
 	}
-	for _, target := range []string{"test", "test-race", "test-vm", "demo", "bench", "soak", "soak-long", "fuzz", "lint"} {
+	for _, target := range []string{"test", "test-race", "test-vm", "demo", "bench", "soak", "soak-long", "fuzz",
+		"lint"} {
 		if !strings.Contains(pages["CONTRIBUTING.md"], "`make "+target+"`") {
 			t.Errorf("CONTRIBUTING.md does not name make %s", target)
 		}

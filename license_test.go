@@ -42,7 +42,8 @@ func TestLicenseOfPackages(t *testing.T) {
 			continue
 		}
 		if !strings.HasPrefix(string(text), first) {
-			t.Errorf("%s: doc.go does not begin with %q and the package comment", name, strings.TrimSuffix(first, "// "))
+			t.Errorf("%s: doc.go does not begin with %q and the package comment", name,
+				strings.TrimSuffix(first, "// "))
 		}
 	}
 	if packages < 20 {

@@ -16,7 +16,9 @@ var groups = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustPars
 func isGroup(a netip.Addr) bool { return groups[0].Contains(a) || groups[1].Contains(a) }
 
 func insideGroups(p netip.Prefix) bool {
-	return slices.ContainsFunc(groups, func(g netip.Prefix) bool { return g.Contains(p.Addr()) && p.Bits() >= g.Bits() })
+	return slices.ContainsFunc(groups, func(g netip.Prefix) bool {
+		return g.Contains(p.Addr()) && p.Bits() >= g.Bits()
+	})
 }
 
 // An addressRange is a run of addresses of one family, both ends included.

@@ -72,7 +72,8 @@ func disagrees(c reference.Case) string {
 			allowed = allowed || reference.Judge(c.Policies, back).Allowed
 		}
 		if got := host.answered(sim, conn); got != allowed {
-			return fmt.Sprintf("%s, allowed in an older epoch: the simulator lets answers pass: %v; the evaluator says %v", conn, got, want)
+			return fmt.Sprintf("%s, allowed in an older epoch: the simulator lets answers pass: %v; the evaluator "+
+				"says %v", conn, got, want)
 		}
 	}
 	for _, f := range c.Flows {
@@ -119,7 +120,8 @@ func withContainers(c reference.Case) ([]policy.Workload, []policy.Unlabelled) {
 			w.Own = []policy.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{w.Address}}}
 		}
 		if len(w.Labels) == 0 {
-			unlabelled = append(unlabelled, policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful})
+			unlabelled = append(unlabelled, policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts,
+				Doubtful: w.Doubtful})
 			continue
 		}
 		workloads = append(workloads, w)
@@ -197,10 +199,11 @@ func kind(c reference.Connection) string {
 	return ""
 }
 
-// wrapped says whether OUTPUT lets the packet pass that a tunnel puts around one that it has let pass: it has the same socket,
-// mark and priority.
+// wrapped says whether OUTPUT lets the packet pass that a tunnel puts around one that it has let pass: it has the same
+// socket, mark and priority.
 func (h host) wrapped(sim *ruleset.Simulator, c reference.Connection, inner ruleset.Packet) bool {
-	outer := packet(reference.Connection{To: reference.Endpoint{Address: c.Tunnel}, Protocol: ruleset.ProtoUDP, Port: tunnelPort, IPv6: c.IPv6})
+	outer := packet(reference.Connection{To: reference.Endpoint{Address: c.Tunnel}, Protocol: ruleset.ProtoUDP,
+		Port: tunnelPort, IPv6: c.IPv6})
 	outer.Socket, outer.Mark, outer.Priority = h.socket(c.From), inner.Mark, inner.Priority
 	return sim.Run(ruleset.Output, &outer).Verdict == ruleset.Accept
 }
@@ -212,9 +215,10 @@ const tunnelPort = 4789
 // and on which only they are sent.
 func (h host) answered(sim *ruleset.Simulator, c reference.Connection) bool {
 	p := packet(c)
-	asker, answerer := c.From.Address.IsValid() || p.IifName != "", c.To.Address.IsValid() || p.OifName != "" // not on this node
-	stale := mark.OfEpoch(6) | 0x8fff                                                                         // the number of a class that is not any more
-	if !asker {                                                                                               // what OUTPUT says of its socket
+	// not on this node
+	asker, answerer := c.From.Address.IsValid() || p.IifName != "", c.To.Address.IsValid() || p.OifName != ""
+	stale := mark.OfEpoch(6) | 0x8fff // the number of a class that is not any more
+	if !asker {                       // what OUTPUT says of its socket
 		here := packet(reference.Connection{Protocol: ruleset.ProtoUDP, IPv6: c.IPv6})
 		here.Socket = h.socket(c.From)
 		sim.Run(ruleset.Output, &here)

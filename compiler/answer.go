@@ -15,24 +15,28 @@ func (l *layout) answerChains() []nft.Chain {
 		{Name: "output_reply_tcp", Comment: "an answer on a connection that is not decided", Rules: []nft.Rule{
 			because("of a request: nobody knows yet whose", synAck, masked(nft.CtMark, mark.DeadBit, 0), accept),
 			rule(isSYN, goTo("output_reply_syn")),
-			because("allowed before the last revocation: the next request decides", maskedNot(nft.CtMark, mark.EpochMask, 0), masked(nft.CtMark, mark.OpenBit|mark.DeadBit, 0), accept),
+			because("allowed before the last revocation: the next request decides",
+				maskedNot(nft.CtMark, mark.EpochMask, 0), masked(nft.CtMark, mark.OpenBit|mark.DeadBit, 0), accept),
 			because("it carries nothing, and who asked need not wait", anyOf(nft.TCPFlags, nft.TCPRst), accept),
 			because("it was denied", masked(nft.CtMark, mark.DeadBit|mark.OpenBit, mark.DeadBit), goTo("discard")),
 			rule(goTo("answer")),
 		}},
 		l.replySYN("output_reply_syn"),
 		{Name: "output_reply_udp", Comment: "an answer, or a request the other way", Rules: []nft.Rule{
-			because("no request was allowed: then this is one", toLo, masked(nft.CtMark, mark.EpochMask, 0), goTo("output_request")),
+			because("no request was allowed: then this is one", toLo, masked(nft.CtMark, mark.EpochMask, 0),
+				goTo("output_request")),
 			rule(goTo("answer")),
 		}},
-		{Name: "output_request", Comment: "INPUT judges it", Rules: l.whose(l.itsMark(nft.MetaMark, accept), "output_request_nobody")},
+		{Name: "output_request", Comment: "INPUT judges it", Rules: l.whose(l.itsMark(nft.MetaMark, accept),
+			"output_request_nobody")},
 		{Name: "output_request_nobody", Rules: []nft.Rule{rule(scratch(nft.MetaMark, mark.Sender), accept)}},
 		{Name: "output_reply_other", Comment: "neither TCP nor UDP", Rules: []nft.Rule{
 			rule(anyOf(nft.CtState, nft.StateRelated), accept),
 			rule(l.decided(), goTo("output_reply_by")),
 			rule(goTo("answer")),
 		}},
-		{Name: "output_reply_by", Comment: "a workload's is judged: a raw socket answers what another was asked", Rules: l.whose(l.itsNumber(goTo("answer_by")), "accepted")},
+		{Name: "output_reply_by", Comment: "a workload's is judged: a raw socket answers what another was asked",
+			Rules: l.whose(l.itsNumber(goTo("answer_by")), "accepted")},
 		{Name: "answer", Comment: "who answers?", Rules: l.whose(l.itsNumber(goTo("answer_by")), "answer_nobody")},
 		{Name: "answer_by", Comment: "priority: who answers", Rules: []nft.Rule{
 			rule(toLo, goTo("answer_here")),
@@ -59,21 +63,23 @@ func (l *layout) answerChains() []nft.Chain {
 	}, l.answerLeft()...)
 }
 
-// answerUnlabelled judges the answers of unlabelled processes, where a workload asked: one on this node, in a container on a
-// bridge, or on another node. All other marks of conntrack may be another program's.
+// answerUnlabelled judges the answers of unlabelled processes, where a workload asked: one on this node, in a container
+// on a bridge, or on another node. All other marks of conntrack may be another program's.
 func (l *layout) answerUnlabelled() nft.Chain {
 	c := nft.Chain{Name: "answer_unlabelled", Comment: "something unlabelled answers", Rules: []nft.Rule{
 		because("nobody but us says who sends", toLo, sentBy, scratch(nft.MetaMark, 0)),
 		rule(isTCP, masked(nft.CtMark, mark.ClassMask|mark.OpenBit, mark.OpenBit), goTo("answer_between_unlabelled")),
 		rule(masked(nft.CtMark, mark.ClassMask, 0), accept),
 		because("an address", masked(nft.CtMark, elsewhere, elsewhere), accept),
-		because("never judged: the mark is another program's", masked(nft.CtMark, mark.EpochMask|mark.OpenBit, 0), accept),
+		because("never judged: the mark is another program's", masked(nft.CtMark, mark.EpochMask|mark.OpenBit, 0),
+			accept),
 	}}
 	if l.bridges {
 		c.Rules = append(c.Rules, rule(nft.InSet{Key: []nft.Expr{oifName}, Set: "bridges"}, goTo("ask_nobody_ct")))
 	}
 	if l.fleet != nil {
-		c.Rules = append(c.Rules, rule(leavesNode, masked(nft.CtMark, mark.RemoteMask, mark.RemoteClass), goTo("ask_nobody_ct")))
+		c.Rules = append(c.Rules, rule(leavesNode, masked(nft.CtMark, mark.RemoteMask, mark.RemoteClass),
+			goTo("ask_nobody_ct")))
 	}
 	c.Rules = append(c.Rules,
 		because("another program's mark: no workload is there", leavesNode, accept),
@@ -87,9 +93,13 @@ func (l *layout) outputReply() nft.Chain {
 	if l.fleet != nil {
 		c.Rules = append(c.Rules, rule(isTCP, isSYN, goTo("output_reply_syn")),
 			because("it was in the queue when the proof came", is(nft.MetaMark, mark.Unproven), isTCP,
-				masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck), masked(nft.CtMark, mark.RemoteMask|mark.PendingBit|mark.OutBit, mark.RemoteClass), drop),
-			because("a handshake that another node began", isTCP, masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit), l.queue()),
-			because("proven, and not decided yet", isTCP, masked(nft.CtMark, mark.RemoteMask|mark.PendingBit|mark.OutBit|mark.EpochMask|mark.DeadBit, mark.RemoteClass), goTo("fleet_reply")))
+				masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck),
+				masked(nft.CtMark, mark.RemoteMask|mark.PendingBit|mark.OutBit, mark.RemoteClass), drop),
+			because("a handshake that another node began", isTCP, masked(nft.CtMark, mark.PendingBit|mark.OutBit,
+				mark.PendingBit), l.queue()),
+			because("proven, and not decided yet", isTCP,
+				masked(nft.CtMark, mark.RemoteMask|mark.PendingBit|mark.OutBit|mark.EpochMask|mark.DeadBit,
+					mark.RemoteClass), goTo("fleet_reply")))
 	}
 	c.Rules = append(c.Rules,
 		because("most of TCP", l.decided(), isTCP, notSYN, toLo, accept),
@@ -113,7 +123,8 @@ func (l *layout) answerLeaves() nft.Chain {
 			because("it proved its labels", proven, believed, goTo("ask_ct")),
 			because("its certificate was revoked", proven, goTo("refuse")))
 	}
-	c.Rules = append(c.Rules, because("INPUT wrote it", maskedNot(nft.CtMark, mark.ClassMask, 0), masked(nft.CtMark, mark.EpochMask|mark.DeadBit, l.epoch), goTo("ask_ct")))
+	c.Rules = append(c.Rules, because("INPUT wrote it", maskedNot(nft.CtMark, mark.ClassMask, 0),
+		masked(nft.CtMark, mark.EpochMask|mark.DeadBit, l.epoch), goTo("ask_ct")))
 	c.Rules = append(c.Rules, l.outside(nft.CtMark, oifName, ipDaddr, ip6Daddr, "ask_ct")...)
 	return c
 }
@@ -122,7 +133,8 @@ func (l *layout) answerLeaves() nft.Chain {
 // nothing, it isSYN a connection: a process that sent from a port before its present owner listened there could so be
 // called past the policies. Only what is unlabelled may.
 func (l *layout) replySYN(name string) nft.Chain {
-	involved := because("a workload sent from the other port", maskedNot(nft.CtMark, mark.ClassMask, 0), masked(nft.CtMark, elsewhere, 0), goTo("discard"))
+	involved := because("a workload sent from the other port", maskedNot(nft.CtMark, mark.ClassMask, 0),
+		masked(nft.CtMark, elsewhere, 0), goTo("discard"))
 	c := l.nobodys(name, "a SYN is no answer")
 	c.Rules = append([]nft.Rule{involved}, c.Rules...)
 	return c

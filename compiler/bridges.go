@@ -18,13 +18,16 @@ func (l *lowering) bindNetworks(bridges []policy.Bridge, unlabelled []policy.Unl
 		v := families[i]
 		l.declareSet(nft.Set{Name: "container" + v, Key: []nft.Type{nft.IfName, address}, Data: nft.Mark,
 			Comment: "containers with a network of their own: their class"})
-		l.declareSet(nft.Set{Name: "to_container" + v, Key: []nft.Type{address}, Data: nft.ClassID, Comment: "the same, as seen from here"})
-		l.declareSet(nft.Set{Name: "container_net" + v, Key: []nft.Type{address}, Interval: true, Comment: "where containers are"})
+		l.declareSet(nft.Set{Name: "to_container" + v, Key: []nft.Type{address}, Data: nft.ClassID,
+			Comment: "the same, as seen from here"})
+		l.declareSet(nft.Set{Name: "container_net" + v, Key: []nft.Type{address}, Interval: true,
+			Comment: "where containers are"})
 	}
 	for _, b := range bridges {
 		l.add("bridges", nft.Element{Key: []nft.Value{nft.Interface(b.Name)}})
 		for _, n := range disjoint(b.Networks) {
-			l.add("container_net"+families[version(n.Addr())], nft.Element{Key: []nft.Value{nft.Prefix(n)}, Comment: b.Name})
+			l.add("container_net"+families[version(n.Addr())],
+				nft.Element{Key: []nft.Value{nft.Prefix(n)}, Comment: b.Name})
 		}
 	}
 	var own []policy.Network
@@ -48,7 +51,8 @@ func (l *lowering) bindNetwork(networks []policy.Network, class uint32, comment 
 	for _, n := range networks {
 		for _, a := range n.Addresses {
 			v, at := families[version(a)], nft.Address(a)
-			l.add("container"+v, nft.Element{Key: []nft.Value{nft.Interface(n.Bridge), at}, Number: class, Comment: comment})
+			l.add("container"+v, nft.Element{Key: []nft.Value{nft.Interface(n.Bridge), at}, Number: class,
+				Comment: comment})
 			l.add("to_container"+v, nft.Element{Key: []nft.Value{at}, Number: class, Comment: comment})
 		}
 	}
@@ -99,8 +103,10 @@ func onPorts(own []policy.Network) *nft.Table {
 	}
 	t.Sets = append(t.Sets, ports)
 	for _, tags := range []uint32{nft.EtherVLAN, nft.EtherQinQ} {
-		chain.Rules = append(chain.Rules, because("what is behind a second tag is seen by those who strip it, and not here",
-			is(nft.MetaProtocol, tags), nft.InSet{Key: []nft.Expr{iifName}, Set: ports.Name}, nft.Count{Counter: "forged"}, drop))
+		chain.Rules = append(chain.Rules, because("what is behind a second tag is seen by those who strip it, and "+
+			"not here",
+			is(nft.MetaProtocol, tags), nft.InSet{Key: []nft.Expr{iifName}, Set: ports.Name},
+			nft.Count{Counter: "forged"}, drop))
 	}
 	for v, as := range []struct {
 		address  nft.Type
@@ -110,12 +116,14 @@ func onPorts(own []policy.Network) *nft.Table {
 		{nft.IPv4Addr, nft.EtherIPv4, nft.IPSaddr},
 		{nft.IPv6Addr, nft.EtherIPv6, nft.IP6Saddr},
 	} {
-		port := nft.Set{Name: "port" + families[v], Key: []nft.Type{nft.IfName, as.address}, Comment: "port . address of a container"}
+		port := nft.Set{Name: "port" + families[v], Key: []nft.Type{nft.IfName, as.address},
+			Comment: "port . address of a container"}
 		taken := nft.Set{Name: "taken" + families[v], Key: []nft.Type{as.address}, Comment: "addresses of containers"}
 		for _, n := range own {
 			for _, a := range n.Addresses {
 				if n.Port != "" && version(a) == v {
-					port.Elements = append(port.Elements, nft.Element{Key: []nft.Value{nft.Interface(n.Port), nft.Address(a)}})
+					port.Elements = append(port.Elements,
+						nft.Element{Key: []nft.Value{nft.Interface(n.Port), nft.Address(a)}})
 					taken.Elements = append(taken.Elements, nft.Element{Key: []nft.Value{nft.Address(a)}})
 				}
 			}
@@ -140,6 +148,7 @@ func fromPorts(protocol uint32, source nft.Field, port, taken string) []nft.Rule
 	from := nft.Expr{Field: source}
 	return []nft.Rule{
 		rule(is(nft.MetaProtocol, protocol), nft.InSet{Key: []nft.Expr{iifName, from}, Set: port}, accept),
-		rule(is(nft.MetaProtocol, protocol), nft.InSet{Key: []nft.Expr{from}, Set: taken}, nft.Count{Counter: "forged"}, drop),
+		rule(is(nft.MetaProtocol, protocol), nft.InSet{Key: []nft.Expr{from}, Set: taken}, nft.Count{Counter: "forged"},
+			drop),
 	}
 }

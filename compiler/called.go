@@ -17,8 +17,10 @@ func (l *layout) calledChains() []nft.Chain {
 	return []nft.Chain{
 		l.called(),
 		{Name: "called_here", Comment: "an address of this node: labels alone count", Rules: restore()},
-		{Name: "called_allowed", Comment: "egress allows the address that was called", Rules: allowed(mark.CalledAllowed | mark.CalledAudited)},
-		{Name: "called_allowed_but_audited", Comment: "and would not with the audit policies", Rules: allowed(mark.CalledAllowed)},
+		{Name: "called_allowed", Comment: "egress allows the address that was called",
+			Rules: allowed(mark.CalledAllowed | mark.CalledAudited)},
+		{Name: "called_allowed_but_audited", Comment: "and would not with the audit policies",
+			Rules: allowed(mark.CalledAllowed)},
 		{Name: "egress_unsaid", Comment: "no rule allows the sender this listener", Rules: []nft.Rule{
 			because("the packet's mark is not ours", isAnswer, is(nft.MetaIif, 0), leavesNode, goTo("refuse")),
 			because("but the address that it called", asked, verdictReturn),
@@ -30,7 +32,8 @@ func (l *layout) calledChains() []nft.Chain {
 // called puts the address that was called into the packet for as long as it takes to ask whether
 // it is this node's.
 func (l *layout) called() nft.Chain {
-	c := nft.Chain{Name: "called", Comment: "the address that was called, outside this node; that it reaches itself does not count", Rules: append([]nft.Rule{
+	c := nft.Chain{Name: "called", Comment: "the address that was called, outside this node; that it reaches itself " +
+		"does not count", Rules: append([]nft.Rule{
 		because("a request the other way: its sender called nobody by it", isAnswer, onLo, verdictReturn),
 	}, ifCalledHere()...)}
 	if l.bridges {
@@ -45,10 +48,11 @@ func (l *layout) called() nft.Chain {
 
 // askContainerAgain judges the answer of a container by what its asker called.
 func askContainerAgain() nft.Chain {
-	return nft.Chain{Name: "ask_container_again", Comment: "mark: who asked; priority: the container", Rules: []nft.Rule{
-		rule(isCalled, jump("called")),
-		rule(goTo("ask_answer")),
-	}}
+	return nft.Chain{Name: "ask_container_again", Comment: "mark: who asked; priority: the container",
+		Rules: []nft.Rule{
+			rule(isCalled, jump("called")),
+			rule(goTo("ask_answer")),
+		}}
 }
 
 // ifCalledHere goes to called_here where the address that was called is this node's.
@@ -83,12 +87,14 @@ func saidOf(maps string, who, addr4, addr6, port nft.Expr) []nft.Rule {
 		look("_icmp6", []nft.Statement{v6, is(nft.MetaL4Proto, nft.ProtoICMPv6)}, addr6, icmp6),
 	}
 	if port.Field == nft.THSport || port.Field == nft.THDport {
-		return append(rules, look("4", []nft.Statement{v4}, addr4, l4proto, port), look("6", []nft.Statement{v6}, addr6, l4proto, port))
+		return append(rules, look("4", []nft.Statement{v4}, addr4, l4proto, port),
+			look("6", []nft.Statement{v6}, addr6, l4proto, port))
 	}
 	var others []nft.Statement
 	for _, p := range []uint32{nft.ProtoTCP, nft.ProtoUDP, nft.ProtoSCTP} {
 		of := is(nft.MetaL4Proto, p)
-		rules = append(rules, look("4", []nft.Statement{v4, of}, addr4, l4proto, port), look("6", []nft.Statement{v6, of}, addr6, l4proto, port))
+		rules = append(rules, look("4", []nft.Statement{v4, of}, addr4, l4proto, port),
+			look("6", []nft.Statement{v6, of}, addr6, l4proto, port))
 		others = append(others, isNot(nft.MetaL4Proto, p))
 	}
 	return append(rules,

@@ -50,7 +50,8 @@ func (l *layout) whose(hit func(depth uint8) []nft.Rule, nobody string) []nft.Ru
 			rules = append(rules, rule(nft.InSet{Key: key, Set: freeSet(at.depth)}, goTo(nobody)))
 		}
 		if at.unknown {
-			rules = append(rules, because("its labels are not known yet", nft.InSet{Key: key, Set: unknownSet(at.depth)}, goTo("discard")))
+			rules = append(rules, because("its labels are not known yet",
+				nft.InSet{Key: key, Set: unknownSet(at.depth)}, goTo("discard")))
 		}
 	}
 	return append(rules, rule(goTo(nobody)))
@@ -64,7 +65,8 @@ type auditChain struct {
 }
 
 func (a auditChain) name() string {
-	name := map[stage]string{atIngress: "audit_ingress_", atEgress: "audit_egress_", atLeave: "audit_leave_", atCalled: "audit_called_"}[a.stage] + a.policy
+	name := map[stage]string{atIngress: "audit_ingress_", atEgress: "audit_egress_", atLeave: "audit_leave_",
+		atCalled: "audit_called_"}[a.stage] + a.policy
 	if a.unsaid {
 		name += "_unsaid"
 	}
@@ -100,24 +102,28 @@ func (l *layout) chains() []nft.Chain {
 // itsNumber puts the number of the socket's workload into the packet's priority.
 func (l *layout) itsNumber(then nft.Verdict) func(depth uint8) []nft.Rule {
 	return func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{cgroup(depth)}, Map: listenerMap(depth)}, then)}
+		return []nft.Rule{rule(nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{cgroup(depth)},
+			Map: listenerMap(depth)}, then)}
 	}
 }
 
 // itsMark puts into the packet's mark, or conntrack's, by which workload's socket it was sent.
 func (l *layout) itsMark(target nft.Field, then nft.Verdict) func(depth uint8) []nft.Rule {
 	return func(depth uint8) []nft.Rule {
-		return []nft.Rule{rule(nft.SetByMap{Target: target, Key: []nft.Expr{cgroup(depth)}, Map: senderMap(depth)}, then)}
+		return []nft.Rule{rule(nft.SetByMap{Target: target, Key: []nft.Expr{cgroup(depth)}, Map: senderMap(depth)},
+			then)}
 	}
 }
 
-// sameAs asks whether the socket belongs to the workload that conntrack's mark has, and goes to other where it does not. A
-// workload whose cgroup lies in another workload's is not that one: the deepest bound cgroup alone is compared.
+// sameAs asks whether the socket belongs to the workload that conntrack's mark has, and goes to other where it does
+// not. A workload whose cgroup lies in another workload's is not that one: the deepest bound cgroup alone is compared.
 func (l *layout) sameAs(then nft.Verdict, other string) []nft.Rule {
 	return l.whose(func(depth uint8) []nft.Rule {
 		rules := []nft.Rule{l.sameAt(depth, then)}
 		if l.boundAbove(depth) {
-			rules = append(rules, because("another workload's", nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{cgroup(depth)}, Map: listenerMap(depth)}, goTo(other)))
+			rules = append(rules, because("another workload's",
+				nft.SetByMap{Target: nft.MetaPriority, Key: []nft.Expr{cgroup(depth)}, Map: listenerMap(depth)},
+				goTo(other)))
 		}
 		return rules
 	}, other)
@@ -189,7 +195,8 @@ var (
 	linkLocal = netip.MustParsePrefix("fe80::/10")
 
 	// RFC 4861, 4: solicitations, advertisements, redirects.
-	neighbourDiscovery = because("neighbour discovery", is(nft.MetaL4Proto, nft.ProtoICMPv6), between(nft.ICMPv6TypeOf, 133, 137), accept)
+	neighbourDiscovery = because("neighbour discovery", is(nft.MetaL4Proto, nft.ProtoICMPv6),
+		between(nft.ICMPv6TypeOf, 133, 137), accept)
 
 	accept        = nft.Verdict{Kind: nft.Accept}
 	drop          = nft.Verdict{Kind: nft.Drop}
@@ -213,8 +220,9 @@ var (
 	askerSent  = masked(nft.MetaMark, mark.AllBits&^mark.ClassMask, mark.Asker)
 	notAsker   = maskedNot(nft.MetaMark, mark.AllBits&^mark.ClassMask, mark.Asker)
 	isInjected = is(nft.MetaMark, mark.Injected)
-	looped     = because("around another packet, and not for this node", is(nft.MetaPriority, mark.AroundPriority), goTo("discard"))
-	injected   = because("no socket sent it", onLo, isInjected, nft.Count{Counter: "injected"}, drop)
+	looped     = because("around another packet, and not for this node", is(nft.MetaPriority, mark.AroundPriority),
+		goTo("discard"))
+	injected = because("no socket sent it", onLo, isInjected, nft.Count{Counter: "injected"}, drop)
 
 	// aSocket holds where a socket is found, if only that of a request or of an end of a connection.
 	aSocket = between(nft.SocketTransparent, 0, 1)

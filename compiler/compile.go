@@ -30,8 +30,9 @@ const (
 
 // Input is all that a table depends on.
 type Input struct {
-	Policies  []policy.Policy
-	Workloads []policy.Workload // at most one of a cgroup path or address; of containers, those that Admit made of these policies
+	Policies []policy.Policy
+	// at most one of a cgroup path or address; of containers, those that Admit made of these policies
+	Workloads []policy.Workload
 
 	// Parents are cgroups below which there are containers alone. What is below one
 	// and is neither a workload nor unlabelled is not known yet: it reaches nobody and
@@ -81,9 +82,13 @@ type Warning struct {
 // table, whatever its order. It fails only where a limit is exceeded; the error
 // names the limit.
 func Compile(in Input) (Result, error) {
-	policies := slices.SortedFunc(slices.Values(in.Policies), func(a, b policy.Policy) int { return strings.Compare(a.Name, b.Name) })
+	policies := slices.SortedFunc(slices.Values(in.Policies), func(a, b policy.Policy) int {
+		return strings.Compare(a.Name, b.Name)
+	})
 	unfiltered := addressed(in.Workloads)
-	in.Workloads = slices.DeleteFunc(slices.Clone(in.Workloads), func(w policy.Workload) bool { return w.Kind == policy.KindAddress })
+	in.Workloads = slices.DeleteFunc(slices.Clone(in.Workloads), func(w policy.Workload) bool {
+		return w.Kind == policy.KindAddress
+	})
 
 	cs := classify(policies, in)
 	numbers, err := cs.number(in.Numbers)

@@ -20,8 +20,10 @@ func (l *layout) decideChains() []nft.Chain {
 		{Name: "ask_answer", Comment: "an answer. mark: who asked; priority: who answers", Rules: append(
 			[]nft.Rule{because("its sender called another address", isCalled, byThisNode, jump("called"))},
 			l.pair(sender, sport, "", "remember_answer", sendersClass)...)},
-		{Name: "ask_ct", Comment: "conntrack's mark: who asked; priority: who answers", Rules: l.pair(ctClass, sport, "_ct", "remember_ct")},
-		l.remember("remember", sender, dport), l.remember("remember_answer", sender, sport), l.remember("remember_ct", ctClass, sport),
+		{Name: "ask_ct", Comment: "conntrack's mark: who asked; priority: who answers",
+			Rules: l.pair(ctClass, sport, "_ct", "remember_ct")},
+		l.remember("remember", sender, dport), l.remember("remember_answer", sender, sport),
+		l.remember("remember_ct", ctClass, sport),
 		{Name: "ask_nobody", Comment: "the sender's side alone", Rules: []nft.Rule{
 			rule(scratch(nft.MetaPriority, 0)),
 			rule(isCalled, byThisNode, jump("called")),
@@ -49,14 +51,16 @@ func (l *layout) decideChains() []nft.Chain {
 		sender nft.Expr
 	}{{"", sender}, {"_ct", ctClass}} {
 		list = append(list,
-			nft.Chain{Name: "ingress" + of.suffix, Comment: "what the listener's side says; to fall through is to allow", Rules: []nft.Rule{
-				rule(nft.ByMap{Key: []nft.Expr{of.sender, listener}, Map: "ingress_peer"}),
-				rule(nft.ByMap{Key: []nft.Expr{listener}, Map: "ingress_class"}),
-			}},
-			nft.Chain{Name: "egress" + of.suffix, Comment: "what the sender's side says; to fall through is to allow", Rules: []nft.Rule{
-				rule(nft.ByMap{Key: []nft.Expr{of.sender, listener}, Map: "egress_peer"}),
-				rule(nft.ByMap{Key: []nft.Expr{of.sender}, Map: "egress_class"}),
-			}})
+			nft.Chain{Name: "ingress" + of.suffix,
+				Comment: "what the listener's side says; to fall through is to allow", Rules: []nft.Rule{
+					rule(nft.ByMap{Key: []nft.Expr{of.sender, listener}, Map: "ingress_peer"}),
+					rule(nft.ByMap{Key: []nft.Expr{listener}, Map: "ingress_class"}),
+				}},
+			nft.Chain{Name: "egress" + of.suffix, Comment: "what the sender's side says; to fall through is to allow",
+				Rules: []nft.Rule{
+					rule(nft.ByMap{Key: []nft.Expr{of.sender, listener}, Map: "egress_peer"}),
+					rule(nft.ByMap{Key: []nft.Expr{of.sender}, Map: "egress_class"}),
+				}})
 	}
 	return list
 }
@@ -85,8 +89,8 @@ const (
 // JudgedCounter counts what is not remembered, because too much is: it is judged every time.
 const JudgedCounter = "judged_full"
 
-// judgedSet names the set of what was allowed in an epoch. The next epoch has a set of its own: a packet that still runs
-// the rules of the last one may add to it after it was emptied.
+// judgedSet names the set of what was allowed in an epoch. The next epoch has a set of its own: a packet that still
+// runs the rules of the last one may add to it after it was emptied.
 func judgedSet(epoch uint32) string { return fmt.Sprintf("judged_%d", mark.EpochIn(epoch)) }
 
 func (l *layout) judged() string { return judgedSet(l.epoch) }
@@ -95,7 +99,8 @@ func judgedKey(from, port nft.Expr) []nft.Expr { return []nft.Expr{from, listene
 
 func (l *lowering) declareJudged(epoch uint32) {
 	l.declareSet(nft.Set{Name: judgedSet(epoch), Key: []nft.Type{nft.Mark, nft.ClassID, nft.InetProto, nft.InetService},
-		Timeout: judgedTimeout, Size: judgedSize, Comment: "sender . listener . protocol . port: allowed in this epoch"})
+		Timeout: judgedTimeout, Size: judgedSize,
+		Comment: "sender . listener . protocol . port: allowed in this epoch"})
 }
 
 // remember notes what both sides allow, by the numbers of classes. It does not where NAT led the connection here: the
@@ -122,15 +127,18 @@ func (l *layout) settle() nft.Chain {
 		rule(append(slices.Clone(here), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept)...),
 		because("each answer of UDP is judged", isAnswer, isNot(nft.MetaL4Proto, nft.ProtoTCP), goTo("answered")),
 		rule(isAnswer, toLo, l.heard(), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept),
-		because("who is found for what the asker sends next?", isAnswer, toLo, fromMark(l.epoch|mark.OpenBit|mark.DeadBit), accept),
+		because("who is found for what the asker sends next?", isAnswer, toLo,
+			fromMark(l.epoch|mark.OpenBit|mark.DeadBit), accept),
 		rule(isAnswer, setMark(mark.ClassMask, l.epoch), nft.Count{Counter: "allowed"}, goTo("answered")),
 		rule(unknownCt, goTo("discard")),
 	}}
 	if l.fleet != nil {
-		c.Rules = append(c.Rules, because("its proof is still to come", masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit), nft.Count{Counter: "allowed"}, accept))
+		c.Rules = append(c.Rules, because("its proof is still to come", masked(nft.CtMark, mark.PendingBit|mark.OutBit,
+			mark.PendingBit), nft.Count{Counter: "allowed"}, accept))
 	}
 	c.Rules = append(c.Rules,
-		because("to a container", is(nft.MetaIif, 0), fromMark(l.epoch), scratch(nft.MetaMark, 0), scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
+		because("to a container", is(nft.MetaIif, 0), fromMark(l.epoch), scratch(nft.MetaMark, 0),
+			scratch(nft.MetaPriority, 0), nft.Count{Counter: "allowed"}, goTo("left")),
 		rule(isNot(nft.MetaL4Proto, nft.ProtoTCP), fromMark(l.epoch), nft.Count{Counter: "allowed"}, accept),
 		rule(onLo, goTo("settle_here")),
 		rule(isSYN, fromMark(l.epoch|mark.OpenBit), accept),
@@ -158,7 +166,8 @@ func fromMark(bits uint32) nft.Copy {
 func (l *layout) refuse() nft.Chain {
 	c := nft.Chain{Name: "refuse", Comment: "it is denied", Rules: []nft.Rule{
 		rule(unknownCt, goTo("discard")),
-		because("no answer that is allowed: perhaps a request the other way", isAnswer, isUDP, is(nft.MetaIif, 0), toLo, goTo("output_request")),
+		because("no answer that is allowed: perhaps a request the other way", isAnswer, isUDP, is(nft.MetaIif, 0), toLo,
+			goTo("output_request")),
 		rule(isAnswer, isUDP, goTo("discard")),
 	}}
 	if l.deny == DenyReject {
@@ -181,8 +190,10 @@ func (l *layout) refuse() nft.Chain {
 func (l *layout) refuseOut() nft.Chain {
 	return nft.Chain{Name: "refuse_out", Rules: []nft.Rule{
 		because("it is another's, which may have it", isTCP, notSYN, l.decided(), goTo("discard")),
-		because("who sends it has not asked", isTCP, notSYN, isRequest, l.answered(), maskedNot(nft.CtMark, mark.ClassMask, 0), notAsker, goTo("discard")),
-		because("nothing was allowed", isTCP, isSYN, masked(nft.CtMark, mark.PendingBit, 0), nft.Count{Counter: "denied"}, l.reset()),
+		because("who sends it has not asked", isTCP, notSYN, isRequest, l.answered(),
+			maskedNot(nft.CtMark, mark.ClassMask, 0), notAsker, goTo("discard")),
+		because("nothing was allowed", isTCP, isSYN, masked(nft.CtMark, mark.PendingBit, 0),
+			nft.Count{Counter: "denied"}, l.reset()),
 		rule(isTCP, setMark(mark.AllBits&^mark.OpenBit, mark.DeadBit)),
 		rule(nft.Count{Counter: "denied"}),
 		rule(isTCP, l.reset()),
@@ -208,7 +219,8 @@ func (a auditChain) chain(fleet bool) nft.Chain {
 		said := a
 		said.unsaid = false
 		c.Rules = append([]nft.Rule{
-			because("but for the address that was called", masked(nft.MetaMark, mark.CalledAudited, mark.CalledAudited), verdictReturn),
+			because("but for the address that was called", masked(nft.MetaMark, mark.CalledAudited, mark.CalledAudited),
+				verdictReturn),
 		}, said.chain(fleet).Rules...) // not by goto: the kernel follows 16 chains
 		return c
 	}
@@ -219,7 +231,8 @@ func (a auditChain) chain(fleet bool) nft.Chain {
 			rule(append(slices.Clone(leaves), goTo("settle"))...),
 			rule(jump("egress")))
 	}
-	settled := map[stage]nft.Verdict{atIngress: goTo("settle"), atEgress: goTo("settle"), atLeave: verdictReturn, atCalled: goTo("called_allowed")}[a.stage]
+	settled := map[stage]nft.Verdict{atIngress: goTo("settle"), atEgress: goTo("settle"), atLeave: verdictReturn,
+		atCalled: goTo("called_allowed")}[a.stage]
 	if fleet && a.stage == atEgress {
 		asked := masked(nft.CtMark, mark.RemoteMask|mark.OutBit, mark.RemoteClass|mark.OutBit)
 		c.Rules = append(c.Rules,

@@ -41,14 +41,18 @@ spec:
 	in := compiler.Input{
 		Policies: docs.Policies,
 		Workloads: []policy.Workload{
-			{Name: "a", Kind: policy.KindRun, Labels: policy.Labels{"app": "a"}, Cgroup: policy.Cgroup{Path: "a", ID: 10}},
-			{Name: "b", Kind: policy.KindContainer, Labels: policy.Labels{"app": "b"}, Cgroup: policy.Cgroup{Path: "docker/b", ID: 11},
-				Own: []policy.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}}},
+			{Name: "a", Kind: policy.KindRun, Labels: policy.Labels{"app": "a"},
+				Cgroup: policy.Cgroup{Path: "a", ID: 10}},
+			{Name: "b", Kind: policy.KindContainer, Labels: policy.Labels{"app": "b"},
+				Cgroup: policy.Cgroup{Path: "docker/b", ID: 11},
+				Own: []policy.Network{{Bridge: docker0, Port: "veth0",
+					Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}}},
 		},
 		Parents: []policy.Cgroup{{Path: "docker", ID: 12}},
 		Bridges: []policy.Bridge{{Name: docker0, Networks: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}}},
 		Fleet:   &compiler.Fleet{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Queue: 5448},
-		Remotes: []policy.Remote{{Labels: policy.Labels{"app": "c"}, Node: "n", Address: netip.MustParseAddr("10.0.0.9")}},
+		Remotes: []policy.Remote{{Labels: policy.Labels{"app": "c"}, Node: "n",
+			Address: netip.MustParseAddr("10.0.0.9")}},
 	}
 	tooDeep(t, in)
 	for n := range uint64(1000) { // what audit policies say of ports makes the longest lists

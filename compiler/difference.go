@@ -55,7 +55,8 @@ func membersOf(cs *classes, in Input) members {
 		}
 	}
 	for _, u := range in.Unlabelled {
-		for at := strings.LastIndexByte(u.Cgroup.Path, '/'); at >= 0; at = strings.LastIndexByte(u.Cgroup.Path[:at], '/') {
+		for at := strings.LastIndexByte(u.Cgroup.Path, '/'); at >= 0; at = strings.LastIndexByte(u.Cgroup.Path[:at],
+			'/') {
 			m.above[u.Cgroup.Path[:at]] = true
 		}
 	}
@@ -75,7 +76,8 @@ func (r *Result) Difference(began, ended []policy.Workload) (d Difference, ok bo
 		return d, false
 	}
 	w := differing{of: r, removed: elementsBySet{}, added: elementsBySet{}, given: map[uint32]bool{}}
-	w.Difference = Difference{Numbers: Renumbering{Set: map[string]uint32{}, Next: r.Numbers.Next}, sizes: map[int]int{}}
+	w.Difference = Difference{Numbers: Renumbering{Set: map[string]uint32{}, Next: r.Numbers.Next},
+		sizes: map[int]int{}}
 	for i := range ended {
 		if !w.end(&ended[i]) {
 			return d, false

@@ -64,7 +64,9 @@ func newMoving(r *rand.Rand) *moving {
 		m.in.Bridges = []policy.Bridge{{Name: docker0}}
 	}
 	for i := range r.IntN(3) {
-		m.in.Unlabelled = append(m.in.Unlabelled, policy.Unlabelled{Cgroup: policy.Cgroup{Path: fmt.Sprintf("docker/%d/free", r.IntN(20)), ID: uint64(20 + i)}})
+		m.in.Unlabelled = append(m.in.Unlabelled,
+			policy.Unlabelled{Cgroup: policy.Cgroup{Path: fmt.Sprintf("docker/%d/free", r.IntN(20)),
+				ID: uint64(20 + i)}})
 	}
 	m.kinds = kinds
 	for range r.IntN(20) {
@@ -127,7 +129,8 @@ func (m *moving) step(t *testing.T, n uint64) (small bool) {
 	m.in.Numbers = m.result.Numbers
 	want := compiled(t, m.in)
 	if !reflect.DeepEqual(m.result.Table, want.Table) {
-		t.Fatalf("step %d: %d begin, %d end:\n%s", n, len(began), len(ended), ruleset.Diff(&m.result.Table, &want.Table))
+		t.Fatalf("step %d: %d begin, %d end:\n%s", n, len(began), len(ended),
+			ruleset.Diff(&m.result.Table, &want.Table))
 	}
 	if diff := cmp.Diff(want.Numbers, m.result.Numbers); diff != "" {
 		t.Fatalf("step %d: numbers:\n%s", n, diff)

@@ -24,8 +24,8 @@ metadata: {name: db}
 spec: {selector: {matchLabels: {app: db}}, ingress: []}
 `
 
-// A container in a slice with labels belongs to the slice. A label in its image, whatever its value, does not take it out
-// of what restricts the slice.
+// A container in a slice with labels belongs to the slice. A label in its image, whatever its value, does not take it
+// out of what restricts the slice.
 func TestImageTakesNobodyOutOfASlice(t *testing.T) {
 	docs, err := policy.Parse([]policy.File{{Name: "p.yaml", Data: []byte(slicePolicies)}})
 	if err != nil {
@@ -42,7 +42,8 @@ func TestImageTakesNobodyOutOfASlice(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := host{"docker.slice": 100, "docker.slice/c": 101}
-		call := reference.Connection{To: reference.Endpoint{Workload: &policy.Workload{Cgroup: u.Cgroup}}, Protocol: ruleset.ProtoTCP, Port: 80}
+		call := reference.Connection{To: reference.Endpoint{Workload: &policy.Workload{Cgroup: u.Cgroup}},
+			Protocol: ruleset.ProtoTCP, Port: 80}
 		if v := h.simulate(ruleset.NewSimulator(&r.Table), call); v.Allowed {
 			t.Errorf("doubtful %v: an unlabelled process reaches the container", doubtful)
 		}
@@ -50,7 +51,8 @@ func TestImageTakesNobodyOutOfASlice(t *testing.T) {
 			continue
 		}
 		want := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: slice.Labels, Cgroup: u.Cgroup,
-			Facts: policy.Labels{"thole/kind": "cgroup", "thole/container": "c"}, Doubtful: policy.Labels{"app": doubtful["app"]}}
+			Facts:    policy.Labels{"thole/kind": "cgroup", "thole/container": "c"},
+			Doubtful: policy.Labels{"app": doubtful["app"]}}
 		if diff := cmp.Diff(want, workloads[1], cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("doubtful %v (-want +got)\n%s", doubtful, diff)
 		}

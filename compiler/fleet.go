@@ -23,7 +23,8 @@ type Fleet struct {
 func (cs *classes) classifyRemotes(remotes []policy.Remote) {
 	for i := range remotes {
 		r := &remotes[i]
-		cs.remotes = append(cs.remotes, workloadClass{remote: r, index: len(cs.workloads) + i, members: []*policy.Workload{r.Workload()}})
+		cs.remotes = append(cs.remotes, workloadClass{remote: r, index: len(cs.workloads) + i,
+			members: []*policy.Workload{r.Workload()}})
 		cs.remoteClass = append(cs.remoteClass, i)
 	}
 }
@@ -119,22 +120,28 @@ func (l *lowering) bindFleet(f *Fleet) {
 	}
 	for i, address := range []nft.Type{nft.IPv4Addr, nft.IPv6Addr} {
 		v := families[i]
-		l.declareSet(nft.Set{Name: "fleet" + v, Key: []nft.Type{address}, Interval: true, Comment: "where other nodes are"})
+		l.declareSet(nft.Set{Name: "fleet" + v, Key: []nft.Type{address}, Interval: true,
+			Comment: "where other nodes are"})
 		l.declareSet(nft.Set{Name: "pending" + v, Key: []nft.Type{address, nft.InetService, address, nft.InetService},
-			Timeout: pendingTimeout, Size: pendingSize, Comment: "connections whose handshake goes on, as their answers come in"})
+			Timeout: pendingTimeout, Size: pendingSize,
+			Comment: "connections whose handshake goes on, as their answers come in"})
 		timed := func(name, comment string, timeout time.Duration) {
-			l.declareSet(nft.Set{Name: name + v, Key: []nft.Type{address}, Timeout: timeout, Size: knownSize, Comment: comment})
+			l.declareSet(nft.Set{Name: name + v, Key: []nft.Type{address}, Timeout: timeout, Size: knownSize,
+				Comment: comment})
 		}
 		timed("known", "who has proven himself lately", knownTimeout)
 		timed("short", "how often known addresses begin as who they are known for", meterTimeout)
 		timed("full", "how often they say anew who they are", meterTimeout)
 		timed("stranger", "how often others do", meterTimeout)
 	}
-	l.declareSet(nft.Set{Name: "remotes", Key: []nft.Type{nft.Mark}, Comment: "workloads of other nodes that are believed"})
-	l.declareSet(nft.Set{Name: "introduced", Key: []nft.Type{nft.ClassID}, Comment: "who may reach other nodes' workloads by their labels"})
+	l.declareSet(nft.Set{Name: "remotes", Key: []nft.Type{nft.Mark},
+		Comment: "workloads of other nodes that are believed"})
+	l.declareSet(nft.Set{Name: "introduced", Key: []nft.Type{nft.ClassID},
+		Comment: "who may reach other nodes' workloads by their labels"})
 	for i := range l.remotes {
 		if c := &l.remotes[i]; !c.remote.Ended {
-			l.add("remotes", nft.Element{Key: []nft.Value{class(c.number)}, Comment: strings.TrimSpace(l.commentOf(c.members[0]))})
+			l.add("remotes", nft.Element{Key: []nft.Value{class(c.number)},
+				Comment: strings.TrimSpace(l.commentOf(c.members[0]))})
 		}
 	}
 	for _, n := range disjoint(f.Networks) {
@@ -143,7 +150,8 @@ func (l *lowering) bindFleet(f *Fleet) {
 	for i := range l.workloads {
 		c := &l.workloads[i]
 		if slices.ContainsFunc(c.dockets[egress].entries, entry.allowsByLabel) {
-			l.add("introduced", nft.Element{Key: []nft.Value{class(c.number)}, Comment: strings.TrimSpace(l.commentOf(c.members[0]))})
+			l.add("introduced", nft.Element{Key: []nft.Value{class(c.number)},
+				Comment: strings.TrimSpace(l.commentOf(c.members[0]))})
 		}
 	}
 }
@@ -157,8 +165,10 @@ func (e entry) allowsByLabel() bool {
 // Userspace (datapath) takes the tokens off and puts them on; the packet's mark is
 // what its verdict on a packet from there says. docs/ARCHITECTURE.md draws them.
 func (l *layout) fleetChains() []nft.Chain {
-	return append(l.introduce(), fleetUntracked(), l.fleetClear(), l.fleetIn(), l.fleetBegin(), l.fleetShared(), l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(),
-		l.outputFleet(), l.fleetAgain(), fleetNobody(), l.fleetAsk(), egressFleet(), l.fleetReply(), l.fleetDecide(), l.fleetSent(), fleetOurs())
+	return append(l.introduce(), fleetUntracked(), l.fleetClear(), l.fleetIn(), l.fleetBegin(), l.fleetShared(),
+		l.fleetMark(), l.fleetVerdict(), fleetTake(), l.fleetAnswer(),
+		l.outputFleet(), l.fleetAgain(), fleetNobody(), l.fleetAsk(), egressFleet(), l.fleetReply(), l.fleetDecide(),
+		l.fleetSent(), fleetOurs())
 }
 
 // fromFleet is a rule for TCP of other nodes, for each version of IP.
@@ -184,23 +194,28 @@ func (l *layout) queue() nft.Queue { return nft.Queue{Number: l.fleet.Queue} }
 // fleetUntracked: a reset for who answers would end conntrack's entry of the connect, for
 // which the kernel still waits for the answer.
 func fleetUntracked() nft.Chain {
-	return nft.Chain{Name: "fleet_untracked", Hook: nft.Output, Priority: rawPriority, Comment: "resets by which the datapath takes back a connect",
-		Rules: []nft.Rule{rule(is(nft.MetaMark, mark.SentOut), is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPRst), nft.Notrack{})}}
+	return nft.Chain{Name: "fleet_untracked", Hook: nft.Output, Priority: rawPriority,
+		Comment: "resets by which the datapath takes back a connect",
+		Rules: []nft.Rule{rule(is(nft.MetaMark, mark.SentOut), is(nft.MetaL4Proto, nft.ProtoTCP),
+			anyOf(nft.TCPFlags, nft.TCPRst), nft.Notrack{})}}
 }
 
 // fleetClear: only our own verdicts set our bits of a mark.
 func (l *layout) fleetClear() nft.Chain {
-	return nft.Chain{Name: "fleet_clear", Hook: nft.Prerouting, Priority: rawPriority - 1, Comment: "what comes from other nodes has no mark of ours",
-		Rules: fromFleet(scratch(nft.MetaMark, 0))}
+	return nft.Chain{Name: "fleet_clear", Hook: nft.Prerouting, Priority: rawPriority - 1,
+		Comment: "what comes from other nodes has no mark of ours",
+		Rules:   fromFleet(scratch(nft.MetaMark, 0))}
 }
 
 func (l *layout) fleetIn() nft.Chain {
-	c := nft.Chain{Name: "fleet_in", Hook: nft.Prerouting, Priority: rawPriority, Comment: "before conntrack: tokens, and answers and resets that are about them"}
+	c := nft.Chain{Name: "fleet_in", Hook: nft.Prerouting, Priority: rawPriority,
+		Comment: "before conntrack: tokens, and answers and resets that are about them"}
 	look := func(set string, key []nft.Expr) []nft.Statement {
 		return []nft.Statement{nft.InSet{Key: key, Set: set}, l.queue()}
 	}
 	c.Rules = append(c.Rules, pendingTuple(look, tholeOption)...)
-	c.Rules = append(c.Rules, fromFleet(tholeOption, is(nft.FibDaddrType, nft.RTNLocal), goTo("fleet_begin"))...) // what is forwarded is others'
+	// what is forwarded is others'
+	c.Rules = append(c.Rules, fromFleet(tholeOption, is(nft.FibDaddrType, nft.RTNLocal), goTo("fleet_begin"))...)
 	c.Rules = append(c.Rules, pendingTuple(look, anyOf(nft.TCPFlags, nft.TCPRst))...)
 	c.Rules = append(c.Rules, pendingTuple(look, masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck, nft.TCPSyn|nft.TCPAck))...)
 	// A SYN without a token that meets the request of one with: INPUT would find no socket to judge.
@@ -216,8 +231,10 @@ func (l *layout) fleetBegin() nft.Chain {
 		version, set, key := []nft.Match{v4, v6}[i], families[i], []nft.Expr{saddr}
 		known := nft.InSet{Key: key, Set: "known" + set}
 		c.Rules = append(c.Rules,
-			rule(is(nft.MetaL4Proto, nft.ProtoTCP), is(nft.TCPToken, shortT1), version, known, nft.Update{Key: key, Set: "short" + set, Limit: knownLimit}, l.queue()),
-			rule(is(nft.MetaL4Proto, nft.ProtoTCP), isNot(nft.TCPToken, shortT1), version, known, nft.Update{Key: key, Set: "full" + set, Limit: anewLimit}, l.queue()),
+			rule(is(nft.MetaL4Proto, nft.ProtoTCP), is(nft.TCPToken, shortT1), version, known,
+				nft.Update{Key: key, Set: "short" + set, Limit: knownLimit}, l.queue()),
+			rule(is(nft.MetaL4Proto, nft.ProtoTCP), isNot(nft.TCPToken, shortT1), version, known,
+				nft.Update{Key: key, Set: "full" + set, Limit: anewLimit}, l.queue()),
 			rule(version, known, nft.Count{Counter: floodCounter}, drop),
 			rule(version, nft.Update{Key: key, Set: "stranger" + set, Limit: strangerLimit}, goTo("fleet_shared")))
 	}
@@ -235,16 +252,21 @@ func (l *layout) fleetShared() nft.Chain {
 // fleetMark: of a connection that another node opened and has not proven, nothing but
 // the proof passes.
 func (l *layout) fleetMark() nft.Chain {
-	c := nft.Chain{Name: "fleet_mark", Hook: nft.Prerouting, Priority: manglePriority, Comment: "behind conntrack: what the verdict said, and what has no proof"}
+	c := nft.Chain{Name: "fleet_mark", Hook: nft.Prerouting, Priority: manglePriority,
+		Comment: "behind conntrack: what the verdict said, and what has no proof"}
 	c.Rules = append(c.Rules, fromFleet(isNot(nft.MetaMark, 0), jump("fleet_verdict"))...)
 	for _, icmp := range []uint32{nft.ProtoICMP, nft.ProtoICMPv6} {
-		c.Rules = append(c.Rules, because("it quotes numbers of the wire", isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, icmp),
+		c.Rules = append(c.Rules, because("it quotes numbers of the wire", isNot(nft.MetaIif, nft.IfindexLo),
+			is(nft.MetaL4Proto, icmp),
 			anyOf(nft.CtState, nft.StateRelated), masked(nft.CtMark, mark.PendingBit, mark.PendingBit), l.queue()))
 	}
 	c.Rules = append(c.Rules,
-		rule(is(nft.CtDirection, nft.DirReply), masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit|mark.OutBit), goTo("fleet_answer")),
-		because("no proof came with it", isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.TCPFlags, nft.TCPRst, 0),
-			is(nft.CtDirection, nft.DirOriginal), masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit), scratch(nft.MetaMark, mark.Ungated), l.queue()))
+		rule(is(nft.CtDirection, nft.DirReply), masked(nft.CtMark, mark.PendingBit|mark.OutBit,
+			mark.PendingBit|mark.OutBit), goTo("fleet_answer")),
+		because("no proof came with it", isNot(nft.MetaIif, nft.IfindexLo), is(nft.MetaL4Proto, nft.ProtoTCP),
+			masked(nft.TCPFlags, nft.TCPRst, 0),
+			is(nft.CtDirection, nft.DirOriginal), masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit),
+			scratch(nft.MetaMark, mark.Ungated), l.queue()))
 	return c
 }
 
@@ -253,14 +275,19 @@ func (l *layout) fleetMark() nft.Chain {
 func (l *layout) fleetVerdict() nft.Chain {
 	const all = mark.RemoteMask | mark.PendingBit | mark.OutBit
 	original, reply := is(nft.CtDirection, nft.DirOriginal), is(nft.CtDirection, nft.DirReply)
-	server, client := masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit), masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit|mark.OutBit)
+	server, client := masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit),
+		masked(nft.CtMark, mark.PendingBit|mark.OutBit, mark.PendingBit|mark.OutBit)
 	return nft.Chain{Name: "fleet_verdict", Comment: "mark: what the verdict said", Rules: []nft.Rule{
-		because("T1 was good", masked(nft.MetaMark, all, mark.RemoteClass|mark.PendingBit), original, anyOf(nft.CtState, nft.StateNew), goTo("fleet_take")),
+		because("T1 was good", masked(nft.MetaMark, all, mark.RemoteClass|mark.PendingBit), original,
+			anyOf(nft.CtState, nft.StateNew), goTo("fleet_take")),
 		rule(masked(nft.MetaMark, all, mark.RemoteClass|mark.PendingBit), original, server, goTo("fleet_take")),
-		because("T2 was good", masked(nft.MetaMark, all, mark.RemoteClass|mark.PendingBit|mark.OutBit), reply, client, goTo("fleet_take")),
+		because("T2 was good", masked(nft.MetaMark, all, mark.RemoteClass|mark.PendingBit|mark.OutBit), reply, client,
+			goTo("fleet_take")),
 		because("T3 was good", masked(nft.MetaMark, all, mark.RemoteClass), original, server, goTo("fleet_take")),
-		because("who answers has no Thole", is(nft.MetaMark, mark.Plain), reply, client, setMark(mark.AllBits&^mark.PendingBit, 0)),
-		because("it proves nothing: but proven it is already", is(nft.MetaMark, mark.Unproven), masked(nft.CtMark, all, mark.RemoteClass), scratch(nft.MetaMark, 0), accept),
+		because("who answers has no Thole", is(nft.MetaMark, mark.Plain), reply, client,
+			setMark(mark.AllBits&^mark.PendingBit, 0)),
+		because("it proves nothing: but proven it is already", is(nft.MetaMark, mark.Unproven),
+			masked(nft.CtMark, all, mark.RemoteClass), scratch(nft.MetaMark, 0), accept),
 		rule(is(nft.MetaMark, mark.Unproven), l.queue()),
 		rule(scratch(nft.MetaMark, 0)),
 	}}
@@ -286,15 +313,20 @@ func fleetTake() nft.Chain {
 // fleetAnswer sees answers to a connection that this node opened and has not proven.
 func (l *layout) fleetAnswer() nft.Chain {
 	return nft.Chain{Name: "fleet_answer", Comment: "to a connection of ours that is pending", Rules: []nft.Rule{
-		because("nobody has looked at it", is(nft.MetaL4Proto, nft.ProtoTCP), maskedNot(nft.CtMark, mark.RemoteMask, mark.RemoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck|nft.TCPRst, nft.TCPSyn|nft.TCPAck), goTo("discard")),
-		because("our proof has arrived", is(nft.MetaL4Proto, nft.ProtoTCP), masked(nft.CtMark, mark.RemoteMask, mark.RemoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPRst, 0), anyOf(nft.CtState, nft.StateEstablished), setMark(mark.AllBits&^mark.PendingBit, 0)),
+		because("nobody has looked at it", is(nft.MetaL4Proto, nft.ProtoTCP),
+			maskedNot(nft.CtMark, mark.RemoteMask, mark.RemoteClass),
+			masked(nft.TCPFlags, nft.TCPSyn|nft.TCPAck|nft.TCPRst, nft.TCPSyn|nft.TCPAck), goTo("discard")),
+		because("our proof has arrived", is(nft.MetaL4Proto, nft.ProtoTCP),
+			masked(nft.CtMark, mark.RemoteMask, mark.RemoteClass), masked(nft.TCPFlags, nft.TCPSyn|nft.TCPRst, 0),
+			anyOf(nft.CtState, nft.StateEstablished), setMark(mark.AllBits&^mark.PendingBit, 0)),
 	}}
 }
 
 // introduce sends a SYN's labels with it.
 func (l *layout) introduce() []nft.Chain {
 	return []nft.Chain{
-		{Name: "introduce", Comment: "a connection to another node: its labels go with it", Rules: l.whose(l.itsMark(nft.CtMark, goTo("introduce_by")), "discard")},
+		{Name: "introduce", Comment: "a connection to another node: its labels go with it",
+			Rules: l.whose(l.itsMark(nft.CtMark, goTo("introduce_by")), "discard")},
 		{Name: "introduce_by", Rules: []nft.Rule{
 			ctsClass,
 			rule(setMark(mark.ClassMask, mark.PendingBit|mark.OutBit)),
@@ -338,29 +370,33 @@ func fleetNobody() nft.Chain {
 }
 
 func (l *layout) fleetAsk() nft.Chain {
-	return nft.Chain{Name: "fleet_ask", Comment: "mark: who sends; ct mark: class of the other node's workload", Rules: []nft.Rule{
-		sendersClass,
-		rule(jump("egress_fleet")),
-		rule(scratch(nft.MetaMark, 0)),
-		rule(setMark(mark.ClassMask, l.epoch|mark.OutBit), nft.Count{Counter: "allowed"}, accept),
-	}}
+	return nft.Chain{Name: "fleet_ask", Comment: "mark: who sends; ct mark: class of the other node's workload",
+		Rules: []nft.Rule{
+			sendersClass,
+			rule(jump("egress_fleet")),
+			rule(scratch(nft.MetaMark, 0)),
+			rule(setMark(mark.ClassMask, l.epoch|mark.OutBit), nft.Count{Counter: "allowed"}, accept),
+		}}
 }
 
 func egressFleet() nft.Chain {
-	return nft.Chain{Name: "egress_fleet", Comment: "what the sender's side says; to fall through is to allow", Rules: []nft.Rule{
-		rule(nft.ByMap{Key: []nft.Expr{sender, ctClass}, Map: "egress_remote"}),
-		rule(nft.ByMap{Key: []nft.Expr{sender}, Map: "egress_class"}),
-	}}
+	return nft.Chain{Name: "egress_fleet", Comment: "what the sender's side says; to fall through is to allow",
+		Rules: []nft.Rule{
+			rule(nft.ByMap{Key: []nft.Expr{sender, ctClass}, Map: "egress_remote"}),
+			rule(nft.ByMap{Key: []nft.Expr{sender}, Map: "egress_class"}),
+		}}
 }
 
 // fleetReply decides a connection that was just proven, where its own packet did not: the
 // last ACK of a handshake finds a request, and no socket.
 func (l *layout) fleetReply() nft.Chain {
-	return nft.Chain{Name: "fleet_reply", Comment: "the first answer to what another node's workload proved to be", Rules: []nft.Rule{
-		because("the kernel's own", is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPSyn|nft.TCPRst), accept),
-		rule(believed, goTo("fleet_decide")),
-		because("its certificate was revoked", goTo("refuse")),
-	}}
+	return nft.Chain{Name: "fleet_reply", Comment: "the first answer to what another node's workload proved to be",
+		Rules: []nft.Rule{
+			because("the kernel's own", is(nft.MetaL4Proto, nft.ProtoTCP), anyOf(nft.TCPFlags, nft.TCPSyn|nft.TCPRst),
+				accept),
+			rule(believed, goTo("fleet_decide")),
+			because("its certificate was revoked", goTo("refuse")),
+		}}
 }
 
 func (l *layout) fleetDecide() nft.Chain {
@@ -370,7 +406,8 @@ func (l *layout) fleetDecide() nft.Chain {
 // fleetSent lets pass what userspace sends for a connection: resets, a SYN without a
 // token, a proof alone. A workload that gives its packets that mark is none of that.
 func (l *layout) fleetSent() nft.Chain {
-	return nft.Chain{Name: "fleet_sent", Comment: "sent by the datapath", Rules: l.whose(l.itsNumber(goTo("discard")), "fleet_ours")}
+	return nft.Chain{Name: "fleet_sent", Comment: "sent by the datapath",
+		Rules: l.whose(l.itsNumber(goTo("discard")), "fleet_ours")}
 }
 
 func fleetOurs() nft.Chain {

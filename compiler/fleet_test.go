@@ -31,7 +31,8 @@ func TestRemotes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := policy.Workload{Name: "db", Kind: policy.KindRun, Labels: policy.Labels{"app": "db"}, Cgroup: policy.Cgroup{Path: "thole.slice/db", ID: 7}}
+	db := policy.Workload{Name: "db", Kind: policy.KindRun, Labels: policy.Labels{"app": "db"},
+		Cgroup: policy.Cgroup{Path: "thole.slice/db", ID: 7}}
 	near, far := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.9.0.2")
 	for _, tt := range []struct {
 		name   string
@@ -43,10 +44,14 @@ func TestRemotes(t *testing.T) {
 		{"another port", policy.Remote{Labels: policy.Labels{"app": "backup"}, Address: near}, 23, false},
 		{"other labels", policy.Remote{Labels: policy.Labels{"app": "web"}, Address: near}, 22, false},
 		{"by its address", policy.Remote{Labels: policy.Labels{"app": "web"}, Address: far}, 80, true},
-		{"by its address, denied by its labels", policy.Remote{Labels: policy.Labels{"app": "web", "env": "dev"}, Address: far}, 80, false},
-		{"a label that it may not have", policy.Remote{Labels: policy.Labels{"app": "cache"}, Address: near}, 6379, true},
-		{"a label that it has", policy.Remote{Labels: policy.Labels{"app": "cache", "tier": "front"}, Address: near}, 6379, false},
-		{"a label that it may have and did not say", policy.Remote{Labels: policy.Labels{"app": "cache"}, Unsaid: []string{"tier"}, Address: near}, 6379, false},
+		{"by its address, denied by its labels", policy.Remote{Labels: policy.Labels{"app": "web", "env": "dev"},
+			Address: far}, 80, false},
+		{"a label that it may not have", policy.Remote{Labels: policy.Labels{"app": "cache"}, Address: near}, 6379,
+			true},
+		{"a label that it has", policy.Remote{Labels: policy.Labels{"app": "cache", "tier": "front"}, Address: near},
+			6379, false},
+		{"a label that it may have and did not say", policy.Remote{Labels: policy.Labels{"app": "cache"},
+			Unsaid: []string{"tier"}, Address: near}, 6379, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := compile(t, compiler.Input{
@@ -83,9 +88,12 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := policy.Workload{Name: "db", Kind: policy.KindRun, Labels: policy.Labels{"app": "db"}, Cgroup: policy.Cgroup{Path: "thole.slice/db", ID: 7}}
-	web := policy.Workload{Name: "web", Kind: policy.KindRun, Labels: policy.Labels{"app": "web"}, Cgroup: policy.Cgroup{Path: "thole.slice/web", ID: 8}}
-	r := compile(t, compiler.Input{Policies: docs.Policies, Workloads: []policy.Workload{db, web}, Fleet: &compiler.Fleet{}})
+	db := policy.Workload{Name: "db", Kind: policy.KindRun, Labels: policy.Labels{"app": "db"},
+		Cgroup: policy.Cgroup{Path: "thole.slice/db", ID: 7}}
+	web := policy.Workload{Name: "web", Kind: policy.KindRun, Labels: policy.Labels{"app": "web"},
+		Cgroup: policy.Cgroup{Path: "thole.slice/web", ID: 8}}
+	r := compile(t, compiler.Input{Policies: docs.Policies, Workloads: []policy.Workload{db, web},
+		Fleet: &compiler.Fleet{}})
 	for to, want := range map[string]bool{
 		"10.9.0.1:80": true, "10.9.0.1:81": false, "10.9.255.255:80": true, "10.10.0.0:80": false, "10.0.0.2:22": false,
 		"10.9.9.255:80": false, "[fd00::2]:80": false,
@@ -115,7 +123,8 @@ func TestRemotesKeepTheirClasses(t *testing.T) {
 	}
 	before := compile(t, compiler.Input{Policies: docs.Policies, Fleet: &compiler.Fleet{}, Remotes: remotes})
 	after := compile(t, compiler.Input{Fleet: &compiler.Fleet{}, Remotes: remotes[1:], Numbers: before.Numbers})
-	if before.Remotes[0] != 0x4000 || before.Remotes[0] == before.Remotes[1] || before.Remotes[1] != after.Remotes[0] || before.Remotes[2] != after.Remotes[1] {
+	if before.Remotes[0] != 0x4000 || before.Remotes[0] == before.Remotes[1] || before.Remotes[1] != after.Remotes[0] ||
+		before.Remotes[2] != after.Remotes[1] {
 		t.Errorf("classes %#x, then of all but the first %#x", before.Remotes, after.Remotes)
 	}
 }

@@ -34,7 +34,8 @@ func (l *layout) inputChains() []nft.Chain {
 			because("it ends soon", anyOf(nft.TCPFlags, nft.TCPFin), goTo("input_data")),
 			because("what carries nothing opens no more", accept),
 		}},
-		{Name: "input_data", Comment: "whose connection?", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_data_nobody")},
+		{Name: "input_data", Comment: "whose connection?", Rules: l.whose(l.itsNumber(goTo("input_workload")),
+			"input_data_nobody")},
 		{Name: "input_data_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
 			because("a request: no socket sent it", aSocket, onLo, isInjected, nft.Count{Counter: "injected"}, drop),
@@ -42,9 +43,12 @@ func (l *layout) inputChains() []nft.Chain {
 			because("a request, whose listener nobody found", aSocket, isOpen, goTo("discard")),
 			rule(aSocket, onLo, sentBy, goTo("discard")),
 			rule(aSocket, accept),
-			because("its socket is bound to a device, and not found: but it answered, and each answer is judged", onLo, askerSent, l.answered(), accept),
-			rule(onLo, l.answered(), masked(nft.CtMark, mark.ClassMask, 0), maskedNot(nft.MetaMark, mark.SenderMask, mark.Sender&mark.SenderMask), accept),
-			because("outside its window it carries nothing, and is answered", onLo, isOpen, nft.Flip{Field: nft.TCPSequence}, accept),
+			because("its socket is bound to a device, and not found: but it answered, and each answer is judged", onLo,
+				askerSent, l.answered(), accept),
+			rule(onLo, l.answered(), masked(nft.CtMark, mark.ClassMask, 0),
+				maskedNot(nft.MetaMark, mark.SenderMask, mark.Sender&mark.SenderMask), accept),
+			because("outside its window it carries nothing, and is answered", onLo, isOpen,
+				nft.Flip{Field: nft.TCPSequence}, accept),
 			rule(onLo, sentBy, nft.Flip{Field: nft.TCPSequence}, accept),
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
@@ -53,8 +57,10 @@ func (l *layout) inputChains() []nft.Chain {
 		l.replySYN("input_reply_syn"),
 		{Name: "input_syn_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
-			because("early demultiplexing found a socket already: no other can be looked for", fromAway, setMark(mark.AllBits, mark.OpenBit), accept),
-			because("a socket in TIME_WAIT hides the listener: look for it from another port", nft.Flip{Field: nft.THSport}),
+			because("early demultiplexing found a socket already: no other can be looked for", fromAway,
+				setMark(mark.AllBits, mark.OpenBit), accept),
+			because("a socket in TIME_WAIT hides the listener: look for it from another port",
+				nft.Flip{Field: nft.THSport}),
 			rule(scratch(nft.MetaPriority, 0)),
 			rule(jump("find_listener")),
 			because("the port is put back", nft.Flip{Field: nft.THSport}),
@@ -63,12 +69,15 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(goTo("input_unasked")),
 		}},
 		{Name: "find_listener", Rules: l.whose(l.itsNumber(verdictReturn), "find_unlabelled")},
-		{Name: "find_unlabelled", Rules: []nft.Rule{rule(fullSocket(nft.SocketMark), scratch(nft.MetaPriority, mark.UnlabelledListener))}},
-		{Name: "input_unasked", Comment: "nobody that could be asked was found: no more than a handshake passes", Rules: []nft.Rule{
-			injected,
-			rule(sentBy, nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: mark.ClassMask, Or: mark.OpenBit}, accept),
-			rule(setMark(0, mark.OpenBit), nft.Count{Counter: "unlabelled"}, accept),
-		}},
+		{Name: "find_unlabelled", Rules: []nft.Rule{rule(fullSocket(nft.SocketMark),
+			scratch(nft.MetaPriority, mark.UnlabelledListener))}},
+		{Name: "input_unasked", Comment: "nobody that could be asked was found: no more than a handshake passes",
+			Rules: []nft.Rule{
+				injected,
+				rule(sentBy, nft.Copy{Target: nft.CtMark, Source: nft.MetaMark, And: mark.ClassMask, Or: mark.OpenBit},
+					accept),
+				rule(setMark(0, mark.OpenBit), nft.Count{Counter: "unlabelled"}, accept),
+			}},
 		{Name: "input_workload", Comment: "priority: who listens", Rules: []nft.Rule{
 			rule(onLo, sentBy, isNot(nft.MetaMark, mark.Injected), goTo("ask")),
 			injected,
@@ -85,7 +94,8 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(onLo, l.answered(), setMark(0, l.epoch), nft.Count{Counter: "unlabelled"}, accept),
 			because("who answers?", onLo, setMark(0, l.epoch|mark.OpenBit|mark.OutBit)),
 			because("other programs' marks stay", fromAway, is(nft.CtMark, 0), setMark(0, l.epoch|mark.OpenBit)),
-			because("it was denied by who had the port before", fromAway, masked(nft.CtMark, mark.DeadBit, mark.DeadBit), setMark(0, l.epoch|mark.OpenBit)),
+			because("it was denied by who had the port before", fromAway,
+				masked(nft.CtMark, mark.DeadBit, mark.DeadBit), setMark(0, l.epoch|mark.OpenBit)),
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
 		{Name: "input_other", Comment: "no listener can be found: the sender alone decides", Rules: []nft.Rule{
@@ -131,16 +141,18 @@ func (l *layout) inputUDPChains() []nft.Chain {
 		{Name: "input_broadcast", Rules: []nft.Rule{
 			looped,
 			rule(onLo, sentBy, goTo("discard")),
-			because("a workload's own, come back", fromAway, maskedNot(nft.CtMark, mark.ClassMask, 0), masked(nft.CtMark, elsewhere, 0), goTo("discard")),
+			because("a workload's own, come back", fromAway, maskedNot(nft.CtMark, mark.ClassMask, 0),
+				masked(nft.CtMark, elsewhere, 0), goTo("discard")),
 			rule(accept),
 		}},
 		{Name: "input_datagram", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_unlabelled")},
-		{Name: "input_reply", Comment: "an answer is for the workload that asked, not for who has its port now", Rules: append([]nft.Rule{
-			laterFragment,
-			because("no socket sent it", onLo, isInjected, goTo("input_reply_other")),
-			because("it is a request the other way", onLo, sentBy, goTo("input_other_way")),
-			rule(masked(nft.CtMark, mark.ClassMask, 0), goTo("input_reply_other")),
-		}, l.sameAs(goTo("input_again"), "input_reply_other")...)},
+		{Name: "input_reply", Comment: "an answer is for the workload that asked, not for who has its port now",
+			Rules: append([]nft.Rule{
+				laterFragment,
+				because("no socket sent it", onLo, isInjected, goTo("input_reply_other")),
+				because("it is a request the other way", onLo, sentBy, goTo("input_other_way")),
+				rule(masked(nft.CtMark, mark.ClassMask, 0), goTo("input_reply_other")),
+			}, l.sameAs(goTo("input_again"), "input_reply_other")...)},
 		{Name: "input_other_way", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_other_way_nobody")},
 		{Name: "input_other_way_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
@@ -152,15 +164,19 @@ func (l *layout) inputUDPChains() []nft.Chain {
 			rule(fromAway, accept),
 			because("never judged: nothing of a workload's", masked(nft.CtMark, mark.EpochMask, 0), accept),
 			rule(masked(nft.CtMark, mark.ClassMask, 0), accept),
-			because("an unlabelled process sent it: OUTPUT leaves a workload's number in the priority", is(nft.MetaPriority, 0), accept),
-			because("another program's mark: no connection of this node has an address's class", masked(nft.CtMark, elsewhere, elsewhere), accept),
+			because("an unlabelled process sent it: OUTPUT leaves a workload's number in the priority",
+				is(nft.MetaPriority, 0), accept),
+			because("another program's mark: no connection of this node has an address's class",
+				masked(nft.CtMark, elsewhere, elsewhere), accept),
 			rule(goTo("discard")),
 		}},
 		{Name: "input_again", Comment: "of an answer that comes over lo OUTPUT decided", Rules: append([]nft.Rule{
 			rule(onLo, accept),
 			because("this node's own address, from outside", append(forged, goTo("discard"))...),
 			rule(masked(nft.CtMark, mark.EpochMask|mark.DeadBit, l.epoch), accept),
-		}, append(l.containers(iifName, ipSaddr, ip6Saddr, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: mark.ClassMask}, goTo("ask_container_again")), l.whose(l.itsNumber(goTo("leave_again")), "discard")...)...)},
+		}, append(l.containers(iifName, ipSaddr, ip6Saddr, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark,
+			And: mark.ClassMask}, goTo("ask_container_again")),
+			l.whose(l.itsNumber(goTo("leave_again")), "discard")...)...)},
 	}
 }
 
@@ -178,7 +194,8 @@ func (l *layout) stranger() nft.Chain {
 	if l.fleet != nil {
 		proven := masked(nft.CtMark, mark.RemoteMask|mark.OutBit, mark.RemoteClass)
 		c.Rules = append(c.Rules,
-			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark, And: mark.ClassMask}, goTo("ask")),
+			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark,
+				And: mark.ClassMask}, goTo("ask")),
 			because("its certificate was revoked", proven, goTo("refuse")))
 	}
 	c.Rules = append(c.Rules, l.outside(nft.MetaMark, iifName, ipSaddr, ip6Saddr, "ask")...)
@@ -192,7 +209,8 @@ func (l *layout) outside(target nft.Field, bridge, addr4, addr6 nft.Expr, ask st
 		rules = append(rules,
 			rule(v4, nft.SetByMap{Target: target, Key: []nft.Expr{bridge, addr4}, Map: "container4"}, goTo(ask)),
 			rule(v6, nft.SetByMap{Target: target, Key: []nft.Expr{bridge, addr6}, Map: "container6"}, goTo(ask)),
-			because("a container whose labels are not known yet, or a forged address", nft.InSet{Key: []nft.Expr{bridge}, Set: "bridges"}, goTo("discard")))
+			because("a container whose labels are not known yet, or a forged address",
+				nft.InSet{Key: []nft.Expr{bridge}, Set: "bridges"}, goTo("discard")))
 	}
 	return append(rules,
 		rule(nft.SetBits{Target: target, Or: elsewhere}),

@@ -402,7 +402,8 @@ func (dk *docket) weigh(h *hearing) judgement {
 	case h[auditDenies] != 0:
 		return judgement{ruling: would, policy: dk.entries[h[auditDenies]-1].policy, why: why(auditDenies)}
 	case dk.audited != nil && h[allows] == 0 && h[auditAllows] == 0:
-		return judgement{ruling: would, policy: dk.audited, why: reason{dk.audited, dk.audited.Position}, unsaid: unsaid}
+		return judgement{ruling: would, policy: dk.audited, why: reason{dk.audited, dk.audited.Position},
+			unsaid: unsaid}
 	default:
 		return judgement{ruling: allow, why: why(allows)}
 	}
@@ -427,7 +428,8 @@ func (cs *classes) matcher(r *policy.Rule, deny bool) *matcher {
 		return m
 	}
 	m := &matcher{
-		rule: r, use: policy.UseOf(deny), everybody: r.Peers == nil, everyPort: r.Ports == nil, list: cs.addresses.listOf(r),
+		rule: r, use: policy.UseOf(deny), everybody: r.Peers == nil, everyPort: r.Ports == nil,
+		list: cs.addresses.listOf(r),
 	}
 	cs.matchers[r] = m
 	if r.Ports != nil {

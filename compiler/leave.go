@@ -190,7 +190,8 @@ func (l *lowering) addCell(c *workloadClass, r addressRange, cell cell) {
 		set = "_icmp" + set
 		key = append(key, nft.Span(uint64(cell.from), uint64(cell.to)))
 	} else {
-		key = append(key, nft.Span(uint64(cell.protoFrom), uint64(cell.protoTo)), nft.Span(uint64(cell.from), uint64(cell.to)))
+		key = append(key, nft.Span(uint64(cell.protoFrom), uint64(cell.protoTo)),
+			nft.Span(uint64(cell.from), uint64(cell.to)))
 	}
 	comment := ""
 	if l.comments {

@@ -60,7 +60,8 @@ func (cs *classes) lower(in Input) nft.Table {
 func (l *lowering) table(in Input) nft.Table {
 	o := in.Options
 	_, bridges := l.sets["bridges"]
-	lay := layout{levels: l.levels, bridges: bridges, groups: len(l.sets["group"].Elements) > 0, epoch: epochOf(o), deny: o.Deny, fleet: in.Fleet}
+	lay := layout{levels: l.levels, bridges: bridges, groups: len(l.sets["group"].Elements) > 0, epoch: epochOf(o),
+		deny: o.Deny, fleet: in.Fleet}
 	t := nft.Table{Name: "thole", Counters: slices.Clone(counters)}
 	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
 		a := l.audits[name]
@@ -119,20 +120,26 @@ func epochOf(o Options) uint32 { return mark.OfEpoch(max(o.Epoch, 1)) }
 // declare makes the maps that a table may have, empty.
 func (l *lowering) declare() {
 	for _, s := range []nft.Set{
-		{Name: "group", Key: []nft.Type{nft.Mark}, Data: nft.Mark, Comment: "the class of those who have a number of their own"},
+		{Name: "group", Key: []nft.Type{nft.Mark}, Data: nft.Mark,
+			Comment: "the class of those who have a number of their own"},
 		{Name: "group_listener", Key: []nft.Type{nft.ClassID}, Data: nft.ClassID, Comment: "the same"},
-		{Name: "address4", Key: []nft.Type{nft.IPv4Addr}, Data: nft.Mark, Interval: true, Comment: "classes of addresses outside; 0x8000 is elsewhere"},
+		{Name: "address4", Key: []nft.Type{nft.IPv4Addr}, Data: nft.Mark, Interval: true,
+			Comment: "classes of addresses outside; 0x8000 is elsewhere"},
 		{Name: "address6", Key: []nft.Type{nft.IPv6Addr}, Data: nft.Mark, Interval: true},
-		{Name: "leave_class", Key: []nft.Type{nft.ClassID}, Data: nft.VerdictType, Comment: "sender, to any other address"},
+		{Name: "leave_class", Key: []nft.Type{nft.ClassID}, Data: nft.VerdictType,
+			Comment: "sender, to any other address"},
 	} {
 		l.declareSet(s)
 	}
-	l.declareAddresses("leave", nft.ClassID, "sender . address . protocol . port: what rules say, where it differs from leave_class")
+	l.declareAddresses("leave", nft.ClassID, "sender . address . protocol . port: what rules say, where it differs "+
+		"from leave_class")
 	l.declareAddresses("called", nft.Mark, "the same, of the address that was called, where NAT led to this node")
-	l.declareSet(nft.Set{Name: "pair", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . listener: both sides allow everything, or it is the same workload"})
+	l.declareSet(nft.Set{Name: "pair", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType,
+		Comment: "sender . listener: both sides allow everything, or it is the same workload"})
 	l.declareSide("ingress", "listener", nft.ClassID)
 	l.declareSide("egress", "sender", nft.Mark)
-	l.declareSet(nft.Set{Name: "egress_remote", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType, Comment: "sender . another node's workload: where it differs from egress_class"})
+	l.declareSet(nft.Set{Name: "egress_remote", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType,
+		Comment: "sender . another node's workload: where it differs from egress_class"})
 }
 
 // declareAddresses makes the maps that say what a sender may have to do with addresses outside.
@@ -148,7 +155,8 @@ func (l *lowering) declareAddresses(name string, sender nft.Type, comment string
 
 // declareSide makes the maps that say what one side of a connection says.
 func (l *lowering) declareSide(name, self string, of nft.Type) {
-	l.declareSet(nft.Set{Name: name + "_peer", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType, Comment: "sender . listener: where it differs from " + name + "_class"})
+	l.declareSet(nft.Set{Name: name + "_peer", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType,
+		Comment: "sender . listener: where it differs from " + name + "_class"})
 	l.declareSet(nft.Set{Name: name + "_class", Key: []nft.Type{of}, Data: nft.VerdictType, Comment: self})
 }
 
@@ -198,10 +206,12 @@ func (l *lowering) bind(cg policy.Cgroup, b binding, comment string) {
 	if !at.bound {
 		at.bound = true
 		room := func(each int) []nft.Element { return make([]nft.Element, 0, each*l.expected[at.depth]) }
-		l.declareSet(nft.Set{Name: senderMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark, Elements: room(1),
-			Comment: fmt.Sprintf("cgroups at depth %d: the number of what they send", at.depth)})
-		l.declareSet(nft.Set{Name: listenerMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.ClassID, Elements: room(1),
-			Comment: "the same number, of a listener"})
+		l.declareSet(nft.Set{Name: senderMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
+			Elements: room(1),
+			Comment:  fmt.Sprintf("cgroups at depth %d: the number of what they send", at.depth)})
+		l.declareSet(nft.Set{Name: listenerMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.ClassID,
+			Elements: room(1),
+			Comment:  "the same number, of a listener"})
 		l.declareSet(nft.Set{Name: sameSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark}, Elements: room(2),
 			Comment: "the same, to ask whether the mark says so already"})
 	}
@@ -262,7 +272,8 @@ func (l *lowering) bindContainers(parents []policy.Cgroup, unlabelled []policy.U
 		at := l.level(u.Cgroup)
 		if !at.free {
 			at.free = true
-			l.declareSet(nft.Set{Name: freeSet(at.depth), Key: []nft.Type{nft.CgroupV2}, Comment: "containers that are known to be unlabelled"})
+			l.declareSet(nft.Set{Name: freeSet(at.depth), Key: []nft.Type{nft.CgroupV2},
+				Comment: "containers that are known to be unlabelled"})
 		}
 		l.add(freeSet(at.depth), nft.Element{Key: []nft.Value{nft.CgroupValue(u.Cgroup.Path, u.Cgroup.ID)}})
 	}
@@ -298,7 +309,8 @@ func (l *lowering) bindAddresses() {
 		c := &l.addresses.classes[1+i]
 		for _, r := range c.ranges {
 			if !isGroup(r.from) { // nobody sends from there
-				l.add("address"+family(r), nft.Element{Key: []nft.Value{nft.AddressRange(r.from, r.to)}, Number: c.number})
+				l.add("address"+family(r), nft.Element{Key: []nft.Value{nft.AddressRange(r.from, r.to)},
+					Number: c.number})
 			}
 		}
 	}

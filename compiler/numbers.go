@@ -27,8 +27,8 @@ type Numbers struct {
 	Epoch uint16   `json:",omitempty"`
 }
 
-// free enters into n which numbers became free since had. It reports whether n gives one that was free, in the same epoch,
-// to somebody else.
+// free enters into n which numbers became free since had. It reports whether n gives one that was free, in the same
+// epoch, to somebody else.
 func (n *Numbers) free(had Numbers, epoch uint16) (again bool) {
 	n.Epoch, n.Freed = epoch, nil
 	if had.Epoch != epoch {
@@ -81,7 +81,8 @@ const (
 // that had one which no earlier group took, else the next free one from next on,
 // and then from first on again. It returns them with what to remember, and what is
 // next.
-func number(what string, groups [][]string, had map[string]uint32, first, last uint32, next *uint32) ([]uint32, map[string]uint32, error) {
+func number(what string, groups [][]string, had map[string]uint32, first, last uint32, next *uint32) ([]uint32,
+	map[string]uint32, error) {
 	if len(groups) > int(last-first+1) {
 		return nil, nil, fmt.Errorf("%d classes of %s: the limit is %d", len(groups), what, last-first+1)
 	}
@@ -128,7 +129,8 @@ func (c *classes) number(had Numbers) (has Numbers, err error) {
 			groups = append(groups, itself(class.members[at]))
 		}
 	}
-	numbers, has.Workloads, err = number("workloads", groups, had.Workloads, firstWorkloadClass, lastWorkloadClass, &has.Next)
+	numbers, has.Workloads, err = number("workloads", groups, had.Workloads, firstWorkloadClass, lastWorkloadClass,
+		&has.Next)
 	if err != nil {
 		return has, err
 	}
@@ -139,7 +141,8 @@ func (c *classes) number(had Numbers) (has Numbers, err error) {
 		rest = rest[copy(class.numbers, rest):]
 	}
 	has.NextRemote = had.NextRemote
-	numbers, has.Remotes, err = number("other nodes' workloads", identities(c.remotes), had.Remotes, firstRemoteClass, lastRemoteClass, &has.NextRemote)
+	numbers, has.Remotes, err = number("other nodes' workloads", identities(c.remotes), had.Remotes, firstRemoteClass,
+		lastRemoteClass, &has.NextRemote)
 	if err != nil {
 		return has, err
 	}
@@ -147,7 +150,9 @@ func (c *classes) number(had Numbers) (has Numbers, err error) {
 		c.remotes[i].number = numbers[i]
 	}
 	addresses := c.addresses.classes[1:]
-	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, func(a addressClass) []addressRange { return a.ranges }), had.Addresses, firstAddressClass, lastAddressClass, &lowest)
+	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, func(a addressClass) []addressRange {
+		return a.ranges
+	}), had.Addresses, firstAddressClass, lastAddressClass, &lowest)
 	if err != nil {
 		return has, err
 	}

@@ -17,7 +17,8 @@ func TestNumbersEnd(t *testing.T) {
 	if err != nil || numbers[0] != 1 || numbers[9] != 10 {
 		t.Errorf("%v, %v; want 1 to 10", numbers, err)
 	}
-	if _, _, err := number("workloads", groups, nil, 1, 9, &next); err == nil || !strings.Contains(err.Error(), "10 classes of workloads: the limit is 9") {
+	if _, _, err := number("workloads", groups, nil, 1, 9, &next); err == nil ||
+		!strings.Contains(err.Error(), "10 classes of workloads: the limit is 9") {
 		t.Errorf("got %v, want the limit", err)
 	}
 }
@@ -76,12 +77,14 @@ func TestNumbersFreed(t *testing.T) {
 		{"nothing changes", Numbers{Workloads: of(1, 2, 3), Remotes: of(0x4000, 0x4001)}, 7, "[5 9]", false},
 		{"some end", Numbers{Workloads: of(3), Remotes: of(0x4001)}, 7, "[1 2 5 9 16384]", false},
 		{"one begins", Numbers{Workloads: of(1, 2, 3, 4), Remotes: of(0x4000, 0x4001)}, 7, "[5 9]", false},
-		{"one begins with a free number", Numbers{Workloads: of(1, 2, 3, 9), Remotes: of(0x4000, 0x4001)}, 7, "[5 9]", true},
+		{"one begins with a free number", Numbers{Workloads: of(1, 2, 3, 9), Remotes: of(0x4000, 0x4001)}, 7, "[5 9]",
+			true},
 		{"and in the next epoch", Numbers{Workloads: of(1, 3, 9), Remotes: of(0x4000)}, 8, "[]", false},
 	} {
 		again := tt.now.free(had, tt.epoch)
 		if got := fmt.Sprint(tt.now.Freed); got != tt.freed || again != tt.again || tt.now.Epoch != tt.epoch {
-			t.Errorf("%s: free are %s in epoch %d, again %t; want %s in %d, %t", tt.name, got, tt.now.Epoch, again, tt.freed, tt.epoch, tt.again)
+			t.Errorf("%s: free are %s in epoch %d, again %t; want %s in %d, %t", tt.name, got, tt.now.Epoch, again,
+				tt.freed, tt.epoch, tt.again)
 		}
 	}
 }

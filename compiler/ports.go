@@ -104,7 +104,8 @@ type portLine struct {
 // portLines returns these, in the order in which classes are found.
 func portLines() []portLine {
 	return []portLine{
-		{uint8(policy.TCP), 65535}, {uint8(policy.UDP), 65535}, {uint8(policy.SCTP), 65535}, {uint8(policy.ICMP), 255}, {protoICMPv6, 255},
+		{uint8(policy.TCP), 65535}, {uint8(policy.UDP), 65535}, {uint8(policy.SCTP), 65535}, {uint8(policy.ICMP), 255},
+		{protoICMPv6, 255},
 	}
 }
 

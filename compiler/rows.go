@@ -15,7 +15,8 @@ import (
 func (l *lowering) rowChain(s side, r *row) string {
 	other := r.judgements[0]
 	var said []portsSaid
-	for _, proto := range []uint8{uint8(policy.TCP), uint8(policy.UDP), uint8(policy.SCTP), uint8(policy.ICMP), protoICMPv6} {
+	for _, proto := range []uint8{uint8(policy.TCP), uint8(policy.UDP), uint8(policy.SCTP), uint8(policy.ICMP),
+		protoICMPv6} {
 		for _, span := range l.spansOf(proto, r) {
 			if !span.judgement.same(other) {
 				said = append(said, portsSaid{proto, span})
@@ -79,7 +80,8 @@ func (p portsSaid) rule(match []nft.Statement, port nft.Field, verdict nft.Verdi
 
 // String returns the ports as a part of a chain's name.
 func (p portsSaid) String() string {
-	s := map[uint8]string{uint8(policy.TCP): "tcp", uint8(policy.UDP): "udp", uint8(policy.SCTP): "sctp", uint8(policy.ICMP): "icmp", protoICMPv6: "icmpv6"}[p.proto]
+	s := map[uint8]string{uint8(policy.TCP): "tcp", uint8(policy.UDP): "udp", uint8(policy.SCTP): "sctp",
+		uint8(policy.ICMP): "icmp", protoICMPv6: "icmpv6"}[p.proto]
 	switch {
 	case p.whole():
 		return s

@@ -165,7 +165,8 @@ func manyRemotes(t testing.TB, n int) compiler.Input {
 	in.Fleet = &compiler.Fleet{Queue: 1}
 	for i := range n {
 		in.Remotes = append(in.Remotes, policy.Remote{
-			Labels: policy.Labels{"app": fmt.Sprintf("app%03d", i%200), "team": "t01"}, Node: fmt.Sprintf("node%05d", i),
+			Labels:  policy.Labels{"app": fmt.Sprintf("app%03d", i%200), "team": "t01"},
+			Node:    fmt.Sprintf("node%05d", i),
 			Address: netip.AddrFrom4([4]byte{172, 16, byte(i >> 6), byte(i << 2)}),
 		})
 	}

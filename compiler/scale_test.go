@@ -43,7 +43,9 @@ func TestCompilesInLinearTime(t *testing.T) {
 	}{
 		{"workloads", 3000, func(_ testing.TB, n int) compiler.Input { return reference.Scale(n, 200, 200) }},
 		{"policies", 500, func(_ testing.TB, n int) compiler.Input { return reference.Scale(100, 100, n) }},
-		{"classes with a policy each", 400, func(_ testing.TB, n int) compiler.Input { return reference.Scale(n, n, n) }},
+		{"classes with a policy each", 400, func(_ testing.TB, n int) compiler.Input {
+			return reference.Scale(n, n, n)
+		}},
 		{"classes with one policy", 1000, sameLabels},
 		{"labels of a workload", 10_000, manyLabels},
 		{"CIDRs of a rule", 6000, func(t testing.TB, n int) compiler.Input {

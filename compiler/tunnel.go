@@ -33,15 +33,18 @@ const (
 
 func (l *lowering) declareTunnels() {
 	for i, address := range []nft.Type{nft.IPv4Addr, nft.IPv6Addr} {
-		l.declareSet(nft.Set{Name: "wireguard" + families[i], Key: []nft.Type{address, nft.InetService, nft.InetService},
-			Timeout: wireguardTimeout, Size: wireguardSize, Comment: "to whom WireGuard speaks: address . port . port here"})
+		l.declareSet(nft.Set{Name: "wireguard" + families[i],
+			Key:     []nft.Type{address, nft.InetService, nft.InetService},
+			Timeout: wireguardTimeout, Size: wireguardSize,
+			Comment: "to whom WireGuard speaks: address . port . port here"})
 	}
 }
 
 var (
 	wrap   = scratch(nft.MetaPriority, mark.WrappedPriority)
 	loops  = scratch(nft.MetaPriority, mark.AroundPriority)
-	begins = because("perhaps a handshake of WireGuard", isUDP, between(nft.InnerWord, wireguardInitiation, wireguardResponse), goTo("wireguard"))
+	begins = because("perhaps a handshake of WireGuard", isUDP,
+		between(nft.InnerWord, wireguardInitiation, wireguardResponse), goTo("wireguard"))
 )
 
 func wireguardKey(daddr nft.Expr) []nft.Expr { return []nft.Expr{daddr, dport, sport} }
@@ -51,7 +54,8 @@ func wrappings(match ...nft.Statement) []nft.Rule {
 	with := func(s ...nft.Statement) []nft.Statement { return append(append([]nft.Statement{}, match...), s...) }
 	return []nft.Rule{
 		because("around a packet that was judged", with(is(nft.MetaPriority, mark.WrappedPriority), goTo("around"))...),
-		because("WireGuard's own", with(isUDP, v4, nft.InSet{Key: wireguardKey(ipDaddr), Set: "wireguard4"}, accept)...),
+		because("WireGuard's own", with(isUDP, v4, nft.InSet{Key: wireguardKey(ipDaddr), Set: "wireguard4"},
+			accept)...),
 		rule(with(isUDP, v6, nft.InSet{Key: wireguardKey(ip6Daddr), Set: "wireguard6"}, accept)...),
 	}
 }

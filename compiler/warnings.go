@@ -28,7 +28,8 @@ func addressed(workloads []policy.Workload) []Warning {
 	var list []Warning
 	for _, w := range workloads {
 		if w.Kind == policy.KindAddress {
-			list = append(list, Warning{w.Position, fmt.Sprintf("workload %s has an address of its own: Thole does not filter its connections", w.Name)})
+			list = append(list, Warning{w.Position, fmt.Sprintf("workload %s has an address of its own: Thole does "+
+				"not filter its connections", w.Name)})
 		}
 	}
 	return list
@@ -74,7 +75,8 @@ func listenerless(p *policy.Policy) []Warning {
 		for _, r := range rules {
 			for _, port := range r.Ports {
 				if port.Protocol != policy.TCP && port.Protocol != policy.UDP {
-					list = append(list, Warning{r.Position, fmt.Sprintf("policy %s: %s in ingress has no effect for workloads on the host network: only the sender's egress decides", p.Name, port)})
+					list = append(list, Warning{r.Position, fmt.Sprintf("policy %s: %s in ingress has no effect for "+
+						"workloads on the host network: only the sender's egress decides", p.Name, port)})
 				}
 			}
 		}

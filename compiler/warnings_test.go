@@ -9,7 +9,8 @@ import (
 )
 
 func TestWarnings(t *testing.T) {
-	web := policy.Workload{Name: "web", Kind: policy.KindRun, Labels: policy.Labels{"app": "web"}, Cgroup: policy.Cgroup{Path: "a.slice"}}
+	web := policy.Workload{Name: "web", Kind: policy.KindRun, Labels: policy.Labels{"app": "web"},
+		Cgroup: policy.Cgroup{Path: "a.slice"}}
 	document := func(name, spec string) string {
 		return "---\napiVersion: thole/v1\nkind: Policy\nmetadata: {name: " + name + "}\nspec: " + spec + "\n"
 	}
@@ -17,13 +18,20 @@ func TestWarnings(t *testing.T) {
 		name, yaml string
 		want       []string
 	}{
-		{"nothing to say", document("a", `{selector: {matchLabels: {app: web}}, ingress: [{from: [{any: true}]}]}`), nil},
-		{"selects nothing", document("a", `{selector: {matchLabels: {app: wbe}}, ingress: []}`), []string{"p.yaml:4:18: policy a selects no workload that runs now"}},
-		{"no listener of ICMP", document("a", `{selector: {matchLabels: {app: web}}, ingress: [{ports: [icmp, sctp]}]}`), []string{"icmp in ingress has no effect", "sctp in ingress has no effect"}},
-		{"a deny beside an allowance by address", document("a", `{selector: {matchLabels: {app: web}}, ingress: [{from: [{cidr: 10.0.0.0/8}]}]}`) +
+		{"nothing to say", document("a", `{selector: {matchLabels: {app: web}}, ingress: [{from: [{any: true}]}]}`),
+			nil},
+		{"selects nothing", document("a", `{selector: {matchLabels: {app: wbe}}, ingress: []}`),
+			[]string{"p.yaml:4:18: policy a selects no workload that runs now"}},
+		{"no listener of ICMP", document("a",
+			`{selector: {matchLabels: {app: web}}, ingress: [{ports: [icmp, sctp]}]}`),
+			[]string{"icmp in ingress has no effect", "sctp in ingress has no effect"}},
+		{"a deny beside an allowance by address",
+			document("a", `{selector: {matchLabels: {app: web}}, ingress: [{from: [{cidr: 10.0.0.0/8}]}]}`) +
+				document("b", `{selector: {matchLabels: {app: web}}, deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), []string{"policy b: a process of another node evades this deny rule"}},
+		{"a deny without isolation",
 			document("b", `{selector: {matchLabels: {app: web}}, deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), []string{"policy b: a process of another node evades this deny rule"}},
-		{"a deny without isolation", document("b", `{selector: {matchLabels: {app: web}}, deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), []string{"policy b: a process of another node evades this deny rule"}},
-		{"a deny of who may come in by label alone", document("a", `{selector: {matchLabels: {app: web}}, ingress: [{from: [{workloads: {}}]}], deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), nil},
+		{"a deny of who may come in by label alone",
+			document("a", `{selector: {matchLabels: {app: web}}, ingress: [{from: [{workloads: {}}]}], deny: {ingress: [{from: [{workloads: {matchLabels: {env: dev}}}]}]}}`), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			docs, err := policy.Parse([]policy.File{{Name: "p.yaml", Data: []byte(c.yaml)}})

@@ -214,7 +214,8 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 	next, action := e.node.Step(conn, &event)
 	if action.Err != nil {
 		e.count(action.Err)
-		e.log.Debug("handshake", "local", key.Local, "remote", key.Remote, "state", conn.State, "do", action.Do, "error", action.Err)
+		e.log.Debug("handshake", "local", key.Local, "remote", key.Remote, "state", conn.State, "do", action.Do,
+			"error", action.Err)
 	}
 	if action.Err == nil || next != conn { // what is refused does not prolong anything
 		if err := e.table.Put(key, next, e.now); err != nil {
@@ -287,7 +288,8 @@ func (e *Engine) learn(before handshake.Conn, action *handshake.Action, key hand
 }
 
 // carryOut sends what the machine wants sent, and returns its verdict.
-func (e *Engine) carryOut(q *queue.Packet, p *packet.Packet, conn *handshake.Conn, action *handshake.Action) queue.Verdict {
+func (e *Engine) carryOut(q *queue.Packet, p *packet.Packet, conn *handshake.Conn,
+	action *handshake.Action) queue.Verdict {
 	out, err := action.Write(nil, p)
 	if err != nil {
 		return e.refused(err)

@@ -101,7 +101,8 @@ func newSides(t *testing.T) (client, server side) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		scope := pki.Scope{Grants: pki.Grants{"app": {"*"}, "tier": {"*"}}, Addresses: []netip.Prefix{netip.PrefixFrom(at.Addr(), 32)}}
+		scope := pki.Scope{Grants: pki.Grants{"app": {"*"}, "tier": {"*"}},
+			Addresses: []netip.Prefix{netip.PrefixFrom(at.Addr(), 32)}}
 		der, err := ca.Issue(name, public, scope, pki.For(now, time.Hour))
 		if err != nil {
 			t.Fatal(err)
@@ -111,8 +112,9 @@ func newSides(t *testing.T) (client, server side) {
 			t.Fatal(err)
 		}
 		e := &Engine{
-			daemon: w, finder: w, sender: w, log: slog.New(slog.DiscardHandler), table: handshake.NewTable(), counts: map[string]uint64{},
-			peers: peers.New(&pki.Node{Key: key, Identity: id, Trust: trust}),
+			daemon: w, finder: w, sender: w, log: slog.New(slog.DiscardHandler), table: handshake.NewTable(),
+			counts: map[string]uint64{},
+			peers:  peers.New(&pki.Node{Key: key, Identity: id, Trust: trust}),
 		}
 		e.node = handshake.Node{Statements: known{e}, Policy: known{e}}
 		return side{e, w}
@@ -216,17 +218,21 @@ func TestHandshake(t *testing.T) {
 			}
 			got, setMark := step.to.pass(queue.Prerouting, 0, wire)
 			if string(got) != string(step.packet) || setMark != step.mark {
-				t.Fatalf("round %d, %s: came as %x with mark %#x, want %x with %#x; refused: %v", round, step.name, got, setMark, step.packet, step.mark, step.to.Status().Refused)
+				t.Fatalf("round %d, %s: came as %x with mark %#x, want %x with %#x; refused: %v", round, step.name, got,
+					setMark, step.packet, step.mark, step.to.Status().Refused)
 			}
 		}
 	}
 	st := server.Status()
-	if st.Events["proven"] != 2 || st.Events["packets"] != 6 || len(st.Refused) != 0 || st.Pending["strangers"]+st.Pending["proven-key"] != 0 || st.Known["statements"] != 1 || st.Running {
+	if st.Events["proven"] != 2 || st.Events["packets"] != 6 || len(st.Refused) != 0 ||
+		st.Pending["strangers"]+st.Pending["proven-key"] != 0 || st.Known["statements"] != 1 || st.Running {
 		t.Errorf("server: %+v", st)
 	}
 	r := server.remotes[0]
-	want := policy.Remote{Labels: policy.Labels{"app": "web"}, Node: "node-a", Address: clientEnd.Addr(), Unsaid: []string{"tier"}}
-	if !maps.Equal(r.Labels, want.Labels) || r.Node != want.Node || r.Address != want.Address || !slices.Equal(r.Unsaid, want.Unsaid) || r.Certificate == "" {
+	want := policy.Remote{Labels: policy.Labels{"app": "web"}, Node: "node-a", Address: clientEnd.Addr(),
+		Unsaid: []string{"tier"}}
+	if !maps.Equal(r.Labels, want.Labels) || r.Node != want.Node || r.Address != want.Address ||
+		!slices.Equal(r.Unsaid, want.Unsaid) || r.Certificate == "" {
 		t.Errorf("what was proven: %+v", r)
 	}
 }
@@ -271,7 +277,8 @@ func TestSocketsCanNotBeAsked(t *testing.T) {
 		t.Errorf("a SYN that may be for a workload came as %x", got)
 	}
 	server.world.unasked = nil
-	if got, setMark := server.pass(queue.Prerouting, 0, wire); string(got) != string(kernelSYN) || setMark != mark.Pending(0x4002) {
+	if got, setMark := server.pass(queue.Prerouting, 0, wire); string(got) != string(kernelSYN) ||
+		setMark != mark.Pending(0x4002) {
 		t.Errorf("it came as %x, mark %#x", got, setMark)
 	}
 }
@@ -285,12 +292,14 @@ func TestWithoutLabels(t *testing.T) {
 		t.Errorf("for nobody: %x, mark %#x", got, setMark)
 	}
 	server.world.cgroup, server.world.labels = 4, nil
-	if got, _ := server.pass(queue.Prerouting, 0, wire); string(got) != string(wire) || server.Status().Refused["handshake/not-wanted"] != 2 {
+	if got, _ := server.pass(queue.Prerouting, 0, wire); string(got) != string(wire) ||
+		server.Status().Refused["handshake/not-wanted"] != 2 {
 		t.Errorf("for one without labels: %x, %v", got, server.Status().Refused)
 	}
 	client, _ = newSides(t)
 	client.world.labels = map[string]string{"other": "label"} // that is not granted
-	if got, _ := client.pass(queue.Output, 0, kernelSYN); string(got) != string(kernelSYN) || client.Status().Refused["certificate/not-granted"] != 1 {
+	if got, _ := client.pass(queue.Output, 0, kernelSYN); string(got) != string(kernelSYN) ||
+		client.Status().Refused["certificate/not-granted"] != 1 {
 		t.Errorf("of one that can prove nothing: %v", client.Status().Refused)
 	}
 }
@@ -305,7 +314,8 @@ func TestPlainPlace(t *testing.T) {
 	if len(client.sent) != 2 || string(client.sent[1]) != string(kernelSYN) {
 		t.Fatalf("%d packets were sent: a reset and the SYN should be", len(client.sent))
 	}
-	if got, setMark := client.pass(queue.Prerouting, 0, kernelSYNACK); string(got) != string(kernelSYNACK) || setMark != mark.Plain {
+	if got, setMark := client.pass(queue.Prerouting, 0, kernelSYNACK); string(got) != string(kernelSYNACK) ||
+		setMark != mark.Plain {
 		t.Errorf("the answer to that: %x, mark %#x", got, setMark)
 	}
 	next := segment(netip.AddrPortFrom(clientEnd.Addr(), 40001), serverEnd, c, 0, packet.SYN, "")
@@ -324,17 +334,20 @@ func TestPlainPlace(t *testing.T) {
 func TestQuotedErrors(t *testing.T) {
 	client, _ := newSides(t)
 	wire, _ := client.pass(queue.Output, 0, kernelSYN)
-	if got, _ := client.pass(queue.Prerouting, 0, unreachable(wire)); got == nil || binary.BigEndian.Uint32(got[52:]) != c {
+	if got, _ := client.pass(queue.Prerouting, 0, unreachable(wire)); got == nil ||
+		binary.BigEndian.Uint32(got[52:]) != c {
 		t.Errorf("quote of the wire's: %x", got)
 	}
-	for name, b := range map[string][]byte{"the kernel's own number": unreachable(kernelSYN), "another connection": unreachable(kernelSYNACK)} {
+	for name, b := range map[string][]byte{"the kernel's own number": unreachable(kernelSYN),
+		"another connection": unreachable(kernelSYNACK)} {
 		if got, _ := client.pass(queue.Prerouting, 0, b); string(got) != string(b) {
 			t.Errorf("%s: %x", name, got)
 		}
 	}
 	broken := unreachable(wire)
 	broken[30]++
-	if got, _ := client.pass(queue.Prerouting, 0, broken); string(got) != string(broken) || client.Status().Refused["packet/bad-checksum"] != 1 {
+	if got, _ := client.pass(queue.Prerouting, 0, broken); string(got) != string(broken) ||
+		client.Status().Refused["packet/bad-checksum"] != 1 {
 		t.Errorf("what cannot be read is for the kernel: %v", client.Status().Refused)
 	}
 	if st := client.Status(); st.Events["quotes"] != 1 {

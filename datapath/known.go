@@ -35,7 +35,8 @@ func (k known) Remembered(own *token.Own, at netip.AddrPort) *handshake.Pair {
 }
 
 // Named is a method of handshake.Statements.
-func (k known) Named(side handshake.Side, w handshake.Workload, own, peer token.Fingerprint, from netip.Addr) (*handshake.Pair, error) {
+func (k known) Named(side handshake.Side, w handshake.Workload, own, peer token.Fingerprint,
+	from netip.Addr) (*handshake.Pair, error) {
 	local, ok := k.daemon.Workload(uint64(w))
 	if !ok {
 		return nil, peers.Unknown

@@ -60,7 +60,8 @@ func TestTogether(t *testing.T) {
 		names = append(names, p.Name)
 	}
 	want := []string{
-		"allow-from-network", "audit-rollout", "database", "deny-all", "dns-local", "ingress-proxy", "same-labels", "web",
+		"allow-from-network", "audit-rollout", "database", "deny-all", "dns-local", "ingress-proxy", "same-labels",
+		"web",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("policies (-want +got):\n%s", diff)

@@ -16,7 +16,8 @@ func small() *ruleset.Table {
 	class := func(n uint64, path string, mark uint32, comment string) ruleset.Element {
 		return ruleset.Element{Key: []ruleset.Value{ruleset.CgroupValue(path, n)}, Number: mark, Comment: comment}
 	}
-	lookup := ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{{Field: ruleset.SocketCgroup, Level: 2}}, Map: "class"}
+	lookup := ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{{Field: ruleset.SocketCgroup, Level: 2}},
+		Map: "class"}
 	rule := func(ss ...ruleset.Statement) ruleset.Rule { return ruleset.Rule{Statements: ss} }
 	return &ruleset.Table{
 		Name:     "thole",
@@ -26,8 +27,10 @@ func small() *ruleset.Table {
 			Elements: []ruleset.Element{class(7, "thole/a", 0x10, "web"), class(8, "thole/b", 0x11, "db")},
 		}},
 		Chains: []ruleset.Chain{
-			{Name: "dead", Rules: []ruleset.Rule{rule(ruleset.Count{Counter: "denied"}), rule(ruleset.Verdict{Kind: ruleset.Drop})}},
-			{Name: "out", Hook: ruleset.Output, Rules: []ruleset.Rule{rule(lookup), rule(ruleset.Verdict{Kind: ruleset.Goto, Chain: "dead"})}},
+			{Name: "dead", Rules: []ruleset.Rule{rule(ruleset.Count{Counter: "denied"}),
+				rule(ruleset.Verdict{Kind: ruleset.Drop})}},
+			{Name: "out", Hook: ruleset.Output,
+				Rules: []ruleset.Rule{rule(lookup), rule(ruleset.Verdict{Kind: ruleset.Goto, Chain: "dead"})}},
 		},
 	}
 }
@@ -77,7 +80,9 @@ func TestDiff(t *testing.T) {
 			[]string{"FlushChain", "DeleteSet", "AddSet", "AddElements", "AddRules"},
 		},
 		{
-			"all objects", func(*ruleset.Table) *ruleset.Table { return &ruleset.Table{Name: "thole", Counters: []string{"new"}} },
+			"all objects", func(*ruleset.Table) *ruleset.Table {
+				return &ruleset.Table{Name: "thole", Counters: []string{"new"}}
+			},
 			`- counter denied
 + counter new
 - map class { type cgroupsv2 : mark }
@@ -90,7 +95,8 @@ func TestDiff(t *testing.T) {
 - chain out: ct mark set socket cgroupv2 level 2 map @class
 - chain out: goto dead
 `,
-			[]string{"FlushChain", "FlushChain", "DeleteSet", "DeleteChain", "DeleteChain", "DeleteCounter", "AddCounter"},
+			[]string{"FlushChain", "FlushChain", "DeleteSet", "DeleteChain", "DeleteChain", "DeleteCounter",
+				"AddCounter"},
 		},
 		{"the table", func(*ruleset.Table) *ruleset.Table { return nil }, `- table inet thole
 - counter denied
@@ -127,11 +133,13 @@ func TestDiffForeign(t *testing.T) {
 	}{
 		{
 			"in the table", func(t *ruleset.Table) { t.Foreign = []string{"flags 0x1"} }, "- foreign: flags 0x1\n",
-			[]string{"DeleteTable", "AddTable", "AddCounter", "AddChain", "AddChain", "AddSet", "AddElements", "AddRules", "AddRules"},
+			[]string{"DeleteTable", "AddTable", "AddCounter", "AddChain", "AddChain", "AddSet", "AddElements",
+				"AddRules", "AddRules"},
 		},
 		{"a rule", func(t *ruleset.Table) {
 			t.Chains[0].Rules[0].Statements = []ruleset.Statement{ruleset.Foreign{Description: "quota\n"}}
-		}, "- chain dead: (foreign: quota\\n)\n+ chain dead: counter name \"denied\"\n", []string{"FlushChain", "AddRules"}},
+		}, "- chain dead: (foreign: quota\\n)\n+ chain dead: counter name \"denied\"\n",
+			[]string{"FlushChain", "AddRules"}},
 		{"a chain", func(t *ruleset.Table) { t.Chains[1].Foreign = "policy 0" }, `- chain out { foreign: policy 0 }
 + chain out { type filter hook output priority filter; policy accept; }
 `, []string{"FlushChain", "DeleteChain", "AddChain", "AddRules"}},

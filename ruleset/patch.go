@@ -93,7 +93,9 @@ func (t *Table) Patched(p Patch) *Table {
 
 // set returns the set of that name in a normalised table, nil if there is none.
 func (t *Table) set(name string) *Set {
-	at, found := slices.BinarySearchFunc(t.Sets, name, func(s Set, name string) int { return strings.Compare(s.Name, name) })
+	at, found := slices.BinarySearchFunc(t.Sets, name, func(s Set, name string) int {
+		return strings.Compare(s.Name, name)
+	})
 	if !found {
 		return nil
 	}

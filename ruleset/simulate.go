@@ -75,7 +75,8 @@ type Simulator struct {
 
 // NewSimulator returns one for t, which must not change any more.
 func NewSimulator(t *Table) *Simulator {
-	s := &Simulator{table: t, chains: map[string]*Chain{}, hashed: map[string]map[string]*Element{}, sets: map[string]*Set{}}
+	s := &Simulator{table: t, chains: map[string]*Chain{}, hashed: map[string]map[string]*Element{},
+		sets: map[string]*Set{}}
 	for i := range t.Chains {
 		s.chains[t.Chains[i].Name] = &t.Chains[i]
 	}

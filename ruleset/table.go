@@ -132,42 +132,44 @@ type Field uint8
 // The fields, named as in nft(8). Those that read a header of one family or
 // protocol hold for no other packet; rules match the family or protocol first.
 const (
-	CtDirection       Field = iota + 1 // ct direction: 0 original, 1 reply
-	CtState                            // ct state: bits
-	CtMark                             // ct mark
-	CtStatus                           // ct status: bits
-	MetaMark                           // meta mark
-	MetaPriority                       // meta priority
-	MetaL4Proto                        // meta l4proto
-	MetaNFProto                        // meta nfproto: 2 ipv4, 10 ipv6; in family bridge 7
-	MetaProtocol                       // meta protocol: the frame's EtherType, behind VLAN tags
-	MetaIif                            // iif: an interface's index; lo is 1
-	MetaOif                            // oif
-	MetaIifName                        // iifname: an interface's name
-	MetaOifName                        // oifname
-	SocketCgroup                       // socket cgroupv2 level N: the id of the socket's ancestor at depth N
-	SocketMark                         // socket mark: no more than "there is a full socket" is asked of it
-	SkUID                              // meta skuid: "a full socket sent this"
-	THSport                            // th sport: of TCP, UDP, SCTP
-	THDport                            // th dport
-	TCPOption                          // tcp option Level: whether a TCP packet has it: 0, 1
-	TCPToken                           // @th,192,8: behind TCP's fixed header the fifth byte, where our option says which token it is
-	TCPFlags                           // tcp flags
-	IPSaddr                            // ip saddr
-	IPDaddr                            // ip daddr
-	IP6Saddr                           // ip6 saddr
-	IP6Daddr                           // ip6 daddr
-	ICMPTypeOf                         // icmp type
-	ICMPv6TypeOf                       // icmpv6 type
-	ARPSaddrIP                         // arp saddr ip: of an ARP packet, who says where it is
-	FibDaddrType                       // fib daddr type: linux/rtnetlink.h, RTN_*
-	FibSaddrType                       // fib saddr type: likewise
-	TCPSequence                        // tcp sequence: of Flip only
-	SocketTransparent                  // socket transparent: no more than "there is a socket, perhaps a request's" is asked of it
-	InnerByte                          // @ih,0,8: the first byte behind the header of TCP or UDP, for "it carries something" (linux 5.16)
-	InnerWord                          // @ih,0,32: the first four of these bytes
-	MetaOifKind                        // meta oifkind: what software made the interface; a real device has none
-	RtIPsec                            // rt ipsec: 1 where the route leads through a transformation of IPsec
+	CtDirection  Field = iota + 1 // ct direction: 0 original, 1 reply
+	CtState                       // ct state: bits
+	CtMark                        // ct mark
+	CtStatus                      // ct status: bits
+	MetaMark                      // meta mark
+	MetaPriority                  // meta priority
+	MetaL4Proto                   // meta l4proto
+	MetaNFProto                   // meta nfproto: 2 ipv4, 10 ipv6; in family bridge 7
+	MetaProtocol                  // meta protocol: the frame's EtherType, behind VLAN tags
+	MetaIif                       // iif: an interface's index; lo is 1
+	MetaOif                       // oif
+	MetaIifName                   // iifname: an interface's name
+	MetaOifName                   // oifname
+	SocketCgroup                  // socket cgroupv2 level N: the id of the socket's ancestor at depth N
+	SocketMark                    // socket mark: no more than "there is a full socket" is asked of it
+	SkUID                         // meta skuid: "a full socket sent this"
+	THSport                       // th sport: of TCP, UDP, SCTP
+	THDport                       // th dport
+	TCPOption                     // tcp option Level: whether a TCP packet has it: 0, 1
+	// @th,192,8: behind TCP's fixed header the fifth byte, where our option says which token it is
+	TCPToken
+	TCPFlags          // tcp flags
+	IPSaddr           // ip saddr
+	IPDaddr           // ip daddr
+	IP6Saddr          // ip6 saddr
+	IP6Daddr          // ip6 daddr
+	ICMPTypeOf        // icmp type
+	ICMPv6TypeOf      // icmpv6 type
+	ARPSaddrIP        // arp saddr ip: of an ARP packet, who says where it is
+	FibDaddrType      // fib daddr type: linux/rtnetlink.h, RTN_*
+	FibSaddrType      // fib saddr type: likewise
+	TCPSequence       // tcp sequence: of Flip only
+	SocketTransparent // socket transparent: no more than "there is a socket, perhaps a request's" is asked of it
+	// @ih,0,8: the first byte behind the header of TCP or UDP, for "it carries something" (linux 5.16)
+	InnerByte
+	InnerWord   // @ih,0,32: the first four of these bytes
+	MetaOifKind // meta oifkind: what software made the interface; a real device has none
+	RtIPsec     // rt ipsec: 1 where the route leads through a transformation of IPsec
 
 	// What conntrack keeps of the connection's two tuples. Where NAT changes the destination,
 	// the original one has the address that was called, and the reply the one that is reached.

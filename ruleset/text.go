@@ -550,7 +550,8 @@ func numberText(f format, n uint64) string {
 	case family:
 		return nameOr(n, map[uint64]string{NFProtoIPv4: "ipv4", NFProtoIPv6: "ipv6"})
 	case etherType:
-		return nameOr(n, map[uint64]string{EtherIPv4: "ip", EtherIPv6: "ip6", EtherARP: "arp", EtherVLAN: "vlan", EtherQinQ: "8021ad"})
+		return nameOr(n, map[uint64]string{EtherIPv4: "ip", EtherIPv6: "ip6", EtherARP: "arp", EtherVLAN: "vlan",
+			EtherQinQ: "8021ad"})
 	case direction:
 		return nameOr(n, map[uint64]string{DirOriginal: "original", DirReply: "reply"})
 	case iface:

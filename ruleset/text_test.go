@@ -49,9 +49,13 @@ func TestTextIsCanonical(t *testing.T) {
 		table := rulesettest.Random(rand.New(rand.NewPCG(seed, 0)), someCgroups)
 		before := table.Text()
 		shuffle := rand.New(rand.NewPCG(seed, 1))
-		shuffle.Shuffle(len(table.Counters), func(i, j int) { table.Counters[i], table.Counters[j] = table.Counters[j], table.Counters[i] })
+		shuffle.Shuffle(len(table.Counters), func(i, j int) {
+			table.Counters[i], table.Counters[j] = table.Counters[j], table.Counters[i]
+		})
 		shuffle.Shuffle(len(table.Sets), func(i, j int) { table.Sets[i], table.Sets[j] = table.Sets[j], table.Sets[i] })
-		shuffle.Shuffle(len(table.Chains), func(i, j int) { table.Chains[i], table.Chains[j] = table.Chains[j], table.Chains[i] })
+		shuffle.Shuffle(len(table.Chains), func(i, j int) {
+			table.Chains[i], table.Chains[j] = table.Chains[j], table.Chains[i]
+		})
 		for _, s := range table.Sets {
 			e := s.Elements
 			shuffle.Shuffle(len(e), func(i, j int) { e[i], e[j] = e[j], e[i] })
@@ -70,7 +74,8 @@ func TestTextIsCanonical(t *testing.T) {
 // the script is one that is there without it, or one with a comment more.
 func TestHostileText(t *testing.T) {
 	for _, hostile := range []string{
-		"\n}\ntable inet evil {", "\r\n accept", "\x00", "\x1b]0;title\a", "\u2028accept", "\u202e", "\v\f\u0085accept", "\xff\n",
+		"\n}\ntable inet evil {", "\r\n accept", "\x00", "\x1b]0;title\a", "\u2028accept", "\u202e", "\v\f\u0085accept",
+		"\xff\n",
 		`"; accept; log prefix "`, "$x", "\\", `\"`, "*", "#",
 	} {
 		table := ruleset.Table{
@@ -97,7 +102,8 @@ func TestHostileText(t *testing.T) {
 				code = append(code, line)
 			}
 		}
-		want := []string{"table inet thole", "delete table inet thole", "table inet thole {", "set s {", "type cgroupsv2", "}", "chain c {", "}", "}"}
+		want := []string{"table inet thole", "delete table inet thole", "table inet thole {", "set s {",
+			"type cgroupsv2", "}", "chain c {", "}", "}"}
 		if diff := cmp.Diff(want, code); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", hostile, diff)
 		}
@@ -119,7 +125,8 @@ func prefixOf(table ruleset.Table) string {
 }
 
 func TestLongPrefix(t *testing.T) {
-	for _, prefix := range []string{strings.Repeat("x", 127), strings.Repeat("x", 128), strings.Repeat("é", 64), strings.Repeat("x", 500)} {
+	for _, prefix := range []string{strings.Repeat("x", 127), strings.Repeat("x", 128), strings.Repeat("é", 64),
+		strings.Repeat("x", 500)} {
 		table := ruleset.Table{Chains: []ruleset.Chain{{Rules: []ruleset.Rule{{
 			Statements: []ruleset.Statement{ruleset.Log{Prefix: prefix}},
 		}}}}}

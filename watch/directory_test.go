@@ -87,7 +87,8 @@ func TestDirectoryFollowsFiles(t *testing.T) {
 func TestEditorsFilesAreNotRead(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/a.yaml", "1")
-	for _, name := range []string{".a.yaml.swp", ".a.yaml", "a.yaml~", "#a.yaml#", ".#a.yaml", "4913", "a.yaml.bak", "README"} {
+	for _, name := range []string{".a.yaml.swp", ".a.yaml", "a.yaml~", "#a.yaml#", ".#a.yaml", "4913", "a.yaml.bak",
+		"README"} {
 		write(t, filepath.Join(dir, name), "not a policy")
 	}
 	must(t, os.Mkdir(dir+"/directory.yaml", 0o755))
@@ -211,10 +212,13 @@ func TestReadDirectoryErrors(t *testing.T) {
 		want string
 	}{
 		{"empty", func(*testing.T, string) {}, "has no file named"},
-		{"too large", func(t *testing.T, dir string) { write(t, dir+"/a.yaml", strings.Repeat("#", maxFileSize+1)) }, "a.yaml has more than"},
+		{"too large", func(t *testing.T, dir string) {
+			write(t, dir+"/a.yaml", strings.Repeat("#", maxFileSize+1))
+		}, "a.yaml has more than"},
 		{"too many", func(t *testing.T, dir string) {
 			for i := range maxFiles + 1 {
-				write(t, filepath.Join(dir, strings.Repeat("x", i/100+1)+string(rune('a'+i%26))+time.Duration(i).String()+".yaml"), "")
+				write(t, filepath.Join(dir,
+					strings.Repeat("x", i/100+1)+string(rune('a'+i%26))+time.Duration(i).String()+".yaml"), "")
 			}
 		}, "1001 policy files"},
 		{"too much", func(t *testing.T, dir string) {
@@ -223,7 +227,9 @@ func TestReadDirectoryErrors(t *testing.T) {
 			}
 		}, "together"},
 		{"pipe", func(t *testing.T, dir string) { must(t, unix.Mkfifo(dir+"/a.yaml", 0o600)) }, "not a regular file"},
-		{"dangling link", func(t *testing.T, dir string) { must(t, os.Symlink("nowhere", dir+"/a.yaml")) }, "a.yaml: no such file"},
+		{"dangling link", func(t *testing.T, dir string) {
+			must(t, os.Symlink("nowhere", dir+"/a.yaml"))
+		}, "a.yaml: no such file"},
 		{"loop", func(t *testing.T, dir string) { must(t, os.Symlink("a.yaml", dir+"/a.yaml")) }, "too many levels"},
 	}
 	for _, tt := range tests {

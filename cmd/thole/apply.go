@@ -70,12 +70,14 @@ Warnings go to standard error. Exit status: 0 if the set is enforced, or could b
 			if len(args) == 0 {
 				return nil
 			}
-			return try(fmt.Errorf("applying policies: %q is given without -f", args[0]), "thole apply -f "+strings.Join(args, " -f "))
+			return try(fmt.Errorf("applying policies: %q is given without -f", args[0]), "thole apply -f "+
+				strings.Join(args, " -f "))
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return apply(cmd, w, o) },
 	}
 	f := cmd.Flags()
-	f.StringArrayVarP(&o.paths, "file", "f", nil, "policies: the `PATH` of a file or directory, or -; may be given several times")
+	f.StringArrayVarP(&o.paths, "file", "f", nil, "policies: the `PATH` of a file or directory, or -; may be given "+
+		"several times")
 	f.StringVar(&o.inventory, "inventory", "", "take the workloads from this `FILE`; needs --dry-run")
 	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing, print the table")
 	f.BoolVar(&o.allowEmpty, "allow-empty", false, "accept an input without any policy: nothing is restricted then")
@@ -208,7 +210,8 @@ func writeAnswer(w *world, o applyOptions, a api.ApplyResponse) error {
 		err = say(w.stdout, "%s\n", summary(a))
 	}
 	if err == nil && a.Disarmed != nil && !o.dryRun {
-		return try(exit{exitFailed, fmt.Errorf("applying policies: the set is stored, and nothing is enforced: Thole is disarmed since %s",
+		return try(exit{exitFailed, fmt.Errorf("applying policies: the set is stored, and nothing is enforced: "+
+			"Thole is disarmed since %s",
 			a.Disarmed.Format(time.DateTime))}, "thole arm")
 	}
 	return err
@@ -244,7 +247,8 @@ func summary(a api.ApplyResponse) string {
 		what = fmt.Sprintf("+%d −%d elements", added, removed)
 	}
 	return fmt.Sprintf("%s: %s, %s in %s, %s", applied,
-		plural(a.Policies, "policy", "policies"), plural(a.Workloads, "workload", "workloads"), plural(a.Classes, "class", "classes"), what)
+		plural(a.Policies, "policy", "policies"), plural(a.Workloads, "workload", "workloads"),
+		plural(a.Classes, "class", "classes"), what)
 }
 
 func plural(n int, one, many string) string {

@@ -30,11 +30,13 @@ not.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			answer, err := api.NewClient(socket).Arm(cmd.Context())
 			if err == nil {
-				return say(w.stdout, "armed: %s, %s in %s are enforced\n", plural(answer.Policies, "policy", "policies"),
+				return say(w.stdout, "armed: %s, %s in %s are enforced\n",
+					plural(answer.Policies, "policy", "policies"),
 					plural(answer.Workloads, "workload", "workloads"), plural(answer.Classes, "class", "classes"))
 			}
 			if refusal, ok := errors.AsType[*api.Refusal](err); ok && refusal.Code == http.StatusNotFound {
-				return try(errors.New("arming: the daemon is of an older version, which is never disarmed"), "systemctl restart thole")
+				return try(errors.New("arming: the daemon is of an older version, which is never disarmed"),
+					"systemctl restart thole")
 			}
 			if !errors.Is(err, api.ErrNoDaemon) {
 				return asRoot(w, fmt.Errorf("arming: %w", err))
@@ -47,7 +49,8 @@ not.`,
 			if !was {
 				return say(w.stdout, "Thole was not disarmed in %s, and no daemon runs: systemctl start thole\n", state)
 			}
-			return say(w.stdout, "armed: no daemon runs; the next one with the state directory %s enforces: systemctl start thole\n", state)
+			return say(w.stdout, "armed: no daemon runs; the next one with the state directory %s enforces: "+
+				"systemctl start thole\n", state)
 		},
 	}
 	stateFlag(cmd, &state)

@@ -66,7 +66,8 @@ disarmed; 1 if not.`,
 	return cmd
 }
 
-// disarm has the daemon load nothing any more, and the daemons that come. It reports whether the daemon removed the table.
+// disarm has the daemon load nothing any more, and the daemons that come. It reports whether the daemon removed the
+// table.
 func (o cleanupOptions) disarm(ctx context.Context, w *world) (removed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -76,9 +77,11 @@ func (o cleanupOptions) disarm(ctx context.Context, w *world) (removed bool, err
 	case err == nil && answer.Stored:
 		return answer.Table, say(w.stdout, "the daemon (process %d) is disarmed and goes on running\n", answer.PID)
 	case err == nil:
-		return answer.Table, fmt.Errorf("cleaning up: the daemon (process %d) is disarmed, but the next one will not be: %s", answer.PID, answer.Error)
+		return answer.Table, fmt.Errorf("cleaning up: the daemon (process %d) is disarmed, but the next one will "+
+			"not be: %s", answer.PID, answer.Error)
 	case refused && refusal.Code == http.StatusNotFound:
-		return false, try(errors.New("cleaning up: the daemon is of an older version, cannot be disarmed, and would load the table again"),
+		return false, try(errors.New("cleaning up: the daemon is of an older version, cannot be disarmed, and would "+
+			"load the table again"),
 			"systemctl stop thole && thole cleanup")
 	case refused:
 		return false, asRoot(w, fmt.Errorf("cleaning up: %w", err))
@@ -90,7 +93,8 @@ func (o cleanupOptions) disarm(ctx context.Context, w *world) (removed bool, err
 	if err := daemon.DisarmState(o.state); err != nil {
 		return false, asRoot(w, fmt.Errorf("cleaning up: %w", err))
 	}
-	return false, say(w.stdout, "daemons whose state directory is %s are disarmed; for another one, use --state\n", o.state)
+	return false, say(w.stdout, "daemons whose state directory is %s are disarmed; for another one, use --state\n",
+		o.state)
 }
 
 func writeCleanup(out io.Writer, r daemon.CleanupResult) error {

@@ -83,10 +83,13 @@ Exit status: 0 if a signal ended it; 1 if it could not start or continue.`,
 	f.StringVar(&o.policies, "policies", "", "follow the policy files in this `DIR`")
 	dirNames(cmd, "policies")
 	dockerFlag(cmd, &o.docker)
-	f.StringSliceVar(&o.fleet, "fleet", nil, "networks of the other nodes (`CIDR`), with which labels are exchanged; may be given several times")
-	f.StringVar(&o.pki, "pki", defaultPKI, "with --fleet: the `DIR` with this node's certificate and the CAs that it trusts, see thole pki")
+	f.StringSliceVar(&o.fleet, "fleet", nil, "networks of the other nodes (`CIDR`), with which labels are "+
+		"exchanged; may be given several times")
+	f.StringVar(&o.pki, "pki", defaultPKI, "with --fleet: the `DIR` with this node's certificate and the CAs that "+
+		"it trusts, see thole pki")
 	dirNames(cmd, "pki")
-	f.Uint16Var(&o.queue, "queue", daemon.DefaultQueue, "with --fleet: the `NUMBER` of the NFQUEUE for handshakes between nodes")
+	f.Uint16Var(&o.queue, "queue", daemon.DefaultQueue, "with --fleet: the `NUMBER` of the NFQUEUE for handshakes "+
+		"between nodes")
 	stateFlag(cmd, &o.state)
 	socketFlag(cmd, &o.socket)
 	denyFlag(cmd, &o.deny)

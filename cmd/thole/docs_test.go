@@ -31,8 +31,8 @@ func pages(t *testing.T) map[string]string {
 	return texts
 }
 
-// TestDocsCommands: each command line of thole that a document shows names a command and flags that exist. Such a line is in
-// backticks or at a prompt.
+// TestDocsCommands: each command line of thole that a document shows names a command and flags that exist. Such a line
+// is in backticks or at a prompt.
 func TestDocsCommands(t *testing.T) {
 	shown := regexp.MustCompile("(?m)(?:`|^[#$] (?:sudo )?|&& )(thole (?:[^`#\n]|[^ ]#)+)")
 	root := newRoot(&world{})
@@ -71,7 +71,8 @@ func checkShown(t *testing.T, root *cobra.Command, page, line string) {
 		t.Errorf("%s: %q: there is no command %s", page, line, words[0])
 	}
 	for i, word := range words {
-		if word == "--" || cmd.Name() == "run" && !strings.HasPrefix(word, "-") && (i == 0 || !strings.HasPrefix(words[i-1], "-")) {
+		if word == "--" || cmd.Name() == "run" && !strings.HasPrefix(word, "-") &&
+			(i == 0 || !strings.HasPrefix(words[i-1], "-")) {
 			return // the rest is another program's
 		}
 		name, _, _ := strings.Cut(word, "=")
@@ -114,7 +115,8 @@ func TestDocsPolicies(t *testing.T) {
 			seen++
 			file := write(t, "block.yaml", block[1])
 			inventory := "inventory.yaml"
-			workload := "apiVersion: thole/v1\nkind: Workload\nmetadata: {name: i, labels: {i: i}}\nspec: {cgroup: i.slice}\n"
+			workload := "apiVersion: thole/v1\nkind: Workload\nmetadata: {name: i, labels: {i: i}}\nspec: {cgroup: " +
+				"i.slice}\n"
 			if err := os.WriteFile(inventory, []byte(workload), 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -235,7 +235,8 @@ func withSocket(path, socket string) []string {
 }
 
 func needsDaemon(path string) bool {
-	return path == "thole apply" || path == "thole arm" || path == "thole cleanup" || strings.HasPrefix(path, "thole get ")
+	return path == "thole apply" || path == "thole arm" || path == "thole cleanup" ||
+		strings.HasPrefix(path, "thole get ")
 }
 
 func checkCommand(t *testing.T, args []string) {

@@ -202,7 +202,8 @@ func TestGetWithoutDaemon(t *testing.T) {
 		t.Errorf("policies before any is applied: %q", r.stdout)
 	}
 	m.succeed("apply", "-f", m.write("policy.yaml", webAndDB), "--socket", m.socket, "--state", m.state)
-	if r := get("policies"); !strings.Contains(r.stdout, "db     ingress    enforce       0") || strings.Contains(r.stdout, "same-labels") {
+	if r := get("policies"); !strings.Contains(r.stdout, "db     ingress    enforce       0") ||
+		strings.Contains(r.stdout, "same-labels") {
 		t.Errorf("policies: %q", r.stdout)
 	}
 	if r := get("workloads"); !strings.Contains(r.stdout, "web    cgroup   app=web   -         -") {
@@ -250,11 +251,13 @@ func TestDaemonTakesOverApply(t *testing.T) {
 	}
 
 	r := m.succeed("cleanup", "--socket", m.socket, "--state", m.state)
-	if !strings.Contains(r.stdout, "goes on running") || !strings.Contains(r.stdout, "the table is removed") || strings.Contains(m.NftList(), "table inet thole") {
+	if !strings.Contains(r.stdout, "goes on running") || !strings.Contains(r.stdout, "the table is removed") ||
+		strings.Contains(m.NftList(), "table inet thole") {
 		t.Errorf("cleanup beside a daemon: %q", r.stdout)
 	}
 	r = m.succeed("arm", "--socket", m.socket, "--state", m.state)
-	if !strings.Contains(r.stdout, "armed: 1 policy, 2 workloads") || !strings.Contains(m.NftList(), "table inet thole") {
+	if !strings.Contains(r.stdout, "armed: 1 policy, 2 workloads") ||
+		!strings.Contains(m.NftList(), "table inet thole") {
 		t.Errorf("arm: %q", r.stdout)
 	}
 
@@ -329,7 +332,8 @@ func TestRun(t *testing.T) {
 	})
 
 	t.Run("nothing else of the process is changed", func(t *testing.T) {
-		const look = "grep -e ^SigBlk -e ^SigIgn -e ^Cap -e ^Umask /proc/self/status; ulimit -S -n; ls /proc/$$/fd; pwd; env"
+		const look = "grep -e ^SigBlk -e ^SigIgn -e ^Cap -e ^Umask /proc/self/status; ulimit -S -n; ls /proc/$$/fd; " +
+			"pwd; env"
 		direct := m.Command("sh", "-c", look)
 		direct.Dir, direct.Env = m.dir, append(os.Environ(), "GREETING=hello")
 		labelled := run("--", "sh", "-c", look)

@@ -156,9 +156,12 @@ type scopeFlags struct{ grants, require, addresses []string }
 
 func (s *scopeFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringArrayVar(&s.grants, "grant", nil, "labels that may be asserted, `KEY=VALUE,…`; a value may end in *; may be given several times")
-	f.StringArrayVar(&s.require, "require", nil, "a label that all its workloads carry, `KEY=VALUE`; may be given several times")
-	f.StringArrayVar(&s.addresses, "address", nil, "where the node may connect from: an address, a `CIDR`, or any; may be given several times")
+	f.StringArrayVar(&s.grants, "grant", nil, "labels that may be asserted, `KEY=VALUE,…`; a value may end in *; "+
+		"may be given several times")
+	f.StringArrayVar(&s.require, "require", nil, "a label that all its workloads carry, `KEY=VALUE`; may be given "+
+		"several times")
+	f.StringArrayVar(&s.addresses, "address", nil, "where the node may connect from: an address, a `CIDR`, or any; "+
+		"may be given several times")
 	noFileCompletion(cmd, "grant", "require", "address")
 }
 

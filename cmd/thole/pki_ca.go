@@ -117,7 +117,8 @@ type renewOptions struct {
 func newPKIRenew(w *world) *cobra.Command {
 	var o renewOptions
 	cmd := &cobra.Command{
-		Use:   "renew --pki CADIR [--from CADIR] [--csr REQUEST] [--grant …]… [--require …]… [--address …]… [--days DAYS] CERTIFICATE",
+		Use: "renew --pki CADIR [--from CADIR] [--csr REQUEST] [--grant …]… [--require …]… [--address …]… [--days " +
+			"DAYS] CERTIFICATE",
 		Short: "Issue a certificate again, with new dates",
 		Long: `Renew issues a certificate (a file or "-") again, with new dates and a new serial
 number: for the same node and key, with the same grants, required labels and
@@ -215,7 +216,8 @@ packet. A node never accepts an older list.`,
   thole pki revoke --pki /root/fleet 4b0e6f2d9c8a7153`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if (len(args) > 0) == (node != "") {
-				return try(errors.New("revoking: want serial numbers, files with certificates, or --node NAME"), cmd.CommandPath()+" --help")
+				return try(errors.New("revoking: want serial numbers, files with certificates, or --node NAME"),
+					cmd.CommandPath()+" --help")
 			}
 			return nil
 		},

@@ -27,8 +27,9 @@ when the certificate is issued.
 
 With --new-key the request is for a new key. The node uses the present key and
 certificate until the new certificate is installed.`,
-		Example: "  thole pki request --node web-1 > web-1.csr\n  thole pki request --pki /etc/thole/pki --node web-1 --new-key > web-1.csr",
-		Args:    noArguments,
+		Example: "  thole pki request --node web-1 > web-1.csr\n  thole pki request --pki /etc/thole/pki --node " +
+			"web-1 --new-key > web-1.csr",
+		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			data, err := pki.Request(dir, node, next)
 			if err != nil {

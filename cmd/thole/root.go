@@ -94,12 +94,14 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	return try(fmt.Errorf("%s takes no argument, but was given %q", cmd.CommandPath(), args[0]), cmd.CommandPath()+" --help")
+	return try(fmt.Errorf("%s takes no argument, but was given %q", cmd.CommandPath(), args[0]), cmd.CommandPath()+
+		" --help")
 }
 
 func oneArgument(cmd *cobra.Command, args []string) error {
 	if len(args) == 1 {
 		return nil
 	}
-	return try(fmt.Errorf("%s takes one argument, but was given %d", cmd.CommandPath(), len(args)), cmd.CommandPath()+" --help")
+	return try(fmt.Errorf("%s takes one argument, but was given %d", cmd.CommandPath(), len(args)), cmd.CommandPath()+
+		" --help")
 }

@@ -49,7 +49,8 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 					t.Errorf("a line of Long is too long for a terminal: %q", line)
 				}
 			}
-			if !strings.Contains(cmd.Example+"\n", cmd.CommandPath()+" ") && !strings.Contains(cmd.Example+"\n", cmd.CommandPath()+"\n") {
+			if !strings.Contains(cmd.Example+"\n", cmd.CommandPath()+" ") &&
+				!strings.Contains(cmd.Example+"\n", cmd.CommandPath()+"\n") {
 				t.Errorf("no example of %q: %q", cmd.CommandPath(), cmd.Example)
 			}
 			if cmd.Runnable() && cmd.Args == nil && cmd.ValidArgsFunction == nil {

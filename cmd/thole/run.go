@@ -41,7 +41,8 @@ cases nothing was started.`,
 			if len(args) > 0 {
 				return nil
 			}
-			return try(errors.New("starting a labelled command: no command is given"), "thole run --label app=web COMMAND")
+			return try(errors.New("starting a labelled command: no command is given"),
+				"thole run --label app=web COMMAND")
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			set, err := parseLabels(labels)
@@ -73,7 +74,8 @@ cases nothing was started.`,
 
 func parseLabels(args []string) (policy.Labels, error) {
 	if len(args) == 0 {
-		return nil, try(errors.New("starting a labelled command: no label is given"), "thole run --label app=web COMMAND")
+		return nil, try(errors.New("starting a labelled command: no label is given"),
+			"thole run --label app=web COMMAND")
 	}
 	labels := policy.Labels{}
 	for _, arg := range args {

@@ -39,7 +39,8 @@ without a daemon, too; "thole doctor" says whether it is loaded.`,
 			defer cancel()
 			s, err := api.NewClient(socket).Status(ctx)
 			if errors.Is(err, api.ErrNoDaemon) && daemon.StateDisarmed(stateOf(cmd, daemon.DefaultState, socket)) {
-				return try(fmt.Errorf("asking for the status: no daemon answers at %s, and Thole is disarmed: a daemon that starts enforces nothing",
+				return try(fmt.Errorf("asking for the status: no daemon answers at %s, and Thole is disarmed: a "+
+					"daemon that starts enforces nothing",
 					socket), "thole arm")
 			}
 			if err != nil {
@@ -66,7 +67,8 @@ func writeStatus(w io.Writer, s api.Status) error {
 		{"daemon", fmt.Sprintf("%s, process %d, since %s", s.Version, s.PID, s.Started.Format(time.DateTime))},
 		{"enforcing", enforcing(s)},
 		{"policies", fmt.Sprintf("%d, %s", s.Policies, source(s))},
-		{"workloads", fmt.Sprintf("%d in %s; %d of thole run", s.Workloads, plural(s.Classes, "class", "classes"), s.Runs)},
+		{"workloads", fmt.Sprintf("%d in %s; %d of thole run", s.Workloads, plural(s.Classes, "class", "classes"),
+			s.Runs)},
 	}
 	rows = append(rows, []string{"connections", connections(s.Connections)}, []string{"decoys", decoys(s.LocalRoutes)})
 	if s.Docker != nil {
@@ -82,7 +84,8 @@ func writeStatus(w io.Writer, s api.Status) error {
 		rows = append(rows, []string{"ended", fmt.Sprintf("%d cgroups whose sockets live on", s.Ended)})
 	}
 	if s.LastError != nil {
-		rows = append(rows, []string{"error", fmt.Sprintf("%s: %s", s.LastError.Time.Format(time.DateTime), s.LastError.Text)})
+		rows = append(rows, []string{"error", fmt.Sprintf("%s: %s", s.LastError.Time.Format(time.DateTime),
+			s.LastError.Text)})
 	}
 	for _, p := range s.Problems {
 		rows = append(rows, []string{"problem", withPlace(p.Where, p.Text)})
@@ -158,7 +161,8 @@ func dockerState(d api.DockerStatus) string {
 	if !d.Connected {
 		state = "away"
 	}
-	return fmt.Sprintf("%s, %s since %s; %d containers known", d.Host, state, d.Since.Format(time.DateTime), d.Containers)
+	return fmt.Sprintf("%s, %s since %s; %d containers known", d.Host, state, d.Since.Format(time.DateTime),
+		d.Containers)
 }
 
 // fleetRows are about other nodes.
@@ -181,9 +185,12 @@ func fleetRows(f *api.FleetStatus) [][]string {
 	rows = append(rows,
 		[]string{"queue", fmt.Sprintf("%d, by %s: %d packets, %d waiting; %d dropped, %d lost", f.Queue.Number, by,
 			f.Queue.Packets, f.Queue.Waiting, f.Queue.Dropped, f.Queue.Full+f.Queue.Overruns)},
-		[]string{"peers", fmt.Sprintf("%d statements, %d pairs, %d addresses proven, %d places without Thole; %d of %d classes",
-			f.Known["statements"], f.Known["pairs"], f.Known["proven-addresses"], f.Known["plain-places"], f.Classes, f.MaxClasses)},
-		[]string{"handshakes", fmt.Sprintf("%d proven; pending: %d of this node, %d of known keys, %d of strangers", f.Events["proven"],
+		[]string{"peers", fmt.Sprintf("%d statements, %d pairs, %d addresses proven, %d places without Thole; %d of "+
+			"%d classes",
+			f.Known["statements"], f.Known["pairs"], f.Known["proven-addresses"], f.Known["plain-places"], f.Classes,
+			f.MaxClasses)},
+		[]string{"handshakes", fmt.Sprintf("%d proven; pending: %d of this node, %d of known keys, %d of strangers",
+			f.Events["proven"],
 			f.Pending["connects"], f.Pending["proven-key"], f.Pending["strangers"])})
 	for _, reason := range slices.Sorted(maps.Keys(f.Refused)) {
 		rows = append(rows, []string{"refused", fmt.Sprintf("%s: %d", reason, f.Refused[reason])})

@@ -157,7 +157,8 @@ func (d *decoder) oneOf(n rawNode, words ...string) (string, bool) {
 	case n.kind != rawText:
 		d.wrong(n, strings.Join(words, ", "))
 	case !slices.Contains(words, n.text):
-		d.fail(n.pos, "%s is %s%s; allowed: %s", n.path, n.describe(), didYouMean(n.text, words), strings.Join(words, ", "))
+		d.fail(n.pos, "%s is %s%s; allowed: %s", n.path, n.describe(), didYouMean(n.text, words),
+			strings.Join(words, ", "))
 	default:
 		return n.text, true
 	}

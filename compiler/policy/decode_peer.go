@@ -120,7 +120,9 @@ func (d *decoder) selector(n rawNode) Selector {
 		}
 	}
 	slices.SortFunc(s.Requirements, compareRequirements)
-	s.Requirements = slices.CompactFunc(s.Requirements, func(a, b Requirement) bool { return compareRequirements(a, b) == 0 })
+	s.Requirements = slices.CompactFunc(s.Requirements, func(a, b Requirement) bool {
+		return compareRequirements(a, b) == 0
+	})
 	return s
 }
 

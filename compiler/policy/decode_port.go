@@ -13,7 +13,8 @@ const allowedPorts = `"80/tcp", "8000-8100/udp", tcp, udp, sctp, icmp, icmp/echo
 func (d *decoder) port(n rawNode) Port {
 	switch n.kind {
 	case rawInt:
-		d.fail(n.pos, "%s is %s, without a protocol; allowed: %q, %q", n.path, n.describe(), n.text+"/tcp", n.text+"/udp")
+		d.fail(n.pos, "%s is %s, without a protocol; allowed: %q, %q", n.path, n.describe(), n.text+"/tcp", n.text+
+			"/udp")
 		return Port{}
 	case rawMapping:
 		d.fail(n.pos, "%s is a mapping; allowed: text, %q", n.path, fromKubernetes(n))

@@ -36,9 +36,11 @@ func TestGoodPolicies(t *testing.T) {
 		{"deny everything", "{selector: {}, deny: {egress: [{}]}}", Policy{
 			Egress: Side{Deny: []Rule{{}}},
 		}},
-		{"deny and allow", "{selector: {}, ingress: [{from: [{any: true}]}], deny: {ingress: [{ports: [22/tcp]}]}}", Policy{
-			Ingress: Side{Isolates: true, Allow: []Rule{{Peers: anyone}}, Deny: []Rule{{Ports: []Port{{TCP, 22, 22, ""}}}}},
-		}},
+		{"deny and allow", "{selector: {}, ingress: [{from: [{any: true}]}], deny: {ingress: [{ports: [22/tcp]}]}}",
+			Policy{
+				Ingress: Side{Isolates: true, Allow: []Rule{{Peers: anyone}},
+					Deny: []Rule{{Ports: []Port{{TCP, 22, 22, ""}}}}},
+			}},
 		{"enforce", "{selector: {}, enforcement: enforce, egress: []}", Policy{Egress: Side{Isolates: true}}},
 		{"audit", "{selector: {}, enforcement: audit, egress: []}", Policy{Egress: Side{Isolates: true}, Audit: true}},
 		{"peers", `
@@ -61,13 +63,15 @@ func TestGoodPolicies(t *testing.T) {
 				{SameLabels: &SameLabels{All: true}},
 				{SameLabels: &SameLabels{Keys: []string{"app", "tier"}}},
 				{Unlabelled: true},
-				{CIDR: &CIDR{netip.MustParsePrefix("10.0.0.0/8"), []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16"), netip.MustParsePrefix("10.1.0.1/32")}}},
+				{CIDR: &CIDR{netip.MustParsePrefix("10.0.0.0/8"), []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16"),
+					netip.MustParsePrefix("10.1.0.1/32")}}},
 				{CIDR: &CIDR{Prefix: netip.MustParsePrefix("::/0")}},
 				{CIDR: &CIDR{Prefix: netip.MustParsePrefix("fd00::/8")}},
 				{Any: true},
 			}}}},
 		}},
-		{"ports", "{selector: {}, ingress: [{ports: [80/tcp, \"8000-8100/udp\", tcp, udp, sctp, icmp, icmp/echo-request]}]}", Policy{
+		{"ports", "{selector: {}, ingress: [{ports: [80/tcp, \"8000-8100/udp\", tcp, udp, sctp, icmp, " +
+			"icmp/echo-request]}]}", Policy{
 			Ingress: Side{Isolates: true, Allow: []Rule{{Ports: []Port{
 				{TCP, 80, 80, ""},
 				{UDP, 8000, 8100, ""},
@@ -108,7 +112,8 @@ func TestGoodPolicies(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := Parse([]File{{"f.yaml", []byte("apiVersion: thole/v1\nkind: Policy\nmetadata: {name: p.1-x}\nspec: " + c.spec + "\n")}})
+			got, err := Parse([]File{{"f.yaml",
+				[]byte("apiVersion: thole/v1\nkind: Policy\nmetadata: {name: p.1-x}\nspec: " + c.spec + "\n")}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -174,7 +179,8 @@ func inventoryFile() File {
 	var b strings.Builder
 	for i, spec := range strings.Split(strings.TrimSpace(inventory), "\n") {
 		name := string(rune('a' + i))
-		b.WriteString("---\napiVersion: thole/v1\nkind: Workload\nmetadata: {name: " + name + ", namespace: n, labels: {app: x, empty: \"\"}}\n")
+		b.WriteString("---\napiVersion: thole/v1\nkind: Workload\nmetadata: {name: " + name +
+			", namespace: n, labels: {app: x, empty: \"\"}}\n")
 		b.WriteString("spec: {" + strings.TrimPrefix(spec, "- ") + "}\n")
 	}
 	return File{"inventory.yaml", []byte(b.String())}
@@ -299,14 +305,17 @@ func TestLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"windows lines":   strings.ReplaceAll(plain, "\n", "\r\n"),
-		"no last line":    strings.TrimSuffix(plain, "\n"),
-		"json":            `{"apiVersion": "thole/v1", "kind": "Policy", "metadata": {"name": "p"}, "spec": {"selector": {}, "egress": []}}`,
-		"on the marker":   "--- {apiVersion: thole/v1, kind: Policy, metadata: {name: p}, spec: {selector: {}, egress: []}}",
-		"other order":     "spec:\n  egress: []\n  selector: {}\nmetadata:\n    name: 'p'\nkind: \"Policy\"\napiVersion: thole/v1",
-		"comments":        "# a\ttab\n" + strings.ReplaceAll(plain, "\n", " # –\n"),
-		"end marker":      plain + "...\n",
-		"folded":          "apiVersion: >-\n  thole/v1\nkind: |-\n  Policy\nmetadata: {name: p}\nspec: {selector: {}, egress: []}\n",
+		"windows lines": strings.ReplaceAll(plain, "\n", "\r\n"),
+		"no last line":  strings.TrimSuffix(plain, "\n"),
+		"json":          `{"apiVersion": "thole/v1", "kind": "Policy", "metadata": {"name": "p"}, "spec": {"selector": {}, "egress": []}}`,
+		"on the marker": "--- {apiVersion: thole/v1, kind: Policy, metadata: {name: p}, spec: {selector: {}, " +
+			"egress: []}}",
+		"other order": "spec:\n  egress: []\n  selector: {}\nmetadata:\n    name: 'p'\nkind: " +
+			"\"Policy\"\napiVersion: thole/v1",
+		"comments":   "# a\ttab\n" + strings.ReplaceAll(plain, "\n", " # –\n"),
+		"end marker": plain + "...\n",
+		"folded": "apiVersion: >-\n  thole/v1\nkind: |-\n  Policy\nmetadata: {name: p}\nspec: {selector: " +
+			"{}, egress: []}\n",
 		"empty documents": "---\n---\n" + plain + "---\n# nothing\n---\n",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -68,7 +68,8 @@ func checkUnit(s string) error {
 	case unitName.MatchString(s):
 		return nil
 	case !strings.Contains(s, ".") && unitName.MatchString(s+".service"):
-		return fmt.Errorf("%s has no type (did you mean %s?); allowed: a unit such as nginx.service", quote(s), quote(s+".service"))
+		return fmt.Errorf("%s has no type (did you mean %s?); allowed: a unit such as nginx.service", quote(s),
+			quote(s+".service"))
 	default:
 		return fmt.Errorf("invalid unit %s: must be a unit of type service, scope, slice, socket, "+
 			"mount or swap", quote(s))

@@ -69,10 +69,13 @@ func FuzzParse(f *testing.F) {
 // reaches. Their printed form, where they have one, is read back as the same value.
 func FuzzWords(f *testing.F) {
 	for _, s := range []string{
-		"80/tcp", "8000-8100/udp", "icmp/echo-request", "tcp", "10.0.0.0/8", "::ffff:0:0/96", "fe80::1%eth0/64", "::1/128",
+		"80/tcp", "8000-8100/udp", "icmp/echo-request", "tcp", "10.0.0.0/8", "::ffff:0:0/96", "fe80::1%eth0/64",
+		"::1/128",
 		"example.com/key", "nginx.service", "a/b*/c", "1000", "alice", "getty@tty1.service", "a-b.slice", "192.0.2.1",
-		"thole/node", "com.docker.x", "A_b.c-D", "-a", "a-", "a/b/c", "", "Example.com/a", "a..b", "ä", "a b", "a\n", "x*", "*",
-		strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("a", 253) + "/a", strings.Repeat("a", 254) + "/a",
+		"thole/node", "com.docker.x", "A_b.c-D", "-a", "a-", "a/b/c", "", "Example.com/a", "a..b", "ä", "a b", "a\n",
+		"x*", "*",
+		strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("a", 253) + "/a", strings.Repeat("a", 254) +
+			"/a",
 	} {
 		f.Add(s)
 	}

@@ -120,18 +120,26 @@ func checkPosition(t *testing.T, files []File, err error) {
 // TestBadText has what a text file cannot hold.
 func TestBadText(t *testing.T) {
 	for _, c := range []struct{ name, data, want string }{
-		{"null bytes", "kind: Policy\nx: \x00", "f.yaml:2:4: the character U+0000; allowed: printable characters, spaces and line feeds"},
+		{"null bytes", "kind: Policy\nx: \x00", "f.yaml:2:4: the character U+0000; allowed: printable characters, " +
+			"spaces and line feeds"},
 		{"not UTF-8", "# caf\xe9", "f.yaml:1:6: the byte 0xe9 is not UTF-8; allowed: text in UTF-8"},
 		{"UTF-16", "\xff\xfea\x00", "f.yaml:1:1: the byte 0xff is not UTF-8; allowed: text in UTF-8"},
 		{"byte order mark", "\ufeffkind: Policy", "f.yaml:1:1: a byte order mark; allowed: UTF-8 without one"},
-		{"escape sequence", "# \x1b[31m", "f.yaml:1:3: the character U+001B; allowed: printable characters, spaces and line feeds"},
-		{"carriage return alone", "a: b\rc: d\r\n", "f.yaml:1:5: the character U+000D; allowed: printable characters, spaces and line feeds"},
-		{"next line", "# a\u0085b", "f.yaml:1:4: the character U+0085; allowed: printable characters, spaces and line feeds"},
-		{"line separator", "# a\u2028b", "f.yaml:1:4: the character U+2028; allowed: printable characters, spaces and line feeds"},
-		{"right to left", "# é\u202e", "f.yaml:1:4: the character U+202E; allowed: printable characters, spaces and line feeds"},
+		{"escape sequence", "# \x1b[31m", "f.yaml:1:3: the character U+001B; allowed: printable characters, spaces " +
+			"and line feeds"},
+		{"carriage return alone", "a: b\rc: d\r\n", "f.yaml:1:5: the character U+000D; allowed: printable " +
+			"characters, spaces and line feeds"},
+		{"next line", "# a\u0085b", "f.yaml:1:4: the character U+0085; allowed: printable characters, spaces and " +
+			"line feeds"},
+		{"line separator", "# a\u2028b", "f.yaml:1:4: the character U+2028; allowed: printable characters, spaces " +
+			"and line feeds"},
+		{"right to left", "# é\u202e", "f.yaml:1:4: the character U+202E; allowed: printable characters, spaces and " +
+			"line feeds"},
 		{"tab in a second document", "---\n---\n \tx: y", "f.yaml:3:2: a tab; allowed: spaces"},
-		{"size", strings.Repeat("#", maxFileSize+1), "f.yaml:1:1: a file of 1048577 bytes; allowed: 1048576, divide it"},
-		{"documents", strings.Repeat("---\n", maxDocuments+1), "f.yaml:4097:1: more than 4096 documents in one file; allowed: 4096, divide the file"},
+		{"size", strings.Repeat("#", maxFileSize+1),
+			"f.yaml:1:1: a file of 1048577 bytes; allowed: 1048576, divide it"},
+		{"documents", strings.Repeat("---\n", maxDocuments+1), "f.yaml:4097:1: more than 4096 documents in one " +
+			"file; allowed: 4096, divide the file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse([]File{{Name: "f.yaml", Data: []byte(c.data)}})
@@ -146,18 +154,26 @@ func TestBadText(t *testing.T) {
 func TestBadSet(t *testing.T) {
 	good := policyWith("selector: {}\ningress: []")
 	workload := func(name, spec string) string {
-		return fmt.Sprintf("apiVersion: thole/v1\nkind: Workload\nmetadata: {name: %s, labels: {app: %s}}\nspec: %s\n", name, name, spec)
+		return fmt.Sprintf("apiVersion: thole/v1\nkind: Workload\nmetadata: {name: %s, labels: {app: %s}}\nspec: %s\n",
+			name, name, spec)
 	}
 	for _, c := range []struct {
 		name, a, b, want string
 	}{
-		{"one name", good, "\n" + good, `b.yaml:4:18: a second Policy "p", the first is at a.yaml:3:18; allowed: each name once`},
-		{"one unit", workload("a", "{unit: a.service}"), workload("b", "{unit: a.service}"), `b.yaml:3:18: the unit a.service is bound already, at a.yaml:3:18; allowed: one Workload for each`},
-		{"one user", workload("a", "{user: 1000}"), workload("b", `{user: "1000"}`), `b.yaml:3:18: the user 1000 is bound already, at a.yaml:3:18; allowed: one Workload for each`},
-		{"one cgroup", workload("a", "{cgroup: a/b}"), workload("b", "{cgroup: a/b}"), `b.yaml:3:18: the cgroup a/b is bound already, at a.yaml:3:18; allowed: one Workload for each`},
-		{"one container", workload("a", "{container: c}"), workload("b", "{container: c}"), `b.yaml:3:18: the container c is bound already, at a.yaml:3:18; allowed: one Workload for each`},
-		{"one address", workload("a", "{address: 'fd00::1'}"), workload("b", "{address: 'fd00:0::1'}"), `b.yaml:3:18: the address fd00::1 is bound already, at a.yaml:3:18; allowed: one Workload for each`},
-		{"first file first", good + "---\nnonsense", "\x00", `a.yaml:8:1: the document is the text "nonsense"; allowed: a mapping with apiVersion, kind, metadata, spec`},
+		{"one name", good, "\n" + good,
+			`b.yaml:4:18: a second Policy "p", the first is at a.yaml:3:18; allowed: each name once`},
+		{"one unit", workload("a", "{unit: a.service}"), workload("b", "{unit: a.service}"),
+			`b.yaml:3:18: the unit a.service is bound already, at a.yaml:3:18; allowed: one Workload for each`},
+		{"one user", workload("a", "{user: 1000}"), workload("b", `{user: "1000"}`),
+			`b.yaml:3:18: the user 1000 is bound already, at a.yaml:3:18; allowed: one Workload for each`},
+		{"one cgroup", workload("a", "{cgroup: a/b}"), workload("b", "{cgroup: a/b}"),
+			`b.yaml:3:18: the cgroup a/b is bound already, at a.yaml:3:18; allowed: one Workload for each`},
+		{"one container", workload("a", "{container: c}"), workload("b", "{container: c}"),
+			`b.yaml:3:18: the container c is bound already, at a.yaml:3:18; allowed: one Workload for each`},
+		{"one address", workload("a", "{address: 'fd00::1'}"), workload("b", "{address: 'fd00:0::1'}"),
+			`b.yaml:3:18: the address fd00::1 is bound already, at a.yaml:3:18; allowed: one Workload for each`},
+		{"first file first", good + "---\nnonsense", "\x00",
+			`a.yaml:8:1: the document is the text "nonsense"; allowed: a mapping with apiVersion, kind, metadata, spec`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse([]File{{"a.yaml", []byte(c.a)}, {"b.yaml", []byte(c.b)}})

@@ -116,7 +116,8 @@ var docFrames = map[string]func(r docRow) string{
 		if slices.Contains(workloadMetadataShape.keys, r.key) {
 			return workloadNamed(r)
 		}
-		rest := []string{"apiVersion: thole/v1", "kind: Policy", "metadata: {name: a}", "spec: {selector: {}, egress: []}"}
+		rest := []string{"apiVersion: thole/v1", "kind: Policy", "metadata: {name: a}",
+			"spec: {selector: {}, egress: []}"}
 		return strings.Join(beside(r, rest), "\n")
 	},
 	"Policy": func(r docRow) string {
@@ -130,7 +131,8 @@ var docFrames = map[string]func(r docRow) string{
 		return frames["cidr"]("{" + r.example + "}")
 	},
 	"Selectors": func(r docRow) string {
-		term := map[string]string{"key": "operator: Exists", "operator": "key: a", "values": "key: a, operator: In"}[r.key]
+		term := map[string]string{"key": "operator: Exists", "operator": "key: a",
+			"values": "key: a, operator: In"}[r.key]
 		if term != "" {
 			return policyWith("ingress: []\nselector: {matchExpressions: [{" + term + ", " + r.example + "}]}")
 		}
@@ -138,7 +140,8 @@ var docFrames = map[string]func(r docRow) string{
 	},
 	"Ports": func(r docRow) string { return frames["port"](r.example) },
 	"LabelGrant": func(r docRow) string {
-		rest := map[string]string{"users": "labels: {a: [b]}", "groups": "require: {a: b}", "labels": "users: [a]", "require": "groups: [a]"}
+		rest := map[string]string{"users": "labels: {a: [b]}", "groups": "require: {a: b}", "labels": "users: [a]",
+			"require": "groups: [a]"}
 		return frames["grant"](r.example + "\n" + rest[r.key])
 	},
 	"Workload": func(r docRow) string {

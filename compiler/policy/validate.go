@@ -79,7 +79,9 @@ func InventoryWorkloads(bindings []Binding) ([]Workload, error) {
 			continue
 		}
 		if other, ok := first[w.Cgroup.Path]; ok {
-			return nil, &SyntaxError{b.Position, fmt.Sprintf("%s is the cgroup of %s, at %s; allowed: one Workload for each", w.Cgroup.Path, other.Name, other.Position)}
+			return nil, &SyntaxError{b.Position,
+				fmt.Sprintf("%s is the cgroup of %s, at %s; allowed: one Workload for each", w.Cgroup.Path, other.Name,
+					other.Position)}
 		}
 		first[w.Cgroup.Path] = &workloads[i]
 	}

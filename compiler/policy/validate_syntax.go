@@ -66,7 +66,8 @@ func CheckContainerLabel(key, value string) error {
 	for _, s := range []string{key, value} {
 		switch {
 		case len(s) > MaxLabelText:
-			return fmt.Errorf("the label %s has %d bytes; allowed: %d for the key and for the value", quote(key), len(s), MaxLabelText)
+			return fmt.Errorf("the label %s has %d bytes; allowed: %d for the key and for the value", quote(key),
+				len(s), MaxLabelText)
 		case !IsLabelText(s):
 			return fmt.Errorf("the label %s has a control character; allowed: printable text", quote(key))
 		}
@@ -82,8 +83,8 @@ func IsLabelText(s string) bool {
 	return len(s) <= MaxLabelText && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// UnusableValue stands for the value of a label of an image that no policy can name, as one of several lines: the key is
-// there all the same.
+// UnusableValue stands for the value of a label of an image that no policy can name, as one of several lines: the key
+// is there all the same.
 const UnusableValue = "\x00"
 
 // CheckUserLabelKey accepts the keys that a document may give.
@@ -107,7 +108,8 @@ const MaxLabelText = 4096
 // CheckUserLabelValue accepts what Kubernetes accepts as a label value.
 func CheckUserLabelValue(s string) error {
 	if s != "" && !labelName.MatchString(s) {
-		return fmt.Errorf("invalid label value %s: must be at most 63 letters, digits, - _ . with a letter or digit at both ends, or \"\"", quote(s))
+		return fmt.Errorf("invalid label value %s: must be at most 63 letters, digits, - _ . with a letter or digit "+
+			"at both ends, or \"\"", quote(s))
 	}
 	return nil
 }

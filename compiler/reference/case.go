@@ -60,7 +60,8 @@ func (c Case) Divide() (workloads []policy.Workload, unlabelled []policy.Unlabel
 		if c.IsWorkload(w) {
 			workloads = append(workloads, *w)
 		} else {
-			unlabelled = append(unlabelled, policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful})
+			unlabelled = append(unlabelled, policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts,
+				Doubtful: w.Doubtful})
 		}
 	}
 	return workloads, unlabelled
@@ -82,7 +83,8 @@ func (c Case) clone() Case {
 	var d Case
 	for _, w := range c.Workloads {
 		workload := *w
-		workload.Labels, workload.Facts, workload.Doubtful = maps.Clone(w.Labels), maps.Clone(w.Facts), maps.Clone(w.Doubtful)
+		workload.Labels, workload.Facts, workload.Doubtful = maps.Clone(w.Labels), maps.Clone(w.Facts),
+			maps.Clone(w.Doubtful)
 		copies[w] = &workload
 		d.Workloads = append(d.Workloads, &workload)
 	}

@@ -156,7 +156,8 @@ func TestRandomReachesEverything(t *testing.T) {
 	}
 	for what, percent := range map[string]int{
 		"allowed": 15, "denied": 15, "would be denied": 2, "a verdict because of a doubt": 2,
-		"a doubtful label beside others": 2, "a workload by doubtful labels alone": 2, "an unlabelled container with doubtful labels": 2,
+		"a doubtful label beside others": 2, "a workload by doubtful labels alone": 2,
+		"an unlabelled container with doubtful labels": 2,
 	} {
 		if got := 100 * seen[what] / connections; got < percent {
 			t.Errorf("%d%% of all connections are %s, want at least %d%%", got, what, percent)
@@ -174,8 +175,10 @@ func expected() []string {
 	names := []string{
 		"allowed", "denied", "would be denied by an egress rule", "would be denied by an ingress rule",
 		"would be denied by isolation",
-		"audit policy", "selector {}", "rules []", "allow rule", "deny rule", "rule without peers", "rule without ports",
-		"peer workloads", "peer sameLabels", "peer sameLabels all", "peer unlabelled", "peer cidr", "peer any", "except",
+		"audit policy", "selector {}", "rules []", "allow rule", "deny rule", "rule without peers",
+		"rule without ports",
+		"peer workloads", "peer sameLabels", "peer sameLabels all", "peer unlabelled", "peer cidr", "peer any",
+		"except",
 		"port tcp", "port udp", "port sctp", "port icmp", "port icmp type", "port range", "every port of a protocol",
 		"group range", "prefix 0.0.0.0/0", "prefix ::/0",
 		"IPv4", "IPv6", "broadcast", "to itself", "neighbour discovery",
@@ -386,7 +389,9 @@ func TestLaws(t *testing.T) {
 					Judge(allEnforced, connection).Allowed == (got.WouldDeny == ""))
 			}
 			law("a named policy is an audit policy", got.WouldDeny == "" ||
-				slices.ContainsFunc(c.Policies, func(p policy.Policy) bool { return p.Audit && p.Name == got.WouldDeny }))
+				slices.ContainsFunc(c.Policies, func(p policy.Policy) bool {
+					return p.Audit && p.Name == got.WouldDeny
+				}))
 			law("who is no workload may reach who is none",
 				connection.From.Workload != nil || connection.To.Workload != nil || got == allowed)
 		}
@@ -433,7 +438,8 @@ func TestShrink(t *testing.T) {
 
 func TestString(t *testing.T) {
 	c := Case{
-		Policies:  set(audited(ingress("p", has("app", "web"), allow(peersOnly(cidr("192.0.2.0/24", "192.0.2.1/32")))))),
+		Policies: set(audited(ingress("p", has("app", "web"),
+			allow(peersOnly(cidr("192.0.2.0/24", "192.0.2.1/32")))))),
 		Workloads: []*policy.Workload{web, box},
 		Connections: []Connection{
 			tcp(end(box), end(web), 80),

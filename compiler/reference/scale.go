@@ -16,7 +16,8 @@ func Scale(workloads, classes, policies int) compiler.Input {
 		c := i % classes
 		in.Workloads = append(in.Workloads, policy.Workload{
 			Name: fmt.Sprintf("w%05d", i), Kind: policy.KindContainer,
-			Labels: policy.Labels{"app": fmt.Sprintf("app%03d", c), "env": []string{"prod", "dev"}[c%2], "team": fmt.Sprintf("t%02d", c%20)},
+			Labels: policy.Labels{"app": fmt.Sprintf("app%03d", c), "env": []string{"prod", "dev"}[c%2],
+				"team": fmt.Sprintf("t%02d", c%20)},
 			Cgroup: policy.Cgroup{Path: fmt.Sprintf("docker/%064x", i), ID: uint64(100_000 + i)},
 		})
 	}

@@ -83,7 +83,8 @@ func explore(t *testing.T, c config) int {
 			t.Fatalf("ends %s, %v", outcome, m.err)
 		}
 	}
-	t.Logf("%d states, %d transitions, %d steps, %d packets, ends %v, %.1f s", len(queue), transitions, len(m.memo), len(m.wire), ends, time.Since(began).Seconds())
+	t.Logf("%d states, %d transitions, %d steps, %d packets, ends %v, %.1f s", len(queue), transitions, len(m.memo),
+		len(m.wire), ends, time.Since(began).Seconds())
 	return len(queue)
 }
 
@@ -149,7 +150,8 @@ func (m *model) successors(st state) []step {
 	if m.reuse && !st.reused {
 		try("the client's port is used again", func(n *state) bool {
 			n.reused = true
-			n.client = end{phase: begun, isn: 1, mark: n.client.mark, conn: n.client.conn, nonces: n.client.nonces, restarts: n.client.restarts}
+			n.client = end{phase: begun, isn: 1, mark: n.client.mark, conn: n.client.conn, nonces: n.client.nonces,
+				restarts: n.client.restarts}
 			return true
 		})
 	}
@@ -212,7 +214,8 @@ func (m *model) outcome(st *state) string {
 	switch {
 	case c.reset:
 		return "reset"
-	case c.phase == opened && s.phase == opened && c.isn == s.isn && c.got && s.got && c.mark == settled && s.mark == settled:
+	case c.phase == opened && s.phase == opened && c.isn == s.isn && c.got && s.got && c.mark == settled &&
+		s.mark == settled:
 		return "established"
 	}
 	return ""

@@ -58,11 +58,13 @@ func newNodes(t testing.TB) (client, server *node) {
 		seed := sha256.Sum256([]byte(name))
 		n := &node{
 			name: name, key: ed25519.NewKeyFromSeed(seed[:]), now: begin,
-			owns: map[Workload]*token.Own{}, old: map[Workload]*token.Own{}, known: map[token.Fingerprint]*token.Claim{},
+			owns: map[Workload]*token.Own{}, old: map[Workload]*token.Own{},
+			known: map[token.Fingerprint]*token.Claim{},
 			asked: map[netip.AddrPort]*token.Claim{}, pairs: map[[2]*token.Statement]*Pair{},
 		}
 		n.checker = token.Checker{Verifier: net, Self: n.key.Public().(ed25519.PublicKey)}
-		net["certificate of "+name] = token.Identity{PublicKey: n.checker.Self, NotAfter: begin.Add(time.Hour), Rights: rights{from.Addr()}}
+		net["certificate of "+name] = token.Identity{PublicKey: n.checker.Self, NotAfter: begin.Add(time.Hour),
+			Rights: rights{from.Addr()}}
 		n.owns[1] = n.sign(t, "1")
 		return n
 	}

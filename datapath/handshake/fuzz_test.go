@@ -37,7 +37,8 @@ func FuzzStep(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e := &Event{Kind: Kind(o>>3&1) + Out, Packet: &p, Workload: Workload(o >> 5 & 1), Plain: o>>6&1 == 1, Nonce: nonce(i + 1)}
+			e := &Event{Kind: Kind(o>>3&1) + Out, Packet: &p, Workload: Workload(o >> 5 & 1), Plain: o>>6&1 == 1,
+				Nonce: nonce(i + 1)}
 			before := conns[side]
 			after, a := machines[side].Step(before, e)
 			if errors.As(a.Err, new(token.Reason)) && after != before {

@@ -166,7 +166,8 @@ func (m *model) add(i uint16) {
 	p := &m.packets[i]
 	m.wireOf[i] = len(m.wire)
 	m.wire = append(m.wire, i)
-	m.names = append(m.names, fmt.Sprintf("from %d: flags %02x seq %d ack %d token %d, %d bytes", p.Source.Port(), p.Flags, p.Seq, p.Ack, p.Token, len(p.Payload())))
+	m.names = append(m.names, fmt.Sprintf("from %d: flags %02x seq %d ack %d token %d, %d bytes", p.Source.Port(),
+		p.Flags, p.Seq, p.Ack, p.Token, len(p.Payload())))
 }
 
 // checkNumbers: on the wire, T1, T3 and data, T2 and data have numbers of their own. It
@@ -267,7 +268,8 @@ func (m *model) compute(k stepKey) stepResult {
 	}
 	after, a := machine.Step(before, &Event{Kind: k.kind, Packet: &p, Workload: 1, Nonce: n})
 	r := stepResult{action: a, out: -1, before: -1, reset: -1, again: -1}
-	r.drew = after.nonces.client == n && before.nonces.client != n || after.nonces.server == n && before.nonces.server != n
+	r.drew = after.nonces.client == n && before.nonces.client != n || after.nonces.server == n &&
+		before.nonces.server != n
 	if a.Do != Drop {
 		out, err := a.Write(make([]byte, 0, 4096), &p)
 		switch {
@@ -338,7 +340,8 @@ func (m *model) clientTimer(st *state) bool {
 		m.clientSends(st, segment{seq: c.first() - 1, flags: packet.SYN})
 	case c.phase == opened && !c.acked && (!m.serverSpeaksFirst || c.got):
 		c.sent = true
-		m.clientSends(st, segment{seq: c.first(), ack: c.serverFirst() + size(c.got), flags: packet.ACK | packet.PSH, payload: []byte("hello")})
+		m.clientSends(st, segment{seq: c.first(), ack: c.serverFirst() + size(c.got), flags: packet.ACK | packet.PSH,
+			payload: []byte("hello")})
 	default:
 		return false
 	}
@@ -425,7 +428,8 @@ func (m *model) serverSends(st *state, s segment) {
 
 func (m *model) serverACK(st *state, flags packet.Flags, data string) {
 	s := &st.server
-	m.serverSends(st, segment{seq: s.serverFirst() + size(s.sent && data == ""), ack: s.first() + size(s.got), flags: packet.ACK | flags, payload: []byte(data)})
+	m.serverSends(st, segment{seq: s.serverFirst() + size(s.sent && data == ""), ack: s.first() + size(s.got),
+		flags: packet.ACK | flags, payload: []byte(data)})
 }
 
 func (m *model) serverSYNACK(st *state, isn int) {
@@ -489,7 +493,8 @@ func (m *model) serverTCP(st *state, p *packet.Packet) {
 		}
 	}
 	switch {
-	case isRST && s.phase == begun && p.Seq-s.first() < window, isRST && s.phase == opened && p.Seq == s.first()+size(s.got):
+	case isRST && s.phase == begun && p.Seq-s.first() < window, isRST && s.phase == opened &&
+		p.Seq == s.first()+size(s.got):
 		s.listen()
 		s.aborted = true
 	case isRST:
@@ -559,11 +564,16 @@ func (m *model) attackers() (early, late []int) {
 	t1 := token.ShortT1{Client: m.machines[0].Own(1).Statement.Fingerprint(), Server: short.Server}
 	for _, b := range []segment{
 		{seq: first - 1 - p3 - token.ShortT1Size, flags: packet.SYN, options: option(1), payload: t1.Append(nil)},
-		{fromServer: true, seq: s - token.ShortT2Size, ack: first - p3, flags: packet.SYN | packet.ACK, options: option(3), payload: short.Append(nil)},
-		{fromServer: true, seq: s + 1 - 1 - uint32(len(full.Append(nil))), ack: first - p3, flags: packet.SYN | packet.ACK, options: option(4), payload: full.Append(nil)},
-		{fromServer: true, seq: s - token.ShortT2Size, ack: first - p3, flags: packet.SYN | packet.ACK, options: option(3), payload: make([]byte, token.ShortT2Size)},
-		{seq: first - p3, ack: s + 1, flags: packet.ACK, options: option(5), payload: append(t3.Append(nil), "EVIL!"...)},
-		{seq: first - p3, ack: s + 1, flags: packet.ACK, options: option(5), payload: append(make([]byte, p3), "EVIL!"...)},
+		{fromServer: true, seq: s - token.ShortT2Size, ack: first - p3, flags: packet.SYN | packet.ACK,
+			options: option(3), payload: short.Append(nil)},
+		{fromServer: true, seq: s + 1 - 1 - uint32(len(full.Append(nil))), ack: first - p3,
+			flags: packet.SYN | packet.ACK, options: option(4), payload: full.Append(nil)},
+		{fromServer: true, seq: s - token.ShortT2Size, ack: first - p3, flags: packet.SYN | packet.ACK,
+			options: option(3), payload: make([]byte, token.ShortT2Size)},
+		{seq: first - p3, ack: s + 1, flags: packet.ACK, options: option(5),
+			payload: append(t3.Append(nil), "EVIL!"...)},
+		{seq: first - p3, ack: s + 1, flags: packet.ACK, options: option(5),
+			payload: append(make([]byte, p3), "EVIL!"...)},
 		{seq: first, ack: s + 1, flags: packet.ACK, payload: []byte("EVIL!")},
 		{seq: first - 1, flags: packet.SYN},
 		{seq: first + 99, flags: packet.SYN},

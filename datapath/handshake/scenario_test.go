@@ -172,7 +172,8 @@ func TestScenarios(t *testing.T) {
 			short := r.step(Server, Out, kernelSYNACK.build())
 			pf, _ := packet.Parse(full.packet)
 			ps, _ := packet.Parse(short.packet)
-			if pf.Token != token.TypeFullT2 || ps.Token != token.TypeShortT2 || pf.Seq+uint32(len(pf.Payload())) != ps.Seq+uint32(len(ps.Payload())) {
+			if pf.Token != token.TypeFullT2 || ps.Token != token.TypeShortT2 ||
+				pf.Seq+uint32(len(pf.Payload())) != ps.Seq+uint32(len(ps.Payload())) {
 				r.t.Errorf("first %+v, then %+v", pf, ps)
 			}
 			r.want(Client, r.step(Client, In, short.packet), "drop, 0, unknown statement, offered")
@@ -425,11 +426,14 @@ func TestScenarios(t *testing.T) {
 		},
 		"a token on a packet of another kind": func(r *rig) {
 			for typ := byte(1); typ <= 5; typ++ {
-				for _, flags := range []packet.Flags{packet.SYN, packet.SYN | packet.ACK, packet.ACK, packet.RST, packet.RST | packet.ACK, packet.SYN | packet.RST, 0} {
-					if typ <= 2 && flags == packet.SYN || (typ == 3 || typ == 4) && flags == packet.SYN|packet.ACK || typ == 5 && flags == packet.ACK {
+				for _, flags := range []packet.Flags{packet.SYN, packet.SYN | packet.ACK, packet.ACK, packet.RST,
+					packet.RST | packet.ACK, packet.SYN | packet.RST, 0} {
+					if typ <= 2 && flags == packet.SYN || (typ == 3 || typ == 4) && flags == packet.SYN|packet.ACK ||
+						typ == 5 && flags == packet.ACK {
 						continue
 					}
-					in := r.step(Server, In, segment{flags: flags, options: []byte{254, 6, 0x54, 0x48, typ, 1, 1, 1}}.build())
+					in := r.step(Server, In,
+						segment{flags: flags, options: []byte{254, 6, 0x54, 0x48, typ, 1, 1, 1}}.build())
 					r.want(Server, in, "drop, 0, handshake: misplaced, closed")
 				}
 			}
@@ -591,22 +595,29 @@ func TestBadT1(t *testing.T) {
 		bend   func(payload []byte) []byte
 		want   string
 	}{
-		"M1":                 {true, nil, flip(60), "refused: bad-m1"},
-		"nonce":              {true, nil, flip(40), "refused: bad-m1"},
-		"client":             {true, nil, flip(4), "unknown statement"},
-		"server":             {true, nil, flip(20), "unknown statement"},
-		"short":              {true, nil, func(b []byte) []byte { return b[:67] }, "refused: bad-length"},
-		"version":            {true, nil, flip(0), "refused: bad-version"},
-		"type":               {true, nil, flip(1), "refused: bad-type"},
-		"capabilities":       {true, nil, flip(3), "refused: bad-capabilities"},
-		"empty":              {true, nil, func([]byte) []byte { return nil }, "refused: bad-length"},
-		"expired":            {true, func(r *rig) { r.server.now = begin.Add(time.Hour / 2) }, nil, "refused: expired"},
-		"another workload's": {true, func(r *rig) { r.listener = 2; r.server.owns[2] = r.server.sign(t, "2") }, nil, "unknown statement"},
-		"full: signature":    {false, nil, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }, "refused: bad-signature"},
-		"full: early":        {false, func(r *rig) { r.server.now = begin.Add(-time.Hour) }, nil, "refused: not-yet-valid"},
-		"full: late":         {false, func(r *rig) { r.server.now = begin.Add(time.Hour / 2) }, nil, "refused: expired"},
-		"full: reflected":    {false, func(r *rig) { r.server.checker.Self = r.client.checker.Self }, nil, "refused: reflected"},
-		"full: length":       {false, nil, flip(20), "refused: bad-length"},
+		"M1":           {true, nil, flip(60), "refused: bad-m1"},
+		"nonce":        {true, nil, flip(40), "refused: bad-m1"},
+		"client":       {true, nil, flip(4), "unknown statement"},
+		"server":       {true, nil, flip(20), "unknown statement"},
+		"short":        {true, nil, func(b []byte) []byte { return b[:67] }, "refused: bad-length"},
+		"version":      {true, nil, flip(0), "refused: bad-version"},
+		"type":         {true, nil, flip(1), "refused: bad-type"},
+		"capabilities": {true, nil, flip(3), "refused: bad-capabilities"},
+		"empty":        {true, nil, func([]byte) []byte { return nil }, "refused: bad-length"},
+		"expired":      {true, func(r *rig) { r.server.now = begin.Add(time.Hour / 2) }, nil, "refused: expired"},
+		"another workload's": {true, func(r *rig) {
+			r.listener = 2
+			r.server.owns[2] = r.server.sign(t, "2")
+		}, nil, "unknown statement"},
+		"full: signature": {false, nil, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }, "refused: bad-signature"},
+		"full: early": {false, func(r *rig) {
+			r.server.now = begin.Add(-time.Hour)
+		}, nil, "refused: not-yet-valid"},
+		"full: late": {false, func(r *rig) { r.server.now = begin.Add(time.Hour / 2) }, nil, "refused: expired"},
+		"full: reflected": {false, func(r *rig) {
+			r.server.checker.Self = r.client.checker.Self
+		}, nil, "refused: reflected"},
+		"full: length": {false, nil, flip(20), "refused: bad-length"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, tc.known)
@@ -653,7 +664,8 @@ func TestGarbage(t *testing.T) {
 	t3 := r.step(Client, Out, kernelData.build()).packet
 	for at := range token.T3Size {
 		in := r.step(Server, In, bend(t, t3, flip(at)))
-		if in.Mark != NoMark && in.Mark != MarkUnproven || in.Reset || in.Err == nil || r.conn[Server].State != Answered {
+		if in.Mark != NoMark && in.Mark != MarkUnproven || in.Reset || in.Err == nil ||
+			r.conn[Server].State != Answered {
 			t.Fatalf("T3, byte %d: %v, %v", at, in.Do, in.Err)
 		}
 		if in.packet != nil {

@@ -63,7 +63,8 @@ func (n *Node) readT1(next, before *Conn, own *token.Own, p *packet.Packet) erro
 	next.nonces.client, next.owesFull = t.Nonce, true
 	// A SYN that came again goes by the keys that the connection has, also where ours
 	// turned over meanwhile: T2 may be on its way.
-	if before.State != Closed && before.workload == next.workload && bytes.Equal(t.Statement, before.pair.Peer.Statement.Bytes()) {
+	if before.State != Closed && before.workload == next.workload &&
+		bytes.Equal(t.Statement, before.pair.Peer.Statement.Bytes()) {
 		next.pair = before.pair
 		return nil
 	}

@@ -59,7 +59,8 @@ func (p *Packet) append(dst []byte, e edit) ([]byte, error) {
 func (p *Packet) appendOptions(out []byte, e *edit) ([]byte, error) {
 	start := len(out)
 	if e.mark != 0 {
-		out = append(out, kindExperimental, optionLength, exID>>8, exID&0xff, byte(e.mark), token.Version, kindNOP, kindNOP)
+		out = append(out, kindExperimental, optionLength, exID>>8, exID&0xff, byte(e.mark), token.Version, kindNOP,
+			kindNOP)
 	}
 	gone := 0 // bytes left out since the last option that stays
 	b := p.bytes[p.tcp+tcpSize : p.payload]

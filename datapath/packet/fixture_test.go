@@ -30,8 +30,9 @@ var (
 
 // Options as Linux writes them.
 var (
-	linuxSYN  = unhex("020405b4 0402080a0000006400000000 01030307") // MSS, SACK permitted, timestamps, NOP, window scale
-	linuxData = unhex("0101080a000000640000000a")                   // NOP, NOP, timestamps
+	// MSS, SACK permitted, timestamps, NOP, window scale
+	linuxSYN  = unhex("020405b4 0402080a0000006400000000 01030307")
+	linuxData = unhex("0101080a000000640000000a") // NOP, NOP, timestamps
 )
 
 func (s segment) ends() (src, dst netip.AddrPort) {

@@ -53,7 +53,8 @@ func steps(v6 bool) []step {
 		}, {
 			"SYN-ACK",
 			segment{v6: v6, reverse: true, seq: sSeq, ack: cSeq + 1, flags: SYN | ACK, options: linuxSYN},
-			segment{v6: v6, reverse: true, seq: sSeq - 52, ack: cSeq + 1 - 20, flags: SYN | ACK, options: marked(3, linuxSYN), payload: t2},
+			segment{v6: v6, reverse: true, seq: sSeq - 52, ack: cSeq + 1 - 20, flags: SYN | ACK,
+				options: marked(3, linuxSYN), payload: t2},
 			func(p *Packet, dst []byte) ([]byte, error) { return p.AppendSYNACK(dst, token.TypeShortT2, t2, limit) },
 			(*Packet).AppendStrippedSYNACK,
 		}, {
@@ -65,13 +66,15 @@ func steps(v6 bool) []step {
 		}, {
 			"first data",
 			segment{v6: v6, seq: cSeq + 1, ack: sSeq + 1, flags: ACK | PSH | FIN, options: linuxData, payload: hello},
-			segment{v6: v6, seq: cSeq + 1 - 20, ack: sSeq + 1, flags: ACK | PSH | FIN, options: marked(5, linuxData), payload: append(bytes.Clone(t3), hello...)},
+			segment{v6: v6, seq: cSeq + 1 - 20, ack: sSeq + 1, flags: ACK | PSH | FIN, options: marked(5, linuxData),
+				payload: append(bytes.Clone(t3), hello...)},
 			func(p *Packet, dst []byte) ([]byte, error) { return p.AppendProof(dst, c+1, t3, limit) },
 			(*Packet).AppendStrippedProof,
 		}, {
 			"urgent data",
 			segment{v6: v6, seq: cSeq + 1, ack: sSeq + 1, flags: ACK | URG, urgent: 3, payload: hello},
-			segment{v6: v6, seq: cSeq + 1 - 20, ack: sSeq + 1, flags: ACK | URG, urgent: 23, options: marked(5, nil), payload: append(bytes.Clone(t3), hello...)},
+			segment{v6: v6, seq: cSeq + 1 - 20, ack: sSeq + 1, flags: ACK | URG, urgent: 23, options: marked(5, nil),
+				payload: append(bytes.Clone(t3), hello...)},
 			func(p *Packet, dst []byte) ([]byte, error) { return p.AppendProof(dst, c+1, t3, limit) },
 			(*Packet).AppendStrippedProof,
 		}, {
@@ -156,16 +159,20 @@ func TestFastOpenIsTakenOff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachVersion(t, func(t *testing.T, v6 bool) {
-				for _, options := range [][]byte{append(bytes.Clone(rest), unhex(option)...), append(unhex(option), rest...)} {
-					p := mustParse(t, segment{v6: v6, seq: 1000, flags: SYN, options: options, payload: []byte("early data")}.build())
+				for _, options := range [][]byte{append(bytes.Clone(rest), unhex(option)...),
+					append(unhex(option), rest...)} {
+					p := mustParse(t, segment{v6: v6, seq: 1000, flags: SYN, options: options,
+						payload: []byte("early data")}.build())
 					out, err := p.AppendSYN(nil, token.TypeShortT1, t1, 1500)
-					wantPacket(t, out, err, segment{v6: v6, seq: 1000 - 88, flags: SYN, options: marked(1, rest), payload: t1})
+					wantPacket(t, out, err, segment{v6: v6, seq: 1000 - 88, flags: SYN, options: marked(1, rest),
+						payload: t1})
 				}
 			})
 		})
 	}
 	// Another client may leave it on.
-	p := mustParse(t, segment{seq: 1000 - 88, flags: SYN, options: marked(1, unhex("220a0011223344556677 0101 020405b4")), payload: t1}.build())
+	p := mustParse(t, segment{seq: 1000 - 88, flags: SYN,
+		options: marked(1, unhex("220a0011223344556677 0101 020405b4")), payload: t1}.build())
 	out, err := p.AppendStrippedSYN(nil)
 	wantPacket(t, out, err, segment{seq: 1000, flags: SYN, options: unhex("020405b4")})
 }
@@ -182,7 +189,8 @@ func TestOptionAnywhere(t *testing.T) {
 		"three NOPs":      {"030307 fe0654480101 010101", "030307 01"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := mustParse(t, segment{seq: 1000 - 88, flags: SYN, options: unhex(c.options), payload: fill(68, 'A')}.build())
+			p := mustParse(t, segment{seq: 1000 - 88, flags: SYN, options: unhex(c.options),
+				payload: fill(68, 'A')}.build())
 			out, err := p.AppendStrippedSYN(nil)
 			wantPacket(t, out, err, segment{seq: 1000, flags: SYN, options: unhex(c.left)})
 		})
@@ -208,10 +216,14 @@ func TestProofAlone(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v6 bool) {
 		want := want
 		want.v6 = v6
-		data := segment{v6: v6, seq: 1001, ack: 7, flags: ACK | PSH | FIN | URG, urgent: 0, options: linuxData, payload: fill(1448, 'x')}
+		data := segment{v6: v6, seq: 1001, ack: 7, flags: ACK | PSH | FIN | URG, urgent: 0, options: linuxData,
+			payload: fill(1448, 'x')}
 		keepalive := segment{v6: v6, seq: 1000, ack: 7, flags: ACK, options: linuxData}
-		blocks := segment{v6: v6, seq: 1001, ack: 7, flags: ACK, options: append(bytes.Clone(linuxData), unhex("0101051a 00000001 00000002 00000003 00000004 00000005 00000006")...)}
-		for name, s := range map[string]segment{"a full segment": data, "a keepalive": keepalive, "SACK blocks": blocks} {
+		blocks := segment{v6: v6, seq: 1001, ack: 7, flags: ACK,
+			options: append(bytes.Clone(linuxData),
+				unhex("0101051a 00000001 00000002 00000003 00000004 00000005 00000006")...)}
+		for name, s := range map[string]segment{"a full segment": data, "a keepalive": keepalive,
+			"SACK blocks": blocks} {
 			p := mustParse(t, s.build())
 			out, err := p.AppendProofAlone(nil, 1001, t3, 1500)
 			if err != nil || !bytes.Equal(out, want.build()) {
@@ -222,7 +234,8 @@ func TestProofAlone(t *testing.T) {
 			switch {
 			case name == "a keepalive" && !errors.Is(err, WrongPacket),
 				name == "SACK blocks" && !errors.Is(err, NoRoom),
-				name == "a full segment" && !(errors.As(err, &tooBig) && tooBig.Size == len(s.build())+28 && tooBig.Limit == 1500):
+				name == "a full segment" && !(errors.As(err, &tooBig) && tooBig.Size == len(s.build())+28 &&
+					tooBig.Limit == 1500):
 				t.Errorf("%s with its proof: %v", name, err)
 			}
 		}
@@ -234,7 +247,8 @@ func TestRoomForTheOption(t *testing.T) {
 	room := func(n int) segment { return segment{seq: 1000, flags: SYN, options: fill(n, kindNOP)} }
 	p := mustParse(t, room(32).build())
 	out, err := p.AppendSYN(nil, token.TypeShortT1, fill(68, 'A'), 1500)
-	wantPacket(t, out, err, segment{seq: 1000 - 88, flags: SYN, options: marked(1, fill(32, kindNOP)), payload: fill(68, 'A')})
+	wantPacket(t, out, err, segment{seq: 1000 - 88, flags: SYN, options: marked(1, fill(32, kindNOP)),
+		payload: fill(68, 'A')})
 	p = mustParse(t, room(36).build())
 	out, err = p.AppendSYN([]byte("kept"), token.TypeShortT1, fill(68, 'A'), 1500)
 	wantReason(t, err, NoRoom)
@@ -242,7 +256,8 @@ func TestRoomForTheOption(t *testing.T) {
 		t.Errorf("the buffer is %q after a refusal", out)
 	}
 	// Linux's fullest SYN, with a Fast Open cookie of 8 bytes, has room: the cookie goes.
-	p = mustParse(t, segment{seq: 1000, flags: SYN, options: append(bytes.Clone(linuxSYN), unhex("220a00112233445566770101")...)}.build())
+	p = mustParse(t, segment{seq: 1000, flags: SYN,
+		options: append(bytes.Clone(linuxSYN), unhex("220a00112233445566770101")...)}.build())
 	if _, err := p.AppendSYN(nil, token.TypeShortT1, fill(68, 'A'), 1500); err != nil {
 		t.Error(err)
 	}
@@ -262,7 +277,8 @@ func TestLimit(t *testing.T) {
 			t.Errorf("got %v, want both numbers", err)
 		}
 		if v6 && 1280-header != token.FullT2Size+token.MaxStatement {
-			t.Errorf("%d bytes are left for T2 full, and the largest has %d", 1280-header, token.FullT2Size+token.MaxStatement)
+			t.Errorf("%d bytes are left for T2 full, and the largest has %d", 1280-header,
+				token.FullT2Size+token.MaxStatement)
 		}
 		_, err = p.AppendSYNACK(nil, token.TypeFullT2, fill(65536-header, 'B'), 1<<20)
 		if !errors.As(err, &tooBig) || *tooBig != (TooBigError{65536, 65535}) {

@@ -44,7 +44,8 @@ func TestQuote(t *testing.T) {
 		seq := uint32(c)
 		wire := segment{v6: v6, seq: seq - shift, flags: SYN, options: marked(1, linuxSYN), payload: fill(68, 'A')}
 		src, dst := wire.ends()
-		for name, n := range map[string]int{"all": len(wire.build()), "8 bytes of TCP": header + 8, "an odd length": header + 33} {
+		for name, n := range map[string]int{"all": len(wire.build()), "8 bytes of TCP": header + 8,
+			"an odd length": header + 33} {
 			quoted := wire.build()[:n]
 			e := icmpError{v6: v6, typ: typ, code: code, field: 1280, quote: quoted}
 			q, err := ParseQuote(append(e.build(), "padding"...))
@@ -96,7 +97,8 @@ func TestQuoteRefuses(t *testing.T) {
 		{"UDP", icmpError{typ: 3, quote: set(tcp4, 9, 17)}.build(), BadQuote},
 		{"a later fragment", icmpError{typ: 3, quote: set(tcp4, 6, 0, 9)}.build(), BadQuote},
 		{"a quoted header beyond all", icmpError{typ: 3, quote: set(tcp4[:28], 0, 0x4f)}.build(), BadQuote},
-		{"a quoted extension beyond all", icmpError{v6: true, typ: 1, quote: set(tcp6, 6, 60, 64, 0, 0)}.build(), BadQuote},
+		{"a quoted extension beyond all", icmpError{v6: true, typ: 1, quote: set(tcp6, 6, 60, 64, 0, 0)}.build(),
+			BadQuote},
 		{"a wrong checksum", set(error4, 24, 1), BadChecksum},
 		{"a wrong checksum of IPv6", set(error6, 44, 1), BadChecksum},
 		{"a wrong checksum of IPv4", set(error4, 8, 1), BadChecksum},

@@ -79,7 +79,8 @@ func (s *side) enter(number string) error {
 		return err
 	}
 	s.tun = os.NewFile(uintptr(fd), "tun0")
-	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_fastopen", []byte("1031"), 0); err != nil { // both sides, without cookies
+	// both sides, without cookies
+	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_fastopen", []byte("1031"), 0); err != nil {
 		return err
 	}
 	for _, command := range [][]string{
@@ -114,7 +115,8 @@ func (s *side) listen(t *testing.T, address string, options func(fd int) error) 
 
 func (s *side) dial(t *testing.T, address string, options func(fd int) error) (c net.Conn, err error) {
 	s.run(func() {
-		c, err = (&net.Dialer{Timeout: 10 * time.Second, Control: control(options)}).DialContext(t.Context(), "tcp", address)
+		c, err = (&net.Dialer{Timeout: 10 * time.Second, Control: control(options)}).DialContext(t.Context(), "tcp",
+			address)
 	})
 	if err == nil {
 		t.Cleanup(func() { c.Close() })
@@ -238,7 +240,8 @@ func (w *wire) toServer(p *Packet) [][]byte {
 			return w.cross("proof", b, nil, (*Packet).AppendStrippedProof)
 		}
 		b, err = p.AppendProofAlone(nil, w.c+1, wireT3, wireLimit)
-		return append(w.cross("proof alone", b, err, (*Packet).AppendStrippedProof), w.cross("data", p.Bytes(), nil, asIs)...)
+		return append(w.cross("proof alone", b, err, (*Packet).AppendStrippedProof),
+			w.cross("data", p.Bytes(), nil, asIs)...)
 	}
 	return w.cross("data", p.Bytes(), nil, asIs)
 }
@@ -301,8 +304,10 @@ func TestKernelsConnect(t *testing.T) {
 		{"some bytes", nil, nil, []byte("hello"), "", "proof", 1},
 		{"many bytes", nil, nil, big, "", "proof", 1},
 		{"deferred accept", setInt(unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 5), nil, []byte("hello"), "", "proof", 1},
-		{"no quick ACK, a full segment", nil, setInt(unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0), big, "", "proof alone", 1},
-		{"Fast Open", setInt(unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 5), setInt(unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1), []byte("hello"), "", "early data", 1},
+		{"no quick ACK, a full segment", nil, setInt(unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0), big, "", "proof alone",
+			1},
+		{"Fast Open", setInt(unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 5),
+			setInt(unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1), []byte("hello"), "", "early data", 1},
 		{"the SYN-ACK is lost", nil, nil, []byte("hello"), "SYN-ACK", "proof", 1},
 		{"the proof is lost", nil, nil, []byte("hello"), "proof", "proof", 2},
 	} {

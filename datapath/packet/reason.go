@@ -31,8 +31,9 @@ const (
 var reasons = [endOfReasons]string{
 	Truncated: "truncated", BadHeader: "bad-header", Fragment: "fragment", Routed: "routed",
 	TooManyHeaders: "too-many-headers", NotTCP: "not-tcp", NotError: "not-error", BadQuote: "bad-quote",
-	BadChecksum: "bad-checksum", BadOptions: "bad-options", BadOption: "bad-option", DuplicateOption: "duplicate-option",
-	WrongPacket: "wrong-packet", Signed: "signed", NoRoom: "no-room",
+	BadChecksum: "bad-checksum", BadOptions: "bad-options", BadOption: "bad-option",
+	DuplicateOption: "duplicate-option",
+	WrongPacket:     "wrong-packet", Signed: "signed", NoRoom: "no-room",
 }
 
 // String names r as metrics do.

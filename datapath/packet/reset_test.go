@@ -11,7 +11,8 @@ func TestRefusal(t *testing.T) {
 			options: marked(3, linuxSYN), payload: fill(52, 'B')}.build())
 		stamps := append([]byte{1, 1}, linuxSYN[6:16]...)
 		out, err := p.AppendRefusal(nil, true)
-		wantPacket(t, out, err, segment{v6: v6, reverse: true, seq: sSeq + 1, ack: cSeq + 1, flags: RST | ACK, options: stamps})
+		wantPacket(t, out, err, segment{v6: v6, reverse: true, seq: sSeq + 1, ack: cSeq + 1, flags: RST | ACK,
+			options: stamps})
 		out, err = p.AppendRefusal(nil, false)
 		wantPacket(t, out, err, segment{v6: v6, reverse: true, seq: sSeq + 1, flags: RST, options: stamps})
 

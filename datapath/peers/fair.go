@@ -50,7 +50,8 @@ type holder struct {
 }
 
 func newFair[K comparable, V any](s shares) *fair[K, V] {
-	return &fair[K, V]{shares: s, entries: make(map[K]*item[K, V]), owners: make(map[string]*holder), unproven: list.New()}
+	return &fair[K, V]{shares: s, entries: make(map[K]*item[K, V]), owners: make(map[string]*holder),
+		unproven: list.New()}
 }
 
 // get returns an entry's value, and uses it.

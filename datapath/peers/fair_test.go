@@ -26,7 +26,8 @@ func count(f *fair[string, int], owner string) (all, proven int) {
 
 // TestFairAtItsLimits: the bounds are those of statements, to the last entry.
 func TestFairAtItsLimits(t *testing.T) {
-	f := newFair[string, int](shares{unproven: MaxStatements / 4, proven: MaxStatements * 3 / 4, owner: StatementsPerNode})
+	f := newFair[string, int](shares{unproven: MaxStatements / 4, proven: MaxStatements * 3 / 4,
+		owner: StatementsPerNode})
 	t.Run("one node's quota", func(t *testing.T) {
 		fill(f, "greedy", StatementsPerNode, true)
 		if f.evicted != (evictions{}) {
@@ -145,8 +146,10 @@ func TestFairAgreesWithItself(t *testing.T) {
 			proven += h.proven
 			items += h.items.Len()
 		}
-		if proven != f.proven || items != len(f.entries) || items-proven != f.unproven.Len() || proven > 9 || f.unproven.Len() > 5 {
-			t.Fatalf("seed %d, step %d: %d/%d proven, %d/%d entries, %d unproven", seed, step, proven, f.proven, items, len(f.entries), f.unproven.Len())
+		if proven != f.proven || items != len(f.entries) || items-proven != f.unproven.Len() || proven > 9 ||
+			f.unproven.Len() > 5 {
+			t.Fatalf("seed %d, step %d: %d/%d proven, %d/%d entries, %d unproven", seed, step, proven, f.proven, items,
+				len(f.entries), f.unproven.Len())
 		}
 	}
 }

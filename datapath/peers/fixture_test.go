@@ -23,7 +23,8 @@ type fleet struct {
 }
 
 func newFleet(t testing.TB) *fleet {
-	ca, err := pki.NewAuthority("fleet", pki.Validity{NotBefore: start.Add(-time.Hour), NotAfter: start.Add(1000 * time.Hour)})
+	ca, err := pki.NewAuthority("fleet", pki.Validity{NotBefore: start.Add(-time.Hour),
+		NotAfter: start.Add(1000 * time.Hour)})
 	must(t, err)
 	return &fleet{t: t, ca: ca, revoked: map[pki.Serial]time.Time{}}
 }
@@ -62,9 +63,11 @@ func (f *fleet) node(name, network string, valid time.Duration) *pki.Node {
 	return f.certify(name, network, valid, public, key)
 }
 
-func (f *fleet) certify(name, network string, valid time.Duration, public ed25519.PublicKey, key ed25519.PrivateKey) *pki.Node {
+func (f *fleet) certify(name, network string, valid time.Duration, public ed25519.PublicKey,
+	key ed25519.PrivateKey) *pki.Node {
 	f.t.Helper()
-	der, err := f.ca.Issue(name, public, scope(network), pki.Validity{NotBefore: start.Add(-time.Minute), NotAfter: start.Add(valid)})
+	der, err := f.ca.Issue(name, public, scope(network), pki.Validity{NotBefore: start.Add(-time.Minute),
+		NotAfter: start.Add(valid)})
 	must(f.t, err)
 	trust := f.trust()
 	id, err := trust.Verify(der, start)
@@ -97,7 +100,8 @@ type two struct {
 
 func newTwo(t testing.TB) *two {
 	f := newFleet(t)
-	w := &two{fleet: f, webNode: f.node("web-1", "192.0.2.0/24", 100*time.Hour), dbNode: f.node("db-1", "198.51.100.0/24", 100*time.Hour)}
+	w := &two{fleet: f, webNode: f.node("web-1", "192.0.2.0/24", 100*time.Hour),
+		dbNode: f.node("db-1", "198.51.100.0/24", 100*time.Hour)}
 	w.client, w.server = New(f.with(w.webNode)), New(f.with(w.dbNode))
 	return w
 }
@@ -135,9 +139,11 @@ func say(t testing.TB, n *pki.Node, labels map[string]string, now time.Time) *to
 }
 
 // sayWith is say with an ephemeral key that is there: keys take the longest.
-func sayWith(t testing.TB, key *ecdh.PrivateKey, n *pki.Node, labels map[string]string, now time.Time) *token.Statement {
+func sayWith(t testing.TB, key *ecdh.PrivateKey, n *pki.Node, labels map[string]string,
+	now time.Time) *token.Statement {
 	t.Helper()
-	o, err := token.Sign(token.Content{NotBefore: now, Lifetime: Lifetime, Certificate: n.Identity.Certificate, Labels: labels}, n.Key, key)
+	o, err := token.Sign(token.Content{NotBefore: now, Lifetime: Lifetime, Certificate: n.Identity.Certificate,
+		Labels: labels}, n.Key, key)
 	must(t, err)
 	return o.Statement
 }

@@ -102,11 +102,13 @@ type place struct {
 // New makes an empty Peers of a node.
 func New(node *pki.Node) *Peers {
 	return &Peers{
-		node:       node,
-		own:        newRecent[string, *ownSet](MaxOwnSets),
-		certs:      newRecent[[sha256.Size]byte, certificate](MaxCertificates),
-		statements: newFair[token.Fingerprint, statement](shares{unproven: MaxStatements / 4, proven: MaxStatements * 3 / 4, owner: StatementsPerNode}),
-		pairs:      newFair[pairKey, *Pair](shares{unproven: MaxPairs / 4, proven: MaxPairs * 3 / 4, owner: PairsPerNode}),
+		node:  node,
+		own:   newRecent[string, *ownSet](MaxOwnSets),
+		certs: newRecent[[sha256.Size]byte, certificate](MaxCertificates),
+		statements: newFair[token.Fingerprint, statement](shares{unproven: MaxStatements / 4,
+			proven: MaxStatements * 3 / 4, owner: StatementsPerNode}),
+		pairs: newFair[pairKey, *Pair](shares{unproven: MaxPairs / 4, proven: MaxPairs * 3 / 4,
+			owner: PairsPerNode}),
 		remembered: newRecent[place, token.Fingerprint](MaxRemembered),
 		addresses:  newFair[netip.Addr, *bucket](shares{unproven: 1, proven: MaxAddresses, owner: AddressesPerNode}),
 		plain:      newRecent[netip.AddrPort, struct{}](MaxPlain),
@@ -154,7 +156,8 @@ func (p *Peers) Stated(side Side, own *token.Own, b []byte, from netip.Addr, now
 
 // Named returns the pair that a short token names: a statement of workloads with these
 // labels, the present one or the one before, and one of another node.
-func (p *Peers) Named(side Side, labels map[string]string, own, peer token.Fingerprint, from netip.Addr, now time.Time) (*Pair, error) {
+func (p *Peers) Named(side Side, labels map[string]string, own, peer token.Fingerprint, from netip.Addr,
+	now time.Time) (*Pair, error) {
 	mine := p.named(labels, own, now)
 	if mine == nil {
 		return nil, Unknown

@@ -33,7 +33,8 @@ func TestConnect(t *testing.T) {
 		t.Error("a statement is remembered before the first connection")
 	}
 	client, server := w.connect(now)
-	if want := map[string]string{"app": "web", "team": "a", "thole/node": "web-1"}; !maps.Equal(server.Peer.Labels, want) {
+	if want := map[string]string{"app": "web", "team": "a", "thole/node": "web-1"}; !maps.Equal(server.Peer.Labels,
+		want) {
 		t.Errorf("%v", server.Peer.Labels)
 	}
 	if id := IdentityOf(server.Peer); id.Node != "web-1" {
@@ -46,7 +47,8 @@ func TestConnect(t *testing.T) {
 	if p := w.client.Remembered(mine, netip.AddrPortFrom(dbAddr, 80), now); p != nil {
 		t.Error("another port may be another workload")
 	}
-	named, err := w.server.Named(Server, db, server.Own.Statement.Fingerprint(), mine.Statement.Fingerprint(), webAddr, now)
+	named, err := w.server.Named(Server, db, server.Own.Statement.Fingerprint(), mine.Statement.Fingerprint(), webAddr,
+		now)
 	if err != nil || named != server {
 		t.Errorf("%v, %v: want the same pair", named, err)
 	}
@@ -110,9 +112,11 @@ func TestStatedRefuses(t *testing.T) {
 		{"another fleet", say(t, foreign, web, start).Bytes(), webAddr, start, pki.ErrForeign},
 		{"signature", tampered(), webAddr, start, token.BadSignature},
 		{"address", say(t, w.webNode, web, start).Bytes(), dbAddr, start, token.WrongAddress},
-		{"labels", say(t, w.webNode, map[string]string{"app": "root"}, start).Bytes(), webAddr, start, token.NotGranted},
+		{"labels", say(t, w.webNode, map[string]string{"app": "root"}, start).Bytes(), webAddr, start,
+			token.NotGranted},
 		{"own", say(t, w.dbNode, db, start).Bytes(), dbAddr, start, token.Reflected},
-		{"certificate's end", say(t, ended, web, start.Add(400*time.Second)).Bytes(), webAddr, start.Add(400 * time.Second), pki.ErrExpired},
+		{"certificate's end", say(t, ended, web, start.Add(400*time.Second)).Bytes(), webAddr,
+			start.Add(400 * time.Second), pki.ErrExpired},
 	} {
 		_, err := w.server.Stated(Server, mine, c.b, c.from, c.now)
 		wantErr(t, c.name, err, c.want)
@@ -144,7 +148,8 @@ func TestOwnTurnsOver(t *testing.T) {
 		if w.client.named(labels, name, end) != first || w.client.named(labels, name, end.Add(time.Nanosecond)) != nil {
 			t.Error("the one before is not kept until 15 s after its end")
 		}
-		if second := own(t, w.client, labels, now); second == first || second.Statement.Ephemeral == first.Statement.Ephemeral {
+		if second := own(t, w.client, labels, now); second == first ||
+			second.Statement.Ephemeral == first.Statement.Ephemeral {
 			t.Error("the key is the same")
 		}
 	}
@@ -163,7 +168,8 @@ func TestOneBefore(t *testing.T) {
 	if third == second {
 		t.Error("a statement of the future is used")
 	}
-	if w.client.named(web, first.Statement.Fingerprint(), start) != nil || w.client.named(web, second.Statement.Fingerprint(), start) != second {
+	if w.client.named(web, first.Statement.Fingerprint(), start) != nil ||
+		w.client.named(web, second.Statement.Fingerprint(), start) != second {
 		t.Error("not the last two are kept")
 	}
 }
@@ -181,7 +187,8 @@ func TestSweepDropsKeys(t *testing.T) {
 		p.Sweep(start.Add(time.Hour + 301*time.Second))
 		for name, n := range p.Status() {
 			switch name {
-			case "own-label-sets", "statements", "pairs", "remembered", "proven-addresses", "plain-places", "answering-places", "certificates":
+			case "own-label-sets", "statements", "pairs", "remembered", "proven-addresses", "plain-places",
+				"answering-places", "certificates":
 				if n != 0 {
 					t.Errorf("%d %s after an hour", n, name)
 				}
@@ -223,7 +230,8 @@ func TestBounds(t *testing.T) {
 		p.Answered(client, netip.AddrPortFrom(dbAddr, uint16(10000+i)), true, start)
 	}
 	for i := range PairsPerNode {
-		q.pairs.put(pairKey{own: token.Fingerprint{byte(i), byte(i >> 8)}}, nodeOf(server.Peer), server, start.Add(time.Hour))
+		q.pairs.put(pairKey{own: token.Fingerprint{byte(i), byte(i >> 8)}}, nodeOf(server.Peer), server,
+			start.Add(time.Hour))
 	}
 	for i := range MaxCertificates {
 		q.certs.put([32]byte{byte(i), byte(i >> 8)}, certificate{}, start.Add(time.Hour))
@@ -247,7 +255,8 @@ func TestBounds(t *testing.T) {
 			t.Errorf("%s: %d, %d evicted", name, s[name], s[name+"/evicted/node"])
 		}
 	}
-	if pair, ok := q.pairs.get(pairKey{Server, server.Own.Statement.Fingerprint(), server.Peer.Statement.Fingerprint()}, start); !ok || pair != server {
+	if pair, ok := q.pairs.get(pairKey{Server, server.Own.Statement.Fingerprint(), server.Peer.Statement.Fingerprint()},
+		start); !ok || pair != server {
 		t.Error("a proven pair made room for one that is not")
 	}
 }
@@ -265,7 +274,8 @@ func TestReplace(t *testing.T) {
 	w.revoke(node2)
 	must(t, w.server.Replace(w.with(w.dbNode), start))
 	name := mine.Statement.Fingerprint()
-	if p, err := w.server.Named(Server, db, name, web1.Peer.Statement.Fingerprint(), webAddr, start); err != nil || p != web1 {
+	if p, err := w.server.Named(Server, db, name, web1.Peer.Statement.Fingerprint(), webAddr, start); err != nil ||
+		p != web1 {
 		t.Errorf("the other node's pair: %v, %v", p, err)
 	}
 	_, err = w.server.Named(Server, db, name, web2.Peer.Statement.Fingerprint(), webAddr, start)
@@ -343,7 +353,8 @@ func TestStatementsOfOneNode(t *testing.T) {
 		must(t, err)
 	}
 	status := w.server.Status()
-	if status["statements"] != StatementsPerNode+1 || status["statements/evicted/node"] != 1 || status["statements/limit"] != MaxStatements {
+	if status["statements"] != StatementsPerNode+1 || status["statements/evicted/node"] != 1 ||
+		status["statements/limit"] != MaxStatements {
 		t.Errorf("%v", status)
 	}
 	if _, err := w.server.known(proven.Peer.Statement.Fingerprint(), start); err != nil {
@@ -429,7 +440,8 @@ func TestPlain(t *testing.T) {
 			t.Fatal(i)
 		}
 	}
-	if !p.Plain(at(0), start.Add(PlainFor)) || p.Plain(at(1), start.Add(PlainFor+1)) || p.Status()["plain-places/evicted"] != 0 {
+	if !p.Plain(at(0), start.Add(PlainFor)) || p.Plain(at(1), start.Add(PlainFor+1)) ||
+		p.Status()["plain-places/evicted"] != 0 {
 		t.Error("not remembered for 10 minutes")
 	}
 	if n := p.Status()["plain-places"]; n != MaxPlain-1 {
@@ -437,7 +449,8 @@ func TestPlain(t *testing.T) {
 	}
 	p.SetPlain(at(1), start)
 	p.SetPlain(at(MaxPlain), start) // 0 was used later than 2
-	if n := p.Status()["plain-places"]; n != MaxPlain || p.Plain(at(2), start) || !p.Plain(at(0), start) || p.Status()["plain-places/evicted"] != 1 {
+	if n := p.Status()["plain-places"]; n != MaxPlain || p.Plain(at(2), start) || !p.Plain(at(0), start) ||
+		p.Status()["plain-places/evicted"] != 1 {
 		t.Errorf("%d places beyond the limit", n)
 	}
 	p.ForgetPlain(at(0))

@@ -132,7 +132,8 @@ func (a *Authority) List(number uint64, revoked map[Serial]time.Time, now time.T
 		return nil, fmt.Errorf("signing the revocation list: %v", err)
 	}
 	if len(der) > maxListSize {
-		return nil, fmt.Errorf("the revocation list has %d bytes; allowed: %d: make the next CA, whose list is empty", len(der), maxListSize)
+		return nil, fmt.Errorf("the revocation list has %d bytes; allowed: %d: make the next CA, whose list is empty",
+			len(der), maxListSize)
 	}
 	return der, nil
 }

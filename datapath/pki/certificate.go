@@ -52,7 +52,8 @@ func parseCertificate(der []byte) (*x509.Certificate, error) {
 		return nil, fmt.Errorf("%w certificate: %v", ErrMalformed, err)
 	}
 	if cert.Version != 3 || cert.SignatureAlgorithm != x509.PureEd25519 || cert.PublicKeyAlgorithm != x509.Ed25519 {
-		return nil, fmt.Errorf("%w certificate: allowed: X.509 v3 with Ed25519, for the key and for the signature", ErrMalformed)
+		return nil, fmt.Errorf("%w certificate: allowed: X.509 v3 with Ed25519, for the key and for the signature",
+			ErrMalformed)
 	}
 	if !isCanonical(der, cert.RawTBSCertificate, cert.Signature) {
 		return nil, fmt.Errorf("%w certificate: it is not in its canonical encoding", ErrMalformed)

@@ -136,7 +136,8 @@ func checkAccess(f *os.File, forbidden os.FileMode) error {
 		return fmt.Errorf("%w: %s belongs to the user %d: try `chown root %[2]s`", ErrPermissions, f.Name(), uid)
 	}
 	if mode := info.Mode().Perm(); mode&forbidden != 0 {
-		return fmt.Errorf("%w: %s has mode %04o: try `chmod %04o %[2]s`", ErrPermissions, f.Name(), mode, mode&^forbidden)
+		return fmt.Errorf("%w: %s has mode %04o: try `chmod %04o %[2]s`", ErrPermissions, f.Name(), mode,
+			mode&^forbidden)
 	}
 	return nil
 }

@@ -87,7 +87,8 @@ func (id *Identity) MayAssert(labels map[string]string) (map[string]string, erro
 			return nil, fmt.Errorf("%w: the label %s=%q to node %s, which is required to have %[2]s=%[5]s",
 				ErrNotGranted, key, value, id.Node, required)
 		case !fixed && !id.Grants.Allow(key, value):
-			return nil, fmt.Errorf("%w: the label %s=%q to node %s; granted: %s", ErrNotGranted, quoteKey(key), value, id.Node, id.granted(key))
+			return nil, fmt.Errorf("%w: the label %s=%q to node %s; granted: %s", ErrNotGranted, quoteKey(key), value,
+				id.Node, id.granted(key))
 		}
 		all[key] = value
 	}

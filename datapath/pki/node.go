@@ -131,7 +131,8 @@ func (d directory) keyOf(id *Identity) (name string, key ed25519.PrivateKey, err
 			return name, key, nil
 		}
 	}
-	return "", nil, fmt.Errorf("%w: %s of node %s was requested with a key that is not in %s", ErrNoKey, id.Serial, id.Node, d.path)
+	return "", nil, fmt.Errorf("%w: %s of node %s was requested with a key that is not in %s", ErrNoKey, id.Serial,
+		id.Node, d.path)
 }
 
 func (d directory) key(name string) (ed25519.PrivateKey, error) {
@@ -321,7 +322,8 @@ func (d directory) nextIdentity(in Delivery, trust *Trust, now time.Time) (*Iden
 	}
 	id, _, err := trust.verifyOrigin(der)
 	if err != nil {
-		return nil, fmt.Errorf("the installed certificate would not be trusted here: %w: install the new one first, or with this", err)
+		return nil, fmt.Errorf("the installed certificate would not be trusted here: %w: install the new one first, "+
+			"or with this", err)
 	}
 	return id, nil
 }

@@ -92,7 +92,8 @@ func (f fleet) install(node string, in Delivery) error {
 // join makes a node of the fleet.
 func (f fleet) join(node string) {
 	f.t.Helper()
-	f.must(f.install(node, Delivery{Certificate: f.issue("ca", node, false), CAs: f.read("ca/ca.crt"), Lists: f.read("ca/ca.crl")}))
+	f.must(f.install(node, Delivery{Certificate: f.issue("ca", node, false), CAs: f.read("ca/ca.crt"),
+		Lists: f.read("ca/ca.crl")}))
 }
 
 func (f fleet) load(node string) *Node {
@@ -127,7 +128,8 @@ func TestNode(t *testing.T) {
 	}
 	for name, mode := range map[string]os.FileMode{
 		"web-1": fs.ModeDir | 0o700, "web-1/node.key": 0o600, "web-1/node.crt": 0o644, "web-1/trust.pem": 0o644,
-		"ca": fs.ModeDir | 0o700, "ca/ca.key": 0o600, "ca/ca.crt": 0o644, "ca/ca.crl": 0o644, "ca/issued": fs.ModeDir | 0o700,
+		"ca": fs.ModeDir | 0o700, "ca/ca.key": 0o600, "ca/ca.crt": 0o644, "ca/ca.crl": 0o644,
+		"ca/issued": fs.ModeDir | 0o700,
 	} {
 		info, err := os.Lstat(f.path(name))
 		f.must(err)
@@ -166,14 +168,24 @@ func TestLoadRefuses(t *testing.T) {
 			f.must(os.Link(f.path("ca/ca.crt"), d+"/node2"))
 			f.must(os.Rename(d+"/node2", d+"/node.crt"))
 		}, ErrUsage},
-		"a key as a symlink":     {func(d string) { f.must(os.Rename(d+"/node.key", d+"/k")); f.must(os.Symlink("k", d+"/node.key")) }, syscall.ELOOP},
-		"a key as a pipe":        {func(d string) { f.must(os.Remove(d + "/node.key")); f.must(syscall.Mkfifo(d+"/node.key", 0o600)) }, nil},
+		"a key as a symlink": {func(d string) {
+			f.must(os.Rename(d+"/node.key", d+"/k"))
+			f.must(os.Symlink("k", d+"/node.key"))
+		}, syscall.ELOOP},
+		"a key as a pipe": {func(d string) {
+			f.must(os.Remove(d + "/node.key"))
+			f.must(syscall.Mkfifo(d+"/node.key", 0o600))
+		}, nil},
 		"garbage as the key":     {func(string) { f.write("n/node.key", []byte("garbage"), 0o600) }, ErrMalformed},
 		"garbage as certificate": {func(string) { f.write("n/node.crt", []byte("garbage"), 0o644) }, ErrMalformed},
-		"garbage behind trust":   {func(string) { f.write("n/trust.pem", append(f.read("n/trust.pem"), 'x'), 0o644) }, ErrMalformed},
-		"two certificates":       {func(string) { f.write("n/node.crt", bytes.Repeat(f.read("n/node.crt"), 2), 0o644) }, ErrMalformed},
-		"a key of another kind":  {func(string) { f.write("n/node.key", ecKeyPEM(t), 0o600) }, ErrMalformed},
-		"without end":            {func(string) { f.write("n/node.crt", make([]byte, maxFileSize+1), 0o644) }, nil},
+		"garbage behind trust": {func(string) {
+			f.write("n/trust.pem", append(f.read("n/trust.pem"), 'x'), 0o644)
+		}, ErrMalformed},
+		"two certificates": {func(string) {
+			f.write("n/node.crt", bytes.Repeat(f.read("n/node.crt"), 2), 0o644)
+		}, ErrMalformed},
+		"a key of another kind": {func(string) { f.write("n/node.key", ecKeyPEM(t), 0o600) }, ErrMalformed},
+		"without end":           {func(string) { f.write("n/node.crt", make([]byte, maxFileSize+1), 0o644) }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f.must(os.RemoveAll(f.path("n")))
@@ -341,17 +353,19 @@ func TestInstallRefuses(t *testing.T) {
 		in   Delivery
 		want error
 	}{
-		"a foreign certificate":     {Delivery{Certificate: f.issue("foreign", "n", false)}, ErrForeign},
-		"another's certificate":     {Delivery{Certificate: f.issue("ca", "other", false)}, ErrNoKey},
-		"a CA that did not issue":   {Delivery{CAs: f.read("foreign/ca.crt")}, ErrForeign},
-		"a foreign list":            {Delivery{Lists: f.read("foreign/ca.crl")}, ErrForeign},
-		"a list as a CA":            {Delivery{CAs: f.read("ca/ca.crl")}, ErrMalformed},
-		"a key as a certificate":    {Delivery{Certificate: f.read("n/node.key")}, ErrMalformed},
-		"nothing as a certificate":  {Delivery{Certificate: []byte("\n")}, ErrMalformed},
-		"two certificates":          {Delivery{Certificate: append(f.read("n/node.crt"), f.read("n/node.crt")...)}, ErrMalformed},
-		"three lists":               {Delivery{Lists: bytes.Repeat(f.read("ca/ca.crl"), 3)}, ErrMalformed},
-		"the CA, twice":             {Delivery{CAs: bytes.Repeat(f.read("ca/ca.crt"), 2)}, nil},
-		"another's as a CA, broken": {Delivery{CAs: []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")}, ErrMalformed},
+		"a foreign certificate":    {Delivery{Certificate: f.issue("foreign", "n", false)}, ErrForeign},
+		"another's certificate":    {Delivery{Certificate: f.issue("ca", "other", false)}, ErrNoKey},
+		"a CA that did not issue":  {Delivery{CAs: f.read("foreign/ca.crt")}, ErrForeign},
+		"a foreign list":           {Delivery{Lists: f.read("foreign/ca.crl")}, ErrForeign},
+		"a list as a CA":           {Delivery{CAs: f.read("ca/ca.crl")}, ErrMalformed},
+		"a key as a certificate":   {Delivery{Certificate: f.read("n/node.key")}, ErrMalformed},
+		"nothing as a certificate": {Delivery{Certificate: []byte("\n")}, ErrMalformed},
+		"two certificates": {Delivery{Certificate: append(f.read("n/node.crt"), f.read("n/node.crt")...)},
+			ErrMalformed},
+		"three lists":   {Delivery{Lists: bytes.Repeat(f.read("ca/ca.crl"), 3)}, ErrMalformed},
+		"the CA, twice": {Delivery{CAs: bytes.Repeat(f.read("ca/ca.crt"), 2)}, nil},
+		"another's as a CA, broken": {Delivery{CAs: []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END " +
+			"CERTIFICATE-----\n")}, ErrMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := [][]byte{f.read("n/node.crt"), f.read("n/trust.pem"), f.read("n/node.key")}

@@ -56,7 +56,8 @@ func ParseGrants(words []string) (Grants, error) {
 	for _, word := range words {
 		key, values, ok := strings.Cut(word, "=")
 		if !ok {
-			return nil, fmt.Errorf("the grant %q has no values; allowed: KEY=VALUE,…, KEY=PREFIX* or KEY=* for any", word)
+			return nil, fmt.Errorf("the grant %q has no values; allowed: KEY=VALUE,…, KEY=PREFIX* or KEY=* for any",
+				word)
 		}
 		for value := range strings.SplitSeq(values, ",") {
 			if value == "" && values != "" {

@@ -67,31 +67,35 @@ func TestOneEncoding(t *testing.T) {
 		wire wireScope
 		ok   bool
 	}{
-		"one grant":               {grants(words("app", "web")), true},
-		"no grant":                {grants(), true},
-		"the empty value":         {grants(words("app", "")), true},
-		"a prefix and values":     {grants(words("app", "a", "b*", "bcd")), true},
-		"keys descending":         {grants(words("b", "x"), words("a", "x")), false},
-		"a key twice":             {grants(words("a", "x"), words("a", "y")), false},
-		"values descending":       {grants(words("a", "y", "x")), false},
-		"a value twice":           {grants(words("a", "x", "x")), false},
-		"any and others":          {grants(words("a", "*", "x")), false},
-		"no values":               {grants(words("a")), false},
-		"no key":                  {grants(words()), false},
-		"the empty key":           {grants(words("", "x")), false},
-		"a wildcard key":          {grants(words("*", "x")), false},
-		"a prefix of keys":        {grants(words("a*", "x")), false},
-		"a star in the middle":    {grants(words("a", "x*y")), false},
-		"two stars":               {grants(words("a", "x**")), false},
-		"a dash before the star":  {grants(words("a", "-*")), false},
-		"the daemon's key":        {grants(words("thole/node", "x")), false},
-		"a tool's key":            {grants(words("com.docker.compose.service", "x")), false},
-		"a value that is none":    {grants(words("a", "x y")), false},
-		"another kind of string":  {grants(printable), false},
-		"granted and required":    {wireScope{Grants: [][]asn1.RawValue{words("a", "x")}, Require: [][]asn1.RawValue{words("a", "x")}, Addresses: [][]byte{{192, 0, 2, 1, 32}}}, false},
-		"required: three words":   {wireScope{Require: [][]asn1.RawValue{words("a", "x", "y")}, Addresses: [][]byte{{192, 0, 2, 1, 32}}}, false},
-		"required: a prefix":      {wireScope{Require: [][]asn1.RawValue{words("a", "x*")}, Addresses: [][]byte{{192, 0, 2, 1, 32}}}, false},
-		"required twice":          {wireScope{Require: [][]asn1.RawValue{words("a", "x"), words("a", "x")}, Addresses: [][]byte{{192, 0, 2, 1, 32}}}, false},
+		"one grant":              {grants(words("app", "web")), true},
+		"no grant":               {grants(), true},
+		"the empty value":        {grants(words("app", "")), true},
+		"a prefix and values":    {grants(words("app", "a", "b*", "bcd")), true},
+		"keys descending":        {grants(words("b", "x"), words("a", "x")), false},
+		"a key twice":            {grants(words("a", "x"), words("a", "y")), false},
+		"values descending":      {grants(words("a", "y", "x")), false},
+		"a value twice":          {grants(words("a", "x", "x")), false},
+		"any and others":         {grants(words("a", "*", "x")), false},
+		"no values":              {grants(words("a")), false},
+		"no key":                 {grants(words()), false},
+		"the empty key":          {grants(words("", "x")), false},
+		"a wildcard key":         {grants(words("*", "x")), false},
+		"a prefix of keys":       {grants(words("a*", "x")), false},
+		"a star in the middle":   {grants(words("a", "x*y")), false},
+		"two stars":              {grants(words("a", "x**")), false},
+		"a dash before the star": {grants(words("a", "-*")), false},
+		"the daemon's key":       {grants(words("thole/node", "x")), false},
+		"a tool's key":           {grants(words("com.docker.compose.service", "x")), false},
+		"a value that is none":   {grants(words("a", "x y")), false},
+		"another kind of string": {grants(printable), false},
+		"granted and required": {wireScope{Grants: [][]asn1.RawValue{words("a", "x")},
+			Require: [][]asn1.RawValue{words("a", "x")}, Addresses: [][]byte{{192, 0, 2, 1, 32}}}, false},
+		"required: three words": {wireScope{Require: [][]asn1.RawValue{words("a", "x", "y")},
+			Addresses: [][]byte{{192, 0, 2, 1, 32}}}, false},
+		"required: a prefix": {wireScope{Require: [][]asn1.RawValue{words("a", "x*")},
+			Addresses: [][]byte{{192, 0, 2, 1, 32}}}, false},
+		"required twice": {wireScope{Require: [][]asn1.RawValue{words("a", "x"), words("a", "x")},
+			Addresses: [][]byte{{192, 0, 2, 1, 32}}}, false},
 		"no address":              {wireScope{}, false},
 		"addresses descending":    {wireScope{Addresses: [][]byte{{192, 0, 2, 2, 32}, {192, 0, 2, 1, 32}}}, false},
 		"an address twice":        {wireScope{Addresses: [][]byte{{192, 0, 2, 1, 32}, {192, 0, 2, 1, 32}}}, false},
@@ -131,7 +135,8 @@ func TestOneEncoding(t *testing.T) {
 
 func TestWordsOfTheCommandLine(t *testing.T) {
 	for word, wanted := range map[string]string{
-		"app=web,db": "app=db,web", "app=web,web": "app=web", "env=prod-*": "env=prod-*", "env=*": "env=*", "app=": "app=", "a=b=c": "a=b=c",
+		"app=web,db": "app=db,web", "app=web,web": "app=web", "env=prod-*": "env=prod-*", "env=*": "env=*",
+		"app=": "app=", "a=b=c": "a=b=c",
 	} {
 		if got, err := ParseGrants([]string{word}); err != nil || got.String() != wanted {
 			t.Errorf("%q: %v (%v)", word, got, err)
@@ -150,7 +155,8 @@ func TestWordsOfTheCommandLine(t *testing.T) {
 			t.Errorf("%q: %v", words, got)
 		}
 	}
-	if got, err := ParseAddresses([]string{"any", "192.0.2.0/24", "192.0.2.0/24"}); err != nil || fmt.Sprint(got) != "[0.0.0.0/0 192.0.2.0/24 ::/0]" {
+	if got, err := ParseAddresses([]string{"any", "192.0.2.0/24", "192.0.2.0/24"}); err != nil ||
+		fmt.Sprint(got) != "[0.0.0.0/0 192.0.2.0/24 ::/0]" {
 		t.Errorf("%v (%v)", got, err)
 	}
 	for _, word := range []string{"", "any*", "192.0.2", "fe80::1%eth0", "192.0.2.0/33"} {

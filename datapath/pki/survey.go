@@ -176,7 +176,8 @@ func Inspect(data []byte, now time.Time) ([]Summary, error) {
 		all, data = append(all, s), rest
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("%w: it holds neither a certificate, nor a request, nor a revocation list (PEM)", ErrMalformed)
+		return nil, fmt.Errorf("%w: it holds neither a certificate, nor a request, nor a revocation list (PEM)",
+			ErrMalformed)
 	}
 	return all, nil
 }
@@ -185,7 +186,8 @@ func inspectBlock(block *pem.Block, now time.Time) (Summary, error) {
 	switch block.Type {
 	case blockRequest:
 		node, key, err := ParseRequest(block.Bytes)
-		return Summary{Kind: KindRequest, Name: node, State: stateUnverified, Key: KeyFingerprint(key), Bytes: len(block.Bytes)}, err
+		return Summary{Kind: KindRequest, Name: node, State: stateUnverified, Key: KeyFingerprint(key),
+			Bytes: len(block.Bytes)}, err
 	case blockList:
 		parsed, list, err := parseList(block.Bytes)
 		if err != nil {

@@ -35,7 +35,8 @@ func TestStatements(t *testing.T) {
 		t.Helper()
 		ephemeral, err := ecdh.X25519().GenerateKey(rand.Reader)
 		f.must(err)
-		own, err := token.Sign(token.Content{NotBefore: now, Lifetime: time.Minute, Certificate: web.Identity.Certificate, Labels: labels}, web.Key, ephemeral)
+		own, err := token.Sign(token.Content{NotBefore: now, Lifetime: time.Minute,
+			Certificate: web.Identity.Certificate, Labels: labels}, web.Key, ephemeral)
 		f.must(err)
 		return own.Statement
 	}
@@ -63,10 +64,12 @@ func TestStatements(t *testing.T) {
 func TestRoomForLabels(t *testing.T) {
 	certificate := make([]byte, MaxCertificate)
 	const room = 274 - 2 - len("note")
-	if err := token.Fits(map[string]string{"note": strings.Repeat("x", 200), "n": strings.Repeat("x", room-200-3)}, certificate); err != nil {
+	if err := token.Fits(map[string]string{"note": strings.Repeat("x", 200), "n": strings.Repeat("x", room-200-3)},
+		certificate); err != nil {
 		t.Error(err)
 	}
-	err := token.Fits(map[string]string{"note": strings.Repeat("x", 200), "n": strings.Repeat("x", room-200-2)}, certificate)
+	err := token.Fits(map[string]string{"note": strings.Repeat("x", 200), "n": strings.Repeat("x", room-200-2)},
+		certificate)
 	if _, tooBig := errors.AsType[*token.TooBigError](err); !tooBig {
 		t.Errorf("one byte more: %v", err)
 	}

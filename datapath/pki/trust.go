@@ -42,7 +42,8 @@ type revocationList struct {
 // Of several lists of one CA the one with the highest number counts.
 func NewTrust(cas, lists [][]byte) (*Trust, error) {
 	if len(cas) == 0 || len(cas) > maxCAs {
-		return nil, fmt.Errorf("%d CAs are given; allowed: one, or two while the fleet changes from one to the other", len(cas))
+		return nil, fmt.Errorf("%d CAs are given; allowed: one, or two while the fleet changes from one to the other",
+			len(cas))
 	}
 	t := &Trust{}
 	for _, der := range cas {
@@ -128,7 +129,8 @@ func parseList(der []byte) (*x509.RevocationList, *revocationList, error) {
 	for _, e := range parsed.RevokedCertificateEntries {
 		serial, ok := serialOf(e.SerialNumber)
 		if !ok || len(e.Extensions) > 0 {
-			return nil, nil, fmt.Errorf("%w revocation list: an entry that is not a serial number and a time", ErrMalformed)
+			return nil, nil, fmt.Errorf("%w revocation list: an entry that is not a serial number and a time",
+				ErrMalformed)
 		}
 		list.revoked[serial] = e.RevocationTime
 	}
@@ -159,7 +161,8 @@ func (t *Trust) verifyOrigin(der []byte) (*Identity, *trustedCA, error) {
 	}
 	ca := t.issuer(cert)
 	if ca == nil {
-		return nil, nil, fmt.Errorf("%w: a certificate of %q by %q; trusted: %s", ErrForeign, cert.Subject.CommonName, cert.Issuer.CommonName, t)
+		return nil, nil, fmt.Errorf("%w: a certificate of %q by %q; trusted: %s", ErrForeign, cert.Subject.CommonName,
+			cert.Issuer.CommonName, t)
 	}
 	id, err := readIdentity(cert)
 	if err != nil {
@@ -211,7 +214,8 @@ func (ca *trustedCA) checkRevoked(id *Identity) error {
 		return nil
 	}
 	if at, ok := ca.list.revoked[id.Serial]; ok {
-		return fmt.Errorf("%w: the certificate %s of node %s, on %s (list %d of %s)", ErrRevoked, id.Serial, id.Node, stamp(at), ca.list.number, ca.cert.Subject.CommonName)
+		return fmt.Errorf("%w: the certificate %s of node %s, on %s (list %d of %s)", ErrRevoked, id.Serial, id.Node,
+			stamp(at), ca.list.number, ca.cert.Subject.CommonName)
 	}
 	return nil
 }

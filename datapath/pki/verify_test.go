@@ -142,20 +142,26 @@ func TestForgeries(t *testing.T) {
 		change func(*x509.Certificate)
 		want   error
 	}{
-		"CA":                     {func(c *x509.Certificate) { c.IsCA = true }, ErrUsage},
-		"CA that signs":          {func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign }, ErrUsage},
-		"no basic constraints":   {func(c *x509.Certificate) { c.BasicConstraintsValid = false }, ErrUsage},
-		"key usage: signs all":   {func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign }, ErrUsage},
-		"no key usage":           {func(c *x509.Certificate) { c.KeyUsage = 0 }, ErrUsage},
-		"no extended usage":      {func(c *x509.Certificate) { c.UnknownExtKeyUsage = nil }, ErrUsage},
-		"usage: any":             {func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }, ErrUsage},
+		"CA": {func(c *x509.Certificate) { c.IsCA = true }, ErrUsage},
+		"CA that signs": {func(c *x509.Certificate) {
+			c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign
+		}, ErrUsage},
+		"no basic constraints": {func(c *x509.Certificate) { c.BasicConstraintsValid = false }, ErrUsage},
+		"key usage: signs all": {func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign }, ErrUsage},
+		"no key usage":         {func(c *x509.Certificate) { c.KeyUsage = 0 }, ErrUsage},
+		"no extended usage":    {func(c *x509.Certificate) { c.UnknownExtKeyUsage = nil }, ErrUsage},
+		"usage: any": {func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
+		}, ErrUsage},
 		"usage: server instead":  {serverInstead, ErrUsage},
 		"usage: another private": {func(c *x509.Certificate) { c.UnknownExtKeyUsage[0] = oidScope }, ErrUsage},
 		"no scope":               {func(c *x509.Certificate) { c.ExtraExtensions = nil }, ErrUsage},
 		"scope not critical":     {func(c *x509.Certificate) { c.ExtraExtensions[0].Critical = false }, ErrUsage},
-		"scope is garbage":       {func(c *x509.Certificate) { c.ExtraExtensions[0].Value = []byte{0x30, 0x80} }, ErrMalformed},
-		"scope is empty":         {func(c *x509.Certificate) { c.ExtraExtensions[0].Value = nil }, ErrMalformed},
-		"unknown critical":       {func(c *x509.Certificate) { addExtension(c, true) }, ErrUsage},
+		"scope is garbage": {func(c *x509.Certificate) {
+			c.ExtraExtensions[0].Value = []byte{0x30, 0x80}
+		}, ErrMalformed},
+		"scope is empty":   {func(c *x509.Certificate) { c.ExtraExtensions[0].Value = nil }, ErrMalformed},
+		"unknown critical": {func(c *x509.Certificate) { addExtension(c, true) }, ErrUsage},
 		"name constraints": {func(c *x509.Certificate) {
 			c.PermittedIPRanges, c.PermittedDNSDomainsCritical = []*net.IPNet{ten}, true
 		}, ErrUsage},
@@ -163,10 +169,15 @@ func TestForgeries(t *testing.T) {
 		"name and more":   {func(c *x509.Certificate) { c.Subject.Organization = []string{"x"} }, ErrMalformed},
 		"name is no name": {func(c *x509.Certificate) { c.Subject.CommonName = "web 1" }, ErrMalformed},
 		"two names": {func(c *x509.Certificate) {
-			c.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "web-2"}, {Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "web-1"}}
+			c.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{2, 5, 4, 3},
+				Value: "web-2"}, {Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "web-1"}}
 		}, ErrMalformed},
-		"long serial": {func(c *x509.Certificate) { c.SerialNumber = new(big.Int).Lsh(big.NewInt(1), 64) }, ErrMalformed},
-		"too long":    {func(c *x509.Certificate) { c.DNSNames = []string{strings.Repeat("a", MaxCertificate)} }, ErrMalformed},
+		"long serial": {func(c *x509.Certificate) {
+			c.SerialNumber = new(big.Int).Lsh(big.NewInt(1), 64)
+		}, ErrMalformed},
+		"too long": {func(c *x509.Certificate) {
+			c.DNSNames = []string{strings.Repeat("a", MaxCertificate)}
+		}, ErrMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := trust.Verify(forge(t, a, test.change), now)
@@ -187,7 +198,8 @@ func serverInstead(c *x509.Certificate) {
 }
 
 func addExtension(c *x509.Certificate, critical bool) {
-	c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: critical, Value: []byte{5, 0}})
+	c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: critical,
+		Value: []byte{5, 0}})
 }
 
 func TestForeignIssuers(t *testing.T) {
@@ -238,8 +250,10 @@ func TestWhatIsNoCA(t *testing.T) {
 	a := newAuthority(t)
 	for name, der := range map[string][]byte{
 		"a node's certificate": issue(t, a, typical(t)),
-		"a CA by another":      forge(t, a, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign }),
-		"nothing":              nil,
+		"a CA by another": forge(t, a, func(c *x509.Certificate) {
+			c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
+		}),
+		"nothing": nil,
 	} {
 		if _, err := NewTrust([][]byte{der}, nil); err == nil {
 			t.Errorf("%s is taken for a CA", name)
@@ -385,7 +399,8 @@ func TestGeneration(t *testing.T) {
 	seen := make(map[uint64]string)
 	for name, trust := range map[string]*Trust{
 		"a": trustIn(t, a), "b": trustIn(t, b), "a, b": trustIn(t, a, b),
-		"a, list 1": trustWith(t, a, 1), "a, list 2": trustWith(t, a, 2), "a, list 2 that revokes": trustWith(t, a, 2, newSerial()),
+		"a, list 1": trustWith(t, a, 1), "a, list 2": trustWith(t, a, 2),
+		"a, list 2 that revokes": trustWith(t, a, 2, newSerial()),
 	} {
 		if other, ok := seen[trust.Generation()]; ok {
 			t.Errorf("%s and %s are one generation", name, other)
@@ -434,9 +449,10 @@ func TestLists(t *testing.T) {
 		}
 	})
 	t.Run("a part of the whole", func(t *testing.T) {
-		template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now, NextUpdate: now, ExtraExtensions: []pkix.Extension{
-			{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 0}}, // deltaCRLIndicator
-		}}
+		template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now, NextUpdate: now,
+			ExtraExtensions: []pkix.Extension{
+				{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 0}}, // deltaCRLIndicator
+			}}
 		der, err := x509.CreateRevocationList(rand.Reader, template, a.cert, a.key)
 		if err != nil {
 			t.Fatal(err)
@@ -483,9 +499,11 @@ func TestRequests(t *testing.T) {
 		key      any
 	}{
 		"another kind of key": {x509.CertificateRequest{Subject: pkix.Name{CommonName: "web-1"}}, ecKey},
-		"extensions":          {x509.CertificateRequest{Subject: pkix.Name{CommonName: "web-1"}, DNSNames: []string{"web"}}, key},
-		"no name":             {x509.CertificateRequest{}, key},
-		"more than a name":    {x509.CertificateRequest{Subject: pkix.Name{CommonName: "web-1", Country: []string{"DE"}}}, key},
+		"extensions": {x509.CertificateRequest{Subject: pkix.Name{CommonName: "web-1"},
+			DNSNames: []string{"web"}}, key},
+		"no name": {x509.CertificateRequest{}, key},
+		"more than a name": {x509.CertificateRequest{Subject: pkix.Name{CommonName: "web-1", Country: []string{"DE"}}},
+			key},
 	} {
 		t.Run(name, func(t *testing.T) {
 			der, err := x509.CreateCertificateRequest(rand.Reader, &test.template, test.key)
@@ -499,7 +517,8 @@ func TestRequests(t *testing.T) {
 }
 
 func TestMayAssert(t *testing.T) {
-	id := &Identity{Node: "web-1", Grants: Grants{"app": {"db", "web"}, "env": {"dev", "prod-*"}, "tier": {"*"}}, Require: map[string]string{"team": "a"}}
+	id := &Identity{Node: "web-1", Grants: Grants{"app": {"db", "web"}, "env": {"dev", "prod-*"}, "tier": {"*"}},
+		Require: map[string]string{"team": "a"}}
 	none := &Identity{Node: "n", Require: map[string]string{"team": "a"}}
 	labels := func(pairs ...string) map[string]string {
 		m := make(map[string]string)
@@ -520,7 +539,8 @@ func TestMayAssert(t *testing.T) {
 		{"prefix alone", id, labels("env", "prod-"), labels("env", "prod-", "team", "a", "thole/node", "web-1"), ""},
 		{"any", id, labels("tier", "x y"), labels("tier", "x y", "team", "a", "thole/node", "web-1"), ""},
 		{"any: nothing", id, labels("tier", ""), labels("tier", "", "team", "a", "thole/node", "web-1"), ""},
-		{"required, said", id, labels("app", "web", "team", "a"), labels("app", "web", "team", "a", "thole/node", "web-1"), ""},
+		{"required, said", id, labels("app", "web", "team", "a"), labels("app", "web", "team", "a", "thole/node",
+			"web-1"), ""},
 		{"none", id, nil, labels("team", "a", "thole/node", "web-1"), ""},
 		{"another value", id, labels("app", "api"), nil, `the label app="api" to node web-1; granted: app=db,web`},
 		{"one of two", id, labels("app", "web", "env", "test"), nil, `granted: env=dev,prod-*`},
@@ -532,7 +552,8 @@ func TestMayAssert(t *testing.T) {
 		{"a control character", id, labels("tier", "a\nb"), nil, "granted"},
 		{"no UTF-8", id, labels("tier", "\xff"), nil, "granted"},
 		{"no end", id, labels("tier", strings.Repeat("a", policy.MaxLabelText+1)), nil, "granted"},
-		{"conflict", id, labels("app", "web", "team", "b"), nil, `team="b" to node web-1, which is required to have team=a`},
+		{"conflict", id, labels("app", "web", "team", "b"), nil,
+			`team="b" to node web-1, which is required to have team=a`},
 		{"the node's label", id, labels("thole/node", "web-2"), nil, "thole/node"},
 		{"the node's label, true", id, labels("thole/node", "web-1"), nil, "thole/node"},
 		{"a key that is no key", id, labels("a\x1b[31mb", "web-1"), nil, `"a\x1b[31mb"`},
@@ -562,7 +583,8 @@ func TestMayAssert(t *testing.T) {
 }
 
 func TestMaySpeakFrom(t *testing.T) {
-	some := &Identity{Addresses: scopeOf(t, nil, nil, []string{"192.0.2.1", "198.51.100.0/24", "2001:db8::/64", "fe80::/10"}).Addresses}
+	some := &Identity{Addresses: scopeOf(t, nil, nil, []string{"192.0.2.1", "198.51.100.0/24", "2001:db8::/64",
+		"fe80::/10"}).Addresses}
 	everywhere := &Identity{Addresses: scopeOf(t, nil, nil, []string{"any"}).Addresses}
 	for addr, wanted := range map[string]bool{
 		"192.0.2.1": true, "192.0.2.2": false, "198.51.100.255": true, "198.51.101.0": false,

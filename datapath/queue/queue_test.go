@@ -95,7 +95,8 @@ const udpOut = `chain o { type filter hook output priority 0; udp dport 9 jump q
 type sockets struct{ from, to *nstest.UDPSocket }
 
 func udp(host *nstest.Host) sockets {
-	return sockets{host.In("a").Probe("a").OpenUDP("udp", "127.0.0.1:0"), host.In("b").Probe("b").OpenUDP("udp", "127.0.0.1:9")}
+	return sockets{host.In("a").Probe("a").OpenUDP("udp", "127.0.0.1:0"),
+		host.In("b").Probe("b").OpenUDP("udp", "127.0.0.1:9")}
 }
 
 func (s sockets) send(data ...string) {
@@ -242,7 +243,8 @@ func TestMessages(t *testing.T) {
 	}
 	for n := 1; n < len(two); n++ {
 		list, err := messages(nil, two[:n])
-		if whole := n == 18 || n == 19 || n == 20 || n >= 38; whole != (err == nil) || err == nil && len(list) != (n+2)/20 {
+		if whole := n == 18 || n == 19 || n == 20 || n >= 38; whole != (err == nil) || err == nil &&
+			len(list) != (n+2)/20 {
 			t.Errorf("%d bytes: %d messages, %v", n, len(list), err)
 		}
 	}
@@ -433,7 +435,8 @@ func TestTCP(t *testing.T) {
 	if err := failed.Load(); err != nil {
 		t.Error(*err)
 	}
-	if a, b := out.Stats(), in.Stats(); a.Packets != b.Packets || a.Packets < uint64(connections) || a.Dropped+b.Dropped != 0 {
+	if a, b := out.Stats(), in.Stats(); a.Packets != b.Packets || a.Packets < uint64(connections) ||
+		a.Dropped+b.Dropped != 0 {
 		t.Errorf("%+v, %+v", a, b)
 	}
 	for name, host := range map[string]*nstest.Host{"client": client, "server": server} {

@@ -36,7 +36,9 @@ func takeOver(conn *netlink.Conn) (*socket, *netlink.Conn, error) {
 		return nil, nil, err
 	}
 	s := &socket{buffer: make([]byte, bufferSize), messages: make([]netlink.Message, 0, 1)}
-	if e := raw.Control(func(fd uintptr) { s.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); e != nil || err != nil {
+	if e := raw.Control(func(fd uintptr) {
+		s.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	}); e != nil || err != nil {
 		return nil, nil, errors.Join(e, err)
 	}
 	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
@@ -139,7 +141,8 @@ func messages(list []netlink.Message, b []byte) ([]netlink.Message, error) {
 		}
 		list = append(list, netlink.Message{
 			Header: netlink.Header{
-				Length: uint32(size), Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])), Flags: netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
+				Length: uint32(size), Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])),
+				Flags:    netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
 				Sequence: binary.NativeEndian.Uint32(b[8:]), PID: binary.NativeEndian.Uint32(b[12:]),
 			},
 			Data: b[headerSize:size:size],

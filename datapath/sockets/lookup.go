@@ -155,7 +155,8 @@ func parseMessage(b []byte) (s socket, number uint32, err error) {
 	number = binary.NativeEndian.Uint32(b[8:])
 	size := binary.NativeEndian.Uint32(b)
 	if size < headerSize || uint64(size) > uint64(len(b)) {
-		return socket{}, number, fmt.Errorf("the kernel's answer about a socket has %d bytes, and should have %d", len(b), size)
+		return socket{}, number, fmt.Errorf("the kernel's answer about a socket has %d bytes, and should have %d",
+			len(b), size)
 	}
 	data := b[headerSize:size]
 	switch kind := binary.NativeEndian.Uint16(b[4:]); {

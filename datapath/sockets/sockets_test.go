@@ -198,8 +198,10 @@ func TestBoundDevices(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { unix.Close(fd) })
-		err = errors.Join(unix.BindToDevice(fd, device), unix.Bind(fd, &unix.SockaddrInet4{Port: 6000, Addr: [4]byte{10, 0, 0, 1}}))
-		if e := unix.Connect(fd, &unix.SockaddrInet4{Port: 81, Addr: [4]byte{10, 0, 0, 2}}); err != nil || !errors.Is(e, unix.EINPROGRESS) {
+		err = errors.Join(unix.BindToDevice(fd, device),
+			unix.Bind(fd, &unix.SockaddrInet4{Port: 6000, Addr: [4]byte{10, 0, 0, 1}}))
+		if e := unix.Connect(fd, &unix.SockaddrInet4{Port: 81, Addr: [4]byte{10, 0, 0, 2}}); err != nil ||
+			!errors.Is(e, unix.EINPROGRESS) {
 			t.Fatal(err, e)
 		}
 	}); err != nil {
@@ -271,7 +273,8 @@ func TestSender(t *testing.T) {
 	nstest.Link(a, "10.0.0.1/24", "fd00::1/64", b, "10.0.0.2/24", "fd00::2/64")
 	b.In("server").Probe("server").Listen("tcp", "[::]:80")
 	const check = `chain i { type filter hook input priority 10; ct state invalid counter comment "invalid"; }`
-	if err := a.Nft("table inet t { chain q { }\nchain o { type filter hook output priority 0; meta mark 7 counter accept; tcp flags & (syn|ack|rst) == syn jump q; }\n" + check + "\n}"); err != nil {
+	if err := a.Nft("table inet t { chain q { }\nchain o { type filter hook output priority 0; meta mark 7 counter " +
+		"accept; tcp flags & (syn|ack|rst) == syn jump q; }\n" + check + "\n}"); err != nil {
 		t.Fatal(err)
 	}
 	enqueue(t, a)
@@ -303,10 +306,12 @@ func TestSender(t *testing.T) {
 		}
 	}
 	list := a.NftList()
-	if strings.Contains(list, "counter packets 0 bytes 0 accept") || !strings.Contains(list, `counter packets 0 bytes 0 comment "invalid"`) {
+	if strings.Contains(list, "counter packets 0 bytes 0 accept") ||
+		!strings.Contains(list, `counter packets 0 bytes 0 comment "invalid"`) {
 		t.Error(list)
 	}
-	for _, junk := range [][]byte{nil, {0x45}, make([]byte, 19), append([]byte{0x60}, make([]byte, 38)...), make([]byte, 60)} {
+	for _, junk := range [][]byte{nil, {0x45}, make([]byte, 19), append([]byte{0x60}, make([]byte, 38)...),
+		make([]byte, 60)} {
 		if err := s.Send(junk, 0, 0); !errors.Is(err, ErrNoPacket) {
 			t.Errorf("%x: %v", junk, err)
 		}

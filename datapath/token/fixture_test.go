@@ -33,7 +33,8 @@ func newNode(t testing.TB, name string, labels map[string]string) *node {
 }
 
 func (n *node) content(labels map[string]string) Content {
-	return Content{NotBefore: begin, Lifetime: 75 * time.Second, Certificate: []byte("certificate of " + n.name), Labels: labels}
+	return Content{NotBefore: begin, Lifetime: 75 * time.Second, Certificate: []byte("certificate of " + n.name),
+		Labels: labels}
 }
 
 func ephemeralKey(t testing.TB, name string) *ecdh.PrivateKey {

@@ -59,7 +59,8 @@ func TestKeysByHand(t *testing.T) {
 	m2 := sum(k2, x, y)[:16]
 	m3 := sum(k3, x, y, m2)[:16]
 	got := func(m MAC) []byte { return m[:] }
-	if !bytes.Equal(m1, got(h.keys.M1(&h.x))) || !bytes.Equal(m2, got(h.keys.M2(&h.x))) || !bytes.Equal(m3, got(h.keys.M3(&h.x, MAC(m2)))) {
+	if !bytes.Equal(m1, got(h.keys.M1(&h.x))) || !bytes.Equal(m2, got(h.keys.M2(&h.x))) ||
+		!bytes.Equal(m3, got(h.keys.M3(&h.x, MAC(m2)))) {
 		t.Error("a MAC is not what the package comment says")
 	}
 }

@@ -110,7 +110,8 @@ func TestStatementAtItsLimits(t *testing.T) {
 	certificate := make([]byte, 420)
 	c := Content{NotBefore: begin, Lifetime: MaxLifetime, Certificate: certificate}
 	// 622 bytes of labels: two of 2+1+255, and the rest.
-	c.Labels = map[string]string{"a": strings.Repeat("x", 255), "b": strings.Repeat("x", 255), "c": strings.Repeat("x", 622-2*258-3)}
+	c.Labels = map[string]string{"a": strings.Repeat("x", 255), "b": strings.Repeat("x", 255),
+		"c": strings.Repeat("x", 622-2*258-3)}
 	own, err := Sign(c, n.key, ephemeralKey(t, "client"))
 	if err != nil {
 		t.Fatal(err)
@@ -145,8 +146,12 @@ func TestSignRefuses(t *testing.T) {
 	}{
 		{"no labels", func(c *Content) { c.Labels = nil }, NoLabels},
 		{"no certificate", func(c *Content) { c.Certificate = nil }, BadLength},
-		{"a key of 256 bytes", func(c *Content) { c.Labels = map[string]string{strings.Repeat("k", 256): ""} }, BadLabel},
-		{"a value of 256 bytes", func(c *Content) { c.Labels = map[string]string{"k": strings.Repeat("v", 256)} }, BadLabel},
+		{"a key of 256 bytes", func(c *Content) {
+			c.Labels = map[string]string{strings.Repeat("k", 256): ""}
+		}, BadLabel},
+		{"a value of 256 bytes", func(c *Content) {
+			c.Labels = map[string]string{"k": strings.Repeat("v", 256)}
+		}, BadLabel},
 		{"a node's own label", func(c *Content) { c.Labels = map[string]string{"thole/node": "x"} }, ReservedLabel},
 		{"less than a second", func(c *Content) { c.Lifetime = time.Second - 1 }, BadLifetime},
 		{"too long", func(c *Content) { c.Lifetime = MaxLifetime + time.Second }, BadLifetime},

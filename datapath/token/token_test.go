@@ -40,7 +40,8 @@ func newHandshake(t testing.TB) *handshake {
 	h.keys = mustKeys(t, keys, err)
 	c, s := h.c.own.Statement, h.s.own.Statement
 	m2 := h.keys.M2(&h.x)
-	h.shortT1 = (&ShortT1{Client: c.Fingerprint(), Server: s.Fingerprint(), Nonce: h.x.ClientNonce, M1: h.keys.M1(&h.x)}).Append(nil)
+	h.shortT1 = (&ShortT1{Client: c.Fingerprint(), Server: s.Fingerprint(), Nonce: h.x.ClientNonce,
+		M1: h.keys.M1(&h.x)}).Append(nil)
 	h.fullT1 = (&FullT1{Nonce: h.x.ClientNonce, Statement: c.Bytes()}).Append(nil)
 	h.shortT2 = (&ShortT2{Nonce: h.x.ServerNonce, Server: s.Fingerprint(), M2: m2}).Append(nil)
 	h.fullT2 = (&FullT2{Nonce: h.x.ServerNonce, Statement: s.Bytes(), M2: m2}).Append(nil)

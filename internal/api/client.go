@@ -138,7 +138,8 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 		return answer, refusal(resp)
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-		return answer, fmt.Errorf("the daemon at %s broke off its answer (%v): see its log, for example `journalctl -u thole`", c.socket, err)
+		return answer, fmt.Errorf("the daemon at %s broke off its answer (%v): see its log, for example `journalctl "+
+			"-u thole`", c.socket, err)
 	}
 	return answer, nil
 }
@@ -147,13 +148,16 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w at %s: start one with `thole daemon`, or see `thole daemon --help`", ErrNoDaemon, c.socket)
+		return fmt.Errorf("%w at %s: start one with `thole daemon`, or see `thole daemon --help`", ErrNoDaemon,
+			c.socket)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("may not connect to %s: its directory must be searchable for everyone (mode 0755)", c.socket)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("the daemon at %s did not answer in time: see `thole status` and its log, for example `journalctl -u thole`", c.socket)
+		return fmt.Errorf("the daemon at %s did not answer in time: see `thole status` and its log, for example "+
+			"`journalctl -u thole`", c.socket)
 	case brokenOff(err):
-		return fmt.Errorf("the daemon at %s closed the connection without an answer: it has ended (see its log, for example "+
+		return fmt.Errorf("the daemon at %s closed the connection without an answer: it has ended (see its log, for "+
+			"example "+
 			"`journalctl -u thole`), or uid %d has too many connections (see `thole status`, connections)",
 			c.socket, os.Geteuid())
 	default:

@@ -97,7 +97,8 @@ func grant(grants []policy.LabelGrant, c caller, asked policy.Labels) (policy.La
 	}
 	for k, v := range asked {
 		if want, ok := required[k]; ok && want != v {
-			return nil, fmt.Errorf("%s may not use the label %s=%s: a grant requires %s=%s.\n%s", c, k, v, k, want, usable(his))
+			return nil, fmt.Errorf("%s may not use the label %s=%s: a grant requires %s=%s.\n%s", c, k, v, k, want,
+				usable(his))
 		}
 	}
 	if !slices.ContainsFunc(his, func(g policy.LabelGrant) bool { return allows(g, required, asked) }) {
@@ -142,7 +143,8 @@ func requirements(grants []policy.LabelGrant) (policy.Labels, error) {
 // usable lists what a user may use, a line for each grant.
 func usable(grants []policy.LabelGrant) string {
 	if len(grants) == 0 {
-		return "No LabelGrant names this user or a group of theirs: root can add one to the policies, see docs/POLICY.md."
+		return "No LabelGrant names this user or a group of theirs: root can add one to the policies, see " +
+			"docs/POLICY.md."
 	}
 	var b strings.Builder
 	b.WriteString("Labels that may be used:")

@@ -40,9 +40,11 @@ func (l *limiter) enter(uid uint32) (leave func(), err error) {
 	a := l.allowance(uid, now)
 	switch {
 	case a.running >= maxConcurrentPerUser:
-		return nil, fmt.Errorf("too many requests at once: uid %d has %d, the most is %d: wait until they are answered", uid, a.running, maxConcurrentPerUser)
+		return nil, fmt.Errorf("too many requests at once: uid %d has %d, the most is %d: wait until they are answered",
+			uid, a.running, maxConcurrentPerUser)
 	case !a.requests.AllowN(now, 1):
-		return nil, fmt.Errorf("too many requests: uid %d may send %d a second: try again in a second", uid, requestsPerSecond)
+		return nil, fmt.Errorf("too many requests: uid %d may send %d a second: try again in a second", uid,
+			requestsPerSecond)
 	}
 	a.running++
 	return func() {

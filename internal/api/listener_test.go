@@ -40,7 +40,9 @@ func TestAcceptWithoutFiles(t *testing.T) {
 		accepted <- err
 	}()
 	err = unix.Connect(client, &unix.SockaddrUnix{Name: path})
-	nstest.WaitFor(t, patience, "the lack in the log", func() bool { return strings.Contains(log.String(), "cannot be accepted") })
+	nstest.WaitFor(t, patience, "the lack in the log", func() bool {
+		return strings.Contains(log.String(), "cannot be accepted")
+	})
 	restore()
 	if err != nil {
 		t.Fatal(err)

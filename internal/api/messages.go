@@ -54,8 +54,9 @@ type ApplyRequest struct {
 
 // An ApplyResponse says what a new policy set changed, or would change.
 type ApplyResponse struct {
-	Changed   bool                  `json:"changed"`            // the table differs from the one that was loaded
-	Disarmed  *time.Time            `json:"disarmed,omitempty"` // the set is stored and not enforced, since Thole was disarmed then
+	Changed bool `json:"changed"` // the table differs from the one that was loaded
+	// the set is stored and not enforced, since Thole was disarmed then
+	Disarmed  *time.Time            `json:"disarmed,omitempty"`
 	DryRun    bool                  `json:"dryRun,omitempty"`
 	Epoch     uint16                `json:"epoch"`
 	Policies  int                   `json:"policies"`
@@ -100,23 +101,28 @@ const (
 
 // Status is the daemon's own account of itself.
 type Status struct {
-	Version     string                `json:"version"`
-	PID         int                   `json:"pid"`
-	Started     time.Time             `json:"started"`
-	Enforcing   bool                  `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
-	Epoch       uint16                `json:"epoch"`
-	Disarmed    *time.Time            `json:"disarmed,omitempty"`  // since when nothing is to be loaded, until thole arm
-	Source      string                `json:"source"`              // SourceDefault, …
-	BuiltIn     bool                  `json:"builtIn,omitempty"`   // the built-in default's policies are in force, beside the documents of the source
-	Directory   string                `json:"directory,omitempty"` // with --policies
-	Applied     time.Time             `json:"applied"`             // when the table last changed or was found to be equal
-	Policies    int                   `json:"policies"`
-	Workloads   int                   `json:"workloads"`
-	Classes     int                   `json:"classes"`
-	Runs        int                   `json:"runs"`   // living cgroups of thole run
-	Mended      int                   `json:"mended"` // how often another program's change of the table was found and mended
-	LastMended  *Mending              `json:"lastMended,omitempty"`
-	Ended       int                   `json:"ended"`            // cgroups that ended and are still in the table, because sockets outlive them
+	Version   string    `json:"version"`
+	PID       int       `json:"pid"`
+	Started   time.Time `json:"started"`
+	Enforcing bool      `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
+	Epoch     uint16    `json:"epoch"`
+	// since when nothing is to be loaded, until thole arm
+	Disarmed *time.Time `json:"disarmed,omitempty"`
+	Source   string     `json:"source"` // SourceDefault, …
+	// the built-in default's policies are in force, beside the documents of the source
+	BuiltIn   bool   `json:"builtIn,omitempty"`
+	Directory string `json:"directory,omitempty"` // with --policies
+	// when the table last changed or was found to be equal
+	Applied   time.Time `json:"applied"`
+	Policies  int       `json:"policies"`
+	Workloads int       `json:"workloads"`
+	Classes   int       `json:"classes"`
+	Runs      int       `json:"runs"` // living cgroups of thole run
+	// how often another program's change of the table was found and mended
+	Mended     int      `json:"mended"`
+	LastMended *Mending `json:"lastMended,omitempty"`
+	// cgroups that ended and are still in the table, because sockets outlive them
+	Ended       int                   `json:"ended"`
 	Docker      *DockerStatus         `json:"docker,omitempty"` // absent: it is not followed
 	Fleet       *FleetStatus          `json:"fleet,omitempty"`  // absent: there are no other nodes
 	Connections ConnectionStatus      `json:"connections"`
@@ -246,15 +252,17 @@ type Workload struct {
 	Namespace string            `json:"namespace,omitempty"`
 	Kind      string            `json:"kind"`
 	Labels    map[string]string `json:"labels"`
-	Facts     map[string]string `json:"facts,omitempty"`    // thole/* and the like
-	Doubtful  map[string]string `json:"doubtful,omitempty"` // that the image of a container has too, with the same value
-	Cgroup    string            `json:"cgroup"`
-	ID        uint64            `json:"id"`
-	Networks  []string          `json:"networks,omitempty"` // of a container with networks of its own: bridge, port, addresses
-	Class     uint32            `json:"class"`              // 0: in none
-	Ingress   []string          `json:"ingress"`            // the enforced policies that isolate it
-	Egress    []string          `json:"egress"`             //
-	Position  string            `json:"position"`           // of its Workload document; "-" if there is none
+	Facts     map[string]string `json:"facts,omitempty"` // thole/* and the like
+	// that the image of a container has too, with the same value
+	Doubtful map[string]string `json:"doubtful,omitempty"`
+	Cgroup   string            `json:"cgroup"`
+	ID       uint64            `json:"id"`
+	// of a container with networks of its own: bridge, port, addresses
+	Networks []string `json:"networks,omitempty"`
+	Class    uint32   `json:"class"`    // 0: in none
+	Ingress  []string `json:"ingress"`  // the enforced policies that isolate it
+	Egress   []string `json:"egress"`   //
+	Position string   `json:"position"` // of its Workload document; "-" if there is none
 }
 
 // A Policy is one policy of the active set.

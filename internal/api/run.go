@@ -122,10 +122,12 @@ func (r *runner) room(uid uint32) error {
 	switch {
 	case total >= maxRuns:
 		return &Refusal{Code: http.StatusTooManyRequests, Message: fmt.Sprintf(
-			"%d workloads of thole run are living, which is the most there may be: end some, see `thole get workloads`", total)}
+			"%d workloads of thole run are living, which is the most there may be: end some, see `thole get workloads`",
+			total)}
 	case uid != 0 && ofUser >= maxRunsPerUser:
 		return &Refusal{Code: http.StatusTooManyRequests, Message: fmt.Sprintf(
-			"uid %d has %d living workloads of thole run, which is the most a user may have: end some, see `thole get workloads`", uid, ofUser)}
+			"uid %d has %d living workloads of thole run, which is the most a user may have: end some, see `thole "+
+				"get workloads`", uid, ofUser)}
 	}
 	return nil
 }
@@ -149,7 +151,8 @@ func (r *runner) bring(ctx context.Context, a asker, run watch.Run) error {
 		return fmt.Errorf("the process was not started, because its labels could not be loaded: %w", err)
 	}
 	if !r.table.Knows(run.Cgroup.ID) {
-		return fmt.Errorf("the process was not started: the cgroup %s is not in the table, see `thole status`", run.Cgroup.Path)
+		return fmt.Errorf("the process was not started: the cgroup %s is not in the table, see `thole status`",
+			run.Cgroup.Path)
 	}
 	if err := a.waiting(); err != nil {
 		return err
@@ -176,7 +179,8 @@ func (r *runner) checkMoved(a asker, run watch.Run, pid int) error {
 	}
 	if !in {
 		return &Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
-			"the process was moved out of the cgroup %s at once: does it ask several times at the same time?", run.Cgroup.Path)}
+			"the process was moved out of the cgroup %s at once: does it ask several times at the same time?",
+			run.Cgroup.Path)}
 	}
 	return nil
 }

@@ -19,7 +19,8 @@ func knownBroken(t *testing.T, finding string) testing.TB {
 	b := &broken{TB: t, finding: finding}
 	t.Cleanup(func() {
 		if !t.Failed() && !b.succeeded {
-			t.Errorf("finding %s: the defence holds now: take knownBroken out of this test, and the test out of broken_test.go", finding)
+			t.Errorf("finding %s: the defence holds now: take knownBroken out of this test, and the test out of "+
+				"broken_test.go", finding)
 		}
 	})
 	return b

@@ -126,7 +126,8 @@ func TestContainersRoot(t *testing.T) {
 // cgroups in it with the names of others, writes the attribute of thole run on them,
 // made up and copied, and moves into them. The daemon is started again on top of it.
 func (s *ship) ownCgroups(t *testing.T) {
-	victim := s.engine.Docker("run", "-d", "--init", "--name=victim", "-l", "app=web", "--net=host", s.image, "sleep", "1000")
+	victim := s.engine.Docker("run", "-d", "--init", "--name=victim", "-l", "app=web", "--net=host", s.image, "sleep",
+		"1000")
 	a := s.captive("forger", "--cap-add=SYS_ADMIN")
 	s.holds(t, "at first", a, local)
 	must(t, s.inside("forger", "mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg && cat /proc/self/cgroup | grep -qx 0::/"))
@@ -134,7 +135,8 @@ func (s *ship) ownCgroups(t *testing.T) {
 		a.ok(call{Op: "mkdir", To: "/tmp/cg" + path})
 		a.ok(call{Op: "write", To: "/tmp/cg" + path + "/" + file, Data: []byte("0")})
 	}
-	forgeries := [][]byte{s.attribute("thole.slice/web.scope"), []byte(`{"mac":"","run":{"version":1,"name":"web","labels":{"app":"web"},"uid":0}}`)}
+	forgeries := [][]byte{s.attribute("thole.slice/web.scope"),
+		[]byte(`{"mac":"","run":{"version":1,"name":"web","labels":{"app":"web"},"uid":0}}`)}
 	for i, path := range []string{
 		"", "/thole.slice/web.scope", "/docker/" + victim, "/" + victim, "/system.slice/docker-" + victim + ".scope",
 		"/system.slice/docker.service", "/docker/buildkit", "/buildkit",
@@ -182,7 +184,9 @@ func (s *ship) belowTholeSlice(t *testing.T) {
 
 	// In a scope of other labels it is a container all the same.
 	a = s.captive("below-scope", "--cgroup-parent=/thole.slice/web.scope")
-	nstest.WaitFor(t, 10*time.Second, "the container's own labels", func() bool { return reaches(a, "", local+":7003", s.dbTCP) })
+	nstest.WaitFor(t, 10*time.Second, "the container's own labels", func() bool {
+		return reaches(a, "", local+":7003", s.dbTCP)
+	})
 	s.holds(t, "below a scope", a, local)
 }
 
@@ -209,8 +213,9 @@ func (s *ship) attribute(cgroup string) []byte {
 // sees those of others for reading only, or its own alone, whatever else it may do.
 func (s *ship) movesOut(t *testing.T) {
 	for name, args := range map[string][]string{
-		"default":   nil,
-		"strong":    {"--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--security-opt=seccomp=unconfined"}, // but one, which not every root has
+		"default": nil,
+		// but one, which not every root has
+		"strong":    {"--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--security-opt=seccomp=unconfined"},
 		"host-ns":   {"--cgroupns=host"},
 		"read-only": {"-v", "/sys/fs/cgroup:/tmp/all:ro"},
 	} {
@@ -218,7 +223,8 @@ func (s *ship) movesOut(t *testing.T) {
 		_ = s.inside(name, "mount -o remount,rw /sys/fs/cgroup")               // it may, or not
 		_ = s.inside(name, "mkdir /tmp/own && mount -t cgroup2 none /tmp/own") // likewise
 		moved, err := s.engine.TryDocker("exec", name, "sh", "-c",
-			"for f in $(find /sys/fs/cgroup /tmp -name cgroup.procs); do (echo 1 >$f) 2>/dev/null && echo $f; done; true")
+			"for f in $(find /sys/fs/cgroup /tmp -name cgroup.procs); do (echo 1 >$f) 2>/dev/null && echo $f; "+
+				"done; true")
 		must(t, err)
 		if path := s.engine.Cgroup(name).Path(); !strings.Contains(path, s.engine.ID(name)) {
 			t.Errorf("%s is in %s: it moved by %s", name, path, moved)

@@ -57,11 +57,14 @@ func TestTwistedRequests(t *testing.T) {
 		`{"labels":{` + strings.Repeat(`"k":"v",`, 10_000) + `"app":"jail"}}`,
 		strings.Repeat("[", 60_000),
 	} {
-		if answer := alice.request("POST /v1/run", body); !strings.Contains(answer, " 400 ") && !strings.Contains(answer, " 403 ") && !strings.Contains(answer, " 413 ") {
+		if answer := alice.request("POST /v1/run", body); !strings.Contains(answer, " 400 ") &&
+			!strings.Contains(answer, " 403 ") && !strings.Contains(answer, " 413 ") {
 			t.Errorf("%.80q: %.200s", body, answer)
 		}
 	}
-	for _, line := range []string{"POST /v1/apply", "POST /v1/reload", "POST //v1/apply", "POST /v1/./apply", "POST /v1/run/../apply", "GET /v1/apply", "DELETE /v1/policies", "CONNECT /v1/apply", "POST http://x/v1/apply"} {
+	for _, line := range []string{"POST /v1/apply", "POST /v1/reload", "POST //v1/apply", "POST /v1/./apply",
+		"POST /v1/run/../apply", "GET /v1/apply", "DELETE /v1/policies", "CONNECT /v1/apply",
+		"POST http://x/v1/apply"} {
 		if answer := alice.request(line, `{"files":[]}`); strings.Contains(answer, " 200 ") {
 			t.Errorf("%s: %.200s", line, answer)
 		}
@@ -74,7 +77,8 @@ func TestTwistedRequests(t *testing.T) {
 // The command's name is decided by nobody, and becomes part of a path.
 func TestTwistedCommands(t *testing.T) {
 	m := newMachine(t)
-	for i, command := range []string{"../../../etc", "/", ".", "\x00", "a\nb", "-rf", strings.Repeat("ä", 500), "x.scope", "\u202e", `"`} {
+	for i, command := range []string{"../../../etc", "/", ".", "\x00", "a\nb", "-rf", strings.Repeat("ä", 500),
+		"x.scope", "\u202e", `"`} {
 		a := newAgent(t, m.Host, m.In("users"))
 		body, err := json.Marshal(map[string]any{"labels": map[string]string{"app": "web"}, "command": command})
 		must(t, err)
@@ -83,7 +87,8 @@ func TestTwistedCommands(t *testing.T) {
 		}
 		cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", a.pid))
 		must(t, err)
-		if name := strings.TrimSpace(string(cgroup)); strings.Count(name[strings.Index(name, "/thole.slice/"):], "/") != 2 || !strings.HasSuffix(name, fmt.Sprintf("-%d.scope", i+1)) {
+		if name := strings.TrimSpace(string(cgroup)); strings.Count(name[strings.Index(name, "/thole.slice/"):],
+			"/") != 2 || !strings.HasSuffix(name, fmt.Sprintf("-%d.scope", i+1)) {
 			t.Errorf("command %q: it is in %q", command, name)
 		}
 	}
@@ -180,14 +185,16 @@ func TestRunRaces(t *testing.T) {
 			for range 4 {
 				a := newAgent(t, m.Host, m.In("users").As(1234))
 				a.do(call{Op: "swarm", To: daemonSocket, A: 8, B: i % 2, Data: fmt.Appendf(nil,
-					"POST /v1/run HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", len(`{"labels":{"app":"jail"}}`), `{"labels":{"app":"jail"}}`)})
+					"POST /v1/run HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s",
+					len(`{"labels":{"app":"jail"}}`), `{"labels":{"app":"jail"}}`)})
 				a.end()
 			}
 		})
 	}
 	all.Wait()
 	nstest.WaitFor(t, 10*time.Second, "nothing to be left", func() bool {
-		return !strings.Contains(m.Shell("ls /sys/fs/cgroup/thole.slice 2>/dev/null || true"), ".scope") && m.status().Workloads == 0
+		return !strings.Contains(m.Shell("ls /sys/fs/cgroup/thole.slice 2>/dev/null || true"), ".scope") &&
+			m.status().Workloads == 0
 	})
 	m.run(1234, "after", policy.Labels{"app": "jail"})
 }

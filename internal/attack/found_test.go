@@ -56,7 +56,8 @@ spec: {groups: ["4444"], labels: {app: [secret]}}
 		t.Fatalf("without the group: %s", answer)
 	}
 	r := a.do(call{Op: "setgid", To: daemonSocket, Device: "/run/sleep", A: 4444,
-		Data: fmt.Appendf(nil, "POST /v1/run HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", len(body), body)})
+		Data: fmt.Appendf(nil, "POST /v1/run HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", len(body),
+			body)})
 	if !strings.Contains(r.From, " 403 ") {
 		t.Errorf("as a setgid program: %s", r.From)
 	}
@@ -527,8 +528,8 @@ func synIsAnswer(t *testing.T, s *scene, old bool, f family, attacker *agent) {
 	allowed(t, "the same labels", reaches(s.web2, "", victim, l))
 }
 
-// A workload that calls a closed port of this node is refused at once, whatever its policies say. The kernel's reset was
-// taken for an answer that nobody was asked for, and the client waited.
+// A workload that calls a closed port of this node is refused at once, whatever its policies say. The kernel's reset
+// was taken for an answer that nobody was asked for, and the client waited.
 func TestClosedPortRefusesAtOnce(t *testing.T) {
 	for _, yaml := range []string{sameLabels, denyAll, portOnly} {
 		s := newScene(t, yaml)
@@ -669,8 +670,8 @@ func listenerOfDevice(t *testing.T, s *scene, old bool, f family, attacker *agen
 	}
 }
 
-// A socket of UDP that is connected to itself gets what it sends, also while conntrack remembers a workload that had the
-// port before: to that one's policies it would be an answer.
+// A socket of UDP that is connected to itself gets what it sends, also while conntrack remembers a workload that had
+// the port before: to that one's policies it would be an answer.
 func TestConnectedToItselfAfterWorkloadUDP(t *testing.T) {
 	s := newScene(t, sameLabels)
 	for _, f := range families {
@@ -687,8 +688,8 @@ func TestConnectedToItselfAfterWorkloadUDP(t *testing.T) {
 	}
 }
 
-// A packet socket puts a segment on lo in the name of a living connection, with the numbers that it has seen: of one that
-// was decided, and of one whose server waits for data. A workload never gets it; something unlabelled does.
+// A packet socket puts a segment on lo in the name of a living connection, with the numbers that it has seen: of one
+// that was decided, and of one whose server waits for data. A workload never gets it; something unlabelled does.
 func TestInjectedSegmentOfLivingConnection(t *testing.T) {
 	s := newScene(t, sameLabels)
 	s.db.only(unix.CAP_NET_RAW)

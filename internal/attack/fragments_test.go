@@ -83,8 +83,10 @@ func TestForgedFragments(t *testing.T) {
 		name  string
 		parts []part
 	}{
-		{"the header first", []part{{unix.IPPROTO_UDP, 0, true, denied80[:16]}, {unix.IPPROTO_UDP, 2, false, denied80[16:]}}},
-		{"the header later", []part{{unix.IPPROTO_DSTOPTS, 0, true, options}, {unix.IPPROTO_DSTOPTS, 1, false, denied80}}},
+		{"the header first", []part{{unix.IPPROTO_UDP, 0, true, denied80[:16]},
+			{unix.IPPROTO_UDP, 2, false, denied80[16:]}}},
+		{"the header later", []part{{unix.IPPROTO_DSTOPTS, 0, true, options},
+			{unix.IPPROTO_DSTOPTS, 1, false, denied80}}},
 		{"the last one first", []part{{unix.IPPROTO_UDP, 2, false, denied80[16:]},
 			{unix.IPPROTO_UDP, 0, true, denied80[:16]}}},
 		{"two headers", []part{{unix.IPPROTO_UDP, 0, true, allowed81[:16]}, {unix.IPPROTO_UDP, 0, true, denied80[:16]},

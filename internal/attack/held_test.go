@@ -15,11 +15,13 @@ import (
 // second addresses, IPv4 in IPv6.
 func TestOtherNamesOfThisHost(t *testing.T) {
 	s := newScene(t, sameLabels)
-	s.Shell("ip addr add 10.9.9.9/32 dev veth0 && ip addr add 10.8.8.8/24 dev lo && ip addr add fd99::9/128 dev veth0 nodad")
+	s.Shell("ip addr add 10.9.9.9/32 dev veth0 && ip addr add 10.8.8.8/24 dev lo && ip addr add fd99::9/128 dev " +
+		"veth0 nodad")
 	l, u := s.db.listen("[::]:80"), s.db.udp("[::]:80")
 	for _, to := range []string{
 		"127.0.0.1:80", "127.1.2.3:80", "0.0.0.0:80", ours + ":80", "10.9.9.9:80", "10.8.8.8:80", "10.8.8.77:80",
-		"[::1]:80", "[::]:80", "[" + ours6 + "]:80", "[fd99::9]:80", "[::ffff:127.0.0.1]:80", "[::ffff:" + ours + "]:80", "[::ffff:0.0.0.0]:80",
+		"[::1]:80", "[::]:80", "[" + ours6 + "]:80", "[fd99::9]:80", "[::ffff:127.0.0.1]:80", "[::ffff:" + ours +
+			"]:80", "[::ffff:0.0.0.0]:80",
 	} {
 		for _, who := range []*agent{s.free, s.web} {
 			denied(t, "tcp to "+to, reaches(who, "", to, l))
@@ -172,9 +174,11 @@ func TestMartians(t *testing.T) {
 	mac := s.Shell("cat /sys/class/net/veth0/address")
 	stranger := s.stranger()
 	for _, packet := range [][]byte{
-		udp4("127.0.0.1:5000", "127.0.0.1:80", "martian"), udp4("127.0.0.1:5000", ours+":80", "martian"), udp4(ours+":5000", ours+":80", "martian"),
+		udp4("127.0.0.1:5000", "127.0.0.1:80", "martian"), udp4("127.0.0.1:5000", ours+":80", "martian"),
+		udp4(ours+":5000", ours+":80", "martian"),
 		udp4("0.0.0.0:5000", ours+":80", "martian"),
-		udp6("[::1]:5000", "[::1]:81", "martian"), udp6("[::1]:5000", "["+ours6+"]:81", "martian"), udp6("["+ours6+"]:5000", "["+ours6+"]:81", "martian"),
+		udp6("[::1]:5000", "[::1]:81", "martian"), udp6("[::1]:5000", "["+ours6+"]:81", "martian"),
+		udp6("["+ours6+"]:5000", "["+ours6+"]:81", "martian"),
 		udp6("[::ffff:127.0.0.1]:5000", "["+ours6+"]:81", "martian"),
 	} {
 		stranger.injectTo("veth0", mac, packet)
@@ -209,7 +213,8 @@ func TestForeignNAT(t *testing.T) {
 // connections: workloads are closed then, not open.
 func TestUntrackedAndZones(t *testing.T) {
 	for name, rule := range map[string]string{
-		"notrack": "meta l4proto { tcp, udp } notrack", "zone": "ct zone set 7", "half a zone": "ct original zone set 9",
+		"notrack": "meta l4proto { tcp, udp } notrack", "zone": "ct zone set 7",
+		"half a zone": "ct original zone set 9",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, sameLabels)
@@ -223,7 +228,8 @@ func TestUntrackedAndZones(t *testing.T) {
 			denied(t, "unlabelled", reaches(s.free, "", "127.0.0.1:80", l) || reachesUDP(s.free, "", "127.0.0.1:80", u))
 			denied(t, "other labels", reaches(s.web, "", "127.0.0.1:80", l) || reachesUDP(s.web, "", "127.0.0.1:80", u))
 			denied(t, "outside", reaches(outside, "", ours+":80", l) || reachesUDP(outside, "", ours+":80", u))
-			denied(t, "to unlabelled", reaches(s.web, "", "127.0.0.1:81", fl) || reachesUDP(s.web, "", "127.0.0.1:81", fu))
+			denied(t, "to unlabelled", reaches(s.web, "", "127.0.0.1:81", fl) ||
+				reachesUDP(s.web, "", "127.0.0.1:81", fu))
 		})
 	}
 }

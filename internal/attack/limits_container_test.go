@@ -17,7 +17,8 @@ import (
 func (s *ship) wholeTreeOfTheNode(t *testing.T) {
 	a := s.captive("node-tree", "--cgroupns=host", "--cap-add=SYS_ADMIN")
 	s.holds(t, "at first", a, local)
-	must(t, s.inside("node-tree", "mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg && echo 1 >/tmp/cg/elsewhere/cgroup.procs"))
+	must(t, s.inside("node-tree", "mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg && echo 1 "+
+		">/tmp/cg/elsewhere/cgroup.procs"))
 	limit(t, "moved to what is unlabelled", reaches(a, "", local+":7002", s.freeTCP))
 }
 
@@ -25,14 +26,16 @@ func (s *ship) wholeTreeOfTheNode(t *testing.T) {
 func (s *ship) helperOutside(t *testing.T) {
 	exe, err := os.Executable()
 	must(t, err)
-	inScope := s.In("thole.slice/web.scope").Command("env", "DOCKER_HOST=unix://"+s.engine.Socket, "DOCKER_CONFIG=/run/docker-config",
-		"/usr/bin/docker", "run", "--interactive", "--net=host", "--name", "helper", s.image, "/bin/"+filepath.Base(exe), agentFlag)
+	inScope := s.In("thole.slice/web.scope").Command("env", "DOCKER_HOST=unix://"+s.engine.Socket,
+		"DOCKER_CONFIG=/run/docker-config",
+		"/usr/bin/docker", "run", "--interactive", "--net=host", "--name", "helper", s.image, "/bin/"+
+			filepath.Base(exe), agentFlag)
 	denied(t, "the workload to unlabelled", reaches(s.web, "", local+":7002", s.freeTCP))
 	limit(t, "its container to unlabelled", reaches(startAgent(t, s.Host, inScope), "", local+":7002", s.freeTCP))
 }
 
-// A packet socket on a bridge sends into containers there, in the name of the node. A container there sends with another's
-// hardware address and its own IP address: it is itself, and the bridge takes it for the other.
+// A packet socket on a bridge sends into containers there, in the name of the node. A container there sends with
+// another's hardware address and its own IP address: it is itself, and the bridge takes it for the other.
 func (s *ship) onBridge(t *testing.T) {
 	web := s.container("bridged-victim", "-l", "app=web")
 	to, _ := s.addresses("bridged-victim")

@@ -57,7 +57,8 @@ func TestLimitPriorityOfTunnels(t *testing.T) {
 		u, l := a.udp("0.0.0.0:5353"), a.listen("0.0.0.0:5353")
 		a.ok(call{Op: "join", FD: u.fd, To: "224.0.0.251", Device: "lo"})
 		a.ok(call{Op: "join", FD: u.fd, To: "224.0.0.252", Device: "veth0"})
-		for _, to := range []string{"127.0.0.1:5353", ours + ":5353", "224.0.0.251:5353", "224.0.0.252:5353", "10.0.0.255:5353"} {
+		for _, to := range []string{"127.0.0.1:5353", ours + ":5353", "224.0.0.251:5353", "224.0.0.252:5353",
+			"10.0.0.255:5353"} {
 			denied(t, name+" at "+to, sends(to, u))
 		}
 		allowed(t, name+" on lo, from unlabelled", reachesUDP(s.free, "", "224.0.0.251:5353", u))
@@ -69,8 +70,8 @@ func TestLimitPriorityOfTunnels(t *testing.T) {
 	}
 }
 
-// Another program that writes conntrack's mark behind OUTPUT costs workloads the answers of UDP; one that writes a number
-// of ours before it gives what has that number.
+// Another program that writes conntrack's mark behind OUTPUT costs workloads the answers of UDP; one that writes a
+// number of ours before it gives what has that number.
 func TestLimitConntrackMark(t *testing.T) {
 	s := newScene(t, closedDB)
 	server, client := s.web.udp("127.0.0.1:5353"), s.db.udp("127.0.0.1:6000")
@@ -85,7 +86,8 @@ func TestLimitConntrackMark(t *testing.T) {
 		t.Fatalf("no mark: %s", flows)
 	}
 	denied(t, "outside", reachesUDP(s.db, "", theirs+":80", world))
-	must(t, s.Nft("table inet other { chain o { type filter hook output priority 0; udp dport 80 ct mark set "+found[1]+"; }; }"))
+	must(t, s.Nft("table inet other { chain o { type filter hook output priority 0; udp dport 80 ct mark set "+found[1]+
+		"; }; }"))
 	limit(t, "outside, with a mark of ours", reachesUDP(s.db, "", theirs+":80", world))
 
 	s = newScene(t, sameLabels)
@@ -117,8 +119,8 @@ func TestLimitMarkOfAcceptedSockets(t *testing.T) {
 	}
 }
 
-// The first packet of a workload's flow that leaves loses its priority, those behind it keep theirs; where another packet
-// may be put around them, it becomes a tunnel's. All keep their mark. What is unlabelled keeps both.
+// The first packet of a workload's flow that leaves loses its priority, those behind it keep theirs; where another
+// packet may be put around them, it becomes a tunnel's. All keep their mark. What is unlabelled keeps both.
 func TestLimitPriorityOfWhatLeaves(t *testing.T) {
 	s := newScene(t, openDB)
 	must(t, s.Nft(fmt.Sprintf(`table inet other {
@@ -132,7 +134,8 @@ func TestLimitPriorityOfWhatLeaves(t *testing.T) {
 		t.Helper()
 		s.Barrier()
 		for name, n := range want {
-			if out := s.Shell("nft list counter inet other " + name); !strings.Contains(out, fmt.Sprintf("packets %d ", n)) {
+			if out := s.Shell("nft list counter inet other " + name); !strings.Contains(out,
+				fmt.Sprintf("packets %d ", n)) {
 				t.Errorf("%s: want %d: %s", name, n, out)
 			}
 		}
@@ -162,7 +165,8 @@ func TestLimitUntracked(t *testing.T) {
 	l, u := s.web.listen("127.0.0.1:80"), s.web.udp("127.0.0.1:80")
 	allowed(t, "tracked", reaches(s.web2, "", "127.0.0.1:80", l))
 	allowed(t, "tracked, UDP", reachesUDP(s.web2, "", "127.0.0.1:80", u))
-	must(t, s.Nft("table inet other { chain o { type filter hook output priority raw; meta l4proto { tcp, udp } notrack; }; }"))
+	must(t, s.Nft("table inet other { chain o { type filter hook output priority raw; meta l4proto { tcp, udp } "+
+		"notrack; }; }"))
 	limitDrops(t, "untracked", reaches(s.web2, "", "127.0.0.1:80", l))
 	limitDrops(t, "untracked, UDP", reachesUDP(s.web2, "", "127.0.0.1:80", u))
 }

@@ -11,8 +11,8 @@ import (
 	"thole/internal/nstest"
 )
 
-// Sockets of two workloads share a port of UDP by SO_REUSEPORT, with a selector that chooses by chance. A request arrives
-// at the one that nobody asked; its answer does not.
+// Sockets of two workloads share a port of UDP by SO_REUSEPORT, with a selector that chooses by chance. A request
+// arrives at the one that nobody asked; its answer does not.
 func TestLimitReusePortSelectorUDP(t *testing.T) {
 	for _, f := range families {
 		s := newScene(t, sameLabels)
@@ -97,8 +97,8 @@ func TestLimitDecoyBeforeTheFirstAnswer(t *testing.T) {
 	}
 }
 
-// beforeTheFirstAnswer has web send more than a window to db's listener, which then answers, until the connection ends. It
-// returns how many bytes arrived, and came back.
+// beforeTheFirstAnswer has web send more than a window to db's listener, which then answers, until the connection ends.
+// It returns how many bytes arrived, and came back.
 func (s *scene) beforeTheFirstAnswer(l *sock, options [][3]int) (got, answer int) {
 	s.t.Helper()
 	client := s.web.socket("0.0.0.0:0", unix.SOCK_STREAM, options...)
@@ -149,7 +149,8 @@ func TestLimitRawAnswerForListenerOfDevice(t *testing.T) {
 			l.listen()
 			data, answer := s.answersItself(attacker, l)
 			if want := device != ""; data != want || answer {
-				t.Errorf("a labelled attacker: %t, a listener bound to %q: data %t, answer %t", labelled, device, data, answer)
+				t.Errorf("a labelled attacker: %t, a listener bound to %q: data %t, answer %t", labelled, device, data,
+					answer)
 			}
 		}
 	}
@@ -210,7 +211,8 @@ func TestLimitDatagramsOfDevice(t *testing.T) {
 		denied(t, "the answer of a socket of a device", c.got() != "")
 	}
 	server := s.web.udp(ours + ":54")
-	for name, client := range map[string]*sock{"a device": bound(s.web2, ours+":6002"), "none": s.web2.udp(ours + ":6003")} {
+	for name, client := range map[string]*sock{"a device": bound(s.web2, ours+":6002"),
+		"none": s.web2.udp(ours + ":6003")} {
 		client.sendTo(ours+":54", "question")
 		s.Barrier()
 		from := server.do(call{Op: "recv", FD: server.fd}).From
@@ -265,7 +267,8 @@ func TestLimitDeferredAcceptBehindTimeWait(t *testing.T) {
 		s.delayed(stranger, theirs+":5000", to, l)
 		behind, other := s.delayed(stranger, theirs+":5000", to, l), s.delayed(stranger, theirs+":5001", to, l)
 		if behind < c.atLeast || behind < 2*other {
-			t.Errorf("deferred for %d s: the data arrived after %v, and from another port after %v", c.seconds, behind, other)
+			t.Errorf("deferred for %d s: the data arrived after %v, and from another port after %v", c.seconds, behind,
+				other)
 		}
 	}
 }

@@ -37,8 +37,8 @@ func TestLimitNetAdminRemovesTheTable(t *testing.T) {
 	limit(t, "with CAP_NET_ADMIN", reaches(s.db, "", "127.0.0.1:80", l))
 }
 
-// A socket keeps the labels of who made it: an unlabelled helper of a jailed process hands one over, through an abstract
-// Unix socket, which no table sees.
+// A socket keeps the labels of who made it: an unlabelled helper of a jailed process hands one over, through an
+// abstract Unix socket, which no table sees.
 func TestLimitSocketsHandedOver(t *testing.T) {
 	s := newScene(t, sameLabels)
 	u, l := s.free.udp("127.0.0.1:81"), s.free.listen("127.0.0.1:81")
@@ -46,7 +46,8 @@ func TestLimitSocketsHandedOver(t *testing.T) {
 	denied(t, "its own", reaches(s.db, "", "127.0.0.1:81", l))
 	s.free.socket("0.0.0.0:0", unix.SOCK_DGRAM).pass(s.db).sendTo("127.0.0.1:81", "secret")
 	limit(t, "an unlabelled one's, UDP", u.got() == "secret")
-	limit(t, "an unlabelled one's", s.free.socket("0.0.0.0:0", unix.SOCK_STREAM).pass(s.db).connect("127.0.0.1:81") == 0)
+	limit(t, "an unlabelled one's", s.free.socket("0.0.0.0:0",
+		unix.SOCK_STREAM).pass(s.db).connect("127.0.0.1:81") == 0)
 }
 
 // A process takes a socket out of another of the same user, and is that one from then on.
@@ -145,7 +146,8 @@ spec: {selector: {matchLabels: {app: web}}, ingress: [{from: [{cidr: 10.0.0.77/3
 	limit(t, "from another's, UDP", reachesUDP(stranger, "10.0.0.77:0", ours+":80", u))
 }
 
-// Another machine changes the address behind this node, and POSTROUTING changes the source: policies saw the one before.
+// Another machine changes the address behind this node, and POSTROUTING changes the source: policies saw the one
+// before.
 func TestLimitNATBehindOutput(t *testing.T) {
 	s := newScene(t, egress("egress: [{to: [{cidr: 198.51.100.1/32}]}]"))
 	s.Shell("ip route add 198.51.100.0/24 via " + theirs + "; ip addr add 10.0.0.9/24 dev veth0")

@@ -61,14 +61,18 @@ func TestCalledAddress(t *testing.T) {
 		old       [2]bool
 	}{
 		{"called may be", to(calledHere, calledHere6, ""), true, false, [2]bool{false, false}},
-		{"called may be, by its port", to(calledHere, calledHere6, ", ports: [80/tcp, 80/udp]"), true, false, [2]bool{false, false}},
-		{"called may be, by the port that is reached", to(calledHere, calledHere6, ", ports: [8080/tcp, 8080/udp]"), false, false, [2]bool{}},
+		{"called may be, by its port", to(calledHere, calledHere6, ", ports: [80/tcp, 80/udp]"), true, false,
+			[2]bool{false, false}},
+		{"called may be, by the port that is reached", to(calledHere, calledHere6, ", ports: [8080/tcp, 8080/udp]"),
+			false, false, [2]bool{}},
 		{"called outside may be", to(calledAway, calledAway6, ""), false, true, [2]bool{}},
-		{"called outside may be, by its port", to(calledAway, calledAway6, ", ports: [80/tcp, 80/udp]"), false, true, [2]bool{}},
+		{"called outside may be, by its port", to(calledAway, calledAway6, ", ports: [80/tcp, 80/udp]"), false, true,
+			[2]bool{}},
 		{"reached may be", to(theirs, theirs6, ""), false, false, [2]bool{false, true}},
 		{"receiver may be", unlabelled, true, false, [2]bool{true, false}},
 		{"called must not be", deny(calledHere, calledHere6, ""), false, true, [2]bool{true, true}},
-		{"called must not be, by its port", deny(calledHere, calledHere6, ", ports: [80/tcp, 80/udp]"), false, true, [2]bool{true, true}},
+		{"called must not be, by its port", deny(calledHere, calledHere6, ", ports: [80/tcp, 80/udp]"), false, true,
+			[2]bool{true, true}},
 		{"called outside must not be", deny(calledAway, calledAway6, ""), true, false, [2]bool{true, true}},
 		{"reached must not be", deny(theirs, theirs6, ""), true, false, [2]bool{true, false}},
 		{"nothing may be", "egress: []", false, false, [2]bool{}},
@@ -91,8 +95,10 @@ func TestCalledAddress(t *testing.T) {
 type way [2]struct{ called, from, at string }
 
 var (
-	hereTo = way{{calledHere + ":80", "0.0.0.0:0", "127.0.0.1:8080"}, {"[" + calledHere6 + "]:80", "[::]:0", "[" + ours6 + "]:8080"}}
-	awayTo = way{{calledAway + ":80", "0.0.0.0:0", theirs + ":8080"}, {"[" + calledAway6 + "]:80", "[::]:0", "[" + theirs6 + "]:8080"}}
+	hereTo = way{{calledHere + ":80", "0.0.0.0:0", "127.0.0.1:8080"},
+		{"[" + calledHere6 + "]:80", "[::]:0", "[" + ours6 + "]:8080"}}
+	awayTo = way{{calledAway + ":80", "0.0.0.0:0", theirs + ":8080"},
+		{"[" + calledAway6 + "]:80", "[::]:0", "[" + theirs6 + "]:8080"}}
 )
 
 // calls has c call another, over TCP and UDP. The old table loses answers of UDP that NAT changes.

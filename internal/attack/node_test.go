@@ -387,7 +387,8 @@ func (a *agent) askRun(name string, labels policy.Labels) string {
 // request sends one HTTP request to the daemon.
 func (a *agent) request(line, body string) string {
 	a.t.Helper()
-	r := a.do(call{Op: "ask", To: daemonSocket, Data: fmt.Appendf(nil, "%s HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", line, len(body), body)})
+	r := a.do(call{Op: "ask", To: daemonSocket,
+		Data: fmt.Appendf(nil, "%s HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", line, len(body), body)})
 	return string(r.Data)
 }
 

@@ -128,7 +128,8 @@ func nextSegment(t testing.TB, seen *sock, from, to uint16) (seq, ack uint32) {
 			break
 		}
 		p := r.Data
-		if len(p) < 60 || p[6] != unix.IPPROTO_TCP || binary.BigEndian.Uint16(p[40:]) != from || binary.BigEndian.Uint16(p[42:]) != to {
+		if len(p) < 60 || p[6] != unix.IPPROTO_TCP || binary.BigEndian.Uint16(p[40:]) != from ||
+			binary.BigEndian.Uint16(p[42:]) != to {
 			continue
 		}
 		seq, ack = binary.BigEndian.Uint32(p[44:])+uint32(len(p)-40-int(p[52]>>4)*4), binary.BigEndian.Uint32(p[48:])

@@ -54,7 +54,8 @@ func TestRemembered(t *testing.T) {
 		}
 	}
 	passes("at first")
-	if _, elements = s.judged(); strings.Count(elements, " tcp . 80 ") != 1 || strings.Count(elements, " udp . 80 ") != 1 || strings.Contains(elements, ". 81 ") {
+	if _, elements = s.judged(); strings.Count(elements, " tcp . 80 ") != 1 ||
+		strings.Count(elements, " udp . 80 ") != 1 || strings.Contains(elements, ". 81 ") {
 		t.Errorf("remembered is %s; want port 80 of TCP and UDP, and nothing else", elements)
 	}
 

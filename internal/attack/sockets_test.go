@@ -217,7 +217,8 @@ func TestConntrackMarkOfAnotherProgram(t *testing.T) {
 		}`))
 		stranger := s.stranger()
 		for _, f := range []struct{ at, from, to string }{
-			{"0.0.0.0:6000", ours + ":6000", theirs + ":5353"}, {"[::]:6000", "[" + ours6 + "]:6000", "[" + theirs6 + "]:5353"},
+			{"0.0.0.0:6000", ours + ":6000", theirs + ":5353"}, {"[::]:6000", "[" + ours6 + "]:6000", "[" + theirs6 +
+				"]:5353"},
 		} {
 			server, client := stranger.udp(f.to), s.free.udp(f.at)
 			client.sendTo(f.to, "question")
@@ -319,8 +320,8 @@ spec: {selector: {matchLabels: {app: db}}, ingress: [], egress: []}
 	})
 }
 
-// The attacker has a decoy on the victim's port, and answers its own call in the victim's name by a raw socket, with the
-// numbers that it has seen: nobody else has spoken for the connection yet. IPv6 knows no decoy.
+// The attacker has a decoy on the victim's port, and answers its own call in the victim's name by a raw socket, with
+// the numbers that it has seen: nobody else has spoken for the connection yet. IPv6 knows no decoy.
 func TestDecoyAnswersByRawSocket(t *testing.T) { everyAttack(t, decoyAnswers) }
 
 func decoyAnswers(t *testing.T, s *scene, old bool, f family, attacker *agent) {

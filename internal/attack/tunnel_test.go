@@ -48,7 +48,8 @@ func (s *scene) vxlan(v6, bridged bool) {
 		} else {
 			script += "\nip link set vx0 name tunnel0"
 		}
-		end.do(script + fmt.Sprintf("\nip addr add %s/24 dev tunnel0; ip addr add %s/64 dev tunnel0 nodad; ip link set tunnel0 up", end.inside, end.inside6))
+		end.do(script + fmt.Sprintf("\nip addr add %s/24 dev tunnel0; ip addr add %s/64 dev tunnel0 nodad; ip link "+
+			"set tunnel0 up", end.inside, end.inside6))
 	}
 	s.tunnelWorks(false)
 }
@@ -153,7 +154,8 @@ func TestWireGuardsFirstBytes(t *testing.T) {
 	}
 }
 
-// A process that takes the port of a removed WireGuard device may send to its peers for five minutes, and to nobody else.
+// A process that takes the port of a removed WireGuard device may send to its peers for five minutes, and to nobody
+// else.
 func TestLimitWireGuardsPort(t *testing.T) {
 	s := newScene(t, innerOnly)
 	world := s.stranger()

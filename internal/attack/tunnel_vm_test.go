@@ -95,8 +95,8 @@ func TestTunnelWireGuardsPort(t *testing.T) {
 	denied(t, "a datagram from WireGuard's port", other.got() == "stolen")
 }
 
-// As many peers are remembered as the table has room for. What a workload sends through a tunnel to another one is judged
-// by the outer address; what is unlabelled goes on.
+// As many peers are remembered as the table has room for. What a workload sends through a tunnel to another one is
+// judged by the outer address; what is unlabelled goes on.
 func TestTunnelWireGuardFull(t *testing.T) {
 	s := newScene(t, innerOnly)
 	var all strings.Builder

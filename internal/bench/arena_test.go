@@ -84,8 +84,10 @@ func newArena(b *testing.B, name string) *arena {
 func (a *arena) workloads() []policy.Workload {
 	web := policy.Labels{"app": "web"}
 	return []policy.Workload{
-		{Name: "server", Kind: policy.KindRun, Labels: web, Cgroup: policy.Cgroup{Path: serverCgroup, ID: a.server.ID()}},
-		{Name: "client", Kind: policy.KindRun, Labels: web, Cgroup: policy.Cgroup{Path: clientCgroup, ID: a.client.ID()}},
+		{Name: "server", Kind: policy.KindRun, Labels: web,
+			Cgroup: policy.Cgroup{Path: serverCgroup, ID: a.server.ID()}},
+		{Name: "client", Kind: policy.KindRun, Labels: web,
+			Cgroup: policy.Cgroup{Path: clientCgroup, ID: a.client.ID()}},
 	}
 }
 

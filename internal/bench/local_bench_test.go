@@ -135,7 +135,8 @@ func BenchmarkConnectSteps(b *testing.B) {
 // stepTable has the maps that a decision needs, and these rules.
 func stepTable(prerouting, output, input string) string {
 	if prerouting != "" {
-		prerouting = "chain prerouting {\ntype filter hook prerouting priority raw - 10; policy accept;\n" + prerouting + "}\n"
+		prerouting = "chain prerouting {\ntype filter hook prerouting priority raw - 10; policy accept;\n" +
+			prerouting + "}\n"
 	}
 	return `table inet thole {
 		map class { type cgroupsv2 : mark; elements = { "thole.slice/server" : 1, "thole.slice/client" : 1 } }

@@ -31,11 +31,13 @@ func TestDocumented(t *testing.T) {
 }
 
 func TestSplit(t *testing.T) {
-	problems, notices := Split([]Condition{{Code: ImageLabel, Text: "a"}, {Code: DockerAway, Text: "b"}, {Code: ImageLabel, Text: "c"}})
+	problems, notices := Split([]Condition{{Code: ImageLabel, Text: "a"}, {Code: DockerAway, Text: "b"},
+		{Code: ImageLabel, Text: "c"}})
 	if diff := cmp.Diff([]Condition{{Code: DockerAway, Text: "b"}}, problems); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]Condition{{Code: ImageLabel, Text: "a"}, {Code: ImageLabel, Text: "c"}}, notices); diff != "" {
+	if diff := cmp.Diff([]Condition{{Code: ImageLabel, Text: "a"}, {Code: ImageLabel, Text: "c"}},
+		notices); diff != "" {
 		t.Error(diff)
 	}
 }

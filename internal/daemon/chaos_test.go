@@ -37,7 +37,8 @@ func TestChaos(t *testing.T) {
 		m.engine = nstest.StartEngine(t, m.host, "--bridge=none", "--iptables=false", "--ip6tables=false")
 	})
 	c := &chaos{machine: m, r: r, image: m.engine.Image("box", nil), witness: m.witness(), running: map[string]bool{}}
-	c.server = m.host.In(m.patientRun(map[string]string{"app": "web"}).Answer.Cgroup).Probe("server").Listen("tcp", "127.0.0.1:80")
+	c.server = m.host.In(m.patientRun(map[string]string{"app": "web"}).Answer.Cgroup).Probe("server").Listen("tcp",
+		"127.0.0.1:80")
 	c.enemy = m.host.In(m.patientRun(map[string]string{"app": "dev"}).Answer.Cgroup).Probe("enemy")
 	c.container = m.engine.Probe("enemy", "--net=host", "-l", "app=dev", c.image)
 
@@ -131,7 +132,9 @@ func (c *chaos) takeOver() {
 func (c *chaos) rest() {
 	c.t.Helper()
 	c.t.Logf("%d attempts of what is forbidden were made while the table was surely loaded", c.attempts)
-	nstest.WaitFor(c.t, 3*patience, "the table to be that of a fresh compile", func() bool { return c.unlikeAll(chaosSets) == "" })
+	nstest.WaitFor(c.t, 3*patience, "the table to be that of a fresh compile", func() bool {
+		return c.unlikeAll(chaosSets) == ""
+	})
 	nstest.WaitFor(c.t, patience, "the workloads to be what runs", func() bool { return c.unknown() == "" })
 	c.denied("in the end")
 }
@@ -140,7 +143,9 @@ func (c *chaos) rest() {
 func (c *chaos) denied(when string) {
 	c.t.Helper()
 	for _, enemy := range []*nstest.Probe{c.enemy, c.container} {
-		nstest.WaitFor(c.t, patience, when+", what is forbidden to be denied", func() bool { return !enemy.TCP(c.server.Addr).Allowed() })
+		nstest.WaitFor(c.t, patience, when+", what is forbidden to be denied", func() bool {
+			return !enemy.TCP(c.server.Addr).Allowed()
+		})
 	}
 }
 
@@ -150,7 +155,8 @@ func (c *chaos) unknown() string {
 	for line := range strings.Lines(c.engine.Docker("ps", "--format={{.ID}}", "--no-trunc")) {
 		runs["docker/"+strings.TrimSpace(line)] = true
 	}
-	for line := range strings.Lines(c.host.Shell("cd /sys/fs/cgroup && ls -d thole.slice/*.scope system.slice/one.service system.slice/two.service 2>/dev/null || true")) {
+	for line := range strings.Lines(c.host.Shell("cd /sys/fs/cgroup && ls -d thole.slice/*.scope " +
+		"system.slice/one.service system.slice/two.service 2>/dev/null || true")) {
 		runs[strings.TrimSpace(line)] = true
 	}
 	known, err := c.client.Workloads(context.Background())
@@ -176,7 +182,8 @@ func (c *chaos) fullDisk() {
 	t.Helper()
 	set := allowFrom("last") + units
 	apply := func() error {
-		_, err := c.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: set}}})
+		_, err := c.client.Apply(context.Background(),
+			api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: set}}})
 		return err
 	}
 	full := func(said string) bool { return strings.Contains(said, "no space left on device") }
@@ -224,7 +231,8 @@ func (c *chaos) dockerChurn(r *rand.Rand, done <-chan struct{}) {
 		var args []string
 		switch {
 		case !c.running[name]:
-			args = []string{"run", "-d", "--name", name, "--net=host", "-l", "app=" + name, c.image, "nc", "-l", "-p", "90" + name[len(name)-1:] + "0"}
+			args = []string{"run", "-d", "--name", name, "--net=host", "-l", "app=" + name, c.image, "nc", "-l", "-p",
+				"90" + name[len(name)-1:] + "0"}
 		case r.IntN(2) == 0:
 			args = []string{"restart", "-t=0", name}
 		default:
@@ -239,7 +247,8 @@ func (c *chaos) dockerChurn(r *rand.Rand, done <-chan struct{}) {
 }
 
 // units binds units that come and go.
-var units = strings.ReplaceAll(bindUnit("one.service"), "name: it", "name: one") + strings.ReplaceAll(bindUnit("two.service"), "name: it", "name: two")
+var units = strings.ReplaceAll(bindUnit("one.service"), "name: it",
+	"name: one") + strings.ReplaceAll(bindUnit("two.service"), "name: it", "name: two")
 
 // patientRun is run where the daemon may say that it could not.
 func (m *machine) patientRun(labels map[string]string) *process {
@@ -266,7 +275,8 @@ func (m *machine) cgroupChurn(r *rand.Rand) {
 func (m *machine) vandalise(r *rand.Rand, done <-chan struct{}) {
 	edits := []string{
 		"flush ruleset", "delete table inet thole", "flush chain inet thole input", "add rule inet thole output accept",
-		"insert rule inet thole input accept", "add chain inet thole mine", "add table inet other; delete table inet other",
+		"insert rule inet thole input accept", "add chain inet thole mine",
+		"add table inet other; delete table inet other",
 	}
 	for {
 		select {
@@ -303,7 +313,9 @@ func (m *machine) witness() *witness {
 	w := &witness{}
 	var l *kernel.Listener
 	var err error
-	if doErr := m.host.Do(func() { l, err = kernel.Listen(kernel.Options{}, tableName) }); errors.Join(doErr, err) != nil {
+	if doErr := m.host.Do(func() {
+		l, err = kernel.Listen(kernel.Options{}, tableName)
+	}); errors.Join(doErr, err) != nil {
 		m.t.Fatal(doErr, err)
 	}
 	ended := make(chan struct{})
@@ -376,7 +388,9 @@ func (w *witness) judge(t *testing.T, when string, aim time.Duration) {
 			continue
 		}
 		at := w.writes[i+mended].at
-		if slices.ContainsFunc(w.ends, func(end time.Time) bool { return end.After(a.at.Add(-time.Second)) && end.Before(at) }) {
+		if slices.ContainsFunc(w.ends, func(end time.Time) bool {
+			return end.After(a.at.Add(-time.Second)) && end.Before(at)
+		}) {
 			anew = append(anew, at.Sub(a.at))
 		} else {
 			took = append(took, at.Sub(a.at))

@@ -161,8 +161,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(err, d.close())
 }
 
-// Reload is what SIGHUP asks for: it reads the policy directory, and this node's certificate and trust, at once. Both are
-// also followed without it. The error names what is bad; that changes nothing.
+// Reload is what SIGHUP asks for: it reads the policy directory, and this node's certificate and trust, at once. Both
+// are also followed without it. The error names what is bad; that changes nothing.
 func (d *Daemon) Reload(ctx context.Context) error {
 	_, err := d.enforcer.Reload(ctx)
 	if d.fleet != nil {

@@ -144,7 +144,8 @@ func (e *enforcer) setConditions() []condition.Condition {
 	var list []condition.Condition
 	if !e.disarmed.IsZero() {
 		list = append(list, condition.Condition{Code: condition.Disarmed, Text: fmt.Sprintf(
-			"disarmed since %s by `thole cleanup`: nothing is enforced; to enforce again, run `thole arm`", e.disarmed.Format(time.DateTime))})
+			"disarmed since %s by `thole cleanup`: nothing is enforced; to enforce again, run `thole arm`",
+			e.disarmed.Format(time.DateTime))})
 	}
 	if e.unheeded != nil {
 		list = append(list, condition.Condition{Code: condition.StateUnreadable, Text: fmt.Sprintf(

@@ -73,16 +73,20 @@ func TestDisarmedWhileLoading(t *testing.T) {
 // A label that the certificate requires takes the place of an image's with the same value, and never hides another.
 func TestRequiredLabelAndDoubtfulOne(t *testing.T) {
 	id := &identity{Node: "n", Require: policy.Labels{"team": "a"}}
-	same := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"}, Doubtful: policy.Labels{"team": "a"}}
-	if found := carry(id, &same); found != nil || same.Labels["team"] != "a" || len(same.Doubtful) > 0 || !id.requiredOf(same) {
+	same := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"},
+		Doubtful: policy.Labels{"team": "a"}}
+	if found := carry(id, &same); found != nil || same.Labels["team"] != "a" || len(same.Doubtful) > 0 ||
+		!id.requiredOf(same) {
 		t.Errorf("the same value: %+v, %v", same, found)
 	}
-	other := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"}, Doubtful: policy.Labels{"team": "b"}}
+	other := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"},
+		Doubtful: policy.Labels{"team": "b"}}
 	found := carry(id, &other)
 	if len(found) != 1 || found[0].Code != condition.CertificateContradicts || id.requiredOf(other) {
 		t.Errorf("another value: %+v, %v", other, found)
 	}
-	deny := policy.Selector{Requirements: []policy.Requirement{{Key: "team", Operator: policy.In, Values: []string{"b"}}}}
+	deny := policy.Selector{Requirements: []policy.Requirement{{Key: "team", Operator: policy.In,
+		Values: []string{"b"}}}}
 	if !deny.MayMatch(&other) {
 		t.Errorf("another value is hidden: %+v", other)
 	}

@@ -95,8 +95,8 @@ func (e *enforcer) mend() {
 	}
 }
 
-// look notices that another program changed the table, or that Thole was armed or disarmed. It is read where nftables has
-// seen a transaction that was not ours, and every so often in any case.
+// look notices that another program changed the table, or that Thole was armed or disarmed. It is read where nftables
+// has seen a transaction that was not ours, and every so often in any case.
 func (e *enforcer) look() (drifted bool, err error) {
 	turned := e.heed()
 	generation, err := e.kernel.Generation()
@@ -129,7 +129,8 @@ func (e *enforcer) look() (drifted bool, err error) {
 // name says who made a change that was found before it was heard of.
 func (e *enforcer) name(w kernel.Write) {
 	m := e.lastMended
-	if m == nil || m.PID != 0 || w.PID == 0 || ownThread(w.PID) || !later(w.Generation, m.after) || later(w.Generation, m.until) {
+	if m == nil || m.PID != 0 || w.PID == 0 || ownThread(w.PID) || !later(w.Generation, m.after) ||
+		later(w.Generation, m.until) {
 		return
 	}
 	named := *m // the old one is in a view

@@ -39,7 +39,8 @@ spec: {unit: ` + unit + `}
 
 func TestDefaultUntilASetIsGiven(t *testing.T) {
 	b := newBench(t)
-	if s := b.status(); s.Source != api.SourceDefault || !s.Enforcing || s.Policies != 1 || s.Version != "test" || s.Counters["denied"].Packets != 3 {
+	if s := b.status(); s.Source != api.SourceDefault || !s.Enforcing || s.Policies != 1 || s.Version != "test" ||
+		s.Counters["denied"].Packets != 3 {
 		t.Errorf("status %+v", s)
 	}
 	b.apply(allowWeb)
@@ -67,7 +68,8 @@ func TestBadSetKeepsTheLastGoodOne(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: files})
 			refusal, ok := errors.AsType[*api.Refusal](err)
-			if !ok || refusal.Code != http.StatusUnprocessableEntity || !strings.Contains(refusal.Message, "Nothing was changed") {
+			if !ok || refusal.Code != http.StatusUnprocessableEntity ||
+				!strings.Contains(refusal.Message, "Nothing was changed") {
 				t.Errorf("apply: %v", err)
 			}
 			if name == "syntax" && !strings.Contains(err.Error(), "bad.yaml:6:3") {
@@ -101,7 +103,8 @@ func TestDryRunChangesNothing(t *testing.T) {
 	if err != nil || !a.Changed || !a.DryRun || !strings.Contains(a.Table, "table inet thole") || a.Diff == "" {
 		t.Errorf("dry run: %+v, %v", a, err)
 	}
-	if b.kernel.changes() != changes || !sameTable(before, b.kernel.loaded()) || b.status().Source != api.SourceDefault {
+	if b.kernel.changes() != changes || !sameTable(before, b.kernel.loaded()) ||
+		b.status().Source != api.SourceDefault {
 		t.Error("something changed")
 	}
 }
@@ -121,8 +124,10 @@ func TestFollowedDirectory(t *testing.T) {
 	}
 	good := b.kernel.loaded()
 
-	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}})
-	if refusal, ok := errors.AsType[*api.Refusal](err); !ok || refusal.Code != http.StatusConflict || !strings.Contains(refusal.Message, dir) {
+	_, err := b.client.Apply(context.Background(),
+		api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}})
+	if refusal, ok := errors.AsType[*api.Refusal](err); !ok || refusal.Code != http.StatusConflict ||
+		!strings.Contains(refusal.Message, dir) {
 		t.Errorf("apply beside a directory: %v", err)
 	}
 
@@ -198,7 +203,8 @@ func TestUnreadableLastSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	enforced := b.kernel.loaded()
-	if _, err := b.newDaemon(); err == nil || !strings.Contains(err.Error(), policiesFile) || !sameTable(enforced, b.kernel.loaded()) {
+	if _, err := b.newDaemon(); err == nil || !strings.Contains(err.Error(), policiesFile) ||
+		!sameTable(enforced, b.kernel.loaded()) {
 		t.Errorf("with a table: %v", err)
 	}
 	b.kernel.set(func() { b.kernel.table = nil })
@@ -212,7 +218,8 @@ func TestUnitsComeAndGo(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb + bindUnit("nginx.service"))
 	// A dry run of another set does not keep this one from being followed.
-	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true})
+	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}},
+		DryRun: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,13 +277,15 @@ func TestStateIsWrittenAtLast(t *testing.T) {
 	if err := os.Rename(b.config.State, away); err != nil {
 		t.Fatal(err)
 	}
-	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: allowWeb}}})
+	_, err := b.client.Apply(context.Background(),
+		api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: allowWeb}}})
 	const lost = "the policy set is enforced but not stored: it is lost at the next start"
 	if err == nil || !strings.Contains(err.Error(), lost) {
 		t.Errorf("apply: %v", err)
 	}
 	web := b.run("web", map[string]string{"app": "web"})
-	if s := b.status(); s.Policies != 1 || s.Workloads != 1 || s.LastError == nil || !strings.Contains(s.LastError.Text, "no such file or directory") {
+	if s := b.status(); s.Policies != 1 || s.Workloads != 1 || s.LastError == nil ||
+		!strings.Contains(s.LastError.Text, "no such file or directory") {
 		t.Errorf("status %+v, %+v", s, s.LastError)
 	}
 	if err := os.Rename(away, b.config.State); err != nil {
@@ -289,7 +298,8 @@ func TestStateIsWrittenAtLast(t *testing.T) {
 	if n := b.kernel.changes(); n != changes {
 		t.Errorf("the next daemon changed the table: %s", b.kernel.applied[changes])
 	}
-	if now := b.status(); now.Policies != 1 || now.Source != api.SourceApplied || now.Epoch != was.Epoch || !b.knows(web.Answer.ID) {
+	if now := b.status(); now.Policies != 1 || now.Source != api.SourceApplied || now.Epoch != was.Epoch ||
+		!b.knows(web.Answer.ID) {
 		t.Errorf("status %+v; was %+v", now, was)
 	}
 }
@@ -446,12 +456,18 @@ func TestOutlived(t *testing.T) {
 		want  []uint64
 	}{
 		{"no sockets", graves{living: map[uint64]bool{11: true}}, nil},
-		{"a socket of one", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{11: true, 12: true}}, []uint64{12}},
-		{"one is only not bound any more", graves{living: map[uint64]bool{11: true, 12: true}, sockets: map[uint64]bool{12: true, 14: true}}, []uint64{14}},
-		{"a socket of a child that is gone too", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{99: true}}, []uint64{12, 14}},
-		{"a socket of a child of the older", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{13: true}}, []uint64{12}},
-		{"a socket of a cgroup that was gone before", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{7: true}}, nil},
-		{"a socket of an unlabelled cgroup", graves{living: map[uint64]bool{11: true, 99: true}, sockets: map[uint64]bool{99: true, 0: true}}, nil},
+		{"a socket of one", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{11: true, 12: true}},
+			[]uint64{12}},
+		{"one is only not bound any more", graves{living: map[uint64]bool{11: true, 12: true},
+			sockets: map[uint64]bool{12: true, 14: true}}, []uint64{14}},
+		{"a socket of a child that is gone too",
+			graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{99: true}}, []uint64{12, 14}},
+		{"a socket of a child of the older",
+			graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{13: true}}, []uint64{12}},
+		{"a socket of a cgroup that was gone before",
+			graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{7: true}}, nil},
+		{"a socket of an unlabelled cgroup", graves{living: map[uint64]bool{11: true, 99: true},
+			sockets: map[uint64]bool{99: true, 0: true}}, nil},
 		{"it is not known", graves{living: map[uint64]bool{11: true}, err: errors.New("no")}, []uint64{12, 14}},
 	}
 	for _, tt := range tests {
@@ -515,7 +531,8 @@ func TestDryRunWithoutADaemonLeavesNoTrace(t *testing.T) {
 	host := b.daemon.host
 	b.stop()
 	b.config.State = t.TempDir() + "/none"
-	if _, err := applyOnce(b.config, host, api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true}); err != nil {
+	if _, err := applyOnce(b.config, host, api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}},
+		DryRun: true}); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(b.config.State); !errors.Is(err, fs.ErrNotExist) {
@@ -544,7 +561,8 @@ func TestCleanup(t *testing.T) {
 func TestNoDaemon(t *testing.T) {
 	socket := t.TempDir() + "/thole.sock"
 	_, err := api.NewClient(socket).Status(context.Background())
-	if !errors.Is(err, api.ErrNoDaemon) || err.Error() != "no daemon at "+socket+": start one with `thole daemon`, or see `thole daemon --help`" {
+	if !errors.Is(err, api.ErrNoDaemon) || err.Error() != "no daemon at "+socket+
+		": start one with `thole daemon`, or see `thole daemon --help`" {
 		t.Errorf("error %v", err)
 	}
 }

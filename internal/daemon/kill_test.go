@@ -85,7 +85,9 @@ func TestKilledAtRandom(t *testing.T) {
 		}
 		stop()
 		m.start()
-		nstest.WaitFor(t, patience, "the table to be that of a fresh compile", func() bool { return m.unlikeAll(sets) == "" })
+		nstest.WaitFor(t, patience, "the table to be that of a fresh compile", func() bool {
+			return m.unlikeAll(sets) == ""
+		})
 		client.Send("still here")
 		if data, o := conn.Receive(patience); data != "still here" {
 			t.Fatalf("after kill %d, the living connection: %q, %s", n, data, o)
@@ -93,13 +95,15 @@ func TestKilledAtRandom(t *testing.T) {
 	}
 	done.Store(true)
 	all.Wait()
-	t.Logf("%d kills, under %d allowed and %d forbidden connects", *kills, tries[0].Load(), tries[1].Load()+tries[2].Load())
+	t.Logf("%d kills, under %d allowed and %d forbidden connects", *kills, tries[0].Load(),
+		tries[1].Load()+tries[2].Load())
 }
 
 // apply replaces the policy set.
 func (m *machine) apply(policies string) {
 	m.t.Helper()
-	_, err := m.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: policies}}})
+	_, err := m.client.Apply(context.Background(),
+		api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: policies}}})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -122,13 +126,16 @@ func (m *machine) churn(sets []string, seed uint64) (stop func()) {
 	var all sync.WaitGroup
 	all.Go(func() {
 		for ctx.Err() == nil {
-			_, _ = m.client.Apply(ctx, api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: sets[r.IntN(len(sets))]}}})
+			_, _ = m.client.Apply(ctx,
+				api.ApplyRequest{Files: []api.File{{Name: "test.yaml", Data: sets[r.IntN(len(sets))]}}})
 		}
 	})
 	all.Go(func() {
 		for n := 0; ctx.Err() == nil; n++ {
 			app := []string{"other", "dev"}[n%2] // one whose class comes and goes, and one whose class stays
-			p := begin(m.t, m.in("", clientArgs(m.t, m.socket(), api.RunRequest{Labels: map[string]string{"app": app}, Command: "x"}, nil)...))
+			p := begin(m.t, m.in("",
+				clientArgs(m.t, m.socket(), api.RunRequest{Labels: map[string]string{"app": app}, Command: "x"},
+					nil)...))
 			p.end()
 		}
 	})

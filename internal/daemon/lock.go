@@ -29,7 +29,8 @@ func takeLock(socket, state string) (*lock, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w on %s: see `thole status --socket %[2]s`, or give this one another --socket", errLocked, socket)
+			return nil, fmt.Errorf("%w on %s: see `thole status --socket %[2]s`, or give this one another --socket",
+				errLocked, socket)
 		}
 		return nil, fmt.Errorf("locking %s: %v", f.Name(), err)
 	}
@@ -45,8 +46,8 @@ func note(f *os.File, state string) {
 	}
 }
 
-// StateOf returns the state directory of the last daemon that had this socket since the machine was started, "" if there
-// was none or it is not known.
+// StateOf returns the state directory of the last daemon that had this socket since the machine was started, "" if
+// there was none or it is not known.
 func StateOf(socket string) string {
 	data, err := os.ReadFile(socket + ".lock")
 	path, whole := strings.CutSuffix(string(data), "\n")

@@ -11,12 +11,14 @@ import (
 func TestContainersThatTakeAllowancesAway(t *testing.T) {
 	cgroup := func(path string, id uint64) policy.Cgroup { return policy.Cgroup{Path: path, ID: id} }
 	container := func(path string, id uint64, own ...policy.Network) policy.Workload {
-		return policy.Workload{Kind: policy.KindContainer, Labels: policy.Labels{"app": "web"}, Cgroup: cgroup(path, id), Own: own}
+		return policy.Workload{Kind: policy.KindContainer, Labels: policy.Labels{"app": "web"},
+			Cgroup: cgroup(path, id), Own: own}
 	}
 	free := func(path string, id uint64) policy.Unlabelled {
 		return policy.Unlabelled{Cgroup: cgroup(path, id)}
 	}
-	network := policy.Network{Bridge: "docker0", Port: "veth0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}
+	network := policy.Network{Bridge: "docker0", Port: "veth0",
+		Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}
 	parents := []policy.Cgroup{cgroup("docker", 1)}
 	type state struct {
 		workloads []policy.Workload
@@ -58,13 +60,15 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 			state{[]policy.Workload{container("docker/a", 3, network)}, containers{Parents: parents}},
 			state{nil, containers{Parents: parents}}, true},
 		{"an unlabelled container with an address ends",
-			state{nil, containers{Parents: parents, Unlabelled: []policy.Unlabelled{{Cgroup: cgroup("docker/a", 3), Own: []policy.Network{network}}}}},
+			state{nil, containers{Parents: parents,
+				Unlabelled: []policy.Unlabelled{{Cgroup: cgroup("docker/a", 3), Own: []policy.Network{network}}}}},
 			state{nil, containers{Parents: parents}}, true},
 		{"a bridge begins", state{}, state{nil, containers{Bridges: []policy.Bridge{{Name: "docker0"}}}}, true},
 		{"a bridge ends", state{nil, containers{Bridges: []policy.Bridge{{Name: "docker0"}}}}, state{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := &enforcer{settled: true, dead: graves{living: map[uint64]bool{1: true, 2: true}}, enforced: newRoster(tt.before.workloads, nil, tt.before.Unlabelled), around: tt.before.containers}
+			e := &enforcer{settled: true, dead: graves{living: map[uint64]bool{1: true, 2: true}},
+				enforced: newRoster(tt.before.workloads, nil, tt.before.Unlabelled), around: tt.before.containers}
 			if got := e.takesAway(plan{running: tt.now.workloads, around: tt.now.containers}); got != tt.want {
 				t.Errorf("takesAway is %t, want %t", got, tt.want)
 			}

@@ -114,7 +114,9 @@ func (e *enforcer) adoptCredentials(node *pki.Node, trust *pki.Trust) {
 
 // meet has the table know what another node's workload proved.
 func (e *enforcer) meet(r policy.Remote) error {
-	if slices.ContainsFunc(e.remotes, func(known policy.Remote) bool { return !known.Ended && remoteKey(known) == remoteKey(r) }) {
+	if slices.ContainsFunc(e.remotes, func(known policy.Remote) bool {
+		return !known.Ended && remoteKey(known) == remoteKey(r)
+	}) {
 		return e.reconcile() // it was not loaded the last time
 	}
 	if e.vouches != nil && !e.vouches(r.Certificate) {
@@ -151,9 +153,12 @@ func (e *enforcer) makeRoom(node string) error {
 			}
 		}
 	}
-	removed, err := e.removeRemotes(remoteGrace, max(1, of[loses]/8), func(r policy.Remote) bool { return r.Node == loses })
+	removed, err := e.removeRemotes(remoteGrace, max(1, of[loses]/8), func(r policy.Remote) bool {
+		return r.Node == loses
+	})
 	if err == nil && removed == 0 {
-		err = fmt.Errorf("node %s: %w: %d are known, %d of node %s", node, datapath.TooMany, len(e.remotes), of[loses], loses)
+		err = fmt.Errorf("node %s: %w: %d are known, %d of node %s", node, datapath.TooMany, len(e.remotes), of[loses],
+			loses)
 	}
 	return err
 }

@@ -21,7 +21,8 @@ type roster struct {
 }
 
 func newRoster(running []policy.Workload, ended map[uint64]policy.Workload, free []policy.Unlabelled) *roster {
-	r := &roster{workloads: map[uint64]policy.Workload{}, ended: map[uint64]bool{}, paths: map[string]uint64{}, free: map[uint64]bool{}}
+	r := &roster{workloads: map[uint64]policy.Workload{}, ended: map[uint64]bool{}, paths: map[string]uint64{},
+		free: map[uint64]bool{}}
 	for _, u := range free {
 		r.free[u.Cgroup.ID] = true
 		r.paths[u.Cgroup.Path] = u.Cgroup.ID

@@ -34,7 +34,8 @@ func TestRunLabelsTheCaller(t *testing.T) {
 		}
 	})
 	p := b.run("web", map[string]string{"app": "web"})
-	want := api.RunResponse{Name: "web", Cgroup: "thole.slice/web.scope", ID: b.host.CgroupID("thole.slice/web.scope"), Labels: map[string]string{"app": "web"}}
+	want := api.RunResponse{Name: "web", Cgroup: "thole.slice/web.scope", ID: b.host.CgroupID("thole.slice/web.scope"),
+		Labels: map[string]string{"app": "web"}}
 	if diff := cmp.Diff(want, p.Answer); diff != "" {
 		t.Errorf("answer (-want +got)\n%s", diff)
 	}
@@ -50,7 +51,8 @@ func TestRunLabelsTheCaller(t *testing.T) {
 	}
 	wantWorkload := api.Workload{Name: "web", Kind: "run", Labels: map[string]string{"app": "web"},
 		Facts:  map[string]string{"thole/kind": "run", "thole/uid": "0", "thole/user": "root"},
-		Cgroup: want.Cgroup, ID: want.ID, Class: got[0].Class, Ingress: []string{"same-labels"}, Egress: []string{"same-labels"}, Position: "-"}
+		Cgroup: want.Cgroup, ID: want.ID, Class: got[0].Class, Ingress: []string{"same-labels"},
+		Egress: []string{"same-labels"}, Position: "-"}
 	if diff := cmp.Diff(wantWorkload, got[0]); diff != "" || got[0].Class == 0 {
 		t.Errorf("workload (-want +got)\n%s", diff)
 	}
@@ -98,15 +100,21 @@ func TestRunRefusals(t *testing.T) {
 		want []string // in the message
 	}{
 		{"no label", 0, api.RunRequest{}, 400, []string{"no label", "--label"}},
-		{"the daemon's label", 0, api.RunRequest{Labels: map[string]string{"thole/user": "root"}}, 400, []string{"thole/"}},
-		{"a tool's label", 0, api.RunRequest{Labels: map[string]string{"com.docker.x": "y"}}, 400, []string{"com.docker."}},
+		{"the daemon's label", 0, api.RunRequest{Labels: map[string]string{"thole/user": "root"}}, 400,
+			[]string{"thole/"}},
+		{"a tool's label", 0, api.RunRequest{Labels: map[string]string{"com.docker.x": "y"}}, 400,
+			[]string{"com.docker."}},
 		{"no key", 0, api.RunRequest{Labels: map[string]string{"a b": "y"}}, 400, []string{"label key"}},
 		{"no value", 0, api.RunRequest{Labels: map[string]string{"a": "\x00"}}, 400, []string{"label"}},
 		{"bad name", 0, api.RunRequest{Name: "../x", Labels: map[string]string{"app": "web"}}, 400, []string{"../x"}},
-		{"no grant", bob, api.RunRequest{Labels: map[string]string{"app": "web"}}, 403, []string{"uid 4243", "app=web", "LabelGrant"}},
-		{"other value", alice, api.RunRequest{Labels: map[string]string{"app": "mail"}}, 403, []string{"app=mail", "app=web|db env=* (team=a is added)"}},
-		{"other key", alice, api.RunRequest{Labels: map[string]string{"app": "web", "tier": "1"}}, 403, []string{"tier=1", "app=web|db"}},
-		{"against what is required", alice, api.RunRequest{Labels: map[string]string{"app": "web", "team": "b"}}, 403, []string{"team=b", "requires team=a"}},
+		{"no grant", bob, api.RunRequest{Labels: map[string]string{"app": "web"}}, 403,
+			[]string{"uid 4243", "app=web", "LabelGrant"}},
+		{"other value", alice, api.RunRequest{Labels: map[string]string{"app": "mail"}}, 403,
+			[]string{"app=mail", "app=web|db env=* (team=a is added)"}},
+		{"other key", alice, api.RunRequest{Labels: map[string]string{"app": "web", "tier": "1"}}, 403,
+			[]string{"tier=1", "app=web|db"}},
+		{"against what is required", alice, api.RunRequest{Labels: map[string]string{"app": "web", "team": "b"}}, 403,
+			[]string{"team=b", "requires team=a"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -124,7 +132,8 @@ func TestRunRefusals(t *testing.T) {
 			}
 		})
 	}
-	p := startClient(t, alice, b.config.Socket, api.RunRequest{Labels: map[string]string{"app": "web", "env": "anything"}})
+	p := startClient(t, alice, b.config.Socket,
+		api.RunRequest{Labels: map[string]string{"app": "web", "env": "anything"}})
 	want := map[string]string{"app": "web", "env": "anything", "team": "a"}
 	if diff := cmp.Diff(want, p.Answer.Labels); diff != "" {
 		t.Errorf("what is granted: %s, labels (-want +got)\n%s", p.Error, diff)
@@ -221,7 +230,8 @@ func TestFloodOfOneUser(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb + grantAlice)
 	files := openFiles(t)
-	p := startClient(t, 4242, b.config.Socket, api.RunRequest{Labels: map[string]string{"app": "web"}, Command: "flood"}, "flood", "10000")
+	p := startClient(t, 4242, b.config.Socket, api.RunRequest{Labels: map[string]string{"app": "web"},
+		Command: "flood"}, "flood", "10000")
 	total := 0
 	for code, n := range p.Codes {
 		total += n

@@ -10,8 +10,10 @@ import (
 )
 
 const (
-	aGrant    = "apiVersion: thole/v1\nkind: LabelGrant\nmetadata: {name: g}\nspec: {users: [alice], labels: {app: [web]}}\n"
-	aWorkload = "apiVersion: thole/v1\nkind: Workload\nmetadata: {name: w, labels: {app: web}}\nspec: {unit: w.service}\n"
+	aGrant = "apiVersion: thole/v1\nkind: LabelGrant\nmetadata: {name: g}\nspec: {users: [alice], labels: {app: " +
+		"[web]}}\n"
+	aWorkload = "apiVersion: thole/v1\nkind: Workload\nmetadata: {name: w, labels: {app: web}}\nspec: {unit: " +
+		"w.service}\n"
 )
 
 func parsed(t *testing.T, source string, texts ...string) policySet {
@@ -92,7 +94,8 @@ func TestStoredSets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, set := range map[string]policySet{"default and grant": beside, "empty": empty, "policy": parsed(t, api.SourceApplied, allowWeb)} {
+	for name, set := range map[string]policySet{"default and grant": beside, "empty": empty,
+		"policy": parsed(t, api.SourceApplied, allowWeb)} {
 		state, err := openState(t.TempDir())
 		if err != nil {
 			t.Fatal(err)
@@ -109,7 +112,8 @@ func TestStoredSets(t *testing.T) {
 		if _, err := state.readJSON(policiesFile, &stored); err != nil {
 			t.Fatal(err)
 		}
-		if docs, err := policy.Parse(compilerFiles(stored.Files)); err != nil || len(docs.Policies) != len(set.docs.Policies) {
+		if docs, err := policy.Parse(compilerFiles(stored.Files)); err != nil ||
+			len(docs.Policies) != len(set.docs.Policies) {
 			t.Errorf("%s: an older program reads %d policies, %v", name, len(docs.Policies), err)
 		}
 	}
@@ -124,7 +128,8 @@ func TestReloadOfDefault(t *testing.T) {
 	if s := b.status(); !s.BuiltIn || s.Source != api.SourceDefault {
 		t.Errorf("after a reload: %+v", s)
 	}
-	if _, err := b.client.Apply(t.Context(), api.ApplyRequest{Files: []api.File{{Name: "g.yaml", Data: aGrant}}}); err != nil {
+	if _, err := b.client.Apply(t.Context(),
+		api.ApplyRequest{Files: []api.File{{Name: "g.yaml", Data: aGrant}}}); err != nil {
 		t.Errorf("a grant beside the default: %v", err)
 	}
 }

@@ -46,7 +46,9 @@ func (e *enforcer) small() bool {
 		return false
 	}
 	if !d.Patch.Empty() {
-		if err := e.load(d.Patch.Change(tableName), func() *ruleset.Table { return e.result.Table.Patched(d.Patch) }); err != nil {
+		if err := e.load(d.Patch.Change(tableName), func() *ruleset.Table {
+			return e.result.Table.Patched(d.Patch)
+		}); err != nil {
 			e.log.Warn("an incremental change failed: the table is compiled again", "error", err)
 			return false
 		}

@@ -31,7 +31,8 @@ func (b *bench) asCompiled() {
 	b.t.Helper()
 	table := b.kernel.loaded()
 	b.ordered(func(e *enforcer) {
-		in := compiler.Input{Policies: e.set.docs.Policies, Workloads: e.enforced.list(), Parents: e.around.Parents, Unlabelled: e.around.Unlabelled}
+		in := compiler.Input{Policies: e.set.docs.Policies, Workloads: e.enforced.list(), Parents: e.around.Parents,
+			Unlabelled: e.around.Unlabelled}
 		in.Numbers, in.Options.Epoch = compiler.Loaded(table)
 		result, err := compiler.Compile(in)
 		if err != nil || !sameTable(table, &result.Table) || !sameTable(table, e.loaded) {
@@ -130,12 +131,14 @@ func TestMemoryAndItsChanges(t *testing.T) {
 		return policy.Workload{Labels: policy.Labels{"app": "web"}, Cgroup: policy.Cgroup{Path: "x", ID: id}}
 	}
 	began := func(id uint64, key string) memoryChange {
-		return memoryChange{Began: []policy.Workload{workload(id)}, Numbers: compiler.Renumbering{Set: map[string]uint32{key: uint32(id)}, Next: uint32(id)}}
+		return memoryChange{Began: []policy.Workload{workload(id)},
+			Numbers: compiler.Renumbering{Set: map[string]uint32{key: uint32(id)}, Next: uint32(id)}}
 	}
 	if state.saveChange(began(1, "a"), 10) {
 		t.Error("a change of no memory was saved")
 	}
-	m := memory{Epoch: 7, Workloads: []policy.Workload{workload(1), workload(2)}, Numbers: compiler.Numbers{Workloads: map[string]uint32{"gone": 9}, Next: 1}}
+	m := memory{Epoch: 7, Workloads: []policy.Workload{workload(1), workload(2)},
+		Numbers: compiler.Numbers{Workloads: map[string]uint32{"gone": 9}, Next: 1}}
 	if err := state.saveMemory(m); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +172,8 @@ func TestMemoryAndItsChanges(t *testing.T) {
 		if err := os.WriteFile(path, data[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		check("half a change", []uint64{1, 2, 3}, compiler.Numbers{Workloads: map[string]uint32{"c": 3, "gone": 9}, Next: 3})
+		check("half a change", []uint64{1, 2, 3}, compiler.Numbers{Workloads: map[string]uint32{"c": 3, "gone": 9},
+			Next: 3})
 	}
 	state.close()
 }

@@ -40,11 +40,12 @@ type stateDir struct {
 
 // A storedSet is a policy set as its source files, to be read again.
 type storedSet struct {
-	Version    int        `json:"version"`
-	Source     string     `json:"source"`
-	Files      []api.File `json:"files"`
-	BuiltIn    bool       `json:"builtIn,omitempty"`    // the first file is the built-in default of the program that wrote this
-	AllowEmpty bool       `json:"allowEmpty,omitempty"` // there is no policy, and somebody asked for that
+	Version int        `json:"version"`
+	Source  string     `json:"source"`
+	Files   []api.File `json:"files"`
+	// the first file is the built-in default of the program that wrote this
+	BuiltIn    bool `json:"builtIn,omitempty"`
+	AllowEmpty bool `json:"allowEmpty,omitempty"` // there is no policy, and somebody asked for that
 }
 
 // A memory belongs to the table that is loaded. Without it all is still right, but

@@ -87,7 +87,8 @@ func TestForeignRules(t *testing.T) {
 			"sets it by a map", `table inet lb { map m { type inet_service : mark; }; chain c { ct mark set tcp dport map @m; }; }`,
 			[]offender{{setsMark, "table inet lb, chain c"}},
 		},
-		{"untracked", `table ip6 raw { chain c { udp dport 53 notrack; }; }`, []offender{{skipsConntrack, "table ip6 raw, chain c"}}},
+		{"untracked", `table ip6 raw { chain c { udp dport 53 notrack; }; }`,
+			[]offender{{skipsConntrack, "table ip6 raw, chain c"}}},
 		{
 			"ours in another family is not ours", `table ip thole { chain c { ct mark 1 accept; }; }`,
 			[]offender{{readsMark, "table ip thole, chain c"}},

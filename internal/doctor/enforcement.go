@@ -123,7 +123,8 @@ func fleetState(s *api.FleetStatus, now time.Time) []Finding {
 	switch {
 	case !s.Queue.Running:
 		q = q.missing(cmp.Or(s.Queue.Error, fmt.Sprintf("%d is not read", s.Queue.Number)),
-			"labelled connections to and from other nodes do not open; the daemon tries again by itself", "thole status")
+			"labelled connections to and from other nodes do not open; the daemon tries again by itself",
+			"thole status")
 	case !s.Queue.Native:
 		q = q.warning(fmt.Sprintf("%d, by NFQUEUE of nft_compat", s.Queue.Number),
 			"nft lists these rules but cannot load them from a file",
@@ -169,7 +170,8 @@ func tableState(loaded *ruleset.Table, wanted bool, workloads []api.Workload) Fi
 	}
 	for _, w := range workloads {
 		if classes[w.ID] != w.Class {
-			return f.missing(fmt.Sprintf("it has cgroup %s in class %d, and the daemon has %s in class %d", w.Cgroup, classes[w.ID], w.Name, w.Class),
+			return f.missing(fmt.Sprintf("it has cgroup %s in class %d, and the daemon has %s in class %d", w.Cgroup,
+				classes[w.ID], w.Name, w.Class),
 				"its verdicts differ from the policies", restart)
 		}
 	}

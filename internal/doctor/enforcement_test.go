@@ -42,7 +42,8 @@ func TestTableState(t *testing.T) {
 		{Name: "same1", Key: []ruleset.Type{ruleset.CgroupV2, ruleset.Mark}},
 	}
 	loaded := &ruleset.Table{Name: "thole", Sets: sets, Chains: chains}
-	flushed := &ruleset.Table{Name: "thole", Sets: sets, Chains: []ruleset.Chain{{Name: "input", Hook: ruleset.Input}, chains[1]}}
+	flushed := &ruleset.Table{Name: "thole", Sets: sets, Chains: []ruleset.Chain{{Name: "input", Hook: ruleset.Input},
+		chains[1]}}
 	foreign := &ruleset.Table{Name: "thole", Foreign: []string{"a flowtable"}}
 	workload := func(class uint32) []api.Workload {
 		return []api.Workload{{Name: "web", Cgroup: "web", ID: 77, Class: class}}
@@ -61,7 +62,8 @@ func TestTableState(t *testing.T) {
 		{"another class", loaded, true, workload(2), Missing},
 		{"an element was removed", &ruleset.Table{Name: "thole", Chains: chains}, true, workload(1), Missing},
 		{"a chain was flushed", flushed, true, workload(1), Missing},
-		{"a chain was removed", &ruleset.Table{Name: "thole", Sets: sets, Chains: chains[:1]}, true, workload(1), Missing},
+		{"a chain was removed", &ruleset.Table{Name: "thole", Sets: sets, Chains: chains[:1]}, true, workload(1),
+			Missing},
 		{"something foreign in it", foreign, true, nil, Missing},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -74,7 +76,8 @@ func TestTableState(t *testing.T) {
 
 func TestFleetState(t *testing.T) {
 	now := time.Now()
-	good := api.FleetStatus{Node: "a", Until: now.Add(90 * 24 * time.Hour), Queue: api.FleetQueue{Running: true, Native: true}}
+	good := api.FleetStatus{Node: "a", Until: now.Add(90 * 24 * time.Hour),
+		Queue: api.FleetQueue{Running: true, Native: true}}
 	for name, tt := range map[string]struct {
 		change             func(*api.FleetStatus)
 		certificate, queue Status

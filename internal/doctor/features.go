@@ -178,7 +178,8 @@ func mapFeatures() []feature {
 			Data:     nft.VerdictType,
 			Interval: true,
 			Elements: []nft.Element{{
-				Key:     []nft.Value{nft.Number(1), nft.Span(0x0a000000, 0x0affffff), nft.Number(nft.ProtoTCP), nft.Span(8000, 8100)},
+				Key: []nft.Value{nft.Number(1), nft.Span(0x0a000000, 0x0affffff), nft.Number(nft.ProtoTCP),
+					nft.Span(8000, 8100)},
 				Verdict: accept,
 			}},
 		}},
@@ -192,7 +193,8 @@ func answerFeatures() []feature {
 		follows: "no table can be loaded, except with --deny drop, where denied connections time out",
 		needs:   "CONFIG_NFT_REJECT_INET",
 		rules: slices.Concat(
-			rules(nft.Match{Left: nft.Expr{Field: nft.MetaL4Proto}, Value: nft.ProtoTCP}, nft.Reject{With: nft.TCPReset}),
+			rules(nft.Match{Left: nft.Expr{Field: nft.MetaL4Proto}, Value: nft.ProtoTCP},
+				nft.Reject{With: nft.TCPReset}),
 			rules(nft.Reject{With: nft.AdminProhibited}),
 		),
 	}, {

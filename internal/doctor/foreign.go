@@ -38,7 +38,8 @@ func foreignRules(ctx context.Context, ours string) []Finding {
 	track := Finding{Check: "untracked packets", Status: OK, Found: "no other program makes any"}
 	if err != nil {
 		const follows = "another program may use the conntrack mark and confuse Thole"
-		return []Finding{mark.warning("rules could not be listed: "+err.Error(), follows, "nft list ruleset | grep 'ct mark'")}
+		return []Finding{mark.warning("rules could not be listed: "+err.Error(), follows,
+			"nft list ruleset | grep 'ct mark'")}
 	}
 	if places := placesOf(offenders, setsMark); places != "" {
 		mark = mark.warning("also set by "+places,

@@ -159,7 +159,8 @@ func bridges() Finding {
 		if err != nil || on == 0 {
 			return f.warning("disabled, for "+strings.Join(names, ", "),
 				"containers on one bridge reach each other, whatever their labels",
-				"modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1")
+				"modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1 "+
+					"net.bridge.bridge-nf-call-ip6tables=1")
 		}
 	}
 	return f

@@ -25,7 +25,8 @@ func BenchmarkDaemon(b *testing.B) {
 	d := &benchedDaemon{machine: &machine{Host: nstest.New(b), t: b, thole: thole}, workloads: workloads}
 	d.policies, d.socket = filepath.Join(b.TempDir(), "policies"), filepath.Join(b.TempDir(), "sock")
 	must(b, os.Mkdir(d.policies, 0o755))
-	must(b, os.WriteFile(filepath.Join(d.policies, "scale.yaml"), []byte(reference.ScalePolicies(classes, policies)+bindClasses(classes)), 0o644))
+	must(b, os.WriteFile(filepath.Join(d.policies, "scale.yaml"),
+		[]byte(reference.ScalePolicies(classes, policies)+bindClasses(classes)), 0o644))
 	for i := range workloads {
 		must(b, os.MkdirAll(d.CgroupDir(fmt.Sprintf("scale/c%03d/w%05d", i%classes, i)), 0o755))
 	}
@@ -75,7 +76,8 @@ type benchedDaemon struct {
 // begin starts the daemon, and returns how long it took to enforce and to answer.
 func (d *benchedDaemon) begin() time.Duration {
 	began := time.Now()
-	d.daemon = d.In("daemon").Start(d.thole, "daemon", "--state", "/run/state", "--socket", d.socket, "--policies", d.policies, "--docker", daemon.DockerOff)
+	d.daemon = d.In("daemon").Start(d.thole, "daemon", "--state", "/run/state", "--socket", d.socket, "--policies",
+		d.policies, "--docker", daemon.DockerOff)
 	client := api.NewClient(d.socket)
 	nstest.WaitFor(d.t, 5*time.Minute, "the daemon to enforce", func() bool {
 		s, err := client.Status(context.Background())
@@ -100,7 +102,8 @@ func (d *benchedDaemon) memory(line string) float64 {
 // cpu is the processor time that the daemon has had, in ms: unlike time it does not depend on
 // what else the machine does.
 func (d *benchedDaemon) cpu() (ms float64) {
-	_, err := fmt.Sscan(d.Shell(fmt.Sprintf("awk '{print 10 * ($14 + $15)}' /proc/%d/stat", d.daemon.Pid)), &ms) // ticks are 1/100 s
+	// ticks are 1/100 s
+	_, err := fmt.Sscan(d.Shell(fmt.Sprintf("awk '{print 10 * ($14 + $15)}' /proc/%d/stat", d.daemon.Pid)), &ms)
 	must(d.t, err)
 	return ms
 }

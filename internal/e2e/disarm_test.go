@@ -72,7 +72,8 @@ func (m *machine) staysDisarmed(free *nstest.Probe, when string) {
 	if code != 1 || !strings.Contains(out, "stored: 1 policy") || !strings.Contains(out, "nothing is enforced") {
 		m.t.Errorf("%s, thole apply exits %d: %s", when, code, out)
 	}
-	if code, out = m.exitStatus("", "run", "-l", "app=web", "--", "true"); code == 0 || !strings.Contains(out, "disarmed") {
+	if code, out = m.exitStatus("", "run", "-l", "app=web", "--", "true"); code == 0 ||
+		!strings.Contains(out, "disarmed") {
 		m.t.Errorf("%s, thole run exits %d: %s", when, code, out)
 	}
 	code, out = m.exitStatus(sameLabelsAgain, "apply", "-f", "-")

@@ -53,14 +53,16 @@ func (h *harbour) run(name string) {
 	if name[len(name)-1]%2 == 1 {
 		network = "bridge"
 	}
-	h.engine.Docker("run", "-d", "--init", "--name", name, "--net", network, "-l", "app="+name, h.image, "sleep", "100000")
+	h.engine.Docker("run", "-d", "--init", "--name", name, "--net", network, "-l", "app="+name, h.image, "sleep",
+		"100000")
 }
 
 // stale is what differs between the loaded table and a fresh compile: that of another
 // process, which asks Docker itself; "" if nothing.
 func (h *harbour) stale() string {
 	h.t.Helper()
-	cmd := h.Command(h.thole, "apply", "-f", "-", "--dry-run", "-o", "json", "--state", "/run/state", "--socket", "/run/nobody.sock")
+	cmd := h.Command(h.thole, "apply", "-f", "-", "--dry-run", "-o", "json", "--state", "/run/state", "--socket",
+		"/run/nobody.sock")
 	cmd.Stdin = bytes.NewReader(policies.Default)
 	var answer api.ApplyResponse
 	decode(h.t, cmd, &answer)

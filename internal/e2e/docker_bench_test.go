@@ -38,7 +38,8 @@ func BenchmarkReconcile(b *testing.B) {
 	n := len(took)
 	b.ReportMetric(took[n/2].Seconds()*1000, "ms/return")
 	fmt.Printf("Docker's return to a fresh table, %d containers: %v   (fastest %v, slowest %v of %d)\n",
-		containers, took[n/2].Round(time.Millisecond), took[0].Round(time.Millisecond), took[n-1].Round(time.Millisecond), n)
+		containers, took[n/2].Round(time.Millisecond), took[0].Round(time.Millisecond),
+		took[n-1].Round(time.Millisecond), n)
 }
 
 // connected reports whether the table knows the containers as they run now, those on

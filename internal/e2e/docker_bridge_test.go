@@ -47,7 +47,8 @@ func TestForgedAddressOfAContainer(t *testing.T) {
 	server.Listen("tcp", "[::]:80")
 	datagrams := server.OpenUDP("udp", "[::]:80") // a forged one needs no answer
 	image := e.Image("box", nil)
-	e.Docker("network", "create", "--ipv6", "--subnet=172.30.0.0/24", "--gateway=172.30.0.1", "--subnet=fd00:18::/64", "--gateway=fd00:18::1", "shop")
+	e.Docker("network", "create", "--ipv6", "--subnet=172.30.0.0/24", "--gateway=172.30.0.1", "--subnet=fd00:18::/64",
+		"--gateway=fd00:18::1", "shop")
 	web := e.Probe("web", "-l", "app=web", "--network=shop", image)
 	db := e.Probe("db", "-l", "app=db", "--network=shop", image)
 	at := m.addressesOf("web", "db")
@@ -137,7 +138,8 @@ spec:
 	}
 
 	out, _ := m.Command(m.thole, "status").CombinedOutput() // it fails where there is something to tell
-	if !strings.Contains(string(out), "policy api is enforced only in part for containers with a network of their own") {
+	if !strings.Contains(string(out),
+		"policy api is enforced only in part for containers with a network of their own") {
 		t.Errorf("status does not say what is not enforced:\n%s", out)
 	}
 
@@ -149,7 +151,9 @@ spec:
 	thief := e.Probe("thief", "-l", "app=db", "--network=shop", "--ip="+at["api"][0].String(), image)
 	heard := thief.OpenUDP("udp", "0.0.0.0:53")
 	m.untilWorkloads("db", "thief")
-	nstest.WaitFor(t, 20*time.Second, "the address of thief", func() bool { return len(m.workloads("container")["thief"].Networks) > 0 })
+	nstest.WaitFor(t, 20*time.Second, "the address of thief", func() bool {
+		return len(m.workloads("container")["thief"].Networks) > 0
+	})
 	if v := socket.Try(to("api", 53), heard); v.Allowed() {
 		t.Errorf("UDP, to who has the address now: %v, want it denied", v)
 	}

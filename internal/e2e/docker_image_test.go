@@ -18,7 +18,8 @@ func databaseFor(kind, peer string) string {
 	if kind == "deny" {
 		spec = "deny: {ingress: [{from: [" + peer + "]}]}"
 	}
-	return "apiVersion: thole/v1\nkind: Policy\nmetadata: {name: db-" + kind + "}\nspec:\n  selector: {matchLabels: {app: db}}\n  " + spec + "\n"
+	return "apiVersion: thole/v1\nkind: Policy\nmetadata: {name: db-" + kind +
+		"}\nspec:\n  selector: {matchLabels: {app: db}}\n  " + spec + "\n"
 }
 
 const (
@@ -32,7 +33,8 @@ spec: {selector: {matchLabels: {tier: web}}, ingress: [{from: [{any: true}]}], e
 `
 )
 
-// An image's label gives a container no access, and where a person gives the same label the container is not unlabelled.
+// An image's label gives a container no access, and where a person gives the same label the container is not
+// unlabelled.
 func TestImageLabelsPermitNothing(t *testing.T) {
 	withBoth(t, func(t *testing.T, m *machine, old bool) {
 		m.start(followDocker)
@@ -56,7 +58,9 @@ func TestImageLabelsPermitNothing(t *testing.T) {
 		web := e.Probe("web", "--net=host", "-l", "tier=web", image)
 		web.Listen("tcp", "127.0.0.1:80")
 		if old {
-			nstest.WaitFor(t, patience, "the container to be known", func() bool { return m.In("x").Probe("x").TCP("127.0.0.1:80").Allowed() })
+			nstest.WaitFor(t, patience, "the container to be known", func() bool {
+				return m.In("x").Probe("x").TCP("127.0.0.1:80").Allowed()
+			})
 			allowed(t, "refused by label, but taken for unlabelled", web.TCP("127.0.0.1:5432"))
 			return
 		}
@@ -88,10 +92,12 @@ func TestDoubtfulLabels(t *testing.T) {
 				text += n.String() + "\n"
 			}
 		}
-		return s.Healthy() && strings.Contains(text, "container only: the image nginx has the same tier=web") && strings.Contains(text, "container both")
+		return s.Healthy() && strings.Contains(text, "container only: the image nginx has the same tier=web") &&
+			strings.Contains(text, "container both")
 	})
 
-	named := strings.Replace(databaseFor("deny", "{sameLabels: [tier]}"), "db-deny", "named", 1) // makes "only" a workload
+	// makes "only" a workload
+	named := strings.Replace(databaseFor("deny", "{sameLabels: [tier]}"), "db-deny", "named", 1)
 	for _, tt := range []struct {
 		name       string
 		policies   string
@@ -103,12 +109,14 @@ func TestDoubtfulLabels(t *testing.T) {
 		{"allow {}", databaseFor("allow", "{workloads: {}}"), true, false},
 		{"allow unlabelled", databaseFor("allow", "{unlabelled: true}"), false, true},
 		{"allow {}, and it is a workload", documents(databaseFor("allow", "{workloads: {}}"), named), true, false},
-		{"allow unlabelled, and it is a workload", documents(databaseFor("allow", "{unlabelled: true}"), named), false, false},
+		{"allow unlabelled, and it is a workload", documents(databaseFor("allow", "{unlabelled: true}"), named), false,
+			false},
 		{"deny In", databaseFor("deny", byValue), false, false},
 		{"deny NotIn", databaseFor("deny", notIn), false, true},
 		{"deny DoesNotExist", databaseFor("deny", absent), false, true},
 		{"deny NotIn, and it is a workload", documents(databaseFor("deny", notIn), named), false, false},
-		{"deny unlabelled, and it is a workload", documents(databaseFor("deny", "{unlabelled: true}"), named), true, false},
+		{"deny unlabelled, and it is a workload", documents(databaseFor("deny", "{unlabelled: true}"), named), true,
+			false},
 		{"deny another value", databaseFor("deny", "{workloads: {matchLabels: {tier: db}}}"), true, true},
 	} {
 		must(t, m.apply(tt.policies))

@@ -25,7 +25,9 @@ func TestDockersNetworkingIsLeftAlone(t *testing.T) {
 			n.plausible(without)
 
 			n.machine.start(followDocker)
-			n.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
+			n.until("the daemon to follow Docker", func(s api.Status) bool {
+				return s.Docker != nil && s.Docker.Connected
+			})
 			n.same("as soon as Thole runs", without)
 			n.addWorkloads()
 			n.same("with workloads under the default policy", without)
@@ -64,7 +66,8 @@ type liveConn struct {
 }
 
 func newNetworking(t *testing.T, proxied bool) *networking {
-	n := &networking{machine: bareMachine(t), proxied: proxied, probes: map[string]*nstest.Probe{}, udp: map[string]*nstest.UDPSocket{}, addresses: map[string][]string{}}
+	n := &networking{machine: bareMachine(t), proxied: proxied, probes: map[string]*nstest.Probe{},
+		udp: map[string]*nstest.UDPSocket{}, addresses: map[string][]string{}}
 	outside := everywhereElse(t, n.Host)
 	n.e = nstest.StartEngine(t, n.Host, append([]string{fmt.Sprintf("--userland-proxy=%t", proxied)}, bridge6...)...)
 	n.image = n.e.Image("box", nil)
@@ -82,7 +85,8 @@ func newNetworking(t *testing.T, proxied bool) *networking {
 		n.probes[name] = n.e.Probe(name, append(args, n.image)...)
 	}
 	for _, name := range []string{"server", "shop-server"} {
-		both := n.e.Docker("inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}", name)
+		both := n.e.Docker("inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}} "+
+			"{{.GlobalIPv6Address}}{{end}}", name)
 		n.addresses[name] = strings.Fields(both)
 	}
 	n.listen("world", 80, 4000)
@@ -224,7 +228,9 @@ func (n *networking) tryProxied(from *nstest.Probe, to string, server *nstest.UD
 	defer c.Close()
 	before := len(server.Received())
 	c.Send(to, "question")
-	nstest.WaitFor(n.t, patience, from.Name+"'s datagram to "+to, func() bool { return len(server.Received()) > before })
+	nstest.WaitFor(n.t, patience, from.Name+"'s datagram to "+to, func() bool {
+		return len(server.Received()) > before
+	})
 	server.Send(server.Received()[before].From, "answer")
 	nstest.WaitFor(n.t, patience, from.Name+"'s answer from "+to, func() bool { return c.Got("answer") })
 	return "arrived, answered"
@@ -249,8 +255,9 @@ func (n *networking) plausible(without map[string]string) {
 		}
 	}
 	for name, answers := range map[string][]string{
-		"client by name":      {"Name: example.test Address: 192.0.2.80<nil>"},
-		"shop-client by name": {"Name: example.test Address: 192.0.2.80 ", "Name: shop-server Address: " + n.addresses["shop-server"][0] + " shop-server<nil>"},
+		"client by name": {"Name: example.test Address: 192.0.2.80<nil>"},
+		"shop-client by name": {"Name: example.test Address: 192.0.2.80 ", "Name: shop-server Address: " +
+			n.addresses["shop-server"][0] + " shop-server<nil>"},
 	} {
 		for _, answer := range answers {
 			if !strings.Contains(without[name], answer) {

@@ -37,7 +37,8 @@ type proxy struct {
 
 func newProxy(t testing.TB, e *nstest.Engine) *proxy {
 	p := &proxy{t: t, path: filepath.Join(filepath.Dir(e.Socket), "proxy.sock"), engine: e, cut: make(chan struct{})}
-	p.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	p.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn,
+		error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", e.Socket)
 	}}}
 	t.Cleanup(p.client.CloseIdleConnections)
@@ -96,7 +97,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if asked := versionPrefix.FindStringSubmatch(r.URL.Path); asked != nil && version != "" {
 		if versions.GreaterThan(asked[1], version) {
 			w.WriteHeader(http.StatusBadRequest)
-			fmt.Fprintf(w, `{"message":"client version %s is too new. Maximum supported API version is %s"}`, asked[1], version)
+			fmt.Fprintf(w, `{"message":"client version %s is too new. Maximum supported API version is %s"}`, asked[1],
+				version)
 			return
 		}
 		r.URL.Path = strings.TrimPrefix(r.URL.Path, "/v"+asked[1]) // Docker's own version

@@ -52,7 +52,8 @@ func newServices(t *testing.T) *services {
 	for _, port := range []int{80, 853} {
 		world.Start("nginx", "-e", "stderr", "-c", nginxConf(t, port, "world"))
 	}
-	s.In("resolver").Start("dnsmasq", dnsmasq("--bind-interfaces", "--listen-address=127.0.0.53", "--address=/web.test/127.0.0.1")...)
+	s.In("resolver").Start("dnsmasq", dnsmasq("--bind-interfaces", "--listen-address=127.0.0.53",
+		"--address=/web.test/127.0.0.1")...)
 	s.In("shell").Start("nginx", "-e", "stderr", "-c", nginxConf(t, 9000, "unlabelled"))
 
 	start := func(name, label, file string, command ...string) {
@@ -64,7 +65,8 @@ func newServices(t *testing.T) *services {
 		s.engine.Docker(append(append(args, image), command...)...)
 	}
 	start("dns", "app=dns", "", append([]string{"dnsmasq"}, dnsmasq("--bind-interfaces",
-		"--listen-address=127.0.0.1,::1,10.0.0.1,172.17.0.1,fd00:10::1,fd00:17::1", "--server=192.0.2.53", "--txt-record=here.test,hello")...)...)
+		"--listen-address=127.0.0.1,::1,10.0.0.1,172.17.0.1,fd00:10::1,fd00:17::1", "--server=192.0.2.53",
+		"--txt-record=here.test,hello")...)...)
 	start("web", "tier=web", nginxConf(t, 8080, "web"), "nginx", "-e", "stderr", "-c", "/conf")
 	start("database", "tier=database", nginxConf(t, 5432, "database"), "nginx", "-e", "stderr", "-c", "/conf")
 	start("proxy", "tier=proxy", haproxyConf(t), "haproxy", "-db", "-f", "/conf")
@@ -86,7 +88,8 @@ func newServices(t *testing.T) *services {
 
 // dnsmasq's arguments: nothing of the machine's is read.
 func dnsmasq(more ...string) []string {
-	return append([]string{"--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--user=root", "--pid-file="}, more...)
+	return append([]string{"--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--user=root",
+		"--pid-file="}, more...)
 }
 
 // haproxyConf has a backend for each path: what the policy allows, and what not.
@@ -147,7 +150,8 @@ func (s *services) nameServer(t *testing.T) {
 	// Names only, from whoever: the name server's container has another listener.
 	s.engine.Docker("exec", "-d", "dns", "nc", "-l", "-p", "2222")
 	s.untilListening(2222)
-	for from, to := range map[string]string{"10.1.1.1": here4, "process": "127.0.0.1", "run": "127.0.0.1", "bridge": "172.17.0.1"} {
+	for from, to := range map[string]string{"10.1.1.1": here4, "process": "127.0.0.1", "run": "127.0.0.1",
+		"bridge": "172.17.0.1"} {
 		if v := s.connect(from, join(to, 2222)); v.Allowed() {
 			t.Errorf("tcp: %s → port 2222 of the name server: %v, want it denied", from, v)
 		}
@@ -183,7 +187,8 @@ func (s *services) proxy(t *testing.T) {
 	// "The world" is not this machine, whatever the address; nor does anybody here reach what is behind the proxy.
 	for _, port := range []int{80, 443, 8080, 5432} {
 		for from, addrs := range map[string][]string{
-			"process": {"127.0.0.1", "::1", here4, here6}, "run": {"127.0.0.1", "::1", here4}, "host": {"127.0.0.1", here6},
+			"process": {"127.0.0.1", "::1", here4, here6}, "run": {"127.0.0.1", "::1", here4},
+			"host":   {"127.0.0.1", here6},
 			"bridge": {"172.17.0.1", "fd00:17::1", here4}, "bridge-shop": {"172.17.0.1", "fd00:17::1", here4},
 		} {
 			for _, to := range addrs {

@@ -130,7 +130,8 @@ func TestContainersAreKnownBeforeTheirFirstInstruction(t *testing.T) {
 func TestContainersThatSendWithoutTheDaemon(t *testing.T) {
 	for _, tt := range networks {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newScene(t, tt.hook, nstest.FirstInstruction(tt.to, nstest.Then{Linger: time.Second, Again: true}, 4001, 4002))
+			s := newScene(t, tt.hook, nstest.FirstInstruction(tt.to, nstest.Then{Linger: time.Second, Again: true},
+				4001, 4002))
 			run := func(name string) {
 				s.engine.Docker("run", "-d", "--name", name, "--net", tt.name, "-l", "app=web", s.image, "sender")
 			}
@@ -143,7 +144,9 @@ func TestContainersThatSendWithoutTheDaemon(t *testing.T) {
 			_ = s.daemon.Wait() // it was killed
 			before, arrived := s.sent("allowed"), len(s.allowed.Received())
 			each(*starts, run)
-			nstest.WaitFor(t, time.Minute, "the containers to send", func() bool { return s.sent("allowed") >= before+*starts })
+			nstest.WaitFor(t, time.Minute, "the containers to send", func() bool {
+				return s.sent("allowed") >= before+*starts
+			})
 			if got := len(s.allowed.Received()); got > arrived {
 				t.Errorf("without the daemon %d packets arrived, want none", got-arrived)
 			}

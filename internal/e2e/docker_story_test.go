@@ -43,7 +43,8 @@ func TestStory(t *testing.T) {
 	m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 
 	// 2. A container on the host's network, with a label.
-	e.Docker("run", "-d", "--name=nginx", "--net=host", "-l", "app=nginx", "-v", nginxConf(t, 80, "nginx")+":/nginx.conf",
+	e.Docker("run", "-d", "--name=nginx", "--net=host", "-l", "app=nginx", "-v", nginxConf(t, 80, "nginx")+
+		":/nginx.conf",
 		image, "nginx", "-e", "stderr", "-c", "/nginx.conf")
 	if mode := e.Docker("inspect", "--format={{.HostConfig.NetworkMode}}", "nginx"); mode != "host" {
 		t.Errorf("NetworkMode is %q, want host", mode)
@@ -71,12 +72,15 @@ func TestStory(t *testing.T) {
 		wantPage(t, "unlabelled", e.Command(append([]string{"exec", "plain"}, curl("http://172.17.0.1:9000")...)...))
 	})
 	t.Run("4: and on the host's network", func(t *testing.T) {
-		wantPage(t, "nginxnginxnginxnginx", docker(append([]string{"--net=host", "-l", "app=nginx", image}, curl(all...)...)...))
+		wantPage(t, "nginxnginxnginxnginx",
+			docker(append([]string{"--net=host", "-l", "app=nginx", image}, curl(all...)...)...))
 		wantPage(t, "", docker(append([]string{"--net=host", image}, curl(all...)...)...))
 		wantPage(t, "nginx", e.Command(append([]string{"exec", "nginx"}, curl(all[0])...)...))
 		// Or in the network of one that is there.
-		wantPage(t, "nginx", docker(append([]string{"--net=container:nginx", "-l", "app=nginx", image}, curl(all[0])...)...))
-		wantPage(t, "", docker(append([]string{"--net=container:nginx", "-l", "app=web", image}, curl(all[:2]...)...)...))
+		wantPage(t, "nginx", docker(append([]string{"--net=container:nginx", "-l", "app=nginx", image},
+			curl(all[0])...)...))
+		wantPage(t, "", docker(append([]string{"--net=container:nginx", "-l", "app=web", image},
+			curl(all[:2]...)...)...))
 	})
 	t.Run("5: a process with the labels", func(t *testing.T) {
 		for _, url := range all {
@@ -86,7 +90,8 @@ func TestStory(t *testing.T) {
 		}
 	})
 	t.Run("6: a process is protected, and all that a shell starts carries its labels", func(t *testing.T) {
-		m.In("shell").Start(m.thole, "run", "--label=app=web", "nginx", "--", "-e", "stderr", "-c", nginxConf(t, 8080, "web"))
+		m.In("shell").Start(m.thole, "run", "--label=app=web", "nginx", "--", "-e", "stderr", "-c",
+			nginxConf(t, 8080, "web"))
 		m.untilListening(8080)
 		for _, url := range all {
 			get := strings.Join(curl("'"+url+":8080'"), " ")
@@ -161,7 +166,8 @@ func everyPair(t *testing.T, m *machine, e *nstest.Engine, image string) {
 				if v := c.TCP(addr); v.Allowed() != c.allowed {
 					t.Errorf("tcp %s → %s at %s: %v, want connected %t", c.Name, server.Name, addr, v, c.allowed)
 				}
-				if got := dialogue(c.Probe, addr, socket); (got == "arrived, answered") != c.allowed || !c.allowed && got != string(nstest.Prohibited) {
+				if got := dialogue(c.Probe, addr, socket); (got == "arrived, answered") != c.allowed || !c.allowed &&
+					got != string(nstest.Prohibited) {
 					t.Errorf("udp %s → %s at %s: %s, want it answered %t", c.Name, server.Name, addr, got, c.allowed)
 				}
 			}

@@ -124,7 +124,9 @@ func TestEmptyDirectoryKeepsPolicies(t *testing.T) {
 
 		must(t, os.Truncate(file, 0))
 		if old {
-			nstest.WaitFor(t, 10*time.Second, "the node to be open", func() bool { return free.TCP("127.0.0.1:5432").Allowed() })
+			nstest.WaitFor(t, 10*time.Second, "the node to be open", func() bool {
+				return free.TCP("127.0.0.1:5432").Allowed()
+			})
 			return
 		}
 		m.until("the refusal in status", func(s api.Status) bool { return s.LastError != nil })

@@ -26,7 +26,8 @@ func TestNetlinkAndTextLoadTheSame(t *testing.T) {
 			must(t, err)
 			host := nstest.New(t)
 			var workloads []policy.Workload
-			for i, labels := range []policy.Labels{app("web"), app("database"), app("dns"), app("proxy"), {"app": "web", "env": "dev"}} {
+			for i, labels := range []policy.Labels{app("web"), app("database"), app("dns"), app("proxy"),
+				{"app": "web", "env": "dev"}} {
 				path := fmt.Sprintf("thole.slice/w%d.scope", i)
 				workloads = append(workloads, policy.Workload{
 					Name: path, Kind: policy.KindRun, Labels: labels,
@@ -86,7 +87,8 @@ func loadsTheSame(t *testing.T, host *nstest.Host, in compiler.Input) bool {
 	for _, pair := range []struct {
 		what string
 		a, b *ruleset.Table
-	}{{"wanted and loaded by netlink", &want, byNetlink}, {"wanted and loaded by nft", &want, byText}, {"loaded by netlink and by nft", byNetlink, byText}} {
+	}{{"wanted and loaded by netlink", &want, byNetlink}, {"wanted and loaded by nft", &want, byText},
+		{"loaded by netlink and by nft", byNetlink, byText}} {
 		if change := ruleset.Diff(pair.a, pair.b); !change.Empty() {
 			same = false
 			t.Errorf("%s differ:\n%s", pair.what, change)

@@ -111,7 +111,8 @@ type exampleNode struct {
 }
 
 func newExample(t *testing.T, file string) *exampleNode {
-	e := &exampleNode{node: newNode(t), t: t, policy: strings.TrimSuffix(file, ".yaml"), probes: map[string]*nstest.Probe{}}
+	e := &exampleNode{node: newNode(t), t: t, policy: strings.TrimSuffix(file, ".yaml"),
+		probes: map[string]*nstest.Probe{}}
 	for name, labels := range map[string]policy.Labels{
 		"proxy":    {"tier": "proxy"},
 		"web-1":    {"tier": "web", "app": "shop", "metrics": "on"},
@@ -140,7 +141,8 @@ func (e *exampleNode) check(from, to, port, promise string) {
 	if got != promise {
 		e.t.Errorf("%s → %s %s: %s (%s), want %s", from, to, port, got, v, promise)
 	}
-	if _, err := netip.ParseAddr(from); err != nil && !v.Allowed() && strings.HasSuffix(port, "tcp") && v.Outcome != nstest.Refused {
+	if _, err := netip.ParseAddr(from); err != nil && !v.Allowed() && strings.HasSuffix(port, "tcp") &&
+		v.Outcome != nstest.Refused {
 		e.t.Errorf("%s → %s %s: %s, want a reset at once", from, to, port, v)
 	}
 }

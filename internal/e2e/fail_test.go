@@ -22,8 +22,10 @@ func TestBadInputChangesNothing(t *testing.T) {
 	before := m.table()
 	for _, bad := range []struct{ name, yaml, want string }{
 		{"not YAML", "{{{", "stdin:1:1"},
-		{"unknown key", "apiVersion: thole/v1\nkind: Policy\nmetadata: {name: a}\nspec: {selector: {}, ingres: []}\n", `did you mean "ingress"?`},
-		{"half a file", "apiVersion: thole/v1\nkind: Policy\nmetadata: {name: a}\nspec:\n  selector: {}\n  ingress:\n", "ingress"},
+		{"unknown key", "apiVersion: thole/v1\nkind: Policy\nmetadata: {name: a}\nspec: {selector: {}, ingres: []}\n",
+			`did you mean "ingress"?`},
+		{"half a file", "apiVersion: thole/v1\nkind: Policy\nmetadata: {name: a}\nspec:\n  selector: {}\n  ingress:\n",
+			"ingress"},
 		{"an alias", "apiVersion: thole/v1\nkind: Policy\nmetadata: &a {name: a}\nspec: *a\n", "alias"},
 		{"a megabyte", strings.Repeat("# long\n", 300_000), "1048576"},
 	} {
@@ -57,7 +59,9 @@ func TestFollowedDirectory(t *testing.T) {
 	denied(t, "dev", dev.TCP("127.0.0.1:5432"))
 
 	write("allow.yaml", policyFrom("dev"))
-	nstest.WaitFor(t, 10*time.Second, "the changed file to count", func() bool { return dev.TCP("127.0.0.1:5432").Allowed() })
+	nstest.WaitFor(t, 10*time.Second, "the changed file to count", func() bool {
+		return dev.TCP("127.0.0.1:5432").Allowed()
+	})
 	denied(t, "web", web.TCP("127.0.0.1:5432"))
 
 	good := m.table()
@@ -183,7 +187,8 @@ func TestDriftIsMended(t *testing.T) {
 	m.labelledProbe("web", "app=web").Listen("tcp", "127.0.0.1:80")
 	free := m.In("elsewhere").Probe("free")
 	denied(t, "before", free.TCP("127.0.0.1:80"))
-	for _, edit := range []string{"flush ruleset", "delete table inet thole", "flush chain inet thole input", "add rule inet thole output accept"} {
+	for _, edit := range []string{"flush ruleset", "delete table inet thole", "flush chain inet thole input",
+		"add rule inet thole output accept"} {
 		must(t, m.Nft(edit))
 		nstest.WaitFor(t, 10*time.Second, "the table to be mended after "+edit, func() bool {
 			return strings.Contains(m.Shell(m.thole+" status"), `by "nft"`) && !free.TCP("127.0.0.1:80").Allowed() &&

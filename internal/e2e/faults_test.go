@@ -88,7 +88,8 @@ func TestFleetFaults(t *testing.T) {
 	nstest.Link(a.Host, "10.0.0.1/24", "fd00:10::1/64", b.Host, "10.0.0.2/24", "fd00:10::2/64")
 	startFleet(t, newFleetCA(t), a, b)
 	tell(t, a, b)
-	web, db, free := startParty(t, a.labelled("web", "app=web"), roleCaller), startParty(t, a.labelled("db", "app=db"), roleCaller), startParty(t, a.In("free"), roleCaller)
+	web, db, free := startParty(t, a.labelled("web", "app=web"), roleCaller),
+		startParty(t, a.labelled("db", "app=db"), roleCaller), startParty(t, a.In("free"), roleCaller)
 	answerer := startParty(t, b.labelled("web", "app=web"), roleAnswerer)
 	answerer.listens([]port{{Number: 80}, {Number: 81}})
 
@@ -138,13 +139,14 @@ func TestDockerFaults(t *testing.T) {
 	m := bareMachine(t)
 	m.faults = nstest.NewFaults(faultsSeed(t))
 	h := newHarbourOn(m, 4)
-	underFaults(t, []string{"netfilter read", "netfilter write", "route read", "route write"}, []*machine{m}, func(i int) {
-		h.run(fmt.Sprintf("more%d", i))
-		h.stands("under faults")
-		if i > 3 {
-			h.engine.Docker("rm", "-f", fmt.Sprintf("more%d", i-4))
-		}
-	})
+	underFaults(t, []string{"netfilter read", "netfilter write", "route read", "route write"}, []*machine{m},
+		func(i int) {
+			h.run(fmt.Sprintf("more%d", i))
+			h.stands("under faults")
+			if i > 3 {
+				h.engine.Docker("rm", "-f", fmt.Sprintf("more%d", i-4))
+			}
+		})
 	h.untilFresh(shortly, "the table to be a fresh compile's")
 	h.stands("after the faults")
 }

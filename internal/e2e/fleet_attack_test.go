@@ -107,7 +107,10 @@ func (s *siege) hold(port int, version6 bool, n int) *heldCall {
 	go func() {
 		h.result <- s.caller.calls([]call{{To: at(version6, port), Bytes: 100, Wait: killedPatience}})[0]
 	}()
-	nstest.WaitFor(s.t, 5*time.Second, "the call to wait", func() bool { h.frame = s.pauses.first(port); return h.frame != nil })
+	nstest.WaitFor(s.t, 5*time.Second, "the call to wait", func() bool {
+		h.frame = s.pauses.first(port)
+		return h.frame != nil
+	})
 	return h
 }
 
@@ -146,7 +149,8 @@ func (s *siege) nothingAt(what string, port int) {
 // counts returns a machine's refusals, as `thole status -o json` has them.
 func (m *machine) counts() map[string]uint64 {
 	m.t.Helper()
-	status, err := api.NewClient(fmt.Sprintf("/proc/%d/root/run/thole/thole.sock", m.daemon.Pid)).Status(context.Background())
+	status, err := api.NewClient(fmt.Sprintf("/proc/%d/root/run/thole/thole.sock",
+		m.daemon.Pid)).Status(context.Background())
 	must(m.t, err)
 	return status.Fleet.Refused
 }
@@ -199,16 +203,19 @@ func statement(t *testing.T, b []byte, at int) []region {
 	s, err := token.ParseStatement(b[at : at+n])
 	must(t, err)
 	body, labels := at+48, at+48+len(s.Certificate)
-	certificate := []string{"certificate/malformed", "certificate/foreign", "certificate/usage", "certificate/not-yet-valid", "certificate/expired", "token/bad-signature"}
+	certificate := []string{"certificate/malformed", "certificate/foreign", "certificate/usage",
+		"certificate/not-yet-valid", "certificate/expired", "token/bad-signature"}
 	return []region{
 		{"the statement's length", at - 2, at, []string{"token/bad-length"}},
 		{"the statement's version", at, at + 1, []string{"token/bad-version"}},
 		{"suite", at + 1, at + 2, []string{"token/bad-suite"}},
 		{"times", at + 2, at + 12, []string{"token/bad-lifetime", "token/bad-signature"}},
 		{"ephemeral key", at + 12, at + 44, []string{"token/bad-signature"}},
-		{"lengths", at + 44, body, []string{"token/bad-length", "token/no-labels", "token/bad-label", "token/label-order", "token/bad-certificate", "certificate/malformed"}},
+		{"lengths", at + 44, body, []string{"token/bad-length", "token/no-labels", "token/bad-label",
+			"token/label-order", "token/bad-certificate", "certificate/malformed"}},
 		{"certificate", body, labels, certificate},
-		{"labels", labels, at + n - 64, []string{"token/bad-length", "token/bad-label", "token/label-order", "token/reserved-label", "token/bad-signature"}},
+		{"labels", labels, at + n - 64, []string{"token/bad-length", "token/bad-label", "token/label-order",
+			"token/reserved-label", "token/bad-signature"}},
 		{"signature", at + n - 64, at + n, []string{"token/bad-signature"}},
 	}
 }
@@ -219,13 +226,16 @@ func regions(t *testing.T, b []byte) []region {
 	t.Helper()
 	switch unknown := []string{"peers/unknown"}; token.Type(b[1]) {
 	case token.TypeShortT1:
-		return append(header[:3:3], region{"fingerprints", 4, 36, unknown}, region{"nonce, M1", 36, 68, []string{"token/bad-m1"}})
+		return append(header[:3:3], region{"fingerprints", 4, 36, unknown},
+			region{"nonce, M1", 36, 68, []string{"token/bad-m1"}})
 	case token.TypeFullT1:
 		return append(header[:3:3], statement(t, b, 22)...)
 	case token.TypeShortT2:
-		return append(header[:3:3], region{"nonce", 4, 20, []string{"token/bad-m2"}}, region{"fingerprint", 20, 36, unknown}, region{"M2", 36, 52, []string{"token/bad-m2"}})
+		return append(header[:3:3], region{"nonce", 4, 20, []string{"token/bad-m2"}},
+			region{"fingerprint", 20, 36, unknown}, region{"M2", 36, 52, []string{"token/bad-m2"}})
 	case token.TypeFullT2:
-		all := append(header[:3:3], region{"nonce", 4, 20, []string{"token/bad-m2"}}, region{"M2", len(b) - 16, len(b), []string{"token/bad-m2"}})
+		all := append(header[:3:3], region{"nonce", 4, 20, []string{"token/bad-m2"}},
+			region{"M2", len(b) - 16, len(b), []string{"token/bad-m2"}})
 		return append(all, statement(t, b, 22)...)
 	}
 	return append(header[:3:3], region{"M3", 4, 20, []string{"token/bad-m3"}})
@@ -350,7 +360,8 @@ func (s *siege) forger(ca fleetCA, name string, scope pki.Scope, validity pki.Va
 	must(s.t, err)
 	request, err := pki.NewRequest(name, key)
 	must(s.t, err)
-	certificate, _, err := ca.IssueTo(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}), scope, validity)
+	certificate, _, err := ca.IssueTo(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}),
+		scope, validity)
 	must(s.t, err)
 	block, _ := pem.Decode(certificate)
 	return forger{s, key, block.Bytes}
@@ -361,7 +372,8 @@ func (f forger) t1(labels map[string]string, begins time.Time) []byte {
 	f.s.t.Helper()
 	ephemeral, err := ecdh.X25519().GenerateKey(rand.Reader)
 	must(f.s.t, err)
-	own, err := token.Sign(token.Content{NotBefore: begins, Lifetime: 75 * time.Second, Certificate: f.certificate, Labels: labels}, f.key, ephemeral)
+	own, err := token.Sign(token.Content{NotBefore: begins, Lifetime: 75 * time.Second, Certificate: f.certificate,
+		Labels: labels}, f.key, ephemeral)
 	must(f.s.t, err)
 	return (&token.FullT1{Statement: own.Statement.Bytes()}).Append(nil)
 }
@@ -406,15 +418,24 @@ func TestFleetForgedStatements(t *testing.T) {
 		reason     string
 	}{
 		{"a value that is not granted", own, narrow.t1(web, now), "certificate/not-granted"},
-		{"a key that is not granted", own, node.t1(map[string]string{"app": "web", "env": "prod"}, now), "certificate/not-granted"},
-		{"another value than is required", own, s.forger(s.ca, "needs", needs, hour).t1(map[string]string{"app": "web", "team": "b"}, now), "certificate/not-granted"},
-		{"an expired certificate", own, s.forger(s.ca, "expired", scope(apps), pki.For(now.Add(-50*time.Minute), 40*time.Minute)).t1(web, now), "certificate/expired"},
-		{"a certificate of the future", own, s.forger(s.ca, "future", scope(apps), pki.For(now.Add(30*time.Minute), time.Hour)).t1(web, now), "certificate/not-yet-valid"},
-		{"a foreign CA's certificate", own, s.forger(newFleetCA(t), "foreign", scope(apps), hour).t1(web, now), "certificate/foreign"},
+		{"a key that is not granted", own, node.t1(map[string]string{"app": "web", "env": "prod"}, now),
+			"certificate/not-granted"},
+		{"another value than is required", own,
+			s.forger(s.ca, "needs", needs, hour).t1(map[string]string{"app": "web", "team": "b"}, now),
+			"certificate/not-granted"},
+		{"an expired certificate", own,
+			s.forger(s.ca, "expired", scope(apps), pki.For(now.Add(-50*time.Minute), 40*time.Minute)).t1(web, now),
+			"certificate/expired"},
+		{"a certificate of the future", own,
+			s.forger(s.ca, "future", scope(apps), pki.For(now.Add(30*time.Minute), time.Hour)).t1(web, now),
+			"certificate/not-yet-valid"},
+		{"a foreign CA's certificate", own, s.forger(newFleetCA(t), "foreign", scope(apps), hour).t1(web, now),
+			"certificate/foreign"},
 		{"a revoked certificate", own, revoked.t1(web, now), "certificate/revoked"},
 		{"a clock an hour slow", own, node.t1(web, now.Add(-time.Hour)), "token/expired"},
 		{"a clock an hour fast", own, node.t1(web, now.Add(time.Hour)), "token/not-yet-valid"},
-		{"another node's address", own, s.forger(s.ca, "elsewhere", elsewhere, hour).t1(web, now), "token/wrong-address"},
+		{"another node's address", own, s.forger(s.ca, "elsewhere", elsewhere, hour).t1(web, now),
+			"token/wrong-address"},
 		{"T1 of another node, passed on", other, relayed, "token/wrong-address"},
 		{"T1 from nobody's address", "10.0.0.77", relayed, "token/wrong-address"},
 		{"the server's own statement", own, reflected, "token/reflected"},
@@ -424,7 +445,8 @@ func TestFleetForgedStatements(t *testing.T) {
 		segment := *h.frame.TCP
 		segment.From = netip.AddrPortFrom(netip.MustParseAddr(tt.from), 4444)
 		segment.Data = tt.t1
-		segment.Options = append([]byte{254, 6, 0x54, 0x48, byte(token.TypeFullT1), token.Version, 1, 1}, segment.Options[8:]...)
+		segment.Options = append([]byte{254, 6, 0x54, 0x48, byte(token.TypeFullT1), token.Version, 1, 1},
+			segment.Options[8:]...)
 		before := s.b.counts()
 		s.f.Send(h.frame.With(segment))
 		s.b.counted(tt.name, before, 1, tt.reason)
@@ -507,7 +529,9 @@ func TestFleetReplays(t *testing.T) {
 		s.f.Passed()
 		came := s.answerer.delivered().Bytes[port]
 		h := s.hold(port, false, 5) // the proof and the first data have gone
-		nstest.WaitFor(t, 5*time.Second, "the data to arrive", func() bool { return s.answerer.delivered().Bytes[port] == came+100 })
+		nstest.WaitFor(t, 5*time.Second, "the data to arrive", func() bool {
+			return s.answerer.delivered().Bytes[port] == came+100
+		})
 		before := s.answerer.delivered()
 		passed := s.f.Passed()
 		t1, t2, t3 := tokens(passed, port, first), tokens(passed, port, answer), tokens(passed, port, token.TypeT3)
@@ -521,7 +545,8 @@ func TestFleetReplays(t *testing.T) {
 		// T2 is taken for a copy that the network made: the kernel knows what to do with it.
 		s.b.counted(name+", T3 on its connection", counts[1], 1, "token/bad-m3", "handshake/forgotten")
 
-		if d := s.answerer.delivered(); d.Bytes[port] != before.Bytes[port] || d.Connections[port] != before.Connections[port] {
+		if d := s.answerer.delivered(); d.Bytes[port] != before.Bytes[port] ||
+			d.Connections[port] != before.Connections[port] {
 			t.Errorf("%s: %+v was delivered, and before %+v", name, d, before)
 		}
 		h.goesOn(name)
@@ -535,10 +560,12 @@ func TestFleetReplays(t *testing.T) {
 		counts[1] = s.b.counts()
 		proof := from(*t3[0].TCP, 4001)
 		proof.Data = append(proof.Data[:20:20], "unproven"...)
-		s.f.Send(t3[0].With(proof))                                                     // nobody has begun
-		s.b.counted(name+", T3 from another port", counts[1], 2, "handshake/forgotten") // and once more, behind conntrack
+		s.f.Send(t3[0].With(proof)) // nobody has begun
+		// and once more, behind conntrack
+		s.b.counted(name+", T3 from another port", counts[1], 2, "handshake/forgotten")
 
-		if d := s.answerer.delivered(); d.Bytes[port] != before.Bytes[port] || d.Connections[port] != before.Connections[port] {
+		if d := s.answerer.delivered(); d.Bytes[port] != before.Bytes[port] ||
+			d.Connections[port] != before.Connections[port] {
 			t.Errorf("%s: %+v was delivered, and before %+v", name, d, before)
 		}
 
@@ -611,7 +638,8 @@ func TestFleetDowngrade(t *testing.T) {
 			}
 			return []*nstest.Frame{p.With(segment)}
 		})
-		if r := s.caller.calls([]call{{To: at(false, port), Bytes: 100, Wait: 1500 * time.Millisecond}})[0]; r.Connected {
+		if r := s.caller.calls([]call{{To: at(false, port), Bytes: 100,
+			Wait: 1500 * time.Millisecond}})[0]; r.Connected {
 			t.Errorf("%s was taken off: connected", st.name)
 			logWire(t, s.f.Passed())
 		}
@@ -658,7 +686,10 @@ func TestFleetBeforeTheProof(t *testing.T) {
 			}, "handshake/stale", false},
 			{"data with SYN", func(p *nstest.Segment) { p.Flags |= nstest.SYN; p.Flags &^= nstest.ACK }, "", false},
 			{"a blind RST", func(p *nstest.Segment) { p.Flags, p.Data = nstest.RST, nil; p.Seq += 1 << 20 }, "", false},
-			{"a blind RST behind", func(p *nstest.Segment) { p.Flags, p.Data = nstest.RST|nstest.ACK, nil; p.Seq -= 100 }, "", false},
+			{"a blind RST behind", func(p *nstest.Segment) {
+				p.Flags, p.Data = nstest.RST|nstest.ACK, nil
+				p.Seq -= 100
+			}, "", false},
 			{"a RST in the window", func(p *nstest.Segment) { p.Flags, p.Data = nstest.RST, nil }, "", true},
 		} {
 			port := s.port()

@@ -33,8 +33,8 @@ const (
 
 var farAddress = &unix.SockaddrInet4{Port: 4242, Addr: [4]byte{10, 0, 0, 2}}
 
-// connectingFar is to connect to the other node 200 times; the median and the 99th percentile are measured, in µs. That a connection was accepted is seen
-// later there.
+// connectingFar is to connect to the other node 200 times; the median and the 99th percentile are measured, in µs. That
+// a connection was accepted is seen later there.
 var connectingFar = game{server: roleFarAccepter, client: roleFarConnecter, n: 200}
 
 // A pair is two machines, one linked to the other, whose web workloads play.
@@ -62,7 +62,8 @@ func tholePair(b *testing.B, grants pki.Grants) nodePair {
 	p := newNodePair(b)
 	ca := newFleetCA(b)
 	ca.grants = grants
-	startMembers(b, ca, []fleetMember{{p.a, "node-a", []string{"10.0.0.1"}}, {p.b, "node-b", []string{"10.0.0.2"}}}, "10.0.0.0/23")
+	startMembers(b, ca, []fleetMember{{p.a, "node-a", []string{"10.0.0.1"}}, {p.b, "node-b", []string{"10.0.0.2"}}},
+		"10.0.0.0/23")
 	for _, m := range []*machine{p.a, p.b} { // without the log that tests want
 		m.kill()
 		m.start(m.args[:4]...)
@@ -142,7 +143,8 @@ func BenchmarkFleetConnect(b *testing.B) {
 		}
 		for i := range firstContacts {
 			label := fmt.Sprintf("n%d", i)
-			c := &contestant{server: thole.server, client: startRole(b, nodes.a.labelled(label, "app=web,n="+label), roleFarConnecter)}
+			c := &contestant{server: thole.server, client: startRole(b, nodes.a.labelled(label, "app=web,n="+label),
+				roleFarConnecter)}
 			first = append(first, c.round(b, game{n: 1})[0])
 		}
 	}
@@ -256,7 +258,8 @@ func BenchmarkFleetSYN(b *testing.B) {
 // plainSYN is what a SYN of this kernel has without Thole, by IPv4, in bytes.
 const plainSYN = 60
 
-const countSYNs = "table inet t { chain c { type filter hook prerouting priority -400; tcp dport 4242 tcp flags & (syn | ack) == syn counter; }; }"
+const countSYNs = "table inet t { chain c { type filter hook prerouting priority -400; tcp dport 4242 tcp flags & " +
+	"(syn | ack) == syn counter; }; }"
 
 func (m *machine) bytesOfSYNs() float64 {
 	m.t.Helper()
@@ -275,7 +278,8 @@ func BenchmarkFleetFlooded(b *testing.B) {
 	plain := &machine{Host: nstest.New(b), t: b}
 	must(b, plain.Nft(conntrackTable))
 	sides := []*flooded{
-		{contestant: playLocal(b, node.labelled("server", "app=web"), node.labelled("client", "app=web")), attacker: newAttacker(b, node)},
+		{contestant: playLocal(b, node.labelled("server", "app=web"), node.labelled("client", "app=web")),
+			attacker: newAttacker(b, node)},
 		{contestant: playLocal(b, plain.In("server"), plain.In("client")), attacker: newAttacker(b, plain)},
 	}
 	burner := startRole(b, plain.In("burner"), roleBurner)
@@ -347,7 +351,8 @@ func burn() error {
 	}()
 	var share float64
 	runtime.LockOSThread()
-	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}, 0); err != nil {
+	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1},
+		0); err != nil {
 		return err
 	}
 	tick := time.NewTicker(time.Millisecond)

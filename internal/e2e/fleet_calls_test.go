@@ -163,7 +163,9 @@ func (c call) exchange(r *result) error {
 	if c.Delayed {
 		dialer.Control = func(_, _ string, raw syscall.RawConn) error {
 			var err error
-			return errors.Join(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) }), err)
+			return errors.Join(raw.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0)
+			}), err)
 		}
 	}
 	conn, err := dialer.Dial("tcp", c.To)

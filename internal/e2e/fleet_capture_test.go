@@ -60,9 +60,12 @@ type form struct {
 var forms = []form{
 	{name: "first contact", from: "web", port: 1000, bytes: 100, whole: true, tokens: []string{"2", "4", "5"}},
 	{name: "known peer", from: "web", port: 1000, bytes: 100, whole: true, tokens: []string{"1", "3", "5"}},
-	{name: "the server speaks first", from: "web", port: 1001, bytes: 100, greets: true, whole: true, tokens: []string{"2", "4", "5"}},
-	{name: "the first ACK carries data", from: "web", port: 1002, bytes: 100, delayed: true, whole: true, tokens: []string{"2", "4", "5"}},
-	{name: "the first ACK has no room", from: "web", port: 1005, bytes: 1400, delayed: true, whole: true, tokens: []string{"2", "4", "5"}},
+	{name: "the server speaks first", from: "web", port: 1001, bytes: 100, greets: true, whole: true,
+		tokens: []string{"2", "4", "5"}},
+	{name: "the first ACK carries data", from: "web", port: 1002, bytes: 100, delayed: true, whole: true,
+		tokens: []string{"2", "4", "5"}},
+	{name: "the first ACK has no room", from: "web", port: 1005, bytes: 1400, delayed: true, whole: true,
+		tokens: []string{"2", "4", "5"}},
 	{name: "bulk", from: "web", port: 1006, bytes: 300_000, many: true, whole: true, tokens: []string{"2", "4", "5"}},
 	{name: "short T1 is lost", from: "web", port: 1000, bytes: 100, loses: "1", whole: true},
 	{name: "full T2 is lost", from: "web", port: 1003, bytes: 100, loses: "4", whole: true},
@@ -70,7 +73,8 @@ var forms = []form{
 	{name: "nobody listens", from: "web", port: 999, resets: true, tokens: []string{"2"}},
 	{name: "the server's policy denies", from: "db", port: 1000, silent: true, tokens: []string{"2"}},
 	{name: "the client's policy denies", from: "web", port: 1100, resets: true, tokens: []string{"2", "4"}},
-	{name: "fallback", from: "db", port: 1000, third: true, bytes: 100, whole: true, resets: true, tokens: []string{"2"}},
+	{name: "fallback", from: "db", port: 1000, third: true, bytes: 100, whole: true, resets: true,
+		tokens: []string{"2"}},
 	{name: "known not to have Thole", from: "db", port: 1000, third: true, bytes: 100, whole: true},
 	{name: "fallback, to nobody", from: "db", port: 999, third: true, resets: true, tokens: []string{"2"}},
 	{name: "fallback, not allowed", from: "web", port: 1001, third: true, resets: true, tokens: []string{"2"}},
@@ -94,7 +98,8 @@ func TestFleetCaptures(t *testing.T) {
 		"free": startParty(t, a.In("free"), roleCaller),
 	}
 	startParty(t, b.labelled("web", "app=web"), roleAnswerer).listens(
-		[]port{{Number: 1000}, {Number: 1001, Greeted: true}, {Number: 1002}, {Number: 1003}, {Number: 1004}, {Number: 1005}, {Number: 1006}})
+		[]port{{Number: 1000}, {Number: 1001, Greeted: true}, {Number: 1002}, {Number: 1003}, {Number: 1004},
+			{Number: 1005}, {Number: 1006}})
 	startParty(t, b.labelled("db", "app=db"), roleAnswerer).listens([]port{{Number: 1100}})
 	startParty(t, b.In("free"), roleAnswerer).listens([]port{{Number: 1200}})
 	startParty(t, third.In("free"), roleAnswerer).listens([]port{{Number: 1000}, {Number: 1001}})
@@ -105,7 +110,8 @@ func TestFleetCaptures(t *testing.T) {
 			t.Run(fmt.Sprintf("%s IPv6=%t", form.name, version6), func(t *testing.T) {
 				wire, to := f, at(version6, form.port)
 				if form.third {
-					wire, to = g, map[bool]string{false: fmt.Sprintf("10.0.1.2:%d", form.port), true: fmt.Sprintf("[fd00:10:0:1::2]:%d", form.port)}[version6]
+					wire, to = g, map[bool]string{false: fmt.Sprintf("10.0.1.2:%d", form.port),
+						true: fmt.Sprintf("[fd00:10:0:1::2]:%d", form.port)}[version6]
 				}
 				invalid := a.conntrackStats("invalid") + b.conntrackStats("invalid")
 				a.watchInvalid()
@@ -116,7 +122,8 @@ func TestFleetCaptures(t *testing.T) {
 				if form.silent {
 					wait = 300 * time.Millisecond
 				}
-				r := callers[form.from].calls([]call{{To: to, Bytes: form.bytes, Greeted: form.greets, Delayed: form.delayed, Asks: !form.many, Wait: wait}})[0]
+				r := callers[form.from].calls([]call{{To: to, Bytes: form.bytes, Greeted: form.greets,
+					Delayed: form.delayed, Asks: !form.many, Wait: wait}})[0]
 				if r.Whole != form.whole || r.GivenUp != form.silent {
 					t.Errorf("%+v", r)
 				}
@@ -137,8 +144,10 @@ func TestFleetCaptures(t *testing.T) {
 					form.loses = "nothing: it was late"
 				}
 				form.check(t, passed)
-				if now := a.conntrackStats("invalid") + b.conntrackStats("invalid"); now != invalid && form.loses == "" && !before {
-					t.Errorf("conntrack called %d packets invalid: of the client's node %s, of the server's %s", now-invalid, a.invalid(), b.invalid())
+				if now := a.conntrackStats("invalid") + b.conntrackStats("invalid"); now != invalid &&
+					form.loses == "" && !before {
+					t.Errorf("conntrack called %d packets invalid: of the client's node %s, of the server's %s",
+						now-invalid, a.invalid(), b.invalid())
 				}
 			})
 		}

@@ -17,7 +17,9 @@ func TestFleetOptionElsewhere(t *testing.T) {
 	s := newSiege(t)
 	port := s.port()
 	h := s.hold(port, false, 5)
-	nstest.WaitFor(t, 5*time.Second, "the data to arrive", func() bool { return s.answerer.delivered().Bytes[port] == 100 })
+	nstest.WaitFor(t, 5*time.Second, "the data to arrive", func() bool {
+		return s.answerer.delivered().Bytes[port] == 100
+	})
 	before := s.answerer.delivered()
 	syn := tokens(s.f.Passed(), port, token.TypeFullT1)[0]
 	next := *syn.TCP // the client's next byte
@@ -28,12 +30,16 @@ func TestFleetOptionElsewhere(t *testing.T) {
 		option, data []byte
 		flags        byte
 	}{
-		{"T3's option, and no T3", "token/bad-version", optionOf(token.TypeT3), []byte("unproven, and long enough"), next.Flags},
+		{"T3's option, and no T3", "token/bad-version", optionOf(token.TypeT3), []byte("unproven, and long enough"),
+			next.Flags},
 		{"T1's option on data", "handshake/misplaced", optionOf(token.TypeShortT1), []byte("unproven"), next.Flags},
 		{"T2's option on data", "handshake/misplaced", optionOf(token.TypeShortT2), []byte("unproven"), next.Flags},
-		{"garbage with T1's option on a SYN", "token/bad-version", optionOf(token.TypeShortT1), []byte("unproven"), nstest.SYN},
-		{"the option twice", "packet/duplicate-option", append(optionOf(token.TypeT3), optionOf(token.TypeT3)...), []byte("unproven"), next.Flags},
-		{"another version", "packet/bad-option", []byte{254, 6, 0x54, 0x48, 5, 2, 1, 1}, []byte("unproven"), next.Flags},
+		{"garbage with T1's option on a SYN", "token/bad-version", optionOf(token.TypeShortT1), []byte("unproven"),
+			nstest.SYN},
+		{"the option twice", "packet/duplicate-option", append(optionOf(token.TypeT3), optionOf(token.TypeT3)...),
+			[]byte("unproven"), next.Flags},
+		{"another version", "packet/bad-option", []byte{254, 6, 0x54, 0x48, 5, 2, 1, 1}, []byte("unproven"),
+			next.Flags},
 		{"another type", "packet/bad-option", []byte{254, 6, 0x54, 0x48, 9, 1, 1, 1}, []byte("unproven"), next.Flags},
 		{"another length", "packet/bad-option", []byte{254, 7, 0x54, 0x48, 5, 1, 1, 1}, []byte("unproven"), next.Flags},
 	} {
@@ -150,7 +156,8 @@ const roleMarker = "marker"
 
 // markBits are the bits beside a class that a mark may have.
 var markBits = []uint32{
-	0, mark.Ungated, mark.Plain, mark.Unproven, mark.Introduced(0), mark.OfEpoch(1), mark.OfEpoch(2), mark.OfEpoch(1) | mark.Plain,
+	0, mark.Ungated, mark.Plain, mark.Unproven, mark.Introduced(0), mark.OfEpoch(1), mark.OfEpoch(2),
+	mark.OfEpoch(1) | mark.Plain,
 }
 
 // markedPorts are those that marked packets go to: of this node, and of the other.
@@ -197,8 +204,10 @@ func TestFleetMarks(t *testing.T) {
 	a, b := newFleet(t)
 	tell(t, a, b)
 	here, there := a.labelledProbe("web", "app=web"), b.labelledProbe("web", "app=web")
-	listeners := []*nstest.Listener{here.Listen("tcp", "[::]:80", nstest.Manual), there.Listen("tcp", "[::]:80", nstest.Manual)}
-	if conn, v := a.labelledProbe("friend", "app=web").DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes}); conn == nil {
+	listeners := []*nstest.Listener{here.Listen("tcp", "[::]:80", nstest.Manual),
+		there.Listen("tcp", "[::]:80", nstest.Manual)}
+	if conn, v := a.labelledProbe("friend", "app=web").DialTo(nstest.Target{To: "10.0.0.2:80",
+		Patience: handshakes}); conn == nil {
 		t.Fatal(v)
 	}
 	if listeners[1].Accept(handshakes) == nil {

@@ -95,7 +95,9 @@ func TestFleetFloodIsBounded(t *testing.T) {
 	// settled waits until each packet is in the queue or dropped by the table.
 	settled := func() {
 		t.Helper()
-		nstest.WaitFor(t, 10*time.Second, "all packets to arrive", func() bool { return total()+n.counter("flooded") == sent })
+		nstest.WaitFor(t, 10*time.Second, "all packets to arrive", func() bool {
+			return total()+n.counter("flooded") == sent
+		})
 	}
 	most := func(burst, perSecond int, since time.Time) int {
 		return burst + int(time.Since(since).Seconds()*float64(perSecond)) + 1

@@ -148,12 +148,18 @@ func TestFleetFlooded(t *testing.T) {
 		flood   flood
 		reasons []string
 	}{
-		{"garbage", flood{syn(to, token.TypeFullT1, make([]byte, 400)), 0, strangers}, []string{"token/bad-version", "handshake/not-wanted"}},
-		{"random short tokens", flood{syn(to, token.TypeShortT1, append([]byte{1, 1, 0, 0}, make([]byte, 64)...)), 52, strangers}, []string{"peers/unknown"}},
-		{"statements that nobody signed", flood{syn(to, token.TypeFullT1, forged), 0, strangers}, []string{"token/bad-signature", "peers/over-budget"}},
-		{"a statement of another, and random nonces", flood{syn(to, token.TypeFullT1, t1), 52, strangers}, []string{"token/wrong-address"}},
-		{"the node's own statement, address, and random nonces", flood{syn(to, token.TypeFullT1, t1), 52, node}, []string{"handshake/over-quota", "handshake/full"}},
-		{"the node's own address and fingerprints, and random nonces", flood{syn(to, token.TypeShortT1, short), 84, node}, []string{"token/bad-m1"}},
+		{"garbage", flood{syn(to, token.TypeFullT1, make([]byte, 400)), 0, strangers},
+			[]string{"token/bad-version", "handshake/not-wanted"}},
+		{"random short tokens", flood{syn(to, token.TypeShortT1, append([]byte{1, 1, 0, 0}, make([]byte, 64)...)), 52,
+			strangers}, []string{"peers/unknown"}},
+		{"statements that nobody signed", flood{syn(to, token.TypeFullT1, forged), 0, strangers},
+			[]string{"token/bad-signature", "peers/over-budget"}},
+		{"a statement of another, and random nonces", flood{syn(to, token.TypeFullT1, t1), 52, strangers},
+			[]string{"token/wrong-address"}},
+		{"the node's own statement, address, and random nonces", flood{syn(to, token.TypeFullT1, t1), 52, node},
+			[]string{"handshake/over-quota", "handshake/full"}},
+		{"the node's own address and fingerprints, and random nonces",
+			flood{syn(to, token.TypeShortT1, short), 84, node}, []string{"token/bad-m1"}},
 	} {
 		for i := range tt.flood.Packet[22:24] {
 			tt.flood.Packet[22+i] = byte(port >> (8 * (1 - i)))
@@ -190,7 +196,8 @@ func TestFleetFlooded(t *testing.T) {
 		})
 		took := time.Since(began)
 		sent := stop()
-		t.Logf("%s: %d packets a second; %d of %d calls within 3 s, the slowest %v; %d refused", tt.name, int(float64(sent)/took.Seconds()), good, made, slowest, refused())
+		t.Logf("%s: %d packets a second; %d of %d calls within 3 s, the slowest %v; %d refused", tt.name,
+			int(float64(sent)/took.Seconds()), good, made, slowest, refused())
 		if good*100 < 99*made {
 			t.Errorf("%s: %d of %d calls came about within 3 s", tt.name, good, made)
 		}

@@ -133,10 +133,12 @@ func TestFleetKilledInTheHandshake(t *testing.T) {
 			k := killing{t: t, nodes: []*machine{a, b}, pauses: newPauses(f), next: 1000}
 			must(t, a.apply(dbToAll))
 			k.allowed = startParty(t, a.labelled("web", "app=web"), roleCaller)
-			k.others = []*party{startParty(t, a.labelled("db", "app=db"), roleCaller), startParty(t, a.In("free"), roleCaller)}
+			k.others = []*party{startParty(t, a.labelled("db", "app=db"), roleCaller),
+				startParty(t, a.In("free"), roleCaller)}
 			k.answerer = startParty(t, b.labelled("web", "app=web"), roleAnswerer)
 			b.labelledProbe("listens", "app=web").Listen("tcp", "[::]:80")
-			conn, v := a.labelledProbe("talks", "app=web").DialTo(nstest.Target{To: at(false, 80), Patience: handshakes})
+			conn, v := a.labelledProbe("talks", "app=web").DialTo(nstest.Target{To: at(false, 80),
+				Patience: handshakes})
 			if conn == nil {
 				t.Fatal(v)
 			}
@@ -183,7 +185,8 @@ func (k *killing) round(who []int, late bool, established *nstest.Conn) {
 		}
 	}
 	for kind := range 2 {
-		refused = append(refused, call{To: at(kind == 1, k.next), Bytes: 100, Wait: 3500 * time.Millisecond}) // SYNs go at 0, 1 and 3 s
+		// SYNs go at 0, 1 and 3 s
+		refused = append(refused, call{To: at(kind == 1, k.next), Bytes: 100, Wait: 3500 * time.Millisecond})
 		ports, forbidden[k.next] = append(ports, port{Number: k.next}), true
 		k.next++
 	}
@@ -206,7 +209,9 @@ func (k *killing) round(who []int, late bool, established *nstest.Conn) {
 			}
 		})
 	}
-	nstest.WaitFor(k.t, 10*time.Second, "all connections to wait", func() bool { return k.pauses.waiting() == len(calls) })
+	nstest.WaitFor(k.t, 10*time.Second, "all connections to wait", func() bool {
+		return k.pauses.waiting() == len(calls)
+	})
 	for _, i := range who {
 		must(k.t, k.nodes[i].daemon.Kill())
 		_ = k.nodes[i].daemon.Wait() // it was killed
@@ -254,5 +259,6 @@ func (k *killing) judge(late bool, calls []call, results []result, conns map[int
 			k.t.Errorf("%s: it was proven, and ended: %+v", what, r)
 		}
 	}
-	k.t.Logf("late %t: of %d connections %d came about, the others were reset; the slowest took %v", late, len(calls), whole, slowest)
+	k.t.Logf("late %t: of %d connections %d came about, the others were reset; the slowest took %v", late, len(calls),
+		whole, slowest)
 }

@@ -117,7 +117,8 @@ func tell(t *testing.T, machines ...*machine) {
 	t.Cleanup(func() {
 		for _, m := range machines {
 			if t.Failed() {
-				t.Log(m.daemon.Output(), m.Shell("cat /proc/net/nf_conntrack; nft list counters; cat /proc/net/netfilter/nfnetlink_queue"))
+				t.Log(m.daemon.Output(), m.Shell("cat /proc/net/nf_conntrack; nft list counters; cat "+
+					"/proc/net/netfilter/nfnetlink_queue"))
 			}
 		}
 	})
@@ -306,7 +307,8 @@ func TestFleetDaemonsAndPolicies(t *testing.T) {
 		t.Fatal(v)
 	}
 	talk(t, other)
-	must(t, a.apply(strings.Replace(cidrAndLabels, "  - to: [{workloads: {matchLabels: {app: web}}}]", "  - to: [{workloads: {matchLabels: {app: none}}}]", 1)))
+	must(t, a.apply(strings.Replace(cidrAndLabels, "  - to: [{workloads: {matchLabels: {app: web}}}]",
+		"  - to: [{workloads: {matchLabels: {app: none}}}]", 1)))
 	other.Send("who?\n")
 	if answer, outcome := other.Receive(300 * time.Millisecond); outcome == nstest.Connected {
 		t.Errorf("an answer after the sender's policies changed: %q", answer)

@@ -30,7 +30,9 @@ func TestFleetPlainIsRemembered(t *testing.T) {
 	db := a.labelledProbe("db", "app=db")
 	seen := outside.Observe()
 	syns := func(port uint16) int {
-		return seen.Count(func(p nstest.Packet) bool { return p.Network == "tcp" && p.SYN && !p.ACK && p.To.Port() == port })
+		return seen.Count(func(p nstest.Packet) bool {
+			return p.Network == "tcp" && p.SYN && !p.ACK && p.To.Port() == port
+		})
 	}
 	want := map[uint16]int{}
 	for i, port := range []uint16{80, 80, 80, 81, 81, 80} {
@@ -59,12 +61,15 @@ func TestFleetPlainDenied(t *testing.T) {
 	seen := outside.Observe()
 	for _, to := range []string{"10.0.1.2:80", "[fd00:11::2]:80"} {
 		for _, when := range []string{"at first", "remembered"} {
-			if v := web.TCPTo(nstest.Target{To: to, Patience: handshakes}); v.Outcome != nstest.Refused || v.Elapsed > nstest.Patience(900*time.Millisecond) {
+			if v := web.TCPTo(nstest.Target{To: to, Patience: handshakes}); v.Outcome != nstest.Refused ||
+				v.Elapsed > nstest.Patience(900*time.Millisecond) {
 				t.Errorf("%s, %s: %s after %v, want it refused at once", to, when, v, v.Elapsed)
 			}
 		}
 	}
-	if n := seen.Count(func(p nstest.Packet) bool { return p.Network == "tcp" && !p.SYN && p.ACK && p.To.Port() == 80 }); n != 0 {
+	if n := seen.Count(func(p nstest.Packet) bool {
+		return p.Network == "tcp" && !p.SYN && p.ACK && p.To.Port() == 80
+	}); n != 0 {
 		t.Errorf("%d packets with ACK have come", n)
 	}
 	if half := outside.Shell("ss -Htn state syn-recv"); half != "" {
@@ -77,7 +82,8 @@ func TestFleetPlainDenied(t *testing.T) {
 func TestFleetPlainNoMore(t *testing.T) {
 	a, b := newFleet(t)
 	tell(t, a, b)
-	both := strings.Replace(cidrAndLabels, "  - to: [{workloads: {matchLabels: {app: web}}}]\n", "  - to: [{workloads: {matchLabels: {app: web}}}, {cidr: 10.0.0.0/23}]\n", 1)
+	both := strings.Replace(cidrAndLabels, "  - to: [{workloads: {matchLabels: {app: web}}}]\n",
+		"  - to: [{workloads: {matchLabels: {app: web}}}, {cidr: 10.0.0.0/23}]\n", 1)
 	must(t, a.apply(both))
 	must(t, b.apply(cidrAndLabels))
 	web := a.labelledProbe("web", "app=web")
@@ -93,7 +99,8 @@ func TestFleetPlainNoMore(t *testing.T) {
 	if v := web.TCPTo(nstest.Target{To: "10.0.0.2:80", Patience: 2 * handshakes}); !v.Allowed() || v.Server != "web" {
 		t.Errorf("to what has labels now: %v", v)
 	}
-	if v := web.TCPTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes}); !v.Allowed() || v.Elapsed > 900*time.Millisecond {
+	if v := web.TCPTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes}); !v.Allowed() ||
+		v.Elapsed > 900*time.Millisecond {
 		t.Errorf("once more: %v after %v", v, v.Elapsed)
 	}
 }
@@ -113,7 +120,8 @@ spec:
   - to: [{cidr: 10.0.0.0/23}, {cidr: "fd00:10::/64"}]
 `))
 	router := linkOutside(t, a)
-	router.Shell("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; ip route add prohibit 10.0.0.200; ip route add prohibit fd00:10::200")
+	router.Shell("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; ip route add prohibit " +
+		"10.0.0.200; ip route add prohibit fd00:10::200")
 	a.Shell("ip route add 10.0.0.200 via 10.0.1.2; ip route add fd00:10::200 via fd00:11::2")
 	db := a.labelledProbe("db", "app=db")
 	for _, to := range []string{"10.0.0.200:80", "[fd00:10::200]:80"} {

@@ -102,7 +102,9 @@ backend web
 	webA.Start("haproxy", "-db", "-f", proxy)
 	b.untilListening(80, 5201)
 	a.untilListening(8080)
-	nstest.WaitFor(t, 10*time.Second, "the third machine's nginx", func() bool { return third.Shell("ss -Hltn 'sport = :80'") != "" })
+	nstest.WaitFor(t, 10*time.Second, "the third machine's nginx", func() bool {
+		return third.Shell("ss -Hltn 'sport = :80'") != ""
+	})
 
 	type reach struct {
 		name string
@@ -215,7 +217,8 @@ func TestFleetContainers(t *testing.T) {
 func moveBulk(t *testing.T, from *nstest.Cgroup, local, to string) {
 	t.Helper()
 	for _, reverse := range []bool{false, true} {
-		args := []string{"-c", to, "-B", local, "-p", "5201", "-n", "40M", "-J", "--connect-timeout", fmt.Sprint(nstest.Patience(5 * time.Second).Milliseconds())}
+		args := []string{"-c", to, "-B", local, "-p", "5201", "-n", "40M", "-J", "--connect-timeout",
+			fmt.Sprint(nstest.Patience(5 * time.Second).Milliseconds())}
 		if reverse {
 			args = append(args, "-R")
 		}

@@ -14,8 +14,10 @@ func TestFleetQueue(t *testing.T) {
 	tell(t, a, b)
 	table := a.Shell("nft --debug=netlink list table inet thole")
 	native := strings.Contains(table, "[ queue num 5448 ]")
-	if compat := strings.Contains(table, "[ target name NFQUEUE "); native == compat || nstest.NativeQueue() && !native {
-		t.Errorf("by the expression queue: %t, by NFQUEUE of xtables: %t, the kernel must have the expression: %t\n%s", native, compat, nstest.NativeQueue(), table)
+	if compat := strings.Contains(table, "[ target name NFQUEUE "); native == compat || nstest.NativeQueue() &&
+		!native {
+		t.Errorf("by the expression queue: %t, by NFQUEUE of xtables: %t, the kernel must have the expression: %t\n%s",
+			native, compat, nstest.NativeQueue(), table)
 	}
 	doctor, status := "NFQUEUE of nft_compat", "by NFQUEUE of nft_compat"
 	if native {

@@ -21,17 +21,20 @@ func TestFleetStatus(t *testing.T) {
 		t.Error("not connected to what has no labels")
 	}
 	f := a.status().Fleet
-	if f == nil || f.Node != "node-a" || time.Until(f.Until) < 30*time.Minute || f.Error != "" || !f.Queue.Running || f.Queue.Packets == 0 {
+	if f == nil || f.Node != "node-a" || time.Until(f.Until) < 30*time.Minute || f.Error != "" || !f.Queue.Running ||
+		f.Queue.Packets == 0 {
 		t.Fatalf("fleet: %+v", f)
 	}
-	if f.Classes != 1 || f.MaxClasses != 16384 || f.Known["statements"] == 0 || f.Known["plain-places"] != 1 || f.Refused["handshake/no-thole"] != 1 {
+	if f.Classes != 1 || f.MaxClasses != 16384 || f.Known["statements"] == 0 || f.Known["plain-places"] != 1 ||
+		f.Refused["handshake/no-thole"] != 1 {
 		t.Errorf("fleet: %+v", f)
 	}
 	if f := b.status().Fleet; f.Events["proven"] != 1 || f.Refused["handshake/not-wanted"] == 0 {
 		t.Errorf("fleet of the server: %+v", f)
 	}
 	text := a.Shell(a.thole + " status")
-	for _, want := range []string{"node node-a, certificate until ", "1 of 16384 classes", "1 places without Thole", "handshake/no-thole: 1"} {
+	for _, want := range []string{"node node-a, certificate until ", "1 of 16384 classes", "1 places without Thole",
+		"handshake/no-thole: 1"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("status lacks %q:\n%s", want, text)
 		}
@@ -47,7 +50,8 @@ func TestFleetStatus(t *testing.T) {
 		cmd := a.Command(a.thole, "apply", "--state", "/run/state", "-f", "-", "--dry-run")
 		cmd.Stdin = strings.NewReader(cidrAndLabels)
 		out, err := cmd.Output()
-		if err != nil || !strings.Contains(string(out), "chain fleet_in") || !strings.Contains(string(out), "10.0.0.0/23") {
+		if err != nil || !strings.Contains(string(out), "chain fleet_in") ||
+			!strings.Contains(string(out), "10.0.0.0/23") {
 			t.Errorf("dry run: %v: %s%s", err, out, stderrOf(err))
 		}
 	}

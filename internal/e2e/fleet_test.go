@@ -19,10 +19,12 @@ func TestFleetTableIsReadBack(t *testing.T) {
 	must(t, err)
 	cgroup := policy.Cgroup{Path: "thole.slice/web", ID: h.MkCgroup("thole.slice/web")}
 	result, err := compiler.Compile(compiler.Input{
-		Policies:  docs.Policies,
-		Workloads: []policy.Workload{{Name: "web", Kind: policy.KindRun, Labels: policy.Labels{"app": "web"}, Cgroup: cgroup}},
-		Fleet:     &compiler.Fleet{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}, Queue: 5448},
-		Remotes:   []policy.Remote{{Labels: policy.Labels{"app": "web"}, Address: netip.MustParseAddr("10.0.0.2")}},
+		Policies: docs.Policies,
+		Workloads: []policy.Workload{{Name: "web", Kind: policy.KindRun, Labels: policy.Labels{"app": "web"},
+			Cgroup: cgroup}},
+		Fleet: &compiler.Fleet{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"),
+			netip.MustParsePrefix("fd00::/8")}, Queue: 5448},
+		Remotes: []policy.Remote{{Labels: policy.Labels{"app": "web"}, Address: netip.MustParseAddr("10.0.0.2")}},
 	})
 	must(t, err)
 	var loaded *ruleset.Table

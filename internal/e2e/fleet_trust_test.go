@@ -56,7 +56,9 @@ func (m *machine) reload() {
 	const read = "certificate and trust were read"
 	before := strings.Count(m.daemon.Output(), read)
 	must(m.t, m.daemon.Signal(syscall.SIGHUP))
-	nstest.WaitFor(m.t, 20*time.Second, "the daemon to read them", func() bool { return strings.Count(m.daemon.Output(), read) > before })
+	nstest.WaitFor(m.t, 20*time.Second, "the daemon to read them", func() bool {
+		return strings.Count(m.daemon.Output(), read) > before
+	})
 }
 
 // revoke has the CA revoke all certificates of a node.
@@ -116,11 +118,13 @@ func TestFleetRevocationEndsConnections(t *testing.T) {
 		probes[m] = m.labelledProbe("web", "app=web")
 		probes[m].Listen("tcp", "[::]:80")
 	}
-	fromA, fromA6, toA := dial(t, probes[a], "10.0.0.2:80"), dial(t, probes[a], "[fd00:10::2]:80"), dial(t, probes[b], "10.0.0.1:80")
+	fromA, fromA6, toA := dial(t, probes[a], "10.0.0.2:80"), dial(t, probes[a], "[fd00:10::2]:80"),
+		dial(t, probes[b], "10.0.0.1:80")
 	fromC, toC := dial(t, probes[c], "10.0.1.2:80"), dial(t, probes[b], "[fd00:11::1]:80")
 	ca.revoke("node-a")
 	b.install(pki.Delivery{Lists: ca.file("ca.crl")})
-	for name, conn := range map[string]*nstest.Conn{"from the node": fromA, "from the node, IPv6": fromA6, "to the node": toA} {
+	for name, conn := range map[string]*nstest.Conn{"from the node": fromA, "from the node, IPv6": fromA6,
+		"to the node": toA} {
 		if !silent(conn) {
 			t.Errorf("%s: answered after its revocation", name)
 		}
@@ -135,7 +139,8 @@ func TestFleetRevocationEndsConnections(t *testing.T) {
 	}
 	talk(t, fromC)
 	talk(t, toC)
-	if reached(probes[a], "10.0.0.2:80", 300*time.Millisecond) || reached(probes[b], "10.0.0.1:80", 300*time.Millisecond) {
+	if reached(probes[a], "10.0.0.2:80", 300*time.Millisecond) ||
+		reached(probes[b], "10.0.0.1:80", 300*time.Millisecond) {
 		t.Error("a connection was opened")
 	}
 	if !reached(probes[c], "10.0.1.2:80", handshakes) {
@@ -246,7 +251,8 @@ func TestFleetRequiredLabels(t *testing.T) {
 	}
 	talk(t, open) // web is of team b now: no policy isolates it
 	other := b.labelled("other", "team=a").Probe("other")
-	if out := b.Shell(b.thole + " status || true"); !strings.Contains(out, "team=a contradicts this node's certificate, which requires team=b") {
+	if out := b.Shell(b.thole + " status || true"); !strings.Contains(out,
+		"team=a contradicts this node's certificate, which requires team=b") {
 		t.Errorf("status says nothing of a label that contradicts:\n%s", out)
 	}
 	_ = other

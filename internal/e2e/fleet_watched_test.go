@@ -156,7 +156,9 @@ func TestFleetWatchedRenewal(t *testing.T) {
 		for _, team := range []string{"a", "b"} {
 			scope := scopeOf(fleetEnds[0], map[string]string{"team": team})
 			a.put(t, pki.Delivery{Certificate: ca.issue(a.pki(), "node-a", scope)})
-			a.noticed(old, "the required label team="+team, func() bool { return a.workload("web").Labels["team"] == team })
+			a.noticed(old, "the required label team="+team, func() bool {
+				return a.workload("web").Labels["team"] == team
+			})
 			if node := a.workload("web").Facts["thole/node"]; node != "node-a" {
 				t.Errorf("thole/node=%q", node)
 			}
@@ -379,7 +381,9 @@ func TestFleetDegradedQueue(t *testing.T) {
 			return
 		}
 		startA(t, a, b)
-		nstest.WaitFor(t, 5*time.Second, "the reason", func() bool { return strings.Contains(a.degraded(), "queue 5448") })
+		nstest.WaitFor(t, 5*time.Second, "the reason", func() bool {
+			return strings.Contains(a.degraded(), "queue 5448")
+		})
 		web, near := a.labelledProbe("web", "app=web"), a.labelledProbe("near", "app=web")
 		web.Listen("tcp", "[::]:80")
 		b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")

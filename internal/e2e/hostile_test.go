@@ -30,7 +30,9 @@ spec: {cgroup: "evil*red"}
 
 // printable reports whether a terminal only gets text and line ends.
 func printable(output string) bool {
-	return utf8.ValidString(output) && !strings.ContainsFunc(output, func(r rune) bool { return r != '\n' && !strconv.IsPrint(r) })
+	return utf8.ValidString(output) && !strings.ContainsFunc(output, func(r rune) bool {
+		return r != '\n' && !strconv.IsPrint(r)
+	})
 }
 
 // said is all that a command writes, whether it fails or not.

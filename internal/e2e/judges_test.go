@@ -201,7 +201,8 @@ func (s *stage) clear() {
 func (s *stage) remove(path string) {
 	for ; path != "." && path != ""; path, _ = parent(path) {
 		for _, w := range s.c.Workloads {
-			if w.Kind != policy.KindAddress && strings.HasPrefix(w.Cgroup.Path, path+"/") && s.node.CgroupID(w.Cgroup.Path) != 0 {
+			if w.Kind != policy.KindAddress && strings.HasPrefix(w.Cgroup.Path, path+"/") &&
+				s.node.CgroupID(w.Cgroup.Path) != 0 {
 				return
 			}
 		}

@@ -61,7 +61,8 @@ func TestUnlabelledContainerInABoundSlice(t *testing.T) {
 	n := newNode(t)
 	n.label("docker.slice", app("web"))
 	n.more.Parents = []policy.Cgroup{{Path: "docker.slice", ID: n.MkCgroup("docker.slice")}}
-	n.more.Unlabelled = []policy.Unlabelled{{Cgroup: policy.Cgroup{Path: "docker.slice/plain", ID: n.MkCgroup("docker.slice/plain")}}}
+	n.more.Unlabelled = []policy.Unlabelled{{Cgroup: policy.Cgroup{Path: "docker.slice/plain",
+		ID: n.MkCgroup("docker.slice/plain")}}}
 	plain := n.In("docker.slice/plain").Probe("plain")
 	web := n.label("thole.slice/web", app("web")).Probe("web")
 	n.enforce(policies.Default)
@@ -76,7 +77,8 @@ func TestContainersOnABridge(t *testing.T) {
 	bridge := netip.MustParsePrefix("172.17.0.1/16")
 	container := nstest.New(t)
 	device, veth := nstest.Link(n.Host, bridge.String(), "fd00:17::1/64", container, "172.17.0.2/16", "fd00:17::2/64")
-	container.Shell("ip addr add 172.17.0.3/16 dev " + veth + "; ip addr add 172.17.0.4/16 dev " + veth + "; ip addr add fd00:17::4/64 dev " + veth + " nodad")
+	container.Shell("ip addr add 172.17.0.3/16 dev " + veth + "; ip addr add 172.17.0.4/16 dev " + veth +
+		"; ip addr add fd00:17::4/64 dev " + veth + " nodad")
 	web := n.label("thole.slice/web", app("web")).Probe("web")
 	n.label("docker/a", app("web"))
 	own := func(addresses ...string) []policy.Network {
@@ -88,7 +90,8 @@ func TestContainersOnABridge(t *testing.T) {
 	}
 	n.workloads[1].Own = own("172.17.0.2", "fd00:17::2")
 	n.more.Bridges = []policy.Bridge{{Name: device, Networks: []netip.Prefix{bridge.Masked()}}}
-	n.more.Unlabelled = []policy.Unlabelled{{Cgroup: policy.Cgroup{Path: "docker/b", ID: n.MkCgroup("docker/b")}, Own: own("172.17.0.3")}}
+	n.more.Unlabelled = []policy.Unlabelled{{Cgroup: policy.Cgroup{Path: "docker/b", ID: n.MkCgroup("docker/b")},
+		Own: own("172.17.0.3")}}
 	n.enforce(slices.Concat(policies.Default, policyForDNS))
 
 	inside := container.In("app").Probe("inside")

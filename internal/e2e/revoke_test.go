@@ -31,10 +31,13 @@ func TestRevocationUnderTraffic(t *testing.T) {
 	const address = "127.0.0.1:5432"
 	period := max(400*time.Millisecond, time.Duration(*connections)*150*time.Microsecond)
 	half := *connections / 2
-	server := startStreams(t, m.labelled("db", "app=db"), roleStreamServer, streamPlan{Address: address, Count: 2 * half, Period: period})
+	server := startStreams(t, m.labelled("db", "app=db"), roleStreamServer,
+		streamPlan{Address: address, Count: 2 * half, Period: period})
 	server.says("listening")
-	good := startStreams(t, m.labelled("web", "app=web"), roleStreamClient, streamPlan{Address: address, Count: half, Pushed: 3, Period: period})
-	bad := startStreams(t, m.labelled("dev", "app=dev"), roleStreamClient, streamPlan{Address: address, First: 1 << 31, Count: half, Pushed: 3, Period: period})
+	good := startStreams(t, m.labelled("web", "app=web"), roleStreamClient,
+		streamPlan{Address: address, Count: half, Pushed: 3, Period: period})
+	bad := startStreams(t, m.labelled("dev", "app=dev"), roleStreamClient,
+		streamPlan{Address: address, First: 1 << 31, Count: half, Pushed: 3, Period: period})
 	for _, s := range []*streamer{good, bad, server} {
 		s.says("ready")
 	}
@@ -42,7 +45,9 @@ func TestRevocationUnderTraffic(t *testing.T) {
 	writes := m.listen()
 	pass := func() window {
 		w := window{from: monotonic()}
-		nstest.WaitFor(t, time.Minute, "traffic to go on", func() bool { return time.Duration(monotonic()-w.from) > 4*period })
+		nstest.WaitFor(t, time.Minute, "traffic to go on", func() bool {
+			return time.Duration(monotonic()-w.from) > 4*period
+		})
 		w.to = monotonic()
 		return w
 	}
@@ -67,7 +72,8 @@ func TestRevocationUnderTraffic(t *testing.T) {
 			delivered += n
 		}
 	}
-	t.Logf("%d connections revoked; %d records were on the way, and %d pushed before they were acknowledged", half, delivered, pushed)
+	t.Logf("%d connections revoked; %d records were on the way, and %d pushed before they were acknowledged", half,
+		delivered, pushed)
 	var usual, longest time.Duration
 	for id, client := range g {
 		if client.endedBefore(revocation.to) || s[id].endedBefore(revocation.to) {
@@ -81,7 +87,8 @@ func TestRevocationUnderTraffic(t *testing.T) {
 			usual, longest = max(usual, end.gap(control)), max(longest, end.gap(revocation))
 		}
 	}
-	t.Logf("allowed connections, one record each %v: the longest gap was %v, and %v while the others were revoked", period, usual, longest)
+	t.Logf("allowed connections, one record each %v: the longest gap was %v, and %v while the others were revoked",
+		period, usual, longest)
 	if longest > 2*usual {
 		t.Errorf("the longest gap of an allowed connection was %v; in the control %v", longest, usual)
 	}
@@ -97,7 +104,8 @@ func checkRevoked(t *testing.T, client, server stream, committed int64) int {
 	late := client.sentAfter(committed)
 	if client.Push {
 		if n := len(late); n > 1 && late[n-1]-late[0] > int64(delayedACK) {
-			t.Errorf("connection %#x: the client read %d records that were pushed after the commit, %v apart", client.ID, n, time.Duration(late[n-1]-late[0]))
+			t.Errorf("connection %#x: the client read %d records that were pushed after the commit, %v apart",
+				client.ID, n, time.Duration(late[n-1]-late[0]))
 		}
 		return len(late)
 	}
@@ -107,7 +115,8 @@ func checkRevoked(t *testing.T, client, server stream, committed int64) int {
 	}
 	for _, stamp := range late {
 		if stamp > first {
-			t.Errorf("connection %#x: the client read a record that was sent %v after its first packet", client.ID, time.Duration(stamp-first))
+			t.Errorf("connection %#x: the client read a record that was sent %v after its first packet", client.ID,
+				time.Duration(stamp-first))
 		}
 	}
 	return len(late)

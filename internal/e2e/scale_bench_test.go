@@ -86,14 +86,16 @@ func changesOfOne(b *testing.B, workloads, classes, policies int) (began, ended 
 	d := &benchedDaemon{machine: &machine{Host: nstest.New(b), t: b, thole: thole}, workloads: workloads,
 		policies: filepath.Join(dir, "policies"), socket: filepath.Join(dir, "sock")}
 	must(b, os.Mkdir(d.policies, 0o755))
-	must(b, os.WriteFile(filepath.Join(d.policies, "scale.yaml"), []byte(reference.ScalePolicies(classes, policies)+bindClasses(classes)), 0o644))
+	must(b, os.WriteFile(filepath.Join(d.policies, "scale.yaml"),
+		[]byte(reference.ScalePolicies(classes, policies)+bindClasses(classes)), 0o644))
 	for i := range workloads {
 		must(b, os.MkdirAll(d.CgroupDir(fmt.Sprintf("scale/c%03d/w%05d", i%classes, i)), 0o755))
 	}
 	d.begin()
 	defer d.end()
 	run := func(i int) *nstest.Process {
-		return d.In("").Start(thole, "run", "--socket", d.socket, "--label", fmt.Sprintf("app=app%03d", i%classes), "--", "sleep", "infinity")
+		return d.In("").Start(thole, "run", "--socket", d.socket, "--label", fmt.Sprintf("app=app%03d", i%classes),
+			"--", "sleep", "infinity")
 	}
 	run(0) // it makes the parent of all
 	count := func(n int) func() bool {

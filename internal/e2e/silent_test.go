@@ -290,7 +290,8 @@ func (b *besieged) silent(uid, n int) {
 	startHelper(b.t, b.In(fmt.Sprint("silent-", uid)).As(uid), roleSilent).hold(n)
 }
 
-var silentRounds = flag.Int("silent", 4, "rounds in which others ask the daemon without silent connections and beside them")
+var silentRounds = flag.Int("silent", 4, "rounds in which others ask the daemon without silent connections and "+
+	"beside them")
 
 // 5,000 connections of one user that say nothing, and are opened again when they are closed, cost others little:
 // root's status and another user's run take at most 50 ms more at p99. The program of 2c6b93c locks root out.
@@ -377,7 +378,8 @@ func TestSilentConnectionsOfManyUsers(t *testing.T) {
 			tries = 6 // those that fail take 4 s
 		}
 		status, runs := b.status(tries), b.runs(tries)
-		t.Logf("failed: root's status %d, another user's run %d of %d: %s", status.Failed, runs.Failed, tries, runs.Said)
+		t.Logf("failed: root's status %d, another user's run %d of %d: %s", status.Failed, runs.Failed, tries,
+			runs.Said)
 		switch {
 		case old && runs.Failed == 0:
 			t.Error("nobody is locked out: this test shows nothing")

@@ -32,7 +32,8 @@ type sameLabels struct {
 
 func newSameLabels(t *testing.T) *sameLabels {
 	n := newNode(t)
-	n.Shell("ip link add own type bridge && ip link set own up && ip addr add 10.0.0.1/24 dev own && ip addr add fd00:10::1/64 dev own nodad")
+	n.Shell("ip link add own type bridge && ip link set own up && ip addr add 10.0.0.1/24 dev own && ip addr add " +
+		"fd00:10::1/64 dev own nodad")
 	s := &sameLabels{node: n}
 	s.web = n.label("thole.slice/web", app("web")).Probe("web")
 	s.web2 = n.label("thole.slice/web2", app("web")).Probe("web2")
@@ -75,7 +76,8 @@ func TestEveryWayToAListener(t *testing.T) {
 				for _, option := range [][]nstest.Option{nil, {nstest.ReusePort}, {nstest.Greet}} {
 					l := s.web.Listen("tcp", join(listen, port), option...)
 					dial := func(p *nstest.Probe) nstest.Verdict {
-						return p.TCPTo(nstest.Target{To: join(to, port), Quiet: len(option) == 1 && option[0] == nstest.Greet})
+						return p.TCPTo(nstest.Target{To: join(to, port), Quiet: len(option) == 1 &&
+							option[0] == nstest.Greet})
 					}
 					allowed(t, fmt.Sprint("tcp, same labels ", option), dial(s.web2))
 					allowed(t, fmt.Sprint("tcp, itself ", option), dial(s.web))

@@ -7,9 +7,9 @@ import (
 	"thole/internal/nstest"
 )
 
-// A daemon of the present version takes over the table of an older one, in which the bits of marks meant something else,
-// and whose chains were others. Allowed connections, also those on which only the server sends, do not end; what is
-// revoked afterwards ends.
+// A daemon of the present version takes over the table of an older one, in which the bits of marks meant something
+// else, and whose chains were others. Allowed connections, also those on which only the server sends, do not end; what
+// is revoked afterwards ends.
 func TestUpgradeUnderTraffic(t *testing.T) {
 	if nstest.Slow() {
 		t.Skip("there is no compiler here to build the older program")
@@ -20,14 +20,18 @@ func TestUpgradeUnderTraffic(t *testing.T) {
 	m.thole = nstest.Old(t)
 	m.start()
 	must(t, m.apply(policyFrom("web")))
-	server := startStreams(t, m.labelled("db", "app=db"), roleStreamServer, streamPlan{Address: address, Count: count, Period: period})
+	server := startStreams(t, m.labelled("db", "app=db"), roleStreamServer,
+		streamPlan{Address: address, Count: count, Period: period})
 	server.says("listening")
-	client := startStreams(t, m.labelled("web", "app=web"), roleStreamClient, streamPlan{Address: address, Count: count, Pushed: 3, Period: period})
+	client := startStreams(t, m.labelled("web", "app=web"), roleStreamClient,
+		streamPlan{Address: address, Count: count, Pushed: 3, Period: period})
 	client.says("ready")
 	server.says("ready")
 	pass := func() {
 		from := monotonic()
-		nstest.WaitFor(t, time.Minute, "traffic to go on", func() bool { return time.Duration(monotonic()-from) > 5*period })
+		nstest.WaitFor(t, time.Minute, "traffic to go on", func() bool {
+			return time.Duration(monotonic()-from) > 5*period
+		})
 	}
 	pass()
 	m.kill()

@@ -7,8 +7,9 @@ import (
 
 // A table is one of docs/PERFORMANCE.md.
 type table struct {
-	name   string
-	bounds bool // the spread is that of the median, with 95 percent confidence, and has to meet the aims; else it is the quartiles
+	name string
+	// the spread is that of the median, with 95 percent confidence, and has to meet the aims; else it is the quartiles
+	bounds bool
 	rows   []row
 }
 
@@ -86,8 +87,10 @@ var allTables = []table{
 		{"p50, first contact", "us/fleet-first", "µs", aim{}},
 		{"p99, first contact", "us/fleet-first-p99", "µs", aim{}},
 		{"p50, first contact, against conntrack alone", "fleet-first/conntrack", "", aim{}},
-		{"p50, first contact, against the packets of a known peer accepted in userspace", "fleet-first/userspace", "", aim{}},
-		{"connections that a node takes, for a second of its daemon's processor time", "connections/cpu-second", "", atLeast(5000)},
+		{"p50, first contact, against the packets of a known peer accepted in userspace", "fleet-first/userspace", "",
+			aim{}},
+		{"connections that a node takes, for a second of its daemon's processor time", "connections/cpu-second", "",
+			atLeast(5000)},
 		{"connections a second, with both nodes and the clients on this machine", "connections/second", "", aim{}},
 		{"throughput of TCP behind the handshake, against conntrack alone", "fleet-bulk/conntrack", "", atLeast(0.98)},
 	}},
@@ -150,7 +153,8 @@ func (t table) render(found metrics) (string, error) {
 				judged = r.aim.worse(low, high)
 			}
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.what, strings.TrimSpace(number(value)+" "+r.unit), spread, r.aim, r.aim.met(judged))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.what, strings.TrimSpace(number(value)+" "+r.unit), spread,
+			r.aim, r.aim.met(judged))
 	}
 	return b.String(), nil
 }

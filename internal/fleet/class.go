@@ -52,7 +52,9 @@ func (f *Fleet) mayMeet(node string) bool {
 // forgetFull drops the nodes that would be as new; f.mu is held. Certificates bound how
 // many there are that are not.
 func (f *Fleet) forgetFull(now time.Time) {
-	maps.DeleteFunc(f.rates, func(_ string, allowance *rate.Limiter) bool { return allowance.TokensAt(now) >= remotesBurst })
+	maps.DeleteFunc(f.rates, func(_ string, allowance *rate.Limiter) bool {
+		return allowance.TokensAt(now) >= remotesBurst
+	})
 }
 
 // sweep has the table forget what nobody uses, now and then.

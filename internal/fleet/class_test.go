@@ -31,7 +31,9 @@ func (l learns) Believe(context.Context, *pki.Node, *pki.Trust) error { return n
 // How often a node makes the table change is bounded, for each by itself.
 func TestRemotesRate(t *testing.T) {
 	clock := time.Unix(1_800_000_000, 0)
-	f := &Fleet{table: learns{}, rates: map[string]*rate.Limiter{}, config: Config{Now: func() time.Time { return clock }}}
+	f := &Fleet{table: learns{}, rates: map[string]*rate.Limiter{}, config: Config{Now: func() time.Time {
+		return clock
+	}}}
 	allowed := func(node string) (n int) {
 		for range 2 * remotesBurst {
 			if f.mayMeet(node) {

@@ -90,7 +90,8 @@ func Open(config Config, table Table, node Node) *Fleet {
 		log: config.Logger, rates: map[string]*rate.Limiter{},
 	}
 	f.engines = engineKeeper{ended: make(chan error, 1), start: func(node *pki.Node) (Engine, error) {
-		return config.Engine(datapath.Config{Queue: config.Queue, Node: node, Daemon: asked{f.node, f}, Log: config.Logger})
+		return config.Engine(datapath.Config{Queue: config.Queue, Node: node, Daemon: asked{f.node, f},
+			Log: config.Logger})
 	}}
 	f.credentials.read(config.Now())
 	f.show()

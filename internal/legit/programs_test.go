@@ -62,7 +62,8 @@ func programList() []program {
 			get(8090, "--tcp-fastopen")},
 		{"unbound", "dns", "5300/udp, 5300/tcp", []string{"unbound", "dig"}, unreachable, serveUnbound, resolve(5300)},
 		{"dnsmasq", "dns", "53/udp, 53/tcp", []string{"dnsmasq"}, unreachable, serveDnsmasq, resolve(53)},
-		{"postgresql", "postgresql", "5432/tcp", []string{postgres("postgres")}, refused, servePostgreSQL, usePostgreSQL},
+		{"postgresql", "postgresql", "5432/tcp", []string{postgres("postgres")}, refused, servePostgreSQL,
+			usePostgreSQL},
 		{"redis", "redis", "6379/tcp", []string{"redis-server", "redis-cli", "redis-benchmark"}, refused,
 			serveRedis, useRedis},
 		{"openssh", "openssh", "22/tcp", []string{sshd, "ssh", "ssh-keygen"}, refused, serveOpenSSH, useOpenSSH},
@@ -89,7 +90,8 @@ func TestPrograms(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			i := installation{t: t, host: nstest.New(t)}
-			i.host.Shell("ip addr add 10.0.0.1/32 dev lo; ip addr add fd00::1/128 dev lo; mkdir /run/sshd; sysctl -qw net.ipv4.tcp_fastopen=3")
+			i.host.Shell("ip addr add 10.0.0.1/32 dev lo; ip addr add fd00::1/128 dev lo; mkdir /run/sshd; sysctl " +
+				"-qw net.ipv4.tcp_fastopen=3")
 			if tt.policies != "" {
 				enforce(t, i.host, tt.policies)
 			}
@@ -128,7 +130,8 @@ func (p program) check(i *installation, at string, others bool) {
 		u := i.user(name, cgroup)
 		p.use(u, at)
 		if len(u.failed) < u.ran {
-			i.t.Errorf("%s at %s answered the %s client: %d of %d commands failed", p.name, at, name, len(u.failed), u.ran)
+			i.t.Errorf("%s at %s answered the %s client: %d of %d commands failed", p.name, at, name, len(u.failed),
+				u.ran)
 		}
 		for _, err := range u.failed {
 			if !regexp.MustCompile(p.denied).MatchString(err.Error()) {
@@ -299,7 +302,8 @@ func (u *user) get(at string, port int, more ...string) {
 	url := "http://" + hostPort(at, port)
 	u.expect(1, "connects: 1", "", "curl", "-sS", "-m", seconds(15), "-w", "connects: %{num_connects}\n", url+"/[1-3]")
 	u.expect(10, "from nginx", "", "curl",
-		append(more, "-sS", "-m", seconds(15), "-H", "Connection: close", "-Z", "--parallel-immediate", url+"/[1-10]")...)
+		append(more, "-sS", "-m", seconds(15), "-H", "Connection: close", "-Z", "--parallel-immediate", url+
+			"/[1-10]")...)
 }
 
 // serveUnbound starts two threads with sockets of their own.
@@ -427,7 +431,8 @@ const sshd = "/usr/sbin/sshd"
 
 func serveOpenSSH(i *installation) {
 	for _, name := range []string{"host", "user"} {
-		_, err := i.user(name, "").try("", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(i.dir, name))
+		_, err := i.user(name, "").try("", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f",
+			filepath.Join(i.dir, name))
 		must(i.t, err)
 	}
 	conf := fmt.Sprintf("HostKey %[1]s/host\nAuthorizedKeysFile %[1]s/user.pub\nStrictModes no\n", i.dir)
@@ -468,8 +473,9 @@ func useChrony(u *user, at string) {
 	if u.from.Path() == "/thole.slice/client-chrony" {
 		wait = seconds(15)
 	}
-	conf := u.file("client-"+u.name+at, fmt.Sprintf("server %s iburst maxsamples 1\nport 0\ncmdport 0\nbindcmdaddress /\n"+
-		"pidfile %s/pid-%s-%[1]s\n", at, u.dir, u.name))
+	conf := u.file("client-"+u.name+at,
+		fmt.Sprintf("server %s iburst maxsamples 1\nport 0\ncmdport 0\nbindcmdaddress /\n"+
+			"pidfile %s/pid-%s-%[1]s\n", at, u.dir, u.name))
 	u.expect(1, "System clock wrong by", "", "chronyd", "-Q", "-t", wait, "-u", "root", "-f", conf)
 	u.expect(1, "7F7F0101", "", "chronyc", "-n", "-h", at, "tracking")
 }

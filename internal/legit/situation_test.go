@@ -43,8 +43,8 @@ func find(list []situation, name string) *situation {
 	return nil
 }
 
-// A who is a pair of parties. The parties are web and web2, of equal labels; client, of others; free and free2, which are
-// unlabelled; and outside, on another machine.
+// A who is a pair of parties. The parties are web and web2, of equal labels; client, of others; free and free2, which
+// are unlabelled; and outside, on another machine.
 type who struct{ name, client, server string }
 
 var (

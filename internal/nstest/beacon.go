@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Barrier returns when every packet that was sent before has gone all its way through the kernel: it is in the receiving
-// socket or was thrown away, and so are the kernel's answers to it (SYN-ACK, RST, ICMP). So what has not arrived after a
-// Barrier never will, and "nothing arrives" needs no waiting.
+// Barrier returns when every packet that was sent before has gone all its way through the kernel: it is in the
+// receiving socket or was thrown away, and so are the kernel's answers to it (SYN-ACK, RST, ICMP). So what has not
+// arrived after a Barrier never will, and "nothing arrives" needs no waiting.
 //
 // Why this holds. Loopback and veth do not deliver a packet but put it into the backlog of the CPU on which the sender
 // runs. There is one such queue for each CPU, shared by all devices and namespaces; it is emptied first in, first out,

@@ -11,8 +11,8 @@ import (
 )
 
 // TestBarrierUnderLoad asks for datagrams right after they were sent, and only once, while floods of others keep the
-// queues of all CPUs busy. (Kernels since 6.4 mostly deliver before sendto returns, so there it passes without a barrier;
-// older ones leave the work to ksoftirqd while that is busy.)
+// queues of all CPUs busy. (Kernels since 6.4 mostly deliver before sendto returns, so there it passes without a
+// barrier; older ones leave the work to ksoftirqd while that is busy.)
 func TestBarrierUnderLoad(t *testing.T) {
 	a, router, b := nstest.New(t), nstest.New(t), nstest.New(t)
 	nstest.Link(a, "10.0.0.1/24", "fd00::1/64", router, "10.0.0.2/24", "fd00::2/64")

@@ -21,8 +21,8 @@ type Cgroup struct {
 	uid  int // who starts processes
 }
 
-// In returns the cgroup with this path, as seen in the host ("thole.slice/web"); it is made if there is none. The host's
-// root is "".
+// In returns the cgroup with this path, as seen in the host ("thole.slice/web"); it is made if there is none. The
+// host's root is "".
 func (h *Host) In(path string) *Cgroup {
 	h.t.Helper()
 	path = strings.Trim(path, "/")

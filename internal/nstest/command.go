@@ -101,7 +101,8 @@ func (p *Process) Output() string {
 	return string(out)
 }
 
-// Shell runs a script of sh in the host's root cgroup and returns what it wrote. A failing command ends it, and the test.
+// Shell runs a script of sh in the host's root cgroup and returns what it wrote. A failing command ends it, and the
+// test.
 func (h *Host) Shell(script string) string {
 	h.t.Helper()
 	return h.root.Shell(script)

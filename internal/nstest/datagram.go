@@ -39,7 +39,8 @@ func (s *UDPSocket) Send(to, data string) Outcome {
 	return s.probe.call(request{Op: "sendto", Handle: s.handle, To: to, Data: data}).Outcome
 }
 
-// SendFrom is Send with a source address of this node that the socket chooses (IP_PKTINFO). The port stays the socket's.
+// SendFrom is Send with a source address of this node that the socket chooses (IP_PKTINFO). The port stays the
+// socket's.
 func (s *UDPSocket) SendFrom(source, to, data string) Outcome {
 	s.probe.host.t.Helper()
 	return s.probe.call(request{Op: "sendfrom", Handle: s.handle, From: source, To: to, Data: data}).Outcome
@@ -144,14 +145,15 @@ func (s *UDPSocket) Try(to string, receivers ...*UDPSocket) Verdict {
 	return Verdict{Outcome: Silent}
 }
 
-// Ping sends an ICMP echo request from a ping socket, for which no privilege is needed, and says whether it was answered.
+// Ping sends an ICMP echo request from a ping socket, for which no privilege is needed, and says whether it was
+// answered.
 func (p *Probe) Ping(to string) Verdict {
 	p.host.t.Helper()
 	return p.icmp(request{Op: "ping", To: to})
 }
 
-// ICMP sends an ICMP message of this type (ICMPv6 if to is IPv6) from a raw socket. Echo requests and timestamp requests
-// are answered; of others it can be seen only whether they were let out.
+// ICMP sends an ICMP message of this type (ICMPv6 if to is IPv6) from a raw socket. Echo requests and timestamp
+// requests are answered; of others it can be seen only whether they were let out.
 func (p *Probe) ICMP(to string, icmpType int) Verdict {
 	p.host.t.Helper()
 	return p.icmp(request{Op: "icmp", To: to, ICMPType: icmpType})

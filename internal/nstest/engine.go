@@ -17,8 +17,8 @@ import (
 )
 
 // An Engine is a Docker engine of the machine's own packages (containerd, dockerd, runc) that runs in a host: what it
-// makes, docker0, firewall rules, mounts and cgroups, is the host's. There is no registry; images come from Image. It ends
-// with the host, and its containers with it. A host has room for one.
+// makes, docker0, firewall rules, mounts and cgroups, is the host's. There is no registry; images come from Image. It
+// ends with the host, and its containers with it. A host has room for one.
 //
 //	/                                  the host's cgroups
 //	├── system.slice/containerd.service    containerd, one shim for each container
@@ -27,8 +27,8 @@ import (
 //	└── (root)                             the docker command
 //
 // Its state is in the host's own /run, so it is in memory and gone with the host's last process. Only its socket, and
-// those of the probes in its containers, lie in a directory of the machine, where every namespace finds them. In the host
-// it also answers at /run/docker.sock, Docker's usual place.
+// those of the probes in its containers, lie in a directory of the machine, where every namespace finds them. In the
+// host it also answers at /run/docker.sock, Docker's usual place.
 type Engine struct {
 	Socket string // a path, good in the host and on the machine; DOCKER_HOST is "unix://" + Socket
 
@@ -54,8 +54,8 @@ const (
 	enginePatience   = 20 * time.Second // for what takes a tenth of a second on an idle machine
 )
 
-// StartEngine starts a Docker engine in the host, with more flags for dockerd ("--iptables=false", "--live-restore"). The
-// cgroup driver is cgroupfs. It returns when the engine answers.
+// StartEngine starts a Docker engine in the host, with more flags for dockerd ("--iptables=false", "--live-restore").
+// The cgroup driver is cgroupfs. It returns when the engine answers.
 func StartEngine(t testing.TB, h *Host, flags ...string) *Engine {
 	t.Helper()
 	Need(t, "root", "cgroup2", "containerd", "dockerd", "runc", dockerCLI, "iptables", "busybox")
@@ -68,8 +68,8 @@ func StartEngine(t testing.TB, h *Host, flags ...string) *Engine {
 	return e
 }
 
-// makeDirs makes the directory of the sockets, whose name lets the janitor find it, and hides the machine's /etc/docker:
-// an engine reads its configuration there, and some write a key.
+// makeDirs makes the directory of the sockets, whose name lets the janitor find it, and hides the machine's
+// /etc/docker: an engine reads its configuration there, and some write a key.
 func (e *Engine) makeDirs() (err error) {
 	if e.dir, err = os.MkdirTemp(engineSocketRoot, ownerPrefix()); err != nil {
 		return err
@@ -179,8 +179,8 @@ func (e *Engine) Stop() {
 	e.signal(unix.SIGTERM)
 }
 
-// Kill ends dockerd with SIGKILL. Its containers live on; a new dockerd ends them, unless it runs with --live-restore. Its
-// sockets stay, and refuse connections.
+// Kill ends dockerd with SIGKILL. Its containers live on; a new dockerd ends them, unless it runs with --live-restore.
+// Its sockets stay, and refuse connections.
 func (e *Engine) Kill() {
 	e.t.Helper()
 	e.signal(unix.SIGKILL)
@@ -213,8 +213,8 @@ func (e *Engine) Restart() {
 	e.Start()
 }
 
-// Docker runs the docker command in the host ("run", "-d", image) and returns what it wrote to stdout, without the spaces
-// around it. It must succeed.
+// Docker runs the docker command in the host ("run", "-d", image) and returns what it wrote to stdout, without the
+// spaces around it. It must succeed.
 func (e *Engine) Docker(args ...string) string {
 	e.t.Helper()
 	out, err := e.TryDocker(args...)

@@ -102,7 +102,8 @@ func libraries(program string) []string {
 	return paths
 }
 
-// lddLine finds the paths in "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)" and "/lib64/ld-linux-x86-64.so.2 (0x…)".
+// lddLine finds the paths in "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)" and "/lib64/ld-linux-x86-64.so.2
+// (0x…)".
 var lddLine = regexp.MustCompile(`(/\S+) \(0x`)
 
 // applets links all that busybox can do, except where a program of that name is.

@@ -33,7 +33,8 @@ func footprint(t *testing.T) map[string]any {
 	}
 	print := map[string]any{"mounts": string(mounts)}
 	for _, pattern := range []string{
-		"/etc/docker/*", "/opt/containerd", "/run/docker*", "/run/containerd*", "/var/lib/docker/*", "/var/lib/containerd/*",
+		"/etc/docker/*", "/opt/containerd", "/run/docker*", "/run/containerd*", "/var/lib/docker/*",
+		"/var/lib/containerd/*",
 		"/dev/shm/*", "/etc/cni/net.d/*", "/run/containers*", "/run/libpod*", "/run/netns*", "/run/runc*",
 		"/var/cache/containers*", "/var/lib/cni*", "/var/lib/containers*", "/var/tmp/podman*", "/var/tmp/storage*",
 		"/sys/class/net/*",

@@ -13,19 +13,19 @@ import (
 )
 
 // A container's probe is the test binary, which with its libraries is mounted into the container whatever its image. It
-// is told what to do over a socket that is mounted beside it: the test listens, the probe connects as the first thing it
-// does. So the engine has no part in their talk, and may be stopped.
+// is told what to do over a socket that is mounted beside it: the test listens, the probe connects as the first thing
+// it does. So the engine has no part in their talk, and may be stopped.
 const (
 	containerControl = "/nstest.sock"
 	containerExe     = modeContainer
 )
 
-// Probe starts a probe as the first process of a container with that name (Docker wants two letters at least): its sockets
-// are born in the container's cgroup and network. The arguments are those of docker run up to and with the image
-// ("--net=host", "-l", "app=web", image). Probe.Stop ends the container; so does the test's end.
+// Probe starts a probe as the first process of a container with that name (Docker wants two letters at least): its
+// sockets are born in the container's cgroup and network. The arguments are those of docker run up to and with the
+// image ("--net=host", "-l", "app=web", image). Probe.Stop ends the container; so does the test's end.
 //
-// A container with its own network asks for addresses by ARP before it sends. A Barrier covers that where the one who is
-// asked is there; give a Target that nobody answers for some Patience.
+// A container with its own network asks for addresses by ARP before it sends. A Barrier covers that where the one who
+// is asked is there; give a Target that nobody answers for some Patience.
 func (e *Engine) Probe(name string, args ...string) *Probe {
 	e.t.Helper()
 	listener, err := e.listen(name)

@@ -186,15 +186,16 @@ func TestEngineImage(t *testing.T) {
 		http { server { listen [::]:80 ipv6only=off; return 200 "hello\n"; } }`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	e.Docker("run", "-d", "--net=host", "--name=web", "-v", config+":/nginx.conf", "nginx", "nginx", "-c", "/nginx.conf")
+	e.Docker("run", "-d", "--net=host", "--name=web", "-v", config+":/nginx.conf", "nginx", "nginx", "-c",
+		"/nginx.conf")
 	nstest.WaitFor(t, 10*time.Second, "nginx to answer curl", func() bool {
 		out, err := e.TryDocker("run", "--rm", "--net=host", "nginx", "curl", "-s", "http://[::1]/")
 		return err == nil && out == "hello"
 	})
 }
 
-// On this rests that a container's labels are known before its first packet: its cgroup is made long before it runs, and
-// the list of containers (unlike inspect, which waits until the container was started) answers at once.
+// On this rests that a container's labels are known before its first packet: its cgroup is made long before it runs,
+// and the list of containers (unlike inspect, which waits until the container was started) answers at once.
 func TestEngineMakesTheCgroupBeforeTheContainerRuns(t *testing.T) {
 	host := nstest.New(t)
 	host.MkCgroup("docker")

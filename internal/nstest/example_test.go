@@ -6,8 +6,8 @@ import (
 	"thole/internal/nstest"
 )
 
-// TestExample is what a test with this package looks like: two workloads on one machine, a table that lets nobody in but
-// the one, and what follows from it.
+// TestExample is what a test with this package looks like: two workloads on one machine, a table that lets nobody in
+// but the one, and what follows from it.
 func TestExample(t *testing.T) {
 	nstest.Need(t, "nft")
 	host := nstest.New(t)

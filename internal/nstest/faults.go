@@ -81,7 +81,8 @@ var faultErrors = map[string][]unix.Errno{
 // playWrapped is a process of Wrap: it has the kernel ask about calls, and begins the
 // program. The descriptor by which it asks stays open for Follow to take.
 func playWrapped(program string, argv []string) error {
-	runtime.LockOSThread()                                                          // the filter is the thread's, and exec ends the others
+	// the filter is the thread's, and exec ends the others
+	runtime.LockOSThread()
 	ask := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}} // struct seccomp_data: nr
 	for call := range faultCalls {
 		ask = append(ask, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: uint32(call)},
@@ -93,7 +94,8 @@ func playWrapped(program string, argv []string) error {
 		return err
 	}
 	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&filter)))
+	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags,
+		uintptr(unsafe.Pointer(&filter)))
 	if errno != 0 {
 		return fmt.Errorf("seccomp: %w", errno)
 	}
@@ -199,7 +201,8 @@ func (f *Faults) decide(process, pid, thread, call, fd int) unix.Errno {
 		return 0
 	}
 	defer unix.Close(socket)
-	if domain, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_NETLINK {
+	if domain, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil ||
+		domain != unix.AF_NETLINK {
 		return 0
 	}
 	protocol, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_PROTOCOL)
@@ -209,7 +212,8 @@ func (f *Faults) decide(process, pid, thread, call, fd int) unix.Errno {
 	if protocol == unix.NETLINK_NETFILTER && f.r.IntN(10) != 0 {
 		return 0
 	}
-	name := map[int]string{unix.NETLINK_ROUTE: "route", unix.NETLINK_SOCK_DIAG: "sock_diag", unix.NETLINK_NETFILTER: "netfilter"}[protocol]
+	name := map[int]string{unix.NETLINK_ROUTE: "route", unix.NETLINK_SOCK_DIAG: "sock_diag",
+		unix.NETLINK_NETFILTER: "netfilter"}[protocol]
 	what := faultCalls[call]
 	f.count[name+" "+what]++
 	return faultErrors[what][f.r.IntN(len(faultErrors[what]))]

@@ -34,8 +34,8 @@ type Forwarder struct {
 // goroutine at a time, and must not call the Forwarder.
 type Rule func(*Frame) []*Frame
 
-// A Frame is one on its way. FromA says whether it goes from a to b. Of a TCP segment over IP without extensions, TCP is
-// not nil.
+// A Frame is one on its way. FromA says whether it goes from a to b. Of a TCP segment over IP without extensions, TCP
+// is not nil.
 type Frame struct {
 	FromA bool
 	Data  []byte // Ethernet
@@ -52,8 +52,8 @@ type Passage struct {
 
 const virtioNetHeader = 10 // linux/virtio_net.h, struct virtio_net_hdr
 
-// Forward joins two hosts, as Link does, by a Forwarder, which ends with the first host's test. Without a rule everything
-// passes.
+// Forward joins two hosts, as Link does, by a Forwarder, which ends with the first host's test. Without a rule
+// everything passes.
 func Forward(a *Host, a4, a6 string, b *Host, b4, b6 string) *Forwarder {
 	a.t.Helper()
 	between := New(a.t)
@@ -65,7 +65,9 @@ func Forward(a *Host, a4, a6 string, b *Host, b4, b6 string) *Forwarder {
 	for i, near := range []*end{nearA, nearB} {
 		near.ip("link set "+near.device+" addrgenmode none", "addr flush dev "+near.device)
 		var err error
-		if enterErr := between.Do(func() { f.ends[i], err = packetSocket(near.device) }); enterErr != nil || err != nil {
+		if enterErr := between.Do(func() {
+			f.ends[i], err = packetSocket(near.device)
+		}); enterErr != nil || err != nil {
 			a.t.Fatalf("nstest: forwarder: %v, %v", enterErr, err)
 		}
 	}
@@ -209,5 +211,6 @@ func (f *Forwarder) send(frames []*Frame) {
 
 // gone says that the test, or the other host, has ended.
 func gone(err error) bool {
-	return errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV)
+	return errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENXIO) ||
+		errors.Is(err, unix.ENODEV)
 }

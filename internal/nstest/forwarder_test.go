@@ -38,7 +38,8 @@ func TestForwarderPasses(t *testing.T) {
 		connects(t, client, addr)
 		var segments []*nstest.Segment
 		for _, p := range f.Passed() {
-			if s := p.TCP; s != nil && slices.Contains([]string{s.From.String(), s.To.String()}, addr) { // not what is left of the other's end
+			// not what is left of the other's end
+			if s := p.TCP; s != nil && slices.Contains([]string{s.From.String(), s.To.String()}, addr) {
 				segments = append(segments, p.TCP)
 			}
 		}

@@ -85,7 +85,8 @@ func TestCommandIsBornInItsCgroup(t *testing.T) {
 	host := nstest.New(t)
 	web := host.In("thole.slice/web")
 	out, err := web.Command("sh", "-c", "cat /proc/self/cgroup; exit 7").Output()
-	if !strings.Contains(string(out), "\n0::/thole.slice/web\n") && !strings.HasPrefix(string(out), "0::/thole.slice/web\n") {
+	if !strings.Contains(string(out), "\n0::/thole.slice/web\n") &&
+		!strings.HasPrefix(string(out), "0::/thole.slice/web\n") {
 		t.Errorf("cgroup of the command: %s", out)
 	}
 	var exit *exec.ExitError
@@ -184,7 +185,8 @@ func TestNft(t *testing.T) {
 	if got := host.NftList(); !strings.Contains(got, "table inet x") {
 		t.Errorf("ruleset: %s", got)
 	}
-	if err := host.Nft("table inet y { chain c { nonsense } }"); err == nil || !strings.Contains(err.Error(), "syntax error") {
+	if err := host.Nft("table inet y { chain c { nonsense } }"); err == nil ||
+		!strings.Contains(err.Error(), "syntax error") {
 		t.Errorf("a bad script: %v", err)
 	}
 }

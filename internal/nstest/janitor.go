@@ -90,8 +90,8 @@ func removeDirs(gone func(name string) bool) {
 	}
 }
 
-// A test's cgroup, or directory, is named nstest-<pid namespace>-<pid>-<start time>-<random>, which tells whether its owner
-// still lives, also when its pid was given to another process since.
+// A test's cgroup, or directory, is named nstest-<pid namespace>-<pid>-<start time>-<random>, which tells whether its
+// owner still lives, also when its pid was given to another process since.
 func ownerPrefix() string {
 	return fmt.Sprintf("nstest-%s-%d-%s-", pidNamespace(), os.Getpid(), startTime(os.Getpid()))
 }
@@ -112,7 +112,8 @@ func pidNamespace() string {
 	return strings.Trim(link, "pid:[]")
 }
 
-// startTime returns field 22 of /proc/PID/stat: the moment, in ticks since boot, at which pid started; "" if it is gone.
+// startTime returns field 22 of /proc/PID/stat: the moment, in ticks since boot, at which pid started; "" if it is
+// gone.
 func startTime(pid int) string {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -103,7 +103,8 @@ func furnish(t testing.TB) *remains {
 		p := h.In("thole.slice/web").Probe("p")
 		p.Fork("child").Listen("tcp", "[::]:80")
 		h.In("thole.slice/cli").As(4242).Start("sleep", "infinity")
-		h.In("deep/deeper").Shell("setsid sh -c 'setsid sleep infinity & trap \"\" TERM HUP INT; sleep infinity' >/dev/null 2>&1 &")
+		h.In("deep/deeper").Shell("setsid sh -c 'setsid sleep infinity & trap \"\" TERM HUP INT; sleep infinity' " +
+			">/dev/null 2>&1 &")
 		h.Observe()
 		r.Cgroups = append(r.Cgroups, h.CgroupDir(""))
 		r.Members = append(r.Members, p.PID())
@@ -116,7 +117,8 @@ func janitorOf(pid int) int {
 	for _, file := range children {
 		list, _ := os.ReadFile(file)
 		for _, child := range strings.Fields(string(list)) {
-			if name, _ := os.ReadFile("/proc/" + child + "/cmdline"); strings.HasPrefix(string(name), "nstest-janitor\x00") {
+			if name, _ := os.ReadFile("/proc/" + child + "/cmdline"); strings.HasPrefix(string(name),
+				"nstest-janitor\x00") {
 				pid, _ := strconv.Atoi(child)
 				return pid
 			}

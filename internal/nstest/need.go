@@ -30,8 +30,8 @@ func Need(t testing.TB, features ...string) {
 	t.Skip(msg)
 }
 
-// NativeQueue says that the kernel is one with nft's expression queue (THOLE_QUEUE=native), so that a test whose packets go
-// another way to userspace has failed.
+// NativeQueue says that the kernel is one with nft's expression queue (THOLE_QUEUE=native), so that a test whose
+// packets go another way to userspace has failed.
 func NativeQueue() bool { return os.Getenv("THOLE_QUEUE") == "native" }
 
 func have(feature string) error {

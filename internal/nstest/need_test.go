@@ -64,7 +64,8 @@ func TestNeed(t *testing.T) {
 		}
 	}
 	said, err := os.ReadFile(loud.Name())
-	if got := strings.Count(string(said), "*** SKIPPED TestNeed: this machine lacks no-such-program ("); err != nil || got != 2 {
+	if got := strings.Count(string(said), "*** SKIPPED TestNeed: this machine lacks no-such-program ("); err != nil ||
+		got != 2 {
 		t.Errorf("%d skips out of 2 were told on stderr: %v\n%s", got, err, said)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An Observer sees each TCP and UDP packet that reached the host and was let pass by its INPUT hook, whether or not there
-// is a socket for it, and disturbs none. (What was thrown away in INPUT, or before, it does not see.)
+// An Observer sees each TCP and UDP packet that reached the host and was let pass by its INPUT hook, whether or not
+// there is a socket for it, and disturbs none. (What was thrown away in INPUT, or before, it does not see.)
 type Observer struct {
 	host    *Host
 	sockets []rawSocket
@@ -116,7 +116,8 @@ func (s rawSocket) readAll() ([]Packet, error) {
 }
 
 // parse reads the addresses from the IPv4 header, which comes with the packet, or from what the kernel says beside it
-// (IPv6). Of a packet too short for ports and flags, which only a raw socket can have sent, it tells the addresses alone.
+// (IPv6). Of a packet too short for ports and flags, which only a raw socket can have sent, it tells the addresses
+// alone.
 func (s rawSocket) parse(data, oob []byte, from unix.Sockaddr) (Packet, error) {
 	src, dst, segment, err := s.split(data, oob, from)
 	if err != nil {

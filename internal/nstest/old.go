@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// OldCommit is the commit whose program tests compare with: it has the faults that were closed since. Tests that run with
-// both programs use only flags that this one has.
+// OldCommit is the commit whose program tests compare with: it has the faults that were closed since. Tests that run
+// with both programs use only flags that this one has.
 const OldCommit = "2c6b93c5761e122f652b6ff3f71e0708a7b147a7"
 
 // oldProgram builds the program of OldCommit, unless an earlier test did so on this machine.
@@ -40,7 +40,8 @@ var oldProgram = sync.OnceValues(func() (string, error) {
 // buildOld builds the program in a directory, from git's archive of the commit.
 func buildOld(source, path string) error {
 	if err := exec.Command("git", "cat-file", "-e", OldCommit+"^{commit}").Run(); err != nil {
-		return fmt.Errorf("this clone does not have the commit %s: it is shallow; run `git fetch --unshallow`", OldCommit[:7])
+		return fmt.Errorf("this clone does not have the commit %s: it is shallow; run `git fetch --unshallow`",
+			OldCommit[:7])
 	}
 	script := `set -eu; top=$(git rev-parse --show-toplevel); git -C "$top" archive "$1" | tar -x -C "$2"
 		go -C "$2" build -trimpath -o "$2/built" ./cmd/thole && mv "$2/built" "$3"`

@@ -60,7 +60,8 @@ func TestSourceAddressAndPort(t *testing.T) {
 	if conn == nil {
 		t.Fatalf("dial: %v", v)
 	}
-	if accepted := l.Accept(time.Second); accepted == nil || accepted.Remote != "127.0.0.9:4321" || conn.Local != accepted.Remote {
+	if accepted := l.Accept(time.Second); accepted == nil || accepted.Remote != "127.0.0.9:4321" ||
+		conn.Local != accepted.Remote {
 		t.Errorf("dialed from %s, accepted %+v", conn.Local, accepted)
 	}
 }
@@ -185,7 +186,8 @@ func TestUDPSocketIsKept(t *testing.T) {
 	server, client := host.In("s").Probe("server"), host.In("c").Probe("client")
 	s, c := server.OpenUDP("udp", "127.0.0.1:0"), client.OpenUDP("udp", "127.0.0.1:4000")
 	c.Send(s.Addr, "question")
-	if got, want := s.Received(), (nstest.Datagram{Data: "question", From: "127.0.0.1:4000"}); !slices.Equal(got, []nstest.Datagram{want}) {
+	if got, want := s.Received(), (nstest.Datagram{Data: "question", From: "127.0.0.1:4000"}); !slices.Equal(got,
+		[]nstest.Datagram{want}) {
 		t.Errorf("the server received %v", got)
 	}
 	s.Send("127.0.0.1:4000", "answer")
@@ -194,7 +196,8 @@ func TestUDPSocketIsKept(t *testing.T) {
 	}
 	s.Close()
 	c.Send(s.Addr, "too late")
-	if got, want := c.Errors(), (nstest.NetError{Errno: unix.ECONNREFUSED, To: s.Addr}); !slices.Equal(got, []nstest.NetError{want}) {
+	if got, want := c.Errors(), (nstest.NetError{Errno: unix.ECONNREFUSED, To: s.Addr}); !slices.Equal(got,
+		[]nstest.NetError{want}) {
 		t.Errorf("the client's errors: %v, want %v", got, want)
 	}
 }

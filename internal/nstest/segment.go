@@ -91,7 +91,8 @@ func parseSegment(frame []byte) *Segment {
 		if packet[9] != unix.IPPROTO_TCP || fragment || header < 20 || size < header || len(packet) < size {
 			return nil
 		}
-		from, to, tcp = netip.AddrFrom4([4]byte(packet[12:])), netip.AddrFrom4([4]byte(packet[16:])), packet[header:size]
+		from, to, tcp = netip.AddrFrom4([4]byte(packet[12:])), netip.AddrFrom4([4]byte(packet[16:])),
+			packet[header:size]
 	case unix.ETH_P_IPV6:
 		if len(packet) < 40 {
 			return nil
@@ -109,14 +110,15 @@ func parseSegment(frame []byte) *Segment {
 	}
 	header := int(tcp[12]>>4) * 4
 	return &Segment{
-		From: netip.AddrPortFrom(from, binary.BigEndian.Uint16(tcp)), To: netip.AddrPortFrom(to, binary.BigEndian.Uint16(tcp[2:])),
-		Seq: binary.BigEndian.Uint32(tcp[4:]), Ack: binary.BigEndian.Uint32(tcp[8:]),
+		From: netip.AddrPortFrom(from, binary.BigEndian.Uint16(tcp)),
+		To:   netip.AddrPortFrom(to, binary.BigEndian.Uint16(tcp[2:])),
+		Seq:  binary.BigEndian.Uint32(tcp[4:]), Ack: binary.BigEndian.Uint32(tcp[8:]),
 		Flags: tcp[13], Options: tcp[20:header], Data: tcp[header:],
 	}
 }
 
-// With returns a frame in the direction of f, and with its hardware addresses, that has another segment in it: whole, with
-// right checksums, and as much window as f's.
+// With returns a frame in the direction of f, and with its hardware addresses, that has another segment in it: whole,
+// with right checksums, and as much window as f's.
 func (f *Frame) With(s Segment) *Frame {
 	header := 20 + len(s.Options)
 	tcp := make([]byte, header, header+len(s.Data))
@@ -129,7 +131,8 @@ func (f *Frame) With(s Segment) *Frame {
 	copy(tcp[20:], s.Options)
 	tcp = append(tcp, s.Data...)
 	from, to := s.From.Addr().AsSlice(), s.To.Addr().AsSlice()
-	binary.BigEndian.PutUint16(tcp[16:], sumOf(from, to, []byte{0, unix.IPPROTO_TCP, byte(len(tcp) >> 8), byte(len(tcp))}, tcp))
+	binary.BigEndian.PutUint16(tcp[16:],
+		sumOf(from, to, []byte{0, unix.IPPROTO_TCP, byte(len(tcp) >> 8), byte(len(tcp))}, tcp))
 
 	var ip []byte
 	if s.From.Addr().Is4() {

@@ -27,7 +27,8 @@ table inet thole {
 func TestVerdictsFollowTheTable(t *testing.T) {
 	nstest.Need(t, "nft")
 	host := nstest.New(t)
-	web, cli, oth := host.In("thole/web").Probe("web"), host.In("thole/cli").Probe("cli"), host.In("thole/oth").Probe("oth")
+	web, cli, oth := host.In("thole/web").Probe("web"), host.In("thole/cli").Probe("cli"),
+		host.In("thole/oth").Probe("oth")
 	free := host.In("").Probe("free")
 	var receivers []*nstest.UDPSocket
 	for _, addr := range []string{"[::]:8000", "[::]:9000"} {

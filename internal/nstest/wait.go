@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// slowness is what THOLE_SLOWNESS says, from 1 (no such variable) on: how many times as long as usually everything takes on
-// this machine, because its processors are emulated.
+// slowness is what THOLE_SLOWNESS says, from 1 (no such variable) on: how many times as long as usually everything
+// takes on this machine, because its processors are emulated.
 var slowness = func() time.Duration {
 	n, err := strconv.Atoi(os.Getenv("THOLE_SLOWNESS"))
 	if err != nil {
@@ -19,8 +19,9 @@ var slowness = func() time.Duration {
 	return time.Duration(max(1, n))
 }()
 
-// Patience is what a patience of d is on this machine. Whatever this package is given or waits for is multiplied already; it
-// is for a test that hands a time-out to others, as to curl. A time that is asserted, or the product's, is never multiplied.
+// Patience is what a patience of d is on this machine. Whatever this package is given or waits for is multiplied
+// already; it is for a test that hands a time-out to others, as to curl. A time that is asserted, or the product's, is
+// never multiplied.
 func Patience(d time.Duration) time.Duration { return slowness * d }
 
 // Slow says that this machine is slower than TCP's timers, which nothing multiplies: what was not lost may be repeated.

@@ -11,8 +11,8 @@ import (
 	"syscall"
 )
 
-// worker is the probe's side: it owns the sockets, and does what the requests say, one after the other. Only the servers
-// that answer by themselves run beside it.
+// worker is the probe's side: it owns the sockets, and does what the requests say, one after the other. Only the
+// servers that answer by themselves run beside it.
 type worker struct {
 	name    string
 	rights  *rightsReader

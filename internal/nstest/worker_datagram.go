@@ -289,7 +289,8 @@ func (w *worker) sendICMP(req request, kind int) (reply, error) {
 }
 
 // icmpMessage is a message of 20 bytes, the length of a timestamp request. The checksum is the Internet's; kernels
-// compute that of ICMPv6 and of ping sockets themselves. Messages of one identifier would be one connection to conntrack.
+// compute that of ICMPv6 and of ping sockets themselves. Messages of one identifier would be one connection to
+// conntrack.
 func icmpMessage(icmpType, identifier, sequence int) []byte {
 	m := make([]byte, 20)
 	m[0] = byte(icmpType)

@@ -7,8 +7,8 @@
 //
 // nftables sees a packet of this node to itself on the device lo, and looks for a receiver that is bound to lo, or to
 // no device. The kernel delivers it by the device of its route, which is, for an address of this node, the device
-// that has the address. So a socket that is bound to lo is judged, and another one on the same port gets the datagram. With a
-// route over lo in front of the kernel's own, both look for the same sockets.
+// that has the address. So a socket that is bound to lo is judged, and another one on the same port gets the datagram.
+// With a route over lo in front of the kernel's own, both look for the same sockets.
 //
 // A sender may also choose the device (SO_BINDTODEVICE, IP_PKTINFO, IP_UNICAST_IF): then the route over lo does not
 // match, and the kernel's own would. So a second route is between them, which does not lead to this node: what is sent

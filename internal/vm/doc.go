@@ -9,11 +9,12 @@
 //
 // The latter are the same as in make test. There they go by nft_compat if the kernel is built so; here they must go by
 // nft's expression queue (THOLE_QUEUE=native), and have ten times the patience (THOLE_SLOWNESS), for the processors are
-// emulated. What they assert is the same, but for four: TestFleetCaptures does not judge the packets of a form in which TCP
-// sent something again; TestFleetFaultyNetwork has fewer connections at a time; the daemons of TestFleetKilledInTheHandshake
-// are killed in one handshake after another; and TestFleetFlooded makes a tenth of the calls, and goes on until the flood,
-// which is slow to begin, was refused. test.sh leaves out what nft 1.0.6 cannot load on 6.12, and says why.
+// emulated. What they assert is the same, but for four: TestFleetCaptures does not judge the packets of a form in which
+// TCP sent something again; TestFleetFaultyNetwork has fewer connections at a time; the daemons of
+// TestFleetKilledInTheHandshake are killed in one handshake after another; and TestFleetFlooded makes a tenth of the
+// calls, and goes on until the flood, which is slow to begin, was refused. test.sh leaves out what nft 1.0.6 cannot
+// load on 6.12, and says why.
 //
-// This package's tests have the build tag vm. They change the machine that they run in, and run nowhere else. With run.sh, any
-// package's tests run in the VM, beside systemd or without it.
+// This package's tests have the build tag vm. They change the machine that they run in, and run nowhere else. With
+// run.sh, any package's tests run in the VM, beside systemd or without it.
 package vm

@@ -29,7 +29,8 @@ func docker(t *testing.T, config string) {
 	}
 	if _, err := try("docker image inspect " + image); err != nil {
 		dir := t.TempDir()
-		if err := os.WriteFile(dir+sender, nstest.FirstInstruction([4]byte{127, 0, 0, 1}, nstest.Then{}, 4001, 4002), 0o755); err != nil {
+		if err := os.WriteFile(dir+sender, nstest.FirstInstruction([4]byte{127, 0, 0, 1}, nstest.Then{}, 4001, 4002),
+			0o755); err != nil {
 			t.Fatal(err)
 		}
 		sh(t, "tar -C "+dir+" -c . | docker import - "+image)
@@ -133,7 +134,8 @@ func TestWholeTree(t *testing.T) {
 	for _, more := range []string{"", "--cap-add=SYS_ADMIN"} {
 		out, reached := attack(more)
 		if !strings.Contains(out, "no such file or directory") || !strings.Contains(out, "refused") || reached {
-			t.Errorf("a container %s left its cgroup in spite of nsdelegate, or tried in vain for another reason:\n%s", more, out)
+			t.Errorf("a container %s left its cgroup in spite of nsdelegate, or tried in vain for another reason:\n%s",
+				more, out)
 		}
 		if now := options(); now != usual {
 			t.Errorf("a container %s had the tree mounted with %s, it was %s", more, now, usual)
@@ -159,7 +161,9 @@ func TestDockerSlice(t *testing.T) {
 	counts := receivers(t)
 	id := sh(t, "docker run -d --name web --net=host -l app=web "+ours+"serve 127.0.0.1:8005")
 	listens(t, 8005)
-	until(t, "the container to be known", func() bool { return workload(t, "web").Cgroup == "docker.slice/docker-"+id+".scope" })
+	until(t, "the container to be known", func() bool {
+		return workload(t, "web").Cgroup == "docker.slice/docker-"+id+".scope"
+	})
 	if p := status(t).Problems; len(p) != 0 {
 		t.Errorf("problems: %v", p)
 	}

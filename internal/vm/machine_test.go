@@ -77,7 +77,8 @@ func TestMain(m *testing.M) {
 		code = startAgain
 	}
 	if code == 1 {
-		fmt.Println(try("journalctl --no-pager -b -o short-monotonic -u thole -u docker -u docker.slice -u thole.slice | tail -n 80"))
+		fmt.Println(try("journalctl --no-pager -b -o short-monotonic -u thole -u docker -u docker.slice -u " +
+			"thole.slice | tail -n 80"))
 	}
 	os.Exit(code)
 }

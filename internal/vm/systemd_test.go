@@ -24,7 +24,8 @@ func TestService(t *testing.T) {
 	if err != nil {
 		t.Errorf("thole doctor: %v", err)
 	}
-	out, _ := try("systemd-analyze --no-pager --man=no verify /usr/local/lib/systemd/system/thole.service /usr/local/lib/systemd/system/*.slice")
+	out, _ := try("systemd-analyze --no-pager --man=no verify /usr/local/lib/systemd/system/thole.service " +
+		"/usr/local/lib/systemd/system/*.slice")
 	for line := range strings.Lines(out) {
 		if !strings.Contains(line, "notify-reload") { // systemd 252 says that it does not know it
 			t.Errorf("systemd-analyze verify: %s", line)
@@ -33,10 +34,12 @@ func TestService(t *testing.T) {
 	t.Log(sh(t, "systemd-analyze --no-pager security thole.service | tail -n 1"))
 
 	before := len(status(t).Problems)
-	sh(t, "mv "+policy+"same-labels.yaml /tmp/ && cp /tmp/same-labels.yaml "+policy+"other.yaml && systemctl reload thole")
+	sh(t, "mv "+policy+"same-labels.yaml /tmp/ && cp /tmp/same-labels.yaml "+policy+
+		"other.yaml && systemctl reload thole")
 	until(t, "the service to have read its policies again", func() bool {
 		out, _ := try("journalctl -u thole --no-pager -o cat")
-		return strings.Count(out, "policy set") > 1 && strings.TrimSpace(sh(t, "systemctl is-active thole || true")) == "active"
+		return strings.Count(out, "policy set") > 1 &&
+			strings.TrimSpace(sh(t, "systemctl is-active thole || true")) == "active"
 	})
 	if s := status(t); !s.Enforcing || len(s.Problems) != before {
 		t.Errorf("after a reload: %+v", s)
@@ -69,7 +72,8 @@ func TestScopes(t *testing.T) {
 			t.Errorf("%q connects: %v, want %v", labels, got, want)
 		}
 	}
-	if out := sh(t, "cat /proc/"+fmt.Sprint(server.Process.Pid)+"/cgroup"); out != "0::/thole.slice/thole-server.scope" {
+	if out := sh(t, "cat /proc/"+fmt.Sprint(server.Process.Pid)+
+		"/cgroup"); out != "0::/thole.slice/thole-server.scope" {
 		t.Errorf("the server is in %s", out)
 	}
 	if out := sh(t, "cat "+cgroup("thole.slice/thole-server.scope/cgroup.procs")); out != fmt.Sprint(server.Process.Pid) {
@@ -86,7 +90,8 @@ func TestScopes(t *testing.T) {
 	if out := sh(t, "find "+cgroup("thole.slice")+" ! -uid 0"); out != "" {
 		t.Errorf("these do not belong to root: %s", out)
 	}
-	if out, err := try("thole run -l app=web --name server -- true"); err == nil || !strings.Contains(out, "runs already") {
+	if out, err := try("thole run -l app=web --name server -- true"); err == nil ||
+		!strings.Contains(out, "runs already") {
 		t.Errorf("a second one of the name: %v: %s", err, out)
 	}
 	// Names of other units are not taken.
@@ -107,7 +112,8 @@ func TestScopes(t *testing.T) {
 	var left string
 	defer func() { t.Logf("left of the scopes: %q", left) }()
 	until(t, "the scopes to vanish", func() bool {
-		left, _ = try("systemctl list-units --all --no-legend 'thole-*.scope'; ls -d " + cgroup("thole.slice/*.scope") + " 2>/dev/null")
+		left, _ = try("systemctl list-units --all --no-legend 'thole-*.scope'; ls -d " + cgroup("thole.slice/*.scope") +
+			" 2>/dev/null")
 		return left == "" && workload(t, "server").ID == 0
 	})
 	s := status(t)
@@ -129,7 +135,8 @@ func TestScopesBelongToNobodyElse(t *testing.T) {
 	if out := sh(t, "ls "+cgroup("thole.slice")+" | grep scope || true"); out != "" {
 		t.Errorf("after a refused run there are %s", out)
 	}
-	job := start(t, "runuser", "-u", "alice", "--", "thole", "run", "-l", "app=web", "--name", "alice", "--", "sleep", "infinity")
+	job := start(t, "runuser", "-u", "alice", "--", "thole", "run", "-l", "app=web", "--name", "alice", "--", "sleep",
+		"infinity")
 	t.Cleanup(func() { try("systemctl stop thole-alice.scope") })
 	_ = job
 	scope := cgroup("thole.slice/thole-alice.scope")
@@ -140,7 +147,8 @@ func TestScopesBelongToNobodyElse(t *testing.T) {
 		in, _ := os.ReadFile("/proc/" + pid + "/cgroup")
 		return pid != "" && strings.Contains(string(in), "thole-alice.scope")
 	})
-	manager := "busctl --no-pager call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager "
+	manager := "busctl --no-pager call org.freedesktop.systemd1 /org/freedesktop/systemd1 " +
+		"org.freedesktop.systemd1.Manager "
 	for _, attempt := range []string{
 		"echo $$ >" + scope + "/cgroup.procs",
 		"mkdir " + scope + "/inner",
@@ -158,7 +166,8 @@ func TestScopesBelongToNobodyElse(t *testing.T) {
 		}
 	}
 	// Not even root's systemd moves processes into a scope without Delegate=.
-	if out, err := try(manager + "AttachProcessesToUnit ssau thole-alice.scope / 1 " + fmt.Sprint(os.Getpid())); err == nil {
+	if out, err := try(manager + "AttachProcessesToUnit ssau thole-alice.scope / 1 " +
+		fmt.Sprint(os.Getpid())); err == nil {
 		t.Errorf("systemd attached a process: %s", out)
 	}
 	if out := sh(t, "cat "+scope+"/cgroup.procs"); out != pid {
@@ -172,7 +181,9 @@ func TestUnit(t *testing.T) {
 	t.Cleanup(func() { try("systemctl stop nginx") })
 	for range 2 {
 		sh(t, "systemctl restart nginx")
-		until(t, "nginx to be labelled", func() bool { return workload(t, "nginx").Cgroup == "system.slice/nginx.service" })
+		until(t, "nginx to be labelled", func() bool {
+			return workload(t, "nginx").Cgroup == "system.slice/nginx.service"
+		})
 		if connects(t, "", "127.0.0.1:80") || connects(t, "app=web", "127.0.0.1:80") {
 			t.Error("others reach nginx")
 		}
@@ -201,7 +212,8 @@ func TestUser(t *testing.T) {
 	sh(t, as("alice")+"--unit=server "+self+" serve 127.0.0.1:8003")
 	listens(t, 8003)
 	pid := sh(t, "pgrep -u alice -f 'serve 127.0.0.1:8003'")
-	if in := sh(t, "cat /proc/"+pid+"/cgroup"); !strings.HasPrefix(in, "0::/user.slice/user-1000.slice/user@1000.service/") {
+	if in := sh(t, "cat /proc/"+pid+"/cgroup"); !strings.HasPrefix(in,
+		"0::/user.slice/user-1000.slice/user@1000.service/") {
 		t.Errorf("alice's server is in %s", in)
 	}
 	if connects(t, "", "127.0.0.1:8003") || connects(t, "app=web", "127.0.0.1:8003") {
@@ -225,8 +237,8 @@ ExecStart=` + self + ` record 127.0.0.1:%[1]s /var/lib/received-%[1]s
 WantedBy=multi-user.target
 `
 
-// TestBoot is the last test of the first boot. It prepares what TestAfterBoot looks at: a container that starts with the
-// machine and sends by its first instructions, before Docker answers who it is.
+// TestBoot is the last test of the first boot. It prepares what TestAfterBoot looks at: a container that starts with
+// the machine and sends by its first instructions, before Docker answers who it is.
 func TestBoot(t *testing.T) {
 	running(t)
 	sh(t, "systemctl enable --now docker.slice")

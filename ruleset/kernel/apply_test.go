@@ -24,10 +24,12 @@ func tableOf(s ruleset.Set) *ruleset.Table {
 
 // marks returns a map of n entries.
 func marks(n int) *ruleset.Table {
-	s := ruleset.Set{Name: "big", Key: []ruleset.Type{ruleset.Mark, ruleset.Mark, ruleset.ClassID}, Data: ruleset.VerdictType}
+	s := ruleset.Set{Name: "big", Key: []ruleset.Type{ruleset.Mark, ruleset.Mark, ruleset.ClassID},
+		Data: ruleset.VerdictType}
 	for i := range n {
 		s.Elements = append(s.Elements, ruleset.Element{
-			Key:     []ruleset.Value{ruleset.Number(uint64(i / 100)), ruleset.Number(uint64(i % 100)), ruleset.Number(1)},
+			Key: []ruleset.Value{ruleset.Number(uint64(i / 100)), ruleset.Number(uint64(i % 100)),
+				ruleset.Number(1)},
 			Verdict: ruleset.Verdict{Kind: ruleset.Drop},
 		})
 	}
@@ -334,7 +336,8 @@ func alternate(n int, a, b *ruleset.Table) iter.Seq2[*ruleset.Table, *ruleset.Ta
 // lookedUp adds a chain to t.
 func lookedUp(t *ruleset.Table, chain string) *ruleset.Table {
 	t.Chains = []ruleset.Chain{{Name: chain, Rules: []ruleset.Rule{{Statements: []ruleset.Statement{
-		ruleset.ByMap{Key: []ruleset.Expr{{Field: ruleset.CtMark}, {Field: ruleset.MetaMark}, {Field: ruleset.MetaPriority}}, Map: "big"},
+		ruleset.ByMap{Key: []ruleset.Expr{{Field: ruleset.CtMark}, {Field: ruleset.MetaMark},
+			{Field: ruleset.MetaPriority}}, Map: "big"},
 	}}}}}
 	return t
 }
@@ -349,7 +352,8 @@ func TestCounters(t *testing.T) {
 		}
 	}
 	counting := ruleset.Rule{Statements: []ruleset.Statement{
-		ruleset.Match{Left: ruleset.Expr{Field: ruleset.MetaL4Proto}, Value: ruleset.ProtoUDP}, ruleset.Count{Counter: "all"},
+		ruleset.Match{Left: ruleset.Expr{Field: ruleset.MetaL4Proto}, Value: ruleset.ProtoUDP},
+		ruleset.Count{Counter: "all"},
 	}}
 	one, two := table(counting), table(counting, counting)
 	mustApply(t, c, nil, one)

@@ -42,7 +42,8 @@ X`)
 	}
 	made, err := c.Remark(0xfff, 4000, func(mark uint32) uint32 { return mark&^0xff | 0x80000000 })
 	if err != nil || made != n+1 || count(4000) != 0 || count(0x80000f00) != n+1 {
-		t.Errorf("%d changes, %v; %d are as before, %d as wanted; want %d", made, err, count(4000), count(0x80000f00), n+1)
+		t.Errorf("%d changes, %v; %d are as before, %d as wanted; want %d", made, err, count(4000), count(0x80000f00),
+			n+1)
 	}
 	made, err = c.Remark(0x1000, 0x1000, func(mark uint32) uint32 { return mark &^ 0x1000 })
 	if err != nil || made != 2 || count(0xb59) != 1 || count(0) != 1 {

@@ -336,9 +336,12 @@ func (d *decoder) flip(a attrMap, o *operand) error {
 	}
 	at := slices.IndexFunc(headerFields, func(h headerField) bool { return h.field == flip.Field })
 	ours := o.and == flip.Bit()<<1-1 && o.xor == flip.Bit() &&
-		a.u32(unix.NFTA_PAYLOAD_BASE) == uint32(headerFields[at].base) && a.u32(unix.NFTA_PAYLOAD_OFFSET) == headerFields[at].offset &&
-		a.u32(unix.NFTA_PAYLOAD_LEN) == uint32(flip.Field.Bytes()) && a.u32(unix.NFTA_PAYLOAD_CSUM_TYPE) == unix.NFT_PAYLOAD_CSUM_INET &&
-		a.u32(unix.NFTA_PAYLOAD_CSUM_OFFSET) == tcpChecksum && a.u32(unix.NFTA_PAYLOAD_CSUM_FLAGS) == 0 && d.mayRead(ruleset.TCPFlags)
+		a.u32(unix.NFTA_PAYLOAD_BASE) == uint32(headerFields[at].base) &&
+		a.u32(unix.NFTA_PAYLOAD_OFFSET) == headerFields[at].offset &&
+		a.u32(unix.NFTA_PAYLOAD_LEN) == uint32(flip.Field.Bytes()) &&
+		a.u32(unix.NFTA_PAYLOAD_CSUM_TYPE) == unix.NFT_PAYLOAD_CSUM_INET &&
+		a.u32(unix.NFTA_PAYLOAD_CSUM_OFFSET) == tcpChecksum && a.u32(unix.NFTA_PAYLOAD_CSUM_FLAGS) == 0 &&
+		d.mayRead(ruleset.TCPFlags)
 	if !ours {
 		return errUnknown
 	}
@@ -419,7 +422,8 @@ func (d *decoder) byteorder(a attrMap) error {
 		return err
 	}
 	n := from.field.Field.Bytes()
-	if a.u32(unix.NFTA_BYTEORDER_OP) != unix.NFT_BYTEORDER_HTON || int(a.u32(unix.NFTA_BYTEORDER_LEN)) != n || from.swapped {
+	if a.u32(unix.NFTA_BYTEORDER_OP) != unix.NFT_BYTEORDER_HTON || int(a.u32(unix.NFTA_BYTEORDER_LEN)) != n ||
+		from.swapped {
 		return errUnknown
 	}
 	if n > 1 && !from.field.Field.HostEndian() {
@@ -598,8 +602,10 @@ func (d *decoder) exthdr(a attrMap) error {
 		!a.has(unix.NFTA_EXTHDR_SREG) && d.mayRead(ruleset.FragmentOffset) {
 		return d.load(a.u32(unix.NFTA_EXTHDR_DREG), ruleset.Expr{Field: ruleset.FragmentOffset})
 	}
-	if a.u32(unix.NFTA_EXTHDR_OP) != unix.NFT_EXTHDR_OP_TCPOPT || a.u32(unix.NFTA_EXTHDR_FLAGS) != unix.NFT_EXTHDR_F_PRESENT ||
-		a.u32(unix.NFTA_EXTHDR_OFFSET) != 0 || a.u32(unix.NFTA_EXTHDR_LEN) != 1 || len(typ) != 1 || a.has(unix.NFTA_EXTHDR_SREG) ||
+	if a.u32(unix.NFTA_EXTHDR_OP) != unix.NFT_EXTHDR_OP_TCPOPT ||
+		a.u32(unix.NFTA_EXTHDR_FLAGS) != unix.NFT_EXTHDR_F_PRESENT ||
+		a.u32(unix.NFTA_EXTHDR_OFFSET) != 0 || a.u32(unix.NFTA_EXTHDR_LEN) != 1 || len(typ) != 1 ||
+		a.has(unix.NFTA_EXTHDR_SREG) ||
 		!d.mayRead(ruleset.TCPOption) {
 		return errUnknown
 	}
@@ -608,7 +614,8 @@ func (d *decoder) exthdr(a attrMap) error {
 
 func (d *decoder) dynset(a attrMap) error {
 	set := d.sets[a.str(unix.NFTA_DYNSET_SET_NAME)]
-	if set == nil || set.Timeout == 0 || a.u32(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_UPDATE || a.u32(unix.NFTA_DYNSET_FLAGS) != 0 ||
+	if set == nil || set.Timeout == 0 || a.u32(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_UPDATE ||
+		a.u32(unix.NFTA_DYNSET_FLAGS) != 0 ||
 		a.has(unix.NFTA_DYNSET_SREG_DATA) || a.u64(unix.NFTA_DYNSET_TIMEOUT) != 0 {
 		return errUnknown
 	}
@@ -639,7 +646,8 @@ func (d *decoder) queue(a attrMap) error {
 // target reads NFQUEUE (see encoder.queue), the one of xtables' targets that is ours.
 func (d *decoder) target(a attrMap) error {
 	info := a[unix.NFTA_TARGET_INFO]
-	if a.str(unix.NFTA_TARGET_NAME) != nfqueueTarget || a.u32(unix.NFTA_TARGET_REV) != nfqueueRevision || len(info) < 6 ||
+	if a.str(unix.NFTA_TARGET_NAME) != nfqueueTarget || a.u32(unix.NFTA_TARGET_REV) != nfqueueRevision ||
+		len(info) < 6 ||
 		binary.NativeEndian.Uint16(info[2:]) != 1 || binary.NativeEndian.Uint16(info[4:]) != 0 {
 		return errUnknown
 	}
@@ -670,7 +678,8 @@ func (d *decoder) setLimit(a attrMap) error {
 
 func limitOf(a attrMap) (ruleset.Limit, bool) {
 	rate := a.u64(unix.NFTA_LIMIT_RATE)
-	ok := a.u64(unix.NFTA_LIMIT_UNIT) == uint64(expr.LimitTimeSecond) && a.u32(unix.NFTA_LIMIT_TYPE) == unix.NFT_LIMIT_PKTS &&
+	ok := a.u64(unix.NFTA_LIMIT_UNIT) == uint64(expr.LimitTimeSecond) &&
+		a.u32(unix.NFTA_LIMIT_TYPE) == unix.NFT_LIMIT_PKTS &&
 		a.u32(unix.NFTA_LIMIT_FLAGS) == 0 && rate > 0 && rate < 1<<32
 	return ruleset.Limit{PerSecond: uint32(rate), Burst: a.u32(unix.NFTA_LIMIT_BURST)}, ok
 }

@@ -127,13 +127,15 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 	case ruleset.SocketTransparent:
 		return &expr.Socket{Key: expr.SocketKeyTransparent, Register: reg}, nil
 	case ruleset.TCPOption:
-		return &expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: f.Level, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, DestRegister: reg}, nil
+		return &expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: f.Level, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT,
+			DestRegister: reg}, nil
 	case ruleset.MetaOifKind:
 		return &expr.Meta{Key: metaKeyOIFKIND, Register: reg}, nil
 	case ruleset.RtIPsec:
 		return &expr.Rt{Key: rtKeyXFRM, Register: reg}, nil
 	case ruleset.FragmentOffset:
-		return &expr.Exthdr{Op: expr.ExthdrOpIpv6, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, DestRegister: reg}, nil
+		return &expr.Exthdr{Op: expr.ExthdrOpIpv6, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, DestRegister: reg},
+			nil
 	case ruleset.FibDaddrType:
 		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true}, nil
 	case ruleset.FibSaddrType:
@@ -467,7 +469,8 @@ func encodeFlip(s ruleset.Flip) ([]expr.Any, error) {
 			Mask: bytes.Repeat([]byte{0xff}, s.Field.Bytes()), Xor: inRegister(s.Field, s.Bit()),
 		},
 		&expr.Payload{
-			OperationType: expr.PayloadWrite, SourceRegister: firstReg, Base: field.Base, Offset: field.Offset, Len: field.Len,
+			OperationType: expr.PayloadWrite, SourceRegister: firstReg, Base: field.Base, Offset: field.Offset,
+			Len:      field.Len,
 			CsumType: expr.CsumTypeInet, CsumOffset: tcpChecksum,
 		},
 	}, nil
@@ -493,7 +496,8 @@ func encodeLimit(l ruleset.Limit) ([]expr.Any, error) {
 	if l.PerSecond == 0 || l.Burst == limitBurst {
 		return nil, fmt.Errorf("no limit: %d/second burst %d", l.PerSecond, l.Burst)
 	}
-	return []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(l.PerSecond), Unit: expr.LimitTimeSecond, Burst: l.Burst}}, nil
+	return []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(l.PerSecond), Unit: expr.LimitTimeSecond,
+		Burst: l.Burst}}, nil
 }
 
 // The target NFQUEUE of xtables, for kernels without the expression: struct
@@ -568,7 +572,8 @@ func encodeLog(s ruleset.Log) []expr.Any {
 	if s.PerSecond == 0 {
 		return []expr.Any{log}
 	}
-	limit := &expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(s.PerSecond), Unit: expr.LimitTimeSecond, Burst: limitBurst}
+	limit := &expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(s.PerSecond), Unit: expr.LimitTimeSecond,
+		Burst: limitBurst}
 	return []expr.Any{limit, log}
 }
 

@@ -71,7 +71,9 @@ func TestFaultAtEveryCall(t *testing.T) {
 		do   func(have, want *ruleset.Table) error
 	}{
 		{"apply", func(have, want *ruleset.Table) error { return c.Apply(ruleset.Diff(have, want)) }},
-		{"apply what the kernel refuses", func(have, want *ruleset.Table) error { return c.Apply(ruleset.Diff(have, invalid(want))) }},
+		{"apply what the kernel refuses", func(have, want *ruleset.Table) error {
+			return c.Apply(ruleset.Diff(have, invalid(want)))
+		}},
 		{"read", func(_, _ *ruleset.Table) error { _, err := c.Read("thole"); return err }},
 		{"counters", func(_, _ *ruleset.Table) error { _, err := c.Counters("thole"); return err }},
 		{"generation", func(_, _ *ruleset.Table) error { _, err := c.Generation(); return err }},

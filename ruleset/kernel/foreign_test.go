@@ -80,7 +80,8 @@ var foreignObjects = []struct{ name, script string }{
 	{"a map to addresses", "add map inet thole x { type mark : ipv4_addr; }"},
 	{"a map to objects", "add map inet thole x { type mark : counter; }"},
 	{"a set that counts", "add set inet thole x { type mark; counter; elements = { 1 } }"},
-	{"a catch-all element", "add map inet thole in { type mark . mark . classid : verdict; }\nadd map inet thole x { type mark : verdict; elements = { * : accept } }"},
+	{"a catch-all element", "add map inet thole in { type mark . mark . classid : verdict; }\nadd map inet thole x " +
+		"{ type mark : verdict; elements = { * : accept } }"},
 	{"a chain that drops", "add chain inet thole x { type filter hook input priority 0; policy drop; }"},
 	{"a chain of another type", "add chain inet thole x { type nat hook output priority 0; }"},
 	{"a chain on a device", `add chain inet thole x { type filter hook ingress device "lo" priority 0; }`},
@@ -105,7 +106,8 @@ func TestForeignObjects(t *testing.T) {
 	for _, test := range foreignObjects {
 		t.Run(test.name, func(t *testing.T) {
 			if err := h.Nft(test.script + "\n"); err != nil {
-				if strings.Contains(err.Error(), "Operation not supported") || strings.Contains(err.Error(), "No such file") {
+				if strings.Contains(err.Error(), "Operation not supported") ||
+					strings.Contains(err.Error(), "No such file") {
 					t.Logf("this kernel has none: %v", err)
 					return
 				}

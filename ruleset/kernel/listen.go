@@ -43,7 +43,8 @@ const listenBuffer = 4 << 20
 
 // Listen begins to listen.
 func Listen(o Options, table string) (*Listener, error) {
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: o.NetNS, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER,
+		&netlink.Config{NetNS: o.NetNS, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
 	if err != nil {
 		return nil, fmt.Errorf("listening to nftables: %w", err)
 	}

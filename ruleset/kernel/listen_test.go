@@ -81,7 +81,8 @@ func TestListen(t *testing.T) {
 		if err := h.Nft(script); err != nil {
 			t.Fatal(err)
 		}
-		if w := next(script, "nft"); int(w.PID) == os.Getpid() || w.Removed != strings.HasSuffix(script, "flush ruleset") {
+		if w := next(script, "nft"); int(w.PID) == os.Getpid() ||
+			w.Removed != strings.HasSuffix(script, "flush ruleset") {
 			t.Errorf("%s: heard of %+v", script, w)
 		}
 	}

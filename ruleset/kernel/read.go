@@ -251,7 +251,8 @@ func decodeChain(a attrMap) ruleset.Chain {
 	c.Hook = ruleset.Hook(hook.u32(unix.NFTA_HOOK_HOOKNUM) + 1)
 	c.Priority = int32(hook.u32(unix.NFTA_HOOK_PRIORITY))
 	typ, policy := a.str(unix.NFTA_CHAIN_TYPE), a.u32(unix.NFTA_CHAIN_POLICY)
-	if typ != chainType || policy != chainPolicy || c.Hook > ruleset.Postrouting || hook.has(unix.NFTA_HOOK_DEV) || hook.has(hookDevs) {
+	if typ != chainType || policy != chainPolicy || c.Hook > ruleset.Postrouting || hook.has(unix.NFTA_HOOK_DEV) ||
+		hook.has(hookDevs) {
 		c.Foreign = fmt.Sprintf("type %s, hook %d, policy %d", typ, hook.u32(unix.NFTA_HOOK_HOOKNUM), policy)
 	}
 	return c

@@ -230,7 +230,8 @@ func elementAttrs(a *attrs, s *ruleset.Set, e *ruleset.Element, withData bool) e
 			err = elementData(a, s, e)
 		}
 		if isRanges(s) && !increment(slices.Clone(last)) {
-			a.bytes(unix.NFTA_SET_ELEM_USERDATA, userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_ELEM_FLAGS, intervalOpen))
+			a.bytes(unix.NFTA_SET_ELEM_USERDATA, userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_ELEM_FLAGS,
+				intervalOpen))
 		}
 	})
 	if isRanges(s) && increment(last) {

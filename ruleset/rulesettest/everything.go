@@ -54,9 +54,12 @@ func bridge() *ruleset.Table {
 		Chains: []ruleset.Chain{
 			{Name: "early", Hook: ruleset.Prerouting, Priority: -300},
 			{Name: "prerouting", Hook: ruleset.Prerouting, Priority: -200, Rules: []ruleset.Rule{
-				{Statements: []ruleset.Statement{protocol(ruleset.EtherIPv4), ruleset.InSet{Key: port(ruleset.IPSaddr), Set: "port4"}, accept}},
-				{Statements: []ruleset.Statement{protocol(ruleset.EtherIPv6), ruleset.InSet{Key: port(ruleset.IP6Saddr), Set: "port6"}, accept}},
-				{Statements: []ruleset.Statement{protocol(ruleset.EtherARP), ruleset.InSet{Key: port(ruleset.ARPSaddrIP), Set: "port4"}, accept}},
+				{Statements: []ruleset.Statement{protocol(ruleset.EtherIPv4),
+					ruleset.InSet{Key: port(ruleset.IPSaddr), Set: "port4"}, accept}},
+				{Statements: []ruleset.Statement{protocol(ruleset.EtherIPv6),
+					ruleset.InSet{Key: port(ruleset.IP6Saddr), Set: "port6"}, accept}},
+				{Statements: []ruleset.Statement{protocol(ruleset.EtherARP),
+					ruleset.InSet{Key: port(ruleset.ARPSaddrIP), Set: "port4"}, accept}},
 				{Statements: []ruleset.Statement{protocol(0x88cc), ruleset.Count{Counter: "forged"}, drop}},
 			}},
 		},
@@ -101,7 +104,8 @@ func everySet(a, b Cgroup) []ruleset.Set {
 			},
 		},
 		{
-			Name: "pending4", Key: []ruleset.Type{ruleset.IPv4Addr, ruleset.InetService, ruleset.IPv4Addr, ruleset.InetService},
+			Name: "pending4", Key: []ruleset.Type{ruleset.IPv4Addr, ruleset.InetService, ruleset.IPv4Addr,
+				ruleset.InetService},
 			Timeout: 75 * time.Second, Size: 4096,
 		},
 		{
@@ -124,7 +128,8 @@ func everySet(a, b Cgroup) []ruleset.Set {
 			Elements: []ruleset.Element{key(a.value(), ruleset.Number(0x10)), key(b.value(), ruleset.Number(0x11))},
 		},
 		{
-			Name: "ports", Key: []ruleset.Type{ruleset.InetProto, ruleset.InetService}, Data: ruleset.ClassID, Interval: true,
+			Name: "ports", Key: []ruleset.Type{ruleset.InetProto, ruleset.InetService}, Data: ruleset.ClassID,
+			Interval: true,
 			Elements: []ruleset.Element{
 				to(num(6, 80), 1), to(key(ruleset.Number(6), ruleset.Span(8000, 8100)), 2),
 				to(key(ruleset.Number(132), ruleset.Span(0, 65535)), 3),
@@ -147,11 +152,13 @@ func everySet(a, b Cgroup) []ruleset.Set {
 			Name: "world6", Key: []ruleset.Type{ruleset.IPv6Addr}, Data: ruleset.Mark, Interval: true,
 			Elements: []ruleset.Element{to(key(prefix("fd00::/8")), 0x20), to(key(addrs("::2", "::9")), 0x21)},
 		},
-		{Name: "hosts4", Key: []ruleset.Type{ruleset.IPv4Addr}, Elements: []ruleset.Element{key(addrs("10.0.0.1", "10.0.0.1"))}},
+		{Name: "hosts4", Key: []ruleset.Type{ruleset.IPv4Addr},
+			Elements: []ruleset.Element{key(addrs("10.0.0.1", "10.0.0.1"))}},
 		{Name: "hosts6", Key: []ruleset.Type{ruleset.IPv6Addr, ruleset.InetService}, Elements: []ruleset.Element{
 			key(addrs("fd00::1", "fd00::1"), ruleset.Number(53)),
 		}},
-		{Name: "all4", Key: []ruleset.Type{ruleset.IPv4Addr}, Interval: true, Elements: []ruleset.Element{key(prefix("0.0.0.0/0"))}},
+		{Name: "all4", Key: []ruleset.Type{ruleset.IPv4Addr}, Interval: true,
+			Elements: []ruleset.Element{key(prefix("0.0.0.0/0"))}},
 		{Name: "empty", Key: []ruleset.Type{ruleset.Mark}, Data: ruleset.VerdictType},
 		{
 			Name: "marks", Key: []ruleset.Type{ruleset.Mark}, Interval: true,
@@ -168,8 +175,10 @@ func everySet(a, b Cgroup) []ruleset.Set {
 			Name: "out4", Key: []ruleset.Type{ruleset.Mark, ruleset.IPv4Addr, ruleset.InetProto, ruleset.InetService},
 			Data: ruleset.VerdictType, Interval: true,
 			Elements: []ruleset.Element{
-				do(key(ruleset.Number(0x10), prefix("10.0.0.0/8"), ruleset.Span(0, 255), ruleset.Span(0, 65535)), ruleset.Goto, "dead"),
-				do(key(ruleset.Number(0x10), addrs("11.0.0.0", "11.0.0.9"), ruleset.Number(6), ruleset.Number(80)), ruleset.Goto, "settle"),
+				do(key(ruleset.Number(0x10), prefix("10.0.0.0/8"), ruleset.Span(0, 255), ruleset.Span(0, 65535)),
+					ruleset.Goto, "dead"),
+				do(key(ruleset.Number(0x10), addrs("11.0.0.0", "11.0.0.9"), ruleset.Number(6), ruleset.Number(80)),
+					ruleset.Goto, "settle"),
 			},
 		},
 		{
@@ -223,14 +232,16 @@ func everyChain() []ruleset.Chain {
 		return out
 	}
 	chains := []ruleset.Chain{
-		{Name: "settle", Rules: rules(stmts{ruleset.SetBits{Target: ruleset.CtMark, And: 0x1000ffff, Or: 0x10000}, accept})},
+		{Name: "settle", Rules: rules(stmts{ruleset.SetBits{Target: ruleset.CtMark, And: 0x1000ffff, Or: 0x10000},
+			accept})},
 		{Name: "dead", Comment: "ends a connection", Rules: deadRules()},
 		{Name: "compare", Rules: comparisons()},
 		{Name: "look", Rules: lookups()},
 		{Name: "assign", Rules: assignments()},
 		{Name: "void"},
 		{Name: "pre", Hook: ruleset.Prerouting, Priority: -301, Rules: rules(stmts{drop})},
-		{Name: "inp", Hook: ruleset.Input, Priority: 10, Rules: rules(stmts{ruleset.Verdict{Kind: ruleset.Jump, Chain: "compare"}})},
+		{Name: "inp", Hook: ruleset.Input, Priority: 10,
+			Rules: rules(stmts{ruleset.Verdict{Kind: ruleset.Jump, Chain: "compare"}})},
 		{Name: "forw", Hook: ruleset.Forward, Rules: rules(stmts{ruleset.Verdict{Kind: ruleset.Goto, Chain: "dead"}})},
 		{Name: "outp", Hook: ruleset.Output, Priority: 1<<31 - 1, Rules: rules(
 			stmts{ruleset.Verdict{Kind: ruleset.Jump, Chain: "look"}},
@@ -250,7 +261,8 @@ func deadRules() []ruleset.Rule {
 		{Statements: stmts{ruleset.Log{Prefix: "thole audit \"$x\" \\ \x1b #: ", PerSecond: 10}}},
 		{Statements: stmts{ruleset.Log{PerSecond: 1}}},
 		{Statements: stmts{ruleset.Log{Prefix: "all"}}},
-		{Statements: stmts{lo, is(ruleset.MetaL4Proto, ruleset.ProtoTCP), ruleset.Count{Counter: "denied"}, ruleset.Reject{With: ruleset.TCPReset}}},
+		{Statements: stmts{lo, is(ruleset.MetaL4Proto, ruleset.ProtoTCP), ruleset.Count{Counter: "denied"},
+			ruleset.Reject{With: ruleset.TCPReset}}},
 		{Statements: stmts{lo, ruleset.Count{Counter: "denied"}, ruleset.Reject{With: ruleset.AdminProhibited}}},
 		{Statements: stmts{ruleset.Count{Counter: "unlabelled"}, drop}},
 	}
@@ -259,12 +271,15 @@ func deadRules() []ruleset.Rule {
 func comparisons() []ruleset.Rule {
 	var out []ruleset.Rule
 	for _, m := range []match{
-		{Left: ruleset.Expr{Field: ruleset.TCPOption, Level: 254}, Value: 1}, {Left: ruleset.Expr{Field: ruleset.TCPOption, Level: 254}, Value: 0},
+		{Left: ruleset.Expr{Field: ruleset.TCPOption, Level: 254}, Value: 1},
+		{Left: ruleset.Expr{Field: ruleset.TCPOption, Level: 254}, Value: 0},
 		is(ruleset.CtDirection, ruleset.DirOriginal), op(ruleset.CtDirection, ruleset.NotEqual, ruleset.DirReply),
-		op(ruleset.CtState, ruleset.Any, ruleset.StateInvalid|ruleset.StateUntracked), op(ruleset.CtState, ruleset.Any, 0x80),
+		op(ruleset.CtState, ruleset.Any, ruleset.StateInvalid|ruleset.StateUntracked),
+		op(ruleset.CtState, ruleset.Any, 0x80),
 		is(ruleset.CtState, ruleset.StateNew), op(ruleset.CtState, ruleset.NotEqual, ruleset.StateNew),
 		bits(ruleset.CtState, ruleset.Masked, ruleset.StateNew|ruleset.StateRelated, 0),
-		op(ruleset.CtStatus, ruleset.Any, ruleset.StatusDNAT), bits(ruleset.CtStatus, ruleset.Masked, ruleset.StatusDNAT, 0),
+		op(ruleset.CtStatus, ruleset.Any, ruleset.StatusDNAT),
+		bits(ruleset.CtStatus, ruleset.Masked, ruleset.StatusDNAT, 0),
 		is(ruleset.CtMark, 0x10), op(ruleset.CtMark, ruleset.NotEqual, 0x10), op(ruleset.CtMark, ruleset.AtLeast, 0x10),
 		bits(ruleset.CtMark, ruleset.Masked, 0xffff, 0x11), bits(ruleset.CtMark, ruleset.MaskedNot, 0x10000000, 0),
 		bits(ruleset.CtMark, ruleset.Masked, 1<<32-1, 0x12),
@@ -274,18 +289,22 @@ func comparisons() []ruleset.Rule {
 		is(ruleset.MetaPriority, 0), is(ruleset.MetaPriority, 0x10002),
 		is(ruleset.MetaL4Proto, ruleset.ProtoICMPv6), op(ruleset.MetaL4Proto, ruleset.NotEqual, 89),
 		is(ruleset.MetaNFProto, ruleset.NFProtoIPv6), op(ruleset.MetaNFProto, ruleset.NotEqual, ruleset.NFProtoIPv4),
-		is(ruleset.MetaIif, ruleset.IfindexLo), between(ruleset.MetaIif, ruleset.Span(0, 1)), op(ruleset.MetaOif, ruleset.NotEqual, 7),
+		is(ruleset.MetaIif, ruleset.IfindexLo), between(ruleset.MetaIif, ruleset.Span(0, 1)),
+		op(ruleset.MetaOif, ruleset.NotEqual, 7),
 		op(ruleset.SocketMark, ruleset.AtLeast, 0), op(ruleset.SkUID, ruleset.AtLeast, 0), is(ruleset.SkUID, 1000),
-		is(ruleset.THSport, 53), is(ruleset.THDport, 53), op(ruleset.THDport, ruleset.NotEqual, 53), op(ruleset.THDport, ruleset.AtLeast, 1024),
+		is(ruleset.THSport, 53), is(ruleset.THDport, 53), op(ruleset.THDport, ruleset.NotEqual, 53),
+		op(ruleset.THDport, ruleset.AtLeast, 1024),
 		between(ruleset.THDport, ruleset.Span(1, 65535)),
 		bits(ruleset.TCPFlags, ruleset.Masked, ruleset.TCPSyn|ruleset.TCPAck, ruleset.TCPSyn),
 		bits(ruleset.TCPFlags, ruleset.MaskedNot, ruleset.TCPSyn|ruleset.TCPAck, ruleset.TCPSyn),
-		bits(ruleset.TCPFlags, ruleset.Masked, ruleset.TCPRst, 0), op(ruleset.TCPFlags, ruleset.Any, ruleset.TCPRst|ruleset.TCPFin),
+		bits(ruleset.TCPFlags, ruleset.Masked, ruleset.TCPRst, 0),
+		op(ruleset.TCPFlags, ruleset.Any, ruleset.TCPRst|ruleset.TCPFin),
 		is(ruleset.TCPFlags, ruleset.TCPSyn), is(ruleset.TCPToken, 1), op(ruleset.TCPToken, ruleset.NotEqual, 2),
 		is(ruleset.IPSaddr, 0x0a000001), op(ruleset.IPDaddr, ruleset.NotEqual, 0x7f000001),
 		between(ruleset.IPDaddr, prefix("10.0.0.0/8")), between(ruleset.IPSaddr, addrs("10.0.0.1", "10.0.0.1")),
 		between(ruleset.IP6Saddr, addrs("fd00::1", "fd00::1")), between(ruleset.IP6Daddr, prefix("ff00::/8")),
-		is(ruleset.ICMPTypeOf, 8), between(ruleset.ICMPTypeOf, ruleset.Span(9, 10)), op(ruleset.ICMPv6TypeOf, ruleset.AtLeast, 128),
+		is(ruleset.ICMPTypeOf, 8), between(ruleset.ICMPTypeOf, ruleset.Span(9, 10)),
+		op(ruleset.ICMPv6TypeOf, ruleset.AtLeast, 128),
 		is(ruleset.FibDaddrType, ruleset.RTNLocal), is(ruleset.FibDaddrType, ruleset.RTNBroadcast),
 		op(ruleset.FibDaddrType, ruleset.NotEqual, ruleset.RTNMulticast), is(ruleset.FibDaddrType, 7),
 		between(ruleset.SocketTransparent, ruleset.Span(0, 1)),
@@ -294,7 +313,8 @@ func comparisons() []ruleset.Rule {
 		ruleset.HasKind(), is(ruleset.RtIPsec, 1), is(ruleset.RtIPsec, 0),
 		is(ruleset.CtOriginalIPSaddr, 0x0a000001), between(ruleset.CtOriginalIPDaddr, prefix("10.0.0.0/8")),
 		is(ruleset.CtReplyIPSaddr, 0x0a000001), between(ruleset.CtOriginalIP6Saddr, addrs("fd00::1", "fd00::1")),
-		between(ruleset.CtOriginalIP6Daddr, prefix("ff00::/8")), between(ruleset.CtReplyIP6Saddr, addrs("fd00::1", "fd00::2")),
+		between(ruleset.CtOriginalIP6Daddr, prefix("ff00::/8")),
+		between(ruleset.CtReplyIP6Saddr, addrs("fd00::1", "fd00::2")),
 		is(ruleset.CtOriginalProtoDst, 53), is(ruleset.CtReplyProtoSrc, 53),
 		bits(ruleset.FragmentOffset, ruleset.MaskedNot, ruleset.FragmentMask, 0),
 		bits(ruleset.FragmentOffset, ruleset.Masked, ruleset.FragmentMask, 1448),
@@ -303,7 +323,8 @@ func comparisons() []ruleset.Rule {
 		out = append(out, ruleset.Rule{Statements: stmts{m, accept}})
 	}
 	return append(out, ruleset.Rule{Statements: stmts{
-		is(ruleset.MetaNFProto, ruleset.NFProtoIPv4), is(ruleset.IPSaddr, 0x0a000001), is(ruleset.IPDaddr, 0x0a000002), drop,
+		is(ruleset.MetaNFProto, ruleset.NFProtoIPv4), is(ruleset.IPSaddr, 0x0a000001), is(ruleset.IPDaddr, 0x0a000002),
+		drop,
 	}})
 }
 
@@ -323,8 +344,10 @@ func lookups() []ruleset.Rule {
 		ruleset.ByMap{Key: []ruleset.Expr{class}, Map: "empty"},
 		ruleset.ByMap{Key: []ruleset.Expr{masked(ruleset.MetaMark, 0xffff)}, Map: "empty"},
 		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.MetaMark), f(ruleset.MetaPriority)}, Map: "in"},
-		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.IPDaddr), f(ruleset.MetaL4Proto), f(ruleset.THDport)}, Map: "out4"},
-		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.CtOriginalIPDaddr), f(ruleset.MetaL4Proto), f(ruleset.CtOriginalProtoDst)}, Map: "out4"},
+		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.IPDaddr), f(ruleset.MetaL4Proto), f(ruleset.THDport)},
+			Map: "out4"},
+		ruleset.ByMap{Key: []ruleset.Expr{class, f(ruleset.CtOriginalIPDaddr), f(ruleset.MetaL4Proto),
+			f(ruleset.CtOriginalProtoDst)}, Map: "out4"},
 	} {
 		out = append(out, ruleset.Rule{Statements: stmts{s}})
 	}
@@ -339,11 +362,14 @@ func assignments() []ruleset.Rule {
 	var out []ruleset.Rule
 	for _, s := range []ruleset.Statement{
 		ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{cgroup(3)}, Map: "class"},
-		ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{f(ruleset.MetaIifName), f(ruleset.IPSaddr)}, Map: "containers"},
-		ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{f(ruleset.MetaIifName), f(ruleset.IP6Saddr)}, Map: "containers6"},
+		ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{f(ruleset.MetaIifName), f(ruleset.IPSaddr)},
+			Map: "containers"},
+		ruleset.SetByMap{Target: ruleset.CtMark, Key: []ruleset.Expr{f(ruleset.MetaIifName), f(ruleset.IP6Saddr)},
+			Map: "containers6"},
 		ruleset.SetByMap{Target: ruleset.MetaMark, Key: []ruleset.Expr{f(ruleset.IPSaddr)}, Map: "world4"},
 		ruleset.SetByMap{Target: ruleset.MetaMark, Key: []ruleset.Expr{f(ruleset.IP6Saddr)}, Map: "world6"},
-		ruleset.SetByMap{Target: ruleset.MetaPriority, Key: []ruleset.Expr{f(ruleset.MetaL4Proto), f(ruleset.THDport)}, Map: "ports"},
+		ruleset.SetByMap{Target: ruleset.MetaPriority, Key: []ruleset.Expr{f(ruleset.MetaL4Proto), f(ruleset.THDport)},
+			Map: "ports"},
 		ruleset.SetByMap{Target: ruleset.MetaPriority, Key: []ruleset.Expr{f(ruleset.ICMPTypeOf)}, Map: "icmp4"},
 		ruleset.SetBits{Target: ruleset.CtMark},
 		ruleset.SetBits{Target: ruleset.CtMark, Or: 0x12345678},

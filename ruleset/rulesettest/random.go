@@ -293,7 +293,8 @@ func (g *generator) leafStatement() ruleset.Statement {
 	case 0:
 		return ruleset.SetBits{Target: ruleset.CtMark, And: g.number(32), Or: g.number(32)}
 	case 1:
-		return ruleset.SetBits{Target: pick(g, []ruleset.Field{ruleset.MetaMark, ruleset.MetaPriority}), Or: g.number(32)}
+		return ruleset.SetBits{Target: pick(g, []ruleset.Field{ruleset.MetaMark, ruleset.MetaPriority}),
+			Or: g.number(32)}
 	case 2:
 		return ruleset.Log{Prefix: pick(g, []string{"", "thole: ", g.comment()}), PerSecond: uint32(g.IntN(3) * 50)}
 	case 3:
@@ -344,14 +345,16 @@ func (g *generator) lookup() ruleset.Statement {
 	case ruleset.ClassID:
 		return ruleset.SetByMap{Target: ruleset.MetaPriority, Key: key, Map: s.Name}
 	default:
-		return ruleset.SetByMap{Target: pick(g, []ruleset.Field{ruleset.CtMark, ruleset.MetaMark}), Key: key, Map: s.Name}
+		return ruleset.SetByMap{Target: pick(g, []ruleset.Field{ruleset.CtMark, ruleset.MetaMark}), Key: key,
+			Map: s.Name}
 	}
 }
 
 var matchable = []ruleset.Field{
 	ruleset.CtDirection, ruleset.CtState, ruleset.CtStatus, ruleset.CtMark, ruleset.MetaMark, ruleset.MetaPriority,
 	ruleset.MetaL4Proto, ruleset.MetaNFProto, ruleset.MetaIif, ruleset.MetaOif, ruleset.SocketMark, ruleset.SkUID,
-	ruleset.THSport, ruleset.THDport, ruleset.TCPFlags, ruleset.TCPToken, ruleset.IPSaddr, ruleset.IPDaddr, ruleset.IP6Saddr, ruleset.IP6Daddr,
+	ruleset.THSport, ruleset.THDport, ruleset.TCPFlags, ruleset.TCPToken, ruleset.IPSaddr, ruleset.IPDaddr,
+	ruleset.IP6Saddr, ruleset.IP6Daddr,
 	ruleset.ICMPTypeOf, ruleset.ICMPv6TypeOf, ruleset.FibDaddrType, ruleset.FibSaddrType,
 }
 

@@ -44,7 +44,8 @@ func TestLabelsOfContainers(t *testing.T) {
 		{"no key", map[string]string{"": "a"}, map[string]string{}, policy.Labels{}, base,
 			"a label has no key; allowed: KEY=VALUE"},
 		{"the image is gone", map[string]string{"app": "web"}, nil, policy.Labels{"app": "web"}, base,
-			"its image was removed, so its labels cannot be distinguished from the image's labels: create the container again"},
+			"its image was removed, so its labels cannot be distinguished from the image's labels: create the " +
+				"container again"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRecord(container{labels: tt.labels, imageLabels: tt.image})

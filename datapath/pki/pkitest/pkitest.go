@@ -52,7 +52,8 @@ func (a Authority) Install(dir string, require map[string]string) pki.Serial {
 	request, err := pki.Request(dir, "node-a", false)
 	a.Must(err)
 	scope := pki.Scope{
-		Grants: pki.Grants{"app": {"*"}}, Require: require, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
+		Grants: pki.Grants{"app": {"*"}}, Require: require,
+		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
 	}
 	certificate, id, err := a.CA.IssueTo(request, scope, pki.For(time.Now(), time.Hour))
 	a.Must(err)

@@ -69,102 +69,60 @@ func (t Type) Bytes() int { return t.shape().bytes }
 // HostEndian says that the kernel stores the type in the machine's byte order.
 func (t Type) HostEndian() bool { return t.shape().host }
 
-// shape describes f. Fields of one byte have no order.
+// shapes describe the fields. Those of one byte have no order.
+var shapes = [...]shape{
+	CtDirection:        {"ct direction", 1, false, direction},
+	CtState:            {"ct state", 4, true, state},
+	CtStatus:           {"ct status", 4, true, hexadecimal},
+	CtMark:             {"ct mark", 4, true, hexadecimal},
+	MetaMark:           {"meta mark", 4, true, hexadecimal},
+	MetaPriority:       {"meta priority", 4, true, classid},
+	MetaL4Proto:        {"meta l4proto", 1, false, protocol},
+	MetaNFProto:        {"meta nfproto", 1, false, family},
+	MetaProtocol:       {"meta protocol", 2, false, etherType},
+	MetaIif:            {"iif", 4, true, iface},
+	MetaOif:            {"oif", 4, true, iface},
+	MetaIifName:        {"iifname", 16, false, ifname},
+	MetaOifName:        {"oifname", 16, false, ifname},
+	SocketCgroup:       {"socket cgroupv2", 8, true, cgroup},
+	SocketMark:         {"socket mark", 4, true, hexadecimal},
+	SkUID:              {"meta skuid", 4, true, decimal},
+	THSport:            {"th sport", 2, false, decimal},
+	TCPOption:          {"tcp option", 1, false, decimal},
+	TCPToken:           {"@th,192,8", 1, false, decimal},
+	THDport:            {"th dport", 2, false, decimal},
+	TCPFlags:           {"tcp flags", 1, false, tcpFlags},
+	IPSaddr:            {"ip saddr", 4, false, address},
+	IPDaddr:            {"ip daddr", 4, false, address},
+	IP6Saddr:           {"ip6 saddr", 16, false, address},
+	IP6Daddr:           {"ip6 daddr", 16, false, address},
+	ARPSaddrIP:         {"arp saddr ip", 4, false, address},
+	ICMPTypeOf:         {"icmp type", 1, false, decimal},
+	ICMPv6TypeOf:       {"icmpv6 type", 1, false, decimal},
+	FibDaddrType:       {"fib daddr type", 4, true, routeType},
+	FibSaddrType:       {"fib saddr type", 4, true, routeType},
+	TCPSequence:        {"tcp sequence", 4, false, decimal},
+	SocketTransparent:  {"socket transparent", 1, false, decimal},
+	InnerByte:          {"@ih,0,8", 1, false, decimal},
+	InnerWord:          {"@ih,0,32", 4, false, decimal},
+	MetaOifKind:        {"meta oifkind", 16, false, ifname},
+	RtIPsec:            {"rt ipsec", 1, false, decimal},
+	CtOriginalIPSaddr:  {"ct original ip saddr", 4, false, address},
+	CtOriginalIPDaddr:  {"ct original ip daddr", 4, false, address},
+	CtReplyIPSaddr:     {"ct reply ip saddr", 4, false, address},
+	CtOriginalIP6Saddr: {"ct original ip6 saddr", 16, false, address},
+	CtOriginalIP6Daddr: {"ct original ip6 daddr", 16, false, address},
+	CtReplyIP6Saddr:    {"ct reply ip6 saddr", 16, false, address},
+	CtOriginalProtoDst: {"ct original proto-dst", 2, false, decimal},
+	CtReplyProtoSrc:    {"ct reply proto-src", 2, false, decimal},
+	FragmentOffset:     {"frag frag-off", 2, false, decimal},
+}
+
 func (f Field) shape() shape {
-	switch f {
-	case CtDirection:
-		return shape{"ct direction", 1, false, direction}
-	case CtState:
-		return shape{"ct state", 4, true, state}
-	case CtStatus:
-		return shape{"ct status", 4, true, hexadecimal}
-	case CtMark:
-		return shape{"ct mark", 4, true, hexadecimal}
-	case MetaMark:
-		return shape{"meta mark", 4, true, hexadecimal}
-	case MetaPriority:
-		return shape{"meta priority", 4, true, classid}
-	case MetaL4Proto:
-		return shape{"meta l4proto", 1, false, protocol}
-	case MetaNFProto:
-		return shape{"meta nfproto", 1, false, family}
-	case MetaProtocol:
-		return shape{"meta protocol", 2, false, etherType}
-	case MetaIif:
-		return shape{"iif", 4, true, iface}
-	case MetaOif:
-		return shape{"oif", 4, true, iface}
-	case MetaIifName:
-		return shape{"iifname", 16, false, ifname}
-	case MetaOifName:
-		return shape{"oifname", 16, false, ifname}
-	case SocketCgroup:
-		return shape{"socket cgroupv2", 8, true, cgroup}
-	case SocketMark:
-		return shape{"socket mark", 4, true, hexadecimal}
-	case SkUID:
-		return shape{"meta skuid", 4, true, decimal}
-	case THSport:
-		return shape{"th sport", 2, false, decimal}
-	case TCPOption:
-		return shape{"tcp option", 1, false, decimal}
-	case TCPToken:
-		return shape{"@th,192,8", 1, false, decimal}
-	case THDport:
-		return shape{"th dport", 2, false, decimal}
-	case TCPFlags:
-		return shape{"tcp flags", 1, false, tcpFlags}
-	case IPSaddr:
-		return shape{"ip saddr", 4, false, address}
-	case IPDaddr:
-		return shape{"ip daddr", 4, false, address}
-	case IP6Saddr:
-		return shape{"ip6 saddr", 16, false, address}
-	case IP6Daddr:
-		return shape{"ip6 daddr", 16, false, address}
-	case ARPSaddrIP:
-		return shape{"arp saddr ip", 4, false, address}
-	case ICMPTypeOf:
-		return shape{"icmp type", 1, false, decimal}
-	case ICMPv6TypeOf:
-		return shape{"icmpv6 type", 1, false, decimal}
-	case FibDaddrType:
-		return shape{"fib daddr type", 4, true, routeType}
-	case FibSaddrType:
-		return shape{"fib saddr type", 4, true, routeType}
-	case TCPSequence:
-		return shape{"tcp sequence", 4, false, decimal}
-	case SocketTransparent:
-		return shape{"socket transparent", 1, false, decimal}
-	case InnerByte:
-		return shape{"@ih,0,8", 1, false, decimal}
-	case InnerWord:
-		return shape{"@ih,0,32", 4, false, decimal}
-	case MetaOifKind:
-		return shape{"meta oifkind", 16, false, ifname}
-	case RtIPsec:
-		return shape{"rt ipsec", 1, false, decimal}
-	case CtOriginalIPSaddr:
-		return shape{"ct original ip saddr", 4, false, address}
-	case CtOriginalIPDaddr:
-		return shape{"ct original ip daddr", 4, false, address}
-	case CtReplyIPSaddr:
-		return shape{"ct reply ip saddr", 4, false, address}
-	case CtOriginalIP6Saddr:
-		return shape{"ct original ip6 saddr", 16, false, address}
-	case CtOriginalIP6Daddr:
-		return shape{"ct original ip6 daddr", 16, false, address}
-	case CtReplyIP6Saddr:
-		return shape{"ct reply ip6 saddr", 16, false, address}
-	case CtOriginalProtoDst:
-		return shape{"ct original proto-dst", 2, false, decimal}
-	case CtReplyProtoSrc:
-		return shape{"ct reply proto-src", 2, false, decimal}
-	case FragmentOffset:
-		return shape{"frag frag-off", 2, false, decimal}
-	default:
+	if int(f) >= len(shapes) || shapes[f].name == "" {
 		return shape{name: "invalid"}
 	}
+	return shapes[f]
 }
 
 // String returns the field as it is written in nft.

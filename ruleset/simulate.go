@@ -386,21 +386,21 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 	if p.Fragment && e.Field.inTransport() {
 		return 0, false
 	}
+	if p.Conntrack != nil {
+		switch e.Field {
+		case CtDirection:
+			return p.Direction, true
+		case CtMark:
+			return p.Conntrack.Mark, true
+		case CtStatus:
+			return p.Conntrack.Status, true
+		}
+	}
 	switch e.Field {
-	case CtDirection:
-		return p.Direction, p.Conntrack != nil
+	case CtDirection, CtMark, CtStatus:
+		return 0, false
 	case CtState:
 		return p.State, true
-	case CtMark:
-		if p.Conntrack == nil {
-			return 0, false
-		}
-		return p.Conntrack.Mark, true
-	case CtStatus:
-		if p.Conntrack == nil {
-			return 0, false
-		}
-		return p.Conntrack.Status, true
 	case MetaMark:
 		return p.Mark, true
 	case MetaPriority:
@@ -408,15 +408,9 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 	case MetaL4Proto:
 		return uint32(p.L4Proto), true
 	case MetaNFProto:
-		if p.To.Is4() {
-			return NFProtoIPv4, true
-		}
-		return NFProtoIPv6, true
+		return p.version(NFProtoIPv4, NFProtoIPv6), true
 	case MetaProtocol:
-		if p.To.Is4() {
-			return EtherIPv4, true
-		}
-		return EtherIPv6, true
+		return p.version(EtherIPv4, EtherIPv6), true
 	case MetaIif:
 		return p.Iif, true
 	case MetaOif:
@@ -446,10 +440,7 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 	case MetaOifKind:
 		return 1, p.Kind != ""
 	case RtIPsec:
-		if p.IPsec {
-			return 1, true
-		}
-		return 0, true
+		return map[bool]uint32{true: 1}[p.IPsec], true
 	case CtOriginalProtoDst:
 		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Called })
 	case CtReplyProtoSrc:
@@ -458,4 +449,12 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return FragmentMask, p.Fragment
 	}
 	panic(fmt.Sprintf("ruleset: no simulation of field %d", e.Field))
+}
+
+// version is one of two numbers, by the packet's version of IP.
+func (p *Packet) version(v4, v6 uint32) uint32 {
+	if p.To.Is4() {
+		return v4
+	}
+	return v6
 }

@@ -89,37 +89,38 @@ func (e *encoder) statement(s ruleset.Statement) ([]expr.Any, error) {
 	}
 }
 
+// The fields that the kernel loads by a key of ct, and of meta.
+var (
+	ctKeys = map[ruleset.Field]expr.CtKey{
+		ruleset.CtDirection: expr.CtKeyDIRECTION,
+		ruleset.CtState:     expr.CtKeySTATE,
+		ruleset.CtMark:      expr.CtKeyMARK,
+		ruleset.CtStatus:    expr.CtKeySTATUS,
+	}
+	metaKeys = map[ruleset.Field]expr.MetaKey{
+		ruleset.MetaMark:     expr.MetaKeyMARK,
+		ruleset.MetaPriority: expr.MetaKeyPRIORITY,
+		ruleset.MetaL4Proto:  expr.MetaKeyL4PROTO,
+		ruleset.MetaNFProto:  expr.MetaKeyNFPROTO,
+		ruleset.MetaProtocol: expr.MetaKeyPROTOCOL,
+		ruleset.MetaIif:      expr.MetaKeyIIF,
+		ruleset.MetaOif:      expr.MetaKeyOIF,
+		ruleset.MetaIifName:  expr.MetaKeyIIFNAME,
+		ruleset.MetaOifName:  expr.MetaKeyOIFNAME,
+		ruleset.SkUID:        expr.MetaKeySKUID,
+		ruleset.MetaOifKind:  metaKeyOIFKIND,
+	}
+)
+
 // load reads a field into a register.
 func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
+	if key, ok := ctKeys[f.Field]; ok {
+		return &expr.Ct{Key: key, Register: reg}, nil
+	}
+	if key, ok := metaKeys[f.Field]; ok {
+		return &expr.Meta{Key: key, Register: reg}, nil
+	}
 	switch f.Field {
-	case ruleset.CtDirection:
-		return &expr.Ct{Key: expr.CtKeyDIRECTION, Register: reg}, nil
-	case ruleset.CtState:
-		return &expr.Ct{Key: expr.CtKeySTATE, Register: reg}, nil
-	case ruleset.CtMark:
-		return &expr.Ct{Key: expr.CtKeyMARK, Register: reg}, nil
-	case ruleset.CtStatus:
-		return &expr.Ct{Key: expr.CtKeySTATUS, Register: reg}, nil
-	case ruleset.MetaMark:
-		return &expr.Meta{Key: expr.MetaKeyMARK, Register: reg}, nil
-	case ruleset.MetaPriority:
-		return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg}, nil
-	case ruleset.MetaL4Proto:
-		return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, nil
-	case ruleset.MetaNFProto:
-		return &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg}, nil
-	case ruleset.MetaProtocol:
-		return &expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg}, nil
-	case ruleset.MetaIif:
-		return &expr.Meta{Key: expr.MetaKeyIIF, Register: reg}, nil
-	case ruleset.MetaOif:
-		return &expr.Meta{Key: expr.MetaKeyOIF, Register: reg}, nil
-	case ruleset.MetaIifName:
-		return &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg}, nil
-	case ruleset.MetaOifName:
-		return &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, nil
-	case ruleset.SkUID:
-		return &expr.Meta{Key: expr.MetaKeySKUID, Register: reg}, nil
 	case ruleset.SocketCgroup:
 		return &expr.Socket{Key: expr.SocketKeyCgroupv2, Level: uint32(f.Level), Register: reg}, nil
 	case ruleset.SocketMark:
@@ -129,8 +130,6 @@ func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
 	case ruleset.TCPOption:
 		return &expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: f.Level, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT,
 			DestRegister: reg}, nil
-	case ruleset.MetaOifKind:
-		return &expr.Meta{Key: metaKeyOIFKIND, Register: reg}, nil
 	case ruleset.RtIPsec:
 		return &expr.Rt{Key: rtKeyXFRM, Register: reg}, nil
 	case ruleset.FragmentOffset:

@@ -9,6 +9,6 @@
 // on), and by a raw socket what the machine wants sent. Labels and policies are the
 // Daemon's to know, statements and keys package peers', sockets the kernel's. It never
 // sees a connection's data behind the handshake, and never decides by anything but what
-// was proven: where it can not say, it drops, or leaves the packet to be judged by its
+// was proven: where it cannot say, it drops, or leaves the packet to be judged by its
 // address.
 package datapath

@@ -111,7 +111,7 @@ func New(config Config) (_ *Engine, err error) {
 	return e, nil
 }
 
-// Run works until the context ends, or the queue can not be read any more. What is in
+// Run works until the context ends, or the queue cannot be read any more. What is in
 // the queue then is dropped, as is what comes to it later; connections that are proven
 // do not come to it.
 func (e *Engine) Run(ctx context.Context) error {
@@ -227,7 +227,7 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 }
 
 // quoted is for an ICMP error about a connection whose handshake goes on. What is none,
-// or can not be read, is for the kernel to judge.
+// or cannot be read, is for the kernel to judge.
 func (e *Engine) quoted(q *queue.Packet) queue.Verdict {
 	quote, err := packet.ParseQuote(q.Payload)
 	if err != nil {

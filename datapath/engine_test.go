@@ -261,7 +261,7 @@ func TestRefusedProlongsNothing(t *testing.T) {
 	}
 }
 
-// Whose a SYN is can not be found out: it is dropped, and goes as it should when the kernel
+// Whose a SYN is cannot be found out: it is dropped, and goes as it should when the kernel
 // sends it again.
 func TestSocketsCanNotBeAsked(t *testing.T) {
 	client, server := newSides(t)

@@ -66,7 +66,7 @@ func (AddRules) step()       {}
 
 // Diff returns what makes want of have; nil is no table. Elements are added and
 // removed one by one, an element that maps to something else is removed and added,
-// and a chain whose rules differ is flushed and filled again. What can not be changed
+// and a chain whose rules differ is flushed and filled again. What cannot be changed
 // in the kernel (a set's type, a chain's hook) is removed and made again, along with
 // the rules that refer to it. Counters that stay keep their values, unless something
 // foreign in the table itself makes it go as a whole.

@@ -10,7 +10,7 @@
 // loaded and what was tested.
 //
 // The statements are those that nftables has (nft(8)) and that our table needs;
-// a Table can not hold another program's rules. Nothing here opens a socket,
+// a Table cannot hold another program's rules. Nothing here opens a socket,
 // reads a file or knows what a policy is. The package imports the standard
 // library only.
 package ruleset

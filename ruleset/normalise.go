@@ -15,7 +15,7 @@ import (
 //     adds by itself ("payload dependencies", nftables, src/payload.c). What nft would
 //     add in family bridge is not added: it is to be there;
 //   - each comparison and assignment is written in one of its several ways;
-//   - what nft's text can not hold of a log prefix is replaced.
+//   - what nft's text cannot hold of a log prefix is replaced.
 //
 // Slices of t that others may hold are not written to.
 func (t *Table) Normalise() { *t = t.normalised() }
@@ -70,7 +70,7 @@ func equalSets(a, b Set) bool {
 	return sameSet(a, b) && slices.EqualFunc(a.Elements, b.Elements, equalElements)
 }
 
-// sameSet compares what can not be changed of a set.
+// sameSet compares what cannot be changed of a set.
 func sameSet(a, b Set) bool {
 	return a.Name == b.Name && slices.Equal(a.Key, b.Key) && a.Data == b.Data &&
 		a.Interval == b.Interval && a.Foreign == b.Foreign && a.Timeout == b.Timeout && a.Size == b.Size
@@ -83,7 +83,7 @@ func equalChains(a, b Chain) bool {
 	return sameChain(a, b) && slices.EqualFunc(a.Rules, b.Rules, equalRules)
 }
 
-// sameChain compares what can not be changed of a chain.
+// sameChain compares what cannot be changed of a chain.
 func sameChain(a, b Chain) bool {
 	return a.Name == b.Name && a.Hook == b.Hook && a.Priority == b.Priority && a.Foreign == b.Foreign
 }
@@ -338,7 +338,7 @@ func (m Match) withoutLeftMask() Match {
 // maxPrefix is the longest log prefix (NF_LOG_PREFIXLEN - 1, net/netfilter/nf_log.h).
 const maxPrefix = 127
 
-// writablePrefix replaces what a quoted string of nft 1.0.6 can not hold: there is no
+// writablePrefix replaces what a quoted string of nft 1.0.6 cannot hold: there is no
 // escape for the quote, and a $ begins a variable (src/scanner.l;
 // stmt_evaluate_log_prefix in src/evaluate.c). Control characters would reach the
 // kernel's log.

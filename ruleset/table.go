@@ -257,7 +257,7 @@ const (
 	InRange             // From <= field <= To: addresses, ports, ICMP types, InnerByte, MetaIif
 )
 
-// Match continues with the rule if the comparison holds. A field that can not be
+// Match continues with the rule if the comparison holds. A field that cannot be
 // read (no conntrack entry, no socket) fails every comparison, also NotEqual.
 type Match struct {
 	Left     Expr // its Mask is 0: see Masked
@@ -357,7 +357,7 @@ const (
 
 // Foreign is what was read from the kernel and is not of this language, in a rule or
 // (as a string of this name) in a table, set or chain: somebody else put it there. It
-// equals only itself, so that Diff removes it; it can not be loaded.
+// equals only itself, so that Diff removes it; it cannot be loaded.
 type Foreign struct{ Description string }
 
 func (Match) statement()    {}

@@ -16,10 +16,10 @@ import (
 //
 // Names of tables, chains, sets and counters are written as they are: they come from
 // the compiler and are identifiers, no keywords (such as "fwd"). Comments and log prefixes may hold what
-// users wrote; they can not leave their line or string.
+// users wrote; they cannot leave their line or string.
 //
 // nft knows a cgroup by its path alone, below /sys/fs/cgroup. An element whose path
-// is not known, or can not stand in a string of nft, is written as a comment, and so
+// is not known, or cannot stand in a string of nft, is written as a comment, and so
 // is a rule that holds something Foreign: the script loads without them.
 func (t Table) Text() string {
 	t = t.normalised()

@@ -70,7 +70,7 @@ func TestTextIsCanonical(t *testing.T) {
 	}
 }
 
-// TestHostileText checks that what users write can not leave its place: each line of
+// TestHostileText checks that what users write cannot leave its place: each line of
 // the script is one that is there without it, or one with a comment more.
 func TestHostileText(t *testing.T) {
 	for _, hostile := range []string{

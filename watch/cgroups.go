@@ -220,7 +220,7 @@ func (c *Cgroups) waitsForEngine(e fsnotify.Event) bool {
 	return c.engine != nil && e.Has(fsnotify.Create) && c.engine.CgroupCreated(filepath.Base(e.Name))
 }
 
-// Recall takes over what was known when the loaded table was made, for what can not
+// Recall takes over what was known when the loaded table was made, for what cannot
 // be asked at once.
 func (c *Cgroups) Recall(s workload.Snapshot) {
 	if c.engine != nil {

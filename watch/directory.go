@@ -58,7 +58,7 @@ func NewDirectory(path string) *Directory {
 // changed and come to rest. Only the latest waits.
 func (d *Directory) Files() <-chan Files { return d.files }
 
-// Run watches until the context ends. A watch that can not be made is reported as
+// Run watches until the context ends. A watch that cannot be made is reported as
 // an error of the directory, and tried again.
 func (d *Directory) Run(ctx context.Context) error {
 	var last Files // nothing yet: no directory is read as no files without an error

@@ -307,7 +307,7 @@ func (s *Scopes) nameOf(dir string) (string, bool) {
 	return strings.CutPrefix(name, s.prefix)
 }
 
-// removeEmpty removes the scope if no process is in it. One that can not be
+// removeEmpty removes the scope if no process is in it. One that cannot be
 // removed is looked at again the next time.
 func (s *Scopes) removeEmpty(cgroup string) bool {
 	populated, err := s.root.Populated(cgroup)

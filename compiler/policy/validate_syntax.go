@@ -61,7 +61,7 @@ func IsUserLabel(key string) bool { return foreignPrefix(key) == "" }
 
 // CheckContainerLabel accepts the labels that a container may have. Docker takes any
 // text, and people write sentences, paths and rules. What is no word of a selector
-// can not be selected by its value, but it is compared (sameLabels).
+// cannot be selected by its value, but it is compared (sameLabels).
 func CheckContainerLabel(key, value string) error {
 	for _, s := range []string{key, value} {
 		switch {

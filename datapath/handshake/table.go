@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A Pool is a part of the table with bounds of its own, so that strangers can not crowd
+// A Pool is a part of the table with bounds of its own, so that strangers cannot crowd
 // out nodes that have shown their key, nor either this node's own connects.
 type Pool uint8
 

@@ -348,7 +348,7 @@ func TestWrongPacket(t *testing.T) {
 	}
 }
 
-// TestUrgentBeyond: a pointer that can not be moved is not wrapped.
+// TestUrgentBeyond: a pointer that cannot be moved is not wrapped.
 func TestUrgentBeyond(t *testing.T) {
 	p := mustParse(t, segment{seq: 1, flags: ACK | URG, urgent: 65516}.build())
 	_, err := p.AppendProof(nil, 1, fill(20, 'C'), 1500)

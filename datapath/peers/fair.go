@@ -14,7 +14,7 @@ type shares struct {
 // evictions count entries that made room while they still held.
 type evictions struct{ unproven, owner, share uint64 }
 
-// A fair is a bounded map whose entries belong to nodes, and whose nodes can not push
+// A fair is a bounded map whose entries belong to nodes, and whose nodes cannot push
 // each other out:
 //
 //   - An entry is unproven until somebody showed, just then, the private key behind it.

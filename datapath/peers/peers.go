@@ -400,7 +400,7 @@ func (p *Peers) pair(side Side, own *token.Own, claim *token.Claim, from netip.A
 }
 
 // allow takes what verifying costs from the source's allowance. What we asked for comes
-// from who can read our packets, so it has one of its own, which a flood can not use up.
+// from who can read our packets, so it has one of its own, which a flood cannot use up.
 func (p *Peers) allow(side Side, from netip.Addr, cost time.Duration, now time.Time) bool {
 	if side == Client {
 		return p.asked.take(cost, now)

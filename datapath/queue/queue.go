@@ -143,7 +143,7 @@ func Open(config Config, handle func(Packet) Verdict) (*Queue, error) {
 	return q, nil
 }
 
-// Run waits until the context ends, and returns nil, or until the queue can not be read
+// Run waits until the context ends, and returns nil, or until the queue cannot be read
 // any more. Then it closes the queue.
 func (q *Queue) Run(ctx context.Context) error {
 	defer q.Close()
@@ -240,7 +240,7 @@ func value(p *uint32) uint32 {
 }
 
 // answer gives the kernel a verdict. A packet that got none would stay in the queue for
-// ever; so where this one can not be sent, the packet is dropped, and where that can not
+// ever; so where this one cannot be sent, the packet is dropped, and where that cannot
 // be said twice, nothing can.
 func (q *Queue) answer(id uint32, v Verdict) error {
 	err := q.give(id, v)

@@ -359,7 +359,7 @@ func TestAgain(t *testing.T) {
 	}
 }
 
-// TestTooBigVerdict: where a verdict can not be given, the packet is dropped, and does
+// TestTooBigVerdict: where a verdict cannot be given, the packet is dropped, and does
 // not stay.
 func TestTooBigVerdict(t *testing.T) {
 	t.Parallel()

@@ -68,7 +68,7 @@
 //
 // Relay. Who copies another's statement does not have its private key and can compute
 // no MAC. Who puts another's ephemeral key in a statement of his own changes H, and
-// with it the keys, which he can not compute either. What is left is to pass tokens on
+// with it the keys, which he cannot compute either. What is left is to pass tokens on
 // unchanged, as a router does; Claim.Admit holds the packet's source against the
 // certificate, each time.
 //

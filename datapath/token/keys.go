@@ -44,7 +44,7 @@ func (own *Own) derive(peer, client, server *Statement) (*Keys, error) {
 	}
 	public, err := ecdh.X25519().NewPublicKey(peer.Ephemeral[:])
 	if err != nil {
-		return nil, BadLength // can not be: it has 32 bytes
+		return nil, BadLength // cannot be: it has 32 bytes
 	}
 	secret, err := own.key.ECDH(public)
 	if err != nil {

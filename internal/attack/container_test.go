@@ -234,7 +234,7 @@ func (s *ship) movesOut(t *testing.T) {
 }
 
 // The whole tree is mounted into a container for writing, as some do for systemd in
-// containers. In a cgroup namespace of its own it can not leave its cgroup where the
+// containers. In a cgroup namespace of its own it cannot leave its cgroup where the
 // tree is mounted with nsdelegate, as systemd does; else it can, as SECURITY.md says.
 func (s *ship) wholeTree(t *testing.T) {
 	a := s.captive("whole-tree", "-v", "/sys/fs/cgroup:/tmp/all:rw")

@@ -38,7 +38,7 @@ func outlived(g graveyard, enforced, running []policy.Workload) (map[uint64]poli
 
 // bury takes from the workloads whose cgroup is gone those that no socket belongs to. A
 // socket keeps its cgroup when it is passed on to a process elsewhere: the others keep
-// their elements, since without them it would be unlabelled. What can not be found out
+// their elements, since without them it would be unlabelled. What cannot be found out
 // is taken as a yes. runs says which cgroups are those of other workloads.
 func bury(g graveyard, dead map[uint64]policy.Workload, runs func(id uint64) bool) error {
 	if len(dead) == 0 {

@@ -91,7 +91,7 @@ type enforcer struct {
 }
 
 // start adopts the table that is loaded and makes the first change. A policy set
-// that can not be used is reported and replaced by the last good one.
+// that cannot be used is reported and replaced by the last good one.
 func (e *enforcer) start() error {
 	if e.heed(); e.unheeded != nil {
 		return e.unheeded
@@ -367,7 +367,7 @@ func (e *enforcer) follow(f watch.Files) {
 	_, _ = e.replace(api.SourceDirectory, f.Files, false) // it is logged, too
 }
 
-// refuse records that a policy set can not be used. The one before stays.
+// refuse records that a policy set cannot be used. The one before stays.
 func (e *enforcer) refuse(err error) error {
 	e.badSet = &api.Failure{Time: e.now(), Text: err.Error()}
 	e.log.Error("invalid policy set: the last good set stays in force", "error", err)

@@ -193,7 +193,7 @@ func TestRestartSeesWhatEnded(t *testing.T) {
 	}
 }
 
-// A set that is enforced and can not be read is not replaced by the default.
+// A set that is enforced and cannot be read is not replaced by the default.
 func TestUnreadableLastSet(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb)
@@ -270,7 +270,7 @@ func TestFailedChangeIsTriedAtOnce(t *testing.T) {
 	}
 }
 
-// What can not be written is in force all the same, is told, and is written when it can be.
+// What cannot be written is in force all the same, is told, and is written when it can be.
 func TestStateIsWrittenAtLast(t *testing.T) {
 	b := newBench(t)
 	away := b.config.State + ".away"
@@ -364,7 +364,7 @@ func TestEpoch(t *testing.T) {
 	})
 }
 
-// Before an epoch comes round, the connections of its half are swept; if they can not
+// Before an epoch comes round, the connections of its half are swept; if they cannot
 // be, the epoch is not used. Where the last epoch is not known, all are swept.
 func TestEpochsGoRound(t *testing.T) {
 	b := newBench(t)

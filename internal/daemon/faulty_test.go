@@ -17,7 +17,7 @@ import (
 )
 
 // A faulty host is the real one. Of the daemon's calls of netlink, each that there is,
-// one in faultRate fails: before it is made, or, where it can not be known from
+// one in faultRate fails: before it is made, or, where it cannot be known from
 // outside, after it. It says on its log nothing that a real one would not.
 //
 // What is below these calls fails in ruleset/kernel's TestFaultAtEveryCall, each message in

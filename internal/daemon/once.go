@@ -117,7 +117,7 @@ func cleanup(host *host) (CleanupResult, error) {
 	var result CleanupResult
 	have, err := host.kernel.Read(tableName)
 	result.Table = have != nil || err != nil
-	// What can not be read may still be deleted: this is the way out.
+	// What cannot be read may still be deleted: this is the way out.
 	if err != nil {
 		have = &ruleset.Table{Name: tableName}
 	}

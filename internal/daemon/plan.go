@@ -132,7 +132,7 @@ func cut(label string) string {
 }
 
 // unresolved returns the enforced workloads whose Workload document stands unchanged
-// and whose cgroup lives, but which the scan did not find: a user's name can not be
+// and whose cgroup lives, but which the scan did not find: a user's name cannot be
 // resolved just now, or a cgroup not be read. They keep their labels.
 func (e *enforcer) unresolved(set policySet, found []policy.Workload) []policy.Workload {
 	is := map[uint64]bool{}

@@ -133,7 +133,7 @@ func fleetState(s *api.FleetStatus, now time.Time) []Finding {
 	return []Finding{f, q}
 }
 
-// problems passes on what the daemon can not do as it is wanted.
+// problems passes on what the daemon cannot do as it is wanted.
 func problems(s api.Status) []Finding {
 	var findings []Finding
 	for _, p := range s.Problems {

@@ -142,7 +142,7 @@ func TestFleetFloodIsBounded(t *testing.T) {
 		t.Errorf("of 5,000 short tokens of a known address %d came", got)
 	}
 	if out := n.Shell("nft list set inet thole stranger4 | grep -o '10\\.0\\.' | wc -l"); out == "" {
-		t.Error("the set can not be listed")
+		t.Error("the set cannot be listed")
 	}
 
 	before := came[one]

@@ -258,7 +258,7 @@ func TestFleetRequiredLabels(t *testing.T) {
 	_ = other
 }
 
-// Where this node's own certificate can not be used, traffic with other nodes is closed,
+// Where this node's own certificate cannot be used, traffic with other nodes is closed,
 // and that on this node goes on; a list that revokes others counts all the same.
 func TestFleetOwnCertificate(t *testing.T) {
 	a, b, ca := newFleetOf(t)
@@ -293,6 +293,6 @@ func TestFleetOwnCertificate(t *testing.T) {
 	must(t, err)
 	b.reload()
 	if !silent(open) {
-		t.Error("a node that was revoked goes on, since this node's own key can not be read")
+		t.Error("a node that was revoked goes on, since this node's own key cannot be read")
 	}
 }

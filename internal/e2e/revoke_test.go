@@ -23,7 +23,7 @@ const delayedACK = 300 * time.Millisecond
 // in buffers by then was sent before.) The others do not notice.
 //
 // On a third of them only the server sends, and the client's kernel acknowledges. When
-// that was can not be seen, but the second of two records that are further apart than an
+// that was cannot be seen, but the second of two records that are further apart than an
 // acknowledgement may be delayed comes after it.
 func TestRevocationUnderTraffic(t *testing.T) {
 	m := newMachine(t)

@@ -220,7 +220,7 @@ func invalid(t *ruleset.Table) *ruleset.Table {
 	return &bad
 }
 
-// TestUnloadable checks changes that can not be written as a batch.
+// TestUnloadable checks changes that cannot be written as a batch.
 func TestUnloadable(t *testing.T) {
 	_, c := open(t)
 	set := func(key ruleset.Type, values ...ruleset.Value) *ruleset.Table {

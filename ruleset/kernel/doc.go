@@ -10,7 +10,7 @@
 // Expressions are encoded by google/nftables/expr. Messages are written and read
 // here, for what that library (v0.3.0) lacks:
 //
-//   - Flush (conn.go) can not name a generation, so a race with another writer goes
+//   - Flush (conn.go) cannot name a generation, so a race with another writer goes
 //     unseen; it asks for an acknowledgement of each message and an echo of each rule,
 //     which overflows the receive buffer of a large batch after the kernel committed;
 //   - a list of elements is one message (set.go, makeElemList), which the 16 bits of

@@ -157,7 +157,7 @@ func (c *apiClient) imageLabels(ctx context.Context, image string) (map[string]s
 	}
 	r, err := c.api.ImageInspect(ctx, image)
 	switch {
-	case errdefs.IsNotFound(err), errdefs.IsInternal(err): // or Docker can not read it
+	case errdefs.IsNotFound(err), errdefs.IsInternal(err): // or Docker cannot read it
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("inspecting image %s: %v", image, err)

@@ -230,7 +230,7 @@ func TestOthersAmongContainers(t *testing.T) {
 	}
 }
 
-// A container whose labels can not be taken is closed, wherever it is.
+// A container whose labels cannot be taken is closed, wherever it is.
 func TestRefusedContainerIsClosed(t *testing.T) {
 	tr, docker := newDockerTree(t)
 	docker.put(containerWith("a", "app", "two\nlines"))

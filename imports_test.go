@@ -81,6 +81,7 @@ var mayImport = map[string][]string{
 	"thole/datapath/sockets": {"github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
 
 	// For tests and tools only: nothing above imports them.
+	"thole/internal/promise":     {"github.com/google/go-cmp/..."},
 	"thole/internal/figures":     {},
 	"thole/internal/paired":      {},
 	"thole/compiler/reference":   {"thole/compiler", "thole/compiler/policy", "gopkg.in/yaml.v3"},

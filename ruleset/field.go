@@ -137,7 +137,8 @@ func (f Field) HostEndian() bool { return f.shape().host }
 // inTransport says that f is in the header of TCP, UDP or ICMP, or behind it.
 func (f Field) inTransport() bool {
 	switch f {
-	case THSport, THDport, TCPFlags, TCPOption, TCPToken, TCPSequence, ICMPTypeOf, ICMPv6TypeOf, InnerByte:
+	case THSport, THDport, TCPFlags, TCPOption, TCPToken, TCPSequence, ICMPTypeOf, ICMPv6TypeOf,
+		InnerByte, InnerWord:
 		return true
 	default:
 		return false

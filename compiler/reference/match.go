@@ -42,7 +42,7 @@ func ruleMatches(rule policy.Rule, u use, selected *policy.Workload, peer Endpoi
 
 // peerMatches says whether p, in a rule for selected, matches end.
 //
-// "Inside one peer exactly one key stands."
+// A peer has exactly one key.
 //
 // "A container that only doubtful labels make a workload is matched neither by
 // workloads nor by unlabelled in an allow rule, and by both in a deny rule."

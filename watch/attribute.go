@@ -116,7 +116,7 @@ func (s seal) read(root cgroupfs.Root, cgroup policy.Cgroup) (Run, error) {
 		return Run{}, fmt.Errorf("its attribute %s: %v", attributeName, err)
 	}
 	if run.Version != runVersion {
-		return Run{}, fmt.Errorf("its attribute %s has version %d, known is %d", attributeName, run.Version, runVersion)
+		return Run{}, fmt.Errorf("its attribute %s has version %d, must be %d", attributeName, run.Version, runVersion)
 	}
 	run.Cgroup = cgroup
 	return run, nil

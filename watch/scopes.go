@@ -67,7 +67,7 @@ func (s *Scopes) checkSlice() error {
 	}
 	if stat.Uid != 0 {
 		return fmt.Errorf("cgroup %s belongs to uid %d, who could move processes into it: "+
-			"it must be root's, see `chown root %[1]s`", dir, stat.Uid)
+			"it must belong to root: try `chown root %[1]s`", dir, stat.Uid)
 	}
 	return nil
 }

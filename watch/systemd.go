@@ -64,7 +64,7 @@ func (systemd) Start(unit, description string) (_ func(), err error) {
 	defer conn.Close()
 	pid, release, err := hold()
 	if err != nil {
-		return nil, fmt.Errorf("a process to hold the scope %s: %v", unit, err)
+		return nil, fmt.Errorf("starting the first process of the scope %s: %v", unit, err)
 	}
 	done := make(chan string, 1)
 	_, err = conn.StartTransientUnitContext(ctx, unit, "fail", []dbus.Property{

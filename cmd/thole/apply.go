@@ -43,10 +43,10 @@ later are not in the table until the set is applied again.
 PATH is a file, a directory (its *.yaml and *.yml files, in the order of their
 names), or "-" for standard input.
 
-With --dry-run nothing changes; the table is printed as a script for nft. With
---inventory, too, the workloads are not those that run but those of a file of
-Workload documents (and of such documents beside the policies). This needs neither
-root nor a daemon nor a kernel, and equal files give equal output.
+With --dry-run, apply changes nothing and prints the table as a script for nft.
+With --inventory as well, the workloads come from a file of Workload documents
+(and from such documents beside the policies). This needs neither root nor a
+daemon nor a kernel, and equal files give equal output.
 
 An input without any document of kind Policy is refused, because it is usually a
 failed command or a truncated file. To remove all policies on purpose, use

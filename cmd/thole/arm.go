@@ -19,9 +19,9 @@ func newArm(w *world) *cobra.Command {
 		Long: `Arm undoes "thole cleanup": the daemon compiles the last policy set for the
 workloads that run now, and loads the table. If no daemon runs, the next one does.
 
-Connections that were opened meanwhile are judged at their next packet, like all
-others. The labels of processes that "thole run" started before the cleanup are in
-force again.
+Connections that were opened while Thole was disarmed are judged at their next
+packet, like all others. The labels of processes that "thole run" started before
+the cleanup are in force again.
 
 Exit status: 0 if the policies are enforced, or will be by the next daemon; 1 if
 not.`,

@@ -36,8 +36,8 @@ enforcing them, "thole run" starts nothing, and "thole status" says "disarmed" a
 exits 1.
 
 Cleanup needs no daemon. A daemon of an older version cannot be disarmed and would
-load the table again: stop it first. Or use --force, which removes the table until
-that daemon notices.
+load the table again: stop it first. With --force, cleanup removes the table
+anyway, until that daemon loads it again.
 
 Exit status: 0 if everything that can be removed is removed, and Thole is
 disarmed; 1 if not.`,

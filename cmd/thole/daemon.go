@@ -35,8 +35,8 @@ func newDaemon(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "daemon [--policies DIR] [--docker HOST] [--deny HOW] [--log-format FORMAT] [--log-level LEVEL]",
 		Short: "Follow policies and workloads, and keep the table up to date",
-		Long: `Daemon compiles the policies for the workloads that run into one nftables table.
-It follows both: a new workload or a changed policy file is a small change of the
+		Long: `Daemon compiles the policies for the running workloads into one nftables table.
+It follows workloads and policies: each change of them is a small change of the
 table, in one transaction. It adopts the table that an earlier daemon left.
 
 With --policies the daemon follows a directory: when its *.yaml and *.yml files

@@ -28,8 +28,8 @@ func newDoctor(w *world) *cobra.Command {
 		Long: `Doctor checks every feature of the kernel, of cgroups and of nftables that Thole
 needs. It tries the features: it loads small tables and sends packets through
 them, in a network namespace and a cgroup of its own, which it removes afterwards.
-It changes nothing else. For each feature that is missing it says what follows and
-how to repair it.
+It changes nothing else. For each missing feature, doctor describes the effect and
+the repair.
 
 Doctor also names the container engine that the daemon follows or would follow. If
 the daemon has the option --docker, give the same one here.

@@ -158,7 +158,7 @@ func (s *scopeFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&s.grants, "grant", nil, "labels that may be asserted, `KEY=VALUE,…`; a value may end in *; "+
 		"may be given several times")
-	f.StringArrayVar(&s.require, "require", nil, "a label that all its workloads carry, `KEY=VALUE`; may be given "+
+	f.StringArrayVar(&s.require, "require", nil, "a label of all workloads of the node, `KEY=VALUE`; may be given "+
 		"several times")
 	f.StringArrayVar(&s.addresses, "address", nil, "where the node may connect from: an address, a `CIDR`, or any; "+
 		"may be given several times")

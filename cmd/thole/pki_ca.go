@@ -57,21 +57,21 @@ func newPKIIssue(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "issue --pki CADIR [--grant KEY=VALUE,…]… [--require KEY=VALUE]… --address CIDR… [--days DAYS] REQUEST",
 		Short: "Answer a node's request with a certificate",
-		Long: `Issue makes a certificate of a node's request, a file or "-", and writes it to
-standard output. Compare the node's name and the key's fingerprint, which are
-printed, with what the node says.
+		Long: `Issue makes a certificate from a node's request, a file or "-", and writes it to
+standard output. Issue also prints the node's name and the key's fingerprint:
+compare them with those that "thole pki request" printed on the node.
 
 These options, not the request, say what the node may assert:
 
-  --grant app=web,db    its workloads may have app=web or app=db
+  --grant app=web,db    the node's workloads may have app=web or app=db
   --grant 'env=prod-*'  env, with any value that begins with prod-
   --grant 'tier=*'      tier, with any value
-  --require team=a      all its workloads have team=a; other nodes add it
-  --address 192.0.2.1   it connects from here; a network, or "any" for everywhere
+  --require team=a      all the node's workloads have team=a; other nodes add it
+  --address 192.0.2.1   the node connects from here; or a network, or "any"
 
 If one label of a workload is not granted, other nodes refuse all labels of this
-workload. Keys of labels are exact, they have no wildcards. Without --grant a node
-may assert its required labels only.
+workload. Label keys are exact: they cannot contain wildcards. Without --grant, a
+node may assert its required labels only.
 
 A certificate is part of handshakes: the shorter it is, the more labels fit.`,
 		Example: `  thole pki issue --pki /root/fleet --grant app=web,db --grant 'env=*' --require team=a --address 192.0.2.1 n.csr > n.crt
@@ -129,7 +129,7 @@ node makes with "thole pki request --new-key".
 The old certificate stays valid until it expires. If the new one grants less,
 revoke the old one when the new one is installed.
 
-With --from, the certificate is one of the previous CA, which this CA replaces.`,
+With --from, another CA issued the certificate: the one that this CA replaces.`,
 		Example: `  thole pki renew --pki /root/fleet web-1.crt > new.crt
   thole pki renew --pki /root/fleet --grant app=web --days 30 web-1.crt > new.crt
   thole pki renew --pki /root/fleet-2 --from /root/fleet web-1.crt > new.crt`,
@@ -138,7 +138,7 @@ With --from, the certificate is one of the previous CA, which this CA replaces.`
 	}
 	caPKIFlag(cmd, &o.dir)
 	cmd.Flags().StringVar(&o.from, "from", "", "the `CADIR` of the CA that issued the certificate, if it is another CA")
-	cmd.Flags().StringVar(&o.csr, "csr", "", "for the key of this `REQUEST`, a file")
+	cmd.Flags().StringVar(&o.csr, "csr", "", "issue the certificate for the key of this `REQUEST`, a file")
 	dirNames(cmd, "from")
 	fileNames(cmd, "csr", "csr")
 	o.scope.add(cmd)

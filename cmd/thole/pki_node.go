@@ -60,7 +60,7 @@ func newPKIInstall(w *world) *cobra.Command {
 	var cas, lists []string
 	cmd := &cobra.Command{
 		Use:   "install [--ca FILE]… [--crl FILE]… [--pki DIR] [CERTIFICATE]",
-		Short: "Give a node its certificate, its CA, a revocation list",
+		Short: "Install a node's certificate, its CAs, or a revocation list",
 		Long: `Install verifies the given files and puts them into the node's directory, all of
 them or none. A running daemon uses them within a second, without a restart or a
 signal. "-" is standard input.

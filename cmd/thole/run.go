@@ -19,10 +19,10 @@ func newRun(w *world) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run --label KEY=VALUE… [--name NAME] [--socket PATH] [--] COMMAND [ARGUMENT…]",
 		Short: "Start a command with labels",
-		Long: `Run starts a command as a labelled workload. The daemon makes a cgroup for the
-command, stores the labels on it and moves the calling process in. Only then the
-command replaces the thole process, and keeps its signals, its terminal and its
-standard input. Processes that the command starts have the same labels.
+		Long: `Run starts a command as a labelled workload. The daemon makes a cgroup, stores
+the labels on it and moves the calling process into it. Only then does the
+command replace the thole process, with the same signals, terminal and standard
+input. Processes that the command starts have the same labels.
 
 Users other than root need a LabelGrant document that allows the labels.
 

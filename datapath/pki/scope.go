@@ -222,7 +222,7 @@ func decodeScope(der []byte) (Scope, error) {
 		return Scope{}, fmt.Errorf("%w scope: %v", ErrMalformed, err)
 	}
 	if again, err := s.encode(); err != nil || !bytes.Equal(again, der) {
-		return Scope{}, fmt.Errorf("%w scope: it is not in its one encoding", ErrMalformed)
+		return Scope{}, fmt.Errorf("%w scope: it is not in its canonical encoding", ErrMalformed)
 	}
 	return s, nil
 }

@@ -122,11 +122,11 @@ func (r *runner) room(uid uint32) error {
 	switch {
 	case total >= maxRuns:
 		return &Refusal{Code: http.StatusTooManyRequests, Message: fmt.Sprintf(
-			"%d workloads of thole run are living, which is the most there may be: end some, see `thole get workloads`",
+			"thole run has %d living workloads, which is the maximum: end some, see `thole get workloads`",
 			total)}
 	case uid != 0 && ofUser >= maxRunsPerUser:
 		return &Refusal{Code: http.StatusTooManyRequests, Message: fmt.Sprintf(
-			"uid %d has %d living workloads of thole run, which is the most a user may have: end some, see `thole "+
+			"uid %d has %d living workloads of thole run, which is the maximum for a user: end some, see `thole "+
 				"get workloads`", uid, ofUser)}
 	}
 	return nil
@@ -179,7 +179,7 @@ func (r *runner) checkMoved(a asker, run watch.Run, pid int) error {
 	}
 	if !in {
 		return &Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
-			"the process was moved out of the cgroup %s at once: does it ask several times at the same time?",
+			"the process was moved out of the cgroup %s at once: does it send several requests at the same time?",
 			run.Cgroup.Path)}
 	}
 	return nil

@@ -209,11 +209,11 @@ func exposedText(e exposure.Exposure) string {
 		return what + "datagrams of this node reach a socket that is bound to a device, whatever the policies say. " +
 			"Its answers are judged"
 	case e.Reason == exposure.SharedPort:
-		return what + "these sockets can share the port by SO_REUSEPORT, so a BPF program of one of them may give " +
-			"it, or another, what was judged for the other. Answers are judged"
+		return what + "these sockets can share the port by SO_REUSEPORT, so a BPF program of one of them may choose " +
+			"another socket than the one that the table judged. Answers are judged"
 	case e.Protocol == "tcp":
-		return what + "the table may judge one of these sockets where the kernel connects another. What a client " +
-			"sends before the first answer may reach that one; answers are judged"
+		return what + "the table may judge one of these sockets where the kernel connects another. Data that a " +
+			"client sends before the first answer may reach that other socket; answers are judged"
 	default:
 		return what + "the table may judge one of these sockets where the kernel delivers to another, whatever the " +
 			"policies say. Answers are judged"

@@ -75,8 +75,8 @@ func carry(id *identity, w *policy.Workload) (conditions []condition.Condition) 
 		}
 		if ok && has != value {
 			conditions = append(conditions, condition.Condition{Code: code, Where: w.Name, Text: fmt.Sprintf(
-				"its label %s=%s contradicts this node's certificate, which requires %[1]s=%[3]s: other nodes are "+
-					"told nothing of it", key, has, value)})
+				"its label %s=%s contradicts this node's certificate, which requires %[1]s=%[3]s: other nodes "+
+					"receive no labels of this workload", key, has, value)})
 		}
 	}
 	w.Labels = carried(id, w.Labels)

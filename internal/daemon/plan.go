@@ -425,8 +425,8 @@ func (e *enforcer) remember() {
 		Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced.list(), containers: e.around,
 		Fleet: e.fleet, Identity: e.identity, Remotes: e.remotes,
 	})
-	e.unsaved = e.stored(e.unsaved, "the table is changed, but the daemon will not know its numbers "+
-		"when it is started again, unless they can be written by then", err)
+	e.unsaved = e.stored(e.unsaved, "the table is changed, but its numbers are not stored: they "+
+		"are lost when the daemon is started again, unless they can be written before", err)
 }
 
 // record stores what a small change changes of that. All is stored where the changes

@@ -64,8 +64,8 @@ func (k *engineKeeper) stopped(err error) {
 		err = errors.New("it ended by itself")
 	}
 	k.current = nil
-	k.failed = fmt.Errorf("handshakes with other nodes are not carried, so labelled connections to and from them "+
-		"do not open: %w; it is tried again", err)
+	k.failed = fmt.Errorf("handshakes with other nodes are not processed, so labelled connections to and from them "+
+		"do not open: %w; the daemon tries again", err)
 }
 
 // wait returns when no engine runs any more, after its context has ended.

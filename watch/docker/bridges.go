@@ -75,8 +75,8 @@ func (b *bridges) read(ctx context.Context, c client) error {
 		case err != nil:
 			return err
 		case len(foreign) > 0:
-			text := fmt.Sprintf("not only containers are connected to this bridge, but also %v: "+
-				"containers on it are taken for strangers", foreign)
+			text := fmt.Sprintf("this bridge connects not only containers, but also %v: "+
+				"containers on this bridge are treated as strangers", foreign)
 			problems = append(problems, condition.Condition{Code: condition.BridgeShared, Where: bridge, Text: text})
 		case ok:
 			exclusive = append(exclusive, policy.Bridge{Name: bridge, Networks: subnets[bridge]})

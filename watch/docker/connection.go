@@ -73,6 +73,6 @@ func (c *connection) problem(containersRun bool) []condition.Condition {
 		return nil
 	}
 	return []condition.Condition{{Code: condition.DockerAway, Where: "docker", Text: fmt.Sprintf(
-		"what was known of containers stays, those that start now are not known: %s: "+
+		"known containers keep their labels, containers that start now are not known: %s: "+
 			"see `systemctl status docker`, or --docker", strings.ReplaceAll(c.status.Error, "\n", `\n`))}}
 }

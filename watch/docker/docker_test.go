@@ -221,7 +221,7 @@ func TestOthersAmongContainers(t *testing.T) {
 	docker.put(containerWith("a", "app", "web"))
 	tr.in("docker/" + idOf("a"))
 	s := tr.until("the workload and the problem", nil, withProblem)
-	want := "docker/" + idOf("b") + ": Docker at fake has no such container: what runs in it is closed\n"
+	want := "docker/" + idOf("b") + ": Docker at fake has no such container: this cgroup is closed\n"
 	if got := problemsOf(s); got != want {
 		t.Errorf("problems %q, want %q", got, want)
 	}
@@ -293,7 +293,7 @@ func TestContainersOnBridges(t *testing.T) {
 	if diff := cmp.Diff(want, s.Workloads[0].Own, byValue); diff != "" {
 		t.Errorf("started (-want +got):\n%s", diff)
 	}
-	const shared = "br0: not only containers are connected to this bridge, but also [eth0]"
+	const shared = "br0: this bridge connects not only containers, but also [eth0]"
 	if len(s.Bridges) != 1 || s.Bridges[0].Name != "docker0" || !strings.Contains(problemsOf(s), shared) {
 		t.Errorf("bridges %q, problems %q", s.Bridges, problemsOf(s))
 	}

@@ -101,7 +101,7 @@ func (s *search) container(id string, cgroup policy.Cgroup) bool {
 
 // exclusive reports whether a place belongs to containers alone.
 func (s *search) exclusive(p place) bool {
-	const mend = `: a container that starts while the daemon is down is free until it is back. ` +
+	const mend = `: a container that starts while the daemon is down is unrestricted until the daemon is back. ` +
 		`Give Docker a slice of its own, "cgroup-parent": "docker.slice" in /etc/docker/daemon.json; ` +
 		`see "systemd" in the README`
 	switch {
@@ -133,7 +133,7 @@ func (s *search) closePlace(p place, unconfirmed []string) {
 	for _, cgroup := range unconfirmed {
 		if id, _ := containerID(path.Base(cgroup)); s.containers.unknown[id] {
 			s.problem(condition.ContainerUnknown, cgroup,
-				"Docker at "+s.address+" has no such container: what runs in it is closed")
+				"Docker at "+s.address+" has no such container: this cgroup is closed")
 		}
 	}
 }

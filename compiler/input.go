@@ -13,7 +13,7 @@ import (
 func (l *layout) inputChains() []nft.Chain {
 	settledIn := masked(nft.CtMark, mark.EpochMask|mark.DeadBit|mark.OutBit|mark.OpenBit, l.epoch)
 	isOpen := masked(nft.CtMark, mark.OpenBit, mark.OpenBit)
-	notOpenHere := maskedNot(nft.CtMark, mark.OpenBit|mark.DeadBit, mark.OpenBit)
+	openHere := masked(nft.CtMark, mark.OpenBit|mark.DeadBit, mark.OpenBit)
 	asked := masked(nft.CtMark, mark.OpenBit|mark.EpochMask|mark.DeadBit, mark.OpenBit|l.epoch)
 	return []nft.Chain{
 		{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
@@ -29,10 +29,10 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(goTo("input_undecided")),
 		}},
 		{Name: "input_undecided", Rules: []nft.Rule{
-			rule(notOpenHere, goTo("input_data")),
-			rule(carries, goTo("input_data")),
-			because("it ends soon", anyOf(nft.TCPFlags, nft.TCPFin), goTo("input_data")),
-			because("what carries nothing opens no more", accept),
+			rule(openHere, carries, goTo("input_data")),
+			because("it ends soon", openHere, anyOf(nft.TCPFlags, nft.TCPFin), goTo("input_data")),
+			because("what carries nothing opens no more", openHere, accept),
+			because("also what conntrack does not know", goTo("input_data")),
 		}},
 		{Name: "input_data", Comment: "whose connection?", Rules: l.whose(l.itsNumber(goTo("input_workload")),
 			"input_data_nobody")},

@@ -40,7 +40,7 @@ func TestFleetStatus(t *testing.T) {
 		}
 	}
 	findings := a.Shell(a.thole + " doctor || true")
-	for _, want := range []string{"of node node-a, holds until ", "packets to userspace", "certificate"} {
+	for _, want := range []string{"of node node-a, valid until ", "packets to userspace", "certificate"} {
 		if !strings.Contains(findings, want) {
 			t.Errorf("doctor lacks %q:\n%s", want, findings)
 		}

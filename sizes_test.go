@@ -60,12 +60,12 @@ var larger = map[string]int{
 	"lines over 120 columns in ruleset/kernel/conntrack_test.go":      1,
 	"lines over 120 columns in watch/files.go":                        1,
 	"package cmd/thole":               3200,
-	"package compiler":                5300,
-	"package internal/daemon":         3800,
+	"package compiler":                6100,
+	"package internal/daemon":         3960,
 	"package internal/nstest":         4600,
 	"package ruleset/kernel":          3200,
 	"struct internal/api.Status":      30,
-	"struct internal/daemon.enforcer": 50,
+	"struct internal/daemon.enforcer": 51,
 	"struct ruleset.Packet":           28,
 }
 

@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"iter"
 	"strings"
 
 	"thole/compiler/policy"
@@ -25,27 +26,71 @@ func (cs *classes) index(s *policy.SameLabels, u policy.Use) *labelIndex {
 	}
 	x := &labelIndex{of: s, use: u, byKey: map[string][]int{}, byLabel: map[label][]int{}}
 	cs.labelIndexes[name] = x
-	for _, list := range [][]workloadClass{cs.workloads, cs.remotes} {
-		for i := range list {
-			x.enter(&list[i])
+	for _, list := range [][]*workloadClass{cs.workloads, cs.remotes} {
+		for _, c := range list {
+			x.enter(c)
 		}
 	}
 	return x
 }
 
 func (x *labelIndex) enter(c *workloadClass) {
-	w := c.members[0]
-	if x.of.All && x.use == policy.Restricting {
+	if key, ok := x.key(c.first); !x.byAnyLabel() && ok {
+		x.byKey[key] = with(x.byKey[key], c.id)
+	}
+	for l := range x.labels(c.first) {
+		x.byLabel[l] = with(x.byLabel[l], c.id)
+	}
+}
+
+// remove takes back what enter did.
+func (x *labelIndex) remove(c *workloadClass) {
+	if key, ok := x.key(c.first); !x.byAnyLabel() && ok {
+		removeFrom(x.byKey, key, c.id)
+	}
+	for l := range x.labels(c.first) {
+		removeFrom(x.byLabel, l, c.id)
+	}
+}
+
+func removeFrom[K comparable](from map[K][]int, key K, id int) {
+	if from[key] = without(from[key], id); len(from[key]) == 0 {
+		delete(from, key)
+	}
+}
+
+// byAnyLabel says that peers are found by any label that they have in common.
+func (x *labelIndex) byAnyLabel() bool { return x.of.All && x.use == policy.Restricting }
+
+// labels visits the labels by which a workload is found.
+func (x *labelIndex) labels(w *policy.Workload) iter.Seq[label] {
+	return func(yield func(label) bool) {
+		if !x.byAnyLabel() {
+			return
+		}
 		for _, labels := range [...]policy.Labels{w.Labels, w.Doubtful} {
 			for k, v := range labels {
-				if policy.IsUserLabel(k) {
-					x.byLabel[label{k, v}] = append(x.byLabel[label{k, v}], c.id())
+				if policy.IsUserLabel(k) && !yield(label{k, v}) {
+					return
 				}
 			}
 		}
-	} else if key, ok := x.key(w); ok {
-		x.byKey[key] = append(x.byKey[key], c.id())
 	}
+}
+
+// relatives returns all peers of which w may be a candidate, and perhaps others.
+func (x *labelIndex) relatives(w *policy.Workload) []int {
+	if key, ok := x.key(w); !x.byAnyLabel() {
+		if !ok {
+			return nil
+		}
+		return x.byKey[key]
+	}
+	var all []int
+	for l := range x.labels(w) {
+		all = append(all, x.byLabel[l]...)
+	}
+	return all
 }
 
 // key returns what must be equal; ok is false if w matches nothing.

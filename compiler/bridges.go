@@ -9,7 +9,7 @@ import (
 
 // bindNetworks enters the containers with a network of their own. INPUT knows them by
 // their address on their bridge, OUTPUT by their address alone: NAT may have led there.
-func (l *lowering) bindNetworks(bridges []policy.Bridge, unlabelled []policy.Unlabelled) {
+func (l *lowering) bindNetworks(bridges []policy.Bridge, unlabelled []policy.Unlabelled, members []member) {
 	if len(bridges) == 0 {
 		return
 	}
@@ -31,11 +31,10 @@ func (l *lowering) bindNetworks(bridges []policy.Bridge, unlabelled []policy.Unl
 		}
 	}
 	var own []policy.Network
-	for i := range l.workloads {
-		c := &l.workloads[i]
-		for _, w := range c.members {
-			l.bindNetwork(w.Own, c.number, l.commentOf(w))
-			own = append(own, w.Own...)
+	for _, m := range members {
+		if len(m.Own) > 0 {
+			l.bindNetwork(m.Own, m.class.number, l.commentOf(m.Workload))
+			own = append(own, m.Own...)
 		}
 	}
 	for _, u := range unlabelled {

@@ -12,107 +12,211 @@ import (
 // A workloadClass is a group of workloads that no policy of the set can tell apart.
 // What is true of its first member is true of all.
 type workloadClass struct {
-	number  uint32
-	members []*policy.Workload
+	id     int // as a peer (classes.peers)
+	number uint32
+	first  *policy.Workload // the first member, also when that has ended
+	size   int              // how many members there are
 
 	// A class that may not reach itself is divided: each member has a number of its own,
 	// by which the kernel knows it from the others, since each may reach itself.
-	numbers []uint32 // of the members; nil: it is not divided
+	divided bool
 
 	policies []*policy.Policy // those that select it, at least to restrict it, by name
 	permits  []bool           // which of these also permit it something
 	selected string           // policies and permits as a key: equal for classes with equal dockets
-	index    int              // in classes.workloads, and behind them classes.remotes
-	remote   *policy.Remote   // on another node: its first member; policies is nil
+	remote   *policy.Remote   // on another node; policies is nil
 	dockets  [2]*docket
 	alike    [2][]exception // by direction: the peers that sameLabels adds to the docket's, by peer
+	lead     [2]int         // by direction: of the peers that no rule names over all others (lead)
+
+	view, answers string // by which classes finds it
 }
 
 // classes are everything that the table speaks of: who, whence, and on what port.
 type classes struct {
-	workloads []workloadClass
-	remotes   []workloadClass // of other nodes
+	workloads []*workloadClass
+	remotes   []*workloadClass // of other nodes; in the order of Input.Remotes
 	addresses *addressClasses
 	ports     *portClasses
 
+	peers []peer // by their id; those of free are nobody
+	free  []int  // ids that were given back
+
+	policies          []policy.Policy // by name
 	ask               questionnaire
-	byView, byAnswers map[string]int // in workloads
+	byView, byAnswers map[string]*workloadClass
 
-	remoteClass []int   // of Input.Remotes, in remotes
-	remotesAt   [][]int // by class of addresses: the peers on other nodes that speak from there
+	remotesAt [][]int // by class of addresses: the peers on other nodes that speak from there, ascending
 
-	doubtful     []int      // the classes of which nobody knows whether they have labels, as peers
+	doubtful     []int      // the classes of which nobody knows whether they have labels, as peers, ascending
 	matched      [2][][]int // by use and selector (questionnaire.selectors): the peers that it matches, ascending
 	matchers     map[*policy.Rule]*matcher
 	dockets      [2]map[string]*docket // by workloadClass.selected
 	labelIndexes map[string]*labelIndex
+	uses         usesOfMatchers
 }
 
-// classifyWorkloads groups workloads by all that the policies ask of them.
-func (cs *classes) classifyWorkloads(policies []policy.Policy, workloads []*policy.Workload) {
-	cs.ask, cs.byView, cs.byAnswers = questions(policies), map[string]int{}, map[string]int{}
+// newClasses divides addresses and ports. There is no workload yet.
+func newClasses(policies []policy.Policy) *classes {
+	cs := &classes{
+		policies:     policies,
+		addresses:    classifyAddresses(policies),
+		ports:        classifyPorts(policies),
+		ask:          questions(policies),
+		byView:       map[string]*workloadClass{},
+		byAnswers:    map[string]*workloadClass{},
+		dockets:      [2]map[string]*docket{{}, {}},
+		matchers:     map[*policy.Rule]*matcher{},
+		labelIndexes: map[string]*labelIndex{},
+	}
 	for u := range cs.matched {
 		cs.matched[u] = make([][]int, len(cs.ask.selectors))
 	}
-	for _, w := range workloads {
-		view := cs.ask.view(w)
-		at, known := cs.byView[string(view)]
-		if !known {
-			answers := cs.ask.answersOf(w)
-			key := cs.ask.answers(w, answers)
-			if at, known = cs.byAnswers[key]; !known {
-				at = len(cs.workloads)
-				cs.byAnswers[key] = at
-				cs.workloads = append(cs.workloads, workloadClass{index: at})
-				cs.enter(&cs.workloads[at], policies, w, answers)
-			}
-			cs.byView[string(view)] = at
+	cs.uses.bySelector = [2][][]*matcher{make([][]*matcher, len(cs.ask.selectors)),
+		make([][]*matcher, len(cs.ask.selectors))}
+	cs.uses.byList = make([][]*matcher, len(cs.addresses.lists))
+	cs.remotesAt = make([][]int, len(cs.addresses.classes))
+	cs.peers = append(cs.peers, peer{}) // what is unlabelled
+	for i := range cs.addresses.classes {
+		cs.peers = append(cs.peers, peer{addresses: &cs.addresses.classes[i]})
+	}
+	return cs
+}
+
+// enter makes c a peer: it notes which policies select it, and which selectors match it.
+func (cs *classes) enter(c *workloadClass) {
+	if n := len(cs.free); n > 0 {
+		c.id, cs.free = cs.free[n-1], cs.free[:n-1]
+	} else {
+		c.id = len(cs.peers)
+		cs.peers = append(cs.peers, peer{})
+	}
+	cs.peers[c.id] = peer{workloads: c}
+	if c.first.OnlyDoubtful() && c.remote == nil {
+		cs.doubtful = with(cs.doubtful, c.id)
+	}
+	for u, list := range cs.matching(c) {
+		for _, s := range list {
+			cs.matched[u][s] = with(cs.matched[u][s], c.id)
 		}
-		cs.workloads[at].members = append(cs.workloads[at].members, w)
+	}
+	if c.remote != nil {
+		at := cs.addresses.of(c.remote.Address).index
+		cs.remotesAt[at] = with(cs.remotesAt[at], c.id)
 	}
 }
 
-// enter notes which policies select a new class, and which selectors match it as a peer.
-func (cs *classes) enter(c *workloadClass, policies []policy.Policy, w *policy.Workload, answers []answer) {
+// remove takes back what enter did.
+func (cs *classes) remove(c *workloadClass) {
+	cs.doubtful = without(cs.doubtful, c.id)
+	for u, list := range cs.matching(c) {
+		for _, s := range list {
+			cs.matched[u][s] = without(cs.matched[u][s], c.id)
+		}
+	}
+	if c.remote != nil {
+		at := cs.addresses.of(c.remote.Address).index
+		cs.remotesAt[at] = without(cs.remotesAt[at], c.id)
+	}
+	cs.peers[c.id] = peer{}
+	cs.free = append(cs.free, c.id)
+}
+
+// with returns an ascending list with n in it, and without the list without n. Both may change the list.
+func with(list []int, n int) []int {
+	at, found := slices.BinarySearch(list, n)
+	if found {
+		return list
+	}
+	return slices.Insert(list, at, n)
+}
+
+func without(list []int, n int) []int {
+	at, found := slices.BinarySearch(list, n)
+	if !found {
+		return list
+	}
+	return slices.Delete(list, at, at+1)
+}
+
+// matching returns, by use, the selectors that match c as a peer, ascending.
+func (cs *classes) matching(c *workloadClass) (by [2][]int) {
+	if c.remote != nil {
+		for _, s := range cs.ask.candidates(c.first) {
+			for u := range by {
+				if c.remote.Selected(c.first, &cs.ask.selectors[s], policy.Use(u)) {
+					by[u] = append(by[u], s)
+				}
+			}
+		}
+		return by
+	}
+	for _, a := range cs.ask.answersOf(c.first) {
+		if a.matches[policy.Restricting] {
+			by[policy.Restricting] = append(by[policy.Restricting], a.selector)
+		}
+		// A workload that only doubtful labels make one may be unlabelled, which no allow rule for workloads means.
+		if a.matches[policy.Permitting] && !c.first.OnlyDoubtful() {
+			by[policy.Permitting] = append(by[policy.Permitting], a.selector)
+		}
+	}
+	return by
+}
+
+// newClass makes a class of a workload that is in none.
+func (cs *classes) newClass(w *policy.Workload, answers []answer) *workloadClass {
+	first := *w
+	c := &workloadClass{first: &first}
 	type selection struct {
 		policy  int
 		permits bool
 	}
 	var selections []selection
-	if w.OnlyDoubtful() {
-		cs.doubtful = append(cs.doubtful, c.id())
-	}
 	for _, a := range answers {
 		if a.matches[policy.Restricting] {
 			for _, p := range cs.ask.policies[a.selector] {
 				selections = append(selections, selection{p, a.matches[policy.Permitting]})
 			}
-			cs.matched[policy.Restricting][a.selector] = append(cs.matched[policy.Restricting][a.selector], c.id())
-		}
-		// A workload that only doubtful labels make one may be unlabelled, which no allow rule for workloads means.
-		if a.matches[policy.Permitting] && !w.OnlyDoubtful() {
-			cs.matched[policy.Permitting][a.selector] = append(cs.matched[policy.Permitting][a.selector], c.id())
 		}
 	}
 	slices.SortFunc(selections, func(a, b selection) int { return a.policy - b.policy })
 	var key []byte
 	for _, s := range selections {
-		c.policies = append(c.policies, &policies[s.policy])
+		c.policies = append(c.policies, &cs.policies[s.policy])
 		c.permits = append(c.permits, s.permits)
 		key = appendFlag(binary.AppendUvarint(key, uint64(s.policy)), s.permits)
 	}
 	c.selected = string(key)
+	return c
 }
 
-// classOf returns the index of a workload's class, if there is one of such workloads.
-func (cs *classes) classOf(w *policy.Workload) (at int, ok bool) {
+// classFor returns the class of a workload, and makes it, without entering it, if there is none.
+func (cs *classes) classFor(w *policy.Workload) (c *workloadClass, made bool) {
+	view := cs.ask.view(w)
+	if c = cs.byView[string(view)]; c != nil {
+		return c, false
+	}
+	answers := cs.ask.answersOf(w)
+	key := cs.ask.answers(w, answers)
+	if c = cs.byAnswers[key]; c != nil {
+		return c, false
+	}
+	c = cs.newClass(w, answers)
+	c.view, c.answers = string(view), key
+	cs.byView[c.view], cs.byAnswers[c.answers] = c, c
+	cs.workloads = append(cs.workloads, c)
+	return c, true
+}
+
+// classOf returns a workload's class, nil if there is none of such workloads.
+func (cs *classes) classOf(w *policy.Workload) *workloadClass {
 	if cs == nil {
-		return 0, false
+		return nil
 	}
-	if at, ok = cs.byView[string(cs.ask.view(w))]; !ok {
-		at, ok = cs.byAnswers[cs.ask.answers(w, cs.ask.answersOf(w))]
+	if c := cs.byView[string(cs.ask.view(w))]; c != nil {
+		return c
 	}
-	return at, ok
+	return cs.byAnswers[cs.ask.answers(w, cs.ask.answersOf(w))]
 }
 
 // A questionnaire is what a set of policies asks of a workload.

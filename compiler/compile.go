@@ -3,6 +3,7 @@ package compiler
 import (
 	"slices"
 	"strings"
+	"sync"
 
 	"thole/compiler/policy"
 	"thole/ruleset"
@@ -48,8 +49,7 @@ type Input struct {
 	Numbers Numbers // of the table that is loaded; the zero value for a fresh one
 }
 
-// Result is what Compile makes. Take changes it; what Allows, ClassOf, Classes and
-// Selected are answered from never changes, so that they may be asked meanwhile.
+// Result is what Compile makes, and Change changes. Allows, ClassOf, Classes and Selected may be asked meanwhile.
 type Result struct {
 	Table    ruleset.Table
 	Numbers  Numbers
@@ -59,13 +59,19 @@ type Result struct {
 	// Again: a number is given that somebody else had in this epoch. The table needs the next epoch.
 	Again bool
 
-	classes *classes
-	members members // of these, as they are now
+	mu       *sync.RWMutex // guards what follows
+	classes  *classes
+	lowering *lowering
+	taken    map[uint32]bool // numbers of classes of this node, and of members
+	// takenRemotes are those of classes of other nodes.
+	takenRemotes map[uint32]bool
+	unfiltered   []Warning
 }
 
 // A Class are the workloads that no policy of the set can tell apart.
 type Class struct {
 	Number    uint32
+	Divided   bool            // its members may not reach each other, and have numbers of their own
 	Workloads []string        // names, ascending
 	Labels    []policy.Labels // the distinct user labels of its workloads
 	Ingress   []string        // names of the enforced policies that isolate it, per direction
@@ -90,45 +96,66 @@ func Compile(in Input) (Result, error) {
 		return w.Kind == policy.KindAddress
 	})
 
-	cs := classify(policies, in)
-	numbers, err := cs.number(in.Numbers)
+	cs := newClasses(policies)
+	members := cs.group(byIdentity(in.Workloads))
+	if in.Fleet != nil {
+		for i := range in.Remotes {
+			cs.enter(cs.addRemote(&in.Remotes[i]))
+		}
+	}
+	cs.fillDockets()
+	for _, c := range cs.workloads {
+		c.divided = !cs.reachesItself(c)
+	}
+	numbers, err := cs.number(members, in.Numbers)
 	if err != nil {
 		return Result{}, err
 	}
 	again := numbers.free(in.Numbers, max(in.Options.Epoch, 1))
-	r := Result{
-		Table:    cs.lower(in),
-		Numbers:  numbers,
-		Again:    again,
-		Warnings: append(unfiltered, warnings(policies, cs)...),
-		classes:  cs,
-		members:  membersOf(cs, in),
-	}
-	for _, at := range cs.remoteClass {
-		r.Remotes = append(r.Remotes, cs.remotes[at].number)
-	}
+	r := Result{Numbers: numbers, Again: again, mu: &sync.RWMutex{}, classes: cs, unfiltered: unfiltered}
+	r.lowering, r.Table = cs.lower(in, members)
+	r.takeNumbers(members)
+	r.describeClasses()
 	return r, nil
 }
 
-// classify divides workloads, addresses and ports into classes.
-func classify(policies []policy.Policy, in Input) *classes {
-	cs := &classes{
-		addresses:    classifyAddresses(policies),
-		ports:        classifyPorts(policies),
-		matchers:     map[*policy.Rule]*matcher{},
-		labelIndexes: map[string]*labelIndex{},
+// describeClasses finds what is to be said of the classes that there are.
+func (r *Result) describeClasses() {
+	r.Warnings = slices.Concat(r.unfiltered, r.lowering.warnings())
+	r.Remotes = make([]uint32, len(r.classes.remotes))
+	for i, c := range r.classes.remotes {
+		r.Remotes[i] = c.number
 	}
-	cs.classifyWorkloads(policies, byIdentity(in.Workloads))
-	if in.Fleet != nil {
-		cs.classifyRemotes(in.Remotes)
+}
+
+func (r *Result) takeNumbers(members []member) {
+	r.taken = make(map[uint32]bool, len(members)+len(r.classes.workloads))
+	for _, c := range r.classes.workloads {
+		r.taken[c.number] = true
 	}
-	cs.fillDockets()
-	for i := range cs.workloads {
-		if c := &cs.workloads[i]; !cs.reachesItself(c) {
-			c.numbers = make([]uint32, len(c.members))
+	for i := range members {
+		if members[i].itself != 0 {
+			r.taken[members[i].itself] = true
 		}
 	}
-	return cs
+	r.takenRemotes = make(map[uint32]bool, len(r.classes.remotes))
+	for _, c := range r.classes.remotes {
+		r.takenRemotes[c.number] = true
+	}
+}
+
+// group divides workloads into classes, in the order of their first members.
+func (cs *classes) group(workloads []*policy.Workload) []member {
+	members := make([]member, len(workloads))
+	for i, w := range workloads {
+		c, made := cs.classFor(w)
+		if made {
+			cs.enter(c)
+		}
+		c.size++
+		members[i] = member{Workload: w, class: c}
+	}
+	return members
 }
 
 // byIdentity returns workloads in an order that does not depend on theirs.
@@ -144,28 +171,27 @@ func byIdentity(workloads []policy.Workload) []*policy.Workload {
 // ClassOf returns the class of a workload that r was compiled of, without its workloads
 // and labels.
 func (r *Result) ClassOf(w *policy.Workload) Class {
-	at, ok := r.compiled().classOf(w)
-	if !ok {
+	if r == nil || r.classes == nil {
 		return Class{}
 	}
-	c := &r.classes.workloads[at]
-	return Class{Number: c.number, Ingress: isolating(c.policies, ingress), Egress: isolating(c.policies, egress)}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	c := r.classes.classOf(w)
+	if c == nil {
+		return Class{}
+	}
+	return Class{Number: c.number, Divided: c.divided, Ingress: isolating(c.policies, ingress),
+		Egress: isolating(c.policies, egress)}
 }
 
 // Len is how many classes of workloads there are.
 func (r *Result) Len() int {
-	if cs := r.compiled(); cs != nil {
-		return len(cs.workloads)
+	if r == nil || r.classes == nil {
+		return 0
 	}
-	return 0
-}
-
-// compiled returns r's classes, nil where there is no Result yet.
-func (r *Result) compiled() *classes {
-	if r == nil {
-		return nil
-	}
-	return r.classes
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.classes.workloads)
 }
 
 // Classes returns the classes of workloads that r was compiled of, by number.
@@ -199,15 +225,20 @@ func (r *Result) Classes(workloads []policy.Workload) []Class {
 // Selected returns how many of the workloads, of which r was compiled, each policy
 // selects.
 func (r *Result) Selected(workloads []policy.Workload) map[string]int {
-	sizes := map[int]int{}
+	selected := map[string]int{}
+	if r == nil || r.classes == nil {
+		return selected
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	sizes := map[*workloadClass]int{}
 	for i := range workloads {
-		if at, ok := r.compiled().classOf(&workloads[i]); ok {
-			sizes[at]++
+		if c := r.classes.classOf(&workloads[i]); c != nil {
+			sizes[c]++
 		}
 	}
-	selected := map[string]int{}
-	for at, n := range sizes {
-		for _, p := range r.classes.workloads[at].policies {
+	for c, n := range sizes {
+		for _, p := range c.policies {
 			selected[p.Name] += n
 		}
 	}

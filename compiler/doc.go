@@ -11,8 +11,9 @@
 //	judge     class × class        → what is allowed, denied, would be denied
 //	lower     judgements           → chains, maps and elements
 //
-// Where a workload more or less changes no class, [Result.Difference] says what Compile
-// would, at the cost of that workload.
+// [Result.Change] makes of a Result what Compile would make of all that there is after a
+// change, at the cost of the change: a class that comes or goes costs what it says, and
+// what others say of it.
 //
 // The meaning of a policy is docs/POLICY.md; package compiler/reference says it
 // a second time, naively, and tests hold the two together. What the rules write into

@@ -17,47 +17,33 @@ type Fleet struct {
 	Queue    uint16 // NFQUEUE
 }
 
-// classifyRemotes gives each of what other nodes proved a class of its own, also where no
-// policy tells two of them apart: the connections of today keep its number when the
-// policies of tomorrow do. The class of remotes[i] is cs.remoteClass[i].
-func (cs *classes) classifyRemotes(remotes []policy.Remote) {
-	for i := range remotes {
-		r := &remotes[i]
-		cs.remotes = append(cs.remotes, workloadClass{remote: r, index: len(cs.workloads) + i,
-			members: []*policy.Workload{r.Workload()}})
-		cs.remoteClass = append(cs.remoteClass, i)
-	}
-}
-
-// matchRemotes finds the peers on other nodes that selectors and addresses match.
-func (cs *classes) matchRemotes() {
-	cs.remotesAt = make([][]int, len(cs.addresses.classes))
-	for i := range cs.remotes {
-		c := &cs.remotes[i]
-		at := cs.addresses.of(c.remote.Address).index
-		cs.remotesAt[at] = append(cs.remotesAt[at], c.id())
-		for _, s := range cs.ask.candidates(c.members[0]) {
-			for u := range cs.matched {
-				if c.remote.Selected(c.members[0], &cs.ask.selectors[s], policy.Use(u)) {
-					cs.matched[u][s] = append(cs.matched[u][s], c.id())
-				}
-			}
-		}
-	}
+// addRemote makes a class of what another node proved, also where no policy tells two of them apart: the connections of
+// today keep its number when the policies of tomorrow do.
+func (cs *classes) addRemote(r *policy.Remote) *workloadClass {
+	c := &workloadClass{remote: r, first: r.Workload(), size: 1}
+	cs.remotes = append(cs.remotes, c)
+	return c
 }
 
 // Allows reports whether the egress of a workload of this node, by the number of its
 // class, allows a connection to what a workload of another node proved to be. Audit
 // policies do not count.
 func (r *Result) Allows(from, to uint32, p policy.Protocol, port uint16) bool {
-	c, other := r.classes.numbered(from), r.classes.numbered(to)
-	return c != nil && other != nil && r.classes.allows(r.classes.judge(c, egress, other.id()), p, port)
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	c, other := numbered(r.classes.workloads, from), numbered(r.classes.remotes, to)
+	if other == nil {
+		other = numbered(r.classes.workloads, to)
+	}
+	return c != nil && other != nil && r.classes.allows(r.classes.judge(c, egress, other.id), p, port)
 }
 
 // AllowsAddress is Allows for an address outside this node at which nothing was proven.
 // What it does not know it allows: the table judges such a connection as well.
 func (r *Result) AllowsAddress(from uint32, to netip.AddrPort, p policy.Protocol) bool {
-	c := r.classes.numbered(from)
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	c := numbered(r.classes.workloads, from)
 	return c == nil || r.classes.allows(r.classes.judgeAddresses(c, r.classes.addresses.of(to.Addr())), p, to.Port())
 }
 
@@ -73,13 +59,11 @@ func (cs *classes) allows(row *row, p policy.Protocol, port uint16) bool {
 	return row.judgements[0].ruling != deny
 }
 
-// numbered returns the class of workloads with a number, nil if there is none.
-func (cs *classes) numbered(n uint32) *workloadClass {
-	for _, list := range [][]workloadClass{cs.workloads, cs.remotes} {
-		for i := range list {
-			if list[i].number == n {
-				return &list[i]
-			}
+// numbered returns the class with a number, nil if there is none.
+func numbered(list []*workloadClass, n uint32) *workloadClass {
+	for _, c := range list {
+		if c.number == n {
+			return c
 		}
 	}
 	return nil
@@ -113,9 +97,9 @@ const (
 	floodCounter = "flooded"
 )
 
-// bindFleet makes the sets of connections between nodes.
-func (l *lowering) bindFleet(f *Fleet) {
-	if f == nil {
+// declareFleet makes the sets of connections between nodes.
+func (l *lowering) declareFleet() {
+	if l.fleet == nil {
 		return
 	}
 	for i, address := range []nft.Type{nft.IPv4Addr, nft.IPv6Addr} {
@@ -138,27 +122,30 @@ func (l *lowering) bindFleet(f *Fleet) {
 		Comment: "workloads of other nodes that are believed"})
 	l.declareSet(nft.Set{Name: "introduced", Key: []nft.Type{nft.ClassID},
 		Comment: "who may reach other nodes' workloads by their labels"})
-	for i := range l.remotes {
-		if c := &l.remotes[i]; !c.remote.Ended {
-			l.add("remotes", nft.Element{Key: []nft.Value{class(c.number)},
-				Comment: strings.TrimSpace(l.commentOf(c.members[0]))})
-		}
-	}
-	for _, n := range disjoint(f.Networks) {
+	for _, n := range disjoint(l.fleet.Networks) {
 		l.add("fleet"+families[version(n.Addr())], nft.Element{Key: []nft.Value{nft.Prefix(n)}})
 	}
-	for i := range l.workloads {
-		c := &l.workloads[i]
-		if slices.ContainsFunc(c.dockets[egress].entries, entry.allowsByLabel) {
-			l.add("introduced", nft.Element{Key: []nft.Value{class(c.number)},
-				Comment: strings.TrimSpace(l.commentOf(c.members[0]))})
-		}
+}
+
+// believe enters a workload of another node whose certificate is believed.
+func (l *lowering) believe(c *workloadClass) {
+	if !c.remote.Ended {
+		l.add("remotes", nft.Element{Key: []nft.Value{class(c.number)},
+			Comment: strings.TrimSpace(l.commentOf(c.first))})
+	}
+}
+
+// introduce enters a class that may reach other nodes' workloads by their labels.
+func (l *lowering) introduce(c *workloadClass) {
+	if l.fleet != nil && slices.ContainsFunc(c.dockets[egress].entries, entry.allowsByLabel) {
+		l.add("introduced", nft.Element{Key: []nft.Value{class(c.number)},
+			Comment: strings.TrimSpace(l.commentOf(c.first))})
 	}
 }
 
 // allowsByLabel reports whether the rule may allow something because of its labels.
 func (e entry) allowsByLabel() bool {
-	return (e.sort == allows || e.sort == auditAllows) && (e.same != nil || e.byLabel)
+	return (e.sort == allows || e.sort == auditAllows) && (e.same != nil || e.byLabel || e.remotes > 0)
 }
 
 // fleetChains see what is exchanged with other nodes before its labels are proven.

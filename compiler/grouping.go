@@ -99,8 +99,9 @@ func (g *grouping) nextOther(rank int, but []rankedRow) int {
 }
 
 // lines returns what is said to most peers, and then who else is told what. Some peers, ascending, are told something
-// else than the docket says.
-func (g *grouping) lines(exceptions []rankedRow) (usual *row, others []line) {
+// else than the docket says. As long as lead is greater than zero, what is said to those that nobody names is said to
+// most: by so many peers more than all else.
+func (g *grouping) lines(exceptions []rankedRow) (usual *row, others []line, lead int) {
 	changed := *g
 	added := map[int][]int{}
 	if len(exceptions) > 0 {
@@ -111,11 +112,14 @@ func (g *grouping) lines(exceptions []rankedRow) (usual *row, others []line) {
 			added[at] = append(added[at], e.rank)
 		}
 	}
-	most := 0
+	most, next := 0, 0 // next is how many are in the largest group beside rest
 	for i := range changed.groups {
 		a, b := &changed.groups[i], &changed.groups[most]
 		if cmp.Or(b.count-a.count, a.first.rank-b.first.rank) < 0 {
 			most = i
+		}
+		if i != changed.rest {
+			next = max(next, a.count)
 		}
 	}
 	for i := range changed.groups {
@@ -123,7 +127,7 @@ func (g *grouping) lines(exceptions []rankedRow) (usual *row, others []line) {
 			others = append(others, line{a.first.row, append(changed.ranks(i, exceptions), added[i]...)})
 		}
 	}
-	return changed.groups[most].first.row, others
+	return changed.groups[most].first.row, others, changed.groups[changed.rest].count - next
 }
 
 // without returns g as if some of its peers, ascending, were not there.

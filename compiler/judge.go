@@ -30,28 +30,14 @@ type peer struct {
 	addresses *addressClass
 }
 
-// Peers have numbers of their own while they are judged: 0 is what is unlabelled on this node; then come the classes of
-// workloads, of this node and of others, by their index; and then those of addresses.
+// A peer's id is its place in classes.peers: 0 is what is unlabelled on this node; then come the classes of addresses;
+// then those of workloads, of this node and of others, as they came.
 
-// id is the number of c as a peer.
-func (c *workloadClass) id() int { return 1 + c.index }
+// isAddresses reports whether the peer with an id is a class of addresses.
+func (cs *classes) isAddresses(id int) bool { return id > 0 && id <= len(cs.addresses.classes) }
 
-// local is how many peers there are but for addresses.
-func (cs *classes) local() int { return 1 + len(cs.workloads) + len(cs.remotes) }
-
-// peer returns the peer with a number.
-func (cs *classes) peer(id int) peer {
-	switch at := id - 1; {
-	case id == 0:
-		return peer{}
-	case at < len(cs.workloads):
-		return peer{workloads: &cs.workloads[at]}
-	case id < cs.local():
-		return peer{workloads: &cs.remotes[at-len(cs.workloads)]}
-	default:
-		return peer{addresses: &cs.addresses.classes[id-cs.local()]}
-	}
-}
+// addressID is the id of a class of addresses, by its index.
+func addressID(class int) int { return 1 + class }
 
 // elsewhere reports whether p is a workload of another node.
 func (p peer) elsewhere() bool { return p.workloads != nil && p.workloads.remote != nil }
@@ -112,6 +98,8 @@ type docket struct {
 	// What sameLabels adds depends on the class.
 	named []exception
 	same  []int // of entries: those with sameLabels
+
+	classes int // that are judged by it
 }
 
 // An exception is a peer to which something else may be said than to most.
@@ -152,22 +140,25 @@ func (r *row) allowsAll() bool { return r.uniform && r.judgements[0].ruling == a
 
 // fillDockets finds out what all classes are judged by.
 func (cs *classes) fillDockets() {
-	cs.matchRemotes()
-	cs.dockets = [2]map[string]*docket{{}, {}}
-	buffer := make([][]int, cs.local()+len(cs.addresses.classes))
-	for _, list := range [][]workloadClass{cs.workloads, cs.remotes} {
-		for i := range list {
-			c := &list[i]
-			for d := range cs.dockets {
-				if cs.dockets[d][c.selected] == nil {
-					dk := cs.newDocket(c, direction(d))
-					dk.name(cs, buffer)
-					cs.dockets[d][c.selected] = dk
-				}
-				c.dockets[d] = cs.dockets[d][c.selected]
-				c.alike[d] = cs.alike(c, c.dockets[d])
-			}
+	buffer := make([][]int, len(cs.peers))
+	for _, c := range cs.workloads {
+		cs.fillDocketsOf(c, buffer)
+	}
+}
+
+// fillDocketsOf finds out what a class of this node is judged by. The buffer has an empty list for each peer, and is
+// given back so.
+func (cs *classes) fillDocketsOf(c *workloadClass, buffer [][]int) {
+	for d := range cs.dockets {
+		dk := cs.dockets[d][c.selected]
+		if dk == nil {
+			dk = cs.newDocket(c, direction(d))
+			dk.name(cs, buffer)
+			cs.dockets[d][c.selected] = dk
 		}
+		dk.classes++
+		c.dockets[d] = dk
+		c.alike[d] = cs.alike(c, dk)
 	}
 }
 
@@ -197,6 +188,7 @@ func (dk *docket) enter(cs *classes, p *policy.Policy, rules []policy.Rule, s so
 	for i := range rules {
 		m, at := cs.matcher(&rules[i], s == denies || s == auditDenies), len(dk.entries)
 		dk.entries = append(dk.entries, entry{m, p, s})
+		m.in = append(m.in, useOfMatcher{dk, at})
 		switch {
 		case m.everybody:
 			dk.general = append(dk.general, at)
@@ -224,7 +216,7 @@ func (dk *docket) name(cs *classes, buffer [][]int) {
 		}
 		if dk.of == ingress && e.list >= 0 {
 			for _, class := range cs.addresses.matched[e.list] {
-				put(cs.local()+class, at)
+				put(addressID(class), at)
 			}
 		}
 	}
@@ -242,8 +234,8 @@ func (cs *classes) alike(c *workloadClass, dk *docket) []exception {
 	var found []match
 	for _, at := range dk.same {
 		for _, s := range dk.entries[at].same {
-			for _, id := range cs.index(s, dk.entries[at].use).candidates(c.members[0]) {
-				if s.Match(c.members[0], cs.peer(id).workloads.members[0], dk.entries[at].use) {
+			for _, id := range cs.index(s, dk.entries[at].use).candidates(c.first) {
+				if s.Match(c.first, cs.peers[id].workloads.first, dk.entries[at].use) {
 					found = append(found, match{id, at})
 				}
 			}
@@ -275,7 +267,7 @@ func rowOf(list []exception, id int, others *row) *row {
 }
 
 // judge says whether c, as the given side of connections with a peer, allows them. For egress the peer is no class of
-// addresses. That a workload may reach itself whatever it says is for the sets itselfN.
+// addresses. That a workload may reach itself whatever it says is for the members' own numbers.
 func (cs *classes) judge(c *workloadClass, d direction, id int) *row {
 	return rowOf(c.alike[d], id, c.dockets[d].rowOf(id))
 }
@@ -289,10 +281,7 @@ func (cs *classes) judgeAddresses(c *workloadClass, to *addressClass) *row {
 			which = append(which, at)
 		}
 	}
-	if r := dk.rows[string(whichKey(nil, which))]; r != nil {
-		return r
-	}
-	return dk.conclude(which)
+	return dk.conclude(which) // it is asked by others than the one who may enter rows
 }
 
 // row returns what is said to those whom some entries match, beside those that match everybody.
@@ -414,12 +403,28 @@ type matcher struct {
 	rule      *policy.Rule
 	use       policy.Use
 	everybody bool
-	byLabel   bool  // it matches workloads by their labels, or workloads of other nodes
+	byLabel   bool  // it matches workloads by their labels
 	peers     []int // that it matches, but for addresses and sameLabels, ascending
 	same      []*policy.SameLabels
 	list      int   // of addressClasses; -1: none
 	everyPort bool  // it names no ports
 	ports     []int // by the index of their class, ascending
+
+	remotes int            // how many peers are on other nodes, and match by their addresses
+	in      []useOfMatcher // the dockets that have it as an entry
+}
+
+// A useOfMatcher is the place of a matcher in a docket.
+type useOfMatcher struct {
+	docket *docket
+	entry  int
+}
+
+// usesOfMatchers finds the matchers that a new peer may concern.
+type usesOfMatchers struct {
+	bySelector [2][][]*matcher // by use
+	byList     [][]*matcher    // by list of addressClasses
+	doubtful   []*matcher      // that match all of whom nobody knows whether they have labels
 }
 
 // matcher returns that of a rule, which allows or denies. The classes must be there.
@@ -444,19 +449,23 @@ func (cs *classes) matcher(r *policy.Rule, deny bool) *matcher {
 			if deny { // who has doubtful labels alone may be unlabelled
 				m.byLabel = true
 				m.peers = append(m.peers, cs.doubtful...)
+				cs.uses.doubtful = append(cs.uses.doubtful, m)
 			}
 		case p.SameLabels != nil:
 			m.same = append(m.same, p.SameLabels)
 		case p.Workloads != nil:
 			m.byLabel = true
-			m.peers = append(m.peers, cs.matched[m.use][cs.ask.index[p.Workloads]]...)
+			s := cs.ask.index[p.Workloads]
+			m.peers = append(m.peers, cs.matched[m.use][s]...)
+			cs.uses.bySelector[m.use][s] = append(cs.uses.bySelector[m.use][s], m)
 		}
 	}
 	if m.list >= 0 {
 		for _, class := range cs.addresses.matched[m.list] {
-			m.byLabel = m.byLabel || len(cs.remotesAt[class]) > 0
+			m.remotes += len(cs.remotesAt[class])
 			m.peers = append(m.peers, cs.remotesAt[class]...)
 		}
+		cs.uses.byList[m.list] = append(cs.uses.byList[m.list], m)
 	}
 	slices.Sort(m.peers)
 	m.peers = slices.Compact(m.peers)
@@ -466,5 +475,5 @@ func (cs *classes) matcher(r *policy.Rule, deny bool) *matcher {
 // reachesItself says whether both sides allow c everything with its own class. If
 // not, it is divided: a workload may always reach itself.
 func (cs *classes) reachesItself(c *workloadClass) bool {
-	return cs.judge(c, ingress, c.id()).allowsAll() && cs.judge(c, egress, c.id()).allowsAll()
+	return cs.judge(c, ingress, c.id).allowsAll() && cs.judge(c, egress, c.id).allowsAll()
 }

@@ -13,86 +13,161 @@ import (
 	nft "thole/ruleset"
 )
 
-// A lowering writes judgements as elements of maps.
+// A lowering writes judgements as elements of maps. It knows which sets there are, and how many elements they have;
+// the elements themselves are in the table.
 type lowering struct {
 	*classes
-	sets   map[string]*nft.Set
-	levels []level // deepest first
+	options Options
+	fleet   *Fleet
+	sets    map[string]*nft.Set // with elements while a table is made
+	counts  map[string]int      // how many elements there are
+	levels  []level             // deepest first
 
 	expected map[uint8]int // workloads, by the depth of their cgroup
 	audits   map[string]auditChain
-	bridge   *nft.Table         // of family bridge; nil: it is not needed
-	bound    map[string]binding // by the path of the cgroup
-	rows     map[string]nft.Chain
+	bridge   *nft.Table        // of family bridge; nil: it is not needed
+	bound    map[string]member // by the path of the cgroup
+	above    map[string]int    // cgroups that contain unlabelled containers: how many
 
-	peers         []peer // by what classes calls their number
-	byRank, ranks []int  // the peers by rank (grouping), and the ranks by peer
+	networked map[string]member // those of bound with a network of their own
+
+	parents    []policy.Cgroup
+	unlabelled []policy.Unlabelled
+	rows       map[string]nft.Chain // by name
+	uses       map[string]int       // by name of a chain: elements that lead there
+	pairs      map[[2]uint32]int    // pairs of classes: by how many of the two it was written
+	frame      frame
+	edit       *edit // what changes; nil: a table is made
+
+	byRank, ranks []int // the peers by rank (grouping), and the ranks by peer; nil: not known
 	groupings     map[*docket]*grouping
 	destinations  map[*docket][]destination
 
 	comments bool
 }
 
-// lower returns the table that does what the policies say of these classes.
-func (cs *classes) lower(in Input) nft.Table {
+// A member is a workload in its class, as its cgroup is bound.
+type member struct {
+	*policy.Workload
+	class  *workloadClass
+	itself uint32 // its own number, where the class is divided
+}
+
+func (m member) binding() binding { return binding{m.class.number, m.itself} }
+
+// lower makes the table that does what the policies say of these classes.
+func (cs *classes) lower(in Input, members []member) (*lowering, nft.Table) {
 	l := &lowering{
-		classes: cs, sets: map[string]*nft.Set{}, audits: map[string]auditChain{}, expected: map[uint8]int{},
-		rows: map[string]nft.Chain{}, groupings: map[*docket]*grouping{}, destinations: map[*docket][]destination{},
+		classes: cs, options: in.Options, fleet: in.Fleet, parents: in.Parents, unlabelled: in.Unlabelled,
+		sets: map[string]*nft.Set{}, counts: map[string]int{}, audits: map[string]auditChain{},
+		expected: map[uint8]int{}, rows: map[string]nft.Chain{}, uses: map[string]int{}, pairs: map[[2]uint32]int{},
+		groupings: map[*docket]*grouping{}, destinations: map[*docket][]destination{},
 		comments: in.Options.Comments,
 	}
+	l.options.Epoch = max(l.options.Epoch, 1)
 	l.declare()
-	l.bindWorkloads()
+	l.bindWorkloads(members)
 	l.bindContainers(in.Parents, in.Unlabelled)
-	l.bindNetworks(in.Bridges, in.Unlabelled)
-	l.bindFleet(in.Fleet)
+	l.bindNetworks(in.Bridges, in.Unlabelled, members)
+	l.declareFleet()
 	l.bindAddresses()
 	l.declareTunnels()
 	l.declareJudged(epochOf(in.Options))
-	l.rankPeers()
-	for i := range cs.workloads {
-		l.matrix(&cs.workloads[i], ingress)
-		l.matrix(&cs.workloads[i], egress)
-		l.leaving(&cs.workloads[i])
+	for _, c := range cs.workloads {
+		l.write(c, ingress)
+		l.write(c, egress)
+		l.leaving(c)
 	}
-	return l.table(in)
+	for _, c := range cs.remotes {
+		l.believe(c)
+	}
+	return l, l.table()
 }
 
-func (l *lowering) table(in Input) nft.Table {
-	o := in.Options
-	_, bridges := l.sets["bridges"]
-	lay := layout{levels: l.levels, bridges: bridges, groups: len(l.sets["group"].Elements) > 0, epoch: epochOf(o),
-		deny: o.Deny, fleet: in.Fleet}
-	t := nft.Table{Name: "thole", Counters: slices.Clone(counters)}
-	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
-		a := l.audits[name]
-		if a.unsaid { // it leads to the one without
-			said := a
-			said.unsaid = false
-			if _, there := l.audits[said.name()]; !there {
-				lay.audits = append(lay.audits, said)
-			}
-		}
-		lay.audits = append(lay.audits, a)
-		if c := AuditCounter(a.policy); !slices.Contains(t.Counters, c) {
-			t.Counters = append(t.Counters, c)
-		}
-	}
-	if in.Fleet != nil {
-		t.Counters = append(t.Counters, floodCounter)
-	}
+// table returns the table with all elements, which l has no more.
+func (l *lowering) table() nft.Table {
+	t := nft.Table{Name: "thole"}
 	for _, s := range l.sets {
 		if len(s.Elements) > 0 || s.Timeout != 0 {
 			t.Sets = append(t.Sets, *s)
 		}
+		l.counts[s.Name] = len(s.Elements) // as long as it is not said twice
 	}
-	lay.rows = slices.Collect(maps.Values(l.rows))
-	t.Chains = lay.chains()
-	for i := range t.Chains {
-		t.Chains[i].Rules = slices.DeleteFunc(t.Chains[i].Rules, l.asksNothing)
-	}
-	t.Bridge = l.bridge
+	l.frame = l.newFrame()
+	t.Counters, t.Chains, t.Bridge = l.frame.counters, l.frame.chains, l.bridge
 	t.Normalise()
+	l.frame.counters, l.frame.chains, l.bridge = t.Counters, t.Chains, t.Bridge
+	for i := range t.Sets {
+		l.counts[t.Sets[i].Name] = len(t.Sets[i].Elements)
+	}
+	for _, s := range l.sets {
+		s.Elements = nil
+	}
 	return t
+}
+
+// A frame is what of a table does not grow with what is in its sets.
+type frame struct {
+	counters []string
+	chains   []nft.Chain
+}
+
+// newFrame returns the chains and counters for the elements that there are.
+func (l *lowering) newFrame() frame {
+	lay := layout{levels: l.levels, bridges: l.sets["bridges"] != nil, groups: l.counts["group"] > 0,
+		epoch: epochOf(l.options), deny: l.options.Deny, fleet: l.fleet}
+	f := frame{counters: slices.Clone(counters)}
+	lay.rows = l.usedRows()
+	for _, a := range l.usedAudits(lay.rows) {
+		if a.unsaid { // it leads to the one without
+			said := a
+			said.unsaid = false
+			if !slices.Contains(lay.audits, said) {
+				lay.audits = append(lay.audits, said)
+			}
+		}
+		if !slices.Contains(lay.audits, a) {
+			lay.audits = append(lay.audits, a)
+		}
+		if c := AuditCounter(a.policy); !slices.Contains(f.counters, c) {
+			f.counters = append(f.counters, c)
+		}
+	}
+	if l.fleet != nil {
+		f.counters = append(f.counters, floodCounter)
+	}
+	f.chains = lay.chains()
+	for i := range f.chains {
+		f.chains[i].Rules = slices.DeleteFunc(f.chains[i].Rules, l.asksNothing)
+	}
+	return f
+}
+
+// usedRows returns the chains of ports to which some element leads, and forgets the others.
+func (l *lowering) usedRows() []nft.Chain {
+	maps.DeleteFunc(l.rows, func(name string, _ nft.Chain) bool { return l.uses[name] == 0 })
+	return slices.Collect(maps.Values(l.rows))
+}
+
+// usedAudits returns the chains of audit policies to which elements or chains of ports lead, by name.
+func (l *lowering) usedAudits(rows []nft.Chain) []auditChain {
+	used := map[string]bool{}
+	for _, c := range rows {
+		for _, r := range c.Rules {
+			for _, s := range r.Statements {
+				if v, ok := s.(nft.Verdict); ok {
+					used[v.Chain] = true
+				}
+			}
+		}
+	}
+	var list []auditChain
+	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
+		if used[name] || l.uses[name] > 0 {
+			list = append(list, l.audits[name])
+		}
+	}
+	return list
 }
 
 // asksNothing says whether a rule looks something up in a set that has no elements:
@@ -110,7 +185,7 @@ func (l *lowering) asksNothing(r nft.Rule) bool {
 		default:
 			return false
 		}
-		return len(l.sets[name].Elements) == 0 && l.sets[name].Timeout == 0
+		return l.counts[name] == 0 && l.sets[name].Timeout == 0
 	})
 }
 
@@ -161,40 +236,51 @@ func (l *lowering) declareSide(name, self string, of nft.Type) {
 }
 
 func (l *lowering) add(set string, e nft.Element) {
+	if l.edit != nil {
+		l.edit.add(set, e)
+		return
+	}
 	s := l.sets[set]
 	s.Elements = append(s.Elements, e)
+	if e.Verdict.Chain != "" {
+		l.uses[e.Verdict.Chain]++
+	}
 }
 
 // bindWorkloads maps each bound cgroup to its class, in one map for each depth.
-func (l *lowering) bindWorkloads() {
-	type bound struct {
-		*policy.Workload
-		binding
-	}
-	var list []bound
-	for i := range l.workloads {
-		c := &l.workloads[i]
-		for at, w := range c.members {
-			b := binding{class: c.number}
-			if c.numbers != nil {
-				b.itself = c.numbers[at]
-				for set, e := range b.inGroup(l.commentOf(w)) {
-					l.add(set, e)
-				}
-			}
-			list = append(list, bound{w, b})
-			l.expected[w.Cgroup.Depth()]++
-		}
-	}
+func (l *lowering) bindWorkloads(members []member) {
+	list := slices.Clone(members)
 	// By the keys of the elements: who normalises the table finds them sorted.
-	slices.SortFunc(list, func(a, b bound) int {
+	slices.SortFunc(list, func(a, b member) int {
 		return cmp.Or(cmp.Compare(a.Cgroup.ID, b.Cgroup.ID), strings.Compare(a.Cgroup.Path, b.Cgroup.Path))
 	})
-	l.bound = make(map[string]binding, len(list))
-	for _, b := range list {
-		l.bound[b.Cgroup.Path] = b.binding
-		l.bind(b.Cgroup, b.binding, l.commentOf(b.Workload))
+	for i := range list {
+		l.expected[list[i].Cgroup.Depth()]++
 	}
+	l.bound, l.networked = make(map[string]member, len(list)), map[string]member{}
+	for _, m := range list {
+		l.enterMember(m)
+		l.bindMember(m)
+	}
+}
+
+// enterMember notes how a cgroup is bound.
+func (l *lowering) enterMember(m member) {
+	l.bound[m.Cgroup.Path] = m
+	if m.HasOwnNetwork() {
+		l.networked[m.Cgroup.Path] = m
+	}
+}
+
+// bindMember writes what binds one workload.
+func (l *lowering) bindMember(m member) {
+	comment := l.commentOf(m.Workload)
+	if m.itself != 0 {
+		for set, e := range m.binding().inGroup(comment) {
+			l.add(set, e)
+		}
+	}
+	l.bind(m.Cgroup, m.binding(), comment)
 }
 
 // A binding is what a cgroup is bound to: a class and, where that is divided, the number
@@ -202,8 +288,7 @@ func (l *lowering) bindWorkloads() {
 type binding struct{ class, itself uint32 }
 
 func (l *lowering) bind(cg policy.Cgroup, b binding, comment string) {
-	at := l.level(cg)
-	if !at.bound {
+	if at := l.level(cg); !at.bound {
 		at.bound = true
 		room := func(each int) []nft.Element { return make([]nft.Element, 0, each*l.expected[at.depth]) }
 		l.declareSet(nft.Set{Name: senderMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
@@ -252,39 +337,71 @@ func (b binding) inGroup(comment string) iter.Seq2[string, nft.Element] {
 }
 
 // bindContainers enters the parents of containers, and the containers below them
-// that are known to be unlabelled: those belong to the deepest workload above
-// them, if there is one.
+// that are known to be unlabelled.
 func (l *lowering) bindContainers(parents []policy.Cgroup, unlabelled []policy.Unlabelled) {
 	for _, p := range parents {
-		at := l.level(p)
-		if !at.unknown {
-			at.unknown = true
-			l.declareSet(nft.Set{Name: unknownSet(at.depth), Key: []nft.Type{nft.CgroupV2},
-				Comment: "parents of containers: what is below them and in no set of a deeper level is not known yet"})
-		}
-		l.add(unknownSet(at.depth), nft.Element{Key: []nft.Value{nft.CgroupValue(p.Path, p.ID)}})
+		l.bindParent(p)
 	}
+	l.above = map[string]int{}
 	for _, u := range unlabelled {
-		if b, ok := l.bindingAbove(u.Cgroup.Path); ok {
-			l.bind(u.Cgroup, b, "unlabelled, in a bound cgroup")
-			continue
-		}
-		at := l.level(u.Cgroup)
-		if !at.free {
-			at.free = true
-			l.declareSet(nft.Set{Name: freeSet(at.depth), Key: []nft.Type{nft.CgroupV2},
-				Comment: "containers that are known to be unlabelled"})
-		}
-		l.add(freeSet(at.depth), nft.Element{Key: []nft.Value{nft.CgroupValue(u.Cgroup.Path, u.Cgroup.ID)}})
+		l.countAbove(u, 1)
+		l.bindUnlabelled(u)
 	}
+	l.sortLevels()
+}
+
+// countAbove notes in which cgroups an unlabelled container is, or is no more.
+func (l *lowering) countAbove(u policy.Unlabelled, more int) {
+	for cgroup := range above(u.Cgroup.Path) {
+		if l.above[cgroup] += more; l.above[cgroup] == 0 {
+			delete(l.above, cgroup)
+		}
+	}
+}
+
+// above visits the cgroups that contain another, the deepest first.
+func above(cgroup string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for at := strings.LastIndexByte(cgroup, '/'); at >= 0; at = strings.LastIndexByte(cgroup[:at], '/') {
+			if !yield(cgroup[:at]) {
+				return
+			}
+		}
+	}
+}
+
+func (l *lowering) sortLevels() {
 	slices.SortFunc(l.levels, func(a, b level) int { return cmp.Compare(b.depth, a.depth) })
+}
+
+func (l *lowering) bindParent(p policy.Cgroup) {
+	if at := l.level(p); !at.unknown {
+		at.unknown = true
+		l.declareSet(nft.Set{Name: unknownSet(at.depth), Key: []nft.Type{nft.CgroupV2},
+			Comment: "parents of containers: what is below them and in no set of a deeper level is not known yet"})
+	}
+	l.add(unknownSet(p.Depth()), nft.Element{Key: []nft.Value{nft.CgroupValue(p.Path, p.ID)}})
+}
+
+// bindUnlabelled enters an unlabelled container: it belongs to the deepest workload above it, if there is one.
+func (l *lowering) bindUnlabelled(u policy.Unlabelled) {
+	if b, ok := l.bindingAbove(u.Cgroup.Path); ok {
+		l.bind(u.Cgroup, b, "unlabelled, in a bound cgroup")
+		return
+	}
+	if at := l.level(u.Cgroup); !at.free {
+		at.free = true
+		l.declareSet(nft.Set{Name: freeSet(at.depth), Key: []nft.Type{nft.CgroupV2},
+			Comment: "containers that are known to be unlabelled"})
+	}
+	l.add(freeSet(u.Cgroup.Depth()), nft.Element{Key: []nft.Value{nft.CgroupValue(u.Cgroup.Path, u.Cgroup.ID)}})
 }
 
 // bindingAbove returns that of the deepest bound cgroup that contains another.
 func (l *lowering) bindingAbove(cgroup string) (b binding, ok bool) {
-	for at := strings.LastIndexByte(cgroup, '/'); at >= 0; at = strings.LastIndexByte(cgroup[:at], '/') {
-		if b, ok = l.bound[cgroup[:at]]; ok {
-			return b, true
+	for parent := range above(cgroup) {
+		if m, ok := l.bound[parent]; ok {
+			return m.binding(), true
 		}
 	}
 	return binding{}, false
@@ -323,20 +440,34 @@ func family(r addressRange) string {
 	return "6"
 }
 
-// rankPeers orders the peers on this node and on others (grouping).
+// rankPeers orders the peers: what is unlabelled, the classes of this node by their number, those of other nodes, and
+// those of addresses (grouping). It does nothing as long as no class comes or goes.
 func (l *lowering) rankPeers() {
-	l.peers = make([]peer, l.local()+len(l.addresses.classes))
-	ids := make([]int, len(l.peers))
-	for id := range l.peers {
-		l.peers[id], ids[id] = l.peer(id), id
+	if l.ranks != nil {
+		return
 	}
-	slices.SortFunc(ids[:1+len(l.workloads)], func(a, b int) int {
-		return cmp.Compare(l.peers[a].number(), l.peers[b].number())
-	})
-	l.byRank, l.ranks = ids, make([]int, len(ids))
-	for rank, id := range ids {
+	l.byRank = make([]int, 0, len(l.peers))
+	l.byRank = append(l.byRank, 0)
+	for _, c := range l.workloads {
+		l.byRank = append(l.byRank, c.id)
+	}
+	slices.SortFunc(l.byRank[1:], func(a, b int) int { return cmp.Compare(l.peers[a].number(), l.peers[b].number()) })
+	for _, c := range l.remotes {
+		l.byRank = append(l.byRank, c.id)
+	}
+	for class := range l.addresses.classes {
+		l.byRank = append(l.byRank, addressID(class))
+	}
+	l.ranks = make([]int, len(l.peers))
+	for rank, id := range l.byRank {
 		l.ranks[id] = rank
 	}
+}
+
+// forgetRanks has all be ranked anew: a class comes or goes.
+func (l *lowering) forgetRanks() {
+	l.byRank, l.ranks = nil, nil
+	clear(l.groupings)
 }
 
 // ranked returns exceptions by the rank of their peers.
@@ -353,9 +484,9 @@ func (l *lowering) ranked(exceptions []exception) []rankedRow {
 func (l *lowering) grouping(dk *docket) *grouping {
 	g := l.groupings[dk]
 	if g == nil {
-		total := l.local()
-		if dk.of == ingress {
-			total = len(l.peers)
+		total := len(l.byRank)
+		if dk.of == egress {
+			total -= len(l.addresses.classes)
 		}
 		g = newGrouping(total, l.ranked(dk.named), dk.others)
 		l.groupings[dk] = g
@@ -363,15 +494,20 @@ func (l *lowering) grouping(dk *docket) *grouping {
 	return g
 }
 
-// matrix writes what c says of each peer: what it says of most of them for all,
+// write writes what c says of each peer: what it says of most of them for all,
 // and then only who differs, so that elements do not grow with the square of the
 // classes. Where both sides allow a pair everything, one element says so for both.
-func (l *lowering) matrix(c *workloadClass, d direction) {
-	usual, others := l.grouping(c.dockets[d]).lines(l.ranked(c.alike[d]))
+func (l *lowering) write(c *workloadClass, d direction) {
+	l.rankPeers()
+	usual, others, lead := l.grouping(c.dockets[d]).lines(l.ranked(c.alike[d]))
+	c.lead[d] = lead
+	if d == egress {
+		l.introduce(c)
+	}
 	side := [...]side{ingress: {"ingress", atIngress}, egress: {"egress", atEgress}}[d]
 	if !usual.allowsAll() { // to allow is to fall through
 		comment := l.describe(c, d, nil, usual.judgements[0])
-		l.add(side.name+"_class", element(l.saying(side, usual), butForPorts(usual, comment), class(c.number)))
+		l.add(side.name+"_class", element(l.says(side, usual), butForPorts(usual, comment), class(c.number)))
 	}
 	for _, line := range others {
 		w := lineWriter{l, side, line.row, nft.Verdict{}}
@@ -386,12 +522,26 @@ func (l *lowering) matrix(c *workloadClass, d direction) {
 			}
 			comment := l.describe(c, d, &l.peers[id], line.judgements[0])
 			if line.allowsAll() && l.otherSideAllowsAll(c, d, id) {
-				l.add("pair", element(goTo("settle"), comment, key...))
+				l.addPair(element(goTo("settle"), comment, key...))
 				continue
 			}
 			w.write(l.peers[id].elsewhere(), comment, key)
 		}
 	}
+}
+
+// addPair writes an element of pair that both sides may write.
+func (l *lowering) addPair(e nft.Element) {
+	key := [2]uint32{uint32(e.Key[0].From.Uint64()), uint32(e.Key[1].From.Uint64())}
+	if l.edit != nil && l.edit.removes {
+		if l.pairs[key]--; l.pairs[key] > 0 {
+			return
+		}
+		delete(l.pairs, key)
+	} else if l.pairs[key]++; l.pairs[key] > 1 && !l.comments {
+		return
+	}
+	l.add("pair", e)
 }
 
 // A lineWriter writes the elements of a line.
@@ -404,7 +554,7 @@ type lineWriter struct {
 
 func (w *lineWriter) write(elsewhere bool, comment string, key []nft.Value) {
 	if w.verdict == (nft.Verdict{}) {
-		w.verdict = w.saying(w.side, w.row)
+		w.verdict = w.says(w.side, w.row)
 	}
 	set := w.side.name + "_peer"
 	if w.side.stage == atEgress && elsewhere {
@@ -422,7 +572,7 @@ func (l *lowering) otherSideAllowsAll(c *workloadClass, d direction, id int) boo
 	case p.workloads == nil:
 		return true // it has no policies
 	default:
-		return l.judge(p.workloads, 1-d, c.id()).allowsAll()
+		return l.judge(p.workloads, 1-d, c.id).allowsAll()
 	}
 }
 
@@ -432,9 +582,9 @@ type side struct {
 	stage stage
 }
 
-// saying returns the verdict that says what a row says: it leads to a chain of ports where these are not all judged
+// says returns the verdict that says what a row says: it leads to a chain of ports where these are not all judged
 // alike.
-func (l *lowering) saying(s side, r *row) nft.Verdict {
+func (l *lowering) says(s side, r *row) nft.Verdict {
 	if r.uniform {
 		return l.verdict(r.judgements[0], s.stage)
 	}
@@ -500,9 +650,9 @@ func (l *lowering) commentOf(w *policy.Workload) string {
 }
 
 func (c *workloadClass) String() string {
-	s := c.members[0].Labels.String()
-	if n := len(c.members); n > 1 {
-		s += fmt.Sprintf(" (and %d more)", n-1)
+	s := c.first.Labels.String()
+	if c.size > 1 {
+		s += fmt.Sprintf(" (and %d more)", c.size-1)
 	}
 	return s
 }

@@ -118,15 +118,23 @@ func number(what string, groups [][]string, had map[string]uint32, first, last u
 	return numbers, has, nil
 }
 
-// number numbers all classes, keeping what had says where it can.
-func (c *classes) number(had Numbers) (has Numbers, err error) {
+// number numbers all classes, keeping what had says where it can. The members are those of the classes of this node, in
+// the order of the classes' first ones.
+func (cs *classes) number(members []member, had Numbers) (has Numbers, err error) {
 	var numbers []uint32
 	var lowest uint32
 	has.Next = had.Next
-	groups := identities(c.workloads)
-	for _, class := range c.workloads {
-		for at := range class.numbers {
-			groups = append(groups, itself(class.members[at]))
+	at := make(map[*workloadClass]int, len(cs.workloads))
+	groups := make([][]string, len(cs.workloads))
+	for i, c := range cs.workloads {
+		at[c] = i
+	}
+	for i := range members {
+		groups[at[members[i].class]] = append(groups[at[members[i].class]], keysOf(members[i].Workload)...)
+	}
+	for i := range members {
+		if members[i].class.divided {
+			groups = append(groups, itself(members[i].Workload))
 		}
 	}
 	numbers, has.Workloads, err = number("workloads", groups, had.Workloads, firstWorkloadClass, lastWorkloadClass,
@@ -134,43 +142,40 @@ func (c *classes) number(had Numbers) (has Numbers, err error) {
 	if err != nil {
 		return has, err
 	}
-	rest := numbers[len(c.workloads):]
-	for i := range c.workloads {
-		class := &c.workloads[i]
-		class.number = numbers[i]
-		rest = rest[copy(class.numbers, rest):]
+	for i, c := range cs.workloads {
+		c.number = numbers[i]
+	}
+	rest := numbers[len(cs.workloads):]
+	for i := range members {
+		if members[i].class.divided {
+			members[i].itself, rest = rest[0], rest[1:]
+		}
+	}
+	groups = make([][]string, len(cs.remotes))
+	for i, c := range cs.remotes {
+		groups[i] = keysOf(c.first)
 	}
 	has.NextRemote = had.NextRemote
-	numbers, has.Remotes, err = number("other nodes' workloads", identities(c.remotes), had.Remotes, firstRemoteClass,
+	numbers, has.Remotes, err = number("other nodes' workloads", groups, had.Remotes, firstRemoteClass,
 		lastRemoteClass, &has.NextRemote)
 	if err != nil {
 		return has, err
 	}
-	for i := range c.remotes {
-		c.remotes[i].number = numbers[i]
+	for i, c := range cs.remotes {
+		c.number = numbers[i]
 	}
-	addresses := c.addresses.classes[1:]
+	addresses := cs.addresses.classes[1:]
 	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, func(a addressClass) []addressRange {
 		return a.ranges
 	}), had.Addresses, firstAddressClass, lastAddressClass, &lowest)
 	if err != nil {
 		return has, err
 	}
-	c.addresses.classes[0].number = elsewhere
+	cs.addresses.classes[0].number = elsewhere
 	for i := range addresses {
 		addresses[i].number = numbers[i]
 	}
 	return has, nil
-}
-
-func identities(list []workloadClass) [][]string {
-	all := make([][]string, len(list))
-	for i, c := range list {
-		for _, w := range c.members {
-			all[i] = append(all[i], keysOf(w)...)
-		}
-	}
-	return all
 }
 
 // keysOf are what Numbers knows a workload by.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"thole/compiler"
-	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/ruleset"
 )
@@ -131,7 +130,7 @@ func BenchmarkDiff(b *testing.B) {
 }
 
 // One workload of a class that is there begins, and ends.
-func BenchmarkDifference(b *testing.B) {
+func BenchmarkChange(b *testing.B) {
 	for _, workloads := range []int{100, 10_000} {
 		in := reference.Scale(workloads+1, min(200, workloads), 1000)
 		one := in.Workloads[workloads:]
@@ -142,12 +141,12 @@ func BenchmarkDifference(b *testing.B) {
 		}
 		b.Run(fmt.Sprintf("workloads=%d", workloads), func(b *testing.B) {
 			for b.Loop() {
-				for _, turn := range [][2][]policy.Workload{{one, nil}, {nil, one}} {
-					d, ok := r.Difference(turn[0], turn[1])
+				for _, c := range []compiler.Change{{Began: one}, {Ended: one}} {
+					step, ok := r.Change(c)
 					if !ok {
 						b.Fatal("it needs Compile")
 					}
-					r.Take(d)
+					r.Table.Patch(step.Patch(1))
 				}
 			}
 		})

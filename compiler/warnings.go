@@ -9,15 +9,17 @@ import (
 )
 
 // warnings lists what is valid and probably not meant.
-func warnings(policies []policy.Policy, cs *classes) []Warning {
+func (l *lowering) warnings() []Warning {
+	cs, policies := l.classes, l.policies
 	var list []Warning
+	networked := l.networkedBy()
 	for i := range policies {
 		p := &policies[i]
-		if len(p.Selector.Requirements) > 0 && len(cs.selectedBy(p)) == 0 {
+		if len(p.Selector.Requirements) > 0 && !cs.selects(p) {
 			list = append(list, Warning{p.Position, fmt.Sprintf("policy %s selects no workload that runs now", p.Name)})
 		}
 		list = append(list, listenerless(p)...)
-		list = append(list, cs.elsewhere(p)...)
+		list = append(list, ownNetworks(p, networked[p])...)
 	}
 	return append(list, cs.dodgeable(policies)...)
 }
@@ -35,24 +37,26 @@ func addressed(workloads []policy.Workload) []Warning {
 	return list
 }
 
-// selectedBy returns the classes that a policy selects, as peers.
-func (cs *classes) selectedBy(p *policy.Policy) []int {
-	ids := cs.matched[policy.Restricting][cs.ask.index[&p.Selector]]
-	end, _ := slices.BinarySearch(ids, 1+len(cs.workloads)) // behind them are peers on other nodes
-	return ids[:end]
+// selects reports whether a policy selects a workload that runs now.
+func (cs *classes) selects(p *policy.Policy) bool {
+	return slices.ContainsFunc(cs.matched[policy.Restricting][cs.ask.index[&p.Selector]], func(id int) bool {
+		return !cs.peers[id].elsewhere()
+	})
 }
 
-// elsewhere finds the containers with a network of their own that p selects: most of
+// networkedBy returns the names of the containers with a network of their own that each policy selects: most of
 // what they send and receive passes no chain of ours.
-func (cs *classes) elsewhere(p *policy.Policy) []Warning {
-	var names []string
-	for _, id := range cs.selectedBy(p) {
-		for _, w := range cs.peer(id).workloads.members {
-			if w.HasOwnNetwork() {
-				names = append(names, w.Name)
-			}
+func (l *lowering) networkedBy() map[*policy.Policy][]string {
+	names := map[*policy.Policy][]string{}
+	for _, m := range l.networked {
+		for _, p := range m.class.policies {
+			names[p] = append(names[p], m.Name)
 		}
 	}
+	return names
+}
+
+func ownNetworks(p *policy.Policy, names []string) []Warning {
 	if names == nil {
 		return nil
 	}
@@ -88,8 +92,8 @@ func listenerless(p *policy.Policy) []Warning {
 // who is on another node and leaves its labels out is not denied.
 func (cs *classes) dodgeable(policies []policy.Policy) []Warning {
 	open := map[string]bool{} // policies that select such a workload
-	for i := range cs.workloads {
-		if c := &cs.workloads[i]; cs.openToAddresses(c) {
+	for _, c := range cs.workloads {
+		if cs.openToAddresses(c) {
 			for _, p := range c.policies {
 				open[p.Name] = true
 			}

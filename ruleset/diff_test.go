@@ -212,6 +212,9 @@ func TestDiffIsPure(t *testing.T) {
 			t.Errorf("seed %d: a table differs from itself:\n%s", seed, c)
 		}
 		c := ruleset.Diff(&a, &b)
+		if made, err := rulesettest.Apply(&a, c); err != nil || !ruleset.Same(*made, b) {
+			t.Errorf("seed %d: the steps make another table, or fail: %v", seed, err)
+		}
 		if c.Empty() != ruleset.Same(a, b) || c.Empty() != (c.String() == "") {
 			t.Errorf("seed %d: empty %v, same %v, text %q", seed, c.Empty(), ruleset.Same(a, b), c)
 		}

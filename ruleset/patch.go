@@ -6,68 +6,35 @@ import (
 	"strings"
 )
 
-// A Patch is a change of elements alone: of sets that are there, are no interval sets,
-// and have elements before and after. It costs what its elements cost, however many
-// others there are. Sets are by name, each with the elements that go or come, ascending.
-type Patch struct{ Removed, Added []Set }
+// A Patch is a change of a normalised table that costs what changes, however much else there is: what goes, and what
+// comes. A set in Have that is not in Want goes with all its elements, one in Want that is not in Have is new; of one
+// in both the elements of Have go, and those of Want come. Sets are by name or not, their elements are ascending.
+// Counters and chains are all that there are, or if not Frame, stay as they are.
+type Patch struct {
+	Have, Want Table
+	Frame      bool
+}
 
 // Empty says that there is nothing to do.
-func (p Patch) Empty() bool { return len(p.Removed)+len(p.Added) == 0 }
+func (p Patch) Empty() bool { return len(p.Have.Sets)+len(p.Want.Sets) == 0 && !p.Frame }
 
 // Change returns the patch as a change of the table of that name, which is not looked at.
 func (p Patch) Change(table string) Change {
-	c := Change{Table: table}
-	for _, s := range p.Removed {
-		c.Steps = append(c.Steps, DeleteElements{s})
-	}
-	for _, s := range p.Added {
-		c.Steps = append(c.Steps, AddElements{s})
-	}
-	return c
-}
-
-// Fits says that t can be patched: each set is there and does not become empty, what
-// goes is there, and what comes is not.
-func (p Patch) Fits(t *Table) bool {
-	left := map[string]int{}
-	for _, s := range p.Removed {
-		set := t.set(s.Name)
-		if set == nil || !set.has(s.Elements, len(s.Elements)) {
-			return false
-		}
-		left[s.Name] = len(set.Elements) - len(s.Elements)
-	}
-	for _, s := range p.Added {
-		set := t.set(s.Name)
-		if set == nil || len(set.Elements) == 0 || !set.has(s.Elements, 0) {
-			return false
-		}
-		delete(left, s.Name)
-	}
-	for _, n := range left {
-		if n == 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// has reports whether n of the elements, which are in ascending order, have a key of s.
-func (s *Set) has(elements []Element, n int) bool {
-	for i, e := range elements {
-		if i > 0 && elements[i-1].CompareKey(e) == 0 {
-			return false
-		}
-		if _, found := slices.BinarySearchFunc(s.Elements, e, Element.CompareKey); found {
-			n--
-		}
-	}
-	return n == 0
+	have, want := p.Have, p.Want
+	byName := func(a, b Set) int { return strings.Compare(a.Name, b.Name) }
+	have.Sets, want.Sets = slices.SortedFunc(slices.Values(have.Sets), byName),
+		slices.SortedFunc(slices.Values(want.Sets), byName)
+	have.Name, want.Name = table, table
+	return Change{Table: table, Steps: stepsBetween(&have, &want)}
 }
 
 // Patch changes t, whose sets nobody else may hold. The patch must fit it.
 func (t *Table) Patch(p Patch) {
-	for _, s := range p.Removed {
+	for _, s := range p.Have.Sets {
+		if !p.Want.hasSet(s.Name) {
+			t.Sets = slices.DeleteFunc(t.Sets, func(o Set) bool { return o.Name == s.Name })
+			continue
+		}
 		set := t.set(s.Name)
 		for _, e := range s.Elements {
 			if at, found := slices.BinarySearchFunc(set.Elements, e, Element.CompareKey); found {
@@ -75,13 +42,26 @@ func (t *Table) Patch(p Patch) {
 			}
 		}
 	}
-	for _, s := range p.Added {
+	for _, s := range p.Want.Sets {
 		set := t.set(s.Name)
+		if set == nil {
+			s.Elements = slices.Clone(s.Elements)
+			at, _ := slices.BinarySearchFunc(t.Sets, s.Name, compareName)
+			t.Sets = slices.Insert(t.Sets, at, s)
+			continue
+		}
 		for _, e := range s.Elements {
 			at, _ := slices.BinarySearchFunc(set.Elements, e, Element.CompareKey)
 			set.Elements = slices.Insert(set.Elements, at, e)
 		}
 	}
+	if p.Frame {
+		t.Counters, t.Chains = p.Want.Counters, p.Want.Chains
+	}
+}
+
+func (t *Table) hasSet(name string) bool {
+	return slices.ContainsFunc(t.Sets, func(s Set) bool { return s.Name == name })
 }
 
 // Patched returns what t becomes, and leaves t as it is.
@@ -91,11 +71,11 @@ func (t *Table) Patched(p Patch) *Table {
 	return &n
 }
 
+func compareName(s Set, name string) int { return strings.Compare(s.Name, name) }
+
 // set returns the set of that name in a normalised table, nil if there is none.
 func (t *Table) set(name string) *Set {
-	at, found := slices.BinarySearchFunc(t.Sets, name, func(s Set, name string) int {
-		return strings.Compare(s.Name, name)
-	})
+	at, found := slices.BinarySearchFunc(t.Sets, name, compareName)
 	if !found {
 		return nil
 	}

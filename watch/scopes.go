@@ -260,8 +260,8 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 	return runs, problems
 }
 
-// glance looks at one cgroup of the slice, as list does.
-func (s *Scopes) glance(dir string, watch func(cgroup string)) (run Run, lives, problem bool) {
+// lookAt looks at one cgroup of the slice, as list does.
+func (s *Scopes) lookAt(dir string, watch func(cgroup string)) (run Run, lives, problem bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	run, lives, why := s.look(dir, true, watch)

@@ -132,7 +132,7 @@ func (e *enforcer) Arm(ctx context.Context) (answer api.ApplyResponse, err error
 		e.unstored = false
 		defer e.publish()
 		var p plan
-		if p, err = e.enforce(e.set); err == nil {
+		if p, err = e.enforce(e.set, everything); err == nil {
 			answer = p.answer(false)
 		}
 	})

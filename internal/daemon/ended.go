@@ -1,39 +1,11 @@
 package daemon
 
-import (
-	"fmt"
-
-	"thole/compiler/policy"
-)
+import "thole/compiler/policy"
 
 // A graveyard knows which cgroups are gone, and which of these still have sockets.
 type graveyard interface {
 	Lives(cgroup uint64) (bool, error)
 	Sockets() (map[uint64]bool, error) // ids of the cgroups that sockets were born in
-}
-
-// outlived returns those of the enforced workloads whose cgroup is gone and to
-// which a socket may still belong.
-func outlived(g graveyard, enforced, running []policy.Workload) (map[uint64]policy.Workload, error) {
-	dead, runs := map[uint64]policy.Workload{}, map[uint64]bool{}
-	for _, w := range enforced {
-		dead[w.Cgroup.ID] = w
-	}
-	for _, w := range running {
-		runs[w.Cgroup.ID] = true
-		delete(dead, w.Cgroup.ID)
-	}
-	for id := range dead {
-		lives, err := g.Lives(id)
-		if err != nil {
-			return dead, err
-		}
-		if lives {
-			delete(dead, id) // it is no workload any more
-		}
-	}
-	err := bury(g, dead, func(id uint64) bool { return runs[id] })
-	return dead, err
 }
 
 // bury takes from the workloads whose cgroup is gone those that no socket belongs to. A
@@ -82,24 +54,4 @@ func youngestOrphan(g graveyard, sockets map[uint64]bool, known func(id uint64) 
 		}
 	}
 	return youngest, nil
-}
-
-// withEnded adds the ended workloads to those that run. Where a new cgroup has the
-// path of an old one, the old one's is told apart by its id: to the compiler the
-// path is the identity.
-func withEnded(running []policy.Workload, ended map[uint64]policy.Workload) []policy.Workload {
-	all := append([]policy.Workload(nil), running...)
-	taken := map[string]bool{}
-	for _, w := range running {
-		taken[w.Cgroup.Path] = true
-	}
-	for id, w := range ended {
-		w.Own = nil // its addresses may be another's by now
-		if taken[w.Cgroup.Path] {
-			w.Cgroup.Path += fmt.Sprintf("#%d", id)
-		}
-		taken[w.Cgroup.Path] = true
-		all = append(all, w)
-	}
-	return all
 }

@@ -25,8 +25,8 @@ var errStopped = errors.New("the daemon is stopping; the loaded table stays in f
 // A scanner says what runs now.
 type scanner interface {
 	Scan([]policy.Binding) workload.Snapshot
-	Glance() (watch.Glance, bool)    // completes the last Scan; false: a new one is needed
-	Recall(loaded workload.Snapshot) // takes over what was known when the loaded table was made
+	Changes([]policy.Binding) workload.Snapshot // since the last look, or a Scan
+	Recall(loaded workload.Snapshot)            // takes over what was known when the loaded table was made
 }
 
 // An enforcer brings the table to what the policy set and the running workloads
@@ -66,6 +66,7 @@ type enforcer struct {
 	epoch    uint16
 	enforced *roster         // the workloads in the loaded table
 	proven   remoteTimes     // of remotes
+	classes  remoteClasses   // of those in the loaded table
 	remotes  []policy.Remote // what other nodes' workloads proved
 	met      []policy.Remote // those in the loaded table: of result.Remotes
 	identity *identity       // this node's, in a fleet; nil: not known
@@ -116,7 +117,7 @@ func (e *enforcer) start() error {
 // adopt takes over the table that is loaded, if there is one.
 func (e *enforcer) adopt() error {
 	var err error
-	e.enforced = newRoster(nil, nil, nil)
+	e.enforced = newRoster(nil, nil)
 	if e.seen, err = e.kernel.Generation(); err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func (e *enforcer) adopt() error {
 		return nil
 	}
 	e.numbers, e.around = remembered.Numbers, remembered.containers
-	e.enforced = newRoster(remembered.Workloads, nil, e.around.Unlabelled)
+	e.enforced = newRoster(remembered.Workloads, e.around.Unlabelled)
 	if e.once {
 		e.fleet = remembered.Fleet
 	}
@@ -392,7 +393,8 @@ func (e *enforcer) preview(files []policy.File, allowEmpty bool) (api.ApplyRespo
 	}
 	var p plan
 	if err == nil {
-		p, err = e.plan(set)
+		p = e.observe(set, everything)
+		err = e.compileAnew(&p)
 	}
 	if err == nil {
 		err = e.explain(&p)
@@ -419,7 +421,7 @@ func (e *enforcer) replace(source string, files []policy.File, allowEmpty bool) 
 // replaceBy makes a valid policy set the active one.
 func (e *enforcer) replaceBy(set policySet) (api.ApplyResponse, error) {
 	defer e.publish()
-	p, err := e.enforce(set)
+	p, err := e.enforce(set, everything)
 	if errors.Is(err, errLimit) {
 		return api.ApplyResponse{}, e.refuse(err)
 	}
@@ -484,30 +486,27 @@ func (e *enforcer) stored(before *api.Failure, what string, err error) *api.Fail
 	return &api.Failure{Time: e.now(), Text: fmt.Sprintf("%s: %v", what, err)}
 }
 
-// catchUp brings the table to what was heard of since it was last looked: by a small
-// change, where that is enough.
+// catchUp brings the table to what was heard of since it was last looked.
 func (e *enforcer) catchUp() error {
-	if e.small() {
-		e.publishSmall()
-		return nil
-	}
-	return e.reconcile()
+	defer e.publish()
+	_, err := e.enforce(e.set, whatChanged)
+	return err
 }
 
-// reconcile brings the table to what runs now.
+// reconcile brings the table to what runs now, all of which is looked at.
 func (e *enforcer) reconcile() error {
 	defer e.publish()
-	_, err := e.enforce(e.set)
+	_, err := e.enforce(e.set, allThatRuns)
 	return err
 }
 
 // enforce plans and commits. Where that fails, it does so again at once, from what is
 // loaded now: somebody else was quicker, or netlink failed this time.
-func (e *enforcer) enforce(set policySet) (plan, error) {
-	p, err := e.planAndCommit(set)
+func (e *enforcer) enforce(set policySet, scope scope) (plan, error) {
+	p, err := e.planAndCommit(set, scope)
 	for again := 1; again < triesAtOnce && err != nil && !errors.Is(err, errLimit); again++ {
 		e.log.Warn("the table could not be changed: trying again", "error", err)
-		p, err = e.planAndCommit(set)
+		p, err = e.planAndCommit(set, max(scope, allThatRuns))
 	}
 	if err != nil {
 		e.failed(err)
@@ -515,7 +514,7 @@ func (e *enforcer) enforce(set policySet) (plan, error) {
 	return p, err
 }
 
-func (e *enforcer) planAndCommit(set policySet) (plan, error) {
+func (e *enforcer) planAndCommit(set policySet, scope scope) (plan, error) {
 	if _, err := e.look(); err != nil {
 		return plan{}, err
 	}
@@ -524,9 +523,16 @@ func (e *enforcer) planAndCommit(set policySet) (plan, error) {
 			return plan{}, err
 		}
 	}
-	p, err := e.plan(set)
-	if err != nil {
-		return p, err
+	p := e.observe(set, scope)
+	if scope == whatChanged && e.settled && p.delta.empty() {
+		p.result = e.result
+		e.report(p.found)
+		return p, nil
+	}
+	if scope == everything || !e.advance(&p) {
+		if err := e.compileAnew(&p); err != nil {
+			return p, err
+		}
 	}
 	return p, e.commit(p)
 }

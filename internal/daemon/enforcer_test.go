@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -17,7 +19,9 @@ import (
 	"thole/compiler/mark"
 	"thole/compiler/policy"
 	"thole/internal/api"
+	"thole/internal/condition"
 	"thole/ruleset"
+	"thole/watch/workload"
 )
 
 const badPolicy = `apiVersion: thole/v1
@@ -447,8 +451,10 @@ func (g graves) Lives(id uint64) (bool, error)     { return g.living[id], nil }
 func (g graves) Sockets() (map[uint64]bool, error) { return g.sockets, g.err }
 
 func TestOutlived(t *testing.T) {
-	workload := func(id uint64) policy.Workload { return policy.Workload{Cgroup: policy.Cgroup{ID: id}} }
-	enforced := []policy.Workload{workload(11), workload(12), workload(14)}
+	in := func(id uint64) policy.Workload {
+		return policy.Workload{Cgroup: policy.Cgroup{Path: fmt.Sprint(id), ID: id}}
+	}
+	enforced := []policy.Workload{in(11), in(12), in(14)}
 	running := enforced[:1]
 	tests := []struct {
 		name  string
@@ -472,21 +478,15 @@ func TestOutlived(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := outlived(tt.world, enforced, running)
-			if !errors.Is(err, tt.world.err) {
-				t.Errorf("error %v", err)
+			e := &enforcer{dead: tt.world, now: time.Now, enforced: newRoster(enforced, nil)}
+			d, found := e.differs(policySet{}, workload.Snapshot{Workloads: running})
+			unknown := slices.Contains(codesOf(found), condition.EndedUnknown)
+			if unknown != (tt.world.err != nil) {
+				t.Errorf("conditions %v", found)
 			}
-			want := map[uint64]policy.Workload{}
-			for _, id := range tt.want {
-				want[id] = workload(id)
-			}
-			if len(got) != len(want) {
-				t.Errorf("got %v; want %v", got, tt.want)
-			}
-			for id := range want {
-				if _, ok := got[id]; !ok {
-					t.Errorf("got %v; want %v", got, tt.want)
-				}
+			slices.Sort(d.outlived)
+			if !slices.Equal(d.outlived, tt.want) {
+				t.Errorf("got %v; want %v", d.outlived, tt.want)
 			}
 		})
 	}

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
 	"thole/compiler/policy"
 	"thole/datapath/sockets"
 	"thole/internal/api"
@@ -139,26 +138,10 @@ func (v *view) owner(root namer, cgroup uint64) exposure.Owner {
 		Selected: len(class.Ingress)+len(class.Egress) > 0,
 		Users:    workload.Kind == policy.KindRun || workload.Kind == policy.KindUser,
 	}
-	if class.Number == 0 || v.divided[class.Number] {
+	if class.Number == 0 || class.Divided {
 		owner.Side = 1<<63 | id // its own: no class has so high a number
 	}
 	return owner
-}
-
-// dividedClasses returns the classes whose members have numbers of their own, because they may not reach each other.
-func dividedClasses(result *compiler.Result) map[uint32]bool {
-	divided := map[uint32]bool{}
-	if result == nil {
-		return divided
-	}
-	for _, set := range result.Table.Sets {
-		if set.Name == "group" {
-			for _, e := range set.Elements {
-				divided[e.Number] = true
-			}
-		}
-	}
-	return divided
 }
 
 func apiExposures(found []exposure.Exposure) []api.ExposedPort {

@@ -43,15 +43,15 @@ type noNames struct{}
 
 func (noNames) Named(uint64) (string, error) { return "", errors.New("it is gone") }
 
-// exposedView knows one workload, in cgroup 7, that a policy selects.
-func exposedView(t *testing.T) *view {
+// exposedView knows one workload, in cgroup 7, that a policy with these ingress rules selects.
+func exposedView(t *testing.T, ingress string) *view {
 	t.Helper()
 	w := policy.Workload{Name: "db", Kind: policy.KindCgroup, Labels: policy.Labels{"app": "db"},
 		Cgroup: policy.Cgroup{Path: "db", ID: 7}}
 	docs, err := policy.Parse([]policy.File{{Name: "p.yaml", Data: []byte(`apiVersion: thole/v1
 kind: Policy
 metadata: {name: p}
-spec: {selector: {matchLabels: {app: db}}, ingress: []}
+spec: {selector: {matchLabels: {app: db}}, ingress: ` + ingress + `}
 `)}})
 	if err != nil {
 		t.Fatal(err)
@@ -62,8 +62,8 @@ spec: {selector: {matchLabels: {app: db}}, ingress: []}
 		t.Fatal(err)
 	}
 	return &view{
-		status: api.Status{Enforcing: true}, result: &result, divided: dividedClasses(&result),
-		roster: newRoster([]policy.Workload{w}, nil, nil),
+		status: api.Status{Enforcing: true}, result: &result,
+		roster: newRoster([]policy.Workload{w}, nil),
 	}
 }
 
@@ -110,7 +110,7 @@ func TestExposedSockets(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			watch := socketWatch{bound: test.list.bound, root: noNames{}, now: test.list.now}
-			status, conditions := watch.look(exposedView(t), exposure.Options{})
+			status, conditions := watch.look(exposedView(t, "[]"), exposure.Options{})
 			examined := -1
 			if status != nil {
 				examined = status.Examined
@@ -126,7 +126,7 @@ func TestExposedSockets(t *testing.T) {
 func TestExposedSocketsSeldom(t *testing.T) {
 	list := fakeList{tick: time.Millisecond}
 	watch := socketWatch{bound: list.bound, root: noNames{}, now: list.now}
-	v := exposedView(t)
+	v := exposedView(t, "[]")
 	watch.look(v, exposure.Options{}) // takes a tick
 	for range socketsPause - 1 {
 		watch.look(v, exposure.Options{})
@@ -147,12 +147,12 @@ func TestExposedSocketsSeldom(t *testing.T) {
 
 // Members of a class that may not reach each other are owners of their own.
 func TestOwner(t *testing.T) {
-	v := exposedView(t)
+	v := exposedView(t, "[]")
 	got := v.owner(noNames{}, 7)
 	if got.Workload != "db" || !got.Selected || got.Users || got.Side < 1<<63 {
 		t.Errorf("a workload of a divided class: %+v", got)
 	}
-	v.divided = nil
+	v = exposedView(t, "[{}]")
 	if got := v.owner(noNames{}, 7); got.Side == 0 || got.Side >= 1<<63 {
 		t.Errorf("a workload of a class that is not divided: %+v", got)
 	}

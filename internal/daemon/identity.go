@@ -9,7 +9,6 @@ import (
 	"thole/datapath"
 	"thole/datapath/pki"
 	"thole/internal/condition"
-	"thole/watch"
 	"thole/watch/workload"
 )
 
@@ -31,7 +30,10 @@ type carrier struct {
 
 // Scan is a method of scanner.
 func (c carrier) Scan(bindings []policy.Binding) workload.Snapshot {
-	s := c.scanner.Scan(bindings)
+	return c.carryAll(c.scanner.Scan(bindings))
+}
+
+func (c carrier) carryAll(s workload.Snapshot) workload.Snapshot {
 	if c.identity == nil {
 		return s
 	}
@@ -47,16 +49,18 @@ func (c carrier) Scan(bindings []policy.Binding) workload.Snapshot {
 	return s
 }
 
-// Glance is a method of scanner. A problem is for a Scan to tell.
-func (c carrier) Glance() (watch.Glance, bool) {
-	g, ok := c.scanner.Glance()
-	if !ok || c.identity == nil {
-		return g, ok
+// Changes is a method of scanner. A problem is for a Scan to tell.
+func (c carrier) Changes(bindings []policy.Binding) workload.Snapshot {
+	s := c.scanner.Changes(bindings)
+	if c.identity == nil || !s.Partial {
+		return c.carryAll(s)
 	}
-	for i := range g.Workloads {
-		ok = ok && carry(c.identity, &g.Workloads[i]) == nil
+	for i := range s.Workloads {
+		if carry(c.identity, &s.Workloads[i]) != nil {
+			return c.Scan(bindings)
+		}
 	}
-	return g, ok
+	return s
 }
 
 // carry puts on one workload what its node's certificate says of it.

@@ -27,6 +27,7 @@ import (
 	"thole/internal/nstest"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
+	"thole/ruleset/rulesettest"
 	"thole/watch/cgroupfs"
 )
 
@@ -264,32 +265,14 @@ func (k *fakeKernel) Apply(c ruleset.Change) error {
 	if k.fail != nil {
 		return k.fail
 	}
-	want := c.Want
-	if p, ok := patchOf(c); ok {
-		if k.table == nil || !p.Fits(k.table) {
-			return errors.New("no such file or directory")
-		}
-		want = k.table.Patched(p)
-	} else if !sameTable(k.table, c.Have) {
-		return errors.New("no such file or directory")
+	want, err := rulesettest.Apply(k.table, c)
+	if err != nil {
+		return fmt.Errorf("no such file or directory: %w", err)
 	}
 	k.table = want
 	k.seen++
 	k.applied = append(k.applied, c)
 	return nil
-}
-
-// patchOf returns the patch that a change was made of; ok is false if it was none.
-func patchOf(c ruleset.Change) (p ruleset.Patch, ok bool) {
-	for _, s := range c.Steps {
-		switch s := s.(type) {
-		case ruleset.AddElements:
-			p.Added = append(p.Added, s.Set)
-		case ruleset.DeleteElements:
-			p.Removed = append(p.Removed, s.Set)
-		}
-	}
-	return p, c.Have == nil && c.Want == nil
 }
 
 // Remark notes that it was asked; there are no connections.

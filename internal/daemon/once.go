@@ -92,7 +92,7 @@ type looker struct{ cgroups *watch.Cgroups }
 
 func (l looker) Recall(loaded workload.Snapshot) { l.cgroups.Recall(loaded) }
 
-func (l looker) Glance() (watch.Glance, bool) { return watch.Glance{}, false }
+func (l looker) Changes(bindings []policy.Binding) workload.Snapshot { return l.Scan(bindings) }
 
 func (l looker) Scan(bindings []policy.Binding) workload.Snapshot { return l.cgroups.Look(bindings) }
 

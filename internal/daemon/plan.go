@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/ruleset"
-	"thole/watch/cgroupfs"
 	"thole/watch/workload"
 )
 
@@ -27,56 +25,102 @@ var errLimit = errors.New("compiling the policies")
 // errDrifted says that the table was not what this daemon had loaded.
 var errDrifted = errors.New("the loaded table is not the one that was expected")
 
+// A scope says how much of what runs is looked at, and of the policies compiled.
+type scope uint8
+
+const (
+	whatChanged scope = iota // of what runs, of which something was heard
+	allThatRuns              // and the policies as they are compiled
+	everything
+)
+
 // A plan is a change of the table that is worked out and not made.
 type plan struct {
 	set     policySet
-	found   []condition.Condition
-	running []policy.Workload
-	around  containers
-	ended   map[uint64]policy.Workload
+	found   []condition.Condition // of the last look at all
+	delta   delta
+	around  containers // then
 	remotes []policy.Remote
+	takes   bool // something living may lose an allowance
+	running int  // how many workloads run, where all is compiled
 	epoch   uint16
-	result  *compiler.Result
-	change  ruleset.Change
+
+	step   *compiler.Step // of the result that there is; nil: result is new
+	patch  ruleset.Patch  // of its table, with a step
+	result *compiler.Result
+	change ruleset.Change
 
 	loaded   *ruleset.Table   // what the change is made for
 	numbers  compiler.Numbers // of that
 	comments bool             // there is somebody to read them
 }
 
-// plan works out what a policy set means for what runs now.
-func (e *enforcer) plan(set policySet) (plan, error) {
+// observe looks at what runs now: at all of it, or where that is enough at what was heard of since. The plan says what
+// differs, and not yet what that changes of the table.
+func (e *enforcer) observe(set policySet, scope scope) plan {
 	select {
-	case <-e.changed: // what woke us is seen by this scan
+	case <-e.changed: // what woke us is seen by this look
 	default:
 	}
-	snapshot := e.runs.Scan(set.docs.Bindings)
-	workloads, unlabelled := policy.Admit(set.docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
-	p := plan{
-		set:     set,
-		found:   slices.Concat(snapshot.Conditions, doubts(set.docs.Policies, workloads, unlabelled)),
-		running: workloads,
-		around:  containers{Unlabelled: unlabelled, Parents: snapshot.Parents, Bridges: snapshot.Bridges},
-		remotes: e.remotes,
-		epoch:   e.epoch,
-		loaded:  e.loaded,
-		numbers: e.numbers,
+	look := e.runs.Changes
+	if scope > whatChanged || !e.settled || e.disbelieved || e.badTable != nil {
+		look = e.runs.Scan
 	}
-	p.running = append(p.running, e.unresolved(set, workloads)...)
-	var err error
-	if p.ended, err = outlived(e.dead, e.enforced.list(), workloads); err != nil {
-		p.found = append(p.found, condition.Condition{
-			Code: condition.EndedUnknown, Text: fmt.Sprintf("workloads that ended stay in the table: %v", err),
-		})
+	p := plan{set: set, around: e.around, remotes: e.remotes, epoch: e.epoch, loaded: e.loaded, numbers: e.numbers}
+	p.delta, p.found = e.differs(set, look(set.docs.Bindings))
+	if p.delta.containers != nil {
+		p.around = *p.delta.containers
 	}
-	if err := e.compile(&p); err != nil {
-		return p, err
+	p.takes = p.delta.takes || !e.settled || e.disbelieved || !samePolicies(e.set, set)
+	return p
+}
+
+func samePolicies(a, b policySet) bool { return reflect.DeepEqual(a.docs.Policies, b.docs.Policies) }
+
+// advance works out a plan as a step of the result that there is, which changes that. ok is false, and nothing is
+// changed, where only a compile can tell.
+func (e *enforcer) advance(p *plan) (ok bool) {
+	d := &p.delta
+	if !e.settled || e.disbelieved || d.remotesAnew || !samePolicies(e.set, p.set) ||
+		!reflect.DeepEqual(p.around.Bridges, e.around.Bridges) {
+		return false
 	}
-	if !p.change.Empty() && (p.result.Again || e.takesAway(p)) {
-		p.epoch = mark.NextEpoch(e.epoch)
-		return p, e.compile(&p)
+	c := compiler.Change{Ended: d.ended, Began: d.began, Met: d.met, Forgotten: d.forgotten}
+	if d.containers != nil {
+		c.Parents, c.Unlabelled = &d.containers.Parents, &d.containers.Unlabelled
 	}
-	return p, nil
+	if p.step, ok = e.result.Change(c); !ok {
+		return false
+	}
+	e.settled = false // until it is loaded
+	if !p.step.Empty() {
+		p.epoch = e.epochAfter(p, false)
+	}
+	p.patch, p.result = p.step.Patch(p.epoch), e.result
+	p.change = p.patch.Change(tableName)
+	return true
+}
+
+// compileAnew works out a plan of all that there is.
+func (e *enforcer) compileAnew(p *plan) error {
+	if err := e.compile(p); err != nil || p.change.Empty() {
+		return err
+	}
+	epoch := e.epochAfter(p, p.result.Again)
+	if epoch == p.epoch {
+		return nil
+	}
+	p.epoch = epoch
+	return e.compile(p)
+}
+
+// epochAfter returns the epoch for a change of the table: the next one where something living may lose an allowance, or
+// where a number is given again of which the table may remember something.
+func (e *enforcer) epochAfter(p *plan, again bool) uint16 {
+	if p.takes || again {
+		return mark.NextEpoch(e.epoch)
+	}
+	return e.epoch
 }
 
 // doubts are the notices about containers with labels that their images have too: those that count as a person's
@@ -182,10 +226,18 @@ func (e *enforcer) stillBinds(now policySet, w policy.Workload) (binding policy.
 	return binding, maps.Equal(carried(e.identity, binding.Labels), w.Labels)
 }
 
+// compile compiles all that there is then, for the plan's epoch.
 func (e *enforcer) compile(p *plan) error {
+	workloads := e.enforced.after(&p.delta)
+	p.running = 0
+	for _, w := range workloads {
+		if !e.enforced.ended[w.Cgroup.ID] && !slices.Contains(p.delta.outlived, w.Cgroup.ID) {
+			p.running++
+		}
+	}
 	result, err := compiler.Compile(compiler.Input{
 		Policies:   p.set.docs.Policies,
-		Workloads:  withEnded(p.running, p.ended),
+		Workloads:  workloads,
 		Parents:    p.around.Parents,
 		Unlabelled: p.around.Unlabelled,
 		Bridges:    p.around.Bridges,
@@ -207,99 +259,6 @@ func (e *enforcer) explain(p *plan) error {
 	return e.compile(p)
 }
 
-// takesAway reports whether a plan may end an allowance that something living has,
-// so that connections must be decided again. It says no only where all that
-// changes is that cgroups begin that had no connections, or that workloads ended
-// and left no socket.
-func (e *enforcer) takesAway(p plan) bool {
-	if !e.settled || e.disbelieved || !reflect.DeepEqual(e.set.docs.Policies, p.set.docs.Policies) ||
-		e.closes(p.around) {
-		return true
-	}
-	was := map[uint64]policy.Workload{}
-	for _, w := range e.enforced.list() {
-		was[w.Cgroup.ID] = w
-	}
-	for _, w := range p.running {
-		before, ok := was[w.Cgroup.ID]
-		if !ok && !e.beginsAlone(w) {
-			return true // it may have had connections as an unlabelled one
-		}
-		if ok && (!sameIdentity(before, w) || missing(before.Own, w.Own)) {
-			return true
-		}
-		delete(was, w.Cgroup.ID)
-	}
-	for id, w := range was {
-		if len(w.Own) > 0 {
-			return true // its addresses may be another's now
-		}
-		if _, ok := p.ended[id]; ok {
-			continue
-		}
-		if lives, err := e.dead.Lives(id); err != nil || lives {
-			return true // it is unlabelled now
-		}
-	}
-	return false
-}
-
-// beginsAlone reports whether a new workload had no connections: cgroups of thole run
-// are empty until they are in the table, and a container below a parent that the
-// table knows was closed.
-func (e *enforcer) beginsAlone(w policy.Workload) bool {
-	if w.Kind == policy.KindRun {
-		return true
-	}
-	return !e.enforced.free[w.Cgroup.ID] && slices.ContainsFunc(e.around.Parents, func(p policy.Cgroup) bool {
-		return p.Path == path.Dir(w.Cgroup.Path)
-	})
-}
-
-// closes reports whether containers that were free may be closed now, whatever they
-// are: below another parent, on another bridge, or no more known to be unlabelled.
-func (e *enforcer) closes(now containers) bool {
-	if missing(others(now.Parents), e.around.Parents) || missing(now.Bridges, e.around.Bridges) {
-		return true
-	}
-	free := map[uint64]policy.Unlabelled{}
-	for _, u := range now.Unlabelled {
-		free[u.Cgroup.ID] = u
-	}
-	for _, before := range e.around.Unlabelled {
-		u, ok := free[before.Cgroup.ID]
-		if ok && !missing(before.Own, u.Own) {
-			continue
-		}
-		if len(before.Own) > 0 {
-			return true // its addresses may be another's now
-		}
-		if lives, err := e.dead.Lives(before.Cgroup.ID); err != nil || lives {
-			return true
-		}
-	}
-	return false
-}
-
-// others are the parents but that of thole run's scopes, which is empty when it is made.
-func others(parents []policy.Cgroup) []policy.Cgroup {
-	return slices.DeleteFunc(slices.Clone(parents), func(p policy.Cgroup) bool {
-		return p.Path == cgroupfs.TholeSlice
-	})
-}
-
-// missing reports whether something of one list is not in the other.
-func missing[T any](of, in []T) bool {
-	return slices.ContainsFunc(of, func(a T) bool {
-		return !slices.ContainsFunc(in, func(b T) bool { return reflect.DeepEqual(a, b) })
-	})
-}
-
-// sameIdentity reports whether no policy can tell two states of a cgroup apart.
-func sameIdentity(a, b policy.Workload) bool {
-	return maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Facts, b.Facts) && maps.Equal(a.Doubtful, b.Doubtful)
-}
-
 // commit changes the table as planned. If it fails, the table is as before, and
 // the plan is forgotten.
 func (e *enforcer) commit(p plan) error {
@@ -310,9 +269,12 @@ func (e *enforcer) commit(p plan) error {
 		if err := e.sweep(p.epoch); err != nil {
 			return fmt.Errorf("%w. The previous table stays in force", err)
 		}
-		if err := e.load(p.change, func() *ruleset.Table { return &p.result.Table }); err != nil {
+		if err := e.load(p.change, p.table); err != nil {
 			return fmt.Errorf("loading the table: %w. The previous table stays in force", err)
 		}
+	}
+	if p.step != nil {
+		p.result.Table.Patch(p.patch)
 	}
 	e.loaded = &p.result.Table
 	if e.heed(); !e.disarmed.IsZero() { // just now: "thole cleanup" found no table yet
@@ -325,9 +287,17 @@ func (e *enforcer) commit(p plan) error {
 		return nil
 	}
 	e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps),
-		"workloads", len(p.running), "ended", len(p.ended))
-	e.remember()
+		"began", len(p.delta.began), "ended", len(p.delta.ended))
+	e.record(p)
 	return nil
+}
+
+// table returns what the table becomes.
+func (p *plan) table() *ruleset.Table {
+	if p.step != nil {
+		return p.result.Table.Patched(p.patch)
+	}
+	return &p.result.Table
 }
 
 // withhold loads nothing, because Thole is disarmed. Requests are answered by the plan all the same.
@@ -342,8 +312,9 @@ func (e *enforcer) withhold(p plan) error {
 // adoptPlan makes a plan what requests are answered from.
 func (e *enforcer) adoptPlan(p plan) {
 	e.result, e.set, e.numbers, e.warnings = p.result, p.set, p.result.Numbers, apiMessages(p.result.Warnings)
-	e.enforced, e.around = newRoster(p.running, p.ended, p.around.Unlabelled), p.around
-	e.met = p.remotes
+	e.enforced.take(&p.delta)
+	e.around, e.met = p.around, p.remotes
+	e.classes.take(&p)
 	e.report(p.found)
 	e.badTable, e.retry = nil, retryFirst
 	e.applied = e.now()
@@ -429,17 +400,21 @@ func (e *enforcer) remember() {
 		"are lost when the daemon is started again, unless they can be written before", err)
 }
 
-// record stores what a small change changes of that. All is stored where the changes
-// would be more to read than that.
-func (e *enforcer) record(t turnover, d compiler.Difference) {
-	c := memoryChange{Began: t.began, Numbers: d.Numbers}
-	for _, w := range t.ended {
-		c.Ended = append(c.Ended, w.Cgroup.ID)
-	}
-	all, _, _ := e.enforced.count()
-	if !e.state.saveChange(c, max(leastChanges, all)) {
+// record stores what a plan changes of that. All is stored where the changes would be more to read.
+func (e *enforcer) record(p plan) {
+	all, _, _ := e.enforced.sizes()
+	if p.step == nil || !e.state.saveChange(p.memoryChange(), max(leastChanges, all)) {
 		e.remember()
 	}
+}
+
+func (p *plan) memoryChange() memoryChange {
+	c := memoryChange{Began: slices.Concat(p.delta.began, p.delta.renamed), Numbers: p.step.Numbers, Epoch: p.epoch,
+		Containers: p.delta.containers, Met: p.delta.met, Forgotten: p.delta.forgotten}
+	for _, w := range p.delta.ended {
+		c.Ended = append(c.Ended, w.Cgroup.ID)
+	}
+	return c
 }
 
 func (e *enforcer) failed(err error) {

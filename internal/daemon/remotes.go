@@ -68,7 +68,7 @@ func (t *remoteTimes) keep(remotes []policy.Remote) {
 // Class is a method of fleet.Table.
 func (e *enforcer) Class(r policy.Remote) (class uint32, ok bool) {
 	key := remoteKey(r)
-	if class, ok = e.view.Load().remotes[key]; ok {
+	if class, ok = e.classes.of(key); ok {
 		e.proven.note(key, e.now())
 	}
 	return class, ok
@@ -99,7 +99,7 @@ func (e *enforcer) Believe(ctx context.Context, node *pki.Node, trust *pki.Trust
 func (e *enforcer) Forget(ctx context.Context) { _ = e.order(ctx, e.sweepRemotes) } // it fails when the daemon stops
 
 // Remotes is a method of fleet.Node.
-func (e *enforcer) Remotes() int { return len(e.view.Load().remotes) }
+func (e *enforcer) Remotes() int { return e.classes.len() }
 
 // adoptCredentials has the enforcer use what this node's certificate says of its workloads, and whom it trusts. What
 // is not known (nil) stays as it was.
@@ -114,10 +114,8 @@ func (e *enforcer) adoptCredentials(node *pki.Node, trust *pki.Trust) {
 
 // meet has the table know what another node's workload proved.
 func (e *enforcer) meet(r policy.Remote) error {
-	if slices.ContainsFunc(e.remotes, func(known policy.Remote) bool {
-		return !known.Ended && remoteKey(known) == remoteKey(r)
-	}) {
-		return e.reconcile() // it was not loaded the last time
+	if slices.ContainsFunc(e.remotes, func(known policy.Remote) bool { return sameRemote(&known, &r) }) {
+		return e.catchUp() // it was not loaded the last time
 	}
 	if e.vouches != nil && !e.vouches(r.Certificate) {
 		return fmt.Errorf("%w: the certificate of node %s, just now", pki.ErrRevoked, r.Node)
@@ -126,7 +124,7 @@ func (e *enforcer) meet(r policy.Remote) error {
 		return err
 	}
 	e.remotes = append(slices.Clone(e.remotes), r)
-	err := e.reconcile()
+	err := e.catchUp()
 	if err != nil {
 		e.remotes = e.remotes[:len(e.remotes)-1]
 	}
@@ -288,15 +286,60 @@ func userLabels(w policy.Workload) map[string]string {
 	return labels
 }
 
-// publishFleet adds to a view what the datapath asks.
-func (e *enforcer) publishFleet(v *view) {
-	if e.fleet == nil || e.result == nil {
-		return
+// remoteClasses are the classes of Remotes in the loaded table that are believed. The enforcer changes them with the
+// table; the datapath reads them.
+type remoteClasses struct {
+	mu    sync.RWMutex
+	byKey map[string]uint32 // by remoteKey
+}
+
+func (c *remoteClasses) of(key string) (class uint32, ok bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	class, ok = c.byKey[key]
+	return class, ok
+}
+
+func (c *remoteClasses) len() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.byKey)
+}
+
+// take takes over a plan that is loaded.
+func (c *remoteClasses) take(p *plan) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first := 0 // of p.remotes, that is not known
+	if p.step != nil && c.byKey != nil {
+		for _, r := range p.delta.forgotten {
+			delete(c.byKey, remoteKey(r))
+		}
+		first = len(p.remotes) - len(p.delta.met)
+	} else {
+		c.byKey = map[string]uint32{}
 	}
-	v.remotes = map[string]uint32{}
-	for i, class := range e.result.Remotes {
-		if r := e.met[i]; !r.Ended {
-			v.remotes[remoteKey(r)] = class
+	for i := first; i < len(p.result.Remotes); i++ { // none without a fleet
+		if r := p.remotes[i]; !r.Ended {
+			c.byKey[remoteKey(r)] = p.result.Remotes[i]
 		}
 	}
+}
+
+// sameRemote reports whether the same was proven, and is believed or is not.
+func sameRemote(a, b *policy.Remote) bool {
+	return a.Address == b.Address && a.Node == b.Node && a.Certificate == b.Certificate && a.Ended == b.Ended &&
+		maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Unsaid, b.Unsaid)
+}
+
+// withoutRemotes returns a list without some.
+func withoutRemotes(list, some []policy.Remote) []policy.Remote {
+	if len(some) == 0 {
+		return list
+	}
+	gone := map[string]bool{}
+	for _, r := range some {
+		gone[remoteKey(r)] = true
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(r policy.Remote) bool { return gone[remoteKey(r)] })
 }

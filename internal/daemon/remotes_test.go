@@ -17,7 +17,6 @@ import (
 	"thole/datapath/pki"
 	"thole/datapath/pki/pkitest"
 	"thole/ruleset"
-	"thole/watch"
 	"thole/watch/workload"
 )
 
@@ -36,9 +35,9 @@ func (m marks) Remark(mask, bits uint32, change func(uint32) uint32) (int, error
 // idle is a scanner that finds nothing.
 type idle struct{}
 
-func (idle) Scan([]policy.Binding) workload.Snapshot { return workload.Snapshot{} }
-func (idle) Glance() (watch.Glance, bool)            { return watch.Glance{}, false }
-func (idle) Recall(workload.Snapshot)                {}
+func (idle) Scan([]policy.Binding) workload.Snapshot    { return workload.Snapshot{} }
+func (idle) Changes([]policy.Binding) workload.Snapshot { return workload.Snapshot{Partial: true} }
+func (idle) Recall(workload.Snapshot)                   {}
 
 // A remotesBench is an enforcer over a fake kernel, without goroutines.
 type remotesBench struct {
@@ -57,7 +56,7 @@ func newRemotesBench(t *testing.T) *remotesBench {
 	b.enforcer = &enforcer{
 		kernel: &fakeKernel{}, connections: marks{}, runs: idle{}, dead: graves{},
 		state: state, log: slog.New(slog.DiscardHandler), now: func() time.Time { return b.clock },
-		fleet: &compiler.Fleet{}, set: defaultSet(), epoch: 1, enforced: newRoster(nil, nil, nil),
+		fleet: &compiler.Fleet{}, set: defaultSet(), epoch: 1, enforced: newRoster(nil, nil),
 	}
 	if err := b.reconcile(); err != nil {
 		t.Fatal(err)
@@ -96,7 +95,7 @@ func (b *remotesBench) connect() {
 }
 
 func (b *remotesBench) known(r policy.Remote) bool {
-	_, ok := b.view.Load().remotes[remoteKey(r)]
+	_, ok := b.classes.of(remoteKey(r))
 	return ok
 }
 
@@ -168,7 +167,7 @@ func TestRemotesOfAll(t *testing.T) {
 func TestRemotesEnd(t *testing.T) {
 	b := newRemotesBench(t)
 	b.fill(2, 2)
-	class, epoch := b.view.Load().remotes[remoteKey(remote(0, 1))], b.epoch
+	class, epoch := b.classes.byKey[remoteKey(remote(0, 1))], b.epoch
 	believed := func() []uint32 {
 		table := b.kernel.(*fakeKernel).loaded()
 		at := slices.IndexFunc(table.Sets, func(s ruleset.Set) bool { return s.Name == "remotes" })
@@ -196,7 +195,7 @@ func TestRemotesEnd(t *testing.T) {
 	}
 	again := remote(0, 1)
 	again.Certificate = "ca/2" // its node has another by now
-	if err := b.meet(again); err != nil || b.view.Load().remotes[remoteKey(again)] == class {
+	if err := b.meet(again); err != nil || b.classes.byKey[remoteKey(again)] == class {
 		t.Errorf("the same labels, proven anew: %v", err)
 	}
 	b.sweepRemotes()
@@ -208,7 +207,7 @@ func TestRemotesEnd(t *testing.T) {
 	if n := len(b.remotes); n != 3 {
 		t.Errorf("%d are kept after the last connection has ended", n)
 	}
-	if got := b.view.Load().remotes[remoteKey(again)]; got == class || got == 0 {
+	if got := b.classes.byKey[remoteKey(again)]; got == class || got == 0 {
 		t.Errorf("the other one has class %#x now", got)
 	}
 	epoch = b.epoch

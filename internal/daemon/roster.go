@@ -9,38 +9,51 @@ import (
 	"thole/compiler/policy"
 )
 
-// A roster are the workloads in the loaded table. The enforcer changes it where few of
-// them begin or end, and makes a new one where anything else changes; requests read it.
+// A roster are the workloads in the loaded table. The enforcer changes it with the table; requests read it.
 type roster struct {
 	mu        sync.RWMutex               // the enforcer's goroutine needs it to write only
 	workloads map[uint64]policy.Workload // by their cgroup's id
 	ended     map[uint64]bool            // those of them whose cgroup is gone
 	paths     map[string]uint64          // cgroups that say something, by name: these, and unlabelled containers
-	free      map[uint64]bool            // ids of those
+	free      map[uint64]string          // those, by id
 	runs      int                        // of thole run, that have not ended
 }
 
-func newRoster(running []policy.Workload, ended map[uint64]policy.Workload, free []policy.Unlabelled) *roster {
-	r := &roster{workloads: map[uint64]policy.Workload{}, ended: map[uint64]bool{}, paths: map[string]uint64{},
-		free: map[uint64]bool{}}
-	for _, u := range free {
-		r.free[u.Cgroup.ID] = true
-		r.paths[u.Cgroup.Path] = u.Cgroup.ID
-	}
-	for _, w := range withEnded(running, ended) {
-		r.enter(w)
-	}
-	for id := range ended {
-		r.end(id)
-	}
+func newRoster(workloads []policy.Workload, free []policy.Unlabelled) *roster {
+	r := &roster{workloads: map[uint64]policy.Workload{}, ended: map[uint64]bool{}, paths: map[string]uint64{}}
+	r.take(&delta{began: workloads, containers: &containers{Unlabelled: free}})
 	return r
 }
 
 func (r *roster) enter(w policy.Workload) {
+	if before, known := r.workloads[w.Cgroup.ID]; known {
+		r.count(before, -1)
+	}
+	r.count(w, 1)
 	r.workloads[w.Cgroup.ID] = w
 	r.paths[w.Cgroup.Path] = w.Cgroup.ID
-	if w.Kind == policy.KindRun {
-		r.runs++
+}
+
+// count counts a workload that has not ended.
+func (r *roster) count(w policy.Workload, more int) {
+	if w.Kind == policy.KindRun && !r.ended[w.Cgroup.ID] {
+		r.runs += more
+	}
+}
+
+// setFree notes which containers are unlabelled.
+func (r *roster) setFree(unlabelled []policy.Unlabelled) {
+	for id, path := range r.free {
+		if r.paths[path] == id {
+			delete(r.paths, path)
+		}
+	}
+	r.free = make(map[uint64]string, len(unlabelled))
+	for _, u := range unlabelled {
+		r.free[u.Cgroup.ID] = u.Cgroup.Path
+		if _, bound := r.paths[u.Cgroup.Path]; !bound {
+			r.paths[u.Cgroup.Path] = u.Cgroup.ID
+		}
 	}
 }
 
@@ -48,33 +61,53 @@ func (r *roster) enter(w policy.Workload) {
 // may be another's by now.
 func (r *roster) end(id uint64) {
 	w := r.workloads[id]
-	if w.Kind == policy.KindRun && !r.ended[id] {
-		r.runs--
-	}
+	r.count(w, -1)
 	w.Own = nil
 	r.workloads[id], r.ended[id] = w, true
 }
 
 func (r *roster) remove(id uint64) {
 	r.end(id)
-	delete(r.paths, r.workloads[id].Cgroup.Path)
+	if path := r.workloads[id].Cgroup.Path; r.paths[path] == id {
+		delete(r.paths, path)
+	}
 	delete(r.workloads, id)
 	delete(r.ended, id)
 }
 
-// take makes a change of few.
-func (r *roster) take(t turnover) {
+// take makes a delta.
+func (r *roster) take(d *delta) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, w := range t.outlived {
-		r.end(w.Cgroup.ID)
-	}
-	for _, w := range t.ended {
+	ended := map[uint64]bool{}
+	for _, w := range d.ended {
+		ended[w.Cgroup.ID] = r.ended[w.Cgroup.ID]
 		r.remove(w.Cgroup.ID)
 	}
-	for _, w := range t.began {
+	for _, w := range slices.Concat(d.began, d.renamed) {
 		r.enter(w)
+		if ended[w.Cgroup.ID] {
+			r.end(w.Cgroup.ID)
+		}
 	}
+	for _, id := range d.outlived {
+		r.end(id)
+	}
+	if d.containers != nil {
+		r.setFree(d.containers.Unlabelled)
+	}
+}
+
+// after returns what the workloads become by a delta, also where it was taken.
+func (r *roster) after(d *delta) []policy.Workload {
+	all := maps.Clone(r.workloads)
+	for _, w := range d.ended {
+		delete(all, w.Cgroup.ID)
+	}
+	for _, w := range slices.Concat(d.began, d.renamed) {
+		all[w.Cgroup.ID] = w
+	}
+	return slices.Collect(maps.Values(all))
 }
 
 // list returns the workloads.
@@ -120,8 +153,8 @@ type namer interface {
 	Named(id uint64) (cgroup string, err error)
 }
 
-// count returns how many there are, how many of them ended, and how many are thole run's.
-func (r *roster) count() (all, ended, runs int) {
+// sizes returns how many there are, how many of them ended, and how many are thole run's.
+func (r *roster) sizes() (all, ended, runs int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return len(r.workloads), len(r.ended), r.runs
@@ -129,6 +162,6 @@ func (r *roster) count() (all, ended, runs int) {
 
 // gone returns how many of them ended.
 func (r *roster) gone() int {
-	_, ended, _ := r.count()
+	_, ended, _ := r.sizes()
 	return ended
 }

@@ -61,7 +61,7 @@ type memory struct {
 	containers
 }
 
-// A memoryChange is what a small change of the table changes of the memory. The file with
+// A memoryChange is what a step of the table changes of the memory. The file with
 // the memory is replaced as a whole, with its changes; a change is appended with one
 // write, after the kernel took it. Killed in between, the daemon that comes knows the
 // table as it was before, which is as if it had been killed before it wrote a memory.
@@ -69,13 +69,11 @@ type memoryChange struct {
 	Began   []policy.Workload    `json:"began,omitempty"`
 	Ended   []uint64             `json:"ended,omitempty"` // ids of cgroups
 	Numbers compiler.Renumbering `json:"numbers"`
-}
 
-// What a table knows of containers beside the workloads (compiler.Input).
-type containers struct {
-	Unlabelled []policy.Unlabelled `json:"unlabelled,omitempty"`
-	Parents    []policy.Cgroup     `json:"parents,omitempty"`
-	Bridges    []policy.Bridge     `json:"bridges,omitempty"`
+	Epoch      uint16          `json:"epoch,omitempty"`      // 0: as it was
+	Containers *containers     `json:"containers,omitempty"` // nil: as they were
+	Met        []policy.Remote `json:"met,omitempty"`
+	Forgotten  []policy.Remote `json:"forgotten,omitempty"`
 }
 
 const stateVersion = 1
@@ -225,6 +223,13 @@ func (m *memory) change(changes []memoryChange) {
 			workloads[w.Cgroup.ID] = w
 		}
 		m.Numbers.Renumber(c.Numbers)
+		if c.Epoch != 0 {
+			m.Epoch = c.Epoch
+		}
+		if c.Containers != nil {
+			m.containers = *c.Containers
+		}
+		m.Remotes = append(withoutRemotes(m.Remotes, c.Forgotten), c.Met...)
 	}
 	m.Workloads = slices.Collect(maps.Values(workloads))
 }

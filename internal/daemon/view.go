@@ -26,31 +26,16 @@ type view struct {
 
 	identity *identity // this node's, in a fleet; nil: not known
 
-	remotes map[string]uint32 // in a fleet: classes by remoteKey
-	locals  sync.Map          // datapath.Workload by cgroup, of those that were asked for
-
-	divided map[uint32]bool // classes whose members may not reach each other
+	locals sync.Map // datapath.Workload by cgroup, of those that were asked for
 }
 
 // publish makes a view of the enforcer's state.
 func (e *enforcer) publish() {
-	v := e.newView()
-	e.publishFleet(v)
-	v.divided = dividedClasses(e.result)
-	e.view.Store(v)
-}
-
-// publishSmall is publish after a small change, which is of nobody with an address, here
-// or on another node.
-func (e *enforcer) publishSmall() {
-	v := e.newView()
-	last := e.view.Load()
-	v.remotes, v.divided = last.remotes, last.divided
-	e.view.Store(v)
+	e.view.Store(e.newView())
 }
 
 func (e *enforcer) newView() *view {
-	all, ended, runs := e.enforced.count()
+	all, ended, runs := e.enforced.sizes()
 	problems, notices := condition.Split(slices.Concat(e.setConditions(), e.found))
 	return &view{
 		status: api.Status{
@@ -114,7 +99,7 @@ func (p plan) answer(dryRun bool) api.ApplyResponse {
 		DryRun:    dryRun,
 		Epoch:     p.epoch,
 		Policies:  len(p.set.docs.Policies),
-		Workloads: len(p.running),
+		Workloads: p.running,
 		Classes:   p.result.Len(),
 		Diff:      p.change.String(),
 		Warnings:  apiMessages(p.result.Warnings),

@@ -47,12 +47,13 @@ func BenchmarkScale(b *testing.B) {
 				whole = append(whole, time.Since(began))
 
 				began = time.Now()
-				one, ok := r.Difference(all[workloads:], nil)
+				step, ok := r.Change(compiler.Change{Began: all[workloads:]})
 				if !ok {
 					b.Fatal("one workload more of a class needs all to be compiled")
 				}
-				must(b, conn.Apply(one.Patch.Change("thole")))
-				r.Take(one)
+				patch := step.Patch(1)
+				must(b, conn.Apply(patch.Change("thole")))
+				r.Table.Patch(patch)
 				more = append(more, time.Since(began))
 			}
 			must(b, conn.Close())

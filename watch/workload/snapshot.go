@@ -5,8 +5,12 @@ import (
 	"thole/internal/condition"
 )
 
-// A Snapshot is what ran at one moment.
+// A Snapshot is what ran at one moment. A Partial one says of single cgroups what became of them since the snapshot
+// before, and of all else that it is as it was.
 type Snapshot struct {
+	Partial bool
+	Gone    []string // of a Partial one: cgroups that are no workload, or not any more; those of Workloads are
+
 	Workloads  []policy.Workload     // one a cgroup, by path
 	Unlabelled []policy.Unlabelled   // containers without labels, by path
 	Parents    []policy.Cgroup       // cgroups that belong to containers alone, by path

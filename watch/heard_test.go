@@ -9,23 +9,24 @@ import (
 
 	"thole/compiler/policy"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
 
 // What happens to one scope is seen without looking at any other; what may be more than
 // that is left to a Scan.
-func TestGlance(t *testing.T) {
+func TestChanges(t *testing.T) {
 	tr := newTree(t)
 	first := tr.create("first")
-	if _, ok := tr.cgroups.Glance(); ok {
-		t.Error("a glance before the first scan")
+	if _, ok := tr.cgroups.lookAtHeard(); ok {
+		t.Error("single cgroups before the first scan")
 	}
 	tr.cgroups.Scan(nil)
-	if g, ok := tr.cgroups.Glance(); !ok || len(g.Workloads)+len(g.Gone) > 0 {
+	if g, ok := tr.cgroups.lookAtHeard(); !ok || len(g.Workloads)+len(g.Gone) > 0 {
 		t.Fatalf("nothing happened: %+v, %v", g, ok)
 	}
 	second := tr.create("second")
-	g, ok := tr.cgroups.Glance()
-	want := Glance{Workloads: []policy.Workload{second.workload()}}
+	g, ok := tr.cgroups.lookAtHeard()
+	want := workload.Snapshot{Partial: true, Workloads: []policy.Workload{second.workload()}}
 	if diff := cmp.Diff(want, g, byValue); !ok || diff != "" {
 		t.Fatalf("one was made: %v (-want +got)\n%s", ok, diff)
 	}
@@ -35,7 +36,9 @@ func TestGlance(t *testing.T) {
 	}
 	tr.scopes.Settle(second)
 	end(p)
-	tr.untilGlance("its end", func(g Glance) bool { return slices.Equal(g.Gone, []string{second.Cgroup.Path}) })
+	tr.untilPartial("its end", func(s workload.Snapshot) bool {
+		return slices.Equal(s.Gone, []string{second.Cgroup.Path})
+	})
 	if tr.id(second.Cgroup.Path) != 0 || tr.id(first.Cgroup.Path) == 0 {
 		t.Error("the empty scope was not removed, or one that has not begun was")
 	}
@@ -49,7 +52,7 @@ func TestGlance(t *testing.T) {
 			tr.in(cgroupfs.TholeSlice + "/stranger").ID()
 			tr.cgroups.Touch(cgroupfs.TholeSlice + "/stranger")
 		},
-		"more than a glance is for": func() {
+		"more than single cgroups": func() {
 			for i := range maxHeard + 1 {
 				tr.cgroups.Touch(cgroupfs.TholeSlice + "/" + string(rune('a'+i)))
 			}
@@ -61,25 +64,25 @@ func TestGlance(t *testing.T) {
 	} {
 		tr.cgroups.Scan(nil)
 		f()
-		if _, ok := tr.cgroups.Glance(); ok {
-			t.Errorf("%s: a glance was enough", what)
+		if _, ok := tr.cgroups.lookAtHeard(); ok {
+			t.Errorf("%s: single cgroups were enough", what)
 		}
 	}
 }
 
-// untilGlance glances at each change until it is as wanted.
-func (tr *tree) untilGlance(what string, ok func(Glance) bool) {
+// untilPartial looks at each change until it is as wanted.
+func (tr *tree) untilPartial(what string, ok func(workload.Snapshot) bool) {
 	tr.t.Helper()
 	deadline := time.After(patience)
 	for {
-		g, enough := tr.cgroups.Glance()
+		g, enough := tr.cgroups.lookAtHeard()
 		if enough && ok(g) {
 			return
 		}
 		select {
 		case <-tr.cgroups.Changed():
 		case <-deadline:
-			tr.t.Fatalf("waited %v for %s; the glance is %+v, %v", patience, what, g, enough)
+			tr.t.Fatalf("waited %v for %s; they are %+v, %v", patience, what, g, enough)
 		}
 	}
 }

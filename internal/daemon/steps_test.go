@@ -14,12 +14,12 @@ import (
 	"thole/ruleset"
 )
 
-// small returns how many of the changes from the n-th on were of elements alone.
-func (k *fakeKernel) small(n int) (count int) {
+// steps returns how many of the changes from the n-th on were made without a compile of all.
+func (k *fakeKernel) steps(n int) (count int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, c := range k.applied[n:] {
-		if _, ok := patchOf(c); ok {
+		if c.Have == nil && c.Want == nil {
 			count++
 		}
 	}
@@ -69,8 +69,8 @@ func TestSmallChanges(t *testing.T) {
 	more[0].end()
 	b.until("the end of one", func() bool { return !b.knows(more[0].Answer.ID) && b.status().Runs == 3 })
 	b.asCompiled()
-	if n, small := b.kernel.changes()-changes, b.kernel.small(changes); n != small || small < 4 {
-		t.Errorf("%d of %d changes were of elements alone; want all", small, n)
+	if n, small := b.kernel.changes()-changes, b.kernel.steps(changes); n != small || small < 4 {
+		t.Errorf("%d of %d changes were made without a compile of all; want all", small, n)
 	}
 	if s := b.status(); s.Epoch != epoch || s.Workloads != 3 || s.Classes != 1 {
 		t.Errorf("status %+v; want epoch %d", s, epoch)

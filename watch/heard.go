@@ -6,15 +6,10 @@ import (
 
 	"thole/compiler/policy"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
 
-// A Glance is what is at single cgroups now, of which something was heard.
-type Glance struct {
-	Workloads []policy.Workload
-	Gone      []string // cgroups that are no workload, or not any more
-}
-
-// maxHeard is how many cgroups a Glance looks at. Where more changed, a Scan costs little more.
+// maxHeard is how many single cgroups Changes looks at. Where more changed, a Scan costs little more.
 const maxHeard = 1000
 
 // heard is what was heard of the tree since it was last looked at.
@@ -58,27 +53,35 @@ func (c *Cgroups) listen() heard {
 	return h
 }
 
-// Glance looks at those cgroups alone of which something was heard since the last Scan
-// or Glance, and removes empty ones of thole run. What it says completes that Scan. ok is
-// false where only a Scan can tell: something else was heard, or one cgroup's change may
-// be another's.
-func (c *Cgroups) Glance() (g Glance, ok bool) {
+// Changes looks at those cgroups alone of which something was heard since the last Scan or Changes, and removes empty
+// ones of thole run: the snapshot is Partial. Where only a Scan can tell, because something else was heard, or one
+// cgroup's change may be another's, it returns a Scan's.
+func (c *Cgroups) Changes(bindings []policy.Binding) workload.Snapshot {
+	if s, ok := c.lookAtHeard(); ok {
+		return s
+	}
+	return c.Scan(bindings)
+}
+
+// lookAtHeard returns a Partial snapshot; ok is false where only a Scan can tell.
+func (c *Cgroups) lookAtHeard() (s workload.Snapshot, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.listen()
 	if h.everything {
-		return g, false
+		return s, false
 	}
+	s.Partial = true
 	for cgroup := range h.cgroups {
-		if !c.glanceScope(&g, cgroup) {
-			return Glance{}, false
+		if !c.lookAtScope(&s, cgroup) {
+			return workload.Snapshot{}, false
 		}
 	}
-	return g, true
+	return s, true
 }
 
-// glanceScope looks at one cgroup of thole run. It needs the lock.
-func (c *Cgroups) glanceScope(g *Glance, cgroup string) bool {
+// lookAtScope looks at one cgroup of thole run. It needs the lock.
+func (c *Cgroups) lookAtScope(s *workload.Snapshot, cgroup string) bool {
 	if id, err := c.root.ID(cgroupfs.TholeSlice); err != nil || id != c.slice || c.bound {
 		return false
 	}
@@ -88,14 +91,14 @@ func (c *Cgroups) glanceScope(g *Glance, cgroup string) bool {
 			failed = true
 		}
 	}
-	run, lives, problem := c.scopes.glance(strings.TrimPrefix(cgroup, cgroupfs.TholeSlice+"/"), watch)
+	run, lives, problem := c.scopes.lookAt(strings.TrimPrefix(cgroup, cgroupfs.TholeSlice+"/"), watch)
 	switch {
 	case problem || failed:
 		return false
 	case lives:
-		g.Workloads = append(g.Workloads, run.workload())
+		s.Workloads = append(s.Workloads, run.workload())
 	default:
-		g.Gone = append(g.Gone, cgroup)
+		s.Gone = append(s.Gone, cgroup)
 		if path := c.root.Path(cgroup + "/" + cgroupfs.EventsFile); c.watched[path] != 0 {
 			c.drop(path)
 		}

@@ -1,0 +1,458 @@
+package compiler
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+
+	"thole/compiler/policy"
+	nft "thole/ruleset"
+)
+
+// A Change is what becomes different of what a Result was compiled of, while its policies and options stay.
+type Change struct {
+	Ended, Began []policy.Workload // what became another workload is in both
+
+	Parents    *[]policy.Cgroup // all of them; nil: as they were
+	Unlabelled *[]policy.Unlabelled
+
+	Met, Forgotten []policy.Remote
+}
+
+// A Step is a Change of a Result, and what it makes of the table.
+type Step struct {
+	Numbers Renumbering
+	result  *Result
+	edit    edit
+	classes bool // some came or went
+	levels  []level
+	dirty   bool // the chains are others
+}
+
+// A Renumbering is a change of Numbers, but for their epoch.
+type Renumbering struct {
+	Set   map[string]uint32 `json:"set,omitempty"`
+	Drop  []string          `json:"drop,omitempty"`
+	Next  uint32            `json:"next"`
+	Freed []uint32          `json:"freed,omitempty"` // more of them
+
+	Remotes     map[string]uint32 `json:"remotes,omitempty"`
+	DropRemotes []string          `json:"dropRemotes,omitempty"`
+	NextRemote  uint32            `json:"nextRemote,omitempty"` // 0: as it was
+}
+
+// Renumber changes n.
+func (n *Numbers) Renumber(by Renumbering) {
+	n.Workloads = renumbered(n.Workloads, by.Drop, by.Set)
+	n.Next = by.Next
+	if len(by.Remotes)+len(by.DropRemotes) > 0 {
+		n.Remotes = renumbered(n.Remotes, by.DropRemotes, by.Remotes)
+	}
+	if by.NextRemote != 0 {
+		n.NextRemote = by.NextRemote
+	}
+	for _, number := range by.Freed {
+		if at, found := slices.BinarySearch(n.Freed, number); !found {
+			n.Freed = slices.Insert(n.Freed, at, number)
+		}
+	}
+}
+
+func renumbered(numbers map[string]uint32, drop []string, set map[string]uint32) map[string]uint32 {
+	if numbers == nil {
+		numbers = map[string]uint32{}
+	}
+	for _, key := range drop {
+		delete(numbers, key)
+	}
+	maps.Copy(numbers, set)
+	return numbers
+}
+
+// Change changes r, but for its table: that is for Step.Patch to say. What r then says is what Compile says of all
+// that there is then, with the numbers that r has then; it costs what the change costs, however much else there is. A
+// class that comes or goes costs what it says, and what others say of it.
+//
+// ok is false, and nothing is changed, where only Compile can tell:
+//
+//   - a workload that begins or ends has networks of its own, or contains an unlabelled container; or such a container
+//     has networks of its own;
+//   - one begins that is there, or ends that is not; or no number is left;
+//   - the elements of r have comments, in which others are counted.
+func (r *Result) Change(c Change) (s *Step, ok bool) {
+	if r.classes == nil {
+		return nil, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.canChange(&c) {
+		return nil, false
+	}
+	l := r.lowering
+	s = &Step{
+		result: r, edit: edit{gone: map[string][]nft.Element{}, come: map[string][]nft.Element{}},
+		Numbers: Renumbering{Set: map[string]uint32{}, Next: r.Numbers.Next, Remotes: map[string]uint32{}},
+		levels:  slices.Clone(l.levels),
+	}
+	l.edit = &s.edit
+	s.change(&c)
+	l.edit = nil
+	r.Numbers.Renumber(s.Numbers)
+	if s.classes {
+		r.describeClasses()
+	}
+	s.settle()
+	return s, true
+}
+
+// canChange reports whether Change can tell.
+func (r *Result) canChange(c *Change) bool {
+	if r.lowering.comments || !r.numbersLeft(len(c.Began), len(c.Met)) {
+		return false
+	}
+	ended := map[string]bool{} // paths
+	for i := range c.Ended {
+		w := &c.Ended[i]
+		m, bound := r.lowering.bound[w.Cgroup.Path]
+		if !r.isAlone(w) || !bound || m.Cgroup.ID != w.Cgroup.ID || m.HasOwnNetwork() || ended[w.Cgroup.Path] {
+			return false
+		}
+		ended[w.Cgroup.Path] = true
+	}
+	began := map[string]bool{} // keys
+	for i := range c.Began {
+		w := &c.Began[i]
+		for _, key := range keysOf(w) {
+			_, had := r.Numbers.Workloads[key]
+			if began[key] || had && !ended[w.Cgroup.Path] {
+				return false
+			}
+			began[key] = true
+		}
+		if !r.isAlone(w) {
+			return false
+		}
+	}
+	if c.Unlabelled == nil {
+		return true
+	}
+	gone, come := compareUnlabelled(r.lowering.unlabelled, *c.Unlabelled)
+	return !slices.ContainsFunc(slices.Concat(gone, come), func(u policy.Unlabelled) bool {
+		for cgroup := range above(u.Cgroup.Path) {
+			if began[cgroup] || ended[cgroup] {
+				return true
+			}
+		}
+		return len(u.Own) > 0
+	})
+}
+
+// isAlone reports whether nothing but the sets of its depth says where a workload is.
+func (r *Result) isAlone(w *policy.Workload) bool {
+	return w.Kind != policy.KindAddress && w.Cgroup.Path != "" && !w.HasOwnNetwork() &&
+		r.lowering.above[w.Cgroup.Path] == 0
+}
+
+// numbersLeft reports whether there are numbers for so many workloads, each with a class and a number of its own, and
+// for so many of other nodes, without one that was given up in this epoch.
+func (r *Result) numbersLeft(workloads, remotes int) bool {
+	return len(r.taken)+len(r.Numbers.Freed)+2*workloads <= lastWorkloadClass-firstWorkloadClass &&
+		len(r.takenRemotes)+len(r.Numbers.Freed)+remotes <= lastRemoteClass-firstRemoteClass
+}
+
+// compare returns what of one list is not in the other, and the other way round. Items have a cgroup, each another.
+func compare[T any](had, has []T, cgroup func(*T) policy.Cgroup, same func(a, b *T) bool) (gone, come []T) {
+	known := make(map[policy.Cgroup]*T, len(had))
+	for i := range had {
+		known[cgroup(&had[i])] = &had[i]
+	}
+	for i := range has {
+		at := cgroup(&has[i])
+		if was := known[at]; was != nil && same(was, &has[i]) {
+			delete(known, at)
+		} else {
+			come = append(come, has[i])
+		}
+	}
+	for i := range had {
+		if known[cgroup(&had[i])] != nil {
+			gone = append(gone, had[i])
+		}
+	}
+	return gone, come
+}
+
+func compareParents(had, has []policy.Cgroup) (gone, come []policy.Cgroup) {
+	return compare(had, has, func(c *policy.Cgroup) policy.Cgroup { return *c },
+		func(a, b *policy.Cgroup) bool { return true })
+}
+
+func compareUnlabelled(had, has []policy.Unlabelled) (gone, come []policy.Unlabelled) {
+	return compare(had, has, func(u *policy.Unlabelled) policy.Cgroup { return u.Cgroup },
+		func(a, b *policy.Unlabelled) bool { return reflect.DeepEqual(a.Own, b.Own) })
+}
+
+func (s *Step) change(c *Change) {
+	left := map[*workloadClass]bool{} // classes that may have no member now
+	for i := range c.Ended {
+		left[s.end(&c.Ended[i])] = true
+	}
+	for i := range c.Began {
+		s.begin(&c.Began[i])
+	}
+	s.changeContainers(c)
+	for i := range c.Forgotten {
+		s.forget(&c.Forgotten[i])
+	}
+	for i := range c.Met {
+		s.meet(c.Met[i])
+	}
+	for _, class := range slices.Clone(s.result.classes.workloads) {
+		if left[class] && class.size == 0 {
+			s.part(class)
+		}
+	}
+}
+
+// end takes a workload out of its class, which it returns.
+func (s *Step) end(w *policy.Workload) *workloadClass {
+	l := s.result.lowering
+	m := l.bound[w.Cgroup.Path]
+	s.writing(true, func() { l.bindMember(m) })
+	delete(l.bound, w.Cgroup.Path)
+	m.class.size--
+	s.Numbers.Drop = append(s.Numbers.Drop, keysOf(w)...)
+	if m.itself != 0 {
+		s.Numbers.Drop = append(s.Numbers.Drop, itself(w)...)
+		delete(s.result.taken, m.itself)
+	}
+	return m.class
+}
+
+// begin puts a workload into its class.
+func (s *Step) begin(w *policy.Workload) {
+	l := s.result.lowering
+	c, made := l.classFor(w)
+	if made {
+		s.join(c)
+	}
+	c.size++
+	held := *w
+	m := member{Workload: &held, class: c}
+	for _, key := range keysOf(w) {
+		s.Numbers.Set[key] = c.number
+	}
+	if c.divided {
+		m.itself = s.nextNumber()
+		for _, key := range itself(w) {
+			s.Numbers.Set[key] = m.itself
+		}
+	}
+	l.enterMember(m)
+	s.writing(false, func() { l.bindMember(m) })
+	l.sortLevels()
+}
+
+// writing has something written that goes, or comes.
+func (s *Step) writing(goes bool, write func()) {
+	s.edit.removes = goes
+	write()
+	s.edit.removes = false
+}
+
+// nextNumber takes the next free number, as number does, but for those that were given up in this epoch.
+func (s *Step) nextNumber() uint32 {
+	return s.next(&s.Numbers.Next, s.result.taken, firstWorkloadClass, lastWorkloadClass)
+}
+
+func (s *Step) next(next *uint32, taken map[uint32]bool, first, last uint32) uint32 {
+	for {
+		if *next < first || *next > last {
+			*next = first
+		}
+		n := *next
+		*next++
+		_, freed := slices.BinarySearch(s.result.Numbers.Freed, n)
+		if !freed && !taken[n] && !slices.Contains(s.Numbers.Freed, n) {
+			taken[n] = true
+			return n
+		}
+	}
+}
+
+// changeContainers changes what is known of containers beside workloads.
+func (s *Step) changeContainers(c *Change) {
+	l := s.result.lowering
+	if c.Parents != nil {
+		gone, come := compareParents(l.parents, *c.Parents)
+		s.writing(true, func() { each(gone, l.bindParent) })
+		s.writing(false, func() { each(come, l.bindParent) })
+		l.parents = *c.Parents
+	}
+	if c.Unlabelled != nil {
+		gone, come := compareUnlabelled(l.unlabelled, *c.Unlabelled)
+		s.writing(true, func() { each(gone, l.bindUnlabelled) })
+		s.writing(false, func() { each(come, l.bindUnlabelled) })
+		each(gone, func(u policy.Unlabelled) { l.countAbove(u, -1) })
+		each(come, func(u policy.Unlabelled) { l.countAbove(u, 1) })
+		l.unlabelled = *c.Unlabelled
+	}
+	l.sortLevels()
+}
+
+func each[T any](list []T, do func(T)) {
+	for _, item := range list {
+		do(item)
+	}
+}
+
+// meet enters what another node proved.
+func (s *Step) meet(r policy.Remote) {
+	cs := s.result.classes
+	c := cs.addRemote(&r)
+	if s.Numbers.NextRemote == 0 {
+		s.Numbers.NextRemote = s.result.Numbers.NextRemote
+	}
+	c.number = s.next(&s.Numbers.NextRemote, s.result.takenRemotes, firstRemoteClass, lastRemoteClass)
+	for _, key := range keysOf(c.first) {
+		s.Numbers.Remotes[key] = c.number
+	}
+	s.join(c)
+}
+
+// forget removes what another node proved.
+func (s *Step) forget(r *policy.Remote) {
+	cs := s.result.classes
+	key := identity(r.Workload())
+	at := slices.IndexFunc(cs.remotes, func(c *workloadClass) bool { return identity(c.first) == key })
+	c := cs.remotes[at]
+	s.part(c)
+	delete(s.result.takenRemotes, c.number)
+	s.Numbers.DropRemotes = append(s.Numbers.DropRemotes, key)
+}
+
+// settle finds what is left of the edit when what goes and comes again is taken out, and what that means for the
+// chains.
+func (s *Step) settle() {
+	l := s.result.lowering
+	names := slices.Sorted(maps.Keys(s.edit.gone))
+	names = append(names, slices.Sorted(maps.Keys(s.edit.come))...)
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
+		gone, come := difference(s.edit.gone[name], s.edit.come[name])
+		s.edit.gone[name], s.edit.come[name] = gone, come
+		before := l.counts[name]
+		l.counts[name] += len(come) - len(gone)
+		s.dirty = s.dirty || (before == 0) != (l.counts[name] == 0)
+		s.use(gone, -1)
+		s.use(come, 1)
+	}
+	for i := range l.levels {
+		at := &l.levels[i]
+		at.bound, at.free = l.counts[senderMap(at.depth)] > 0, l.counts[freeSet(at.depth)] > 0
+		at.unknown = l.counts[unknownSet(at.depth)] > 0
+	}
+	l.levels = slices.DeleteFunc(l.levels, func(at level) bool { return !at.bound && !at.free && !at.unknown })
+	s.dirty = s.dirty || !slices.Equal(s.levels, l.levels)
+}
+
+// use notes that elements lead to chains, or do no more.
+func (s *Step) use(elements []nft.Element, more int) {
+	l := s.result.lowering
+	for i := range elements {
+		name := elements[i].Verdict.Chain
+		if name == "" {
+			continue
+		}
+		before := l.uses[name]
+		if l.uses[name] += more; (before == 0) != (l.uses[name] == 0) {
+			s.dirty = true
+		}
+	}
+}
+
+// difference sorts two lists of elements, and leaves out what is in both.
+func difference(gone, come []nft.Element) (left, added []nft.Element) {
+	slices.SortFunc(gone, nft.Element.Compare)
+	slices.SortFunc(come, nft.Element.Compare)
+	for len(gone) > 0 && len(come) > 0 {
+		switch c := gone[0].Compare(come[0]); {
+		case c < 0:
+			left, gone = append(left, gone[0]), gone[1:]
+		case c > 0:
+			added, come = append(added, come[0]), come[1:]
+		default:
+			gone, come = gone[1:], come[1:]
+		}
+	}
+	return append(left, gone...), append(added, come...)
+}
+
+// Empty reports whether no element goes or comes.
+func (s *Step) Empty() bool {
+	some := func(elements map[string][]nft.Element) bool {
+		for _, list := range elements {
+			if len(list) > 0 {
+				return true
+			}
+		}
+		return false
+	}
+	return !some(s.edit.gone) && !some(s.edit.come)
+}
+
+// Patch returns what the step makes of the table, for an epoch: that of the table, or a new one. It is to be asked
+// once.
+func (s *Step) Patch(epoch uint16) nft.Patch {
+	r, l := s.result, s.result.lowering
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := nft.Patch{}
+	for _, name := range slices.Sorted(maps.Keys(l.sets)) {
+		gone, come := s.edit.gone[name], s.edit.come[name]
+		if len(gone)+len(come) == 0 {
+			continue
+		}
+		had, has := *l.sets[name], *l.sets[name]
+		had.Elements, has.Elements = gone, come
+		if n := l.counts[name]; n-len(come)+len(gone) > 0 {
+			p.Have.Sets = append(p.Have.Sets, had)
+		}
+		if l.counts[name] > 0 {
+			p.Want.Sets = append(p.Want.Sets, has)
+		}
+	}
+	if epoch != l.options.Epoch {
+		was := judgedSet(epochOf(l.options))
+		p.Have.Sets = append(p.Have.Sets, *l.sets[was])
+		delete(l.sets, was)
+		l.options.Epoch, s.dirty = epoch, true
+		l.declareJudged(epochOf(l.options))
+		p.Want.Sets = append(p.Want.Sets, *l.sets[judgedSet(epochOf(l.options))])
+		r.Numbers.Epoch, r.Numbers.Freed = epoch, nil
+		s.Numbers.Freed = nil
+	}
+	if s.dirty {
+		p.Have.Counters, p.Have.Chains = l.frame.counters, l.frame.chains
+		l.frame = l.newFrame()
+		frame := nft.Table{Counters: l.frame.counters, Chains: l.frame.chains}
+		frame.Normalise()
+		l.frame.counters, l.frame.chains = frame.Counters, frame.Chains
+		p.Want.Counters, p.Want.Chains = frame.Counters, frame.Chains
+		p.Frame = true
+	}
+	return p
+}
+
+// An edit are the elements that go and come.
+type edit struct {
+	removes    bool // what is written goes
+	gone, come map[string][]nft.Element
+}
+
+func (e *edit) add(set string, element nft.Element) {
+	to := e.come
+	if e.removes {
+		to = e.gone
+	}
+	to[set] = append(to[set], element)
+}

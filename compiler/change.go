@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 
+	"thole/compiler/chains"
 	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
@@ -25,7 +26,7 @@ type Step struct {
 	result  *Result
 	edit    edit
 	classes bool // some came or went
-	levels  []level
+	levels  []chains.Level
 	dirty   bool // the chains are others
 }
 
@@ -136,7 +137,7 @@ func (r *Result) canChange(c *Change) bool {
 	if c.Unlabelled == nil {
 		return true
 	}
-	gone, come := compareUnlabelled(r.lowering.unlabelled, *c.Unlabelled)
+	gone, come := compareUnlabelled(r.lowering.containers.unlabelled, *c.Unlabelled)
 	return !slices.ContainsFunc(slices.Concat(gone, come), func(u policy.Unlabelled) bool {
 		for cgroup := range above(u.Cgroup.Path) {
 			if began[cgroup] || ended[cgroup] {
@@ -150,7 +151,7 @@ func (r *Result) canChange(c *Change) bool {
 // isAlone reports whether nothing but the sets of its depth says where a workload is.
 func (r *Result) isAlone(w *policy.Workload) bool {
 	return w.Kind != policy.KindAddress && w.Cgroup.Path != "" && !w.HasOwnNetwork() &&
-		r.lowering.above[w.Cgroup.Path] == 0
+		r.lowering.containers.above[w.Cgroup.Path] == 0
 }
 
 // numbersLeft reports whether there are numbers for so many workloads, each with a class and a number of its own, and
@@ -284,18 +285,18 @@ func (s *Step) next(next *uint32, taken map[uint32]bool, first, last uint32) uin
 func (s *Step) changeContainers(c *Change) {
 	l := s.result.lowering
 	if c.Parents != nil {
-		gone, come := compareParents(l.parents, *c.Parents)
+		gone, come := compareParents(l.containers.parents, *c.Parents)
 		s.writing(true, func() { each(gone, l.bindParent) })
 		s.writing(false, func() { each(come, l.bindParent) })
-		l.parents = *c.Parents
+		l.containers.parents = *c.Parents
 	}
 	if c.Unlabelled != nil {
-		gone, come := compareUnlabelled(l.unlabelled, *c.Unlabelled)
+		gone, come := compareUnlabelled(l.containers.unlabelled, *c.Unlabelled)
 		s.writing(true, func() { each(gone, l.bindUnlabelled) })
 		s.writing(false, func() { each(come, l.bindUnlabelled) })
 		each(gone, func(u policy.Unlabelled) { l.countAbove(u, -1) })
 		each(come, func(u policy.Unlabelled) { l.countAbove(u, 1) })
-		l.unlabelled = *c.Unlabelled
+		l.containers.unlabelled = *c.Unlabelled
 	}
 	l.sortLevels()
 }
@@ -348,10 +349,10 @@ func (s *Step) settle() {
 	}
 	for i := range l.levels {
 		at := &l.levels[i]
-		at.bound, at.free = l.counts[senderMap(at.depth)] > 0, l.counts[freeSet(at.depth)] > 0
-		at.unknown = l.counts[unknownSet(at.depth)] > 0
+		at.Bound, at.Free = l.counts[chains.SenderMap(at.Depth)] > 0, l.counts[chains.FreeSet(at.Depth)] > 0
+		at.Unknown = l.counts[chains.UnknownSet(at.Depth)] > 0
 	}
-	l.levels = slices.DeleteFunc(l.levels, func(at level) bool { return !at.bound && !at.free && !at.unknown })
+	l.levels = slices.DeleteFunc(l.levels, func(at chains.Level) bool { return !at.Bound && !at.Free && !at.Unknown })
 	s.dirty = s.dirty || !slices.Equal(s.levels, l.levels)
 }
 
@@ -422,12 +423,9 @@ func (s *Step) Patch(epoch uint16) nft.Patch {
 		}
 	}
 	if epoch != l.options.Epoch {
-		was := judgedSet(epochOf(l.options))
-		p.Have.Sets = append(p.Have.Sets, *l.sets[was])
-		delete(l.sets, was)
 		l.options.Epoch, s.dirty = epoch, true
-		l.declareJudged(epochOf(l.options))
-		p.Want.Sets = append(p.Want.Sets, *l.sets[judgedSet(epochOf(l.options))])
+		gone, come := l.replaceDynamic()
+		p.Have.Sets, p.Want.Sets = append(p.Have.Sets, gone...), append(p.Want.Sets, come...)
 		r.Numbers.Epoch, r.Numbers.Freed = epoch, nil
 		s.Numbers.Freed = nil
 	}

@@ -2,10 +2,10 @@ package compiler
 
 import (
 	"encoding/binary"
-	"iter"
 	"maps"
 	"slices"
 
+	"thole/compiler/partition"
 	"thole/compiler/policy"
 )
 
@@ -36,8 +36,8 @@ type workloadClass struct {
 type classes struct {
 	workloads []*workloadClass
 	remotes   []*workloadClass // of other nodes; in the order of Input.Remotes
-	addresses *addressClasses
-	ports     *portClasses
+	addresses *partition.AddressClasses
+	ports     *partition.PortClasses
 
 	peers []peer // by their id; those of free are nobody
 	free  []int  // ids that were given back
@@ -60,8 +60,8 @@ type classes struct {
 func newClasses(policies []policy.Policy) *classes {
 	cs := &classes{
 		policies:     policies,
-		addresses:    classifyAddresses(policies),
-		ports:        classifyPorts(policies),
+		addresses:    partition.Addresses(policies),
+		ports:        partition.Ports(policies),
 		ask:          questions(policies),
 		byView:       map[string]*workloadClass{},
 		byAnswers:    map[string]*workloadClass{},
@@ -74,11 +74,11 @@ func newClasses(policies []policy.Policy) *classes {
 	}
 	cs.uses.bySelector = [2][][]*matcher{make([][]*matcher, len(cs.ask.selectors)),
 		make([][]*matcher, len(cs.ask.selectors))}
-	cs.uses.byList = make([][]*matcher, len(cs.addresses.lists))
-	cs.remotesAt = make([][]int, len(cs.addresses.classes))
+	cs.uses.byList = make([][]*matcher, len(cs.addresses.Lists))
+	cs.remotesAt = make([][]int, len(cs.addresses.Classes))
 	cs.peers = append(cs.peers, peer{}) // what is unlabelled
-	for i := range cs.addresses.classes {
-		cs.peers = append(cs.peers, peer{addresses: &cs.addresses.classes[i]})
+	for i := range cs.addresses.Classes {
+		cs.peers = append(cs.peers, peer{addresses: &cs.addresses.Classes[i]})
 	}
 	return cs
 }
@@ -101,7 +101,7 @@ func (cs *classes) enter(c *workloadClass) {
 		}
 	}
 	if c.remote != nil {
-		at := cs.addresses.of(c.remote.Address).index
+		at := cs.addresses.Of(c.remote.Address).Index
 		cs.remotesAt[at] = with(cs.remotesAt[at], c.id)
 	}
 }
@@ -115,7 +115,7 @@ func (cs *classes) remove(c *workloadClass) {
 		}
 	}
 	if c.remote != nil {
-		at := cs.addresses.of(c.remote.Address).index
+		at := cs.addresses.Of(c.remote.Address).Index
 		cs.remotesAt[at] = without(cs.remotesAt[at], c.id)
 	}
 	cs.peers[c.id] = peer{}
@@ -254,7 +254,7 @@ func questions(policies []policy.Policy) questionnaire {
 		s := q.add(&policies[i].Selector, at)
 		q.policies[s] = append(q.policies[s], i)
 	}
-	for r := range allRules(policies) {
+	for r := range policy.Rules(policies) {
 		for _, p := range r.Peers {
 			switch {
 			case p.Workloads != nil:
@@ -432,22 +432,6 @@ func identity(w *policy.Workload) string {
 		return w.Name + " " + w.Labels.String()
 	}
 	return w.Cgroup.Path
-}
-
-// allRules visits every rule of every policy.
-func allRules(policies []policy.Policy) iter.Seq[*policy.Rule] {
-	return func(yield func(*policy.Rule) bool) {
-		for i := range policies {
-			p := &policies[i]
-			for _, rules := range [][]policy.Rule{p.Ingress.Allow, p.Ingress.Deny, p.Egress.Allow, p.Egress.Deny} {
-				for j := range rules {
-					if !yield(&rules[j]) {
-						return
-					}
-				}
-			}
-		}
-	}
 }
 
 // NamedKeys returns all label keys that policies name.

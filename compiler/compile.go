@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 
+	"thole/compiler/chains"
 	"thole/compiler/policy"
 	"thole/ruleset"
 )
@@ -20,13 +21,13 @@ type Options struct {
 }
 
 // A DenyMode says how a denied connection is answered.
-type DenyMode uint8
+type DenyMode = chains.DenyMode
 
 // The modes. DenyDefault resets or answers sources on this node and is silent to all others.
 const (
-	DenyDefault DenyMode = iota
-	DenyDrop
-	DenyReject
+	DenyDefault = chains.DenyDefault
+	DenyDrop    = chains.DenyDrop
+	DenyReject  = chains.DenyReject
 )
 
 // Input is all that a table depends on.

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/chains"
 	"thole/compiler/mark"
 	"thole/compiler/policy"
 	"thole/compiler/reference"
@@ -123,11 +124,11 @@ func TestEpochOf(t *testing.T) {
 		in := random(1)
 		in.Options.Epoch = epoch
 		result := compile(t, in)
-		if got := compiler.EpochOf(&result.Table); got != epoch {
+		if got := chains.EpochOf(&result.Table); got != epoch {
 			t.Errorf("EpochOf = %d; want %d", got, epoch)
 		}
 	}
-	if got := compiler.EpochOf(nil); got != 0 {
+	if got := chains.EpochOf(nil); got != 0 {
 		t.Errorf("EpochOf(nil) = %d", got)
 	}
 }

@@ -9,7 +9,10 @@
 //	classify  workloads, addresses, ports → classes that no policy can tell apart
 //	number    classes → numbers, those of the loaded table where possible
 //	judge     class × class        → what is allowed, denied, would be denied
-//	lower     judgements           → chains, maps and elements
+//	lower     judgements           → elements of maps
+//	build     which maps there are → the chains that look them up
+//
+// Package [thole/compiler/partition] divides addresses and ports; package [thole/compiler/chains] builds the chains.
 //
 // [Result.Change] makes of a Result what Compile would make of all that there is after a
 // change, at the cost of the change: a class that comes or goes costs what it says, and

@@ -109,7 +109,7 @@ func (cs *classes) naming(c *workloadClass) naming {
 		}
 	}
 	if c.remote != nil {
-		for _, list := range cs.addresses.of(c.remote.Address).lists {
+		for _, list := range cs.addresses.Of(c.remote.Address).Lists {
 			for _, m := range cs.uses.byList[list] {
 				n.matchers[m], n.byAddress[m] = true, true
 			}

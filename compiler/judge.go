@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"slices"
 
+	"thole/compiler/partition"
 	"thole/compiler/policy"
 )
 
@@ -27,14 +28,14 @@ func sideOf(p *policy.Policy, d direction) *policy.Side {
 // addresses outside this node, or (both nil) what is unlabelled on this node.
 type peer struct {
 	workloads *workloadClass
-	addresses *addressClass
+	addresses *partition.AddressClass
 }
 
 // A peer's id is its place in classes.peers: 0 is what is unlabelled on this node; then come the classes of addresses;
 // then those of workloads, of this node and of others, as they came.
 
 // isAddresses reports whether the peer with an id is a class of addresses.
-func (cs *classes) isAddresses(id int) bool { return id > 0 && id <= len(cs.addresses.classes) }
+func (cs *classes) isAddresses(id int) bool { return id > 0 && id <= len(cs.addresses.Classes) }
 
 // addressID is the id of a class of addresses, by its index.
 func addressID(class int) int { return 1 + class }
@@ -47,7 +48,7 @@ func (p peer) number() uint32 {
 	case p.workloads != nil:
 		return p.workloads.number
 	case p.addresses != nil:
-		return p.addresses.number
+		return p.addresses.Number
 	default:
 		return 0
 	}
@@ -215,7 +216,7 @@ func (dk *docket) name(cs *classes, buffer [][]int) {
 			put(id, at)
 		}
 		if dk.of == ingress && e.list >= 0 {
-			for _, class := range cs.addresses.matched[e.list] {
+			for _, class := range cs.addresses.Matched[e.list] {
 				put(addressID(class), at)
 			}
 		}
@@ -273,11 +274,11 @@ func (cs *classes) judge(c *workloadClass, d direction, id int) *row {
 }
 
 // judgeAddresses says whether c allows connections to a class of addresses.
-func (cs *classes) judgeAddresses(c *workloadClass, to *addressClass) *row {
+func (cs *classes) judgeAddresses(c *workloadClass, to *partition.AddressClass) *row {
 	dk := c.dockets[egress]
 	var which []int
 	for at, e := range dk.entries {
-		if _, is := slices.BinarySearch(to.lists, e.list); is && !e.everybody {
+		if _, is := slices.BinarySearch(to.Lists, e.list); is && !e.everybody {
 			which = append(which, at)
 		}
 	}
@@ -434,11 +435,11 @@ func (cs *classes) matcher(r *policy.Rule, deny bool) *matcher {
 	}
 	m := &matcher{
 		rule: r, use: policy.UseOf(deny), everybody: r.Peers == nil, everyPort: r.Ports == nil,
-		list: cs.addresses.listOf(r),
+		list: cs.addresses.ListOf(r),
 	}
 	cs.matchers[r] = m
 	if r.Ports != nil {
-		m.ports = cs.ports.of(r.Ports)
+		m.ports = cs.ports.Of(r.Ports)
 	}
 	for _, p := range r.Peers {
 		switch {
@@ -461,7 +462,7 @@ func (cs *classes) matcher(r *policy.Rule, deny bool) *matcher {
 		}
 	}
 	if m.list >= 0 {
-		for _, class := range cs.addresses.matched[m.list] {
+		for _, class := range cs.addresses.Matched[m.list] {
 			m.remotes += len(cs.remotesAt[class])
 			m.peers = append(m.peers, cs.remotesAt[class]...)
 		}

@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"net/netip"
+	"thole/compiler/chains"
 	"thole/compiler/mark"
+	"thole/compiler/partition"
 	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
@@ -21,18 +24,17 @@ type lowering struct {
 	fleet   *Fleet
 	sets    map[string]*nft.Set // with elements while a table is made
 	counts  map[string]int      // how many elements there are
-	levels  []level             // deepest first
+	levels  []chains.Level      // deepest first
 
 	expected map[uint8]int // workloads, by the depth of their cgroup
-	audits   map[string]auditChain
+	audits   map[string]chains.Audit
+	dynamic  []nft.Set         // that packets fill
 	bridge   *nft.Table        // of family bridge; nil: it is not needed
 	bound    map[string]member // by the path of the cgroup
-	above    map[string]int    // cgroups that contain unlabelled containers: how many
 
 	networked map[string]member // those of bound with a network of their own
 
-	parents    []policy.Cgroup
-	unlabelled []policy.Unlabelled
+	containers containers
 	rows       map[string]nft.Chain // by name
 	uses       map[string]int       // by name of a chain: elements that lead there
 	pairs      map[[2]uint32]int    // pairs of classes: by how many of the two it was written
@@ -44,6 +46,13 @@ type lowering struct {
 	destinations  map[*docket][]destination
 
 	comments bool
+}
+
+// containers are those beside the workloads.
+type containers struct {
+	parents    []policy.Cgroup
+	unlabelled []policy.Unlabelled
+	above      map[string]int // cgroups that contain unlabelled ones: how many
 }
 
 // A member is a workload in its class, as its cgroup is bound.
@@ -58,21 +67,21 @@ func (m member) binding() binding { return binding{m.class.number, m.itself} }
 // lower makes the table that does what the policies say of these classes.
 func (cs *classes) lower(in Input, members []member) (*lowering, nft.Table) {
 	l := &lowering{
-		classes: cs, options: in.Options, fleet: in.Fleet, parents: in.Parents, unlabelled: in.Unlabelled,
-		sets: map[string]*nft.Set{}, counts: map[string]int{}, audits: map[string]auditChain{},
+		classes: cs, options: in.Options, fleet: in.Fleet,
+		containers: containers{in.Parents, in.Unlabelled, map[string]int{}},
+		sets: map[string]*nft.Set{}, counts: map[string]int{}, audits: map[string]chains.Audit{},
 		expected: map[uint8]int{}, rows: map[string]nft.Chain{}, uses: map[string]int{}, pairs: map[[2]uint32]int{},
 		groupings: map[*docket]*grouping{}, destinations: map[*docket][]destination{},
 		comments: in.Options.Comments,
 	}
 	l.options.Epoch = max(l.options.Epoch, 1)
-	l.declare()
+	l.declare(chains.ClassSets())
 	l.bindWorkloads(members)
 	l.bindContainers(in.Parents, in.Unlabelled)
 	l.bindNetworks(in.Bridges, in.Unlabelled, members)
-	l.declareFleet()
+	l.bindFleet()
 	l.bindAddresses()
-	l.declareTunnels()
-	l.declareJudged(epochOf(in.Options))
+	l.replaceDynamic()
 	for _, c := range cs.workloads {
 		l.write(c, ingress)
 		l.write(c, egress)
@@ -114,29 +123,13 @@ type frame struct {
 
 // newFrame returns the chains and counters for the elements that there are.
 func (l *lowering) newFrame() frame {
-	lay := layout{levels: l.levels, bridges: l.sets["bridges"] != nil, groups: l.counts["group"] > 0,
-		epoch: epochOf(l.options), deny: l.options.Deny, fleet: l.fleet}
-	f := frame{counters: slices.Clone(counters)}
-	lay.rows = l.usedRows()
-	for _, a := range l.usedAudits(lay.rows) {
-		if a.unsaid { // it leads to the one without
-			said := a
-			said.unsaid = false
-			if !slices.Contains(lay.audits, said) {
-				lay.audits = append(lay.audits, said)
-			}
-		}
-		if !slices.Contains(lay.audits, a) {
-			lay.audits = append(lay.audits, a)
-		}
-		if c := AuditCounter(a.policy); !slices.Contains(f.counters, c) {
-			f.counters = append(f.counters, c)
-		}
-	}
+	in := chains.Input{Levels: l.levels, Bridges: l.sets["bridges"] != nil, MemberNumbers: l.counts["group"] > 0,
+		Epoch: l.options.Epoch, Deny: l.options.Deny, Ports: l.usedRows()}
 	if l.fleet != nil {
-		f.counters = append(f.counters, floodCounter)
+		in.Fleet, in.Queue = true, l.fleet.Queue
 	}
-	f.chains = lay.chains()
+	in.Audits = l.usedAudits(in.Ports)
+	f := frame{counters: chains.Counters(in), chains: chains.Build(in)}
 	for i := range f.chains {
 		f.chains[i].Rules = slices.DeleteFunc(f.chains[i].Rules, l.asksNothing)
 	}
@@ -150,7 +143,7 @@ func (l *lowering) usedRows() []nft.Chain {
 }
 
 // usedAudits returns the chains of audit policies to which elements or chains of ports lead, by name.
-func (l *lowering) usedAudits(rows []nft.Chain) []auditChain {
+func (l *lowering) usedAudits(rows []nft.Chain) []chains.Audit {
 	used := map[string]bool{}
 	for _, c := range rows {
 		for _, r := range c.Rules {
@@ -161,7 +154,7 @@ func (l *lowering) usedAudits(rows []nft.Chain) []auditChain {
 			}
 		}
 	}
-	var list []auditChain
+	var list []chains.Audit
 	for _, name := range slices.Sorted(maps.Keys(l.audits)) {
 		if used[name] || l.uses[name] > 0 {
 			list = append(list, l.audits[name])
@@ -189,50 +182,31 @@ func (l *lowering) asksNothing(r nft.Rule) bool {
 	})
 }
 
-// epochOf is the epoch in its place in the mark.
-func epochOf(o Options) uint32 { return mark.OfEpoch(max(o.Epoch, 1)) }
-
-// declare makes the maps that a table may have, empty.
-func (l *lowering) declare() {
-	for _, s := range []nft.Set{
-		{Name: "group", Key: []nft.Type{nft.Mark}, Data: nft.Mark,
-			Comment: "the class of those who have a number of their own"},
-		{Name: "group_listener", Key: []nft.Type{nft.ClassID}, Data: nft.ClassID, Comment: "the same"},
-		{Name: "address4", Key: []nft.Type{nft.IPv4Addr}, Data: nft.Mark, Interval: true,
-			Comment: "classes of addresses outside; 0x8000 is elsewhere"},
-		{Name: "address6", Key: []nft.Type{nft.IPv6Addr}, Data: nft.Mark, Interval: true},
-		{Name: "leave_class", Key: []nft.Type{nft.ClassID}, Data: nft.VerdictType,
-			Comment: "sender, to any other address"},
-	} {
-		l.declareSet(s)
-	}
-	l.declareAddresses("leave", nft.ClassID, "sender . address . protocol . port: what rules say, where it differs "+
-		"from leave_class")
-	l.declareAddresses("called", nft.Mark, "the same, of the address that was called, where NAT led to this node")
-	l.declareSet(nft.Set{Name: "pair", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType,
-		Comment: "sender . listener: both sides allow everything, or it is the same workload"})
-	l.declareSide("ingress", "listener", nft.ClassID)
-	l.declareSide("egress", "sender", nft.Mark)
-	l.declareSet(nft.Set{Name: "egress_remote", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType,
-		Comment: "sender . another node's workload: where it differs from egress_class"})
-}
-
-// declareAddresses makes the maps that say what a sender may have to do with addresses outside.
-func (l *lowering) declareAddresses(name string, sender nft.Type, comment string) {
-	for i, address := range []nft.Type{nft.IPv4Addr, nft.IPv6Addr} {
-		v, types := families[i], []nft.Type{nft.ICMPType, nft.ICMPv6Type}[i]
-		l.declareSet(nft.Set{Name: name + v, Key: []nft.Type{sender, address, nft.InetProto, nft.InetService},
-			Data: nft.VerdictType, Interval: true, Comment: comment})
-		l.declareSet(nft.Set{Name: name + "_icmp" + v, Key: []nft.Type{sender, address, types},
-			Data: nft.VerdictType, Interval: true, Comment: "by ICMP type, where it differs from " + name + v})
+// declare makes sets and maps, empty.
+func (l *lowering) declare(sets []nft.Set) {
+	for _, s := range sets {
+		l.sets[s.Name] = &s
 	}
 }
 
-// declareSide makes the maps that say what one side of a connection says.
-func (l *lowering) declareSide(name, self string, of nft.Type) {
-	l.declareSet(nft.Set{Name: name + "_peer", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType,
-		Comment: "sender . listener: where it differs from " + name + "_class"})
-	l.declareSet(nft.Set{Name: name + "_class", Key: []nft.Type{of}, Data: nft.VerdictType, Comment: self})
+// replaceDynamic declares the sets that packets fill, for the epoch. It returns those that are there no more, and those
+// that are new.
+func (l *lowering) replaceDynamic() (gone, come []nft.Set) {
+	before := l.dynamic
+	l.dynamic = chains.DynamicSets(l.options.Epoch, l.fleet != nil)
+	gone, come = withoutSets(before, l.dynamic), withoutSets(l.dynamic, before)
+	for _, s := range gone {
+		delete(l.sets, s.Name)
+	}
+	l.declare(come)
+	return gone, come
+}
+
+// withoutSets returns the sets of which none of the others has the name.
+func withoutSets(sets, others []nft.Set) []nft.Set {
+	return slices.DeleteFunc(slices.Clone(sets), func(s nft.Set) bool {
+		return slices.ContainsFunc(others, func(o nft.Set) bool { return o.Name == s.Name })
+	})
 }
 
 func (l *lowering) add(set string, e nft.Element) {
@@ -288,17 +262,9 @@ func (l *lowering) bindMember(m member) {
 type binding struct{ class, itself uint32 }
 
 func (l *lowering) bind(cg policy.Cgroup, b binding, comment string) {
-	if at := l.level(cg); !at.bound {
-		at.bound = true
-		room := func(each int) []nft.Element { return make([]nft.Element, 0, each*l.expected[at.depth]) }
-		l.declareSet(nft.Set{Name: senderMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.Mark,
-			Elements: room(1),
-			Comment:  fmt.Sprintf("cgroups at depth %d: the number of what they send", at.depth)})
-		l.declareSet(nft.Set{Name: listenerMap(at.depth), Key: []nft.Type{nft.CgroupV2}, Data: nft.ClassID,
-			Elements: room(1),
-			Comment:  "the same number, of a listener"})
-		l.declareSet(nft.Set{Name: sameSet(at.depth), Key: []nft.Type{nft.CgroupV2, nft.Mark}, Elements: room(2),
-			Comment: "the same, to ask whether the mark says so already"})
+	if at := l.level(cg); !at.Bound {
+		at.Bound = true
+		l.declare(chains.WorkloadSets(at.Depth, l.expected[at.Depth]))
 	}
 	for set, e := range b.elements(cg, comment) {
 		l.add(set, e)
@@ -317,10 +283,10 @@ func (b binding) number() uint32 {
 func (b binding) elements(cg policy.Cgroup, comment string) iter.Seq2[string, nft.Element] {
 	depth, key := cg.Depth(), []nft.Value{nft.CgroupValue(cg.Path, cg.ID)}
 	return func(yield func(string, nft.Element) bool) {
-		_ = yield(senderMap(depth), nft.Element{Key: key, Number: mark.Sender | b.number(), Comment: comment}) &&
-			yield(listenerMap(depth), nft.Element{Key: key, Number: b.number(), Comment: comment}) &&
-			yield(sameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.class)}}) && b.itself != 0 &&
-			yield(sameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.itself)}})
+		_ = yield(chains.SenderMap(depth), nft.Element{Key: key, Number: mark.Sender | b.number(), Comment: comment}) &&
+			yield(chains.ListenerMap(depth), nft.Element{Key: key, Number: b.number(), Comment: comment}) &&
+			yield(chains.SameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.class)}}) && b.itself != 0 &&
+			yield(chains.SameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.itself)}})
 	}
 }
 
@@ -332,7 +298,7 @@ func (b binding) inGroup(comment string) iter.Seq2[string, nft.Element] {
 		pair := []nft.Value{itself, itself}
 		_ = yield("group", nft.Element{Key: pair[:1:1], Number: b.class, Comment: comment}) &&
 			yield("group_listener", nft.Element{Key: pair[:1:1], Number: b.class}) &&
-			yield("pair", nft.Element{Key: pair, Verdict: goTo("settle"), Comment: comment})
+			yield("pair", nft.Element{Key: pair, Verdict: goTo(chains.Settle), Comment: comment})
 	}
 }
 
@@ -342,7 +308,6 @@ func (l *lowering) bindContainers(parents []policy.Cgroup, unlabelled []policy.U
 	for _, p := range parents {
 		l.bindParent(p)
 	}
-	l.above = map[string]int{}
 	for _, u := range unlabelled {
 		l.countAbove(u, 1)
 		l.bindUnlabelled(u)
@@ -353,8 +318,8 @@ func (l *lowering) bindContainers(parents []policy.Cgroup, unlabelled []policy.U
 // countAbove notes in which cgroups an unlabelled container is, or is no more.
 func (l *lowering) countAbove(u policy.Unlabelled, more int) {
 	for cgroup := range above(u.Cgroup.Path) {
-		if l.above[cgroup] += more; l.above[cgroup] == 0 {
-			delete(l.above, cgroup)
+		if l.containers.above[cgroup] += more; l.containers.above[cgroup] == 0 {
+			delete(l.containers.above, cgroup)
 		}
 	}
 }
@@ -371,16 +336,15 @@ func above(cgroup string) iter.Seq[string] {
 }
 
 func (l *lowering) sortLevels() {
-	slices.SortFunc(l.levels, func(a, b level) int { return cmp.Compare(b.depth, a.depth) })
+	slices.SortFunc(l.levels, func(a, b chains.Level) int { return cmp.Compare(b.Depth, a.Depth) })
 }
 
 func (l *lowering) bindParent(p policy.Cgroup) {
-	if at := l.level(p); !at.unknown {
-		at.unknown = true
-		l.declareSet(nft.Set{Name: unknownSet(at.depth), Key: []nft.Type{nft.CgroupV2},
-			Comment: "parents of containers: what is below them and in no set of a deeper level is not known yet"})
+	if at := l.level(p); !at.Unknown {
+		at.Unknown = true
+		l.declare(chains.UnknownSets(at.Depth))
 	}
-	l.add(unknownSet(p.Depth()), nft.Element{Key: []nft.Value{nft.CgroupValue(p.Path, p.ID)}})
+	l.add(chains.UnknownSet(p.Depth()), nft.Element{Key: []nft.Value{nft.CgroupValue(p.Path, p.ID)}})
 }
 
 // bindUnlabelled enters an unlabelled container: it belongs to the deepest workload above it, if there is one.
@@ -389,12 +353,11 @@ func (l *lowering) bindUnlabelled(u policy.Unlabelled) {
 		l.bind(u.Cgroup, b, "unlabelled, in a bound cgroup")
 		return
 	}
-	if at := l.level(u.Cgroup); !at.free {
-		at.free = true
-		l.declareSet(nft.Set{Name: freeSet(at.depth), Key: []nft.Type{nft.CgroupV2},
-			Comment: "containers that are known to be unlabelled"})
+	if at := l.level(u.Cgroup); !at.Free {
+		at.Free = true
+		l.declare(chains.FreeSets(at.Depth))
 	}
-	l.add(freeSet(u.Cgroup.Depth()), nft.Element{Key: []nft.Value{nft.CgroupValue(u.Cgroup.Path, u.Cgroup.ID)}})
+	l.add(chains.FreeSet(u.Cgroup.Depth()), nft.Element{Key: []nft.Value{nft.CgroupValue(u.Cgroup.Path, u.Cgroup.ID)}})
 }
 
 // bindingAbove returns that of the deepest bound cgroup that contains another.
@@ -408,33 +371,32 @@ func (l *lowering) bindingAbove(cgroup string) (b binding, ok bool) {
 }
 
 // level returns the entry of the cgroup's depth.
-func (l *lowering) level(cg policy.Cgroup) *level {
+func (l *lowering) level(cg policy.Cgroup) *chains.Level {
 	depth := cg.Depth()
 	for i := range l.levels {
-		if l.levels[i].depth == depth {
+		if l.levels[i].Depth == depth {
 			return &l.levels[i]
 		}
 	}
-	l.levels = append(l.levels, level{depth: depth})
+	l.levels = append(l.levels, chains.Level{Depth: depth})
 	return &l.levels[len(l.levels)-1]
 }
 
-func (l *lowering) declareSet(s nft.Set) { l.sets[s.Name] = &s }
-
 func (l *lowering) bindAddresses() {
-	for i := range l.addresses.classes[1:] {
-		c := &l.addresses.classes[1+i]
-		for _, r := range c.ranges {
-			if !isGroup(r.from) { // nobody sends from there
-				l.add("address"+family(r), nft.Element{Key: []nft.Value{nft.AddressRange(r.from, r.to)},
-					Number: c.number})
+	for i := range l.addresses.Classes[1:] {
+		c := &l.addresses.Classes[1+i]
+		for _, r := range c.Ranges {
+			if !partition.IsMulticast(r.From) { // nobody sends from there
+				l.add("address"+family(r.From), nft.Element{Key: []nft.Value{nft.AddressRange(r.From, r.To)},
+					Number: c.Number})
 			}
 		}
 	}
 }
 
-func family(r addressRange) string {
-	if r.from.Is4() {
+// family is how the names of sets end that have addresses of a's family.
+func family(a netip.Addr) string {
+	if a.Is4() {
 		return "4"
 	}
 	return "6"
@@ -455,7 +417,7 @@ func (l *lowering) rankPeers() {
 	for _, c := range l.remotes {
 		l.byRank = append(l.byRank, c.id)
 	}
-	for class := range l.addresses.classes {
+	for class := range l.addresses.Classes {
 		l.byRank = append(l.byRank, addressID(class))
 	}
 	l.ranks = make([]int, len(l.peers))
@@ -486,7 +448,7 @@ func (l *lowering) grouping(dk *docket) *grouping {
 	if g == nil {
 		total := len(l.byRank)
 		if dk.of == egress {
-			total -= len(l.addresses.classes)
+			total -= len(l.addresses.Classes)
 		}
 		g = newGrouping(total, l.ranked(dk.named), dk.others)
 		l.groupings[dk] = g
@@ -504,7 +466,7 @@ func (l *lowering) write(c *workloadClass, d direction) {
 	if d == egress {
 		l.introduce(c)
 	}
-	side := [...]side{ingress: {"ingress", atIngress}, egress: {"egress", atEgress}}[d]
+	side := [...]side{ingress: {"ingress", chains.AtIngress}, egress: {"egress", chains.AtEgress}}[d]
 	if !usual.allowsAll() { // to allow is to fall through
 		comment := l.describe(c, d, nil, usual.judgements[0])
 		l.add(side.name+"_class", element(l.says(side, usual), butForPorts(usual, comment), class(c.number)))
@@ -522,7 +484,7 @@ func (l *lowering) write(c *workloadClass, d direction) {
 			}
 			comment := l.describe(c, d, &l.peers[id], line.judgements[0])
 			if line.allowsAll() && l.otherSideAllowsAll(c, d, id) {
-				l.addPair(element(goTo("settle"), comment, key...))
+				l.addPair(element(goTo(chains.Settle), comment, key...))
 				continue
 			}
 			w.write(l.peers[id].elsewhere(), comment, key)
@@ -557,7 +519,7 @@ func (w *lineWriter) write(elsewhere bool, comment string, key []nft.Value) {
 		w.verdict = w.says(w.side, w.row)
 	}
 	set := w.side.name + "_peer"
-	if w.side.stage == atEgress && elsewhere {
+	if w.side.stage == chains.AtEgress && elsewhere {
 		set = "egress_remote"
 	}
 	w.add(set, element(w.verdict, butForPorts(w.row, comment), key...))
@@ -579,7 +541,7 @@ func (l *lowering) otherSideAllowsAll(c *workloadClass, d direction, id int) boo
 // A side names the maps of one side of a connection.
 type side struct {
 	name  string
-	stage stage
+	stage chains.Stage
 }
 
 // says returns the verdict that says what a row says: it leads to a chain of ports where these are not all judged
@@ -592,24 +554,26 @@ func (l *lowering) says(s side, r *row) nft.Verdict {
 }
 
 // verdict turns a judgement into what the map says at that stage.
-func (l *lowering) verdict(j judgement, at stage) nft.Verdict {
+func (l *lowering) verdict(j judgement, at chains.Stage) nft.Verdict {
 	switch {
-	case at == atCalled && j.ruling == would && j.unsaid:
-		return goTo("called_allowed_but_audited")
+	case at == chains.AtCalled && j.ruling == would && j.unsaid:
+		return goTo(chains.CalledAllowedButAudited)
 	case j.ruling == would:
-		a := auditChain{policy: j.policy.Name, stage: at, unsaid: j.unsaid && at == atEgress}
-		l.audits[a.name()] = a
-		return goTo(a.name())
-	case j.ruling == deny && j.unsaid && at == atEgress:
-		return goTo("egress_unsaid")
+		a := chains.Audit{Policy: j.policy.Name, Stage: at, Unsaid: j.unsaid && at == chains.AtEgress}
+		l.audits[a.Name()] = a
+		return goTo(a.Name())
+	case j.ruling == deny && j.unsaid && at == chains.AtEgress:
+		return goTo(chains.EgressUnsaid)
 	case j.ruling == deny:
-		return goTo("refuse")
-	case at == atCalled:
-		return goTo("called_allowed")
+		return goTo(chains.Refuse)
+	case at == chains.AtCalled:
+		return goTo(chains.CalledAllowed)
 	default:
-		return verdictReturn
+		return nft.Verdict{Kind: nft.Return}
 	}
 }
+
+func goTo(chain string) nft.Verdict { return nft.Verdict{Kind: nft.Goto, Chain: chain} }
 
 func class(n uint32) nft.Value { return nft.Number(uint64(n)) }
 
@@ -661,10 +625,10 @@ func (p *peer) String() string {
 	switch {
 	case p.workloads != nil:
 		return p.workloads.String()
-	case p.addresses != nil && p.addresses.number == elsewhere:
+	case p.addresses != nil && p.addresses.Number == elsewhere:
 		return "elsewhere"
 	case p.addresses != nil:
-		return p.addresses.ranges[0].String()
+		return p.addresses.Ranges[0].String()
 	default:
 		return "unlabelled"
 	}

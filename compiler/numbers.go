@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 
+	"thole/compiler/mark"
+	"thole/compiler/partition"
 	"thole/compiler/policy"
 )
 
@@ -72,7 +74,7 @@ const (
 	lastWorkloadClass  = 0x3fff
 	firstRemoteClass   = 0x4000 // workloads of other nodes
 	lastRemoteClass    = 0x7fff
-	elsewhere          = 0x8000 // addresses that no CIDR matches
+	elsewhere          = mark.AddressClass // addresses that no CIDR matches
 	firstAddressClass  = 0x8001
 	lastAddressClass   = 0xffff
 )
@@ -164,16 +166,15 @@ func (cs *classes) number(members []member, had Numbers) (has Numbers, err error
 	for i, c := range cs.remotes {
 		c.number = numbers[i]
 	}
-	addresses := cs.addresses.classes[1:]
-	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, func(a addressClass) []addressRange {
-		return a.ranges
-	}), had.Addresses, firstAddressClass, lastAddressClass, &lowest)
+	addresses := cs.addresses.Classes[1:]
+	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, rangesOf), had.Addresses, firstAddressClass,
+		lastAddressClass, &lowest)
 	if err != nil {
 		return has, err
 	}
-	cs.addresses.classes[0].number = elsewhere
+	cs.addresses.Classes[0].Number = elsewhere
 	for i := range addresses {
-		addresses[i].number = numbers[i]
+		addresses[i].Number = numbers[i]
 	}
 	return has, nil
 }
@@ -210,3 +211,5 @@ func stringsOf[T any, P fmt.Stringer](items []T, parts func(T) []P) [][]string {
 	}
 	return all
 }
+
+func rangesOf(c partition.AddressClass) []partition.AddressRange { return c.Ranges }

@@ -31,6 +31,9 @@ const (
 	// The classes of other nodes' workloads: firstRemoteClass to lastRemoteClass.
 	RemoteMask  = 0xc000
 	RemoteClass = 0x4000
+
+	// The class of addresses that no CIDR matches. All classes of addresses have this bit.
+	AddressClass = 0x8000
 )
 
 // What OUTPUT writes into the mark of a packet that stays on this node, where INPUT has to

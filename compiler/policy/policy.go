@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"strings"
 )
@@ -40,6 +41,22 @@ type Policy struct {
 	Egress   Side
 	Audit    bool // enforcement: audit
 	Position Position
+}
+
+// Rules visits every rule of every policy.
+func Rules(policies []Policy) iter.Seq[*Rule] {
+	return func(yield func(*Rule) bool) {
+		for i := range policies {
+			p := &policies[i]
+			for _, rules := range [][]Rule{p.Ingress.Allow, p.Ingress.Deny, p.Egress.Allow, p.Egress.Deny} {
+				for j := range rules {
+					if !yield(&rules[j]) {
+						return
+					}
+				}
+			}
+		}
+	}
 }
 
 // A Side is one direction of a policy.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/compiler"
+	"thole/compiler/chains"
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
@@ -130,7 +131,7 @@ func (e *enforcer) adopt() error {
 	}
 	// Connections keep their marks also where a table was removed: its epochs are over.
 	e.epoch = max(remembered.Epoch, 1)
-	if epoch := compiler.EpochOf(e.loaded); epoch != 0 {
+	if epoch := chains.EpochOf(e.loaded); epoch != 0 {
 		e.epoch = epoch
 	} else {
 		e.unknownEpoch = true // what is remembered may be older than the last table

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/chains"
 	"thole/compiler/mark"
 	"thole/compiler/policy"
 	"thole/internal/api"
@@ -335,7 +336,7 @@ func TestEpoch(t *testing.T) {
 		if raised := now != epoch; raised != raises {
 			t.Errorf("%s: epoch %d after %d; want raised %v", what, now, epoch, raises)
 		}
-		if loaded := compiler.EpochOf(b.kernel.loaded()); loaded != now {
+		if loaded := chains.EpochOf(b.kernel.loaded()); loaded != now {
 			t.Errorf("%s: the table has epoch %d; the daemon says %d", what, loaded, now)
 		}
 		epoch = now

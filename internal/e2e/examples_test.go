@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"thole/compiler"
+	"thole/compiler/chains"
 	"thole/compiler/policy"
 	"thole/internal/nstest"
 )
@@ -151,7 +151,7 @@ func (e *exampleNode) recorded() int {
 	if e.policy != "audit-rollout" {
 		return 0
 	}
-	return e.counter(compiler.AuditCounter(e.policy))
+	return e.counter(chains.AuditCounter(e.policy))
 }
 
 func (e *exampleNode) connect(from, to, port string) nstest.Verdict {

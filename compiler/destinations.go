@@ -3,6 +3,8 @@ package compiler
 import (
 	"slices"
 
+	"thole/compiler/chains"
+	"thole/compiler/partition"
 	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
@@ -15,18 +17,19 @@ func (l *lowering) leaving(c *workloadClass) {
 	dk := c.dockets[egress]
 	usual := dk.others.judgements[0]
 	if usual.ruling != allow {
-		l.add("leave_class", element(l.verdict(usual, atLeave), l.describe(c, egress, nil, usual), class(c.number)))
+		l.add("leave_class", element(l.verdict(usual, chains.AtLeave), l.describe(c, egress, nil, usual),
+			class(c.number)))
 	}
 	for _, d := range l.destinationsOf(dk) {
 		for _, cell := range d.cells {
-			l.addCell(c, d.addressRange, cell)
+			l.addCell(c, d.AddressRange, cell)
 		}
 	}
 }
 
 // A destination is a range of addresses of which the same is said, and what of that differs from the usual judgement.
 type destination struct {
-	addressRange
+	partition.AddressRange
 	row   *row
 	cells []cell
 }
@@ -41,23 +44,22 @@ func (l *lowering) destinationsOf(dk *docket) []destination {
 	var lists [][]*policy.CIDR
 	for at, e := range dk.entries {
 		if !e.everybody && e.list >= 0 {
-			entries, lists = append(entries, at), append(lists, l.addresses.lists[e.list])
+			entries, lists = append(entries, at), append(lists, l.addresses.Lists[e.list])
 		}
 	}
-	all := atoms(slices.Concat(lists...))
-	of := matching(all, lists)
+	all, of := partition.Cut(lists)
 	var which []int
 	for i, atom := range all {
 		which = which[:0]
-		for _, at := range of.lists(i) {
+		for _, at := range of.Lists(i) {
 			which = append(which, entries[at])
 		}
 		r := dk.row(which)
-		if n := len(list); n > 0 && list[n-1].row.signature == r.signature && continues(list[n-1].addressRange, atom) {
-			list[n-1].to = atom.to
+		if n := len(list); n > 0 && list[n-1].row.signature == r.signature && list[n-1].ContinuedBy(atom) {
+			list[n-1].To = atom.To
 			continue
 		}
-		list = append(list, destination{addressRange: atom, row: r})
+		list = append(list, destination{AddressRange: atom, row: r})
 	}
 	l.fillCells(list, dk.others.judgements[0])
 	l.destinations[dk] = list
@@ -73,7 +75,7 @@ func (l *lowering) fillCells(list []destination, usual judgement) {
 	cells := map[kind][]cell{}
 	for i := range list {
 		d := &list[i]
-		k := kind{d.row, d.from.Is4()}
+		k := kind{d.row, d.From.Is4()}
 		if _, known := cells[k]; !known {
 			cells[k] = l.cells(k.row, k.is4, usual)
 		}
@@ -124,7 +126,7 @@ func (l *lowering) cells(r *row, is4 bool, usual judgement) []cell {
 func (l *lowering) typeCells(r *row, is4 bool, other judgement) []cell {
 	proto := uint8(policy.ICMP)
 	if !is4 {
-		proto = protoICMPv6
+		proto = nft.ProtoICMPv6
 	}
 	var cells []cell
 	for _, s := range l.spansOf(proto, r) {
@@ -136,7 +138,7 @@ func (l *lowering) typeCells(r *row, is4 bool, other judgement) []cell {
 }
 
 func (l *lowering) cell(protoFrom, protoTo uint8, s judgedSpan, types bool) cell {
-	leave, called := l.verdict(s.judgement, atLeave), l.verdict(s.judgement, atCalled)
+	leave, called := l.verdict(s.judgement, chains.AtLeave), l.verdict(s.judgement, chains.AtCalled)
 	return cell{protoFrom, protoTo, s.from, s.to, types, s.judgement, leave, called}
 }
 
@@ -149,14 +151,14 @@ type judgedSpan struct {
 // spansOf covers a protocol's ports or types, ascending, with as few spans as can be.
 func (l *lowering) spansOf(proto uint8, r *row) []judgedSpan {
 	last := uint16(65535)
-	if proto == uint8(policy.ICMP) || proto == protoICMPv6 {
+	if proto == uint8(policy.ICMP) || proto == nft.ProtoICMPv6 {
 		last = 255
 	}
 	var named []judgedSpan
 	for i, at := range r.ports {
-		for _, s := range l.ports.classes[at].spans {
-			if s.proto == proto {
-				named = append(named, judgedSpan{s.from, s.to, r.judgements[i+1]})
+		for _, s := range l.ports.Classes[at].Spans {
+			if s.Proto == proto {
+				named = append(named, judgedSpan{s.From, s.To, r.judgements[i+1]})
 			}
 		}
 	}
@@ -184,8 +186,8 @@ func (l *lowering) spansOf(proto uint8, r *row) []judgedSpan {
 }
 
 // addCell writes a cell into both maps, with one key.
-func (l *lowering) addCell(c *workloadClass, r addressRange, cell cell) {
-	set, key := family(r), []nft.Value{class(c.number), nft.AddressRange(r.from, r.to)}
+func (l *lowering) addCell(c *workloadClass, r partition.AddressRange, cell cell) {
+	set, key := family(r.From), []nft.Value{class(c.number), nft.AddressRange(r.From, r.To)}
 	if cell.types {
 		set = "_icmp" + set
 		key = append(key, nft.Span(uint64(cell.from), uint64(cell.to)))

@@ -1,44 +1,15 @@
-package compiler
+package chains
 
 import (
-	"time"
-
 	"thole/compiler/mark"
 	nft "thole/ruleset"
 )
-
-// A tunnel puts a packet into another one, which passes OUTPUT once more and still has the socket
-// of the inner packet. Only the inner one is the workload's. So a workload's packet that was judged
-// and may be wrapped gets a priority of its own, by which the packet around it is known.
-//
-// WireGuard clears the priority (linux: drivers/net/wireguard/queueing.h, wg_reset_packet). It is
-// known by its handshakes: those the kernel sends itself, without a socket, before it wraps
-// anything, and again at least every two minutes as long as something comes back.
-
-// How long, and of how many peers, WireGuard's handshakes are remembered: it does not use a
-// key for more than 180 s, and tries for 90 s to get a new one (REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME).
-const (
-	wireguardTimeout = 5 * time.Minute
-	wireguardSize    = 65536
-)
-
-// WireGuardCounter counts handshakes of WireGuard that are not remembered, because too many are.
-const WireGuardCounter = "wireguard_full"
 
 // The first bytes of WireGuard's messages: a handshake begins, or is answered.
 const (
 	wireguardInitiation = 0x01000000
 	wireguardResponse   = 0x02000000
 )
-
-func (l *lowering) declareTunnels() {
-	for i, address := range []nft.Type{nft.IPv4Addr, nft.IPv6Addr} {
-		l.declareSet(nft.Set{Name: "wireguard" + families[i],
-			Key:     []nft.Type{address, nft.InetService, nft.InetService},
-			Timeout: wireguardTimeout, Size: wireguardSize,
-			Comment: "to whom WireGuard speaks: address . port . port here"})
-	}
-}
 
 var (
 	wrap   = scratch(nft.MetaPriority, mark.WrappedPriority)
@@ -60,8 +31,17 @@ func wrappings(match ...nft.Statement) []nft.Rule {
 	}
 }
 
-func tunnelChains() []nft.Chain {
-	return []nft.Chain{
+// tunnelChains tell a packet around another one from that one.
+//
+// A tunnel puts a packet into another one, which passes OUTPUT once more and still has the socket
+// of the inner packet. Only the inner one is the workload's. So a workload's packet that was judged
+// and may be wrapped gets a priority of its own, by which the packet around it is known.
+//
+// WireGuard clears the priority (linux: drivers/net/wireguard/queueing.h, wg_reset_packet). It is
+// known by its handshakes: those the kernel sends itself, without a socket, before it wraps
+// anything, and again at least every two minutes as long as something comes back.
+func (b *builder) tunnelChains() []nft.Chain {
+	return append([]nft.Chain{
 		{Name: "left", Comment: "it may leave", Rules: []nft.Rule{rule(jump("may_be_wrapped")), rule(accept)}},
 		{Name: "may_be_wrapped", Comment: "in another packet, which has its socket", Rules: []nft.Rule{
 			because("by a bridge, a tunnel, …", nft.HasKind(), wrap),
@@ -70,8 +50,8 @@ func tunnelChains() []nft.Chain {
 			rule(isNot(nft.MetaMark, 0), wrap),
 		}},
 		{Name: "around", Comment: "around a packet that was judged, or pretending to be", Rules: []nft.Rule{
-			because("a copy of it comes back: INPUT knows it", v4, within(nft.IPDaddr, groups[0]), loops, accept),
-			rule(v6, within(nft.IP6Daddr, groups[1]), loops, accept),
+			because("a copy of it comes back: INPUT knows it", v4, within(nft.IPDaddr, multicast4), loops, accept),
+			rule(v6, within(nft.IP6Daddr, multicast6), loops, accept),
 			rule(is(nft.FibDaddrType, nft.RTNBroadcast), loops, accept),
 			rule(scratch(nft.MetaPriority, 0), accept),
 		}},
@@ -82,11 +62,11 @@ func tunnelChains() []nft.Chain {
 			rule(v6, nft.Update{Key: wireguardKey(ip6Daddr), Set: "wireguard6"}, accept),
 			rule(nft.Count{Counter: WireGuardCounter}, accept),
 		}},
-	}
+	}, b.answerLeft()...)
 }
 
 // answerLeft sees answers that were decided and leave. What is unlabelled keeps its priority.
-func (l *layout) answerLeft() []nft.Chain {
+func (b *builder) answerLeft() []nft.Chain {
 	return []nft.Chain{
 		{Name: "answer_left", Comment: "left, for answers that are decided", Rules: []nft.Rule{
 			rule(nft.HasKind(), goTo("answer_left_by")),
@@ -94,7 +74,7 @@ func (l *layout) answerLeft() []nft.Chain {
 			rule(isNot(nft.MetaMark, 0), goTo("answer_left_by")),
 			rule(accept),
 		}},
-		{Name: "answer_left_by", Rules: l.whose(l.itsNumber(goTo("wrapped")), "accepted")},
+		{Name: "answer_left_by", Rules: b.lookupCgroup(b.numberToPriority(goTo("wrapped")), "accepted")},
 		{Name: "wrapped", Rules: []nft.Rule{rule(wrap, accept)}},
 	}
 }

@@ -1,21 +1,21 @@
-package compiler
+package chains
 
 import (
 	"thole/compiler/mark"
 	nft "thole/ruleset"
 )
 
-// calledChains judge the address that a process of this node called, where NAT led the
+// natChains judge the address that a process of this node called, where NAT led the
 // connection to a workload, a container or something unlabelled of this node. Rules that speak
 // of addresses mean the one that was called; those that speak of labels, the one that gets it.
 // A rule that denies either denies the connection; a rule that allows one allows it.
-func (l *layout) calledChains() []nft.Chain {
+func (b *builder) natChains() []nft.Chain {
 	asked := masked(nft.MetaMark, mark.CalledAllowed, mark.CalledAllowed)
 	allowed := func(bits uint32) []nft.Rule {
 		return []nft.Rule{rule(nft.SetBits{Target: nft.MetaMark, And: mark.AllBits, Or: bits})}
 	}
 	return []nft.Chain{
-		l.called(),
+		b.called(),
 		{Name: "called_here", Comment: "an address of this node: labels alone count", Rules: restore()},
 		{Name: "called_allowed", Comment: "egress allows the address that was called",
 			Rules: allowed(mark.CalledAllowed | mark.CalledAudited)},
@@ -31,12 +31,12 @@ func (l *layout) calledChains() []nft.Chain {
 
 // called puts the address that was called into the packet for as long as it takes to ask whether
 // it is this node's.
-func (l *layout) called() nft.Chain {
+func (b *builder) called() nft.Chain {
 	c := nft.Chain{Name: "called", Comment: "the address that was called, outside this node; that it reaches itself " +
 		"does not count", Rules: append([]nft.Rule{
 		because("a request the other way: its sender called nobody by it", isAnswer, onLo, verdictReturn),
 	}, ifCalledHere()...)}
-	if l.bridges {
+	if b.Bridges {
 		c.Rules = append(c.Rules,
 			rule(nft.InSet{Key: []nft.Expr{called4}, Set: "container_net4"}, verdictReturn),
 			rule(nft.InSet{Key: []nft.Expr{called6}, Set: "container_net6"}, verdictReturn))
@@ -44,15 +44,6 @@ func (l *layout) called() nft.Chain {
 	c.Rules = append(c.Rules, sendersClass, listenersClass)
 	c.Rules = append(c.Rules, saidOf("called", sender, called4, called6, calledPort)...)
 	return c
-}
-
-// askContainerAgain judges the answer of a container by what its asker called.
-func askContainerAgain() nft.Chain {
-	return nft.Chain{Name: "ask_container_again", Comment: "mark: who asked; priority: the container",
-		Rules: []nft.Rule{
-			rule(isCalled, jump("called")),
-			rule(goTo("ask_answer")),
-		}}
 }
 
 // ifCalledHere goes to called_here where the address that was called is this node's.

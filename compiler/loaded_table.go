@@ -3,7 +3,8 @@ package compiler
 import (
 	"strings"
 
-	"thole/compiler/mark"
+	"thole/compiler/chains"
+	"thole/compiler/partition"
 	"thole/ruleset"
 )
 
@@ -32,49 +33,10 @@ func Loaded(t *ruleset.Table) (Numbers, uint16) {
 				n.Workloads[key] = number
 				n.Next = max(n.Next, number+1)
 			case s.Name == "address4" || s.Name == "address6":
-				r := addressRange{e.Key[0].From.Addr(s.Key[0]), e.Key[0].To.Addr(s.Key[0])}
+				r := partition.AddressRange{From: e.Key[0].From.Addr(s.Key[0]), To: e.Key[0].To.Addr(s.Key[0])}
 				n.Addresses[r.String()] = e.Number
 			}
 		}
 	}
-	return n, EpochOf(t)
-}
-
-// EpochOf returns the epoch that the rules of a table write into the conntrack mark, 0 if
-// there is no table, or they do not agree on one.
-func EpochOf(t *ruleset.Table) uint16 {
-	if t == nil {
-		return 0
-	}
-	var found uint16
-	for _, c := range t.Chains {
-		for _, r := range c.Rules {
-			for _, s := range r.Statements {
-				epoch := mark.EpochIn(written(s))
-				if epoch == 0 {
-					continue
-				}
-				if found != 0 && found != epoch {
-					return 0
-				}
-				found = epoch
-			}
-		}
-	}
-	return found
-}
-
-// written are the bits that a statement sets in the conntrack mark.
-func written(s ruleset.Statement) uint32 {
-	switch s := s.(type) {
-	case ruleset.SetBits:
-		if s.Target == ruleset.CtMark {
-			return s.Or
-		}
-	case ruleset.Copy:
-		if s.Target == ruleset.CtMark {
-			return s.Or
-		}
-	}
-	return 0
+	return n, chains.EpochOf(t)
 }

@@ -1,4 +1,4 @@
-package compiler
+package partition
 
 import (
 	"encoding/binary"
@@ -22,35 +22,36 @@ func icmpNumber(p policy.Port, proto uint8) int {
 	return -1
 }
 
-// A span is a run of points of one protocol, both ends included.
-type span struct {
-	proto    uint8
-	from, to uint16
+// A Span is a run of points of one protocol, both ends included.
+type Span struct {
+	Proto    uint8
+	From, To uint16
 }
 
-// A portClass is a set of protocols with destination ports, or of ICMP types, that no rule of the set can tell apart.
-type portClass struct {
-	spans []span // ascending; none for the first class
+// A PortClass is a set of protocols with destination ports, or of ICMP types, that no rule of the set can tell apart.
+type PortClass struct {
+	Spans []Span // ascending; none for the first class
 }
 
-// portClasses divide all that rules can name by their ports. The first class is what no rule names, so it has no spans.
-type portClasses struct {
-	lists   [][]policy.Port // the distinct ports: of all rules
-	index   map[string]int
-	classes []portClass
-	named   [][]int // for each list, the indexes of the classes that it names, ascending
+// PortClasses divide all that rules can name by their ports. The first class is what no rule names, so it has no spans.
+type PortClasses struct {
+	Classes []PortClass
+
+	lists [][]policy.Port // the distinct ports: of all rules
+	index map[string]int  // in lists
+	named [][]int         // for each list, the indexes of the classes that it names, ascending
 }
 
-// classifyPorts finds the classes of all ports that rules can tell apart.
-func classifyPorts(policies []policy.Policy) *portClasses {
-	pc := &portClasses{index: map[string]int{}}
-	for r := range allRules(policies) {
+// Ports finds the classes of all ports that rules can tell apart.
+func Ports(policies []policy.Policy) *PortClasses {
+	pc := &PortClasses{index: map[string]int{}}
+	for r := range policy.Rules(policies) {
 		if key := portsKey(r.Ports); r.Ports != nil && !has(pc.index, key) {
 			pc.index[key] = len(pc.lists)
 			pc.lists = append(pc.lists, r.Ports)
 		}
 	}
-	pc.classes = []portClass{{}}
+	pc.Classes = []PortClass{{}}
 	pc.named = make([][]int, len(pc.lists))
 	index := map[string]int{"": 0} // by the lists that name it
 	var key []byte
@@ -63,16 +64,16 @@ func classifyPorts(policies []policy.Policy) *portClasses {
 			}
 			at, ok := index[string(key)]
 			if !ok {
-				at = len(pc.classes)
+				at = len(pc.Classes)
 				index[string(key)] = at
-				pc.classes = append(pc.classes, portClass{})
+				pc.Classes = append(pc.Classes, PortClass{})
 				for _, list := range lists[i] {
 					pc.named[list] = append(pc.named[list], at)
 				}
 			}
 			if at != 0 {
-				c := &pc.classes[at]
-				c.spans = appendSpan(c.spans, s)
+				c := &pc.Classes[at]
+				c.Spans = appendSpan(c.Spans, s)
 			}
 		}
 	}
@@ -85,7 +86,7 @@ func portsKey(ports []policy.Port) string {
 	for _, p := range ports {
 		b = append(b, byte(p.Protocol))
 		b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(b, p.From), p.To)
-		b = appendString(b, p.ICMPType)
+		b = append(binary.AppendUvarint(b, uint64(len(p.ICMPType))), p.ICMPType...)
 	}
 	return string(b)
 }
@@ -126,7 +127,7 @@ func portsOn(p policy.Port, line portLine) (from, to int, ok bool) {
 
 // divide cuts a line where an entry begins or ends. It returns the parts, ascending, and for each the lists that name
 // it, ascending.
-func (pc *portClasses) divide(line portLine) (atoms []span, named [][]int) {
+func (pc *PortClasses) divide(line portLine) (atoms []Span, named [][]int) {
 	cuts := []int{0}
 	for _, list := range pc.lists {
 		for _, p := range list {
@@ -145,7 +146,7 @@ func (pc *portClasses) divide(line portLine) (atoms []span, named [][]int) {
 		if i+1 < len(cuts) {
 			to = cuts[i+1] - 1
 		}
-		atoms = append(atoms, span{line.proto, uint16(from), uint16(to)})
+		atoms = append(atoms, Span{line.proto, uint16(from), uint16(to)})
 	}
 	named = make([][]int, len(cuts))
 	for at, list := range pc.lists {
@@ -165,17 +166,17 @@ func (pc *portClasses) divide(line portLine) (atoms []span, named [][]int) {
 	return atoms, named
 }
 
-// appendSpan adds s, joined to the last span where it continues that.
-func appendSpan(spans []span, s span) []span {
+// appendSpan adds s, joined to the last Span where it continues that.
+func appendSpan(spans []Span, s Span) []Span {
 	if n := len(spans); n > 0 {
 		last := &spans[n-1]
-		if last.proto == s.proto && int(last.to)+1 == int(s.from) {
-			last.to = s.to
+		if last.Proto == s.Proto && int(last.To)+1 == int(s.From) {
+			last.To = s.To
 			return spans
 		}
 	}
 	return append(spans, s)
 }
 
-// of returns the classes that a rule's ports name, ascending.
-func (pc *portClasses) of(ports []policy.Port) []int { return pc.named[pc.index[portsKey(ports)]] }
+// Of returns the classes, by their index in Classes, that a rule's ports name, ascending.
+func (pc *PortClasses) Of(ports []policy.Port) []int { return pc.named[pc.index[portsKey(ports)]] }

@@ -1,4 +1,4 @@
-package compiler
+package chains
 
 import (
 	"slices"
@@ -9,12 +9,12 @@ import (
 
 // inputChains see what reaches this node. What comes over lo and has no number of a sender is
 // decided, or was sent by something unlabelled. TCP is judged by the listener that is found,
-// which is not always the one that the kernel takes: who answers decides (answerChains).
-func (l *layout) inputChains() []nft.Chain {
-	settledIn := masked(nft.CtMark, mark.EpochMask|mark.DeadBit|mark.OutBit|mark.OpenBit, l.epoch)
+// which is not always the one that the kernel takes: who answers decides (replyChains).
+func (b *builder) inputChains() []nft.Chain {
+	settledIn := masked(nft.CtMark, mark.EpochMask|mark.DeadBit|mark.OutBit|mark.OpenBit, b.epochBits)
 	isOpen := masked(nft.CtMark, mark.OpenBit, mark.OpenBit)
 	openHere := masked(nft.CtMark, mark.OpenBit|mark.DeadBit, mark.OpenBit)
-	asked := masked(nft.CtMark, mark.OpenBit|mark.EpochMask|mark.DeadBit, mark.OpenBit|l.epoch)
+	asked := masked(nft.CtMark, mark.OpenBit|mark.EpochMask|mark.DeadBit, mark.OpenBit|b.epochBits)
 	return []nft.Chain{
 		{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
 			rule(isTCP, goTo("input_tcp")),
@@ -34,8 +34,8 @@ func (l *layout) inputChains() []nft.Chain {
 			because("what carries nothing opens no more", openHere, accept),
 			because("also what conntrack does not know", goTo("input_data")),
 		}},
-		{Name: "input_data", Comment: "whose connection?", Rules: l.whose(l.itsNumber(goTo("input_workload")),
-			"input_data_nobody")},
+		{Name: "input_data", Comment: "whose connection?",
+			Rules: b.lookupCgroup(b.numberToPriority(goTo("input_workload")), "input_data_nobody")},
 		{Name: "input_data_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
 			because("a request: no socket sent it", aSocket, onLo, isInjected, nft.Count{Counter: "injected"}, drop),
@@ -44,8 +44,8 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(aSocket, onLo, sentBy, goTo("discard")),
 			rule(aSocket, accept),
 			because("its socket is bound to a device, and not found: but it answered, and each answer is judged", onLo,
-				askerSent, l.answered(), accept),
-			rule(onLo, l.answered(), masked(nft.CtMark, mark.ClassMask, 0),
+				askerSent, b.answered(), accept),
+			rule(onLo, b.answered(), masked(nft.CtMark, mark.ClassMask, 0),
 				maskedNot(nft.MetaMark, mark.SenderMask, mark.Sender&mark.SenderMask), accept),
 			because("outside its window it carries nothing, and is answered", onLo, isOpen,
 				nft.Flip{Field: nft.TCPSequence}, accept),
@@ -53,8 +53,8 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
 		{Name: "input_syn", Rules: append([]nft.Rule{rule(isAnswer, goTo("input_reply_syn"))},
-			l.whose(l.itsNumber(goTo("input_workload")), "input_syn_nobody")...)},
-		l.replySYN("input_reply_syn"),
+			b.lookupCgroup(b.numberToPriority(goTo("input_workload")), "input_syn_nobody")...)},
+		b.replySYN("input_reply_syn"),
 		{Name: "input_syn_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
 			because("early demultiplexing found a socket already: no other can be looked for", fromAway,
@@ -68,7 +68,7 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(isNot(nft.MetaPriority, 0), goTo("input_workload")),
 			rule(goTo("input_unasked")),
 		}},
-		{Name: "find_listener", Rules: l.whose(l.itsNumber(verdictReturn), "find_unlabelled")},
+		{Name: "find_listener", Rules: b.lookupCgroup(b.numberToPriority(verdictReturn), "find_unlabelled")},
 		{Name: "find_unlabelled", Rules: []nft.Rule{rule(fullSocket(nft.SocketMark),
 			scratch(nft.MetaPriority, mark.UnlabelledListener))}},
 		{Name: "input_unasked", Comment: "nobody that could be asked was found: no more than a handshake passes",
@@ -90,12 +90,12 @@ func (l *layout) inputChains() []nft.Chain {
 			rule(onLo, sentBy, goTo("ask_nobody")),
 			rule(isUDP, nft.Count{Counter: "unlabelled"}, accept),
 			rule(unknownCt, accept),
-			rule(onLo, isSYN, setMark(0, l.epoch|mark.OpenBit), nft.Count{Counter: "unlabelled"}, accept),
-			rule(onLo, l.answered(), setMark(0, l.epoch), nft.Count{Counter: "unlabelled"}, accept),
-			because("who answers?", onLo, setMark(0, l.epoch|mark.OpenBit|mark.OutBit)),
-			because("other programs' marks stay", fromAway, is(nft.CtMark, 0), setMark(0, l.epoch|mark.OpenBit)),
+			rule(onLo, isSYN, setMark(0, b.epochBits|mark.OpenBit), nft.Count{Counter: "unlabelled"}, accept),
+			rule(onLo, b.answered(), setMark(0, b.epochBits), nft.Count{Counter: "unlabelled"}, accept),
+			because("who answers?", onLo, setMark(0, b.epochBits|mark.OpenBit|mark.OutBit)),
+			because("other programs' marks stay", fromAway, is(nft.CtMark, 0), setMark(0, b.epochBits|mark.OpenBit)),
 			because("it was denied by who had the port before", fromAway,
-				masked(nft.CtMark, mark.DeadBit, mark.DeadBit), setMark(0, l.epoch|mark.OpenBit)),
+				masked(nft.CtMark, mark.DeadBit, mark.DeadBit), setMark(0, b.epochBits|mark.OpenBit)),
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
 		{Name: "input_other", Comment: "no listener can be found: the sender alone decides", Rules: []nft.Rule{
@@ -110,14 +110,14 @@ func (l *layout) inputChains() []nft.Chain {
 			neighbourDiscovery,
 			rule(goTo("ask_nobody")),
 		}},
-		l.stranger(),
+		b.stranger(),
 	}
 }
 
 // inputUDPChains judge every datagram: a port changes hands. What goes to a group or to all is
 // delivered to all their sockets, but the kernel finds one of them at most: there the sender
 // alone decides, at its OUTPUT.
-func (l *layout) inputUDPChains() []nft.Chain {
+func (b *builder) inputUDPChains() []nft.Chain {
 	forged := append([]nft.Statement{}, ownSource...)
 	return []nft.Chain{
 		{Name: "input_udp", Comment: "a port changes hands: every datagram is judged", Rules: []nft.Rule{
@@ -125,11 +125,11 @@ func (l *layout) inputUDPChains() []nft.Chain {
 			rule(is(nft.IPDaddr, 0x7f000001), goTo("input_datagram")),
 			rule(v4, goTo("input_udp4")),
 			laterFragment,
-			rule(v6, within(nft.IP6Daddr, groups[1]), goTo("input_group")),
+			rule(v6, within(nft.IP6Daddr, multicast6), goTo("input_group")),
 			rule(goTo("input_datagram")),
 		}},
 		{Name: "input_udp4", Rules: []nft.Rule{
-			rule(v4, within(nft.IPDaddr, groups[0]), goTo("input_group")),
+			rule(v4, within(nft.IPDaddr, multicast4), goTo("input_group")),
 			rule(is(nft.FibDaddrType, nft.RTNBroadcast), goTo("input_broadcast")),
 			rule(goTo("input_datagram")),
 		}},
@@ -142,24 +142,25 @@ func (l *layout) inputUDPChains() []nft.Chain {
 			looped,
 			rule(onLo, sentBy, goTo("discard")),
 			because("a workload's own, come back", fromAway, maskedNot(nft.CtMark, mark.ClassMask, 0),
-				masked(nft.CtMark, elsewhere, 0), goTo("discard")),
+				masked(nft.CtMark, mark.AddressClass, 0), goTo("discard")),
 			rule(accept),
 		}},
-		{Name: "input_datagram", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_unlabelled")},
+		{Name: "input_datagram", Rules: b.lookupCgroup(b.numberToPriority(goTo("input_workload")), "input_unlabelled")},
 		{Name: "input_reply", Comment: "an answer is for the workload that asked, not for who has its port now",
 			Rules: append([]nft.Rule{
 				laterFragment,
 				because("no socket sent it", onLo, isInjected, goTo("input_reply_other")),
 				because("it is a request the other way", onLo, sentBy, goTo("input_other_way")),
 				rule(masked(nft.CtMark, mark.ClassMask, 0), goTo("input_reply_other")),
-			}, l.sameAs(goTo("input_again"), "input_reply_other")...)},
-		{Name: "input_other_way", Rules: l.whose(l.itsNumber(goTo("input_workload")), "input_other_way_nobody")},
+			}, b.sameWorkload(goTo("input_again"), "input_reply_other")...)},
+		{Name: "input_other_way",
+			Rules: b.lookupCgroup(b.numberToPriority(goTo("input_workload")), "input_other_way_nobody")},
 		{Name: "input_other_way_nobody", Rules: []nft.Rule{
 			rule(fullSocket(nft.SocketMark), goTo("input_unlabelled")),
 			because("sent by something unlabelled", masked(nft.MetaMark, mark.ClassMask, 0), accept),
 			because("whose it is cannot be found: perhaps that of who may not have this answer", goTo("discard")),
 		}},
-		l.replyOther(),
+		b.replyOther(),
 		{Name: "input_reply_nobody", Rules: []nft.Rule{
 			rule(fromAway, accept),
 			because("never judged: nothing of a workload's", masked(nft.CtMark, mark.EpochMask, 0), accept),
@@ -167,45 +168,46 @@ func (l *layout) inputUDPChains() []nft.Chain {
 			because("an unlabelled process sent it: OUTPUT leaves a workload's number in the priority",
 				is(nft.MetaPriority, 0), accept),
 			because("another program's mark: no connection of this node has an address's class",
-				masked(nft.CtMark, elsewhere, elsewhere), accept),
+				masked(nft.CtMark, mark.AddressClass, mark.AddressClass), accept),
 			rule(goTo("discard")),
 		}},
 		{Name: "input_again", Comment: "of an answer that comes over lo OUTPUT decided", Rules: append([]nft.Rule{
 			rule(onLo, accept),
 			because("this node's own address, from outside", append(forged, goTo("discard"))...),
-			rule(masked(nft.CtMark, mark.EpochMask|mark.DeadBit, l.epoch), accept),
-		}, append(l.containers(iifName, ipSaddr, ip6Saddr, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark,
+			rule(masked(nft.CtMark, mark.EpochMask|mark.DeadBit, b.epochBits), accept),
+		}, append(b.containers(iifName, ipSaddr, ip6Saddr, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark,
 			And: mark.ClassMask}, goTo("ask_container_again")),
-			l.whose(l.itsNumber(goTo("leave_again")), "discard")...)...)},
+			b.lookupCgroup(b.numberToPriority(goTo("leave_again")), "discard")...)...)},
 	}
 }
 
 // replyOther sees an answer that who asked does not get.
-func (l *layout) replyOther() nft.Chain {
-	return nft.Chain{Name: "input_reply_other", Rules: l.whose(l.itsNumber(goTo("discard")), "input_reply_nobody")}
+func (b *builder) replyOther() nft.Chain {
+	return nft.Chain{Name: "input_reply_other",
+		Rules: b.lookupCgroup(b.numberToPriority(goTo("discard")), "input_reply_nobody")}
 }
 
 // stranger gives who comes from elsewhere than lo a class: containers with a network
 // of their own by their address on their bridge, all else by its address.
-func (l *layout) stranger() nft.Chain {
+func (b *builder) stranger() nft.Chain {
 	c := nft.Chain{Name: "stranger", Comment: "the class of who comes from elsewhere than lo", Rules: []nft.Rule{
 		because("this node's own address, from outside", append(slices.Clone(ownSource), goTo("discard"))...),
 	}}
-	if l.fleet != nil {
+	if b.Fleet {
 		proven := masked(nft.CtMark, mark.RemoteMask|mark.OutBit, mark.RemoteClass)
 		c.Rules = append(c.Rules,
 			because("it proved its labels", proven, believed, nft.Copy{Target: nft.MetaMark, Source: nft.CtMark,
 				And: mark.ClassMask}, goTo("ask")),
 			because("its certificate was revoked", proven, goTo("refuse")))
 	}
-	c.Rules = append(c.Rules, l.outside(nft.MetaMark, iifName, ipSaddr, ip6Saddr, "ask")...)
+	c.Rules = append(c.Rules, b.outside(nft.MetaMark, iifName, ipSaddr, ip6Saddr, "ask")...)
 	return c
 }
 
 // outside asks with the class of an address that is not on this node, in a mark.
-func (l *layout) outside(target nft.Field, bridge, addr4, addr6 nft.Expr, ask string) []nft.Rule {
+func (b *builder) outside(target nft.Field, bridge, addr4, addr6 nft.Expr, ask string) []nft.Rule {
 	var rules []nft.Rule
-	if l.bridges {
+	if b.Bridges {
 		rules = append(rules,
 			rule(v4, nft.SetByMap{Target: target, Key: []nft.Expr{bridge, addr4}, Map: "container4"}, goTo(ask)),
 			rule(v6, nft.SetByMap{Target: target, Key: []nft.Expr{bridge, addr6}, Map: "container6"}, goTo(ask)),
@@ -213,7 +215,7 @@ func (l *layout) outside(target nft.Field, bridge, addr4, addr6 nft.Expr, ask st
 				nft.InSet{Key: []nft.Expr{bridge}, Set: "bridges"}, goTo("discard")))
 	}
 	return append(rules,
-		rule(nft.SetBits{Target: target, Or: elsewhere}),
+		rule(nft.SetBits{Target: target, Or: mark.AddressClass}),
 		rule(v4, nft.SetByMap{Target: target, Key: []nft.Expr{addr4}, Map: "address4"}),
 		rule(v6, nft.SetByMap{Target: target, Key: []nft.Expr{addr6}, Map: "address6"}),
 		rule(goTo(ask)))

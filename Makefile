@@ -7,7 +7,7 @@
 # make soak       a million random cases, and 5,000 through the kernel: some 7 minutes, at most 20
 # make soak-long  the other long tests: some two hours
 # make fuzz       a minute each of random policy files, tokens, statements, packets, ICMP errors, handshakes,
-#                 grants and certificates
+#                 grants, certificates and netlink messages
 # make lint       gofmt, vet, staticcheck, errorlint
 # make install    bin/thole, man pages, completion, systemd's units → $(PREFIX)
 
@@ -84,7 +84,7 @@ soak-long: packages
 FUZZTIME ?= 60s
 FUZZ = compiler/policy:FuzzParse compiler/policy:FuzzWords datapath/token:FuzzToken datapath/token:FuzzStatement \
 	datapath/packet:FuzzPacket datapath/packet:FuzzQuote datapath/pki:FuzzGrants datapath/pki:FuzzVerify \
-	datapath/handshake:FuzzStep
+	datapath/handshake:FuzzStep internal/nlmsg:FuzzAttributes internal/nlmsg:FuzzMessages
 fuzz:
 	@for f in $(FUZZ); do \
 	  echo "== $$f"; $(GO) test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) ./$${f%:*} || exit 1; \

@@ -13,7 +13,7 @@ import (
 var mayImport = map[string][]string{
 	"thole/ruleset": {},
 	"thole/ruleset/kernel": {
-		"thole/ruleset",
+		"thole/internal/nlmsg", "thole/ruleset",
 		"github.com/google/nftables/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
 	},
 	"thole/compiler": {
@@ -27,16 +27,20 @@ var mayImport = map[string][]string{
 	"thole/policies":           {},
 	"thole/internal/condition": {},
 	"thole/internal/exposure":  {},
-	"thole/internal/routes":    {"github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
-	"thole/watch/cgroupfs":     {"golang.org/x/sys/..."},
-	"thole/watch/workload":     {"thole/compiler/policy", "thole/internal/condition"},
+	"thole/internal/nlmsg":     {"github.com/mdlayher/netlink", "golang.org/x/sys/..."},
+	"thole/internal/routes": {
+		"thole/internal/nlmsg", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
+	},
+	"thole/watch/cgroupfs": {"golang.org/x/sys/..."},
+	"thole/watch/workload": {"thole/compiler/policy", "thole/internal/condition"},
 	"thole/watch": {
 		"thole/compiler/policy", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/workload",
 		"github.com/containerd/cgroups/v3/...", "github.com/fsnotify/fsnotify",
 		"github.com/coreos/go-systemd/v22/...", "github.com/godbus/dbus/v5", "golang.org/x/sys/...",
 	},
 	"thole/watch/docker": {
-		"thole/compiler/policy", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/workload",
+		"thole/compiler/policy", "thole/internal/condition", "thole/internal/nlmsg", "thole/watch/cgroupfs",
+		"thole/watch/workload",
 		"github.com/containerd/errdefs/...", "github.com/docker/docker/...", "github.com/mdlayher/netlink/...",
 		"golang.org/x/sync/...", "golang.org/x/sys/...",
 	},
@@ -81,9 +85,12 @@ var mayImport = map[string][]string{
 	// What the handshake stands on.
 	"thole/datapath/peers": {"thole/datapath/packet", "thole/datapath/pki", "thole/datapath/token"},
 	"thole/datapath/queue": {
+		"thole/internal/nlmsg",
 		"github.com/florianl/go-nfqueue/v2", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
 	},
-	"thole/datapath/sockets": {"github.com/mdlayher/netlink/...", "golang.org/x/sys/..."},
+	"thole/datapath/sockets": {
+		"thole/internal/nlmsg", "github.com/mdlayher/netlink", "golang.org/x/sys/...",
+	},
 
 	// For tests and tools only: nothing above imports them.
 	"thole/internal/promise":     {"github.com/google/go-cmp/..."},

@@ -63,7 +63,6 @@ var larger = map[string]int{
 	"package compiler":                3720,
 	"package internal/daemon":         3960,
 	"package internal/nstest":         4600,
-	"package ruleset/kernel":          3200,
 	"struct internal/api.Status":      30,
 	"struct internal/daemon.enforcer": 51,
 	"struct ruleset.Packet":           28,

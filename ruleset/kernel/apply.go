@@ -3,10 +3,11 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"syscall"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"thole/internal/nlmsg"
 	"thole/ruleset"
 )
 
@@ -137,10 +138,10 @@ func (c *Conn) send(b *batch) error {
 	done := false
 	for _, a := range answers {
 		switch {
-		case a.errno == unix.ERESTART:
+		case errors.Is(a.err, unix.ERESTART):
 			return ErrGeneration
-		case a.errno != 0:
-			return fmt.Errorf("%s: %w", whats[a.sequence], a.errno)
+		case a.err != nil:
+			return fmt.Errorf("%s: %w", whats[a.sequence], a.err)
 		case a.sequence == last:
 			done = true
 		}
@@ -160,7 +161,7 @@ const sendOverhead = 4096
 func (c *Conn) makeRoom(b *batch) error {
 	size := sendOverhead
 	for _, m := range b.messages {
-		size += nlHeader + len(m.Data) + 3
+		size += nlmsg.HeaderSize + len(m.Data) + 3
 	}
 	if err := c.nl.SetWriteBuffer(max(size, minBuffer)); err != nil {
 		return fmt.Errorf("a send buffer of %d bytes: %w", size, err)
@@ -173,16 +174,15 @@ func (c *Conn) makeRoom(b *batch) error {
 }
 
 const (
-	nlHeader   = unix.SizeofNlMsghdr
 	answerSize = 1024      // of an error, as the kernel accounts it
 	maxAnswer  = 8 << 10   // of a message about an error, without the message itself
 	minBuffer  = 212 << 10 // net.core.wmem_default and rmem_default
 )
 
-// An answer is an error or, with errno 0, an acknowledgement.
+// An answer is an error or, with err nil, an acknowledgement.
 type answer struct {
 	sequence uint32 // of the message that it is about
-	errno    syscall.Errno
+	err      error
 }
 
 // answers reads all there are. It does not wait. Package netlink's Receive would not
@@ -215,26 +215,23 @@ func (c *Conn) answers() ([]answer, error) {
 		case recvErr != nil:
 			return out, recvErr
 		}
-		messages, err := syscall.ParseNetlinkMessage(buf[:n])
-		if err != nil {
+		if out, err = appendAnswers(out, buf[:n]); err != nil {
 			return out, err
 		}
-		out = appendAnswers(out, messages)
 	}
 }
 
-// appendAnswers reads messages of type NLMSG_ERROR (linux/netlink.h, struct nlmsgerr):
-//
-//	offset  size  meaning
-//	0       4     errno, negative; 0 is an acknowledgement
-//	4       16    the header of the message that it is about
-func appendAnswers(out []answer, messages []syscall.NetlinkMessage) []answer {
-	for _, m := range messages {
-		if m.Header.Type != unix.NLMSG_ERROR || len(m.Data) < 4 {
-			continue
+// appendAnswers reads the answers of one datagram.
+func appendAnswers(out []answer, b []byte) ([]answer, error) {
+	for len(b) > 0 {
+		m, rest, err := nlmsg.Next(b)
+		if err != nil {
+			return out, err
 		}
-		errno := -int32(nativeUint32(m.Data))
-		out = append(out, answer{sequence: m.Header.Seq, errno: syscall.Errno(errno)})
+		if m.Header.Type == netlink.Error {
+			out = append(out, answer{m.Header.Sequence, nlmsg.Answer(m)})
+		}
+		b = rest
 	}
-	return out
+	return out, nil
 }

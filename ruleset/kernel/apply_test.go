@@ -95,7 +95,7 @@ func TestReadUncounted(t *testing.T) {
 	got := want.Sets[0]
 	got.Elements = nil
 	r := reader{conn: c, family: inet, table: &ruleset.Table{Name: "thole"}}
-	if err := r.elements(&got, attrMap{}); err != nil {
+	if err := r.elements(&got, nil); err != nil {
 		t.Fatal(err)
 	}
 	checkTable(t, "read", tableOf(got), *want)

@@ -1,13 +1,13 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"thole/internal/nlmsg"
 	"thole/ruleset"
 )
 
@@ -78,34 +78,27 @@ func (b *batch) steps(f family, steps []ruleset.Step, want *ruleset.Table) error
 	return nil
 }
 
-// begin writes the head of the batch, whose header names a subsystem where others
-// name a family.
+// batchHeader names the subsystem of a batch.
+var batchHeader = nlmsg.NetfilterHeader{Resource: unix.NFNL_SUBSYS_NFTABLES}
+
+// begin writes the head of the batch.
 func (b *batch) begin(generation uint32) {
-	var a attrs
+	var a nlmsg.Attributes
 	if generation != 0 {
-		a.u32(unix.NFNL_BATCH_GENID, generation)
+		a.AddBE32(unix.NFNL_BATCH_GENID, generation)
 	}
-	b.append("the transaction", unix.NFNL_MSG_BATCH_BEGIN, 0, nfgenmsg(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES), a)
+	b.append("the transaction", nlmsg.Netfilter(unix.NFNL_MSG_BATCH_BEGIN, 0, batchHeader, a))
 }
 
 // end asks for an answer to the last message before it: when that is there, all are.
 func (b *batch) end() {
 	b.messages[len(b.messages)-1].Header.Flags |= netlink.Acknowledge
-	b.append("the end", unix.NFNL_MSG_BATCH_END, 0, nfgenmsg(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES), nil)
-}
-
-// nfgenmsg writes the header of messages of netfilter (linux/netfilter/nfnetlink.h):
-// 1 byte family, 1 byte version, 2 bytes resource in network byte order.
-func nfgenmsg(family uint8, resource uint16) []byte {
-	return binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)
+	b.append("the end", nlmsg.Netfilter(unix.NFNL_MSG_BATCH_END, 0, batchHeader, nil))
 }
 
 // append appends a message.
-func (b *batch) append(what string, typ netlink.HeaderType, flags netlink.HeaderFlags, head []byte, a attrs) {
-	b.messages = append(b.messages, netlink.Message{
-		Header: netlink.Header{Type: typ, Flags: netlink.Request | flags},
-		Data:   append(head, a...),
-	})
+func (b *batch) append(what string, m netlink.Message) {
+	b.messages = append(b.messages, m)
 	b.whats = append(b.whats, what)
 }
 
@@ -118,19 +111,14 @@ const (
 )
 
 // command appends a message of nf_tables.
-func (b *batch) command(what string, typ uint16, flags netlink.HeaderFlags, a attrs) {
-	b.append(what, messageType(typ), flags, nfgenmsg(uint8(b.family), 0), a)
-}
-
-// messageType returns the netlink type of a message of nf_tables.
-func messageType(typ uint16) netlink.HeaderType {
-	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ)
+func (b *batch) command(what string, typ uint16, flags netlink.HeaderFlags, a nlmsg.Attributes) {
+	b.append(what, request(typ, flags, b.family, a))
 }
 
 // named returns the attributes that name an object of the table.
-func (b *batch) named(nameAttr uint16, name string) attrs {
+func (b *batch) named(nameAttr uint16, name string) nlmsg.Attributes {
 	a := ofTable(b.table)
-	a.str(nameAttr, name)
+	a.AddString(nameAttr, name)
 	return a
 }
 
@@ -175,16 +163,16 @@ func (b *batch) tableCommand(what string, typ uint16, flags netlink.HeaderFlags)
 
 func (b *batch) counter(what string, typ uint16, flags netlink.HeaderFlags, name string) {
 	a := b.named(unix.NFTA_OBJ_NAME, name)
-	a.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+	a.AddBE32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
 	if typ == unix.NFT_MSG_NEWOBJ {
-		a.nest(unix.NFTA_OBJ_DATA, func(*attrs) {})
+		a.AddNested(unix.NFTA_OBJ_DATA, func(*nlmsg.Attributes) {})
 	}
 	b.command(what+" "+name, typ, flags, a)
 }
 
 func (b *batch) addSet(s *ruleset.Set) error {
 	b.nextSet++
-	var a attrs
+	var a nlmsg.Attributes
 	if err := setAttrs(&a, b.table, s, b.nextSet); err != nil {
 		return fmt.Errorf("set %s: %w", s.Name, err)
 	}
@@ -194,10 +182,10 @@ func (b *batch) addSet(s *ruleset.Set) error {
 
 // elements writes the elements of s in as many messages as it takes.
 func (b *batch) elements(what string, typ uint16, flags netlink.HeaderFlags, s *ruleset.Set) error {
-	var list attrs
+	var list nlmsg.Attributes
 	flush := func() {
 		a := b.named(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
-		a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *attrs) { *a = append(*a, list...) })
+		a.AddNested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *nlmsg.Attributes) { *a = append(*a, list...) })
 		b.command(what, typ, flags, a)
 		list = list[:0]
 	}
@@ -221,12 +209,12 @@ func (b *batch) addChain(c *ruleset.Chain) error {
 	}
 	a := b.named(unix.NFTA_CHAIN_NAME, c.Name)
 	if c.Hook != ruleset.NoHook {
-		a.nest(unix.NFTA_CHAIN_HOOK, func(a *attrs) {
-			a.u32(unix.NFTA_HOOK_HOOKNUM, uint32(c.Hook-1))
-			a.u32(unix.NFTA_HOOK_PRIORITY, uint32(c.Priority))
+		a.AddNested(unix.NFTA_CHAIN_HOOK, func(a *nlmsg.Attributes) {
+			a.AddBE32(unix.NFTA_HOOK_HOOKNUM, uint32(c.Hook-1))
+			a.AddBE32(unix.NFTA_HOOK_PRIORITY, uint32(c.Priority))
 		})
-		a.u32(unix.NFTA_CHAIN_POLICY, chainPolicy)
-		a.str(unix.NFTA_CHAIN_TYPE, chainType)
+		a.AddBE32(unix.NFTA_CHAIN_POLICY, chainPolicy)
+		a.AddString(unix.NFTA_CHAIN_TYPE, chainType)
 	}
 	b.command("add chain "+c.Name, unix.NFT_MSG_NEWCHAIN, create, a)
 	return nil
@@ -255,17 +243,17 @@ func (b *batch) addRules(c *ruleset.Chain) error {
 }
 
 // exprAttrs writes the list of a rule's expressions.
-func exprAttrs(a *attrs, f family, exprs []expr.Any) error {
+func exprAttrs(a *nlmsg.Attributes, f family, exprs []expr.Any) error {
 	var err error
-	a.nest(unix.NFTA_RULE_EXPRESSIONS, func(a *attrs) {
+	a.AddNested(unix.NFTA_RULE_EXPRESSIONS, func(a *nlmsg.Attributes) {
 		for _, e := range exprs {
 			var data []byte
 			if r, ours := e.(raw); ours {
-				data = r.attrs()
+				data = r.attributes()
 			} else if data, err = expr.Marshal(byte(f), e); err != nil {
 				return
 			}
-			a.bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)
+			a.AddBytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)
 		}
 	})
 	return err

@@ -8,6 +8,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nlmsg"
 )
 
 // Options say where a Conn works.
@@ -49,10 +51,10 @@ func Open(o Options) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening nftables: %w", err)
 	}
-	// An error else carries the whole message that it is about, up to maxElements.
+	// Otherwise an error carries the whole message that it is about, up to maxElements. With this option, the library
+	// cannot read an extended acknowledgement.
 	if err := nl.SetOption(netlink.CapAcknowledge, true); err != nil {
-		nl.Close()
-		return nil, fmt.Errorf("opening nftables: %w", err)
+		return nil, errors.Join(fmt.Errorf("opening nftables: %w", err), nl.Close())
 	}
 	return &Conn{nl: nl}, nil
 }
@@ -69,17 +71,25 @@ func (c *Conn) Generation() (uint32, error) {
 }
 
 func (c *Conn) generation() (uint32, error) {
-	replies, err := c.execute(netlink.Message{
-		Header: netlink.Header{Type: messageType(unix.NFT_MSG_GETGEN), Flags: netlink.Request},
-		Data:   nfgenmsg(unix.AF_UNSPEC, 0),
-	})
+	replies, err := c.execute(request(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil))
 	if err != nil {
 		return 0, fmt.Errorf("reading the generation: %w", err)
 	}
 	if len(replies) != 1 {
 		return 0, fmt.Errorf("reading the generation: %d answers", len(replies))
 	}
-	return messageAttrs(replies[0]).u32(unix.NFTA_GEN_ID), nil
+	_, a, err := nlmsg.ParseNetfilter(replies[0])
+	return a.BE32(unix.NFTA_GEN_ID), err
+}
+
+// request returns a message to nf_tables.
+func request(typ uint16, flags netlink.HeaderFlags, f family, a nlmsg.Attributes) netlink.Message {
+	return nlmsg.Netfilter(messageType(typ), flags, nlmsg.NetfilterHeader{Family: uint8(f)}, a)
+}
+
+// messageType returns the netlink type of a message of nf_tables.
+func messageType(typ uint16) netlink.HeaderType {
+	return nlmsg.NetfilterType(unix.NFNL_SUBSYS_NFTABLES, typ)
 }
 
 // execute sends a request and returns its answers. c.mu is held.

@@ -3,16 +3,17 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"syscall"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nlmsg"
 )
 
 // Messages and attributes of conntrack (linux/netfilter/nfnetlink_conntrack.h).
 const (
-	ctNew = unix.NFNL_SUBSYS_CTNETLINK << 8
-	ctGet = ctNew + 1
+	ctNew = 0 // IPCTNL_MSG_CT_NEW
+	ctGet = 1 // IPCTNL_MSG_CT_GET
 
 	ctaTupleOrig = 1
 	ctaMark      = 8
@@ -56,37 +57,40 @@ func (c *Conn) Remark(mask, bits uint32, change func(mark uint32) uint32) (int, 
 
 // marksToChange lists connections, and returns the messages that change their marks.
 func (c *Conn) marksToChange(mask, bits uint32, change func(uint32) uint32) ([]netlink.Message, error) {
-	var filter attrs
-	filter.u32(ctaMark, bits)
-	filter.u32(ctaMarkMask, mask)
-	entries, err := c.execute(netlink.Message{
-		Header: netlink.Header{Type: ctGet, Flags: netlink.Request | netlink.Dump},
-		Data:   append(nfgenmsg(unix.AF_UNSPEC, 0), filter...),
-	})
+	var filter nlmsg.Attributes
+	filter.AddBE32(ctaMark, bits)
+	filter.AddBE32(ctaMarkMask, mask)
+	entries, err := c.execute(conntrack(ctGet, netlink.Dump, unix.AF_UNSPEC, filter))
 	if err != nil {
 		return nil, err
 	}
 	var updates []netlink.Message
 	for _, e := range entries {
-		a := messageAttrs(e)
-		mark := a.u32(ctaMark)
+		h, a, err := nlmsg.ParseNetfilter(e)
+		if err != nil {
+			return nil, err
+		}
+		mark := a.BE32(ctaMark)
 		now := change(mark)
-		if mark&mask != bits || now == mark || !a.has(ctaTupleOrig) {
+		if mark&mask != bits || now == mark || !a.Has(ctaTupleOrig) {
 			continue
 		}
-		var u attrs
-		u.bytes(ctaTupleOrig|unix.NLA_F_NESTED, a[ctaTupleOrig])
-		if a.has(ctaZone) {
-			u.bytes(ctaZone, a[ctaZone])
+		var u nlmsg.Attributes
+		u.AddBytes(ctaTupleOrig|unix.NLA_F_NESTED, a.Bytes(ctaTupleOrig))
+		if a.Has(ctaZone) {
+			u.AddBytes(ctaZone, a.Bytes(ctaZone))
 		}
-		u.u32(ctaMark, now&(now^mark))
-		u.u32(ctaMarkMask, now^mark)
-		updates = append(updates, netlink.Message{
-			Header: netlink.Header{Type: ctNew, Flags: netlink.Request}, // not Create: who is gone stays so
-			Data:   append(nfgenmsg(e.Data[0], 0), u...),
-		})
+		u.AddBE32(ctaMark, now&(now^mark))
+		u.AddBE32(ctaMarkMask, now^mark)
+		updates = append(updates, conntrack(ctNew, 0, h.Family, u)) // not Create: a connection that ended stays so
 	}
 	return updates, nil
+}
+
+// conntrack returns a message to ctnetlink.
+func conntrack(typ uint16, flags netlink.HeaderFlags, family uint8, a nlmsg.Attributes) netlink.Message {
+	typed := nlmsg.NetfilterType(unix.NFNL_SUBSYS_CTNETLINK, typ)
+	return nlmsg.Netfilter(typed, flags, nlmsg.NetfilterHeader{Family: family}, a)
 }
 
 // sendUpdates sends messages that are answered only where they fail. A connection that
@@ -108,8 +112,8 @@ func (c *Conn) sendUpdates(updates []netlink.Message) error {
 		return nil // answers are lost: the next listing says what is left
 	}
 	for _, a := range answers {
-		if a.errno != 0 && a.errno != syscall.ENOENT {
-			return a.errno
+		if a.err != nil && !errors.Is(a.err, unix.ENOENT) {
+			return a.err
 		}
 	}
 	return err

@@ -9,17 +9,18 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"thole/internal/nlmsg"
 	"thole/ruleset"
 )
 
 // decodeRule reads the expressions of a rule. A rule of which anything is not of the
 // IR's language becomes a single Foreign statement.
-func decodeRule(list []byte, sets map[string]*ruleset.Set) ruleset.Rule {
+func decodeRule(list nlmsg.Attributes, sets map[string]*ruleset.Set) ruleset.Rule {
 	d := decoder{sets: sets}
-	for _, e := range eachAttr(list) {
-		a := parseAttrs(e)
-		name := a.str(unix.NFTA_EXPR_NAME)
-		if err := d.expression(name, a.nest(unix.NFTA_EXPR_DATA)); err != nil {
+	for _, e := range list.All() {
+		a := nlmsg.Attributes(e)
+		name := a.String(unix.NFTA_EXPR_NAME)
+		if err := d.expression(name, a.Nested(unix.NFTA_EXPR_DATA)); err != nil {
 			return foreignRule(fmt.Sprintf("%s: %v", name, err))
 		}
 	}
@@ -68,25 +69,20 @@ type operand struct {
 var errUnknown = errors.New("not of this language")
 
 // expression takes one step.
-func (d *decoder) expression(name string, a attrMap) error {
+func (d *decoder) expression(name string, a nlmsg.Attributes) error {
 	least := d.least
 	d.least = nil
 	if d.limit != 0 && name != "log" {
 		return errors.New("limits something else than a log")
 	}
 	switch name {
-	case "meta":
-		return d.meta(a)
-	case "ct":
-		return d.ct(a)
-	case "rt":
-		return d.rt(a)
-	case "socket":
-		return d.socket(a)
-	case "fib":
-		return d.fib(a)
+	case "meta", "ct", "rt", "socket", "fib", "exthdr":
+		return d.source(name, a)
 	case "payload":
-		return d.payload(a)
+		if a.Has(unix.NFTA_PAYLOAD_SREG) {
+			return d.write(a)
+		}
+		return d.source(name, a)
 	case "immediate":
 		return d.immediate(a)
 	case "bitwise":
@@ -99,8 +95,6 @@ func (d *decoder) expression(name string, a attrMap) error {
 		return d.inRange(a)
 	case "lookup":
 		return d.lookup(a)
-	case "exthdr":
-		return d.exthdr(a)
 	case "dynset":
 		return d.dynset(a)
 	case "queue":
@@ -189,164 +183,45 @@ func (d *decoder) takeField(reg uint32) (*operand, error) {
 	return o, err
 }
 
-func (d *decoder) load(reg uint32, f ruleset.Expr) error { return d.put(reg, &operand{field: f}) }
-
-func (d *decoder) meta(a attrMap) error {
-	fields := map[expr.MetaKey]ruleset.Field{
-		expr.MetaKeyMARK:     ruleset.MetaMark,
-		expr.MetaKeyPRIORITY: ruleset.MetaPriority,
-		expr.MetaKeyL4PROTO:  ruleset.MetaL4Proto,
-		expr.MetaKeyNFPROTO:  ruleset.MetaNFProto,
-		expr.MetaKeyPROTOCOL: ruleset.MetaProtocol,
-		expr.MetaKeyIIF:      ruleset.MetaIif,
-		expr.MetaKeyOIF:      ruleset.MetaOif,
-		expr.MetaKeySKUID:    ruleset.SkUID,
-		expr.MetaKeyIIFNAME:  ruleset.MetaIifName,
-		expr.MetaKeyOIFNAME:  ruleset.MetaOifName,
-		metaKeyOIFKIND:       ruleset.MetaOifKind,
-	}
-	field, ok := fields[expr.MetaKey(a.u32(unix.NFTA_META_KEY))]
-	if !ok {
-		return errUnknown
-	}
-	if a.has(unix.NFTA_META_SREG) {
-		return d.store(field, a.u32(unix.NFTA_META_SREG))
-	}
-	return d.load(a.u32(unix.NFTA_META_DREG), ruleset.Expr{Field: field})
-}
-
-func (d *decoder) ct(a attrMap) error {
-	fields := map[expr.CtKey]ruleset.Field{
-		expr.CtKeyDIRECTION: ruleset.CtDirection,
-		expr.CtKeySTATE:     ruleset.CtState,
-		expr.CtKeyMARK:      ruleset.CtMark,
-		expr.CtKeySTATUS:    ruleset.CtStatus,
-	}
-	if a.has(unix.NFTA_CT_DIRECTION) {
-		return d.tuple(a)
-	}
-	field, ok := fields[expr.CtKey(a.u32(unix.NFTA_CT_KEY))]
-	if !ok {
-		return errUnknown
-	}
-	if a.has(unix.NFTA_CT_SREG) {
-		return d.store(field, a.u32(unix.NFTA_CT_SREG))
-	}
-	return d.load(a.u32(unix.NFTA_CT_DREG), ruleset.Expr{Field: field})
-}
-
-// tuple reads one of the two tuples of a connection.
-func (d *decoder) tuple(a attrMap) error {
-	direction := a[unix.NFTA_CT_DIRECTION]
-	at := slices.IndexFunc(tupleFields, func(t tupleField) bool {
-		return t.key == a.u32(unix.NFTA_CT_KEY) && len(direction) == 1 && t.reply == (direction[0] == ruleset.DirReply)
-	})
-	if at < 0 || !d.mayRead(tupleFields[at].field) {
-		return errUnknown
-	}
-	return d.load(a.u32(unix.NFTA_CT_DREG), ruleset.Expr{Field: tupleFields[at].field})
-}
-
-func (d *decoder) rt(a attrMap) error {
-	if a.u32(unix.NFTA_RT_KEY) != uint32(rtKeyXFRM) {
-		return errUnknown
-	}
-	return d.load(a.u32(unix.NFTA_RT_DREG), ruleset.Expr{Field: ruleset.RtIPsec})
-}
-
-func (d *decoder) socket(a attrMap) error {
-	reg := a.u32(expr.NFTA_SOCKET_DREG)
-	switch a.u32(expr.NFTA_SOCKET_KEY) {
-	case expr.NFT_SOCKET_MARK:
-		return d.load(reg, ruleset.Expr{Field: ruleset.SocketMark})
-	case expr.NFT_SOCKET_TRANSPARENT:
-		return d.load(reg, ruleset.Expr{Field: ruleset.SocketTransparent})
-	case expr.NFT_SOCKET_CGROUPV2:
-		level := a.u32(expr.NFTA_SOCKET_LEVEL)
-		if level > 255 {
-			return fmt.Errorf("level %d", level)
-		}
-		return d.load(reg, ruleset.Expr{Field: ruleset.SocketCgroup, Level: uint8(level)})
-	default:
-		return errUnknown
-	}
-}
-
-func (d *decoder) fib(a attrMap) error {
-	if a.u32(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE {
-		return errUnknown
-	}
-	field := ruleset.FibDaddrType
-	switch a.u32(unix.NFTA_FIB_FLAGS) {
-	case unix.NFTA_FIB_F_DADDR:
-	case unix.NFTA_FIB_F_SADDR:
-		field = ruleset.FibSaddrType
-	default:
-		return errUnknown
-	}
-	return d.load(a.u32(unix.NFTA_FIB_DREG), ruleset.Expr{Field: field})
-}
-
-// payload reads a header. Which one it is depends on what was matched before.
-func (d *decoder) payload(a attrMap) error {
-	if a.has(unix.NFTA_PAYLOAD_SREG) {
-		return d.change(a)
-	}
-	for _, h := range headerFields {
-		if a.u32(unix.NFTA_PAYLOAD_BASE) == uint32(h.base) && a.u32(unix.NFTA_PAYLOAD_OFFSET) == h.offset &&
-			a.u32(unix.NFTA_PAYLOAD_LEN) == uint32(h.field.Bytes()) && d.mayRead(h.field) {
-			return d.load(a.u32(unix.NFTA_PAYLOAD_DREG), ruleset.Expr{Field: h.field})
+// source reads an expression that loads a field, or sets it.
+func (d *decoder) source(name string, a nlmsg.Attributes) error {
+	for i := range sources {
+		switch s := &sources[i]; {
+		case s.expression != name || !a.Cover(s.attributes) || !d.mayRead(s.field):
+		case a.Has(s.destination):
+			level, ok := s.readLevel(a)
+			if !ok {
+				return errUnknown
+			}
+			return d.put(a.BE32(s.destination), &operand{field: ruleset.Expr{Field: s.field, Level: level}})
+		case s.origin != 0 && a.Has(s.origin):
+			return d.store(s.field, a.BE32(s.origin))
 		}
 	}
 	return errUnknown
 }
 
-// change reads a change of the packet itself.
-func (d *decoder) change(a attrMap) error {
-	o, err := d.takeField(a.u32(unix.NFTA_PAYLOAD_SREG))
+// write reads an expression that changes the packet itself: what encodeRewrite and encodeFlip write.
+func (d *decoder) write(a nlmsg.Attributes) error {
+	o, err := d.takeField(a.BE32(unix.NFTA_PAYLOAD_SREG))
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(tupleFields, func(t tupleField) bool { return t.field == o.field.Field }) {
-		return d.rewrite(a, o)
-	}
-	return d.flip(a, o)
-}
-
-// rewrite reads what encodeRewrite writes.
-func (d *decoder) rewrite(a attrMap, o *operand) error {
-	for _, target := range []ruleset.Field{ruleset.IPDaddr, ruleset.IP6Daddr} {
-		same := d.mayRead(target) && o.field.Field.Bytes() == target.Bytes() && !o.masked && !o.swapped
-		for typ, n := range rewrites(target) {
-			same = same && a.u32(typ) == n
-		}
-		if same {
-			d.emit(ruleset.Rewrite{Target: target, Source: o.field.Field})
-			return nil
-		}
-	}
-	return errUnknown
-}
-
-// flip reads what encodeFlip writes.
-func (d *decoder) flip(a attrMap, o *operand) error {
-	flip := ruleset.Flip{Field: o.field.Field}
-	if flip.Field != ruleset.THSport && flip.Field != ruleset.TCPSequence || !o.masked || o.swapped {
+	at := slices.IndexFunc(writes, func(w packetWrite) bool { return a.Cover(w.attributes) && d.mayRead(w.field) })
+	if at < 0 || o.swapped {
 		return errUnknown
 	}
-	at := slices.IndexFunc(headerFields, func(h headerField) bool { return h.field == flip.Field })
-	ours := o.and == flip.Bit()<<1-1 && o.xor == flip.Bit() &&
-		a.u32(unix.NFTA_PAYLOAD_BASE) == uint32(headerFields[at].base) &&
-		a.u32(unix.NFTA_PAYLOAD_OFFSET) == headerFields[at].offset &&
-		a.u32(unix.NFTA_PAYLOAD_LEN) == uint32(flip.Field.Bytes()) &&
-		a.u32(unix.NFTA_PAYLOAD_CSUM_TYPE) == unix.NFT_PAYLOAD_CSUM_INET &&
-		a.u32(unix.NFTA_PAYLOAD_CSUM_OFFSET) == tcpChecksum && a.u32(unix.NFTA_PAYLOAD_CSUM_FLAGS) == 0 &&
-		d.mayRead(ruleset.TCPFlags)
-	if !ours {
+	target, flip := writes[at].field, ruleset.Flip{Field: o.field.Field}
+	switch {
+	case isTupleField(o.field.Field) && o.field.Field.Bytes() == target.Bytes() && !o.masked:
+		d.emit(ruleset.Rewrite{Target: target, Source: o.field.Field})
+		return nil
+	case flip.Field == target && o.masked && o.and == flip.Bit()<<1-1 && o.xor == flip.Bit():
+		d.emit(flip)
+		return nil
+	default:
 		return errUnknown
 	}
-	d.emit(flip)
-	return nil
 }
 
 // mayRead says that the rule matches what f needs.
@@ -356,31 +231,25 @@ func (d *decoder) mayRead(f ruleset.Field) bool {
 	return need == nil || slices.ContainsFunc(need, stated)
 }
 
-func (d *decoder) immediate(a attrMap) error {
-	reg := a.u32(unix.NFTA_IMMEDIATE_DREG)
-	data := a.nest(unix.NFTA_IMMEDIATE_DATA)
+func (d *decoder) immediate(a nlmsg.Attributes) error {
+	reg := a.BE32(unix.NFTA_IMMEDIATE_DREG)
+	data := a.Nested(unix.NFTA_IMMEDIATE_DATA)
 	if reg == unix.NFT_REG_VERDICT {
-		v, err := decodeVerdict(data.nest(unix.NFTA_DATA_VERDICT))
+		v, err := decodeVerdict(data.Nested(unix.NFTA_DATA_VERDICT))
 		d.emit(v)
 		return err
 	}
-	return d.put(reg, &operand{constant: data[unix.NFTA_DATA_VALUE]})
+	return d.put(reg, &operand{constant: data.Bytes(unix.NFTA_DATA_VALUE)})
 }
 
-func decodeVerdict(a attrMap) (ruleset.Verdict, error) {
-	kinds := map[expr.VerdictKind]ruleset.VerdictKind{
-		expr.VerdictAccept: ruleset.Accept,
-		expr.VerdictDrop:   ruleset.Drop,
-		expr.VerdictReturn: ruleset.Return,
-		expr.VerdictJump:   ruleset.Jump,
-		expr.VerdictGoto:   ruleset.Goto,
+func decodeVerdict(a nlmsg.Attributes) (ruleset.Verdict, error) {
+	code := int32(a.BE32(unix.NFTA_VERDICT_CODE))
+	for kind, k := range verdictKinds {
+		if k == expr.VerdictKind(code) && a.Has(unix.NFTA_VERDICT_CODE) {
+			return ruleset.Verdict{Kind: kind, Chain: a.String(unix.NFTA_VERDICT_CHAIN)}, nil
+		}
 	}
-	code := int32(a.u32(unix.NFTA_VERDICT_CODE))
-	kind, ok := kinds[expr.VerdictKind(code)]
-	if !ok || !a.has(unix.NFTA_VERDICT_CODE) {
-		return ruleset.Verdict{}, fmt.Errorf("verdict %d", code)
-	}
-	return ruleset.Verdict{Kind: kind, Chain: a.str(unix.NFTA_VERDICT_CHAIN)}, nil
+	return ruleset.Verdict{}, fmt.Errorf("verdict %d", code)
 }
 
 // number reads a register's worth of a field of up to 4 bytes.
@@ -396,8 +265,8 @@ func (o *operand) word(b []byte) ruleset.Word {
 	return wordOf(b, o.field.Field.HostEndian() && !o.swapped)
 }
 
-func (d *decoder) bitwise(a attrMap) error {
-	from, err := d.takeField(a.u32(unix.NFTA_BITWISE_SREG))
+func (d *decoder) bitwise(a nlmsg.Attributes) error {
+	from, err := d.takeField(a.BE32(unix.NFTA_BITWISE_SREG))
 	if err != nil {
 		return err
 	}
@@ -405,24 +274,24 @@ func (d *decoder) bitwise(a attrMap) error {
 		return errors.New("bits of what was changed already")
 	}
 	o := &operand{field: from.field, masked: true}
-	if o.and, err = o.number(a.nest(unix.NFTA_BITWISE_MASK)[unix.NFTA_DATA_VALUE]); err != nil {
+	if o.and, err = o.number(a.Nested(unix.NFTA_BITWISE_MASK).Bytes(unix.NFTA_DATA_VALUE)); err != nil {
 		return err
 	}
-	if o.xor, err = o.number(a.nest(unix.NFTA_BITWISE_XOR)[unix.NFTA_DATA_VALUE]); err != nil {
+	if o.xor, err = o.number(a.Nested(unix.NFTA_BITWISE_XOR).Bytes(unix.NFTA_DATA_VALUE)); err != nil {
 		return err
 	}
-	return d.put(a.u32(unix.NFTA_BITWISE_DREG), o)
+	return d.put(a.BE32(unix.NFTA_BITWISE_DREG), o)
 }
 
 // byteorder turns a field to big-endian, from which nft does not except what has only
 // one byte ("hton(reg, 2, 1)", which does nothing).
-func (d *decoder) byteorder(a attrMap) error {
-	from, err := d.takeField(a.u32(unix.NFTA_BYTEORDER_SREG))
+func (d *decoder) byteorder(a nlmsg.Attributes) error {
+	from, err := d.takeField(a.BE32(unix.NFTA_BYTEORDER_SREG))
 	if err != nil {
 		return err
 	}
 	n := from.field.Field.Bytes()
-	if a.u32(unix.NFTA_BYTEORDER_OP) != unix.NFT_BYTEORDER_HTON || int(a.u32(unix.NFTA_BYTEORDER_LEN)) != n ||
+	if a.BE32(unix.NFTA_BYTEORDER_OP) != unix.NFT_BYTEORDER_HTON || int(a.BE32(unix.NFTA_BYTEORDER_LEN)) != n ||
 		from.swapped {
 		return errUnknown
 	}
@@ -431,19 +300,19 @@ func (d *decoder) byteorder(a attrMap) error {
 	}
 	o := *from
 	o.used, o.swapped = false, n > 1
-	return d.put(a.u32(unix.NFTA_BYTEORDER_DREG), &o)
+	return d.put(a.BE32(unix.NFTA_BYTEORDER_DREG), &o)
 }
 
-func (d *decoder) cmp(a attrMap, least *operand) error {
-	o, err := d.takeField(a.u32(unix.NFTA_CMP_SREG))
+func (d *decoder) cmp(a nlmsg.Attributes, least *operand) error {
+	o, err := d.takeField(a.BE32(unix.NFTA_CMP_SREG))
 	if err != nil {
 		return err
 	}
-	data := a.nest(unix.NFTA_CMP_DATA)[unix.NFTA_DATA_VALUE]
+	data := a.Nested(unix.NFTA_CMP_DATA).Bytes(unix.NFTA_DATA_VALUE)
 	if len(data) != o.field.Field.Bytes() {
 		return fmt.Errorf("a value of %d bytes for %s", len(data), o.field.Field)
 	}
-	op := expr.CmpOp(a.u32(unix.NFTA_CMP_OP))
+	op := expr.CmpOp(a.BE32(unix.NFTA_CMP_OP))
 	switch op {
 	case expr.CmpOpEq, expr.CmpOpNeq:
 		return d.equal(o, op == expr.CmpOpEq, o.word(data))
@@ -501,15 +370,15 @@ func (d *decoder) equal(o *operand, equal bool, w ruleset.Word) error {
 }
 
 // inRange is what nft makes of a range since 1.1.1; before, two comparisons.
-func (d *decoder) inRange(a attrMap) error {
-	o, err := d.takeField(a.u32(unix.NFTA_RANGE_SREG))
+func (d *decoder) inRange(a nlmsg.Attributes) error {
+	o, err := d.takeField(a.BE32(unix.NFTA_RANGE_SREG))
 	if err != nil {
 		return err
 	}
-	from := a.nest(unix.NFTA_RANGE_FROM_DATA)[unix.NFTA_DATA_VALUE]
-	to := a.nest(unix.NFTA_RANGE_TO_DATA)[unix.NFTA_DATA_VALUE]
+	from := a.Nested(unix.NFTA_RANGE_FROM_DATA).Bytes(unix.NFTA_DATA_VALUE)
+	to := a.Nested(unix.NFTA_RANGE_TO_DATA).Bytes(unix.NFTA_DATA_VALUE)
 	n := o.field.Field.Bytes()
-	if a.u32(unix.NFTA_RANGE_OP) != unix.NFT_RANGE_EQ || len(from) != n || len(to) != n || o.masked ||
+	if a.BE32(unix.NFTA_RANGE_OP) != unix.NFT_RANGE_EQ || len(from) != n || len(to) != n || o.masked ||
 		o.field.Field.HostEndian() && !o.swapped {
 		return errUnknown
 	}
@@ -517,18 +386,18 @@ func (d *decoder) inRange(a attrMap) error {
 	return nil
 }
 
-func (d *decoder) lookup(a attrMap) error {
-	set := d.sets[a.str(unix.NFTA_LOOKUP_SET)]
-	if set == nil || set.Foreign != "" || a.u32(unix.NFTA_LOOKUP_FLAGS) != 0 {
+func (d *decoder) lookup(a nlmsg.Attributes) error {
+	set := d.sets[a.String(unix.NFTA_LOOKUP_SET)]
+	if set == nil || set.Foreign != "" || a.BE32(unix.NFTA_LOOKUP_FLAGS) != 0 {
 		return errUnknown
 	}
-	key, err := d.key(set, a.u32(unix.NFTA_LOOKUP_SREG))
+	key, err := d.key(set, a.BE32(unix.NFTA_LOOKUP_SREG))
 	if err != nil {
 		return err
 	}
-	dreg := a.u32(unix.NFTA_LOOKUP_DREG)
+	dreg := a.BE32(unix.NFTA_LOOKUP_DREG)
 	switch {
-	case !a.has(unix.NFTA_LOOKUP_DREG):
+	case !a.Has(unix.NFTA_LOOKUP_DREG):
 		d.emit(ruleset.InSet{Key: key, Set: set.Name})
 		return nil
 	case dreg == unix.NFT_REG_VERDICT:
@@ -594,59 +463,41 @@ func (d *decoder) store(target ruleset.Field, reg uint32) error {
 	return nil
 }
 
-// exthdr reads whether a TCP packet has an option, or where a fragment belongs.
-func (d *decoder) exthdr(a attrMap) error {
-	typ := a[unix.NFTA_EXTHDR_TYPE]
-	if a.u32(unix.NFTA_EXTHDR_OP) == unix.NFT_EXTHDR_OP_IPV6 && len(typ) == 1 && typ[0] == unix.IPPROTO_FRAGMENT &&
-		a.u32(unix.NFTA_EXTHDR_OFFSET) == 2 && a.u32(unix.NFTA_EXTHDR_LEN) == 2 && a.u32(unix.NFTA_EXTHDR_FLAGS) == 0 &&
-		!a.has(unix.NFTA_EXTHDR_SREG) && d.mayRead(ruleset.FragmentOffset) {
-		return d.load(a.u32(unix.NFTA_EXTHDR_DREG), ruleset.Expr{Field: ruleset.FragmentOffset})
-	}
-	if a.u32(unix.NFTA_EXTHDR_OP) != unix.NFT_EXTHDR_OP_TCPOPT ||
-		a.u32(unix.NFTA_EXTHDR_FLAGS) != unix.NFT_EXTHDR_F_PRESENT ||
-		a.u32(unix.NFTA_EXTHDR_OFFSET) != 0 || a.u32(unix.NFTA_EXTHDR_LEN) != 1 || len(typ) != 1 ||
-		a.has(unix.NFTA_EXTHDR_SREG) ||
-		!d.mayRead(ruleset.TCPOption) {
-		return errUnknown
-	}
-	return d.load(a.u32(unix.NFTA_EXTHDR_DREG), ruleset.Expr{Field: ruleset.TCPOption, Level: typ[0]})
-}
-
-func (d *decoder) dynset(a attrMap) error {
-	set := d.sets[a.str(unix.NFTA_DYNSET_SET_NAME)]
-	if set == nil || set.Timeout == 0 || a.u32(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_UPDATE ||
-		a.u32(unix.NFTA_DYNSET_FLAGS) != 0 ||
-		a.has(unix.NFTA_DYNSET_SREG_DATA) || a.u64(unix.NFTA_DYNSET_TIMEOUT) != 0 {
+func (d *decoder) dynset(a nlmsg.Attributes) error {
+	set := d.sets[a.String(unix.NFTA_DYNSET_SET_NAME)]
+	if set == nil || set.Timeout == 0 || a.BE32(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_UPDATE ||
+		a.BE32(unix.NFTA_DYNSET_FLAGS) != 0 ||
+		a.Has(unix.NFTA_DYNSET_SREG_DATA) || a.BE64(unix.NFTA_DYNSET_TIMEOUT) != 0 {
 		return errUnknown
 	}
 	var limit ruleset.Limit
-	if a.has(unix.NFTA_DYNSET_EXPR) {
-		e := a.nest(unix.NFTA_DYNSET_EXPR)
+	if a.Has(unix.NFTA_DYNSET_EXPR) {
+		e := a.Nested(unix.NFTA_DYNSET_EXPR)
 		var ok bool
-		if limit, ok = limitOf(e.nest(unix.NFTA_EXPR_DATA)); !ok || e.str(unix.NFTA_EXPR_NAME) != "limit" {
+		if limit, ok = limitOf(e.Nested(unix.NFTA_EXPR_DATA)); !ok || e.String(unix.NFTA_EXPR_NAME) != "limit" {
 			return errUnknown
 		}
 	}
-	key, err := d.key(set, a.u32(unix.NFTA_DYNSET_SREG_KEY))
+	key, err := d.key(set, a.BE32(unix.NFTA_DYNSET_SREG_KEY))
 	if err == nil {
 		d.emit(ruleset.Update{Key: key, Set: set.Name, Limit: limit})
 	}
 	return err
 }
 
-func (d *decoder) queue(a attrMap) error {
-	number := a[unix.NFTA_QUEUE_NUM]
-	if len(number) != 2 || a.u16(unix.NFTA_QUEUE_TOTAL) > 1 || a.u16(unix.NFTA_QUEUE_FLAGS) != 0 {
+func (d *decoder) queue(a nlmsg.Attributes) error {
+	number := a.Bytes(unix.NFTA_QUEUE_NUM)
+	if len(number) != 2 || a.BE16(unix.NFTA_QUEUE_TOTAL) > 1 || a.BE16(unix.NFTA_QUEUE_FLAGS) != 0 {
 		return errUnknown
 	}
-	d.emit(ruleset.Queue{Number: a.u16(unix.NFTA_QUEUE_NUM)})
+	d.emit(ruleset.Queue{Number: a.BE16(unix.NFTA_QUEUE_NUM)})
 	return nil
 }
 
 // target reads NFQUEUE (see encoder.queue), the one of xtables' targets that is ours.
-func (d *decoder) target(a attrMap) error {
-	info := a[unix.NFTA_TARGET_INFO]
-	if a.str(unix.NFTA_TARGET_NAME) != nfqueueTarget || a.u32(unix.NFTA_TARGET_REV) != nfqueueRevision ||
+func (d *decoder) target(a nlmsg.Attributes) error {
+	info := a.Bytes(unix.NFTA_TARGET_INFO)
+	if a.String(unix.NFTA_TARGET_NAME) != nfqueueTarget || a.BE32(unix.NFTA_TARGET_REV) != nfqueueRevision ||
 		len(info) < 6 ||
 		binary.NativeEndian.Uint16(info[2:]) != 1 || binary.NativeEndian.Uint16(info[4:]) != 0 {
 		return errUnknown
@@ -655,15 +506,15 @@ func (d *decoder) target(a attrMap) error {
 	return nil
 }
 
-func (d *decoder) objref(a attrMap) error {
-	if a.u32(unix.NFTA_OBJREF_IMM_TYPE) != unix.NFT_OBJECT_COUNTER {
+func (d *decoder) objref(a nlmsg.Attributes) error {
+	if a.BE32(unix.NFTA_OBJREF_IMM_TYPE) != unix.NFT_OBJECT_COUNTER {
 		return errUnknown
 	}
-	d.emit(ruleset.Count{Counter: a.str(unix.NFTA_OBJREF_IMM_NAME)})
+	d.emit(ruleset.Count{Counter: a.String(unix.NFTA_OBJREF_IMM_NAME)})
 	return nil
 }
 
-func (d *decoder) setLimit(a attrMap) error {
+func (d *decoder) setLimit(a nlmsg.Attributes) error {
 	limit, ok := limitOf(a)
 	switch {
 	case !ok:
@@ -676,26 +527,27 @@ func (d *decoder) setLimit(a attrMap) error {
 	return nil
 }
 
-func limitOf(a attrMap) (ruleset.Limit, bool) {
-	rate := a.u64(unix.NFTA_LIMIT_RATE)
-	ok := a.u64(unix.NFTA_LIMIT_UNIT) == uint64(expr.LimitTimeSecond) &&
-		a.u32(unix.NFTA_LIMIT_TYPE) == unix.NFT_LIMIT_PKTS &&
-		a.u32(unix.NFTA_LIMIT_FLAGS) == 0 && rate > 0 && rate < 1<<32
-	return ruleset.Limit{PerSecond: uint32(rate), Burst: a.u32(unix.NFTA_LIMIT_BURST)}, ok
+func limitOf(a nlmsg.Attributes) (ruleset.Limit, bool) {
+	rate := a.BE64(unix.NFTA_LIMIT_RATE)
+	ok := a.BE64(unix.NFTA_LIMIT_UNIT) == uint64(expr.LimitTimeSecond) &&
+		a.BE32(unix.NFTA_LIMIT_TYPE) == unix.NFT_LIMIT_PKTS &&
+		a.BE32(unix.NFTA_LIMIT_FLAGS) == 0 && rate > 0 && rate < 1<<32
+	return ruleset.Limit{PerSecond: uint32(rate), Burst: a.BE32(unix.NFTA_LIMIT_BURST)}, ok
 }
 
-func (d *decoder) log(a attrMap) error {
-	if a.has(unix.NFTA_LOG_GROUP) || a.u32(unix.NFTA_LOG_FLAGS) != 0 || a.u32(unix.NFTA_LOG_LEVEL) != uint32(logLevel) {
+func (d *decoder) log(a nlmsg.Attributes) error {
+	if a.Has(unix.NFTA_LOG_GROUP) || a.BE32(unix.NFTA_LOG_FLAGS) != 0 ||
+		a.BE32(unix.NFTA_LOG_LEVEL) != uint32(logLevel) {
 		return errUnknown
 	}
-	d.emit(ruleset.Log{Prefix: a.str(unix.NFTA_LOG_PREFIX), PerSecond: d.limit})
+	d.emit(ruleset.Log{Prefix: a.String(unix.NFTA_LOG_PREFIX), PerSecond: d.limit})
 	d.limit = 0
 	return nil
 }
 
-func (d *decoder) reject(a attrMap) error {
-	code := a[unix.NFTA_REJECT_ICMP_CODE]
-	switch a.u32(unix.NFTA_REJECT_TYPE) {
+func (d *decoder) reject(a nlmsg.Attributes) error {
+	code := a.Bytes(unix.NFTA_REJECT_ICMP_CODE)
+	switch a.BE32(unix.NFTA_REJECT_TYPE) {
 	case unix.NFT_REJECT_TCP_RST:
 		d.emit(ruleset.Reject{With: ruleset.TCPReset})
 		return nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"slices"
 
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
@@ -89,152 +88,8 @@ func (e *encoder) statement(s ruleset.Statement) ([]expr.Any, error) {
 	}
 }
 
-// The fields that the kernel loads by a key of ct, and of meta.
-var (
-	ctKeys = map[ruleset.Field]expr.CtKey{
-		ruleset.CtDirection: expr.CtKeyDIRECTION,
-		ruleset.CtState:     expr.CtKeySTATE,
-		ruleset.CtMark:      expr.CtKeyMARK,
-		ruleset.CtStatus:    expr.CtKeySTATUS,
-	}
-	metaKeys = map[ruleset.Field]expr.MetaKey{
-		ruleset.MetaMark:     expr.MetaKeyMARK,
-		ruleset.MetaPriority: expr.MetaKeyPRIORITY,
-		ruleset.MetaL4Proto:  expr.MetaKeyL4PROTO,
-		ruleset.MetaNFProto:  expr.MetaKeyNFPROTO,
-		ruleset.MetaProtocol: expr.MetaKeyPROTOCOL,
-		ruleset.MetaIif:      expr.MetaKeyIIF,
-		ruleset.MetaOif:      expr.MetaKeyOIF,
-		ruleset.MetaIifName:  expr.MetaKeyIIFNAME,
-		ruleset.MetaOifName:  expr.MetaKeyOIFNAME,
-		ruleset.SkUID:        expr.MetaKeySKUID,
-		ruleset.MetaOifKind:  metaKeyOIFKIND,
-	}
-)
-
-// load reads a field into a register.
-func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
-	if key, ok := ctKeys[f.Field]; ok {
-		return &expr.Ct{Key: key, Register: reg}, nil
-	}
-	if key, ok := metaKeys[f.Field]; ok {
-		return &expr.Meta{Key: key, Register: reg}, nil
-	}
-	switch f.Field {
-	case ruleset.SocketCgroup:
-		return &expr.Socket{Key: expr.SocketKeyCgroupv2, Level: uint32(f.Level), Register: reg}, nil
-	case ruleset.SocketMark:
-		return &expr.Socket{Key: expr.SocketKeyMark, Register: reg}, nil
-	case ruleset.SocketTransparent:
-		return &expr.Socket{Key: expr.SocketKeyTransparent, Register: reg}, nil
-	case ruleset.TCPOption:
-		return &expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: f.Level, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT,
-			DestRegister: reg}, nil
-	case ruleset.RtIPsec:
-		return &expr.Rt{Key: rtKeyXFRM, Register: reg}, nil
-	case ruleset.FragmentOffset:
-		return &expr.Exthdr{Op: expr.ExthdrOpIpv6, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, DestRegister: reg},
-			nil
-	case ruleset.FibDaddrType:
-		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true}, nil
-	case ruleset.FibSaddrType:
-		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagSADDR: true}, nil
-	}
-	for _, t := range tupleFields {
-		if t.field == f.Field {
-			return t.load(reg), nil
-		}
-	}
-	for _, h := range headerFields {
-		if h.field == f.Field {
-			return &expr.Payload{DestRegister: reg, Base: h.base, Offset: h.offset, Len: uint32(f.Field.Bytes())}, nil
-		}
-	}
-	return nil, fmt.Errorf("unknown field %s", f.Field)
-}
-
-// Keys that the library does not name (linux/netfilter/nf_tables.h: enum nft_meta_keys, enum nft_rt_keys).
-const (
-	metaKeyOIFKIND expr.MetaKey = 27
-	rtKeyXFRM      expr.RtKey   = 4
-)
-
 // noKind is the name that a kind of interface is compared with (nftables: meta oifkind != "none").
 var noKind = append([]byte("none"), make([]byte, 12)...)
-
-// A raw expression is written here, because the library's own leaves something out: which of
-// the two tuples of a connection is read, and that IPv6's addresses are in checksums.
-type raw struct {
-	expr.Any
-	name string
-	data attrs
-}
-
-// attrs writes it as an element of a rule.
-func (r raw) attrs() []byte {
-	var a attrs
-	a.str(unix.NFTA_EXPR_NAME, r.name)
-	a.bytes(unix.NFTA_EXPR_DATA|unix.NLA_F_NESTED, r.data)
-	return a
-}
-
-// A tupleField is where a field is in conntrack's tuples.
-type tupleField struct {
-	field ruleset.Field
-	key   uint32 // NFT_CT_*
-	reply bool
-}
-
-var tupleFields = []tupleField{
-	{ruleset.CtOriginalIPSaddr, unix.NFT_CT_SRC_IP, false},
-	{ruleset.CtOriginalIPDaddr, unix.NFT_CT_DST_IP, false},
-	{ruleset.CtReplyIPSaddr, unix.NFT_CT_SRC_IP, true},
-	{ruleset.CtOriginalIP6Saddr, unix.NFT_CT_SRC_IP6, false},
-	{ruleset.CtOriginalIP6Daddr, unix.NFT_CT_DST_IP6, false},
-	{ruleset.CtReplyIP6Saddr, unix.NFT_CT_SRC_IP6, true},
-	{ruleset.CtOriginalProtoDst, unix.NFT_CT_PROTO_DST, false},
-	{ruleset.CtReplyProtoSrc, unix.NFT_CT_PROTO_SRC, true},
-}
-
-func (t tupleField) load(reg uint32) expr.Any {
-	var a attrs
-	a.u32(unix.NFTA_CT_KEY, t.key)
-	a.u32(unix.NFTA_CT_DREG, reg)
-	direction := byte(ruleset.DirOriginal)
-	if t.reply {
-		direction = ruleset.DirReply
-	}
-	a.bytes(unix.NFTA_CT_DIRECTION, []byte{direction})
-	return raw{name: "ct", data: a}
-}
-
-// A headerField is where a field is in a packet.
-type headerField struct {
-	field  ruleset.Field
-	base   expr.PayloadBase
-	offset uint32
-}
-
-// headerFields is where fields are in a packet (nftables, src/proto.c).
-var headerFields = []headerField{
-	{ruleset.IPSaddr, expr.PayloadBaseNetworkHeader, 12},
-	{ruleset.IPDaddr, expr.PayloadBaseNetworkHeader, 16},
-	{ruleset.IP6Saddr, expr.PayloadBaseNetworkHeader, 8},
-	{ruleset.IP6Daddr, expr.PayloadBaseNetworkHeader, 24},
-	{ruleset.ARPSaddrIP, expr.PayloadBaseNetworkHeader, 14},
-	{ruleset.THSport, expr.PayloadBaseTransportHeader, 0},
-	{ruleset.THDport, expr.PayloadBaseTransportHeader, 2},
-	{ruleset.TCPToken, expr.PayloadBaseTransportHeader, 24},
-	{ruleset.TCPFlags, expr.PayloadBaseTransportHeader, 13},
-	{ruleset.ICMPTypeOf, expr.PayloadBaseTransportHeader, 0},
-	{ruleset.ICMPv6TypeOf, expr.PayloadBaseTransportHeader, 0},
-	{ruleset.TCPSequence, expr.PayloadBaseTransportHeader, 4},
-	{ruleset.InnerByte, innerHeader, 0},
-	{ruleset.InnerWord, innerHeader, 0},
-}
-
-// innerHeader is NFT_PAYLOAD_INNER_HEADER (linux/netfilter/nf_tables.h).
-const innerHeader expr.PayloadBase = 3
 
 // appendWord appends w as n bytes, in the machine's byte order if host is true.
 func appendWord(b []byte, w ruleset.Word, n int, host bool) []byte {
@@ -408,71 +263,29 @@ func encodeCopy(s ruleset.Copy) ([]expr.Any, error) {
 	return []expr.Any{from, change, to}, err
 }
 
-// ipChecksum is where IPv4's header has its checksum; IPv6's has none.
-const ipChecksum = 10
-
 func encodeRewrite(s ruleset.Rewrite) ([]expr.Any, error) {
 	from, err := load(ruleset.Expr{Field: s.Source}, firstReg)
 	if err != nil {
 		return nil, err
 	}
-	to := rewrites(s.Target)
-	if to == nil || s.Source.Bytes() != s.Target.Bytes() {
+	if s.Source.Bytes() != s.Target.Bytes() {
 		return nil, fmt.Errorf("%s cannot be set to %s", s.Target, s.Source)
 	}
-	var a attrs
-	a.u32(unix.NFTA_PAYLOAD_SREG, firstReg)
-	for typ := range uint16(unix.NFTA_PAYLOAD_CSUM_FLAGS + 1) {
-		if n, ok := to[typ]; ok {
-			a.u32(typ, n)
-		}
-	}
-	return []expr.Any{from, raw{name: "payload", data: a}}, nil
+	to, err := write(s.Target)
+	return []expr.Any{from, to}, err
 }
-
-// rewrites returns the attributes of an expression that writes an address into a packet, but
-// for the register that it comes from; nil: it is no address that can be written.
-func rewrites(target ruleset.Field) map[uint16]uint32 {
-	at := slices.IndexFunc(headerFields, func(h headerField) bool { return h.field == target })
-	if at < 0 {
-		return nil
-	}
-	to := map[uint16]uint32{
-		unix.NFTA_PAYLOAD_BASE: uint32(headerFields[at].base), unix.NFTA_PAYLOAD_OFFSET: headerFields[at].offset,
-		unix.NFTA_PAYLOAD_LEN: uint32(target.Bytes()), unix.NFTA_PAYLOAD_CSUM_TYPE: unix.NFT_PAYLOAD_CSUM_NONE,
-		unix.NFTA_PAYLOAD_CSUM_OFFSET: 0, unix.NFTA_PAYLOAD_CSUM_FLAGS: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
-	}
-	switch target {
-	case ruleset.IPDaddr:
-		to[unix.NFTA_PAYLOAD_CSUM_TYPE], to[unix.NFTA_PAYLOAD_CSUM_OFFSET] = unix.NFT_PAYLOAD_CSUM_INET, ipChecksum
-	case ruleset.IP6Daddr:
-	default:
-		return nil
-	}
-	return to
-}
-
-// tcpChecksum is where TCP has its checksum.
-const tcpChecksum = 16
 
 func encodeFlip(s ruleset.Flip) ([]expr.Any, error) {
 	from, err := load(ruleset.Expr{Field: s.Field}, firstReg)
-	field, ok := from.(*expr.Payload)
-	if err != nil || !ok {
-		return nil, fmt.Errorf("%s cannot be changed", s.Field)
+	if err != nil {
+		return nil, err
 	}
-	return []expr.Any{
-		field,
-		&expr.Bitwise{
-			SourceRegister: firstReg, DestRegister: firstReg, Len: field.Len,
-			Mask: bytes.Repeat([]byte{0xff}, s.Field.Bytes()), Xor: inRegister(s.Field, s.Bit()),
-		},
-		&expr.Payload{
-			OperationType: expr.PayloadWrite, SourceRegister: firstReg, Base: field.Base, Offset: field.Offset,
-			Len:      field.Len,
-			CsumType: expr.CsumTypeInet, CsumOffset: tcpChecksum,
-		},
-	}, nil
+	change := &expr.Bitwise{
+		SourceRegister: firstReg, DestRegister: firstReg, Len: uint32(s.Field.Bytes()),
+		Mask: bytes.Repeat([]byte{0xff}, s.Field.Bytes()), Xor: inRegister(s.Field, s.Bit()),
+	}
+	to, err := write(s.Field)
+	return []expr.Any{from, change, to}, err
 }
 
 // update loads a key and adds it to a set.
@@ -516,20 +329,6 @@ func (e *encoder) queue(s ruleset.Queue) expr.Any {
 	binary.NativeEndian.PutUint16(info, s.Number)
 	binary.NativeEndian.PutUint16(info[2:], 1)
 	return &expr.Target{Name: nfqueueTarget, Rev: nfqueueRevision, Info: &info}
-}
-
-// store writes the first register to a field.
-func store(f ruleset.Field) (expr.Any, error) {
-	switch f {
-	case ruleset.CtMark:
-		return &expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: firstReg}, nil
-	case ruleset.MetaMark:
-		return &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: firstReg}, nil
-	case ruleset.MetaPriority:
-		return &expr.Meta{Key: expr.MetaKeyPRIORITY, SourceRegister: true, Register: firstReg}, nil
-	default:
-		return nil, fmt.Errorf("%s cannot be set", f)
-	}
 }
 
 // encodeSetBits writes a constant, or what the field holds with bits changed.
@@ -583,19 +382,19 @@ func encodeReject(s ruleset.Reject) expr.Any {
 	return &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}
 }
 
+// verdictKinds are the verdicts as the kernel has them.
+var verdictKinds = map[ruleset.VerdictKind]expr.VerdictKind{
+	ruleset.Accept: expr.VerdictAccept,
+	ruleset.Drop:   expr.VerdictDrop,
+	ruleset.Return: expr.VerdictReturn,
+	ruleset.Jump:   expr.VerdictJump,
+	ruleset.Goto:   expr.VerdictGoto,
+}
+
 func verdictKind(v ruleset.Verdict) (expr.VerdictKind, error) {
-	switch v.Kind {
-	case ruleset.Accept:
-		return expr.VerdictAccept, nil
-	case ruleset.Drop:
-		return expr.VerdictDrop, nil
-	case ruleset.Return:
-		return expr.VerdictReturn, nil
-	case ruleset.Jump:
-		return expr.VerdictJump, nil
-	case ruleset.Goto:
-		return expr.VerdictGoto, nil
-	default:
+	kind, ok := verdictKinds[v.Kind]
+	if !ok {
 		return 0, fmt.Errorf("unknown verdict %d", v.Kind)
 	}
+	return kind, nil
 }

@@ -5,7 +5,9 @@ import (
 	"testing"
 
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
+	"thole/internal/nlmsg"
 	"thole/ruleset"
 )
 
@@ -128,7 +130,7 @@ func TestForeignObjects(t *testing.T) {
 
 // TestDecodeRange reads a range as nft writes it since 1.1.1.
 func TestDecodeRange(t *testing.T) {
-	var list attrs
+	var list nlmsg.Attributes
 	exprs := []expr.Any{
 		&expr.Ct{Key: expr.CtKeyMARK, Register: 8},
 		bigEndian(4, 8),
@@ -137,7 +139,7 @@ func TestDecodeRange(t *testing.T) {
 	if err := exprAttrs(&list, inet, exprs); err != nil {
 		t.Fatal(err)
 	}
-	got := decodeRule(list[attrHeader:], nil)
+	got := decodeRule(list.Nested(unix.NFTA_RULE_EXPRESSIONS), nil)
 	v := ruleset.Span(1, 256)
 	want := ruleset.Match{Left: ruleset.Expr{Field: ruleset.CtMark}, Op: ruleset.InRange, From: v.From, To: v.To}
 	if len(got.Statements) != 1 || got.Statements[0] != ruleset.Statement(want) {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nlmsg"
 )
 
 // ErrLost says that the kernel had more to tell than there was room for: anything may
@@ -64,7 +66,11 @@ func (l *Listener) Next() (Write, error) {
 		for len(l.pending) > 0 {
 			m := l.pending[0]
 			l.pending = l.pending[1:]
-			if w, ok := l.hear(m); ok {
+			w, ok, err := l.hear(m)
+			if err != nil {
+				return Write{}, fmt.Errorf("listening to nftables: %w", err)
+			}
+			if ok {
 				return w, nil
 			}
 		}
@@ -82,14 +88,14 @@ func (l *Listener) Next() (Write, error) {
 
 // hear takes one message. Those of a transaction end with the new generation, which
 // names who made it (net/netfilter/nf_tables_api.c, nf_tables_fill_gen_info).
-func (l *Listener) hear(m netlink.Message) (w Write, ok bool) {
-	if len(m.Data) < 4 || m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES {
-		return w, false
+func (l *Listener) hear(m netlink.Message) (w Write, ok bool, err error) {
+	h, a, err := nlmsg.ParseNetfilter(m)
+	if err != nil || m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES {
+		return w, false, err
 	}
-	a := messageAttrs(m)
 	if m.Header.Type != messageType(unix.NFT_MSG_NEWGEN) {
-		switch f := family(m.Data[0]); {
-		case a.str(tableAttr) != l.table:
+		switch f := family(h.Family); {
+		case a.String(tableAttr) != l.table:
 		case f == bridge:
 			l.touched = true
 		case f == inet:
@@ -97,16 +103,16 @@ func (l *Listener) hear(m netlink.Message) (w Write, ok bool) {
 			l.removed = m.Header.Type == messageType(unix.NFT_MSG_DELTABLE) ||
 				l.removed && m.Header.Type != messageType(unix.NFT_MSG_NEWTABLE)
 		}
-		return w, false
+		return w, false, nil
 	}
 	ok, removed := l.touched, l.removed
 	l.touched, l.removed = false, false
 	return Write{
 		Removed:    removed,
-		Generation: a.u32(unix.NFTA_GEN_ID),
-		PID:        a.u32(genProcPID),
-		Program:    a.str(genProcName),
-	}, ok
+		Generation: a.BE32(unix.NFTA_GEN_ID),
+		PID:        a.BE32(genProcPID),
+		Program:    a.String(genProcName),
+	}, ok, nil
 }
 
 // NFTA_GEN_PROC_PID and NFTA_GEN_PROC_NAME (linux/netfilter/nf_tables.h).

@@ -11,18 +11,9 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"thole/internal/nlmsg"
 	"thole/ruleset"
 )
-
-func nativeUint32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
-
-// messageAttrs returns the attributes behind the header of a message of netfilter.
-func messageAttrs(m netlink.Message) attrMap {
-	if len(m.Data) < 4 {
-		return attrMap{}
-	}
-	return parseAttrs(m.Data[4:])
-}
 
 // Read returns a table as it is loaded, with that of family bridge beside it,
 // normalised; nil if there is neither. What is not
@@ -80,11 +71,11 @@ func (c *Conn) Counters(table string) (map[string]Counter, error) {
 			return nil, fmt.Errorf("reading counters of table %s %s: %w", f, table, err)
 		}
 		for _, o := range objects {
-			if o.str(tableAttr) == table && o.u32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER {
-				data := o.nest(unix.NFTA_OBJ_DATA)
-				out[o.str(unix.NFTA_OBJ_NAME)] = Counter{
-					Packets: data.u64(unix.NFTA_COUNTER_PACKETS),
-					Bytes:   data.u64(unix.NFTA_COUNTER_BYTES),
+			if o.String(tableAttr) == table && o.BE32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER {
+				data := o.Nested(unix.NFTA_OBJ_DATA)
+				out[o.String(unix.NFTA_OBJ_NAME)] = Counter{
+					Packets: data.BE64(unix.NFTA_COUNTER_PACKETS),
+					Bytes:   data.BE64(unix.NFTA_COUNTER_BYTES),
 				}
 			}
 		}
@@ -97,30 +88,31 @@ func (c *Conn) Counters(table string) (map[string]Counter, error) {
 const tableAttr = unix.NFTA_TABLE_NAME
 
 // ofTable returns attributes that ask for what is in a table.
-func ofTable(table string) attrs {
-	var a attrs
-	a.str(tableAttr, table)
+func ofTable(table string) nlmsg.Attributes {
+	var a nlmsg.Attributes
+	a.AddString(tableAttr, table)
 	return a
 }
 
 // dump asks for all of a kind.
-func (c *Conn) dump(f family, typ uint16, a attrs) ([]attrMap, error) {
-	replies, err := c.execute(netlink.Message{
-		Header: netlink.Header{Type: messageType(typ), Flags: netlink.Request | netlink.Dump},
-		Data:   append(nfgenmsg(uint8(f), 0), a...),
-	})
+func (c *Conn) dump(f family, typ uint16, a nlmsg.Attributes) ([]nlmsg.Attributes, error) {
+	replies, err := c.execute(request(typ, netlink.Dump, f, a))
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	out := make([]attrMap, 0, len(replies))
+	out := make([]nlmsg.Attributes, 0, len(replies))
 	for _, m := range replies {
 		if m.Header.Flags&netlink.DumpInterrupted != 0 {
 			return nil, errInterrupted
 		}
-		out = append(out, messageAttrs(m))
+		_, found, err := nlmsg.ParseNetfilter(m)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found)
 	}
 	return out, nil
 }
@@ -172,17 +164,15 @@ func (c *Conn) readFamily(f family, name string) (*ruleset.Table, error) {
 
 // tableFlags returns a table's flags, ENOENT if there is none.
 func (c *Conn) tableFlags(f family, name string) (uint32, error) {
-	replies, err := c.execute(netlink.Message{
-		Header: netlink.Header{Type: messageType(unix.NFT_MSG_GETTABLE), Flags: netlink.Request},
-		Data:   append(nfgenmsg(uint8(f), 0), ofTable(name)...),
-	})
+	replies, err := c.execute(request(unix.NFT_MSG_GETTABLE, 0, f, ofTable(name)))
 	if err != nil || len(replies) == 0 {
 		return 0, err
 	}
-	return messageAttrs(replies[0]).u32(unix.NFTA_TABLE_FLAGS), nil
+	_, a, err := nlmsg.ParseNetfilter(replies[0])
+	return a.BE32(unix.NFTA_TABLE_FLAGS), err
 }
 
-func (r *reader) dump(typ uint16, a attrs) ([]attrMap, error) {
+func (r *reader) dump(typ uint16, a nlmsg.Attributes) ([]nlmsg.Attributes, error) {
 	return r.conn.dump(r.family, typ, a)
 }
 
@@ -193,13 +183,13 @@ func (r *reader) foreign(format string, args ...any) {
 func (r *reader) objects() error {
 	objects, err := r.dump(unix.NFT_MSG_GETOBJ, ofTable(r.table.Name))
 	for _, o := range objects {
-		name := o.str(unix.NFTA_OBJ_NAME)
+		name := o.String(unix.NFTA_OBJ_NAME)
 		switch {
-		case o.str(tableAttr) != r.table.Name:
-		case o.u32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER:
+		case o.String(tableAttr) != r.table.Name:
+		case o.BE32(unix.NFTA_OBJ_TYPE) == unix.NFT_OBJECT_COUNTER:
 			r.table.Counters = append(r.table.Counters, name)
 		default:
-			r.foreign("object %s of type %d", name, o.u32(unix.NFTA_OBJ_TYPE))
+			r.foreign("object %s of type %d", name, o.BE32(unix.NFTA_OBJ_TYPE))
 		}
 	}
 	return err
@@ -214,8 +204,8 @@ func (r *reader) flowtables() error {
 		return nil
 	}
 	for _, t := range tables {
-		if t.str(tableAttr) == r.table.Name {
-			r.foreign("flowtable %s", t.str(flowtableName))
+		if t.String(tableAttr) == r.table.Name {
+			r.foreign("flowtable %s", t.String(flowtableName))
 		}
 	}
 	return err
@@ -225,7 +215,7 @@ func (r *reader) flowtables() error {
 func (r *reader) chains() error {
 	chains, err := r.dump(unix.NFT_MSG_GETCHAIN, nil)
 	for _, a := range chains {
-		if a.str(tableAttr) == r.table.Name {
+		if a.String(tableAttr) == r.table.Name {
 			r.table.Chains = append(r.table.Chains, decodeChain(a))
 		}
 	}
@@ -239,21 +229,21 @@ const (
 	hookDevs   = 4  // NFTA_HOOK_DEVS
 )
 
-func decodeChain(a attrMap) ruleset.Chain {
-	c := ruleset.Chain{Name: a.str(unix.NFTA_CHAIN_NAME)}
-	if flags := a.u32(chainFlags) &^ chainBase; flags != 0 {
+func decodeChain(a nlmsg.Attributes) ruleset.Chain {
+	c := ruleset.Chain{Name: a.String(unix.NFTA_CHAIN_NAME)}
+	if flags := a.BE32(chainFlags) &^ chainBase; flags != 0 {
 		c.Foreign = fmt.Sprintf("flags %#x", flags)
 	}
-	if !a.has(unix.NFTA_CHAIN_HOOK) {
+	if !a.Has(unix.NFTA_CHAIN_HOOK) {
 		return c
 	}
-	hook := a.nest(unix.NFTA_CHAIN_HOOK)
-	c.Hook = ruleset.Hook(hook.u32(unix.NFTA_HOOK_HOOKNUM) + 1)
-	c.Priority = int32(hook.u32(unix.NFTA_HOOK_PRIORITY))
-	typ, policy := a.str(unix.NFTA_CHAIN_TYPE), a.u32(unix.NFTA_CHAIN_POLICY)
-	if typ != chainType || policy != chainPolicy || c.Hook > ruleset.Postrouting || hook.has(unix.NFTA_HOOK_DEV) ||
-		hook.has(hookDevs) {
-		c.Foreign = fmt.Sprintf("type %s, hook %d, policy %d", typ, hook.u32(unix.NFTA_HOOK_HOOKNUM), policy)
+	hook := a.Nested(unix.NFTA_CHAIN_HOOK)
+	c.Hook = ruleset.Hook(hook.BE32(unix.NFTA_HOOK_HOOKNUM) + 1)
+	c.Priority = int32(hook.BE32(unix.NFTA_HOOK_PRIORITY))
+	typ, policy := a.String(unix.NFTA_CHAIN_TYPE), a.BE32(unix.NFTA_CHAIN_POLICY)
+	if typ != chainType || policy != chainPolicy || c.Hook > ruleset.Postrouting || hook.Has(unix.NFTA_HOOK_DEV) ||
+		hook.Has(hookDevs) {
+		c.Foreign = fmt.Sprintf("type %s, hook %d, policy %d", typ, hook.BE32(unix.NFTA_HOOK_HOOKNUM), policy)
 	}
 	return c
 }
@@ -269,14 +259,14 @@ func (r *reader) rules() error {
 	}
 	rules, err := r.dump(unix.NFT_MSG_GETRULE, ofTable(r.table.Name))
 	for _, a := range rules {
-		if a.str(tableAttr) != r.table.Name {
+		if a.String(tableAttr) != r.table.Name {
 			continue
 		}
-		c := chains[a.str(unix.NFTA_RULE_CHAIN)]
+		c := chains[a.String(unix.NFTA_RULE_CHAIN)]
 		if c == nil {
 			return errInterrupted
 		}
-		c.Rules = append(c.Rules, decodeRule(a[unix.NFTA_RULE_EXPRESSIONS], sets))
+		c.Rules = append(c.Rules, decodeRule(a.Nested(unix.NFTA_RULE_EXPRESSIONS), sets))
 	}
 	return err
 }
@@ -288,7 +278,7 @@ func (r *reader) sets() error {
 	}
 	for _, a := range sets {
 		// An anonymous set is a part of the rule that it is used in, which is foreign.
-		if a.str(tableAttr) != r.table.Name || a.u32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
+		if a.String(tableAttr) != r.table.Name || a.BE32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
 			continue
 		}
 		s := decodeSet(a)
@@ -303,31 +293,31 @@ func (r *reader) sets() error {
 }
 
 // decodeSet reads what a set is.
-func decodeSet(a attrMap) ruleset.Set {
-	flags := a.u32(unix.NFTA_SET_FLAGS)
+func decodeSet(a nlmsg.Attributes) ruleset.Set {
+	flags := a.BE32(unix.NFTA_SET_FLAGS)
 	s := ruleset.Set{
-		Name:     a.str(unix.NFTA_SET_NAME),
-		Key:      keyTypes(a.u32(unix.NFTA_SET_KEY_TYPE)),
+		Name:     a.String(unix.NFTA_SET_NAME),
+		Key:      keyTypes(a.BE32(unix.NFTA_SET_KEY_TYPE)),
 		Interval: flags&unix.NFT_SET_INTERVAL != 0,
 	}
 	isMap := flags&unix.NFT_SET_MAP != 0
 	if isMap {
-		s.Data = typeNumber(a.u32(unix.NFTA_SET_DATA_TYPE))
+		s.Data = typeNumber(a.BE32(unix.NFTA_SET_DATA_TYPE))
 	}
 	const known = unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP | setConcat
 	const ofRules = unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL
 	if flags == ofRules {
 		flags = 0
-		s.Timeout = time.Duration(a.u64(unix.NFTA_SET_TIMEOUT)) * time.Millisecond
-		s.Size = a.nest(unix.NFTA_SET_DESC).u32(unix.NFTA_SET_DESC_SIZE)
+		s.Timeout = time.Duration(a.BE64(unix.NFTA_SET_TIMEOUT)) * time.Millisecond
+		s.Size = a.Nested(unix.NFTA_SET_DESC).BE32(unix.NFTA_SET_DESC_SIZE)
 	}
 	switch {
-	case flags&^known != 0, a.has(setExpr), a.has(setExprs), a.u64(unix.NFTA_SET_TIMEOUT) != 0 && s.Timeout == 0:
+	case flags&^known != 0, a.Has(setExpr), a.Has(setExprs), a.BE64(unix.NFTA_SET_TIMEOUT) != 0 && s.Timeout == 0:
 		s.Foreign = fmt.Sprintf("flags %#x", flags)
-	case len(s.Key) == 0 || slices.Contains(s.Key, ruleset.None) || keyLen(s.Key) != int(a.u32(unix.NFTA_SET_KEY_LEN)):
-		s.Foreign = fmt.Sprintf("key of type %#x", a.u32(unix.NFTA_SET_KEY_TYPE))
+	case len(s.Key) == 0 || slices.Contains(s.Key, ruleset.None) || keyLen(s.Key) != int(a.BE32(unix.NFTA_SET_KEY_LEN)):
+		s.Foreign = fmt.Sprintf("key of type %#x", a.BE32(unix.NFTA_SET_KEY_TYPE))
 	case isMap && s.Data != ruleset.VerdictType && s.Data != ruleset.Mark && s.Data != ruleset.ClassID:
-		s.Foreign = fmt.Sprintf("data of type %#x", a.u32(unix.NFTA_SET_DATA_TYPE))
+		s.Foreign = fmt.Sprintf("data of type %#x", a.BE32(unix.NFTA_SET_DATA_TYPE))
 	}
 	return s
 }
@@ -343,8 +333,8 @@ const setCount = 20
 // is how far the walk through the table came (net/netfilter/nft_set_hash.c,
 // nft_rhash_walk; 6.18 lost 5,000 of 60,000, more often than not). So they are read
 // until there are as many as the kernel counts, or as the time before.
-func (r *reader) elements(s *ruleset.Set, a attrMap) error {
-	counted, expected := a.has(setCount), int(a.u32(setCount))
+func (r *reader) elements(s *ruleset.Set, a nlmsg.Attributes) error {
+	counted, expected := a.Has(setCount), int(a.BE32(setCount))
 	for range readTries {
 		lists, err := r.elementLists(s)
 		if err != nil {
@@ -364,9 +354,9 @@ func (r *reader) elements(s *ruleset.Set, a attrMap) error {
 	return errInterrupted
 }
 
-func (r *reader) elementLists(s *ruleset.Set) ([]attrMap, error) {
+func (r *reader) elementLists(s *ruleset.Set) ([]nlmsg.Attributes, error) {
 	a := ofTable(r.table.Name)
-	a.str(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+	a.AddString(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
 	return r.dump(unix.NFT_MSG_GETSETELEM, a)
 }
 
@@ -379,10 +369,10 @@ type boundary struct {
 }
 
 // decodeElements reads the elements of s, in ascending order, from lists.
-func decodeElements(s *ruleset.Set, lists []attrMap) error {
+func decodeElements(s *ruleset.Set, lists []nlmsg.Attributes) error {
 	var found []boundary
 	for _, list := range lists {
-		for _, e := range eachAttr(list[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
+		for _, e := range list.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
 			b, err := decodeElement(s, e)
 			if err != nil {
 				return err
@@ -430,19 +420,19 @@ func joinRanges(found []boundary) []boundary {
 var errElement = errors.New("an element with more than a key and data")
 
 func decodeElement(s *ruleset.Set, b []byte) (boundary, error) {
-	a := parseAttrs(b)
-	flags := a.u32(unix.NFTA_SET_ELEM_FLAGS)
+	a := nlmsg.Attributes(b)
+	flags := a.BE32(unix.NFTA_SET_ELEM_FLAGS)
 	for _, typ := range []uint16{
 		unix.NFTA_SET_ELEM_TIMEOUT, unix.NFTA_SET_ELEM_EXPIRATION, unix.NFTA_SET_ELEM_EXPR,
 		unix.NFTA_SET_ELEM_OBJREF, setElemExprs,
 	} {
-		if a.has(typ) {
+		if a.Has(typ) {
 			return boundary{}, errElement
 		}
 	}
 	out := boundary{
-		key:  a.nest(unix.NFTA_SET_ELEM_KEY)[unix.NFTA_DATA_VALUE],
-		last: a.nest(setElemKeyEnd)[unix.NFTA_DATA_VALUE],
+		key:  a.Nested(unix.NFTA_SET_ELEM_KEY).Bytes(unix.NFTA_DATA_VALUE),
+		last: a.Nested(setElemKeyEnd).Bytes(unix.NFTA_DATA_VALUE),
 		end:  flags&unix.NFT_SET_ELEM_INTERVAL_END != 0,
 	}
 	if out.last == nil {
@@ -454,20 +444,20 @@ func decodeElement(s *ruleset.Set, b []byte) (boundary, error) {
 	if out.end {
 		return out, nil
 	}
-	data := a.nest(unix.NFTA_SET_ELEM_DATA)
+	data := a.Nested(unix.NFTA_SET_ELEM_DATA)
 	switch s.Data {
 	case ruleset.None:
 		return out, nil
 	case ruleset.VerdictType:
-		v, err := decodeVerdict(data.nest(unix.NFTA_DATA_VERDICT))
+		v, err := decodeVerdict(data.Nested(unix.NFTA_DATA_VERDICT))
 		out.element.Verdict = v
 		return out, err
 	default:
-		value := data[unix.NFTA_DATA_VALUE]
+		value := data.Bytes(unix.NFTA_DATA_VALUE)
 		if len(value) != 4 {
 			return boundary{}, errElement
 		}
-		out.element.Number = nativeUint32(value)
+		out.element.Number = binary.NativeEndian.Uint32(value)
 		return out, nil
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
+	"thole/internal/nlmsg"
 	"thole/ruleset"
 )
 
@@ -91,7 +92,7 @@ func isRanges(s *ruleset.Set) bool { return s.Interval && len(s.Key) == 1 }
 
 // setAttrs writes the attributes of NFT_MSG_NEWSET, as nft does (nftables, src/mnl.c,
 // mnl_nft_set_add), so that nft's listing is the same.
-func setAttrs(a *attrs, table string, s *ruleset.Set, id uint32) error {
+func setAttrs(a *nlmsg.Attributes, table string, s *ruleset.Set, id uint32) error {
 	for _, t := range s.Key {
 		if _, ok := dataTypes[t]; !ok {
 			return fmt.Errorf("%s cannot be the type of a key", t)
@@ -103,31 +104,31 @@ func setAttrs(a *attrs, table string, s *ruleset.Set, id uint32) error {
 	if s.Foreign != "" {
 		return fmt.Errorf("cannot load what is foreign: %s", s.Foreign)
 	}
-	a.str(unix.NFTA_SET_TABLE, table)
-	a.str(unix.NFTA_SET_NAME, s.Name)
-	a.u32(unix.NFTA_SET_FLAGS, setFlags(s))
-	a.u32(unix.NFTA_SET_KEY_TYPE, keyType(s.Key))
-	a.u32(unix.NFTA_SET_KEY_LEN, uint32(keyLen(s.Key)))
+	a.AddString(unix.NFTA_SET_TABLE, table)
+	a.AddString(unix.NFTA_SET_NAME, s.Name)
+	a.AddBE32(unix.NFTA_SET_FLAGS, setFlags(s))
+	a.AddBE32(unix.NFTA_SET_KEY_TYPE, keyType(s.Key))
+	a.AddBE32(unix.NFTA_SET_KEY_LEN, uint32(keyLen(s.Key)))
 	switch s.Data {
 	case ruleset.None:
 	case ruleset.VerdictType:
-		a.u32(unix.NFTA_SET_DATA_TYPE, verdictDataType)
-		a.u32(unix.NFTA_SET_DATA_LEN, 0)
+		a.AddBE32(unix.NFTA_SET_DATA_TYPE, verdictDataType)
+		a.AddBE32(unix.NFTA_SET_DATA_LEN, 0)
 	case ruleset.Mark, ruleset.ClassID:
-		a.u32(unix.NFTA_SET_DATA_TYPE, keyType([]ruleset.Type{s.Data}))
-		a.u32(unix.NFTA_SET_DATA_LEN, uint32(s.Data.Bytes()))
+		a.AddBE32(unix.NFTA_SET_DATA_TYPE, keyType([]ruleset.Type{s.Data}))
+		a.AddBE32(unix.NFTA_SET_DATA_LEN, uint32(s.Data.Bytes()))
 	default:
 		return fmt.Errorf("%s cannot be the type of a map's data", s.Data)
 	}
-	a.u32(unix.NFTA_SET_ID, id)
+	a.AddBE32(unix.NFTA_SET_ID, id)
 	if s.Timeout != 0 {
-		a.u64(unix.NFTA_SET_TIMEOUT, uint64(s.Timeout.Milliseconds()))
-		a.nest(unix.NFTA_SET_DESC, func(a *attrs) { a.u32(unix.NFTA_SET_DESC_SIZE, s.Size) })
+		a.AddBE64(unix.NFTA_SET_TIMEOUT, uint64(s.Timeout.Milliseconds()))
+		a.AddNested(unix.NFTA_SET_DESC, func(a *nlmsg.Attributes) { a.AddBE32(unix.NFTA_SET_DESC_SIZE, s.Size) })
 	}
 	if setFlags(s)&setConcat != 0 {
-		a.nest(unix.NFTA_SET_DESC, func(a *attrs) { describeFields(a, s.Key) })
+		a.AddNested(unix.NFTA_SET_DESC, func(a *nlmsg.Attributes) { describeFields(a, s.Key) })
 	}
-	a.bytes(unix.NFTA_SET_USERDATA, setUserData(s))
+	a.AddBytes(unix.NFTA_SET_USERDATA, setUserData(s))
 	return nil
 }
 
@@ -149,10 +150,10 @@ func setFlags(s *ruleset.Set) uint32 {
 }
 
 // describeFields writes the sizes of the fields that have ranges of their own.
-func describeFields(a *attrs, key []ruleset.Type) {
-	a.nest(setDescConcat, func(a *attrs) {
+func describeFields(a *nlmsg.Attributes, key []ruleset.Type) {
+	a.AddNested(setDescConcat, func(a *nlmsg.Attributes) {
 		for _, t := range key {
-			a.nest(unix.NFTA_LIST_ELEM, func(a *attrs) { a.u32(setFieldLen, uint32(t.Bytes())) })
+			a.AddNested(unix.NFTA_LIST_ELEM, func(a *nlmsg.Attributes) { a.AddBE32(setFieldLen, uint32(t.Bytes())) })
 		}
 	})
 }
@@ -215,29 +216,29 @@ func checkKey(s *ruleset.Set, e *ruleset.Element) error {
 
 // elementAttrs writes an element of a list: two, for a range in a set of ranges. To
 // remove it, data is not needed.
-func elementAttrs(a *attrs, s *ruleset.Set, e *ruleset.Element, withData bool) error {
+func elementAttrs(a *nlmsg.Attributes, s *ruleset.Set, e *ruleset.Element, withData bool) error {
 	if err := checkKey(s, e); err != nil {
 		return err
 	}
 	first, last := firstAndLast(s, e)
 	var err error
-	a.nest(unix.NFTA_LIST_ELEM, func(a *attrs) {
-		a.key(unix.NFTA_SET_ELEM_KEY, first)
+	a.AddNested(unix.NFTA_LIST_ELEM, func(a *nlmsg.Attributes) {
+		addKey(a, unix.NFTA_SET_ELEM_KEY, first)
 		if s.Interval && !isRanges(s) {
-			a.key(setElemKeyEnd, last)
+			addKey(a, setElemKeyEnd, last)
 		}
 		if withData {
 			err = elementData(a, s, e)
 		}
 		if isRanges(s) && !increment(slices.Clone(last)) {
-			a.bytes(unix.NFTA_SET_ELEM_USERDATA, userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_ELEM_FLAGS,
+			a.AddBytes(unix.NFTA_SET_ELEM_USERDATA, userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_ELEM_FLAGS,
 				intervalOpen))
 		}
 	})
 	if isRanges(s) && increment(last) {
-		a.nest(unix.NFTA_LIST_ELEM, func(a *attrs) {
-			a.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
-			a.key(unix.NFTA_SET_ELEM_KEY, last)
+		a.AddNested(unix.NFTA_LIST_ELEM, func(a *nlmsg.Attributes) {
+			a.AddBE32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+			addKey(a, unix.NFTA_SET_ELEM_KEY, last)
 		})
 	}
 	return err
@@ -268,28 +269,28 @@ func decrement(b []byte) {
 	}
 }
 
-func (a *attrs) key(typ uint16, key []byte) {
-	a.nest(typ, func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, key) })
+func addKey(a *nlmsg.Attributes, typ uint16, key []byte) {
+	a.AddNested(typ, func(a *nlmsg.Attributes) { a.AddBytes(unix.NFTA_DATA_VALUE, key) })
 }
 
 // elementData writes what e maps to.
-func elementData(a *attrs, s *ruleset.Set, e *ruleset.Element) error {
+func elementData(a *nlmsg.Attributes, s *ruleset.Set, e *ruleset.Element) error {
 	switch s.Data {
 	case ruleset.None:
 		return nil
 	case ruleset.VerdictType:
 		kind, err := verdictKind(e.Verdict)
-		a.nest(unix.NFTA_SET_ELEM_DATA, func(a *attrs) {
-			a.nest(unix.NFTA_DATA_VERDICT, func(a *attrs) {
-				a.u32(unix.NFTA_VERDICT_CODE, uint32(kind))
+		a.AddNested(unix.NFTA_SET_ELEM_DATA, func(a *nlmsg.Attributes) {
+			a.AddNested(unix.NFTA_DATA_VERDICT, func(a *nlmsg.Attributes) {
+				a.AddBE32(unix.NFTA_VERDICT_CODE, uint32(kind))
 				if e.Verdict.Chain != "" {
-					a.str(unix.NFTA_VERDICT_CHAIN, e.Verdict.Chain)
+					a.AddString(unix.NFTA_VERDICT_CHAIN, e.Verdict.Chain)
 				}
 			})
 		})
 		return err
 	default:
-		a.key(unix.NFTA_SET_ELEM_DATA, binary.NativeEndian.AppendUint32(nil, e.Number))
+		addKey(a, unix.NFTA_SET_ELEM_DATA, binary.NativeEndian.AppendUint32(nil, e.Number))
 		return nil
 	}
 }

@@ -1,7 +1,11 @@
 package thole
 
 import (
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -123,6 +127,24 @@ func TestDirectionOfImports(t *testing.T) {
 			}
 			t.Errorf("%s imports %s: allowed are the standard library and %v", pkg, imp, allowed)
 		}
+	}
+}
+
+// Netlink messages and attributes are encoded and decoded by internal/nlmsg alone.
+func TestOneWayToEncodeNetlink(t *testing.T) {
+	other := regexp.MustCompile(`netlink\.(NewAttribute|Marshal|Unmarshal)|\.MarshalBinary\(|syscall\.ParseNetlink`)
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if found := other.Find(data); found != nil {
+			t.Errorf("%s uses %s: use internal/nlmsg", path, found)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -11,6 +10,8 @@ import (
 	nfqueue "github.com/florianl/go-nfqueue/v2"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nlmsg"
 )
 
 // A Hook is where the kernel's path left a packet to us.
@@ -167,17 +168,12 @@ func (q *Queue) Close() {
 	q.nf.Close() // its error is that of the socket, which is gone anyway
 }
 
-// unbind is the request NFQNL_MSG_CONFIG with NFQNL_CFG_CMD_UNBIND: struct nfgenmsg, and
-// the attribute NFQA_CFG_CMD. The library has it, but sends it too late.
+// unbind is the request NFQNL_MSG_CONFIG with NFQNL_CFG_CMD_UNBIND. The library has it, but sends it too late.
 func unbind(number uint16) netlink.Message {
-	data := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, byte(number >> 8), byte(number)}
-	data = binary.NativeEndian.AppendUint16(data, 8) // the attribute's length
-	data = binary.NativeEndian.AppendUint16(data, cfgCmd)
-	data = append(data, cfgCmdUnbind, 0, 0, 0)
-	return netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_QUEUE<<8 | msgConfig, Flags: netlink.Request},
-		Data:   data,
-	}
+	var a nlmsg.Attributes
+	a.AddBytes(cfgCmd, []byte{cfgCmdUnbind, 0, 0, 0})
+	typ := nlmsg.NetfilterType(unix.NFNL_SUBSYS_QUEUE, msgConfig)
+	return nlmsg.Netfilter(typ, 0, nlmsg.NetfilterHeader{Family: unix.AF_UNSPEC, Resource: number}, a)
 }
 
 // Of linux/netfilter/nfnetlink_queue.h.

@@ -1,14 +1,14 @@
 package queue
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nlmsg"
 )
 
 // A socket is a netlink socket whose every call is a system call, and nothing else. The
@@ -68,16 +68,12 @@ func (s *socket) Close() error {
 
 // Send sends one message to the kernel.
 func (s *socket) Send(m netlink.Message) error {
-	b, err := m.MarshalBinary()
-	if err != nil {
-		return err
-	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.closed.Load() {
 		return unix.EBADF
 	}
-	_, err = unix.Write(s.fd, b)
+	_, err := unix.Write(s.fd, nlmsg.Append(make([]byte, 0, nlmsg.HeaderSize+len(m.Data)+3), m))
 	return err
 }
 
@@ -126,28 +122,14 @@ func (s *socket) wait() error {
 	return err
 }
 
-// headerSize is that of struct nlmsghdr; messages begin at multiples of four bytes.
-const headerSize = 16
-
 // messages appends to a list what netlink(7) sent in one piece. The data are not copied.
 func messages(list []netlink.Message, b []byte) ([]netlink.Message, error) {
 	for len(b) > 0 {
-		if len(b) < headerSize {
-			return nil, fmt.Errorf("netlink: %d bytes behind the last message", len(b))
+		m, rest, err := nlmsg.Next(b)
+		if err != nil {
+			return nil, err
 		}
-		size := uint64(binary.NativeEndian.Uint32(b))
-		if size < headerSize || size > uint64(len(b)) {
-			return nil, fmt.Errorf("netlink: a message of %d bytes in %d", size, len(b))
-		}
-		list = append(list, netlink.Message{
-			Header: netlink.Header{
-				Length: uint32(size), Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])),
-				Flags:    netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
-				Sequence: binary.NativeEndian.Uint32(b[8:]), PID: binary.NativeEndian.Uint32(b[12:]),
-			},
-			Data: b[headerSize:size:size],
-		})
-		b = b[min(uint64(len(b)), (size+3)&^3):]
+		list, b = append(list, m), rest
 	}
 	return list, nil
 }

@@ -1,17 +1,15 @@
 package sockets
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// stateClose is the state of a UDP socket that is not connected (linux/tcp_states.h).
-const stateClose = 7
+	"thole/internal/nlmsg"
+)
 
 // A Socket is one that a dump found.
 type Socket struct {
@@ -65,12 +63,13 @@ func dump(protocol uint8, states uint32, visit func(Socket) bool) error {
 
 // dumpFamily opens a socket of its own: closing it is what ends a dump early. It reports whether visit wants more.
 func dumpFamily(family, protocol uint8, states uint32, visit func(Socket) bool) (more bool, err error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+	fd, err := openDiag()
 	if err != nil {
 		return false, err
 	}
 	defer unix.Close(fd)
-	if _, err := unix.Write(fd, dumpRequest(family, protocol, states)); err != nil {
+	r := listRequest(family, protocol, states)
+	if _, err := unix.Write(fd, r.append(nil, netlink.Dump, 0)); err != nil {
 		return false, err
 	}
 	buffer := make([]byte, dumpBuffer)
@@ -95,35 +94,19 @@ func dumpFamily(family, protocol uint8, states uint32, visit func(Socket) bool) 
 // dumpBuffer is what the kernel fills with one answer at most (linux/net/netlink/af_netlink.c, netlink_recvmsg).
 const dumpBuffer = 32 << 10
 
-func dumpRequest(family, protocol uint8, states uint32) []byte {
-	message := make([]byte, headerSize+requestSize)
-	binary.NativeEndian.PutUint32(message, uint32(len(message)))
-	binary.NativeEndian.PutUint16(message[4:], diagByFamily)
-	binary.NativeEndian.PutUint16(message[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	b := message[headerSize:]
-	b[0], b[1] = family, protocol
-	binary.NativeEndian.PutUint32(b[4:], states)
-	return message
-}
-
 // visitAll visits the sockets of one answer. done: it was the last.
 func visitAll(b []byte, protocol uint8, visit func(Socket) bool) (more, done bool, err error) {
-	for len(b) >= headerSize {
-		size := binary.NativeEndian.Uint32(b)
-		if size < headerSize || uint64(size) > uint64(len(b)) {
-			return false, false, fmt.Errorf("the kernel's answer has %d bytes, and should have %d", len(b), size)
+	for len(b) > 0 {
+		m, rest, err := nlmsg.Next(b)
+		if err != nil {
+			return false, false, err
 		}
-		data := b[headerSize:size]
-		switch kind := binary.NativeEndian.Uint16(b[4:]); {
-		case kind == unix.NLMSG_DONE || kind == unix.NLMSG_ERROR:
-			if len(data) >= 4 {
-				if code := -int32(binary.NativeEndian.Uint32(data)); code > 0 {
-					return false, true, unix.Errno(code)
-				}
-			}
-			return true, true, nil
-		case kind == diagByFamily:
-			s, err := parseSocket(data, protocol)
+		switch m.Header.Type {
+		case netlink.Done, netlink.Error:
+			err := nlmsg.Answer(m)
+			return err == nil, true, err
+		case diagByFamily:
+			s, _, err := parseSocket(m.Data, protocol)
 			if err != nil {
 				return false, false, err
 			}
@@ -131,49 +114,7 @@ func visitAll(b []byte, protocol uint8, visit func(Socket) bool) (more, done boo
 				return false, false, nil
 			}
 		}
-		b = b[min(len(b), (int(size)+3)&^3):]
+		b = rest
 	}
 	return true, false, nil
 }
-
-// parseSocket reads a struct inet_diag_msg and the attributes behind it:
-//
-//	offset  size  what
-//	0       1     idiag_family
-//	1       1     idiag_state
-//	4       2     local port, big-endian
-//	8       16    local address
-//	40      4     interface
-//	64      4     uid
-func parseSocket(b []byte, protocol uint8) (Socket, error) {
-	if len(b) < answerSize {
-		return Socket{}, fmt.Errorf("the kernel's answer about a socket has %d bytes; needed: %d", len(b), answerSize)
-	}
-	address := netip.AddrFrom16([16]byte(b[8:24]))
-	if b[0] == unix.AF_INET {
-		address = netip.AddrFrom4([4]byte(b[8:12]))
-	}
-	s := Socket{
-		Family:   b[0],
-		Protocol: protocol,
-		Local:    netip.AddrPortFrom(address, binary.BigEndian.Uint16(b[4:])),
-		Device:   int(binary.NativeEndian.Uint32(b[40:])),
-		UID:      binary.NativeEndian.Uint32(b[64:]),
-	}
-	attributes, err := netlink.NewAttributeDecoder(b[answerSize:])
-	if err != nil {
-		return Socket{}, err
-	}
-	for attributes.Next() {
-		switch attributes.Type() {
-		case attrCgroupID:
-			s.Cgroup = attributes.Uint64()
-		case attrOnlyV6:
-			s.OnlyV6 = attributes.Uint8() != 0
-		}
-	}
-	return s, attributes.Err()
-}
-
-// attrOnlyV6 is linux/inet_diag.h, INET_DIAG_SKV6ONLY. It comes unasked.
-const attrOnlyV6 = 11

@@ -1,7 +1,6 @@
 package sockets
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,52 +8,28 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nlmsg"
 )
 
 // ErrNone says that there is no such socket.
 var ErrNone = errors.New("no such socket")
 
-// The request of sock_diag(7), struct inet_diag_req_v2, big-endian in the ports:
-//
-//	offset  size  what
-//	0       1     sdiag_family
-//	1       1     sdiag_protocol
-//	2       1     idiag_ext: attributes; the cgroup's id comes unasked
-//	3       1     pad
-//	4       4     idiag_states; the search for one socket does not look at it
-//	8       2     local port
-//	10      2     remote port
-//	12      16    local address
-//	28      16    remote address
-//	44      4     interface
-//	48      8     cookie: all ones, any
-//
-// An answer is a struct inet_diag_msg of 72 bytes: family, state, timer, retransmissions,
-// 48 bytes as from offset 8 above, and more; and attributes follow.
-const (
-	headerSize   = 16  // of struct nlmsghdr
-	answerBuffer = 512 // bytes; what the kernel says of a listener takes some 150
-	requestSize  = 56
-	answerSize   = 72
-	idAt         = 8  // in the request
-	diagByFamily = 20 // linux/sock_diag.h, SOCK_DIAG_BY_FAMILY
-	attrCgroupID = 21 // linux/inet_diag.h, INET_DIAG_CGROUP_ID
-
-	stateSynSent = 2 // linux/tcp_states.h
-	stateListen  = 10
-)
+// answerBuffer has room for the answer about one socket: what the kernel says of a listener takes some 150 bytes.
+const answerBuffer = 512
 
 // A Finder finds sockets of one network namespace. It is safe for concurrent use.
 type Finder struct {
 	mu     sync.Mutex // guards what follows, from a request to its answer
 	fd     int
 	number uint32 // of the last request; its answer has it, too
+	asked  [nlmsg.HeaderSize + requestSize]byte
 	buffer [answerBuffer]byte
 }
 
 // NewFinder opens a Finder in the network namespace of the calling thread. Close it.
 func NewFinder() (*Finder, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+	fd, err := openDiag()
 	if err != nil {
 		return nil, fmt.Errorf("looking for sockets: %v", err)
 	}
@@ -108,104 +83,64 @@ func (f *Finder) Listener(local, remote netip.AddrPort, device int) (cgroup uint
 	return s.cgroup, nil
 }
 
-type socket struct {
-	state  byte
+// A found socket is one that the kernel found.
+type found struct {
+	state  uint8
 	cgroup uint64 // 0: the kernel told none
 }
 
 // find has the kernel search as it does for a packet from remote to local.
-func (f *Finder) find(local, remote netip.AddrPort, device int) (socket, error) {
+func (f *Finder) find(local, remote netip.AddrPort, device int) (found, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.number++
-	_, err := unix.Write(f.fd, request(f.number, local, remote, device))
-	if err != nil {
-		return socket{}, fmt.Errorf("looking for the socket at %s: %v", local, err)
+	r := findRequest(local, remote, device)
+	if _, err := unix.Write(f.fd, r.append(f.asked[:0], 0, f.number)); err != nil {
+		return found{}, fmt.Errorf("looking for the socket at %s: %v", local, err)
 	}
 	s, err := f.answer()
 	if err != nil && !errors.Is(err, ErrNone) {
-		return socket{}, fmt.Errorf("looking for the socket at %s: %v", local, err)
+		return found{}, fmt.Errorf("looking for the socket at %s: %v", local, err)
 	}
 	return s, err
 }
 
 // answer reads the answer to the last request. The kernel gives it before the request's
 // system call returns, so it is there, maybe behind those that nobody took.
-func (f *Finder) answer() (socket, error) {
+func (f *Finder) answer() (found, error) {
 	for {
 		n, err := unix.Read(f.fd, f.buffer[:])
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return socket{}, err
+			return found{}, err
 		}
-		if s, number, err := parseMessage(f.buffer[:n]); number == f.number {
+		if s, number, err := parseAnswer(f.buffer[:n]); number == f.number {
 			return s, err
 		}
 	}
 }
 
-// parseMessage parses the answer to the request of a number: a socket, or an error, struct
-// nlmsgerr, that begins with the negative errno(3).
-func parseMessage(b []byte) (s socket, number uint32, err error) {
-	if len(b) < headerSize {
-		return socket{}, 0, fmt.Errorf("the kernel's answer about a socket has %d bytes", len(b))
-	}
-	number = binary.NativeEndian.Uint32(b[8:])
-	size := binary.NativeEndian.Uint32(b)
-	if size < headerSize || uint64(size) > uint64(len(b)) {
-		return socket{}, number, fmt.Errorf("the kernel's answer about a socket has %d bytes, and should have %d",
-			len(b), size)
-	}
-	data := b[headerSize:size]
-	switch kind := binary.NativeEndian.Uint16(b[4:]); {
-	case kind == diagByFamily:
-		s, err = parse(data)
-		return s, number, err
-	case kind != unix.NLMSG_ERROR || len(data) < 4:
-		return socket{}, number, fmt.Errorf("the kernel's answer about a socket is of the unknown kind %d", kind)
-	}
-	if e := unix.Errno(-int32(binary.NativeEndian.Uint32(data))); e != unix.ENOENT {
-		return socket{}, number, e
-	}
-	return socket{}, number, ErrNone
-}
-
-func request(number uint32, local, remote netip.AddrPort, device int) []byte {
-	message := make([]byte, headerSize+requestSize)
-	binary.NativeEndian.PutUint32(message, uint32(len(message)))
-	binary.NativeEndian.PutUint16(message[4:], diagByFamily)
-	binary.NativeEndian.PutUint16(message[6:], unix.NLM_F_REQUEST)
-	binary.NativeEndian.PutUint32(message[8:], number)
-	b := message[headerSize:]
-	b[0], b[1] = unix.AF_INET6, unix.IPPROTO_TCP
-	if local.Addr().Is4() {
-		b[0] = unix.AF_INET
-	}
-	id := b[idAt:]
-	binary.BigEndian.PutUint16(id, local.Port())
-	binary.BigEndian.PutUint16(id[2:], remote.Port())
-	copy(id[4:20], local.Addr().AsSlice())
-	copy(id[20:36], remote.Addr().AsSlice())
-	binary.NativeEndian.PutUint32(id[36:], uint32(device))
-	binary.NativeEndian.PutUint64(id[40:], ^uint64(0))
-	return message
-}
-
-func parse(b []byte) (socket, error) {
-	if len(b) < answerSize {
-		return socket{}, fmt.Errorf("the kernel's answer about a socket has %d bytes; needed: %d", len(b), answerSize)
-	}
-	s := socket{state: b[1]}
-	attributes, err := netlink.NewAttributeDecoder(b[answerSize:])
+// parseAnswer parses the answer to the request of a number: a socket, or an error.
+func parseAnswer(b []byte) (s found, number uint32, err error) {
+	m, _, err := nlmsg.Next(b)
+	number = m.Header.Sequence
 	if err != nil {
-		return socket{}, err
+		return found{}, number, err
 	}
-	for attributes.Next() {
-		if attributes.Type() == attrCgroupID {
-			s.cgroup = attributes.Uint64()
-		}
+	switch m.Header.Type {
+	case diagByFamily:
+		socket, state, err := parseSocket(m.Data, unix.IPPROTO_TCP)
+		return found{state, socket.Cgroup}, number, err
+	case netlink.Error:
+		err = nlmsg.Answer(m)
 	}
-	return s, attributes.Err()
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return found{}, number, ErrNone
+	case err == nil:
+		err = fmt.Errorf("the kernel's answer about a socket is of the unknown kind %d", m.Header.Type)
+	}
+	return found{}, number, err
 }

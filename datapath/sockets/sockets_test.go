@@ -14,10 +14,12 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"thole/datapath/packet"
 	"thole/datapath/queue"
+	"thole/internal/nlmsg"
 	"thole/internal/nstest"
 )
 
@@ -215,30 +217,32 @@ func TestBoundDevices(t *testing.T) {
 
 func TestAnswersAreChecked(t *testing.T) {
 	for n := range answerSize {
-		if _, err := parse(make([]byte, n)); err == nil {
+		if _, _, err := parseSocket(make([]byte, n), unix.IPPROTO_TCP); err == nil {
 			t.Errorf("%d bytes are taken for an answer", n)
 		}
 	}
-	if _, err := parse(append(make([]byte, answerSize), 3, 0, 21, 0)); err == nil {
+	with := func(attribute ...byte) []byte { return append(make([]byte, answerSize), attribute...) }
+	if _, _, err := parseSocket(with(3, 0, 21, 0), unix.IPPROTO_TCP); err == nil {
 		t.Error("an attribute that is too short")
 	}
-	if _, err := parse(append(make([]byte, answerSize), 8, 0, 21, 0, 1, 2, 3, 4)); err == nil {
+	if _, _, err := parseSocket(with(8, 0, 21, 0, 1, 2, 3, 4), unix.IPPROTO_TCP); err == nil {
 		t.Error("a cgroup's id of four bytes")
 	}
-	whole := append(request(7, netip.AddrPort{}, netip.AddrPort{}, lo)[:headerSize], make([]byte, answerSize)...)
-	binary.NativeEndian.PutUint32(whole, uint32(len(whole)))
-	if _, number, err := parseMessage(whole); number != 7 || err != nil {
+	whole := nlmsg.Append(nil, netlink.Message{
+		Header: netlink.Header{Type: diagByFamily, Sequence: 7}, Data: make([]byte, answerSize),
+	})
+	if _, number, err := parseAnswer(whole); number != 7 || err != nil {
 		t.Errorf("the answer to %d: %v", number, err)
 	}
 	for n := range whole {
-		if _, _, err := parseMessage(whole[:n]); err == nil {
+		if _, _, err := parseAnswer(whole[:n]); err == nil {
 			t.Errorf("%d bytes are taken for an answer", n)
 		}
 	}
 	failed := append([]byte{20, 0, 0, 0, unix.NLMSG_ERROR}, make([]byte, 15)...)
 	for errno, want := range map[unix.Errno]error{unix.ENOENT: ErrNone, unix.EPERM: unix.EPERM} {
-		binary.NativeEndian.PutUint32(failed[headerSize:], uint32(-int32(errno)))
-		if _, _, err := parseMessage(failed); !errors.Is(err, want) {
+		binary.NativeEndian.PutUint32(failed[nlmsg.HeaderSize:], uint32(-int32(errno)))
+		if _, _, err := parseAnswer(failed); !errors.Is(err, want) {
 			t.Errorf("%v, want %v", err, want)
 		}
 	}
@@ -253,7 +257,8 @@ func TestFailedRequest(t *testing.T) {
 	a.Probe("a").Listen("tcp", "[::]:80")
 	b.Probe("b").Listen("tcp", "[::]:81")
 	local, remote := ports("127.0.0.1:80", "127.0.0.1:5000")
-	if _, err := unix.Write(f.fd, request(f.number, local, remote, lo)); err != nil { // nobody takes the answer
+	r := findRequest(local, remote, lo)
+	if _, err := unix.Write(f.fd, r.append(nil, 0, f.number)); err != nil { // nobody takes the answer
 		t.Fatal(err)
 	}
 	other := netip.AddrPortFrom(local.Addr(), 81)

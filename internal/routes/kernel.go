@@ -8,6 +8,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nlmsg"
 )
 
 // A Kernel reads and changes table local of one network namespace, by rtnetlink(7). It is safe for concurrent use.
@@ -122,22 +124,14 @@ func (k *Kernel) Apply(c Change) error {
 	defer k.mu.Unlock()
 	var batch []netlink.Message
 	for _, r := range c.Remove {
-		m, err := encode(unix.RTM_DELROUTE, 0, r)
-		if err != nil {
-			return err
-		}
-		batch = append(batch, m)
+		batch = append(batch, encode(unix.RTM_DELROUTE, 0, r))
 	}
 	for _, r := range c.Add {
 		flags := netlink.Create // in front
 		if r.To.Addr().Is6() {
 			flags |= netlink.Append // else it would have to be the only one of its metric
 		}
-		m, err := encode(unix.RTM_NEWROUTE, flags, r)
-		if err != nil {
-			return err
-		}
-		batch = append(batch, m)
+		batch = append(batch, encode(unix.RTM_NEWROUTE, flags, r))
 	}
 	return k.send(batch)
 }
@@ -171,36 +165,32 @@ func (k *Kernel) send(batch []netlink.Message) error {
 //	8       4     flags
 const messageSize = 12
 
-func encode(kind uint16, flags netlink.HeaderFlags, r Route) (netlink.Message, error) {
+func encode(kind netlink.HeaderType, flags netlink.HeaderFlags, r Route) netlink.Message {
 	data := make([]byte, messageSize)
 	data[0], data[1] = unix.AF_INET, uint8(r.To.Bits())
 	if r.To.Addr().Is6() {
 		data[0] = unix.AF_INET6
 	}
 	data[4], data[5], data[6], data[7] = unix.RT_TABLE_LOCAL, r.Protocol, r.Scope, r.Type
-	attributes := netlink.NewAttributeEncoder()
-	attributes.Bytes(unix.RTA_DST, r.To.Addr().AsSlice())
+	var attributes nlmsg.Attributes
+	attributes.AddBytes(unix.RTA_DST, r.To.Addr().AsSlice())
 	if r.Device != 0 {
-		attributes.Uint32(unix.RTA_OIF, uint32(r.Device))
+		attributes.AddUint32(unix.RTA_OIF, uint32(r.Device))
 	}
 	if r.From.IsValid() {
 		data[2] = uint8(r.From.Bits())
-		attributes.Bytes(unix.RTA_SRC, r.From.Addr().AsSlice())
+		attributes.AddBytes(unix.RTA_SRC, r.From.Addr().AsSlice())
 	}
 	if r.Source.IsValid() {
-		attributes.Bytes(unix.RTA_PREFSRC, r.Source.AsSlice())
+		attributes.AddBytes(unix.RTA_PREFSRC, r.Source.AsSlice())
 	}
 	if r.Metric != 0 {
-		attributes.Uint32(unix.RTA_PRIORITY, r.Metric)
-	}
-	tail, err := attributes.Encode()
-	if err != nil {
-		return netlink.Message{}, fmt.Errorf("route to %s: %v", r.To, err)
+		attributes.AddUint32(unix.RTA_PRIORITY, r.Metric)
 	}
 	return netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request | netlink.Acknowledge | flags},
-		Data:   append(data, tail...),
-	}, nil
+		Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Acknowledge | flags},
+		Data:   append(data, attributes...),
+	}
 }
 
 // decode reads a route. ok is false for one that is in another table, depends on TOS, or is not ours and has not one
@@ -213,39 +203,29 @@ func decode(data []byte) (r Route, ok bool, err error) {
 	if data[0] == unix.AF_INET6 {
 		zero = netip.IPv6Unspecified()
 	}
-	to, from := zero, zero
-	r.Protocol, r.Scope, r.Type = data[5], data[6], data[7]
-	attributes, err := netlink.NewAttributeDecoder(data[messageSize:])
+	size := zero.BitLen() / 8
+	attributes, err := nlmsg.Parse(data[messageSize:],
+		nlmsg.Size{Type: unix.RTA_DST, Bytes: size}, nlmsg.Size{Type: unix.RTA_SRC, Bytes: size},
+		nlmsg.Size{Type: unix.RTA_PREFSRC, Bytes: size},
+		nlmsg.Size{Type: unix.RTA_OIF, Bytes: 4}, nlmsg.Size{Type: unix.RTA_PRIORITY, Bytes: 4})
 	if err != nil {
 		return r, false, err
 	}
-	address := func(into *netip.Addr) {
-		a, valid := netip.AddrFromSlice(attributes.Bytes())
-		if !valid || a.BitLen() != zero.BitLen() {
-			err = fmt.Errorf("an address of %d bytes", len(attributes.Bytes()))
+	address := func(typ uint16, none netip.Addr) netip.Addr {
+		if a, ok := netip.AddrFromSlice(attributes.Bytes(typ)); ok {
+			return a
 		}
-		*into = a
+		return none
 	}
-	for attributes.Next() {
-		switch attributes.Type() {
-		case unix.RTA_DST:
-			address(&to)
-		case unix.RTA_SRC:
-			address(&from)
-		case unix.RTA_PREFSRC:
-			address(&r.Source)
-		case unix.RTA_OIF:
-			r.Device = int(attributes.Uint32())
-		case unix.RTA_PRIORITY:
-			r.Metric = attributes.Uint32()
-		}
+	r = Route{
+		To:       netip.PrefixFrom(address(unix.RTA_DST, zero), int(data[1])),
+		Source:   address(unix.RTA_PREFSRC, netip.Addr{}),
+		Device:   int(attributes.Uint32(unix.RTA_OIF)),
+		Metric:   attributes.Uint32(unix.RTA_PRIORITY),
+		Protocol: data[5], Scope: data[6], Type: data[7],
 	}
-	if err := errors.Join(err, attributes.Err()); err != nil {
-		return r, false, err
-	}
-	r.To = netip.PrefixFrom(to, int(data[1]))
 	if data[2] != 0 {
-		r.From = netip.PrefixFrom(from, int(data[2]))
+		r.From = netip.PrefixFrom(address(unix.RTA_SRC, zero), int(data[2]))
 	}
 	return r, data[4] == unix.RT_TABLE_LOCAL && data[3] == 0 && (r.Device != 0 || r.Protocol == Protocol), nil
 }

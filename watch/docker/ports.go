@@ -8,6 +8,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nlmsg"
 )
 
 // bridgePorts looks up the ports of bridges.
@@ -109,43 +111,30 @@ func parseLink(data []byte) (link, error) {
 	if len(data) < linkHeaderSize {
 		return link{}, errors.New("the kernel's answer is too short")
 	}
-	l := link{index: binary.NativeEndian.Uint32(data[4:]), peer: -1}
-	attributes, err := netlink.NewAttributeDecoder(data[linkHeaderSize:])
+	attributes, err := nlmsg.Parse(data[linkHeaderSize:], nlmsg.Size{Type: unix.IFLA_MASTER, Bytes: 4},
+		nlmsg.Size{Type: unix.IFLA_LINK_NETNSID, Bytes: 4})
 	if err != nil {
 		return link{}, err
 	}
-	for attributes.Next() {
-		switch attributes.Type() {
-		case unix.IFLA_IFNAME:
-			l.name = attributes.String()
-		case unix.IFLA_MASTER:
-			l.master = attributes.Uint32()
-		case unix.IFLA_LINK_NETNSID:
-			l.peer = attributes.Int32()
-		case unix.IFLA_LINKINFO:
-			attributes.Nested(func(info *netlink.AttributeDecoder) error {
-				for info.Next() {
-					if info.Type() == unix.IFLA_INFO_KIND {
-						l.veth = info.String() == "veth"
-					}
-				}
-				return nil
-			})
-		}
+	l := link{
+		index:  binary.NativeEndian.Uint32(data[4:]),
+		name:   attributes.String(unix.IFLA_IFNAME),
+		master: attributes.Uint32(unix.IFLA_MASTER),
+		veth:   attributes.Nested(unix.IFLA_LINKINFO).String(unix.IFLA_INFO_KIND) == "veth",
+		peer:   -1,
 	}
-	return l, attributes.Err()
+	if attributes.Has(unix.IFLA_LINK_NETNSID) {
+		l.peer = int32(attributes.Uint32(unix.IFLA_LINK_NETNSID))
+	}
+	return l, nil
 }
 
 // namespaceOf returns the number that the network namespace of a process has in
 // this one (RTM_GETNSID: struct rtgenmsg, one byte and padding, and attributes);
 // -1: it has none, so nothing here is connected to it.
 func namespaceOf(conn *netlink.Conn, pid int) (int32, error) {
-	attributes, err := netlink.MarshalAttributes([]netlink.Attribute{{
-		Type: unix.NETNSA_PID, Data: binary.NativeEndian.AppendUint32(nil, uint32(pid)),
-	}})
-	if err != nil {
-		return -1, err
-	}
+	var attributes nlmsg.Attributes
+	attributes.AddUint32(unix.NETNSA_PID, uint32(pid))
 	answers, err := conn.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETNSID, Flags: netlink.Request},
 		Data:   append(make([]byte, 4), attributes...),
@@ -160,14 +149,12 @@ func namespaceOf(conn *netlink.Conn, pid int) (int32, error) {
 		if len(answer.Data) < 4 {
 			continue
 		}
-		decoder, err := netlink.NewAttributeDecoder(answer.Data[4:])
+		found, err := nlmsg.Parse(answer.Data[4:], nlmsg.Size{Type: unix.NETNSA_NSID, Bytes: 4})
 		if err != nil {
 			return -1, err
 		}
-		for decoder.Next() {
-			if decoder.Type() == unix.NETNSA_NSID {
-				return decoder.Int32(), nil
-			}
+		if found.Has(unix.NETNSA_NSID) {
+			return int32(found.Uint32(unix.NETNSA_NSID)), nil
 		}
 	}
 	return -1, nil

@@ -33,26 +33,32 @@ type Packet struct {
 	Socket    *Socket    // nil: none. OUTPUT: of the sender; INPUT: of the listener that a look-up finds
 	Hidden    *Socket    // INPUT: what a look-up finds while THSport is flipped; nil: none
 
-	Iif, Oif   uint32 // interface indexes; 0: none
-	IifName    string
-	OifName    string
-	L4Proto    uint8
-	From, To   netip.Addr
-	FromPort   uint16 // of TCP, UDP, SCTP
-	Port       uint16 // destination
-	TCPFlags   uint8
-	Carries    bool // something behind the header of TCP or UDP
-	Fragment   bool // of IPv6, and not the first: it has no header but that of IP
-	ICMPType   uint8
-	Kind       string // what software made the interface Oif, if any
-	IPsec      bool   // the route leads through IPsec
-	RouteType  uint32 // RTN*: what the routing tables say of To; another address may be put there: Routes
-	Routes     map[netip.Addr]uint32
-	SourceType uint32 // RTN*: what they say of From
+	L4Proto  uint8
+	From, To netip.Addr
+	FromPort uint16 // of TCP, UDP, SCTP
+	Port     uint16 // destination
+	TCPFlags uint8
+	Carries  bool // something behind the header of TCP or UDP
+	Fragment bool // of IPv6, and not the first: it has no header but that of IP
+	ICMPType uint8
+
+	Iif, Oif  uint32 // interface indexes; 0: none
+	RouteType uint32 // RTN*: what the routing tables say of To; another address may be put there: Routes
+	Path
 
 	Mark, Priority uint32
 
 	OutOfWindow bool // TCPSequence is flipped: the receiver acknowledges it, and delivers nothing
+}
+
+// A Path is where a packet comes from and leads to, beyond the indexes of its interfaces.
+type Path struct {
+	IifName    string
+	OifName    string
+	Kind       string                // what software made the interface Oif, if any
+	IPsec      bool                  // the route leads through IPsec
+	Routes     map[netip.Addr]uint32 // RTN*: RouteType of other addresses
+	SourceType uint32                // RTN*: what the routing tables say of From
 }
 
 // An Outcome is what a base chain did with a packet.
@@ -382,25 +388,12 @@ func (e Expr) read(p *Packet) (Word, bool) {
 
 // number reads the fields of at most four bytes.
 func (e Expr) number(p *Packet) (uint32, bool) {
-	full := p.Socket != nil && !p.Socket.Request
-	if p.Fragment && e.Field.inTransport() {
-		return 0, false
-	}
-	if p.Conntrack != nil {
-		switch e.Field {
-		case CtDirection:
-			return p.Direction, true
-		case CtMark:
-			return p.Conntrack.Mark, true
-		case CtStatus:
-			return p.Conntrack.Status, true
-		}
+	if e.Field.inTransport() {
+		return p.transport(e.Field)
 	}
 	switch e.Field {
-	case CtDirection, CtMark, CtStatus:
-		return 0, false
-	case CtState:
-		return p.State, true
+	case CtDirection, CtState, CtMark, CtStatus, CtOriginalProtoDst, CtReplyProtoSrc:
+		return p.connection(e.Field)
 	case MetaMark:
 		return p.Mark, true
 	case MetaPriority:
@@ -416,9 +409,49 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 	case MetaOif:
 		return p.Oif, true
 	case SocketMark, SkUID:
-		return 0, full
+		return 0, p.Socket != nil && !p.Socket.Request
 	case SocketTransparent:
 		return 0, p.Socket != nil
+	case FibDaddrType:
+		return p.RouteType, true
+	case FibSaddrType:
+		return p.SourceType, true
+	case MetaOifKind:
+		return 1, p.Kind != ""
+	case RtIPsec:
+		return map[bool]uint32{true: 1}[p.IPsec], true
+	case FragmentOffset:
+		return FragmentMask, p.Fragment
+	}
+	panic(fmt.Sprintf("ruleset: no simulation of field %d", e.Field))
+}
+
+// connection reads what conntrack knows of the packet.
+func (p *Packet) connection(f Field) (uint32, bool) {
+	known := p.Conntrack != nil
+	switch {
+	case f == CtState:
+		return p.State, true
+	case f == CtDirection && known:
+		return p.Direction, true
+	case f == CtMark && known:
+		return p.Conntrack.Mark, true
+	case f == CtStatus && known:
+		return p.Conntrack.Status, true
+	case f == CtOriginalProtoDst:
+		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Called })
+	case f == CtReplyProtoSrc:
+		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Reached })
+	}
+	return 0, false
+}
+
+// transport reads the header of TCP, UDP or ICMP, and what is behind it. A fragment has it only if it is the first.
+func (p *Packet) transport(f Field) (uint32, bool) {
+	if p.Fragment {
+		return 0, false
+	}
+	switch f {
 	case THSport:
 		return uint32(p.FromPort), true
 	case THDport:
@@ -431,24 +464,10 @@ func (e Expr) number(p *Packet) (uint32, bool) {
 		return uint32(p.ICMPType), p.L4Proto == ProtoICMP
 	case ICMPv6TypeOf:
 		return uint32(p.ICMPType), p.L4Proto == ProtoICMPv6
-	case FibDaddrType:
-		return p.RouteType, true
-	case FibSaddrType:
-		return p.SourceType, true
 	case InnerByte, InnerWord:
 		return 0, p.Carries
-	case MetaOifKind:
-		return 1, p.Kind != ""
-	case RtIPsec:
-		return map[bool]uint32{true: 1}[p.IPsec], true
-	case CtOriginalProtoDst:
-		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Called })
-	case CtReplyProtoSrc:
-		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Reached })
-	case FragmentOffset:
-		return FragmentMask, p.Fragment
 	}
-	panic(fmt.Sprintf("ruleset: no simulation of field %d", e.Field))
+	panic(fmt.Sprintf("ruleset: no simulation of field %d", f))
 }
 
 // version is one of two numbers, by the packet's version of IP.

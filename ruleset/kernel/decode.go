@@ -77,12 +77,12 @@ func (d *decoder) expression(name string, a nlmsg.Attributes) error {
 	}
 	switch name {
 	case "meta", "ct", "rt", "socket", "fib", "exthdr":
-		return d.source(name, a)
+		return d.field(name, a)
 	case "payload":
 		if a.Has(unix.NFTA_PAYLOAD_SREG) {
 			return d.write(a)
 		}
-		return d.source(name, a)
+		return d.field(name, a)
 	case "immediate":
 		return d.immediate(a)
 	case "bitwise":
@@ -183,19 +183,19 @@ func (d *decoder) takeField(reg uint32) (*operand, error) {
 	return o, err
 }
 
-// source reads an expression that loads a field, or sets it.
-func (d *decoder) source(name string, a nlmsg.Attributes) error {
-	for i := range sources {
-		switch s := &sources[i]; {
-		case s.expression != name || !a.Cover(s.attributes) || !d.mayRead(s.field):
-		case a.Has(s.destination):
-			level, ok := s.readLevel(a)
+// field reads an expression that loads a field, or sets it.
+func (d *decoder) field(name string, a nlmsg.Attributes) error {
+	for i := range fieldExpressions {
+		switch e := &fieldExpressions[i]; {
+		case e.name != name || !a.Cover(e.attributes) || !d.mayRead(e.field):
+		case a.Has(e.destination):
+			level, ok := e.readLevel(a)
 			if !ok {
 				return errUnknown
 			}
-			return d.put(a.BE32(s.destination), &operand{field: ruleset.Expr{Field: s.field, Level: level}})
-		case s.origin != 0 && a.Has(s.origin):
-			return d.store(s.field, a.BE32(s.origin))
+			return d.put(a.BE32(e.destination), &operand{field: ruleset.Expr{Field: e.field, Level: level}})
+		case e.origin != 0 && a.Has(e.origin):
+			return d.store(e.field, a.BE32(e.origin))
 		}
 	}
 	return errUnknown
@@ -211,12 +211,13 @@ func (d *decoder) write(a nlmsg.Attributes) error {
 	if at < 0 || o.swapped {
 		return errUnknown
 	}
-	target, flip := writes[at].field, ruleset.Flip{Field: o.field.Field}
+	rewrite := ruleset.Rewrite{Target: writes[at].field, Source: o.field.Field}
+	flip := ruleset.Flip{Field: writes[at].field}
 	switch {
-	case isTupleField(o.field.Field) && o.field.Field.Bytes() == target.Bytes() && !o.masked:
-		d.emit(ruleset.Rewrite{Target: target, Source: o.field.Field})
+	case canRewrite(rewrite) && !o.masked:
+		d.emit(rewrite)
 		return nil
-	case flip.Field == target && o.masked && o.and == flip.Bit()<<1-1 && o.xor == flip.Bit():
+	case flip.Field == o.field.Field && o.masked && o.and == flip.Bit()<<1-1 && o.xor == flip.Bit():
 		d.emit(flip)
 		return nil
 	default:

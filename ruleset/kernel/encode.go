@@ -264,12 +264,12 @@ func encodeCopy(s ruleset.Copy) ([]expr.Any, error) {
 }
 
 func encodeRewrite(s ruleset.Rewrite) ([]expr.Any, error) {
+	if !canRewrite(s) {
+		return nil, fmt.Errorf("%s cannot be set to %s", s.Target, s.Source)
+	}
 	from, err := load(ruleset.Expr{Field: s.Source}, firstReg)
 	if err != nil {
 		return nil, err
-	}
-	if s.Source.Bytes() != s.Target.Bytes() {
-		return nil, fmt.Errorf("%s cannot be set to %s", s.Target, s.Source)
 	}
 	to, err := write(s.Target)
 	return []expr.Any{from, to}, err

@@ -11,24 +11,21 @@ import (
 	"thole/ruleset"
 )
 
-// A source is where the kernel has a field: the expression that loads it into a register.
-// encode.go writes what this table says, and decode.go compares with it.
-type source struct {
+// A fieldExpression is the expression that loads a field into a register, or sets it. Rules are written and read by it.
+type fieldExpression struct {
 	field      ruleset.Field
-	expression string
-	attributes nlmsg.Attributes // all but those below
+	name       string
+	attributes nlmsg.Attributes // all but the following
 
-	// Types of attributes that have the number of a register: the one that the field is
-	// loaded into, and the one that it is set from (0: it cannot be set).
-	destination, origin uint16
-
-	level     uint16 // type of the attribute that has Expr.Level; 0: none
-	levelSize int    // of that attribute, in bytes: 1 or 4
+	destination uint16 // type of the attribute that has the register which the field is loaded into
+	origin      uint16 // of the register that the field is set from; 0: it cannot be set
+	level       uint16 // of Expr.Level; 0: none
+	levelSize   int    // in bytes: 1 or 4
 }
 
-// sources are all fields. Some have the same place in a packet: of which one a rule reads,
-// its matches before tell (Field.Needs).
-var sources = []source{
+// fieldExpressions are those of all fields. Fields of several protocols have the same place in a packet: the matches in
+// front of the expression tell which of them a rule reads (Field.Needs).
+var fieldExpressions = []fieldExpression{
 	ct(ruleset.CtDirection, unix.NFT_CT_DIRECTION),
 	ct(ruleset.CtState, unix.NFT_CT_STATE),
 	ct(ruleset.CtStatus, unix.NFT_CT_STATUS),
@@ -84,49 +81,44 @@ const (
 	rtXfrm      = 4
 )
 
-func ct(f ruleset.Field, key uint32) source {
-	return source{field: f, expression: "ct", destination: unix.NFTA_CT_DREG,
+func ct(f ruleset.Field, key uint32) fieldExpression {
+	return fieldExpression{field: f, name: "ct", destination: unix.NFTA_CT_DREG,
 		attributes: numbers(unix.NFTA_CT_KEY, key)}
 }
 
 // tuple is a field of one of the two tuples of a connection.
-func tuple(f ruleset.Field, key uint32, direction byte) source {
+func tuple(f ruleset.Field, key uint32, direction byte) fieldExpression {
 	return ct(f, key).with(unix.NFTA_CT_DIRECTION, direction)
 }
 
-func isTupleField(f ruleset.Field) bool {
-	s := sourceOf(f)
-	return s != nil && s.expression == "ct" && s.attributes.Has(unix.NFTA_CT_DIRECTION)
-}
-
-func meta(f ruleset.Field, key uint32) source {
-	return source{field: f, expression: "meta", destination: unix.NFTA_META_DREG,
+func meta(f ruleset.Field, key uint32) fieldExpression {
+	return fieldExpression{field: f, name: "meta", destination: unix.NFTA_META_DREG,
 		attributes: numbers(unix.NFTA_META_KEY, key)}
 }
 
-func socketField(f ruleset.Field, key uint32) source {
-	return source{field: f, expression: "socket", destination: expr.NFTA_SOCKET_DREG,
+func socketField(f ruleset.Field, key uint32) fieldExpression {
+	return fieldExpression{field: f, name: "socket", destination: expr.NFTA_SOCKET_DREG,
 		attributes: numbers(expr.NFTA_SOCKET_KEY, key)}
 }
 
-func rt(f ruleset.Field, key uint32) source {
-	return source{field: f, expression: "rt", destination: unix.NFTA_RT_DREG,
+func rt(f ruleset.Field, key uint32) fieldExpression {
+	return fieldExpression{field: f, name: "rt", destination: unix.NFTA_RT_DREG,
 		attributes: numbers(unix.NFTA_RT_KEY, key)}
 }
 
-func fib(f ruleset.Field, flags uint32) source {
-	return source{field: f, expression: "fib", destination: unix.NFTA_FIB_DREG,
+func fib(f ruleset.Field, flags uint32) fieldExpression {
+	return fieldExpression{field: f, name: "fib", destination: unix.NFTA_FIB_DREG,
 		attributes: numbers(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE, unix.NFTA_FIB_FLAGS, flags)}
 }
 
-func payload(f ruleset.Field, base, offset uint32) source {
-	return source{field: f, expression: "payload", destination: unix.NFTA_PAYLOAD_DREG,
+func payload(f ruleset.Field, base, offset uint32) fieldExpression {
+	return fieldExpression{field: f, name: "payload", destination: unix.NFTA_PAYLOAD_DREG,
 		attributes: numbers(unix.NFTA_PAYLOAD_BASE, base, unix.NFTA_PAYLOAD_OFFSET, offset,
 			unix.NFTA_PAYLOAD_LEN, uint32(f.Bytes()))}
 }
 
-func exthdr(f ruleset.Field, op, offset, length, flags uint32) source {
-	return source{field: f, expression: "exthdr", destination: unix.NFTA_EXTHDR_DREG,
+func exthdr(f ruleset.Field, op, offset, length, flags uint32) fieldExpression {
+	return fieldExpression{field: f, name: "exthdr", destination: unix.NFTA_EXTHDR_DREG,
 		attributes: numbers(unix.NFTA_EXTHDR_OP, op, unix.NFTA_EXTHDR_OFFSET, offset,
 			unix.NFTA_EXTHDR_LEN, length, unix.NFTA_EXTHDR_FLAGS, flags)}
 }
@@ -140,37 +132,37 @@ func numbers(pairs ...uint32) nlmsg.Attributes {
 	return a
 }
 
-// with is s with an attribute of one byte.
-func (s source) with(typ uint16, value byte) source {
-	s.attributes.AddBytes(typ, []byte{value})
-	return s
+// with is e with an attribute of one byte.
+func (e fieldExpression) with(typ uint16, value byte) fieldExpression {
+	e.attributes.AddBytes(typ, []byte{value})
+	return e
 }
 
-// settable is s of a field that can be set, from the register in an attribute.
-func (s source) settable(origin uint16) source {
-	s.origin = origin
-	return s
+// settable is e of a field that can be set, from the register in an attribute.
+func (e fieldExpression) settable(origin uint16) fieldExpression {
+	e.origin = origin
+	return e
 }
 
-// leveled is s of a field of which there are several, told apart by Expr.Level.
-func (s source) leveled(typ uint16, size int) source {
-	s.level, s.levelSize = typ, size
-	return s
+// leveled is e of a field of which there are several, told apart by Expr.Level.
+func (e fieldExpression) leveled(typ uint16, size int) fieldExpression {
+	e.level, e.levelSize = typ, size
+	return e
 }
 
 // readLevel returns Expr.Level of an expression; ok is false if it is out of bounds.
-func (s *source) readLevel(a nlmsg.Attributes) (level uint8, ok bool) {
-	if s.level == 0 {
+func (e *fieldExpression) readLevel(a nlmsg.Attributes) (level uint8, ok bool) {
+	if e.level == 0 {
 		return 0, true
 	}
-	w := wordOf(a.Bytes(s.level), false)
+	w := wordOf(a.Bytes(e.level), false)
 	level = uint8(w.Uint64())
-	return level, w == ruleset.WordOf(uint64(level)) && len(a.Bytes(s.level)) == s.levelSize
+	return level, w == ruleset.WordOf(uint64(level)) && len(a.Bytes(e.level)) == e.levelSize
 }
 
-func sourceOf(f ruleset.Field) *source {
-	if at := slices.IndexFunc(sources, func(s source) bool { return s.field == f }); at >= 0 {
-		return &sources[at]
+func expressionOf(f ruleset.Field) *fieldExpression {
+	if at := slices.IndexFunc(fieldExpressions, func(e fieldExpression) bool { return e.field == f }); at >= 0 {
+		return &fieldExpressions[at]
 	}
 	return nil
 }
@@ -192,27 +184,27 @@ func (r raw) attributes() nlmsg.Attributes {
 
 // load reads a field into a register.
 func load(f ruleset.Expr, reg uint32) (expr.Any, error) {
-	s := sourceOf(f.Field)
-	if s == nil {
+	e := expressionOf(f.Field)
+	if e == nil {
 		return nil, fmt.Errorf("unknown field %s", f.Field)
 	}
-	a := slices.Clone(s.attributes)
-	a.AddBE32(s.destination, reg)
-	if s.level != 0 {
-		a.AddBytes(s.level, appendWord(nil, ruleset.WordOf(uint64(f.Level)), s.levelSize, false))
+	a := slices.Clone(e.attributes)
+	a.AddBE32(e.destination, reg)
+	if e.level != 0 {
+		a.AddBytes(e.level, appendWord(nil, ruleset.WordOf(uint64(f.Level)), e.levelSize, false))
 	}
-	return raw{name: s.expression, data: a}, nil
+	return raw{name: e.name, data: a}, nil
 }
 
 // store sets a field from the first register.
 func store(f ruleset.Field) (expr.Any, error) {
-	s := sourceOf(f)
-	if s == nil || s.origin == 0 {
+	e := expressionOf(f)
+	if e == nil || e.origin == 0 {
 		return nil, fmt.Errorf("%s cannot be set", f)
 	}
-	a := slices.Clone(s.attributes)
-	a.AddBE32(s.origin, firstReg)
-	return raw{name: s.expression, data: a}, nil
+	a := slices.Clone(e.attributes)
+	a.AddBE32(e.origin, firstReg)
+	return raw{name: e.name, data: a}, nil
 }
 
 // A packetWrite is the expression that changes a field of a packet, but for its register.
@@ -239,7 +231,14 @@ const (
 func written(f ruleset.Field, kind, offset, flags uint32) packetWrite {
 	checksum := numbers(unix.NFTA_PAYLOAD_CSUM_TYPE, kind, unix.NFTA_PAYLOAD_CSUM_OFFSET, offset,
 		unix.NFTA_PAYLOAD_CSUM_FLAGS, flags)
-	return packetWrite{f, slices.Concat(sourceOf(f).attributes, checksum)}
+	return packetWrite{f, slices.Concat(expressionOf(f).attributes, checksum)}
+}
+
+// canRewrite says whether a connection's address may be put there: into the destination of a packet of its family.
+func canRewrite(r ruleset.Rewrite) bool {
+	from := expressionOf(r.Source)
+	return from != nil && from.name == "ct" && from.attributes.Has(unix.NFTA_CT_DIRECTION) &&
+		(r.Target == ruleset.IPDaddr || r.Target == ruleset.IP6Daddr) && r.Source.Bytes() == r.Target.Bytes()
 }
 
 // write changes a field of the packet to what the first register holds.

@@ -35,31 +35,21 @@ func (a *Attributes) AddBytes(typ uint16, value []byte) {
 
 // AddUint32 appends a number in the machine's byte order.
 func (a *Attributes) AddUint32(typ uint16, n uint32) {
-	b := a.begin(typ)
-	*a = binary.NativeEndian.AppendUint32(*a, n)
-	a.end(b)
+	a.AddBytes(typ, binary.NativeEndian.AppendUint32(nil, n))
 }
 
 // AddBE32 appends a number in network byte order.
 func (a *Attributes) AddBE32(typ uint16, n uint32) {
-	b := a.begin(typ)
-	*a = binary.BigEndian.AppendUint32(*a, n)
-	a.end(b)
+	a.AddBytes(typ, binary.BigEndian.AppendUint32(nil, n))
 }
 
 // AddBE64 appends a number in network byte order.
 func (a *Attributes) AddBE64(typ uint16, n uint64) {
-	b := a.begin(typ)
-	*a = binary.BigEndian.AppendUint64(*a, n)
-	a.end(b)
+	a.AddBytes(typ, binary.BigEndian.AppendUint64(nil, n))
 }
 
 // AddString appends a string and a final zero.
-func (a *Attributes) AddString(typ uint16, s string) {
-	b := a.begin(typ)
-	*a = append(append(*a, s...), 0)
-	a.end(b)
-}
+func (a *Attributes) AddString(typ uint16, s string) { a.AddBytes(typ, append([]byte(s), 0)) }
 
 // AddNested appends the attributes that fill adds, as the value of one. Together they must be shorter than 64 KiB,
 // otherwise AddNested panics.
@@ -165,50 +155,34 @@ func (a Attributes) String(typ uint16) string {
 
 // Uint8 returns a number of one byte.
 func (a Attributes) Uint8(typ uint16) uint8 {
-	if b := a.Bytes(typ); len(b) == 1 {
-		return b[0]
-	}
-	return 0
+	return number(a.Bytes(typ), 1, func(b []byte) uint8 { return b[0] })
 }
 
 // Uint32 returns a number in the machine's byte order.
 func (a Attributes) Uint32(typ uint16) uint32 {
-	if b := a.Bytes(typ); len(b) == 4 {
-		return binary.NativeEndian.Uint32(b)
-	}
-	return 0
+	return number(a.Bytes(typ), 4, binary.NativeEndian.Uint32)
 }
 
 // Uint64 returns a number in the machine's byte order.
 func (a Attributes) Uint64(typ uint16) uint64 {
-	if b := a.Bytes(typ); len(b) == 8 {
-		return binary.NativeEndian.Uint64(b)
-	}
-	return 0
+	return number(a.Bytes(typ), 8, binary.NativeEndian.Uint64)
 }
 
 // BE16 returns a number in network byte order.
-func (a Attributes) BE16(typ uint16) uint16 {
-	if b := a.Bytes(typ); len(b) == 2 {
-		return binary.BigEndian.Uint16(b)
-	}
-	return 0
-}
+func (a Attributes) BE16(typ uint16) uint16 { return number(a.Bytes(typ), 2, binary.BigEndian.Uint16) }
 
 // BE32 returns a number in network byte order.
-func (a Attributes) BE32(typ uint16) uint32 {
-	if b := a.Bytes(typ); len(b) == 4 {
-		return binary.BigEndian.Uint32(b)
-	}
-	return 0
-}
+func (a Attributes) BE32(typ uint16) uint32 { return number(a.Bytes(typ), 4, binary.BigEndian.Uint32) }
 
 // BE64 returns a number in network byte order.
-func (a Attributes) BE64(typ uint16) uint64 {
-	if b := a.Bytes(typ); len(b) == 8 {
-		return binary.BigEndian.Uint64(b)
+func (a Attributes) BE64(typ uint16) uint64 { return number(a.Bytes(typ), 8, binary.BigEndian.Uint64) }
+
+// number reads a number of so many bytes, 0 if b has another size.
+func number[N uint8 | uint16 | uint32 | uint64](b []byte, size int, read func([]byte) N) (n N) {
+	if len(b) == size {
+		n = read(b)
 	}
-	return 0
+	return n
 }
 
 // Cover reports whether a has each attribute of b, with the same value.

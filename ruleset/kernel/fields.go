@@ -44,7 +44,7 @@ var fieldExpressions = []fieldExpression{
 	socketField(ruleset.SocketCgroup, expr.NFT_SOCKET_CGROUPV2).leveled(expr.NFTA_SOCKET_LEVEL, 4),
 	socketField(ruleset.SocketMark, expr.NFT_SOCKET_MARK),
 	socketField(ruleset.SocketTransparent, expr.NFT_SOCKET_TRANSPARENT),
-	rt(ruleset.RtIPsec, rtXfrm),
+	expression(ruleset.RtIPsec, "rt", unix.NFTA_RT_DREG, unix.NFTA_RT_KEY, rtXfrm),
 	fib(ruleset.FibDaddrType, unix.NFTA_FIB_F_DADDR),
 	fib(ruleset.FibSaddrType, unix.NFTA_FIB_F_SADDR),
 	tuple(ruleset.CtOriginalIPSaddr, unix.NFT_CT_SRC_IP, ruleset.DirOriginal),
@@ -81,9 +81,13 @@ const (
 	rtXfrm      = 4
 )
 
+// expression is one with attributes of 4 bytes: type and value of each.
+func expression(f ruleset.Field, name string, destination uint16, pairs ...uint32) fieldExpression {
+	return fieldExpression{field: f, name: name, destination: destination, attributes: numbers(pairs...)}
+}
+
 func ct(f ruleset.Field, key uint32) fieldExpression {
-	return fieldExpression{field: f, name: "ct", destination: unix.NFTA_CT_DREG,
-		attributes: numbers(unix.NFTA_CT_KEY, key)}
+	return expression(f, "ct", unix.NFTA_CT_DREG, unix.NFTA_CT_KEY, key)
 }
 
 // tuple is a field of one of the two tuples of a connection.
@@ -92,35 +96,26 @@ func tuple(f ruleset.Field, key uint32, direction byte) fieldExpression {
 }
 
 func meta(f ruleset.Field, key uint32) fieldExpression {
-	return fieldExpression{field: f, name: "meta", destination: unix.NFTA_META_DREG,
-		attributes: numbers(unix.NFTA_META_KEY, key)}
+	return expression(f, "meta", unix.NFTA_META_DREG, unix.NFTA_META_KEY, key)
 }
 
 func socketField(f ruleset.Field, key uint32) fieldExpression {
-	return fieldExpression{field: f, name: "socket", destination: expr.NFTA_SOCKET_DREG,
-		attributes: numbers(expr.NFTA_SOCKET_KEY, key)}
-}
-
-func rt(f ruleset.Field, key uint32) fieldExpression {
-	return fieldExpression{field: f, name: "rt", destination: unix.NFTA_RT_DREG,
-		attributes: numbers(unix.NFTA_RT_KEY, key)}
+	return expression(f, "socket", expr.NFTA_SOCKET_DREG, expr.NFTA_SOCKET_KEY, key)
 }
 
 func fib(f ruleset.Field, flags uint32) fieldExpression {
-	return fieldExpression{field: f, name: "fib", destination: unix.NFTA_FIB_DREG,
-		attributes: numbers(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE, unix.NFTA_FIB_FLAGS, flags)}
+	return expression(f, "fib", unix.NFTA_FIB_DREG, unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE,
+		unix.NFTA_FIB_FLAGS, flags)
 }
 
 func payload(f ruleset.Field, base, offset uint32) fieldExpression {
-	return fieldExpression{field: f, name: "payload", destination: unix.NFTA_PAYLOAD_DREG,
-		attributes: numbers(unix.NFTA_PAYLOAD_BASE, base, unix.NFTA_PAYLOAD_OFFSET, offset,
-			unix.NFTA_PAYLOAD_LEN, uint32(f.Bytes()))}
+	return expression(f, "payload", unix.NFTA_PAYLOAD_DREG, unix.NFTA_PAYLOAD_BASE, base,
+		unix.NFTA_PAYLOAD_OFFSET, offset, unix.NFTA_PAYLOAD_LEN, uint32(f.Bytes()))
 }
 
 func exthdr(f ruleset.Field, op, offset, length, flags uint32) fieldExpression {
-	return fieldExpression{field: f, name: "exthdr", destination: unix.NFTA_EXTHDR_DREG,
-		attributes: numbers(unix.NFTA_EXTHDR_OP, op, unix.NFTA_EXTHDR_OFFSET, offset,
-			unix.NFTA_EXTHDR_LEN, length, unix.NFTA_EXTHDR_FLAGS, flags)}
+	return expression(f, "exthdr", unix.NFTA_EXTHDR_DREG, unix.NFTA_EXTHDR_OP, op, unix.NFTA_EXTHDR_OFFSET, offset,
+		unix.NFTA_EXTHDR_LEN, length, unix.NFTA_EXTHDR_FLAGS, flags)
 }
 
 // numbers writes attributes of 4 bytes: type and value of each.

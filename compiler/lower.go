@@ -69,7 +69,7 @@ func (cs *classes) lower(in Input, members []member) (*lowering, nft.Table) {
 	l := &lowering{
 		classes: cs, options: in.Options, fleet: in.Fleet,
 		containers: containers{in.Parents, in.Unlabelled, map[string]int{}},
-		sets: map[string]*nft.Set{}, counts: map[string]int{}, audits: map[string]chains.Audit{},
+		sets:       map[string]*nft.Set{}, counts: map[string]int{}, audits: map[string]chains.Audit{},
 		expected: map[uint8]int{}, rows: map[string]nft.Chain{}, uses: map[string]int{}, pairs: map[[2]uint32]int{},
 		groupings: map[*docket]*grouping{}, destinations: map[*docket][]destination{},
 		comments: in.Options.Comments,

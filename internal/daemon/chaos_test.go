@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -74,6 +75,7 @@ type chaos struct {
 	attempts  int           // of these two while the table was surely loaded
 
 	running map[string]bool // containers that come and go
+	edits   atomic.Int64    // of the other program: one more before each, and behind it
 }
 
 // callRate is how many system calls on netlink sockets there are to one that fails, beside
@@ -102,9 +104,10 @@ func (c *chaos) goOn(long time.Duration) {
 			c.takeOver()
 		}
 		for _, enemy := range []*nstest.Probe{c.enemy, c.container} {
-			foreign, whole := c.witness.foreign(), c.unlikeAll(chaosSets) == ""
+			edits := c.edits.Load()
+			whole := edits%2 == 0 && c.unlikeAll(chaosSets) == ""
 			v := enemy.TCP(c.server.Addr)
-			if !whole || c.witness.foreign() != foreign {
+			if !whole || c.edits.Load() != edits {
 				continue // another program's change is there, or one is under way
 			}
 			c.attempts++
@@ -272,7 +275,7 @@ func (m *machine) cgroupChurn(r *rand.Rand) {
 }
 
 // vandalise is another program that writes our table, and somebody who fills the disk.
-func (m *machine) vandalise(r *rand.Rand, done <-chan struct{}) {
+func (c *chaos) vandalise(r *rand.Rand, done <-chan struct{}) {
 	edits := []string{
 		"flush ruleset", "delete table inet thole", "flush chain inet thole input", "add rule inet thole output accept",
 		"insert rule inet thole input accept", "add chain inet thole mine",
@@ -286,11 +289,13 @@ func (m *machine) vandalise(r *rand.Rand, done <-chan struct{}) {
 		}
 		switch i := r.IntN(len(edits) + 2); i {
 		case len(edits):
-			m.host.Shell("dd if=/dev/zero of=/run/chaos/fill bs=4k 2>/dev/null || true")
+			c.host.Shell("dd if=/dev/zero of=/run/chaos/fill bs=4k 2>/dev/null || true")
 		case len(edits) + 1:
-			m.host.Shell("rm -f /run/chaos/fill")
+			c.host.Shell("rm -f /run/chaos/fill")
 		default:
-			_ = m.host.Nft(edits[i]) // it fails where the table is not there just now
+			c.edits.Add(1)
+			_ = c.host.Nft(edits[i]) // it fails where the table is not there just now
+			c.edits.Add(1)
 		}
 	}
 }

@@ -223,9 +223,9 @@ func (s *Step) end(w *policy.Workload) *workloadClass {
 	delete(l.bound, w.Cgroup.Path)
 	m.class.size--
 	s.Numbers.Drop = append(s.Numbers.Drop, keysOf(w)...)
-	if m.itself != 0 {
-		s.Numbers.Drop = append(s.Numbers.Drop, itself(w)...)
-		delete(s.result.taken, m.itself)
+	if m.memberNumber != 0 {
+		s.Numbers.Drop = append(s.Numbers.Drop, memberKeys(w)...)
+		delete(s.result.taken, m.memberNumber)
 	}
 	return m.class
 }
@@ -244,9 +244,9 @@ func (s *Step) begin(w *policy.Workload) {
 		s.Numbers.Set[key] = c.number
 	}
 	if c.divided {
-		m.itself = s.nextNumber()
-		for _, key := range itself(w) {
-			s.Numbers.Set[key] = m.itself
+		m.memberNumber = s.nextNumber()
+		for _, key := range memberKeys(w) {
+			s.Numbers.Set[key] = m.memberNumber
 		}
 	}
 	l.enterMember(m)

@@ -21,15 +21,15 @@ type workloadClass struct {
 	// by which the kernel knows it from the others, since each may reach itself.
 	divided bool
 
-	policies []*policy.Policy // those that select it, at least to restrict it, by name
-	permits  []bool           // which of these also permit it something
-	selected string           // policies and permits as a key: equal for classes with equal dockets
-	remote   *policy.Remote   // on another node; policies is nil
-	dockets  [2]*docket
-	alike    [2][]exception // by direction: the peers that sameLabels adds to the docket's, by peer
-	lead     [2]int         // by direction: of the peers that no rule names over all others (lead)
+	policies   []*policy.Policy // those that select it, at least to restrict it, by name
+	permits    []bool           // which of these also permit it something
+	selected   string           // policies and permits as a key: equal for classes with equal rule lists
+	remote     *policy.Remote   // on another node; policies is nil
+	ruleLists  [2]*ruleList
+	sameLabels [2][]exception // by direction: the peers that sameLabels adds to the rule list's, by peer
+	lead       [2]int         // by direction: of the peers that no rule names over all others (lead)
 
-	view, answers string // by which classes finds it
+	labelKey, matchKey string // by which classes finds it
 }
 
 // classes are everything that the table speaks of: who, whence, and on what port.
@@ -42,16 +42,16 @@ type classes struct {
 	peers []peer // by their id; those of free are nobody
 	free  []int  // ids that were given back
 
-	policies          []policy.Policy // by name
-	ask               questionnaire
-	byView, byAnswers map[string]*workloadClass
+	policies               []policy.Policy // by name
+	criteria               criteria
+	byLabelKey, byMatchKey map[string]*workloadClass
 
 	remotesAt [][]int // by class of addresses: the peers on other nodes that speak from there, ascending
 
 	doubtful     []int      // the classes of which nobody knows whether they have labels, as peers, ascending
-	matched      [2][][]int // by use and selector (questionnaire.selectors): the peers that it matches, ascending
+	matched      [2][][]int // by use and selector (criteria.selectors): the peers that it matches, ascending
 	matchers     map[*policy.Rule]*matcher
-	dockets      [2]map[string]*docket // by workloadClass.selected
+	ruleLists    [2]map[string]*ruleList // by workloadClass.selected
 	labelIndexes map[string]*labelIndex
 	uses         usesOfMatchers
 }
@@ -62,18 +62,18 @@ func newClasses(policies []policy.Policy) *classes {
 		policies:     policies,
 		addresses:    partition.Addresses(policies),
 		ports:        partition.Ports(policies),
-		ask:          questions(policies),
-		byView:       map[string]*workloadClass{},
-		byAnswers:    map[string]*workloadClass{},
-		dockets:      [2]map[string]*docket{{}, {}},
+		criteria:     newCriteria(policies),
+		byLabelKey:   map[string]*workloadClass{},
+		byMatchKey:   map[string]*workloadClass{},
+		ruleLists:    [2]map[string]*ruleList{{}, {}},
 		matchers:     map[*policy.Rule]*matcher{},
 		labelIndexes: map[string]*labelIndex{},
 	}
 	for u := range cs.matched {
-		cs.matched[u] = make([][]int, len(cs.ask.selectors))
+		cs.matched[u] = make([][]int, len(cs.criteria.selectors))
 	}
-	cs.uses.bySelector = [2][][]*matcher{make([][]*matcher, len(cs.ask.selectors)),
-		make([][]*matcher, len(cs.ask.selectors))}
+	cs.uses.bySelector = [2][][]*matcher{make([][]*matcher, len(cs.criteria.selectors)),
+		make([][]*matcher, len(cs.criteria.selectors))}
 	cs.uses.byList = make([][]*matcher, len(cs.addresses.Lists))
 	cs.remotesAt = make([][]int, len(cs.addresses.Classes))
 	cs.peers = append(cs.peers, peer{}) // what is unlabelled
@@ -142,16 +142,16 @@ func without(list []int, n int) []int {
 // matching returns, by use, the selectors that match c as a peer, ascending.
 func (cs *classes) matching(c *workloadClass) (by [2][]int) {
 	if c.remote != nil {
-		for _, s := range cs.ask.candidates(c.first) {
+		for _, s := range cs.criteria.candidates(c.first) {
 			for u := range by {
-				if c.remote.Selected(c.first, &cs.ask.selectors[s], policy.Use(u)) {
+				if c.remote.Selected(c.first, &cs.criteria.selectors[s], policy.Use(u)) {
 					by[u] = append(by[u], s)
 				}
 			}
 		}
 		return by
 	}
-	for _, a := range cs.ask.answersOf(c.first) {
+	for _, a := range cs.criteria.matchesOf(c.first) {
 		if a.matches[policy.Restricting] {
 			by[policy.Restricting] = append(by[policy.Restricting], a.selector)
 		}
@@ -164,7 +164,7 @@ func (cs *classes) matching(c *workloadClass) (by [2][]int) {
 }
 
 // newClass makes a class of a workload that is in none.
-func (cs *classes) newClass(w *policy.Workload, answers []answer) *workloadClass {
+func (cs *classes) newClass(w *policy.Workload, answers []selectorMatch) *workloadClass {
 	first := *w
 	c := &workloadClass{first: &first}
 	type selection struct {
@@ -174,7 +174,7 @@ func (cs *classes) newClass(w *policy.Workload, answers []answer) *workloadClass
 	var selections []selection
 	for _, a := range answers {
 		if a.matches[policy.Restricting] {
-			for _, p := range cs.ask.policies[a.selector] {
+			for _, p := range cs.criteria.policies[a.selector] {
 				selections = append(selections, selection{p, a.matches[policy.Permitting]})
 			}
 		}
@@ -192,18 +192,18 @@ func (cs *classes) newClass(w *policy.Workload, answers []answer) *workloadClass
 
 // classFor returns the class of a workload, and makes it, without entering it, if there is none.
 func (cs *classes) classFor(w *policy.Workload) (c *workloadClass, made bool) {
-	view := cs.ask.view(w)
-	if c = cs.byView[string(view)]; c != nil {
+	view := cs.criteria.labelKey(w)
+	if c = cs.byLabelKey[string(view)]; c != nil {
 		return c, false
 	}
-	answers := cs.ask.answersOf(w)
-	key := cs.ask.answers(w, answers)
-	if c = cs.byAnswers[key]; c != nil {
+	answers := cs.criteria.matchesOf(w)
+	key := cs.criteria.matchKey(w, answers)
+	if c = cs.byMatchKey[key]; c != nil {
 		return c, false
 	}
 	c = cs.newClass(w, answers)
-	c.view, c.answers = string(view), key
-	cs.byView[c.view], cs.byAnswers[c.answers] = c, c
+	c.labelKey, c.matchKey = string(view), key
+	cs.byLabelKey[c.labelKey], cs.byMatchKey[c.matchKey] = c, c
 	cs.workloads = append(cs.workloads, c)
 	return c, true
 }
@@ -213,14 +213,14 @@ func (cs *classes) classOf(w *policy.Workload) *workloadClass {
 	if cs == nil {
 		return nil
 	}
-	if c := cs.byView[string(cs.ask.view(w))]; c != nil {
+	if c := cs.byLabelKey[string(cs.criteria.labelKey(w))]; c != nil {
 		return c
 	}
-	return cs.byAnswers[cs.ask.answers(w, cs.ask.answersOf(w))]
+	return cs.byMatchKey[cs.criteria.matchKey(w, cs.criteria.matchesOf(w))]
 }
 
-// A questionnaire is what a set of policies asks of a workload.
-type questionnaire struct {
+// criteria are what a set of policies asks of a workload.
+type criteria struct {
 	selectors  []policy.Selector // the distinct ones
 	index      map[*policy.Selector]int
 	policies   [][]int        // by selector: the indexes of the policies whose own it is, ascending
@@ -238,14 +238,14 @@ type questionnaire struct {
 // A label is a key with its value.
 type label struct{ key, value string }
 
-// An answer says in which use a selector matches a workload; in one at least.
-type answer struct {
+// A selectorMatch says in which use a selector matches a workload; in one at least.
+type selectorMatch struct {
 	selector int
 	matches  [2]bool // by use
 }
 
-func questions(policies []policy.Policy) questionnaire {
-	q := questionnaire{
+func newCriteria(policies []policy.Policy) criteria {
+	q := criteria{
 		index: map[*policy.Selector]int{}, keys: map[string]int{}, place: map[string]int{},
 		byValue: map[label][]int{}, byKey: map[string][]int{},
 	}
@@ -280,7 +280,7 @@ func questions(policies []policy.Policy) questionnaire {
 }
 
 // add enters a selector and returns its index: that of an equal one, if there is one in at.
-func (q *questionnaire) add(s *policy.Selector, at map[string]int) int {
+func (q *criteria) add(s *policy.Selector, at map[string]int) int {
 	var key []byte
 	for _, r := range s.Requirements {
 		key = appendString(appendString(key, r.Key), string(r.Operator))
@@ -303,8 +303,8 @@ func (q *questionnaire) add(s *policy.Selector, at map[string]int) int {
 	return i
 }
 
-// enter puts a selector where answersOf finds it.
-func (q *questionnaire) enter(i int, s *policy.Selector) {
+// enter puts a selector where matchesOf finds it.
+func (q *criteria) enter(i int, s *policy.Selector) {
 	requirement := func(o policy.Operator) int {
 		return slices.IndexFunc(s.Requirements, func(r policy.Requirement) bool { return r.Operator == o })
 	}
@@ -323,7 +323,7 @@ func (q *questionnaire) enter(i int, s *policy.Selector) {
 
 // candidates returns the selectors that may match a workload, ascending. A label that a workload lacks in every reading
 // of its doubtful labels meets neither In nor Exists.
-func (q *questionnaire) candidates(w *policy.Workload) []int {
+func (q *criteria) candidates(w *policy.Workload) []int {
 	list := slices.Clone(q.others)
 	for _, labels := range [...]policy.Labels{w.Labels, w.Facts, w.Doubtful} {
 		for k, v := range labels {
@@ -336,11 +336,11 @@ func (q *questionnaire) candidates(w *policy.Workload) []int {
 	return slices.Compact(list)
 }
 
-// answersOf returns the selectors that match a workload, ascending.
-func (q *questionnaire) answersOf(w *policy.Workload) []answer {
-	var list []answer
+// matchesOf returns the selectors that match a workload, ascending.
+func (q *criteria) matchesOf(w *policy.Workload) []selectorMatch {
+	var list []selectorMatch
 	for _, i := range q.candidates(w) {
-		a := answer{selector: i}
+		a := selectorMatch{selector: i}
 		for u := range a.matches {
 			a.matches[u] = q.selectors[i].Selects(w, policy.Use(u))
 		}
@@ -351,15 +351,15 @@ func (q *questionnaire) answersOf(w *policy.Workload) []answer {
 	return list
 }
 
-// view returns all of w that q looks at: equal views give equal answers. Most
+// labelKey returns all of w that q looks at: equal views give equal answers. Most
 // workloads share their view with many, and it is found out sooner than the answers.
-func (q *questionnaire) view(w *policy.Workload) []byte {
+func (q *criteria) labelKey(w *policy.Workload) []byte {
 	b := appendFlag(nil, w.OnlyDoubtful())
 	return q.labels(q.values(b, q.place, w), w)
 }
 
-// answers returns one string for all that q asks of w, whose answers are given: equal strings, equal answers.
-func (q *questionnaire) answers(w *policy.Workload, given []answer) string {
+// matchKey returns one string for all that q asks of w, whose answers are given: equal strings, equal answers.
+func (q *criteria) matchKey(w *policy.Workload, given []selectorMatch) string {
 	b := appendFlag(nil, w.OnlyDoubtful())
 	b = binary.AppendUvarint(b, uint64(len(given)))
 	for _, a := range given {
@@ -370,7 +370,7 @@ func (q *questionnaire) answers(w *policy.Workload, given []answer) string {
 }
 
 // values appends what w has for the keys, of which places holds the places in q.seen.
-func (q *questionnaire) values(b []byte, places map[string]int, w *policy.Workload) []byte {
+func (q *criteria) values(b []byte, places map[string]int, w *policy.Workload) []byte {
 	var few [16]int // on the stack, for most
 	has := few[:0]
 	for _, labels := range [...]policy.Labels{w.Labels, w.Facts, w.Doubtful} {
@@ -392,7 +392,7 @@ func (q *questionnaire) values(b []byte, places map[string]int, w *policy.Worklo
 }
 
 // labels appends the user labels, where they are asked for.
-func (q *questionnaire) labels(b []byte, w *policy.Workload) []byte {
+func (q *criteria) labels(b []byte, w *policy.Workload) []byte {
 	if !q.userLabels {
 		return b
 	}
@@ -437,7 +437,7 @@ func identity(w *policy.Workload) string {
 // NamedKeys returns all label keys that policies name.
 func NamedKeys(policies []policy.Policy) map[string]bool {
 	named := map[string]bool{}
-	for _, key := range questions(policies).seen {
+	for _, key := range newCriteria(policies).seen {
 		named[key] = true
 	}
 	return named

@@ -104,7 +104,7 @@ func Compile(in Input) (Result, error) {
 			cs.enter(cs.addRemote(&in.Remotes[i]))
 		}
 	}
-	cs.fillDockets()
+	cs.fillRuleLists()
 	for _, c := range cs.workloads {
 		c.divided = !cs.reachesItself(c)
 	}
@@ -135,8 +135,8 @@ func (r *Result) takeNumbers(members []member) {
 		r.taken[c.number] = true
 	}
 	for i := range members {
-		if members[i].itself != 0 {
-			r.taken[members[i].itself] = true
+		if members[i].memberNumber != 0 {
+			r.taken[members[i].memberNumber] = true
 		}
 	}
 	r.takenRemotes = make(map[uint32]bool, len(r.classes.remotes))
@@ -249,7 +249,7 @@ func (r *Result) Selected(workloads []policy.Workload) map[string]int {
 func isolating(policies []*policy.Policy, d direction) []string {
 	var names []string
 	for _, p := range policies {
-		if sideOf(p, d).Isolates && !p.Audit {
+		if policySide(p, d).Isolates && !p.Audit {
 			names = append(names, p.Name)
 		}
 	}

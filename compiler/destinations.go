@@ -14,13 +14,13 @@ import (
 // addresses and ports that no rule names. Twice: by the sender's number in the packet's
 // priority, of what leaves; and by that in a mark, of what NAT leads back to this node.
 func (l *lowering) leaving(c *workloadClass) {
-	dk := c.dockets[egress]
-	usual := dk.others.judgements[0]
+	rl := c.ruleLists[egress]
+	usual := rl.others.judgements[0]
 	if usual.ruling != allow {
 		l.add("leave_class", element(l.verdict(usual, chains.AtLeave), l.describe(c, egress, nil, usual),
 			class(c.number)))
 	}
-	for _, d := range l.destinationsOf(dk) {
+	for _, d := range l.destinationsOf(rl) {
 		for _, cell := range d.cells {
 			l.addCell(c, d.AddressRange, cell)
 		}
@@ -34,15 +34,15 @@ type destination struct {
 	cells []cell
 }
 
-// destinationsOf divides all addresses outside this node by what the docket says of them.
-func (l *lowering) destinationsOf(dk *docket) []destination {
-	list, known := l.destinations[dk]
+// destinationsOf divides all addresses outside this node by what the rule list says of them.
+func (l *lowering) destinationsOf(rl *ruleList) []destination {
+	list, known := l.destinations[rl]
 	if known {
 		return list
 	}
 	var entries []int // those with CIDRs
 	var lists [][]*policy.CIDR
-	for at, e := range dk.entries {
+	for at, e := range rl.entries {
 		if !e.everybody && e.list >= 0 {
 			entries, lists = append(entries, at), append(lists, l.addresses.Lists[e.list])
 		}
@@ -54,15 +54,15 @@ func (l *lowering) destinationsOf(dk *docket) []destination {
 		for _, at := range of.Lists(i) {
 			which = append(which, entries[at])
 		}
-		r := dk.row(which)
+		r := rl.row(which)
 		if n := len(list); n > 0 && list[n-1].row.signature == r.signature && list[n-1].ContinuedBy(atom) {
 			list[n-1].To = atom.To
 			continue
 		}
 		list = append(list, destination{AddressRange: atom, row: r})
 	}
-	l.fillCells(list, dk.others.judgements[0])
-	l.destinations[dk] = list
+	l.fillCells(list, rl.others.judgements[0])
+	l.destinations[rl] = list
 	return list
 }
 

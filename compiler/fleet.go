@@ -90,7 +90,7 @@ func (l *lowering) believe(c *workloadClass) {
 
 // introduce enters a class that may reach other nodes' workloads by their labels.
 func (l *lowering) introduce(c *workloadClass) {
-	if l.fleet != nil && slices.ContainsFunc(c.dockets[egress].entries, entry.allowsByLabel) {
+	if l.fleet != nil && slices.ContainsFunc(c.ruleLists[egress].entries, entry.allowsByLabel) {
 		l.add("introduced", nft.Element{Key: []nft.Value{class(c.number)},
 			Comment: strings.TrimSpace(l.commentOf(c.first))})
 	}
@@ -98,5 +98,5 @@ func (l *lowering) introduce(c *workloadClass) {
 
 // allowsByLabel reports whether the rule may allow something because of its labels.
 func (e entry) allowsByLabel() bool {
-	return (e.sort == allows || e.sort == auditAllows) && (e.same != nil || e.byLabel || e.remotes > 0)
+	return (e.kind == allows || e.kind == auditAllows) && (e.same != nil || e.byLabel || e.remotes > 0)
 }

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// A grouping divides the peers of a docket by what is said to them. Here peers are counted by their rank: what is
+// A grouping divides the peers of a rule list by what is said to them. Here peers are counted by their rank: what is
 // unlabelled, the classes of this node by their number, those of other nodes, those of addresses. The order decides
 // where as many peers differ as do not, and must not change with which workload is the first of a class.
 type grouping struct {
@@ -13,7 +13,7 @@ type grouping struct {
 	groups []group
 	at     map[string]int // in groups, by the signature of their rows
 
-	named  []rankedRow // the peers that the docket names, ascending
+	named  []rankedRow // the peers that the ruleList names, ascending
 	in     []int       // the groups of these
 	others rankedRow   // the first of all others, who are in one group; its rank is total if there are none
 	rest   int         // that group
@@ -99,8 +99,8 @@ func (g *grouping) nextOther(rank int, but []rankedRow) int {
 }
 
 // lines returns what is said to most peers, and then who else is told what. Some peers, ascending, are told something
-// else than the docket says. As long as lead is greater than zero, what is said to those that nobody names is said to
-// most: by so many peers more than all else.
+// else than the rule list says. As long as lead is greater than zero, what is said to those that nobody names is said
+// to most: by so many peers more than all else.
 func (g *grouping) lines(exceptions []rankedRow) (usual *row, others []line, lead int) {
 	changed := *g
 	added := map[int][]int{}

@@ -4,7 +4,7 @@ import (
 	"slices"
 )
 
-// A class that comes is named by the dockets whose rules match it, and is one more of those whom others do not name.
+// A class that comes is named by the rule lists whose rules match it, and is one more of those whom others do not name.
 // So what is written of most classes stays as it is: those of which it may not are written anew.
 
 // A saying is what one class says in one direction.
@@ -31,20 +31,20 @@ func (s *Step) join(c *workloadClass) {
 	for m := range named.byAddress {
 		m.remotes++
 	}
-	for dk, which := range named.dockets {
+	for rl, which := range named.ruleLists {
 		if len(which) == 0 {
 			continue
 		}
-		at, _ := slices.BinarySearchFunc(dk.named, c.id, func(e exception, id int) int { return e.peer - id })
-		dk.named = slices.Insert(dk.named, at, exception{c.id, dk.row(which)})
+		at, _ := slices.BinarySearchFunc(rl.named, c.id, func(e exception, id int) int { return e.peer - id })
+		rl.named = slices.Insert(rl.named, at, exception{c.id, rl.row(which)})
 	}
 	l.forgetRanks()
 	if c.remote == nil {
-		l.fillDocketsOf(c, make([][]int, len(l.peers)))
+		l.fillRuleListsOf(c, make([][]int, len(l.peers)))
 		c.divided = !l.reachesItself(c)
 		c.number = s.nextNumber()
 	}
-	l.findAlike(relatives)
+	l.findSameLabels(relatives)
 	s.writing(false, func() {
 		l.writeAll(affected)
 		l.writeClass(c)
@@ -62,8 +62,8 @@ func (s *Step) part(c *workloadClass) {
 		l.writeAll(affected)
 		l.writeClass(c)
 	})
-	for dk := range named.dockets {
-		dk.named = slices.DeleteFunc(dk.named, func(e exception) bool { return e.peer == c.id })
+	for rl := range named.ruleLists {
+		rl.named = slices.DeleteFunc(rl.named, func(e exception) bool { return e.peer == c.id })
 	}
 	for m := range named.matchers {
 		m.peers = without(m.peers, c.id)
@@ -78,29 +78,29 @@ func (s *Step) part(c *workloadClass) {
 	is := func(o *workloadClass) bool { return o == c }
 	if c.remote == nil {
 		l.workloads = slices.DeleteFunc(l.workloads, is)
-		delete(l.byView, c.view)
-		delete(l.byAnswers, c.answers)
-		l.dropDockets(c)
+		delete(l.byLabelKey, c.labelKey)
+		delete(l.byMatchKey, c.matchKey)
+		l.dropRuleLists(c)
 		delete(s.result.taken, c.number)
 	} else {
 		l.remotes = slices.DeleteFunc(l.remotes, is)
 	}
 	s.Numbers.Freed = append(s.Numbers.Freed, c.number)
 	l.forgetRanks()
-	l.findAlike(relatives)
+	l.findSameLabels(relatives)
 	s.writing(false, func() { l.writeAll(affected) })
 }
 
 // A naming is where a class is named.
 type naming struct {
 	matchers  map[*matcher]bool
-	byAddress map[*matcher]bool // of these: those that match it, on another node, by its address
-	dockets   map[*docket][]int // the entries of each that match it, ascending; none where all match everybody
+	byAddress map[*matcher]bool   // of these: those that match it, on another node, by its address
+	ruleLists map[*ruleList][]int // the entries of each that match it, ascending; none where all match everybody
 }
 
 // naming finds what matches a class, which may be entered or not.
 func (cs *classes) naming(c *workloadClass) naming {
-	n := naming{map[*matcher]bool{}, map[*matcher]bool{}, map[*docket][]int{}}
+	n := naming{map[*matcher]bool{}, map[*matcher]bool{}, map[*ruleList][]int{}}
 	for u, list := range cs.matching(c) {
 		for _, s := range list {
 			for _, m := range cs.uses.bySelector[u][s] {
@@ -121,16 +121,16 @@ func (cs *classes) naming(c *workloadClass) naming {
 	}
 	for m := range n.matchers {
 		for _, in := range m.in {
-			which := n.dockets[in.docket]
+			which := n.ruleLists[in.ruleList]
 			if !m.everybody {
 				which = append(which, in.entry)
 			}
-			n.dockets[in.docket] = which
+			n.ruleLists[in.ruleList] = which
 		}
 	}
-	for dk, which := range n.dockets {
+	for rl, which := range n.ruleLists {
 		slices.Sort(which)
-		n.dockets[dk] = slices.Compact(which)
+		n.ruleLists[rl] = slices.Compact(which)
 	}
 	return n
 }
@@ -148,12 +148,12 @@ func (cs *classes) relatives(c *workloadClass) map[*workloadClass]bool {
 	return list
 }
 
-// findAlike finds anew whom sameLabels matches for some classes.
-func (cs *classes) findAlike(list map[*workloadClass]bool) {
+// findSameLabels finds anew whom sameLabels matches for some classes.
+func (cs *classes) findSameLabels(list map[*workloadClass]bool) {
 	for c := range list {
-		for d, dk := range c.dockets {
-			if len(dk.same) > 0 {
-				c.alike[d] = cs.alike(c, dk)
+		for d, rl := range c.ruleLists {
+			if len(rl.same) > 0 {
+				c.sameLabels[d] = cs.sameLabelsPeers(c, rl)
 			}
 		}
 	}
@@ -167,10 +167,10 @@ func (l *lowering) affected(c *workloadClass, named naming, relatives map[*workl
 		if o == c {
 			continue
 		}
-		for d, dk := range o.dockets {
-			_, names := named.dockets[dk]
+		for d, rl := range o.ruleLists {
+			_, names := named.ruleLists[rl]
 			mayTip := min(o.lead[d], o.lead[d]+more) <= 0
-			if names || mayTip || relatives[o] && len(dk.same) > 0 {
+			if names || mayTip || relatives[o] && len(rl.same) > 0 {
 				list = append(list, saying{o, direction(d)})
 			} else {
 				o.lead[d] += more
@@ -197,16 +197,16 @@ func (l *lowering) writeClass(c *workloadClass) {
 	l.leaving(c)
 }
 
-// dropDockets gives back what a class is judged by.
-func (l *lowering) dropDockets(c *workloadClass) {
-	for d, dk := range c.dockets {
-		if dk.classes--; dk.classes > 0 {
+// dropRuleLists gives back what a class is judged by.
+func (l *lowering) dropRuleLists(c *workloadClass) {
+	for d, rl := range c.ruleLists {
+		if rl.classes--; rl.classes > 0 {
 			continue
 		}
-		delete(l.dockets[d], c.selected)
-		delete(l.destinations, dk)
-		for _, e := range dk.entries {
-			e.in = slices.DeleteFunc(e.in, func(u useOfMatcher) bool { return u.docket == dk })
+		delete(l.ruleLists[d], c.selected)
+		delete(l.destinations, rl)
+		for _, e := range rl.entries {
+			e.in = slices.DeleteFunc(e.in, func(u useOfMatcher) bool { return u.ruleList == rl })
 		}
 	}
 }

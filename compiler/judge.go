@@ -17,7 +17,7 @@ const (
 	egress
 )
 
-func sideOf(p *policy.Policy, d direction) *policy.Side {
+func policySide(p *policy.Policy, d direction) *policy.Side {
 	if d == ingress {
 		return &p.Ingress
 	}
@@ -40,8 +40,8 @@ func (cs *classes) isAddresses(id int) bool { return id > 0 && id <= len(cs.addr
 // addressID is the id of a class of addresses, by its index.
 func addressID(class int) int { return 1 + class }
 
-// elsewhere reports whether p is a workload of another node.
-func (p peer) elsewhere() bool { return p.workloads != nil && p.workloads.remote != nil }
+// isRemote reports whether p is a workload of another node.
+func (p peer) isRemote() bool { return p.workloads != nil && p.workloads.remote != nil }
 
 func (p peer) number() uint32 {
 	switch {
@@ -60,13 +60,13 @@ type ruling uint8
 const (
 	allow ruling = iota
 	deny
-	would // allowed; denied if the audit policies were enforced
+	wouldDeny // allowed; denied if the audit policies were enforced
 )
 
 // A judgement is a ruling with its reason.
 type judgement struct {
 	ruling ruling
-	policy *policy.Policy // would: the audit policy that is recorded
+	policy *policy.Policy // wouldDeny: the audit policy that is recorded
 	why    reason
 
 	// unsaid: egress is isolated, and no rule speaks of this peer. What was called, if that is
@@ -86,8 +86,8 @@ type reason struct {
 	position policy.Position
 }
 
-// A docket is what one side of the connections of some classes is judged by: those of which the same policies speak.
-type docket struct {
+// A ruleList is what one side of the connections of some classes is judged by: those of which the same policies speak.
+type ruleList struct {
 	of                direction
 	entries           []entry
 	general           []int           // of entries: those that match everybody
@@ -113,18 +113,18 @@ type exception struct {
 type entry struct {
 	*matcher
 	policy *policy.Policy
-	sort   sort
+	kind   ruleKind
 }
 
-// A sort of rules: enforced or audited, allow or deny.
-type sort uint8
+// A ruleKind: enforced or audited, allow or deny.
+type ruleKind uint8
 
 const (
-	allows sort = iota
+	allows ruleKind = iota
 	denies
 	auditAllows
 	auditDenies
-	sorts
+	ruleKinds
 )
 
 // A row says of connections with one peer whether they are allowed: on ports that no entry names that matches the peer,
@@ -139,68 +139,68 @@ type row struct {
 
 func (r *row) allowsAll() bool { return r.uniform && r.judgements[0].ruling == allow }
 
-// fillDockets finds out what all classes are judged by.
-func (cs *classes) fillDockets() {
+// fillRuleLists finds out what all classes are judged by.
+func (cs *classes) fillRuleLists() {
 	buffer := make([][]int, len(cs.peers))
 	for _, c := range cs.workloads {
-		cs.fillDocketsOf(c, buffer)
+		cs.fillRuleListsOf(c, buffer)
 	}
 }
 
-// fillDocketsOf finds out what a class of this node is judged by. The buffer has an empty list for each peer, and is
+// fillRuleListsOf finds out what a class of this node is judged by. The buffer has an empty list for each peer, and is
 // given back so.
-func (cs *classes) fillDocketsOf(c *workloadClass, buffer [][]int) {
-	for d := range cs.dockets {
-		dk := cs.dockets[d][c.selected]
-		if dk == nil {
-			dk = cs.newDocket(c, direction(d))
-			dk.name(cs, buffer)
-			cs.dockets[d][c.selected] = dk
+func (cs *classes) fillRuleListsOf(c *workloadClass, buffer [][]int) {
+	for d := range cs.ruleLists {
+		rl := cs.ruleLists[d][c.selected]
+		if rl == nil {
+			rl = cs.newRuleList(c, direction(d))
+			rl.name(cs, buffer)
+			cs.ruleLists[d][c.selected] = rl
 		}
-		dk.classes++
-		c.dockets[d] = dk
-		c.alike[d] = cs.alike(c, dk)
+		rl.classes++
+		c.ruleLists[d] = rl
+		c.sameLabels[d] = cs.sameLabelsPeers(c, rl)
 	}
 }
 
-// newDocket returns what c, and all whom the same policies select, are judged by on one side.
-func (cs *classes) newDocket(c *workloadClass, d direction) *docket {
-	dk := &docket{of: d, rows: map[string]*row{}}
+// newRuleList returns what c, and all whom the same policies select, are judged by on one side.
+func (cs *classes) newRuleList(c *workloadClass, d direction) *ruleList {
+	rl := &ruleList{of: d, rows: map[string]*row{}}
 	for at, p := range c.policies {
-		side := sideOf(p, d)
-		first, allow, deny := &dk.isolated, allows, denies
+		side := policySide(p, d)
+		first, allow, deny := &rl.isolated, allows, denies
 		if p.Audit {
-			first, allow, deny = &dk.audited, auditAllows, auditDenies
+			first, allow, deny = &rl.audited, auditAllows, auditDenies
 		}
 		if side.Isolates && *first == nil {
 			*first = p
 		}
 		if c.permits[at] { // else it isolates c, and permits c nothing
-			dk.enter(cs, p, side.Allow, allow)
+			rl.enter(cs, p, side.Allow, allow)
 		}
-		dk.enter(cs, p, side.Deny, deny)
+		rl.enter(cs, p, side.Deny, deny)
 	}
-	dk.others = dk.row(nil)
-	return dk
+	rl.others = rl.row(nil)
+	return rl
 }
 
 // enter adds the rules of one list.
-func (dk *docket) enter(cs *classes, p *policy.Policy, rules []policy.Rule, s sort) {
+func (rl *ruleList) enter(cs *classes, p *policy.Policy, rules []policy.Rule, s ruleKind) {
 	for i := range rules {
-		m, at := cs.matcher(&rules[i], s == denies || s == auditDenies), len(dk.entries)
-		dk.entries = append(dk.entries, entry{m, p, s})
-		m.in = append(m.in, useOfMatcher{dk, at})
+		m, at := cs.matcher(&rules[i], s == denies || s == auditDenies), len(rl.entries)
+		rl.entries = append(rl.entries, entry{m, p, s})
+		m.in = append(m.in, useOfMatcher{rl, at})
 		switch {
 		case m.everybody:
-			dk.general = append(dk.general, at)
+			rl.general = append(rl.general, at)
 		case m.same != nil:
-			dk.same = append(dk.same, at)
+			rl.same = append(rl.same, at)
 		}
 	}
 }
 
-// name fills dk.named. The buffer has an empty list for each peer, and is given back so.
-func (dk *docket) name(cs *classes, buffer [][]int) {
+// name fills rl.named. The buffer has an empty list for each peer, and is given back so.
+func (rl *ruleList) name(cs *classes, buffer [][]int) {
 	var ids []int
 	put := func(id, entry int) {
 		if len(buffer[id]) == 0 {
@@ -208,35 +208,35 @@ func (dk *docket) name(cs *classes, buffer [][]int) {
 		}
 		buffer[id] = append(buffer[id], entry)
 	}
-	for at, e := range dk.entries {
+	for at, e := range rl.entries {
 		if e.everybody {
 			continue
 		}
 		for _, id := range e.peers {
 			put(id, at)
 		}
-		if dk.of == ingress && e.list >= 0 {
+		if rl.of == ingress && e.list >= 0 {
 			for _, class := range cs.addresses.Matched[e.list] {
 				put(addressID(class), at)
 			}
 		}
 	}
 	slices.Sort(ids)
-	dk.named = make([]exception, len(ids))
+	rl.named = make([]exception, len(ids))
 	for i, id := range ids {
-		dk.named[i] = exception{id, dk.row(buffer[id])}
+		rl.named[i] = exception{id, rl.row(buffer[id])}
 		buffer[id] = buffer[id][:0]
 	}
 }
 
-// alike finds the peers that sameLabels matches for c.
-func (cs *classes) alike(c *workloadClass, dk *docket) []exception {
+// sameLabelsPeers finds the peers that sameLabels matches for c.
+func (cs *classes) sameLabelsPeers(c *workloadClass, rl *ruleList) []exception {
 	type match struct{ peer, entry int }
 	var found []match
-	for _, at := range dk.same {
-		for _, s := range dk.entries[at].same {
-			for _, id := range cs.index(s, dk.entries[at].use).candidates(c.first) {
-				if s.Match(c.first, cs.peers[id].workloads.first, dk.entries[at].use) {
+	for _, at := range rl.same {
+		for _, s := range rl.entries[at].same {
+			for _, id := range cs.index(s, rl.entries[at].use).candidates(c.first) {
+				if s.Match(c.first, cs.peers[id].workloads.first, rl.entries[at].use) {
 					found = append(found, match{id, at})
 				}
 			}
@@ -246,18 +246,18 @@ func (cs *classes) alike(c *workloadClass, dk *docket) []exception {
 	var list []exception
 	for len(found) > 0 {
 		id := found[0].peer
-		which := slices.Clone(dk.rowOf(id).which)
+		which := slices.Clone(rl.rowOf(id).which)
 		for ; len(found) > 0 && found[0].peer == id; found = found[1:] {
 			which = append(which, found[0].entry)
 		}
 		slices.Sort(which)
-		list = append(list, exception{id, dk.row(slices.Compact(which))})
+		list = append(list, exception{id, rl.row(slices.Compact(which))})
 	}
 	return list
 }
 
 // rowOf returns what is said to a peer, but for what sameLabels adds.
-func (dk *docket) rowOf(id int) *row { return rowOf(dk.named, id, dk.others) }
+func (rl *ruleList) rowOf(id int) *row { return rowOf(rl.named, id, rl.others) }
 
 func rowOf(list []exception, id int, others *row) *row {
 	i, ok := slices.BinarySearchFunc(list, id, func(e exception, id int) int { return e.peer - id })
@@ -270,30 +270,30 @@ func rowOf(list []exception, id int, others *row) *row {
 // judge says whether c, as the given side of connections with a peer, allows them. For egress the peer is no class of
 // addresses. That a workload may reach itself whatever it says is for the members' own numbers.
 func (cs *classes) judge(c *workloadClass, d direction, id int) *row {
-	return rowOf(c.alike[d], id, c.dockets[d].rowOf(id))
+	return rowOf(c.sameLabels[d], id, c.ruleLists[d].rowOf(id))
 }
 
 // judgeAddresses says whether c allows connections to a class of addresses.
 func (cs *classes) judgeAddresses(c *workloadClass, to *partition.AddressClass) *row {
-	dk := c.dockets[egress]
+	rl := c.ruleLists[egress]
 	var which []int
-	for at, e := range dk.entries {
+	for at, e := range rl.entries {
 		if _, is := slices.BinarySearch(to.Lists, e.list); is && !e.everybody {
 			which = append(which, at)
 		}
 	}
-	return dk.conclude(which) // it is asked by others than the one who may enter rows
+	return rl.evaluate(which) // it is asked by others than the one who may enter rows
 }
 
 // row returns what is said to those whom some entries match, beside those that match everybody.
-func (dk *docket) row(which []int) *row {
+func (rl *ruleList) row(which []int) *row {
 	var few [128]byte // on the stack, for most
 	key := whichKey(few[:0], which)
-	if r := dk.rows[string(key)]; r != nil {
+	if r := rl.rows[string(key)]; r != nil {
 		return r
 	}
-	r := dk.conclude(which)
-	dk.rows[string(key)] = r
+	r := rl.evaluate(which)
+	rl.rows[string(key)] = r
 	return r
 }
 
@@ -304,31 +304,31 @@ func whichKey(b []byte, which []int) []byte {
 	return b
 }
 
-// conclude hears the entries that match.
-func (dk *docket) conclude(which []int) *row {
+// evaluate finds what the entries say that match.
+func (rl *ruleList) evaluate(which []int) *row {
 	r := &row{which: slices.Clone(which)}
-	all := slices.Sorted(slices.Values(slices.Concat(dk.general, which)))
+	all := slices.Sorted(slices.Values(slices.Concat(rl.general, which)))
 	for _, at := range all {
-		r.ports = append(r.ports, dk.entries[at].ports...)
+		r.ports = append(r.ports, rl.entries[at].ports...)
 	}
 	slices.Sort(r.ports)
 	r.ports = slices.Compact(r.ports)
-	hearings := make([]hearing, len(r.ports)+1) // of all others, and then of each of ports
+	matches := make([]firstMatches, len(r.ports)+1) // of all others, and then of each of ports
 	for _, at := range all {
-		e := &dk.entries[at]
+		e := &rl.entries[at]
 		if e.everyPort {
-			hearings[0].hear(e.sort, at)
+			matches[0].add(e.kind, at)
 		}
 		for _, port := range e.ports {
 			i, _ := slices.BinarySearch(r.ports, port)
-			hearings[i+1].hear(e.sort, at)
+			matches[i+1].add(e.kind, at)
 		}
 	}
-	r.judgements = make([]judgement, len(hearings))
+	r.judgements = make([]judgement, len(matches))
 	r.uniform = true
-	for i := range hearings {
-		hearings[i].join(&hearings[0])
-		r.judgements[i] = dk.weigh(&hearings[i])
+	for i := range matches {
+		matches[i].merge(&matches[0])
+		r.judgements[i] = rl.decide(&matches[i])
 		r.uniform = r.uniform && r.judgements[i].same(r.judgements[0])
 	}
 	r.signature = r.sign()
@@ -355,44 +355,44 @@ func (j judgement) appendTo(b []byte) []byte {
 	return appendString(b, j.policy.Name)
 }
 
-// A hearing holds the first entry of each sort that matches, counted from 1; 0 is none.
-type hearing [sorts]int
+// firstMatches hold the first entry of each kind that matches, counted from 1; 0 is none.
+type firstMatches [ruleKinds]int
 
-// hear adds an entry, by its index.
-func (h *hearing) hear(s sort, at int) {
+// add adds an entry, by its index.
+func (h *firstMatches) add(s ruleKind, at int) {
 	if h[s] == 0 || at+1 < h[s] {
 		h[s] = at + 1
 	}
 }
 
-// join adds all that another hearing holds.
-func (h *hearing) join(o *hearing) {
+// merge adds all that another one holds.
+func (h *firstMatches) merge(o *firstMatches) {
 	for s, at := range o {
 		if at != 0 {
-			h.hear(sort(s), at-1)
+			h.add(ruleKind(s), at-1)
 		}
 	}
 }
 
-// weigh concludes from what was heard (docs/POLICY.md: isolation, deny, audit).
-func (dk *docket) weigh(h *hearing) judgement {
-	why := func(s sort) reason {
+// decide concludes from the first matches (docs/POLICY.md: isolation, deny, audit).
+func (rl *ruleList) decide(h *firstMatches) judgement {
+	why := func(s ruleKind) reason {
 		if h[s] == 0 {
 			return reason{}
 		}
-		e := &dk.entries[h[s]-1]
+		e := &rl.entries[h[s]-1]
 		return reason{e.policy, e.rule.Position}
 	}
-	unsaid := dk.of == egress
+	unsaid := rl.of == egress
 	switch {
 	case h[denies] != 0:
 		return judgement{ruling: deny, why: why(denies)}
-	case dk.isolated != nil && h[allows] == 0:
-		return judgement{ruling: deny, why: reason{dk.isolated, dk.isolated.Position}, unsaid: unsaid}
+	case rl.isolated != nil && h[allows] == 0:
+		return judgement{ruling: deny, why: reason{rl.isolated, rl.isolated.Position}, unsaid: unsaid}
 	case h[auditDenies] != 0:
-		return judgement{ruling: would, policy: dk.entries[h[auditDenies]-1].policy, why: why(auditDenies)}
-	case dk.audited != nil && h[allows] == 0 && h[auditAllows] == 0:
-		return judgement{ruling: would, policy: dk.audited, why: reason{dk.audited, dk.audited.Position},
+		return judgement{ruling: wouldDeny, policy: rl.entries[h[auditDenies]-1].policy, why: why(auditDenies)}
+	case rl.audited != nil && h[allows] == 0 && h[auditAllows] == 0:
+		return judgement{ruling: wouldDeny, policy: rl.audited, why: reason{rl.audited, rl.audited.Position},
 			unsaid: unsaid}
 	default:
 		return judgement{ruling: allow, why: why(allows)}
@@ -412,13 +412,13 @@ type matcher struct {
 	ports     []int // by the index of their class, ascending
 
 	remotes int            // how many peers are on other nodes, and match by their addresses
-	in      []useOfMatcher // the dockets that have it as an entry
+	in      []useOfMatcher // the rule lists that have it as an entry
 }
 
-// A useOfMatcher is the place of a matcher in a docket.
+// A useOfMatcher is the place of a matcher in a rule list.
 type useOfMatcher struct {
-	docket *docket
-	entry  int
+	ruleList *ruleList
+	entry    int
 }
 
 // usesOfMatchers finds the matchers that a new peer may concern.
@@ -456,7 +456,7 @@ func (cs *classes) matcher(r *policy.Rule, deny bool) *matcher {
 			m.same = append(m.same, p.SameLabels)
 		case p.Workloads != nil:
 			m.byLabel = true
-			s := cs.ask.index[p.Workloads]
+			s := cs.criteria.index[p.Workloads]
 			m.peers = append(m.peers, cs.matched[m.use][s]...)
 			cs.uses.bySelector[m.use][s] = append(cs.uses.bySelector[m.use][s], m)
 		}

@@ -27,7 +27,7 @@ func Loaded(t *ruleset.Table) (Numbers, uint16) {
 				key, number := cgroupKey(e.Key[0].From.Uint64()), e.Number
 				n.Next = max(n.Next, number+1)
 				if class, ok := groups[number]; ok {
-					n.Workloads[itselfPrefix+key] = number
+					n.Workloads[memberPrefix+key] = number
 					number = class
 				}
 				n.Workloads[key] = number

@@ -42,8 +42,8 @@ type lowering struct {
 	edit       *edit // what changes; nil: a table is made
 
 	byRank, ranks []int // the peers by rank (grouping), and the ranks by peer; nil: not known
-	groupings     map[*docket]*grouping
-	destinations  map[*docket][]destination
+	groupings     map[*ruleList]*grouping
+	destinations  map[*ruleList][]destination
 
 	comments bool
 }
@@ -58,11 +58,11 @@ type containers struct {
 // A member is a workload in its class, as its cgroup is bound.
 type member struct {
 	*policy.Workload
-	class  *workloadClass
-	itself uint32 // its own number, where the class is divided
+	class        *workloadClass
+	memberNumber uint32 // its own number, where the class is divided
 }
 
-func (m member) binding() binding { return binding{m.class.number, m.itself} }
+func (m member) binding() binding { return binding{m.class.number, m.memberNumber} }
 
 // lower makes the table that does what the policies say of these classes.
 func (cs *classes) lower(in Input, members []member) (*lowering, nft.Table) {
@@ -71,7 +71,7 @@ func (cs *classes) lower(in Input, members []member) (*lowering, nft.Table) {
 		containers: containers{in.Parents, in.Unlabelled, map[string]int{}},
 		sets:       map[string]*nft.Set{}, counts: map[string]int{}, audits: map[string]chains.Audit{},
 		expected: map[uint8]int{}, rows: map[string]nft.Chain{}, uses: map[string]int{}, pairs: map[[2]uint32]int{},
-		groupings: map[*docket]*grouping{}, destinations: map[*docket][]destination{},
+		groupings: map[*ruleList]*grouping{}, destinations: map[*ruleList][]destination{},
 		comments: in.Options.Comments,
 	}
 	l.options.Epoch = max(l.options.Epoch, 1)
@@ -249,7 +249,7 @@ func (l *lowering) enterMember(m member) {
 // bindMember writes what binds one workload.
 func (l *lowering) bindMember(m member) {
 	comment := l.commentOf(m.Workload)
-	if m.itself != 0 {
+	if m.memberNumber != 0 {
 		for set, e := range m.binding().inGroup(comment) {
 			l.add(set, e)
 		}
@@ -259,7 +259,7 @@ func (l *lowering) bindMember(m member) {
 
 // A binding is what a cgroup is bound to: a class and, where that is divided, the number
 // of the workload itself.
-type binding struct{ class, itself uint32 }
+type binding struct{ class, memberNumber uint32 }
 
 func (l *lowering) bind(cg policy.Cgroup, b binding, comment string) {
 	if at := l.level(cg); !at.Bound {
@@ -273,8 +273,8 @@ func (l *lowering) bind(cg policy.Cgroup, b binding, comment string) {
 
 // number is that of the workload itself, if it has one, or else that of its class.
 func (b binding) number() uint32 {
-	if b.itself != 0 {
-		return b.itself
+	if b.memberNumber != 0 {
+		return b.memberNumber
 	}
 	return b.class
 }
@@ -285,15 +285,16 @@ func (b binding) elements(cg policy.Cgroup, comment string) iter.Seq2[string, nf
 	return func(yield func(string, nft.Element) bool) {
 		_ = yield(chains.SenderMap(depth), nft.Element{Key: key, Number: mark.Sender | b.number(), Comment: comment}) &&
 			yield(chains.ListenerMap(depth), nft.Element{Key: key, Number: b.number(), Comment: comment}) &&
-			yield(chains.SameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.class)}}) && b.itself != 0 &&
-			yield(chains.SameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.itself)}})
+			yield(chains.SameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.class)}}) &&
+			b.memberNumber != 0 &&
+			yield(chains.SameSet(depth), nft.Element{Key: []nft.Value{key[0], class(b.memberNumber)}})
 	}
 }
 
 // inGroup visits the elements that say in which class a number of a member's own is, and
 // that it reaches itself.
 func (b binding) inGroup(comment string) iter.Seq2[string, nft.Element] {
-	itself := class(b.itself)
+	itself := class(b.memberNumber)
 	return func(yield func(string, nft.Element) bool) {
 		pair := []nft.Value{itself, itself}
 		_ = yield("group", nft.Element{Key: pair[:1:1], Number: b.class, Comment: comment}) &&
@@ -442,16 +443,16 @@ func (l *lowering) ranked(exceptions []exception) []rankedRow {
 	return list
 }
 
-// grouping returns how a docket divides the peers: for ingress, addresses are among them.
-func (l *lowering) grouping(dk *docket) *grouping {
-	g := l.groupings[dk]
+// grouping returns how a rule list divides the peers: for ingress, addresses are among them.
+func (l *lowering) grouping(rl *ruleList) *grouping {
+	g := l.groupings[rl]
 	if g == nil {
 		total := len(l.byRank)
-		if dk.of == egress {
+		if rl.of == egress {
 			total -= len(l.addresses.Classes)
 		}
-		g = newGrouping(total, l.ranked(dk.named), dk.others)
-		l.groupings[dk] = g
+		g = newGrouping(total, l.ranked(rl.named), rl.others)
+		l.groupings[rl] = g
 	}
 	return g
 }
@@ -461,7 +462,7 @@ func (l *lowering) grouping(dk *docket) *grouping {
 // classes. Where both sides allow a pair everything, one element says so for both.
 func (l *lowering) write(c *workloadClass, d direction) {
 	l.rankPeers()
-	usual, others, lead := l.grouping(c.dockets[d]).lines(l.ranked(c.alike[d]))
+	usual, others, lead := l.grouping(c.ruleLists[d]).lines(l.ranked(c.sameLabels[d]))
 	c.lead[d] = lead
 	if d == egress {
 		l.introduce(c)
@@ -487,7 +488,7 @@ func (l *lowering) write(c *workloadClass, d direction) {
 				l.addPair(element(goTo(chains.Settle), comment, key...))
 				continue
 			}
-			w.write(l.peers[id].elsewhere(), comment, key)
+			w.write(l.peers[id].isRemote(), comment, key)
 		}
 	}
 }
@@ -514,12 +515,12 @@ type lineWriter struct {
 	verdict nft.Verdict // empty before the first element: before that, it needs no chain
 }
 
-func (w *lineWriter) write(elsewhere bool, comment string, key []nft.Value) {
+func (w *lineWriter) write(remote bool, comment string, key []nft.Value) {
 	if w.verdict == (nft.Verdict{}) {
 		w.verdict = w.says(w.side, w.row)
 	}
 	set := w.side.name + "_peer"
-	if w.side.stage == chains.AtEgress && elsewhere {
+	if w.side.stage == chains.AtEgress && remote {
 		set = "egress_remote"
 	}
 	w.add(set, element(w.verdict, butForPorts(w.row, comment), key...))
@@ -529,7 +530,7 @@ func (w *lineWriter) write(elsewhere bool, comment string, key []nft.Value) {
 // that the table of this node holds.
 func (l *lowering) otherSideAllowsAll(c *workloadClass, d direction, id int) bool {
 	switch p := l.peers[id]; {
-	case id == 0 || p.elsewhere():
+	case id == 0 || p.isRemote():
 		return false
 	case p.workloads == nil:
 		return true // it has no policies
@@ -556,9 +557,9 @@ func (l *lowering) says(s side, r *row) nft.Verdict {
 // verdict turns a judgement into what the map says at that stage.
 func (l *lowering) verdict(j judgement, at chains.Stage) nft.Verdict {
 	switch {
-	case at == chains.AtCalled && j.ruling == would && j.unsaid:
+	case at == chains.AtCalled && j.ruling == wouldDeny && j.unsaid:
 		return goTo(chains.CalledAllowedButAudited)
-	case j.ruling == would:
+	case j.ruling == wouldDeny:
 		a := chains.Audit{Policy: j.policy.Name, Stage: at, Unsaid: j.unsaid && at == chains.AtEgress}
 		l.audits[a.Name()] = a
 		return goTo(a.Name())
@@ -635,7 +636,7 @@ func (p *peer) String() string {
 }
 
 func (j judgement) String() string {
-	verb := map[ruling]string{allow: "allowed", deny: "denied", would: "would be denied"}[j.ruling]
+	verb := map[ruling]string{allow: "allowed", deny: "denied", wouldDeny: "would be denied"}[j.ruling]
 	if j.why.policy == nil {
 		return verb
 	}

@@ -136,7 +136,7 @@ func (cs *classes) number(members []member, had Numbers) (has Numbers, err error
 	}
 	for i := range members {
 		if members[i].class.divided {
-			groups = append(groups, itself(members[i].Workload))
+			groups = append(groups, memberKeys(members[i].Workload))
 		}
 	}
 	numbers, has.Workloads, err = number("workloads", groups, had.Workloads, firstWorkloadClass, lastWorkloadClass,
@@ -150,7 +150,7 @@ func (cs *classes) number(members []member, had Numbers) (has Numbers, err error
 	rest := numbers[len(cs.workloads):]
 	for i := range members {
 		if members[i].class.divided {
-			members[i].itself, rest = rest[0], rest[1:]
+			members[i].memberNumber, rest = rest[0], rest[1:]
 		}
 	}
 	groups = make([][]string, len(cs.remotes))
@@ -187,16 +187,16 @@ func keysOf(w *policy.Workload) []string {
 	return []string{identity(w), cgroupKey(w.Cgroup.ID)}
 }
 
-// itself are the keys of a member's own number, in a class that is divided.
-func itself(w *policy.Workload) []string {
+// memberKeys are the keys of a member's own number, in a class that is divided.
+func memberKeys(w *policy.Workload) []string {
 	keys := keysOf(w)
 	for i := range keys {
-		keys[i] = itselfPrefix + keys[i]
+		keys[i] = memberPrefix + keys[i]
 	}
 	return keys
 }
 
-const itselfPrefix = "itself "
+const memberPrefix = "itself "
 
 // cgroupKey is a workload's identity as the kernel knows it: without a path.
 func cgroupKey(id uint64) string { return "#" + strconv.FormatUint(id, 10) }

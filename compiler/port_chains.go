@@ -77,7 +77,7 @@ func rowName(s side, said []portsSaid, other judgement) string {
 
 // rowText says in words what a row says.
 func rowText(said []portsSaid, other judgement) string {
-	verb := map[ruling]string{allow: "allowed", deny: "denied", would: "would be denied"}
+	verb := map[ruling]string{allow: "allowed", deny: "denied", wouldDeny: "would be denied"}
 	var parts []string
 	for _, p := range said {
 		parts = append(parts, p.String()+" "+verb[p.judgement.ruling])

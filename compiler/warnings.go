@@ -39,8 +39,8 @@ func addressed(workloads []policy.Workload) []Warning {
 
 // selects reports whether a policy selects a workload that runs now.
 func (cs *classes) selects(p *policy.Policy) bool {
-	return slices.ContainsFunc(cs.matched[policy.Restricting][cs.ask.index[&p.Selector]], func(id int) bool {
-		return !cs.peers[id].elsewhere()
+	return slices.ContainsFunc(cs.matched[policy.Restricting][cs.criteria.index[&p.Selector]], func(id int) bool {
+		return !cs.peers[id].isRemote()
 	})
 }
 

@@ -76,7 +76,6 @@ var mayImport = map[string][]string{
 		"thole/ruleset/kernel", "thole/watch/...", "thole/internal/api", "thole/internal/daemon",
 		"github.com/...", "golang.org/x/...",
 	},
-	"thole/internal/nstest": {"golang.org/x/sys/..."},
 	"thole/cmd/thole": {
 		"thole/compiler", "thole/compiler/policy", "thole/ruleset", "thole/ruleset/kernel", "thole/watch/...",
 		"thole/policies",
@@ -97,13 +96,22 @@ var mayImport = map[string][]string{
 	},
 
 	// For tests and tools only: nothing above imports them.
-	"thole/internal/promise":     {"github.com/google/go-cmp/..."},
-	"thole/internal/figures":     {},
-	"thole/internal/paired":      {},
-	"thole/compiler/reference":   {"thole/compiler", "thole/compiler/policy", "gopkg.in/yaml.v3"},
-	"thole/datapath/pki/pkitest": {"thole/datapath/pki"},
-	"thole/compiler/mutants":     {"thole/compiler/reference", "thole/ruleset"},
-	"thole/ruleset/rulesettest":  {"thole/ruleset"},
+	"thole/internal/nstest":          {"golang.org/x/sys/..."}, // no subpackage
+	"thole/internal/nstest/baseline": {"thole/internal/nstest"},
+	"thole/internal/nstest/engine":   {"thole/internal/nstest", "thole/internal/nstest/probe", "golang.org/x/sys/..."},
+	"thole/internal/nstest/faults":   {"thole/internal/nstest", "golang.org/x/sys/..."},
+	"thole/internal/nstest/leaktest": {
+		"thole/internal/nstest", "thole/internal/nstest/probe", "thole/internal/nstest/wire", "golang.org/x/sys/...",
+	},
+	"thole/internal/nstest/probe": {"thole/internal/nstest", "golang.org/x/sys/..."},
+	"thole/internal/nstest/wire":  {"thole/internal/nstest", "golang.org/x/sys/..."},
+	"thole/internal/promise":      {"github.com/google/go-cmp/..."},
+	"thole/internal/figures":      {},
+	"thole/internal/paired":       {},
+	"thole/compiler/reference":    {"thole/compiler", "thole/compiler/policy", "gopkg.in/yaml.v3"},
+	"thole/datapath/pki/pkitest":  {"thole/datapath/pki"},
+	"thole/compiler/mutants":      {"thole/compiler/reference", "thole/ruleset"},
+	"thole/ruleset/rulesettest":   {"thole/ruleset"},
 }
 
 func TestDirectionOfImports(t *testing.T) {

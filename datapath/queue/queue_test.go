@@ -22,9 +22,10 @@ import (
 	"thole/datapath/packet"
 	"thole/datapath/token"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) { nstest.Main(m, probe.Mode) }
 
 const patience = 20 * time.Second
 
@@ -92,11 +93,11 @@ func kernelStats(t testing.TB, host *nstest.Host) (s KernelStats) {
 const udpOut = `chain o { type filter hook output priority 0; udp dport 9 jump q; }
 	chain i { type filter hook input priority 0; meta mark 7 counter comment "seven"; }`
 
-type sockets struct{ from, to *nstest.UDPSocket }
+type sockets struct{ from, to *probe.UDPSocket }
 
 func udp(host *nstest.Host) sockets {
-	return sockets{host.In("a").Probe("a").OpenUDP("udp", "127.0.0.1:0"),
-		host.In("b").Probe("b").OpenUDP("udp", "127.0.0.1:9")}
+	return sockets{probe.Start(host.In("a"), "a").OpenUDP("udp", "127.0.0.1:0"),
+		probe.Start(host.In("b"), "b").OpenUDP("udp", "127.0.0.1:9")}
 }
 
 func (s sockets) send(data ...string) {

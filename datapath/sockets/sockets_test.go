@@ -21,9 +21,10 @@ import (
 	"thole/datapath/queue"
 	"thole/internal/nlmsg"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) { nstest.Main(m, probe.Mode) }
 
 const patience = 20 * time.Second
 
@@ -48,9 +49,9 @@ func TestListener(t *testing.T) {
 	host := nstest.New(t)
 	f := finder(t, host)
 	a, b, c := host.In("a"), host.In("b/deep"), host.In("c")
-	a.Probe("a").Listen("tcp4", "0.0.0.0:80")
-	b.Probe("b").Listen("tcp6", "[::]:80")
-	dual := c.Probe("c")
+	probe.Start(a, "a").Listen("tcp4", "0.0.0.0:80")
+	probe.Start(b, "b").Listen("tcp6", "[::]:80")
+	dual := probe.Start(c, "c")
 	dual.Listen("tcp", "[::]:81")
 	dual.Listen("tcp6", "[::]:82")
 	dual.Listen("tcp4", "127.0.0.2:83")
@@ -90,10 +91,10 @@ func TestListenerOfAGroup(t *testing.T) {
 	for i := range 4 {
 		name := fmt.Sprint("s", i)
 		cgroup := host.In(name)
-		cgroup.Probe(name).Listen("tcp", "[::]:80", nstest.ReusePort)
+		probe.Start(cgroup, name).Listen("tcp", "[::]:80", probe.ReusePort)
 		names[cgroup.ID()] = name
 	}
-	client := host.In("client").Probe("client")
+	client := probe.Start(host.In("client"), "client")
 	seen := map[string]bool{}
 	for i := range 20 {
 		for _, ip := range []string{"127.0.0.1", "[::1]"} {
@@ -103,7 +104,7 @@ func TestListenerOfAGroup(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v := client.TCPTo(nstest.Target{To: to, From: from})
+			v := client.TCPTo(probe.Target{To: to, From: from})
 			if v.Server == "" || v.Server != names[cgroup] {
 				t.Errorf("%s to %s: %s got it; said was %s", from, to, v.Server, names[cgroup])
 			}
@@ -113,7 +114,7 @@ func TestListenerOfAGroup(t *testing.T) {
 	if len(seen) < 2 {
 		t.Errorf("all went to %v", seen)
 	}
-	conn, _ := client.DialTo(nstest.Target{To: "127.0.0.1:80", From: "127.0.0.1:30000"})
+	conn, _ := client.DialTo(probe.Target{To: "127.0.0.1:80", From: "127.0.0.1:30000"})
 	defer conn.Close()
 	local, remote := ports("127.0.0.1:80", "127.0.0.1:30000")
 	if cgroup, err := f.Listener(local, remote, lo); err != nil || names[cgroup] == "" {
@@ -130,7 +131,7 @@ func TestConnecting(t *testing.T) {
 	if err := host.Nft(`table inet t { chain i { type filter hook input priority 0; tcp dport 81 drop; }; }`); err != nil {
 		t.Fatal(err)
 	}
-	host.In("server").Probe("server").Listen("tcp", "[::]:5000", nstest.ReusePort)
+	probe.Start(host.In("server"), "server").Listen("tcp", "[::]:5000", probe.ReusePort)
 	client := host.In("client")
 	for i, x := range []struct{ dial, local, remote string }{
 		{"127.0.0.1", "127.0.0.1:%d", "127.0.0.1:81"},
@@ -254,8 +255,8 @@ func TestFailedRequest(t *testing.T) {
 	host := nstest.New(t)
 	f := finder(t, host)
 	a, b := host.In("a"), host.In("b")
-	a.Probe("a").Listen("tcp", "[::]:80")
-	b.Probe("b").Listen("tcp", "[::]:81")
+	probe.Start(a, "a").Listen("tcp", "[::]:80")
+	probe.Start(b, "b").Listen("tcp", "[::]:81")
 	local, remote := ports("127.0.0.1:80", "127.0.0.1:5000")
 	r := findRequest(local, remote, lo)
 	if _, err := unix.Write(f.fd, r.append(nil, 0, f.number)); err != nil { // nobody takes the answer
@@ -276,7 +277,7 @@ func TestSender(t *testing.T) {
 	nstest.Need(t, "nft", "ip")
 	a, b := nstest.New(t), nstest.New(t)
 	nstest.Link(a, "10.0.0.1/24", "fd00::1/64", b, "10.0.0.2/24", "fd00::2/64")
-	b.In("server").Probe("server").Listen("tcp", "[::]:80")
+	probe.Start(b.In("server"), "server").Listen("tcp", "[::]:80")
 	const check = `chain i { type filter hook input priority 10; ct state invalid counter comment "invalid"; }`
 	if err := a.Nft("table inet t { chain q { }\nchain o { type filter hook output priority 0; meta mark 7 counter " +
 		"accept; tcp flags & (syn|ack|rst) == syn jump q; }\n" + check + "\n}"); err != nil {
@@ -301,9 +302,9 @@ func TestSender(t *testing.T) {
 	}
 	defer s.Close()
 	defer q.Close()
-	client := a.In("client").Probe("client")
+	client := probe.Start(a.In("client"), "client")
 	for _, to := range []string{"10.0.0.2:80", "[fd00::2]:80"} {
-		if v := client.TCPTo(nstest.Target{To: to, Patience: patience}); v.Server != "server" {
+		if v := client.TCPTo(probe.Target{To: to, Patience: patience}); v.Server != "server" {
 			t.Errorf("%s: %s", to, v)
 		}
 		if p, err := packet.Parse(<-syns); err != nil || p.Flags != packet.SYN {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler/policy"
-	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
 )
 
 // The attacks by sockets of this node, tried by the root of containers on the host's network: with the capabilities
@@ -39,7 +39,7 @@ func TestSocketAttacksOfContainers(t *testing.T) {
 	s := newScene(t, sameLabels)
 	// Docker does the same in a container's own network: without a capability it could not share port 80.
 	s.Shell("echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start")
-	attackers := s.containers(nstest.StartEngine(t, s.Host, "--iptables=false", "--bridge=none"))
+	attackers := s.containers(engine.StartDocker(t, s.Host, "--iptables=false", "--bridge=none"))
 	for name, yaml := range map[string]string{"labels": sameLabels, "ports": onePort} {
 		s.enforce(yaml)
 		for _, attacker := range attackers {
@@ -54,7 +54,7 @@ type container struct {
 }
 
 // containers starts containers on the host's network, labelled as db is and not at all, with capabilities and without.
-func (s *scene) containers(engine *nstest.Engine) []container {
+func (s *scene) containers(engine *engine.Docker) []container {
 	s.t.Helper()
 	exe, err := os.Executable()
 	must(s.t, err)

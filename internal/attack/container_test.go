@@ -14,6 +14,7 @@ import (
 	"thole/compiler/mark"
 	"thole/compiler/policy"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
 )
 
 // The attacks of this file are those of a container's root, by a real engine, under
@@ -26,7 +27,7 @@ const followDocker = "--docker=unix:///run/docker.sock"
 // labels app=db, must not reach, and may.
 type ship struct {
 	*machine
-	engine *nstest.Engine
+	engine *engine.Docker
 	image  string
 
 	web, free, db          *agent // processes: other labels, none, the captive's
@@ -36,7 +37,7 @@ type ship struct {
 
 func newShip(t testing.TB) *ship {
 	s := &ship{machine: newMachine(t, followDocker)}
-	s.engine = nstest.StartEngine(t, s.Host, "--ipv6", "--fixed-cidr-v6="+gateway6+"/64")
+	s.engine = engine.StartDocker(t, s.Host, "--ipv6", "--fixed-cidr-v6="+gateway6+"/64")
 	s.follows()
 	exe, err := os.Executable()
 	must(t, err)

@@ -17,6 +17,7 @@ import (
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/baseline"
 	"thole/policies"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -279,13 +280,13 @@ func allowed(t testing.TB, what string, reached bool) {
 	}
 }
 
-// withBoth runs a test with the table of the program of nstest.OldCommit, through which the attacks go, and with the
+// withBoth runs a test with the table of the program of baseline.Commit, through which the attacks go, and with the
 // present one; or only with that of the program THOLE_BINARY, which must be as good as the present one.
 func withBoth(t *testing.T, yaml string, test func(t *testing.T, s *scene, old bool)) {
 	t.Helper()
 	given := os.Getenv("THOLE_BINARY")
 	if given == "" && !nstest.Slow() {
-		t.Run(nstest.OldCommit[:7], func(t *testing.T) { test(t, newSceneOf(t, nstest.Old(t), yaml), true) })
+		t.Run(baseline.Commit[:7], func(t *testing.T) { test(t, newSceneOf(t, baseline.Program(t), yaml), true) })
 	}
 	t.Run("now", func(t *testing.T) { test(t, newSceneOf(t, given, yaml), false) })
 }

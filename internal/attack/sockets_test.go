@@ -13,7 +13,7 @@ import (
 )
 
 // The attacks of this file are about which socket gets a packet of this node, and which one sent it: web and web2 may
-// talk to each other, db and what is unlabelled attack. Each goes through the table of nstest.OldCommit.
+// talk to each other, db and what is unlabelled attack. Each goes through the table of baseline.Commit.
 
 // A family is what the addresses of IPv4 or IPv6 are called.
 type family struct{ name, loopback, other, node, all, sourceLoopback, sourceNode string }

@@ -8,7 +8,7 @@ import (
 
 	"thole/compiler/mark"
 	"thole/internal/api"
-	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // An older version's table is loaded: other chains, sets of the same name and another
@@ -20,9 +20,9 @@ func TestTakesOverOlderLayout(t *testing.T) {
 	m.apply(allowWeb)
 	web := m.run(map[string]string{"app": "web"})
 	dev := m.run(map[string]string{"app": "dev"})
-	server := m.host.In(web.Answer.Cgroup).Probe("server")
-	l := server.Listen("tcp", "127.0.0.1:80", nstest.Manual)
-	friend, v := m.host.In(m.run(map[string]string{"app": "web"}).Answer.Cgroup).Probe("friend").Dial(l.Addr)
+	server := probe.Start(m.host.In(web.Answer.Cgroup), "server")
+	l := server.Listen("tcp", "127.0.0.1:80", probe.Manual)
+	friend, v := probe.Start(m.host.In(m.run(map[string]string{"app": "web"}).Answer.Cgroup), "friend").Dial(l.Addr)
 	if friend == nil {
 		t.Fatal(v)
 	}
@@ -50,7 +50,7 @@ table inet thole {
 }`, allowance, allowance)); err != nil {
 		t.Fatal(err)
 	}
-	enemy, v := m.host.In(dev.Answer.Cgroup).Probe("enemy").Dial(l.Addr)
+	enemy, v := probe.Start(m.host.In(dev.Answer.Cgroup), "enemy").Dial(l.Addr)
 	if enemy == nil {
 		t.Fatalf("in the old layout all is allowed: %s", v)
 	}

@@ -17,6 +17,9 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/faults"
+	"thole/internal/nstest/probe"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 )
@@ -30,17 +33,18 @@ var chaosTime = flag.Duration("chaos", 8*time.Second, "how long everything goes 
 func TestChaos(t *testing.T) {
 	r := chance(t)
 	m := newMachine(t, func(m *machine) {
-		m.faults = nstest.NewFaults(r.Uint64())
+		m.faults = faults.New(r.Uint64())
 		m.state = "/run/chaos"
 		m.args = []string{strconv.FormatUint(r.Uint64(), 10)}
 		m.host.Shell("mkdir /run/chaos && mount -t tmpfs -o size=256k,mode=700 none /run/chaos")
 		// The table of the other program is the only one that is flushed.
-		m.engine = nstest.StartEngine(t, m.host, "--bridge=none", "--iptables=false", "--ip6tables=false")
+		m.engine = engine.StartDocker(t, m.host, "--bridge=none", "--iptables=false", "--ip6tables=false")
 	})
 	c := &chaos{machine: m, r: r, image: m.engine.Image("box", nil), witness: m.witness(), running: map[string]bool{}}
-	c.server = m.host.In(m.patientRun(map[string]string{"app": "web"}).Answer.Cgroup).Probe("server").Listen("tcp",
+	web := m.host.In(m.patientRun(map[string]string{"app": "web"}).Answer.Cgroup)
+	c.server = probe.Start(web, "server").Listen("tcp",
 		"127.0.0.1:80")
-	c.enemy = m.host.In(m.patientRun(map[string]string{"app": "dev"}).Answer.Cgroup).Probe("enemy")
+	c.enemy = probe.Start(m.host.In(m.patientRun(map[string]string{"app": "dev"}).Answer.Cgroup), "enemy")
 	c.container = m.engine.Probe("enemy", "--net=host", "-l", "app=dev", c.image)
 
 	c.goOn(*chaosTime / 5)
@@ -69,10 +73,10 @@ type chaos struct {
 	r         *rand.Rand
 	image     string
 	witness   *witness
-	server    *nstest.Listener
-	enemy     *nstest.Probe // may not reach the server
-	container *nstest.Probe // nor may this one, in a container that is restarted now and then
-	attempts  int           // of these two while the table was surely loaded
+	server    *probe.Listener
+	enemy     *probe.Process // may not reach the server
+	container *probe.Process // nor may this one, in a container that is restarted now and then
+	attempts  int            // of these two while the table was surely loaded
 
 	running map[string]bool // containers that come and go
 	edits   atomic.Int64    // of the other program: one more before each, and behind it
@@ -103,7 +107,7 @@ func (c *chaos) goOn(long time.Duration) {
 		if c.r.IntN(20) == 0 {
 			c.takeOver()
 		}
-		for _, enemy := range []*nstest.Probe{c.enemy, c.container} {
+		for _, enemy := range []*probe.Process{c.enemy, c.container} {
 			edits := c.edits.Load()
 			whole := edits%2 == 0 && c.unlikeAll(chaosSets) == ""
 			v := enemy.TCP(c.server.Addr)
@@ -145,7 +149,7 @@ func (c *chaos) rest() {
 // denied checks that what is forbidden is.
 func (c *chaos) denied(when string) {
 	c.t.Helper()
-	for _, enemy := range []*nstest.Probe{c.enemy, c.container} {
+	for _, enemy := range []*probe.Process{c.enemy, c.container} {
 		nstest.WaitFor(c.t, patience, when+", what is forbidden to be denied", func() bool {
 			return !enemy.TCP(c.server.Addr).Allowed()
 		})

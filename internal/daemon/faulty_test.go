@@ -21,7 +21,7 @@ import (
 // outside, after it. It says on its log nothing that a real one would not.
 //
 // What is below these calls fails in ruleset/kernel's TestFaultAtEveryCall, each message in
-// turn. And every system call on a netlink socket may fail, whoever makes it (nstest.Faults):
+// turn. And every system call on a netlink socket may fail, whoever makes it (faults.Injector):
 // here, and of what is not here, a bridge's ports and a fleet's queue and lookup of sockets,
 // in internal/e2e (TestDockerFaults, TestFleetFaults).
 type faulty struct {

@@ -12,6 +12,9 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/faults"
+	"thole/internal/nstest/probe"
 )
 
 // A machine is a host in which a daemon runs as a program of its own, with the
@@ -21,11 +24,11 @@ type machine struct {
 	host   *nstest.Host
 	dir    string
 	state  string         // the daemon's state directory
-	engine *nstest.Engine // that the daemon follows; nil: none
+	engine *engine.Docker // that the daemon follows; nil: none
 	args   []string       // more for the daemon
 	daemon *exec.Cmd
-	faults *nstest.Faults // of its netlink; nil: none
-	log    *logs          // the daemon's
+	faults *faults.Injector // of its netlink; nil: none
+	log    *logs            // the daemon's
 	client *api.Client
 }
 
@@ -196,9 +199,9 @@ func (m *machine) status() api.Status {
 func TestSocketCgroups(t *testing.T) {
 	host := nstest.New(t)
 	id := host.MkCgroup("born/here")
-	holder := host.In("born/here").Probe("holder")
+	holder := probe.Start(host.In("born/here"), "holder")
 	holder.Listen("tcp", "[::]:80")
-	udp := host.In("born/too").Probe("other")
+	udp := probe.Start(host.In("born/too"), "other")
 	udp.OpenUDP("udp", "127.0.0.1:53")
 	var got map[uint64]bool
 	if err := host.Do(func() {

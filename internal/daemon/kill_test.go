@@ -12,6 +12,7 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 var (
@@ -44,13 +45,13 @@ func TestKilledAtRandom(t *testing.T) {
 	m := newMachine(t)
 	web := map[string]string{"app": "web"}
 	m.apply(allowWeb)
-	server := m.host.In(m.run(web).Answer.Cgroup).Probe("server")
-	friend := m.host.In(m.run(web).Answer.Cgroup).Probe("friend")
-	enemy := m.host.In(m.run(map[string]string{"app": "dev"}).Answer.Cgroup).Probe("enemy")
-	free := m.host.In("elsewhere").Probe("free")
+	server := probe.Start(m.host.In(m.run(web).Answer.Cgroup), "server")
+	friend := probe.Start(m.host.In(m.run(web).Answer.Cgroup), "friend")
+	enemy := probe.Start(m.host.In(m.run(map[string]string{"app": "dev"}).Answer.Cgroup), "enemy")
+	free := probe.Start(m.host.In("elsewhere"), "free")
 	l := server.Listen("tcp", "127.0.0.1:80")
-	alive := server.Listen("tcp", "127.0.0.1:81", nstest.Manual)
-	client, v := m.host.In(m.run(web).Answer.Cgroup).Probe("alive").Dial(alive.Addr)
+	alive := server.Listen("tcp", "127.0.0.1:81", probe.Manual)
+	client, v := probe.Start(m.host.In(m.run(web).Answer.Cgroup), "alive").Dial(alive.Addr)
 	if client == nil {
 		t.Fatal(v)
 	}
@@ -61,7 +62,7 @@ func TestKilledAtRandom(t *testing.T) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer done.Store(true)
-	for i, p := range []*nstest.Probe{friend, enemy, free} {
+	for i, p := range []*probe.Process{friend, enemy, free} {
 		all.Go(func() {
 			for !done.Load() {
 				if v := p.TCP(l.Addr); v.Allowed() != (p == friend) {

@@ -25,6 +25,9 @@ import (
 	"thole/internal/api"
 	"thole/internal/fleet"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/faults"
+	"thole/internal/nstest/probe"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 	"thole/ruleset/rulesettest"
@@ -45,7 +48,7 @@ func TestMain(m *testing.M) {
 	case modeDaemon:
 		os.Exit(playDaemon(os.Args[1], os.Args[2], os.Args[3], os.Args[4:]))
 	}
-	nstest.Main(m)
+	nstest.Main(m, probe.Mode, engine.Mode, faults.Mode)
 }
 
 // patience is how long a test waits for what must happen.

@@ -1,12 +1,16 @@
 package e2e
 
-import "testing"
+import (
+	"testing"
+
+	"thole/internal/nstest/probe"
+)
 
 // The answers on a flow whose destination NAT changes come after a revocation that does not concern it.
 func TestAnswersOfACalledAddressAfterARevocation(t *testing.T) {
 	n := newNode(t)
-	world := everywhereElse(t, n.Host).In("world").Probe("world")
-	web := n.label("thole.slice/web", app("web")).Probe("web")
+	world := probe.Start(everywhereElse(t, n.Host).In("world"), "world")
+	web := probe.Start(n.label("thole.slice/web", app("web")), "web")
 	must(t, n.Nft(`table inet nat {
 		chain o {
 			type nat hook output priority -100

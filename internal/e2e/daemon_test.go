@@ -13,6 +13,8 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/faults"
+	"thole/internal/nstest/probe"
 )
 
 // scratch is where the program is built; TestMain removes it.
@@ -42,7 +44,7 @@ type machine struct {
 	thole  string
 	args   []string // of its daemon, where it is started more than once
 	daemon *nstest.Process
-	faults *nstest.Faults // nil: none
+	faults *faults.Injector // nil: none
 }
 
 // newMachine starts a daemon on a new host and waits until it enforces.
@@ -102,7 +104,7 @@ func (m *machine) apply(yaml string) error {
 func TestNothingLeavesBeforeTheLabelsHold(t *testing.T) {
 	m := newMachine(t)
 	sender := filepath.Join(t.TempDir(), "sender")
-	must(t, os.WriteFile(sender, nstest.FirstInstruction(localhost, nstest.Then{}, 4001, 4002), 0o755))
+	must(t, os.WriteFile(sender, probe.SenderProgram(localhost, probe.AfterSend{}, 4001, 4002), 0o755))
 	busy := m.In("busy")
 	for range 2 {
 		busy.Start("sh", "-c", "while :; do :; done")
@@ -137,9 +139,9 @@ func TestNothingLeavesBeforeTheLabelsHold(t *testing.T) {
 }
 
 // labelledProbe starts a probe and has the daemon take its process in.
-func (m *machine) labelledProbe(name, label string) *nstest.Probe {
+func (m *machine) labelledProbe(name, label string) *probe.Process {
 	m.t.Helper()
-	return m.labelled(name, label).Probe(name)
+	return probe.Start(m.labelled(name, label), name)
 }
 
 var localhost = [4]byte{127, 0, 0, 1}

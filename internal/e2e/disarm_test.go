@@ -9,6 +9,7 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // hasTable reports whether Thole's table is loaded.
@@ -20,7 +21,7 @@ func TestCleanupDisarms(t *testing.T) {
 	withBoth(t, func(t *testing.T, m *machine, old bool) {
 		m.start()
 		m.labelledProbe("web", "app=web").Listen("tcp", "127.0.0.1:80")
-		free := m.In("elsewhere").Probe("free")
+		free := probe.Start(m.In("elsewhere"), "free")
 		denied(t, "before", free.TCP("127.0.0.1:80"))
 		m.Shell(m.thole + " cleanup --force")
 		if old {
@@ -59,7 +60,7 @@ func (m *machine) startDisarmed() {
 }
 
 // staysDisarmed checks all that holds while Thole is disarmed, also after what makes a daemon look at its table.
-func (m *machine) staysDisarmed(free *nstest.Probe, when string) {
+func (m *machine) staysDisarmed(free *probe.Process, when string) {
 	m.t.Helper()
 	// The daemon looks at each of its own writes, at others', and once a second in any case.
 	must(m.t, m.Nft("add table inet other; delete table inet other"))
@@ -98,7 +99,7 @@ spec: {selector: {}, ingress: [{from: [{sameLabels: all}]}]}
 func TestCleanupWithoutDaemon(t *testing.T) {
 	m := newMachine(t)
 	m.labelledProbe("web", "app=web").Listen("tcp", "127.0.0.1:80")
-	free := m.In("elsewhere").Probe("free")
+	free := probe.Start(m.In("elsewhere"), "free")
 	must(t, m.daemon.Kill())
 	_ = m.daemon.Wait() // it was killed
 	out := m.Shell(m.thole + " cleanup --state /run/state")

@@ -10,6 +10,8 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 	"thole/policies"
 )
 
@@ -17,11 +19,11 @@ import (
 // reaches Docker through a proxy that fails.
 type harbour struct {
 	*machine
-	engine *nstest.Engine
+	engine *engine.Docker
 	proxy  *proxy // that the daemon takes for Docker
 	image  string
-	probe  *nstest.Probe // of the labels of the container "web", which listens at port 80
-	other  *nstest.Probe // of others
+	probe  *probe.Process // of the labels of the container "web", which listens at port 80
+	other  *probe.Process // of others
 }
 
 // newHarbour has n containers run, and two with probes in them.
@@ -33,7 +35,7 @@ func newHarbour(t testing.TB, n int) *harbour {
 func newHarbourOn(m *machine, n int) *harbour {
 	t := m.t
 	t.Helper()
-	e := nstest.StartEngine(t, m.Host, "--live-restore")
+	e := engine.StartDocker(t, m.Host, "--live-restore")
 	h := &harbour{machine: m, engine: e, proxy: newProxy(t, e), image: e.Image("box", nil)}
 	h.proxy.up()
 	m.start(h.follow())

@@ -9,6 +9,7 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // addressesOf returns the addresses by which the named containers are known, IPv4
@@ -102,7 +103,7 @@ spec:
 	db := e.Probe("db", "-l", "app=db", "--network=shop", "--publish=8081:80", image)
 	plain := e.Probe("plain", "--network=shop", "--publish=8082:80", "--ip=172.30.0.99", image)
 	at := m.addressesOf("api", "db")
-	for _, p := range []*nstest.Probe{api, db, plain} {
+	for _, p := range []*probe.Process{api, db, plain} {
 		p.Listen("tcp", "[::]:80")
 		p.Listen("tcp", "[::]:81")
 	}
@@ -112,7 +113,7 @@ spec:
 	other := m.labelledProbe("other", "app=other")
 	for _, tt := range []struct {
 		what string
-		from *nstest.Probe
+		from *probe.Process
 		to   string
 		want bool
 	}{

@@ -7,6 +7,8 @@ import (
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 )
 
 // policies joins documents into one set.
@@ -38,7 +40,7 @@ spec: {selector: {matchLabels: {tier: web}}, ingress: [{from: [{any: true}]}], e
 func TestImageLabelsPermitNothing(t *testing.T) {
 	withBoth(t, func(t *testing.T, m *machine, old bool) {
 		m.start(followDocker)
-		e := nstest.StartEngine(t, m.Host)
+		e := engine.StartDocker(t, m.Host)
 		m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 		image := e.Image("nginx", map[string]string{"tier": "web"})
 		db := m.labelledProbe("db", "app=db")
@@ -59,13 +61,13 @@ func TestImageLabelsPermitNothing(t *testing.T) {
 		web.Listen("tcp", "127.0.0.1:80")
 		if old {
 			nstest.WaitFor(t, patience, "the container to be known", func() bool {
-				return m.In("x").Probe("x").TCP("127.0.0.1:80").Allowed()
+				return probe.Start(m.In("x"), "x").TCP("127.0.0.1:80").Allowed()
 			})
 			allowed(t, "refused by label, but taken for unlabelled", web.TCP("127.0.0.1:5432"))
 			return
 		}
 		m.untilWorkloads("web")
-		denied(t, "isolated by a doubtful label", m.In("x").Probe("x").TCP("127.0.0.1:80"))
+		denied(t, "isolated by a doubtful label", probe.Start(m.In("x"), "x").TCP("127.0.0.1:80"))
 		denied(t, "a policy whose selector is doubtful allows nothing", web.TCP("127.0.0.1:5432"))
 	})
 }
@@ -79,7 +81,7 @@ func TestDoubtfulLabels(t *testing.T) {
 	only := e.Probe("only", "--net=host", image)                     // has none
 	both.Listen("tcp", "127.0.0.1:81")
 	only.Listen("tcp", "127.0.0.1:82")
-	free := m.In("elsewhere").Probe("free")
+	free := probe.Start(m.In("elsewhere"), "free")
 
 	// Under the built-in default the image's label isolates nobody, and there is a notice.
 	m.untilWorkloads("both")
@@ -120,9 +122,9 @@ func TestDoubtfulLabels(t *testing.T) {
 		{"deny another value", databaseFor("deny", "{workloads: {matchLabels: {tier: db}}}"), true, true},
 	} {
 		must(t, m.apply(tt.policies))
-		for probe, want := range map[*nstest.Probe]bool{both: tt.both, only: tt.only} {
-			if v := probe.TCP("127.0.0.1:5432"); v.Allowed() != want {
-				t.Errorf("%s, %s → db: %v, want connected %t", tt.name, probe.Name, v, want)
+		for client, want := range map[*probe.Process]bool{both: tt.both, only: tt.only} {
+			if v := client.TCP("127.0.0.1:5432"); v.Allowed() != want {
+				t.Errorf("%s, %s → db: %v, want connected %t", tt.name, client.Name, v, want)
 			}
 		}
 	}

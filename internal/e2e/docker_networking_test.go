@@ -10,6 +10,8 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 )
 
 // What has no labels is free, and Docker's own networking is Docker's: whatever
@@ -49,32 +51,32 @@ func TestDockersNetworkingIsLeftAlone(t *testing.T) {
 //	  └── shop    172.18.0.0/16, fd00:18::/64: shop-server -p 8081:80, shop-client
 type networking struct {
 	*machine
-	e       *nstest.Engine
+	e       *engine.Docker
 	proxied bool // there is docker-proxy
 	image   string
 	live    []liveConn
 
-	probes    map[string]*nstest.Probe
-	udp       map[string]*nstest.UDPSocket // of each that listens
-	addresses map[string][]string          // of the two containers that listen: IPv4, IPv6
+	probes    map[string]*probe.Process
+	udp       map[string]*probe.UDPSocket // of each that listens
+	addresses map[string][]string         // of the two containers that listen: IPv4, IPv6
 }
 
 // A liveConn is a connection from before Thole.
 type liveConn struct {
 	name, server string
-	*nstest.Conn
+	*probe.Conn
 }
 
 func newNetworking(t *testing.T, proxied bool) *networking {
-	n := &networking{machine: bareMachine(t), proxied: proxied, probes: map[string]*nstest.Probe{},
-		udp: map[string]*nstest.UDPSocket{}, addresses: map[string][]string{}}
+	n := &networking{machine: bareMachine(t), proxied: proxied, probes: map[string]*probe.Process{},
+		udp: map[string]*probe.UDPSocket{}, addresses: map[string][]string{}}
 	outside := everywhereElse(t, n.Host)
-	n.e = nstest.StartEngine(t, n.Host, append([]string{fmt.Sprintf("--userland-proxy=%t", proxied)}, bridge6...)...)
+	n.e = engine.StartDocker(t, n.Host, append([]string{fmt.Sprintf("--userland-proxy=%t", proxied)}, bridge6...)...)
 	n.image = n.e.Image("box", nil)
 	n.e.Docker("network", "create", "--ipv6", "--subnet=172.18.0.0/16", "--subnet=fd00:18::/64", "shop")
 	outside.In("world").Start("dnsmasq", dnsmasq("--address=/example.test/192.0.2.80")...)
-	n.probes["world"] = outside.In("world").Probe("world")
-	n.probes["process"] = n.In("shell").Probe("process")
+	n.probes["world"] = probe.Start(outside.In("world"), "world")
+	n.probes["process"] = probe.Start(n.In("shell"), "process")
 	for name, args := range map[string][]string{
 		"hosted":      {"--net=host"},
 		"server":      {"-p", "8080:80", "-p", "5353:53/udp"},
@@ -206,7 +208,7 @@ func (n *networking) all() map[string]string {
 // patience is for what goes through docker-proxy; nothing that is expected takes it.
 const patience = 2 * time.Second
 
-func (n *networking) try(protocol string, from *nstest.Probe, to string, server *nstest.UDPSocket) string {
+func (n *networking) try(protocol string, from *probe.Process, to string, server *probe.UDPSocket) string {
 	n.t.Helper()
 	switch {
 	case protocol == "icmp":
@@ -222,7 +224,7 @@ func (n *networking) try(protocol string, from *nstest.Probe, to string, server 
 }
 
 // tryProxied waits as long as a program takes to pass a datagram on.
-func (n *networking) tryProxied(from *nstest.Probe, to string, server *nstest.UDPSocket) string {
+func (n *networking) tryProxied(from *probe.Process, to string, server *probe.UDPSocket) string {
 	n.t.Helper()
 	c := from.OpenUDP("udp", "0.0.0.0:0")
 	defer c.Close()

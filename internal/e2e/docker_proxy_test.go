@@ -17,14 +17,14 @@ import (
 
 	"github.com/docker/docker/api/types/versions"
 
-	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
 )
 
 // A proxy stands between the daemon and Docker, and fails as it is told.
 type proxy struct {
 	t      testing.TB
 	path   string // of its socket
-	engine *nstest.Engine
+	engine *engine.Docker
 	client *http.Client // to Docker
 
 	mu      sync.Mutex // guards what follows
@@ -35,7 +35,7 @@ type proxy struct {
 	cut     chan struct{} // closed: streams of events end in the middle of one
 }
 
-func newProxy(t testing.TB, e *nstest.Engine) *proxy {
+func newProxy(t testing.TB, e *engine.Docker) *proxy {
 	p := &proxy{t: t, path: filepath.Join(filepath.Dir(e.Socket), "proxy.sock"), engine: e, cut: make(chan struct{})}
 	p.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn,
 		error) {

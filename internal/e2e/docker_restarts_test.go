@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/internal/api"
-	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 	"thole/watch/cgroupfs"
@@ -26,7 +27,7 @@ func TestRestartsLeaveNothing(t *testing.T) {
 	const containers = 8
 	m, e := newDockerMachine(t)
 	web := m.labelledProbe("friend", "app=web").OpenUDP("udp", "127.0.0.1:4002")
-	free := m.In("shell").Probe("shell").OpenUDP("udp", "127.0.0.1:4001")
+	free := probe.Start(m.In("shell"), "shell").OpenUDP("udp", "127.0.0.1:4001")
 	passed := passedSocket(t, e, "passer", "-l", "app=web")
 	orphan := passedSocket(t, e, "orphan") // unlabelled: nobody knows whose it was when its cgroup is gone
 	closed := func(when string) {
@@ -83,7 +84,7 @@ func TestRestartsLeaveNothing(t *testing.T) {
 }
 
 // runListeners runs n containers on the host's network or on a bridge.
-func runListeners(e *nstest.Engine, n int) {
+func runListeners(e *engine.Docker, n int) {
 	image := e.Image("box", nil)
 	each(n, func(name string) {
 		network := "host"
@@ -108,7 +109,7 @@ func (m *machine) checkGoroutines() {
 
 // checkSender sends a datagram from a socket that outlived its cgroup, to web, which its labels allow, and to free,
 // which is unlabelled.
-func checkSender(t *testing.T, passed *os.File, web, free *nstest.UDPSocket, when string) {
+func checkSender(t *testing.T, passed *os.File, web, free *probe.UDPSocket, when string) {
 	t.Helper()
 	must(t, sendTo(passed, 4002, when))
 	if err := sendTo(passed, 4001, when); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
@@ -209,7 +210,7 @@ func (m *machine) cgroupsOfTable() map[uint64]string {
 }
 
 // passedSocket has a container on the host's network hand over a UDP socket.
-func passedSocket(t *testing.T, e *nstest.Engine, name string, args ...string) *os.File {
+func passedSocket(t *testing.T, e *engine.Docker, name string, args ...string) *os.File {
 	t.Helper()
 	path := filepath.Join(filepath.Dir(e.Socket), name+".sock")
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})

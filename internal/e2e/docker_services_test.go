@@ -11,6 +11,8 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 )
 
 // The two services for which people share the host's network, a name server and a
@@ -29,16 +31,16 @@ func TestServicesOfTheHostNetwork(t *testing.T) {
 // services is a machine with these containers, and a world around it.
 type services struct {
 	*machine
-	engine   *nstest.Engine
+	engine   *engine.Docker
 	world    *nstest.Host
-	stranger *nstest.Probe            // has every address outside
-	clients  map[string]*nstest.Probe // on this machine
+	stranger *probe.Process            // has every address outside
+	clients  map[string]*probe.Process // on this machine
 }
 
 func newServices(t *testing.T) *services {
-	s := &services{machine: newMachine(t, followDocker), clients: map[string]*nstest.Probe{}}
+	s := &services{machine: newMachine(t, followDocker), clients: map[string]*probe.Process{}}
 	s.world = everywhereElse(t, s.Host)
-	s.engine = nstest.StartEngine(t, s.Host, bridge6...)
+	s.engine = engine.StartDocker(t, s.Host, bridge6...)
 	image := s.engine.Image("services", nil, "nginx", "haproxy", "dnsmasq", "curl")
 	var all []string
 	for _, name := range []string{"dns-local.yaml", "ingress-proxy.yaml", "web-and-database.yaml"} {
@@ -47,7 +49,7 @@ func newServices(t *testing.T) *services {
 	must(t, s.apply(strings.Join(all, "---\n")))
 
 	world := s.world.In("world")
-	s.stranger = world.Probe("stranger")
+	s.stranger = probe.Start(world, "stranger")
 	world.Start("dnsmasq", dnsmasq("--address=/example.test/192.0.2.80", "--address=/example.test/2001:db8::80")...)
 	for _, port := range []int{80, 853} {
 		world.Start("nginx", "-e", "stderr", "-c", nginxConf(t, port, "world"))
@@ -72,7 +74,7 @@ func newServices(t *testing.T) *services {
 	start("proxy", "tier=proxy", haproxyConf(t), "haproxy", "-db", "-f", "/conf")
 	s.untilListening(53, 80, 443, 5432, 8080, 8404, 9000)
 
-	s.clients["process"] = s.In("shell").Probe("process")
+	s.clients["process"] = probe.Start(s.In("shell"), "process")
 	s.clients["run"] = s.labelledProbe("run", "app=shop")
 	s.clients["run-web"] = s.labelledProbe("run-web", "tier=web")
 	s.clients["host"] = s.engine.Probe("host", "--net=host", image)
@@ -180,7 +182,7 @@ func (s *services) proxy(t *testing.T) {
 		{"192.0.2.7", join(here4, 8404)}, {"2001:db8::7", join(here6, 8404)},
 		{"192.0.2.7", join(here4, 8080)}, {"192.0.2.7", join(here4, 5432)}, {"10.1.1.1", join(here4, 8080)},
 	} {
-		if v := s.connect(tt.from, tt.to); v.Outcome != nstest.Silent {
+		if v := s.connect(tt.from, tt.to); v.Outcome != probe.Silent {
 			t.Errorf("%s → %s: %v, want silence", tt.from, tt.to, v)
 		}
 	}
@@ -192,7 +194,7 @@ func (s *services) proxy(t *testing.T) {
 			"bridge": {"172.17.0.1", "fd00:17::1", here4}, "bridge-shop": {"172.17.0.1", "fd00:17::1", here4},
 		} {
 			for _, to := range addrs {
-				if v := s.connect(from, join(to, port)); v.Outcome != nstest.Refused {
+				if v := s.connect(from, join(to, port)); v.Outcome != probe.Refused {
 					t.Errorf("%s → %s: %v, want it refused", from, join(to, port), v)
 				}
 			}
@@ -208,10 +210,10 @@ func (s *services) proxy(t *testing.T) {
 }
 
 // connect opens a connection from a client, or from an address outside.
-func (s *services) connect(from, to string) nstest.Verdict {
+func (s *services) connect(from, to string) probe.Verdict {
 	s.t.Helper()
 	client, source := s.client(from)
-	conn, v := client.DialTo(nstest.Target{To: to, From: source})
+	conn, v := client.DialTo(probe.Target{To: to, From: source})
 	if conn != nil {
 		conn.Close()
 	}
@@ -219,7 +221,7 @@ func (s *services) connect(from, to string) nstest.Verdict {
 }
 
 // client is the one of that name, or the stranger and his address.
-func (s *services) client(name string) (client *nstest.Probe, source string) {
+func (s *services) client(name string) (client *probe.Process, source string) {
 	if c := s.clients[name]; c != nil {
 		return c, ""
 	}
@@ -230,7 +232,7 @@ func (s *services) client(name string) (client *nstest.Probe, source string) {
 // answered a later question, there is no other answer to wait for.
 func (s *services) resolves(t *testing.T, from, server string) bool {
 	t.Helper()
-	ask := func(client *nstest.Probe, source string) *nstest.UDPSocket {
+	ask := func(client *probe.Process, source string) *probe.UDPSocket {
 		if source == "" {
 			source = map[bool]string{false: "0.0.0.0:0", true: "[::]:0"}[strings.Contains(server, ":")]
 		}
@@ -239,7 +241,7 @@ func (s *services) resolves(t *testing.T, from, server string) bool {
 		s.Barrier()
 		return u
 	}
-	answered := func(u *nstest.UDPSocket) bool {
+	answered := func(u *probe.UDPSocket) bool {
 		received := u.Received()
 		return len(received) > 0 && strings.Contains(received[0].Data, "hello")
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 )
 
 var (
@@ -37,9 +39,9 @@ var networks = []struct {
 // forbidden port and to an allowed one, and who listens there.
 type scene struct {
 	*machine
-	engine             *nstest.Engine
+	engine             *engine.Docker
 	image              string
-	forbidden, allowed *nstest.UDPSocket
+	forbidden, allowed *probe.UDPSocket
 }
 
 func newScene(t *testing.T, hook string, program []byte) *scene {
@@ -94,7 +96,7 @@ func each(n int, f func(name string)) {
 func TestContainersAreKnownBeforeTheirFirstInstruction(t *testing.T) {
 	for _, tt := range networks {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newScene(t, tt.hook, nstest.FirstInstruction(tt.to, nstest.Then{Linger: tt.linger}, 4001, 4002))
+			s := newScene(t, tt.hook, probe.SenderProgram(tt.to, probe.AfterSend{Linger: tt.linger}, 4001, 4002))
 			check := func(what string, n int) {
 				t.Helper()
 				if got := len(s.forbidden.Received()); got != 0 {
@@ -130,7 +132,7 @@ func TestContainersAreKnownBeforeTheirFirstInstruction(t *testing.T) {
 func TestContainersThatSendWithoutTheDaemon(t *testing.T) {
 	for _, tt := range networks {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newScene(t, tt.hook, nstest.FirstInstruction(tt.to, nstest.Then{Linger: time.Second, Again: true},
+			s := newScene(t, tt.hook, probe.SenderProgram(tt.to, probe.AfterSend{Linger: time.Second, Again: true},
 				4001, 4002))
 			run := func(name string) {
 				s.engine.Docker("run", "-d", "--name", name, "--net", tt.name, "-l", "app=web", s.image, "sender")
@@ -162,7 +164,7 @@ func TestContainersThatSendWithoutTheDaemon(t *testing.T) {
 }
 
 // senders is from how many sockets datagrams came.
-func senders(list []nstest.Datagram) int {
+func senders(list []probe.Datagram) int {
 	from := map[string]bool{}
 	for _, d := range list {
 		from[d.From] = true

@@ -15,6 +15,8 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 )
 
 // bridge6 gives Docker's default bridge IPv6 as well: 172.17.0.1 and fd00:17::1 are
@@ -25,11 +27,11 @@ var bridge6 = []string{"--ipv6", "--fixed-cidr-v6=fd00:17::/64"}
 // curl are Debian's, Docker is Docker, and both versions of IP are asked.
 func TestStory(t *testing.T) {
 	m := bareMachine(t)
-	e := nstest.StartEngine(t, m.Host, bridge6...)
+	e := engine.StartDocker(t, m.Host, bridge6...)
 	image := e.Image("story", map[string]string{"maintainer": "NGINX Docker Maintainers"}, "nginx", "curl")
 	other := m.In("shell").Start("nginx", "-e", "stderr", "-c", nginxConf(t, 9000, "unlabelled"))
 	m.untilListening(9000)
-	free := m.In("shell").Probe("free")
+	free := probe.Start(m.In("shell"), "free")
 	free.Listen("tcp", "127.0.0.1:9001")
 	e.Docker("run", "-d", "--init", "--name=plain", image, "sleep", "1000") // the bridge is up from now on
 	before := m.rulesOfOthers()
@@ -103,7 +105,7 @@ func TestStory(t *testing.T) {
 		}
 	})
 	t.Run("7: nothing else is affected", func(t *testing.T) {
-		if outcome := live.Send("still there?\n"); outcome != nstest.Connected {
+		if outcome := live.Send("still there?\n"); outcome != probe.Connected {
 			t.Errorf("a connection from before: %v", outcome)
 		}
 		if answer, _ := live.Receive(time.Second); answer != "free\n" {
@@ -130,18 +132,18 @@ func TestStory(t *testing.T) {
 
 // everyPair has all kinds of clients connect to both kinds of servers with the label
 // app=nginx, by TCP and by UDP: only equal labels get through.
-func everyPair(t *testing.T, m *machine, e *nstest.Engine, image string) {
-	servers := []*nstest.Probe{
+func everyPair(t *testing.T, m *machine, e *engine.Docker, image string) {
+	servers := []*probe.Process{
 		e.Probe("server", "--net=host", "-l", "app=nginx", image),
 		m.labelledProbe("process", "app=nginx"),
 	}
 	clients := []struct {
-		*nstest.Probe
+		*probe.Process
 		allowed, bridge bool
 	}{
 		{m.labelledProbe("same", "app=nginx"), true, false},
 		{m.labelledProbe("other", "app=web"), false, false},
-		{m.In("shell").Probe("host"), false, false},
+		{probe.Start(m.In("shell"), "host"), false, false},
 		{e.Probe("host-same", "--net=host", "-l", "app=nginx", image), true, false},
 		{e.Probe("host-more", "--net=host", "-l", "app=nginx", "-l", "env=dev", image), false, false},
 		{e.Probe("host-none", "--net=host", image), false, false},
@@ -166,8 +168,8 @@ func everyPair(t *testing.T, m *machine, e *nstest.Engine, image string) {
 				if v := c.TCP(addr); v.Allowed() != c.allowed {
 					t.Errorf("tcp %s → %s at %s: %v, want connected %t", c.Name, server.Name, addr, v, c.allowed)
 				}
-				if got := dialogue(c.Probe, addr, socket); (got == "arrived, answered") != c.allowed || !c.allowed &&
-					got != string(nstest.Prohibited) {
+				if got := dialogue(c.Process, addr, socket); (got == "arrived, answered") != c.allowed || !c.allowed &&
+					got != string(probe.Prohibited) {
 					t.Errorf("udp %s → %s at %s: %s, want it answered %t", c.Name, server.Name, addr, got, c.allowed)
 				}
 			}
@@ -177,7 +179,7 @@ func everyPair(t *testing.T, m *machine, e *nstest.Engine, image string) {
 
 // dialogue sends a datagram from a new socket, an answer if it arrives, and says what
 // came of it.
-func dialogue(c *nstest.Probe, to string, server *nstest.UDPSocket) string {
+func dialogue(c *probe.Process, to string, server *probe.UDPSocket) string {
 	any := "0.0.0.0:0"
 	if strings.HasPrefix(to, "[") {
 		any = "[::]:0"

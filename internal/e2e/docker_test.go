@@ -13,16 +13,18 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 )
 
 // followDocker is how the daemon finds the engine of a host.
 const followDocker = "--docker=unix:///run/docker.sock"
 
 // newDockerMachine is a machine with an engine that the daemon follows.
-func newDockerMachine(t *testing.T, engine ...string) (*machine, *nstest.Engine) {
+func newDockerMachine(t *testing.T, flags ...string) (*machine, *engine.Docker) {
 	t.Helper()
 	m := newMachine(t, followDocker)
-	e := nstest.StartEngine(t, m.Host, engine...)
+	e := engine.StartDocker(t, m.Host, flags...)
 	m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 	return m, e
 }
@@ -113,13 +115,13 @@ func TestContainersOfTheHostNetwork(t *testing.T) {
 		t.Errorf("its cgroup is %s (%d), want %s (%d)", known.Cgroup, known.ID, want.Path(), want.ID())
 	}
 
-	host := m.In("shell").Probe("host")
+	host := probe.Start(m.In("shell"), "host")
 	same := m.labelledProbe("curl", "app=nginx")
 	other := m.labelledProbe("psql", "app=db")
 	plain := e.Probe("plain", "--net=host", image)
 	for _, addr := range []string{"127.0.0.1:80", "[::1]:80"} {
 		for _, tt := range []struct {
-			from *nstest.Probe
+			from *probe.Process
 			want bool
 		}{{host, false}, {same, true}, {other, false}, {plain, false}} {
 			if v := tt.from.TCP(addr); v.Allowed() != tt.want {
@@ -179,7 +181,7 @@ func TestDockerGoesAway(t *testing.T) {
 		if v := plain.TCP("127.0.0.1:80"); v.Allowed() {
 			t.Errorf("%s, plain → web: %v, want it denied", when, v)
 		}
-		if v := m.In("shell").Probe("shell").TCP("127.0.0.1:81"); v.Server != "plain" {
+		if v := probe.Start(m.In("shell"), "shell").TCP("127.0.0.1:81"); v.Server != "plain" {
 			t.Errorf("%s, shell → plain: %v, want it connected", when, v)
 		}
 	}
@@ -214,7 +216,7 @@ func TestContainersOnBridges(t *testing.T) {
 		return len(m.workloads("container")["web"].Networks) == 2 && len(m.workloads("container")["db"].Networks) == 1
 	})
 	for _, tt := range []struct {
-		from *nstest.Probe
+		from *probe.Process
 		addr string
 		want bool
 	}{
@@ -239,28 +241,28 @@ func TestContainersOnBridges(t *testing.T) {
 // parent of their own, until it is back.
 func TestContainersThatStartWithoutTheDaemon(t *testing.T) {
 	for _, tt := range []struct {
-		name   string
-		engine []string
+		name  string
+		flags []string
 	}{
 		{"Docker's own parent", nil},
 		{"a slice", []string{"--cgroup-parent=/docker.slice"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m, e := newDockerMachine(t, tt.engine...)
+			m, e := newDockerMachine(t, tt.flags...)
 			image := e.Image("box", nil)
 			e.Docker("run", "-d", "--name=first", "--net=host", "-l", "app=web", image, "sleep", "1000")
 			m.untilWorkloads("first")
 			server := m.labelledProbe("server", "app=web")
 			server.Listen("tcp", "127.0.0.1:80")
-			m.In("shell").Probe("shell").Listen("tcp", "127.0.0.1:81")
+			probe.Start(m.In("shell"), "shell").Listen("tcp", "127.0.0.1:81")
 
 			m.daemon.Kill()
 			_ = m.daemon.Wait() // it was killed
 			web := e.Probe("web", "--net=host", "-l", "app=web", image)
 			plain := e.Probe("plain", "--net=host", image)
-			for _, p := range []*nstest.Probe{web, plain} {
+			for _, p := range []*probe.Process{web, plain} {
 				for _, addr := range []string{"127.0.0.1:80", "127.0.0.1:81"} {
-					if v := p.TCP(addr); v.Outcome != nstest.Silent {
+					if v := p.TCP(addr); v.Outcome != probe.Silent {
 						t.Errorf("without the daemon, %s → %s: %v, want silence", p.Name, addr, v)
 					}
 				}

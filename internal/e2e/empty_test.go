@@ -14,6 +14,7 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // exitStatus runs a command with a text as its standard input. It returns its exit status and what it wrote.
@@ -67,7 +68,7 @@ func TestEmptyInputIsRefused(t *testing.T) {
 	withBoth(t, func(t *testing.T, m *machine, old bool) {
 		m.start()
 		m.labelledProbe("db", "app=db").Listen("tcp", "127.0.0.1:5432")
-		free := m.In("elsewhere").Probe("free")
+		free := probe.Start(m.In("elsewhere"), "free")
 		for _, active := range []string{"the built-in default", "an applied set"} {
 			for _, input := range emptyInputs(t) {
 				if active != "the built-in default" {
@@ -104,7 +105,7 @@ func TestEmptyInputWithoutDaemon(t *testing.T) {
 		m.daemon.Kill()
 		_ = m.daemon.Wait() // it was killed
 		code, out := m.exitStatus("", "apply", "--state", "/run/state", "-f", "-")
-		open := m.In("elsewhere").Probe("free").TCP("127.0.0.1:5432").Allowed()
+		open := probe.Start(m.In("elsewhere"), "free").TCP("127.0.0.1:5432").Allowed()
 		if want := map[bool]int{true: 0, false: 2}[old]; code != want || open != old {
 			t.Errorf("exit status %d, open %v: %s", code, open, out)
 		}
@@ -119,7 +120,7 @@ func TestEmptyDirectoryKeepsPolicies(t *testing.T) {
 		must(t, os.WriteFile(file, []byte(policyFrom("web")), 0o644))
 		m.start("--policies", dir)
 		m.labelledProbe("db", "app=db").Listen("tcp", "127.0.0.1:5432")
-		free := m.In("elsewhere").Probe("free")
+		free := probe.Start(m.In("elsewhere"), "free")
 		denied(t, "before", free.TCP("127.0.0.1:5432"))
 
 		must(t, os.Truncate(file, 0))
@@ -151,7 +152,7 @@ func TestEmptyDirectoryAtFirstStart(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(dir, "policy.yaml"), []byte("# later\n"), 0o644))
 		m.start("--policies", dir)
 		m.labelledProbe("db", "app=db").Listen("tcp", "127.0.0.1:5432")
-		if open := m.In("elsewhere").Probe("free").TCP("127.0.0.1:5432").Allowed(); open != old {
+		if open := probe.Start(m.In("elsewhere"), "free").TCP("127.0.0.1:5432").Allowed(); open != old {
 			t.Errorf("open: %v", open)
 		}
 	})
@@ -168,7 +169,7 @@ spec: {users: ["1234"], labels: {app: [web]}}
 func TestDefaultStaysBesideGrants(t *testing.T) {
 	m := newMachine(t)
 	m.labelledProbe("db", "app=db").Listen("tcp", "127.0.0.1:5432")
-	free := m.In("elsewhere").Probe("free")
+	free := probe.Start(m.In("elsewhere"), "free")
 	must(t, os.Chmod(filepath.Dir(m.thole), 0o755))
 	must(t, m.apply(grantForAlice))
 	for _, when := range []string{"applied", "after a restart"} {
@@ -194,7 +195,7 @@ func TestDefaultStaysBesideGrants(t *testing.T) {
 func TestAllowEmpty(t *testing.T) {
 	m := newMachine(t)
 	m.labelledProbe("db", "app=db").Listen("tcp", "127.0.0.1:5432")
-	free := m.In("elsewhere").Probe("free")
+	free := probe.Start(m.In("elsewhere"), "free")
 	if code, out := m.exitStatus("", "apply", "--allow-empty", "-f", "-"); code != 0 {
 		t.Fatalf("exit status %d: %s", code, out)
 	}
@@ -254,10 +255,10 @@ func underTraffic(t *testing.T, m *machine, calls int, arrive func(n int), kinds
 	var through atomic.Int64
 	var callers sync.WaitGroup
 	for i := range 4 {
-		probe := m.In("elsewhere").Probe(fmt.Sprintf("caller-%d", i))
+		caller := probe.Start(m.In("elsewhere"), fmt.Sprintf("caller-%d", i))
 		callers.Go(func() {
 			for range calls / 4 {
-				if probe.TCP("127.0.0.1:5432").Allowed() {
+				if caller.TCP("127.0.0.1:5432").Allowed() {
 					through.Add(1)
 				}
 			}

@@ -7,6 +7,7 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 func (m *machine) status() (status api.Status) {
@@ -28,8 +29,8 @@ func TestEpochComesRound(t *testing.T) {
 	m := newMachine(t)
 	must(t, m.apply(policyFrom("web")+webClosed))
 	web, db := m.labelledProbe("a", "app=web"), m.labelledProbe("b", "app=db") // numbered in this order, also anew
-	l := db.Listen("tcp", "127.0.0.1:80", nstest.Manual)
-	allowed := m.labelledProbe("c", "app=other").Listen("tcp", "127.0.0.1:81", nstest.Manual)
+	l := db.Listen("tcp", "127.0.0.1:80", probe.Manual)
+	allowed := m.labelledProbe("c", "app=other").Listen("tcp", "127.0.0.1:81", probe.Manual)
 	revoked := dialed(t, web, l)
 	lives := dialed(t, web, allowed)
 	udp, push := web.OpenUDP("udp", "127.0.0.1:5000"), db.OpenUDP("udp", "127.0.0.1:5001")
@@ -79,9 +80,9 @@ spec: {selector: {matchLabels: {app: web}}, ingress: []}
 `
 
 // A pair is a connection from both sides.
-type pair struct{ client, server *nstest.Conn }
+type pair struct{ client, server *probe.Conn }
 
-func dialed(t *testing.T, p *nstest.Probe, l *nstest.Listener) pair {
+func dialed(t *testing.T, p *probe.Process, l *probe.Listener) pair {
 	t.Helper()
 	c, v := p.Dial(l.Addr)
 	if c == nil {

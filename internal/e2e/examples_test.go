@@ -8,7 +8,7 @@ import (
 
 	"thole/compiler/chains"
 	"thole/compiler/policy"
-	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // What each file of policies/ promises in its first lines, on real sockets. Names
@@ -106,13 +106,13 @@ type exampleNode struct {
 	*node
 	t      *testing.T
 	policy string
-	probes map[string]*nstest.Probe
-	world  *nstest.Probe
+	probes map[string]*probe.Process
+	world  *probe.Process
 }
 
 func newExample(t *testing.T, file string) *exampleNode {
 	e := &exampleNode{node: newNode(t), t: t, policy: strings.TrimSuffix(file, ".yaml"),
-		probes: map[string]*nstest.Probe{}}
+		probes: map[string]*probe.Process{}}
 	for name, labels := range map[string]policy.Labels{
 		"proxy":    {"tier": "proxy"},
 		"web-1":    {"tier": "web", "app": "shop", "metrics": "on"},
@@ -120,10 +120,10 @@ func newExample(t *testing.T, file string) *exampleNode {
 		"database": {"tier": "database", "app": "shop"},
 		"dns":      {"app": "dns"},
 	} {
-		e.probes[name] = e.label("thole.slice/"+name, labels).Probe(name)
+		e.probes[name] = probe.Start(e.label("thole.slice/"+name, labels), name)
 	}
-	e.probes["free"] = e.In("elsewhere").Probe("free")
-	e.world = everywhereElse(t, e.Host).In("world").Probe("world")
+	e.probes["free"] = probe.Start(e.In("elsewhere"), "free")
+	e.world = probe.Start(everywhereElse(t, e.Host).In("world"), "world")
 	e.enforce(example(t, file))
 	return e
 }
@@ -142,7 +142,7 @@ func (e *exampleNode) check(from, to, port, promise string) {
 		e.t.Errorf("%s → %s %s: %s (%s), want %s", from, to, port, got, v, promise)
 	}
 	if _, err := netip.ParseAddr(from); err != nil && !v.Allowed() && strings.HasSuffix(port, "tcp") &&
-		v.Outcome != nstest.Refused {
+		v.Outcome != probe.Refused {
 		e.t.Errorf("%s → %s %s: %s, want a reset at once", from, to, port, v)
 	}
 }
@@ -154,7 +154,7 @@ func (e *exampleNode) recorded() int {
 	return e.counter(chains.AuditCounter(e.policy))
 }
 
-func (e *exampleNode) connect(from, to, port string) nstest.Verdict {
+func (e *exampleNode) connect(from, to, port string) probe.Verdict {
 	number, proto, _ := strings.Cut(port, "/")
 	n, err := strconv.Atoi(number)
 	must(e.t, err)
@@ -171,7 +171,7 @@ func (e *exampleNode) connect(from, to, port string) nstest.Verdict {
 	if proto == "tcp" {
 		l := server.Listen("tcp", address)
 		defer l.Close()
-		return client.TCPTo(nstest.Target{To: address, From: source})
+		return client.TCPTo(probe.Target{To: address, From: source})
 	}
 	u := server.OpenUDP("udp", address)
 	defer u.Close()
@@ -184,7 +184,7 @@ func (e *exampleNode) connect(from, to, port string) nstest.Verdict {
 }
 
 // end returns the probe of a name or an address, and the address if it is one.
-func (e *exampleNode) end(name string) (*nstest.Probe, string) {
+func (e *exampleNode) end(name string) (*probe.Process, string) {
 	if _, err := netip.ParseAddr(name); err == nil {
 		return e.world, name
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // table is our table as nft prints it, without what counts.
@@ -100,11 +101,11 @@ func TestAdoption(t *testing.T) {
 	m := newMachine(t)
 	a := m.labelledProbe("a", "app=web")
 	b := m.labelledProbe("b", "app=web")
-	l := a.Listen("tcp", "127.0.0.1:80", nstest.Manual)
+	l := a.Listen("tcp", "127.0.0.1:80", probe.Manual)
 	conn, v := b.Dial(l.Addr)
 	allowed(t, "same labels", v)
 	server := l.Accept(5 * time.Second)
-	free := m.In("elsewhere").Probe("free")
+	free := probe.Start(m.In("elsewhere"), "free")
 
 	for range 3 {
 		m.daemon.Kill()
@@ -128,7 +129,7 @@ func TestCleanup(t *testing.T) {
 	m := newMachine(t)
 	must(t, m.Nft("table inet other { chain c { type filter hook input priority 0; }; }"))
 	m.labelledProbe("web", "app=web").Listen("tcp", "127.0.0.1:80")
-	free := m.In("elsewhere").Probe("free")
+	free := probe.Start(m.In("elsewhere"), "free")
 	denied(t, "before", free.TCP("127.0.0.1:80"))
 	m.daemon.Kill()
 	m.daemon.Wait()
@@ -185,7 +186,7 @@ spec: {users: ["1234"], labels: {app: [web, shop], env: ["*"]}, require: {team: 
 func TestDriftIsMended(t *testing.T) {
 	m := newMachine(t)
 	m.labelledProbe("web", "app=web").Listen("tcp", "127.0.0.1:80")
-	free := m.In("elsewhere").Probe("free")
+	free := probe.Start(m.In("elsewhere"), "free")
 	denied(t, "before", free.TCP("127.0.0.1:80"))
 	for _, edit := range []string{"flush ruleset", "delete table inet thole", "flush chain inet thole input",
 		"add rule inet thole output accept"} {

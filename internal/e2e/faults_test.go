@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/faults"
 )
 
 var faultsFor = flag.Duration("faults", 4*time.Second, "how long netlink of daemons fails")
@@ -82,7 +83,7 @@ func TestFleetFaults(t *testing.T) {
 	n := faultsSeed(t)
 	a, b := bareMachine(t), bareMachine(t)
 	for i, m := range []*machine{a, b} {
-		m.faults = nstest.NewFaults(n + uint64(i))
+		m.faults = faults.New(n + uint64(i))
 		m.args = []string{"--log-level", "warn"}
 	}
 	nstest.Link(a.Host, "10.0.0.1/24", "fd00:10::1/64", b.Host, "10.0.0.2/24", "fd00:10::2/64")
@@ -137,7 +138,7 @@ func TestFleetFaults(t *testing.T) {
 // compile makes soon after the faults have ended.
 func TestDockerFaults(t *testing.T) {
 	m := bareMachine(t)
-	m.faults = nstest.NewFaults(faultsSeed(t))
+	m.faults = faults.New(faultsSeed(t))
 	h := newHarbourOn(m, 4)
 	underFaults(t, []string{"netfilter read", "netfilter write", "route read", "route write"}, []*machine{m},
 		func(i int) {

@@ -18,6 +18,7 @@ import (
 	"thole/datapath/token"
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/wire"
 )
 
 // Attacks on nodes of a fleet, and the tests that they have to fail in:
@@ -51,7 +52,7 @@ var every = flag.Bool("all", false, "all bits and lengths of tokens are tried on
 type siege struct {
 	t        *testing.T
 	a, b     *machine
-	f        *nstest.Forwarder
+	f        *wire.Forwarder
 	ca       fleetCA
 	pauses   *pauses
 	caller   *party
@@ -74,7 +75,7 @@ func newSiege(t *testing.T, args ...string) *siege {
 		}
 	})
 	s.a.args, s.b.args = args, args
-	s.f = nstest.Forward(s.a.Host, "10.0.0.1/24", "fd00:10::1/64", s.b.Host, "10.0.0.2/24", "fd00:10::2/64")
+	s.f = wire.Forward(s.a.Host, "10.0.0.1/24", "fd00:10::1/64", s.b.Host, "10.0.0.2/24", "fd00:10::2/64")
 	startFleet(t, s.ca, s.a, s.b)
 	tell(t, s.a, s.b)
 	s.pauses = newPauses(s.f)
@@ -95,7 +96,7 @@ func (s *siege) port() int {
 type heldCall struct {
 	s      *siege
 	port   int
-	frame  *nstest.Frame // that packet
+	frame  *wire.Frame // that packet
 	result chan result
 }
 
@@ -115,7 +116,7 @@ func (s *siege) hold(port int, version6 bool, n int) *heldCall {
 }
 
 // first is the first frame that waits of a connection, or nil.
-func (p *pauses) first(port int) *nstest.Frame {
+func (p *pauses) first(port int) *wire.Frame {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.conns[port]; len(c.held) > 0 {
@@ -488,7 +489,7 @@ func (p *pauses) answered(port int) {
 }
 
 // tokens returns the packets with a token of a type that passed on a connection.
-func tokens(passed []nstest.Passage, port int, typ token.Type) (found []*nstest.Frame) {
+func tokens(passed []wire.Passage, port int, typ token.Type) (found []*wire.Frame) {
 	for _, p := range passed {
 		if p.TCP == nil || portOf(p.TCP) != port {
 			continue
@@ -506,7 +507,7 @@ func optionOf(typ token.Type) []byte {
 }
 
 // from returns a segment as one from another port of its sender.
-func from(s nstest.Segment, port uint16) nstest.Segment {
+func from(s wire.Segment, port uint16) wire.Segment {
 	s.From = netip.AddrPortFrom(s.From.Addr(), port)
 	return s
 }
@@ -620,12 +621,12 @@ func TestFleetDowngrade(t *testing.T) {
 	for _, st := range all {
 		port := s.port()
 		counts := s.a.counts()
-		s.f.SetRule(func(p *nstest.Frame) []*nstest.Frame {
-			if p.TCP == nil || portOf(p.TCP) != port || p.FromA != st.fromA || !p.TCP.Has(nstest.SYN) {
-				return []*nstest.Frame{p}
+		s.f.SetRule(func(p *wire.Frame) []*wire.Frame {
+			if p.TCP == nil || portOf(p.TCP) != port || p.FromA != st.fromA || !p.TCP.Has(wire.SYN) {
+				return []*wire.Frame{p}
 			}
 			if _, ok := p.TCP.Option(254); !ok {
-				return []*nstest.Frame{p}
+				return []*wire.Frame{p}
 			}
 			segment := *p.TCP
 			segment.Options = segment.Options[8:]
@@ -636,7 +637,7 @@ func TestFleetDowngrade(t *testing.T) {
 					segment.Ack += token.T3Size
 				}
 			}
-			return []*nstest.Frame{p.With(segment)}
+			return []*wire.Frame{p.With(segment)}
 		})
 		if r := s.caller.calls([]call{{To: at(false, port), Bytes: 100,
 			Wait: 1500 * time.Millisecond}})[0]; r.Connected {
@@ -660,37 +661,37 @@ func TestFleetDowngrade(t *testing.T) {
 // While the proof is on its way: data, resets, and what else TCP knows.
 func TestFleetBeforeTheProof(t *testing.T) {
 	s := newSiege(t)
-	data := func(h *heldCall) nstest.Segment { // seq c + 1 as the server's kernel counts
+	data := func(h *heldCall) wire.Segment { // seq c + 1 as the server's kernel counts
 		segment := *h.frame.TCP
 		segment.Seq += token.T3Size
-		segment.Options, segment.Data, segment.Flags = nil, []byte("unproven"), nstest.ACK|nstest.PSH
+		segment.Options, segment.Data, segment.Flags = nil, []byte("unproven"), wire.ACK|wire.PSH
 		return segment
 	}
 	for _, version6 := range []bool{false, true} {
 		for _, tt := range []struct {
 			name   string
-			forge  func(*nstest.Segment)
+			forge  func(*wire.Segment)
 			reason string // "": the kernel's to judge
 			ends   bool   // TCP allows it
 		}{
-			{"data", func(*nstest.Segment) {}, "handshake/unproven", false},
-			{"data behind a gap", func(p *nstest.Segment) { p.Seq += 1000 }, "handshake/unproven", false},
-			{"an ACK alone", func(p *nstest.Segment) { p.Data = nil }, "handshake/unproven", false},
-			{"FIN", func(p *nstest.Segment) { p.Flags |= nstest.FIN }, "handshake/unproven", false},
-			{"data with a proof of zeros", func(p *nstest.Segment) {
+			{"data", func(*wire.Segment) {}, "handshake/unproven", false},
+			{"data behind a gap", func(p *wire.Segment) { p.Seq += 1000 }, "handshake/unproven", false},
+			{"an ACK alone", func(p *wire.Segment) { p.Data = nil }, "handshake/unproven", false},
+			{"FIN", func(p *wire.Segment) { p.Flags |= wire.FIN }, "handshake/unproven", false},
+			{"data with a proof of zeros", func(p *wire.Segment) {
 				p.Seq -= token.T3Size
 				p.Options, p.Data = optionOf(token.TypeT3), append((&token.T3{}).Append(nil), p.Data...)
 			}, "token/bad-m3", false},
-			{"a proof with another number", func(p *nstest.Segment) {
+			{"a proof with another number", func(p *wire.Segment) {
 				p.Options, p.Data = optionOf(token.TypeT3), append((&token.T3{}).Append(nil), p.Data...)
 			}, "handshake/stale", false},
-			{"data with SYN", func(p *nstest.Segment) { p.Flags |= nstest.SYN; p.Flags &^= nstest.ACK }, "", false},
-			{"a blind RST", func(p *nstest.Segment) { p.Flags, p.Data = nstest.RST, nil; p.Seq += 1 << 20 }, "", false},
-			{"a blind RST behind", func(p *nstest.Segment) {
-				p.Flags, p.Data = nstest.RST|nstest.ACK, nil
+			{"data with SYN", func(p *wire.Segment) { p.Flags |= wire.SYN; p.Flags &^= wire.ACK }, "", false},
+			{"a blind RST", func(p *wire.Segment) { p.Flags, p.Data = wire.RST, nil; p.Seq += 1 << 20 }, "", false},
+			{"a blind RST behind", func(p *wire.Segment) {
+				p.Flags, p.Data = wire.RST|wire.ACK, nil
 				p.Seq -= 100
 			}, "", false},
-			{"a RST in the window", func(p *nstest.Segment) { p.Flags, p.Data = nstest.RST, nil }, "", true},
+			{"a RST in the window", func(p *wire.Segment) { p.Flags, p.Data = wire.RST, nil }, "", true},
 		} {
 			port := s.port()
 			h := s.hold(port, version6, 3)
@@ -717,15 +718,15 @@ func TestFleetBeforeTheProof(t *testing.T) {
 		// The same at the client, which waits for the SYN-ACK.
 		for _, tt := range []struct {
 			name  string
-			forge func(*nstest.Segment)
+			forge func(*wire.Segment)
 		}{
-			{"a blind RST for the client", func(p *nstest.Segment) { p.Ack += 5000 }},
-			{"a RST for the client without an ack", func(p *nstest.Segment) { p.Flags &^= nstest.ACK }},
+			{"a blind RST for the client", func(p *wire.Segment) { p.Ack += 5000 }},
+			{"a RST for the client without an ack", func(p *wire.Segment) { p.Flags &^= wire.ACK }},
 		} {
 			port := s.port()
 			h := s.hold(port, version6, 2)
 			segment := *h.frame.TCP
-			segment.Flags, segment.Options, segment.Data = nstest.RST|nstest.ACK, nil, nil
+			segment.Flags, segment.Options, segment.Data = wire.RST|wire.ACK, nil, nil
 			tt.forge(&segment)
 			s.f.Send(h.frame.With(segment))
 			s.a.Barrier()

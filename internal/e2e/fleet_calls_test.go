@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/wire"
 )
 
 // Calls are many connections at once of one process to another, each to a port of its
@@ -288,10 +289,10 @@ func (a *answerer) serve(l net.Listener, p port) {
 }
 
 // forwardedFleet is newFleet with a forwarder in the place of the link.
-func forwardedFleet(t *testing.T) (a, b *machine, f *nstest.Forwarder) {
+func forwardedFleet(t *testing.T) (a, b *machine, f *wire.Forwarder) {
 	t.Helper()
 	a, b = bareMachine(t), bareMachine(t)
-	f = nstest.Forward(a.Host, "10.0.0.1/24", "fd00:10::1/64", b.Host, "10.0.0.2/24", "fd00:10::2/64")
+	f = wire.Forward(a.Host, "10.0.0.1/24", "fd00:10::1/64", b.Host, "10.0.0.2/24", "fd00:10::2/64")
 	startFleet(t, newFleetCA(t), a, b)
 	tell(t, a, b)
 	return a, b, f
@@ -307,7 +308,7 @@ func at(version6 bool, port int) string {
 }
 
 // portOf returns by which of the ports from first on a segment's connection is known.
-func portOf(s *nstest.Segment) int { return int(min(s.From.Port(), s.To.Port())) }
+func portOf(s *wire.Segment) int { return int(min(s.From.Port(), s.To.Port())) }
 
 // conntrackStats returns a sum over all processors of what conntrack -S tells: "invalid".
 func (m *machine) conntrackStats(name string) int {

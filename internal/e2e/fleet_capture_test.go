@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/wire"
 )
 
 // capturePolicy lets web be reached by its like, and db reach what it likes by address.
@@ -88,7 +89,7 @@ func TestFleetCaptures(t *testing.T) {
 	nstest.Need(t, "tshark", "conntrack")
 	a, b, f := forwardedFleet(t)
 	third := nstest.New(t)
-	g := nstest.Forward(a.Host, "10.0.1.1/24", "fd00:10:0:1::1/64", third, "10.0.1.2/24", "fd00:10:0:1::2/64")
+	g := wire.Forward(a.Host, "10.0.1.1/24", "fd00:10:0:1::1/64", third, "10.0.1.2/24", "fd00:10:0:1::2/64")
 	for _, m := range []*machine{a, b} {
 		must(t, m.apply(capturePolicy))
 	}
@@ -108,16 +109,16 @@ func TestFleetCaptures(t *testing.T) {
 	for _, version6 := range []bool{false, true} {
 		for _, form := range forms {
 			t.Run(fmt.Sprintf("%s IPv6=%t", form.name, version6), func(t *testing.T) {
-				wire, to := f, at(version6, form.port)
+				link, to := f, at(version6, form.port)
 				if form.third {
-					wire, to = g, map[bool]string{false: fmt.Sprintf("10.0.1.2:%d", form.port),
+					link, to = g, map[bool]string{false: fmt.Sprintf("10.0.1.2:%d", form.port),
 						true: fmt.Sprintf("[fd00:10:0:1::2]:%d", form.port)}[version6]
 				}
 				invalid := a.conntrackStats("invalid") + b.conntrackStats("invalid")
 				a.watchInvalid()
 				b.watchInvalid()
-				wire.Passed()
-				wire.SetRule(lose(form.loses))
+				link.Passed()
+				link.SetRule(lose(form.loses))
 				wait := 10 * time.Second
 				if form.silent {
 					wait = 300 * time.Millisecond
@@ -127,7 +128,7 @@ func TestFleetCaptures(t *testing.T) {
 				if r.Whole != form.whole || r.GivenUp != form.silent {
 					t.Errorf("%+v", r)
 				}
-				var passed []nstest.Passage
+				var passed []wire.Passage
 				defer func() {
 					if t.Failed() {
 						logWire(t, passed)
@@ -135,7 +136,7 @@ func TestFleetCaptures(t *testing.T) {
 					all = append(all, captured{form, passed})
 				}()
 				nstest.WaitFor(t, 2*time.Second, "the connection to end", func() bool {
-					passed = append(passed, wire.Passed()...)
+					passed = append(passed, link.Passed()...)
 					return !form.whole || finished(passed)
 				})
 				before := wasDisturbed
@@ -159,7 +160,7 @@ func TestFleetCaptures(t *testing.T) {
 }
 
 // check holds what passed against the form.
-func (f *form) check(t *testing.T, passed []nstest.Passage) {
+func (f *form) check(t *testing.T, passed []wire.Passage) {
 	t.Helper()
 	if f.loses == "" {
 		checkWire(t, passed, f.whole)
@@ -170,10 +171,10 @@ func (f *form) check(t *testing.T, passed []nstest.Passage) {
 }
 
 // lose loses the first packet with a token of a type.
-func lose(typ string) nstest.Rule {
+func lose(typ string) wire.Rule {
 	var once sync.Once
-	return func(p *nstest.Frame) (out []*nstest.Frame) {
-		out = []*nstest.Frame{p}
+	return func(p *wire.Frame) (out []*wire.Frame) {
+		out = []*wire.Frame{p}
 		if p.TCP != nil && typ != "" && tokenType(p.TCP) == typ {
 			once.Do(func() { out = nil })
 		}
@@ -182,7 +183,7 @@ func lose(typ string) nstest.Rule {
 }
 
 // tokenType is the type of the token on a segment, "" if there is none.
-func tokenType(s *nstest.Segment) string {
+func tokenType(s *wire.Segment) string {
 	if o, ok := s.Option(254); ok && len(o) == 4 {
 		return fmt.Sprint(o[2])
 	}
@@ -191,7 +192,7 @@ func tokenType(s *nstest.Segment) string {
 
 // repeated reports whether something was sent twice: on a slow machine TCP's timers, of 1 s
 // and 0.2 s, are at times faster than the answer, which is as if that had been lost.
-func repeated(passed []nstest.Passage) bool {
+func repeated(passed []wire.Passage) bool {
 	type start struct {
 		fromA bool
 		seq   uint32
@@ -210,7 +211,7 @@ func repeated(passed []nstest.Passage) bool {
 	return false
 }
 
-func tokensOf(passed []nstest.Passage) (types []string) {
+func tokensOf(passed []wire.Passage) (types []string) {
 	for _, p := range passed {
 		if p.TCP != nil {
 			if typ := tokenType(p.TCP); typ != "" && (len(types) == 0 || types[len(types)-1] != typ) {
@@ -222,7 +223,7 @@ func tokensOf(passed []nstest.Passage) (types []string) {
 }
 
 // finished reports whether both ends have sent a FIN and had it acknowledged.
-func finished(passed []nstest.Passage) bool {
+func finished(passed []wire.Passage) bool {
 	var fin, acked [2]bool
 	var end [2]uint32
 	for _, p := range passed {
@@ -233,7 +234,7 @@ func finished(passed []nstest.Passage) bool {
 		if p.FromA {
 			i = 1
 		}
-		if p.TCP.Has(nstest.FIN) {
+		if p.TCP.Has(wire.FIN) {
 			fin[i], end[i] = true, p.TCP.Seq+p.TCP.Size()
 		}
 		if fin[1-i] && p.TCP.Ack == end[1-i] {
@@ -244,7 +245,7 @@ func finished(passed []nstest.Passage) bool {
 }
 
 // checkWire holds a connection against what TCP is.
-func checkWire(t *testing.T, passed []nstest.Passage, whole bool) {
+func checkWire(t *testing.T, passed []wire.Passage, whole bool) {
 	t.Helper()
 	type side struct {
 		bytes      map[uint32]int // by sequence number; 256 SYN, 257 FIN
@@ -259,7 +260,7 @@ func checkWire(t *testing.T, passed []nstest.Passage, whole bool) {
 		}
 		me, other := sides[p.FromA], sides[!p.FromA]
 		seq := s.Seq
-		if s.Has(nstest.SYN) && seq != me.first {
+		if s.Has(wire.SYN) && seq != me.first {
 			// Another attempt; or the same, and the token has another size.
 			*me = side{bytes: map[uint32]int{}, first: seq, end: seq}
 		}
@@ -271,13 +272,13 @@ func checkWire(t *testing.T, passed []nstest.Passage, whole bool) {
 			me.bytes[seq] = b
 			seq++
 		}
-		if s.Has(nstest.SYN) {
+		if s.Has(wire.SYN) {
 			put(256)
 		}
 		for _, b := range s.Data {
 			put(int(b))
 		}
-		if s.Has(nstest.FIN) {
+		if s.Has(wire.FIN) {
 			put(257)
 		}
 		if overlaps != 0 {
@@ -286,7 +287,7 @@ func checkWire(t *testing.T, passed []nstest.Passage, whole bool) {
 		if int32(seq-me.end) > 0 {
 			me.end = seq
 		}
-		if s.Has(nstest.ACK) && !s.Has(nstest.RST) {
+		if s.Has(wire.ACK) && !s.Has(wire.RST) {
 			if int32(s.Ack-other.end) > 0 {
 				t.Errorf("what was never sent is acknowledged: %v, sent was up to %d", s, other.end)
 			}
@@ -308,14 +309,14 @@ func checkWire(t *testing.T, passed []nstest.Passage, whole bool) {
 // A captured form is what passed of it.
 type captured struct {
 	form
-	passed []nstest.Passage
+	passed []wire.Passage
 }
 
 // checkTshark has tshark say what it thinks, in 4.0 of data on a SYN no more than a note.
 // Of each reset it warns, and of what was lost or overtaken, where that was meant to be.
 func checkTshark(t *testing.T, all []captured) {
 	t.Helper()
-	var passed []nstest.Passage
+	var passed []wire.Passage
 	var whose []form // of each frame
 	for _, c := range all {
 		if c.loses == "" && !c.many {
@@ -324,7 +325,7 @@ func checkTshark(t *testing.T, all []captured) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "wire.pcap")
-	must(t, nstest.WritePCAP(path, passed))
+	must(t, wire.WritePCAP(path, passed))
 	cmd := exec.Command("tshark", "-r", path, "-n", "-Y", "_ws.expert.severity >= 0x600000", // warn
 		"-T", "fields", "-e", "frame.number", "-e", "_ws.expert.message")
 	var errs bytes.Buffer
@@ -362,7 +363,7 @@ func (m *machine) invalid() string {
 	return m.Shell("nft list table inet watch")
 }
 
-func logWire(t *testing.T, passed []nstest.Passage) {
+func logWire(t *testing.T, passed []wire.Passage) {
 	t.Helper()
 	for _, p := range passed {
 		if p.TCP != nil {

@@ -9,6 +9,8 @@ import (
 	"thole/compiler/mark"
 	"thole/datapath/token"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
+	"thole/internal/nstest/wire"
 )
 
 // The option where it does not belong: on a connection that is established, on its data,
@@ -24,7 +26,7 @@ func TestFleetOptionElsewhere(t *testing.T) {
 	syn := tokens(s.f.Passed(), port, token.TypeFullT1)[0]
 	next := *syn.TCP // the client's next byte
 	next.Seq += syn.TCP.Size() + token.T3Size + 100
-	next.Ack, next.Flags = s.serverNext(h), nstest.ACK|nstest.PSH
+	next.Ack, next.Flags = s.serverNext(h), wire.ACK|wire.PSH
 	for _, tt := range []struct {
 		name, reason string
 		option, data []byte
@@ -35,7 +37,7 @@ func TestFleetOptionElsewhere(t *testing.T) {
 		{"T1's option on data", "handshake/misplaced", optionOf(token.TypeShortT1), []byte("unproven"), next.Flags},
 		{"T2's option on data", "handshake/misplaced", optionOf(token.TypeShortT2), []byte("unproven"), next.Flags},
 		{"garbage with T1's option on a SYN", "token/bad-version", optionOf(token.TypeShortT1), []byte("unproven"),
-			nstest.SYN},
+			wire.SYN},
 		{"the option twice", "packet/duplicate-option", append(optionOf(token.TypeT3), optionOf(token.TypeT3)...),
 			[]byte("unproven"), next.Flags},
 		{"another version", "packet/bad-option", []byte{254, 6, 0x54, 0x48, 5, 2, 1, 1}, []byte("unproven"),
@@ -81,7 +83,7 @@ func TestFleetThroughANode(t *testing.T) {
 	r.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
 	for _, to := range []string{"10.0.1.1:80", "[fd00:11::1]:80", "10.0.0.254:80"} {
 		for range 2 {
-			if v := web.TCPTo(nstest.Target{To: to, Patience: handshakes}); !v.Allowed() {
+			if v := web.TCPTo(probe.Target{To: to, Patience: handshakes}); !v.Allowed() {
 				t.Errorf("to %s: %v", to, v)
 			}
 		}
@@ -123,14 +125,14 @@ func TestFleetLabelLeftOut(t *testing.T) {
 	scope.Grants["env"] = []string{"*"}
 	ca.renew(a, "node-a", scope, ca)
 	must(t, b.apply(leftOut))
-	said, unsaid := a.labelled("said", "app=web,env=prod").Probe("said"), a.labelledProbe("unsaid", "app=web")
-	dev := a.labelled("dev", "app=web,env=dev").Probe("dev")
+	said, unsaid := probe.Start(a.labelled("said", "app=web,env=prod"), "said"), a.labelledProbe("unsaid", "app=web")
+	dev := probe.Start(a.labelled("dev", "app=web,env=dev"), "dev")
 	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
 	b.labelledProbe("web2", "app=web").Listen("tcp", "[::]:81")
 	b.labelledProbe("db", "app=db").Listen("tcp", "[::]:82")
 	for _, tt := range []struct {
 		name string
-		from *nstest.Probe
+		from *probe.Process
 		port int
 		want bool
 	}{
@@ -204,9 +206,9 @@ func TestFleetMarks(t *testing.T) {
 	a, b := newFleet(t)
 	tell(t, a, b)
 	here, there := a.labelledProbe("web", "app=web"), b.labelledProbe("web", "app=web")
-	listeners := []*nstest.Listener{here.Listen("tcp", "[::]:80", nstest.Manual),
-		there.Listen("tcp", "[::]:80", nstest.Manual)}
-	if conn, v := a.labelledProbe("friend", "app=web").DialTo(nstest.Target{To: "10.0.0.2:80",
+	listeners := []*probe.Listener{here.Listen("tcp", "[::]:80", probe.Manual),
+		there.Listen("tcp", "[::]:80", probe.Manual)}
+	if conn, v := a.labelledProbe("friend", "app=web").DialTo(probe.Target{To: "10.0.0.2:80",
 		Patience: handshakes}); conn == nil {
 		t.Fatal(v)
 	}

@@ -6,24 +6,24 @@ import (
 	"testing"
 	"time"
 
-	"thole/internal/nstest"
+	"thole/internal/nstest/wire"
 )
 
 // A fault is what happens to one packet of a connection.
 type fault struct {
 	name string
-	rule func(*faulty, *nstest.Frame) []*nstest.Frame // of that packet
+	rule func(*faulty, *wire.Frame) []*wire.Frame // of that packet
 }
 
-// faults are those of the network.
-var faults = []fault{
-	{"lost", func(*faulty, *nstest.Frame) []*nstest.Frame { return nil }},
-	{"repeated", func(_ *faulty, p *nstest.Frame) []*nstest.Frame { return []*nstest.Frame{p, p} }},
-	{"repeated late", func(c *faulty, p *nstest.Frame) []*nstest.Frame {
+// networkFaults are what may go wrong between the nodes.
+var networkFaults = []fault{
+	{"lost", func(*faulty, *wire.Frame) []*wire.Frame { return nil }},
+	{"repeated", func(_ *faulty, p *wire.Frame) []*wire.Frame { return []*wire.Frame{p, p} }},
+	{"repeated late", func(c *faulty, p *wire.Frame) []*wire.Frame {
 		c.late, c.after = p, 3
-		return []*nstest.Frame{p}
+		return []*wire.Frame{p}
 	}},
-	{"behind the next", func(c *faulty, p *nstest.Frame) []*nstest.Frame {
+	{"behind the next", func(c *faulty, p *wire.Frame) []*wire.Frame {
 		c.next = p
 		return nil
 	}},
@@ -37,8 +37,8 @@ type faulty struct {
 	known  bool // the peer was met before
 
 	seen  int
-	next  *nstest.Frame // goes behind the next of its direction
-	late  *nstest.Frame // goes once more, after so many
+	next  *wire.Frame // goes behind the next of its direction
+	late  *wire.Frame // goes once more, after so many
 	after int
 	short bool // T1 short was on the SYN
 	armed bool
@@ -56,7 +56,7 @@ func (c *faulty) String() string {
 }
 
 // pass says what becomes of a packet of the connection.
-func (c *faulty) pass(p *nstest.Frame) []*nstest.Frame {
+func (c *faulty) pass(p *wire.Frame) []*wire.Frame {
 	if o, ok := p.TCP.Option(254); ok && p.FromA && o[2] == 1 {
 		c.short = true
 	}
@@ -64,21 +64,21 @@ func (c *faulty) pass(p *nstest.Frame) []*nstest.Frame {
 		if c.after--; c.after == 0 {
 			late := c.late
 			c.late = nil
-			return []*nstest.Frame{p, late}
+			return []*wire.Frame{p, late}
 		}
 	}
 	if p.FromA != c.fromA {
-		return []*nstest.Frame{p}
+		return []*wire.Frame{p}
 	}
 	if c.next != nil {
 		next := c.next
 		c.next = nil
-		return []*nstest.Frame{p, next}
+		return []*wire.Frame{p, next}
 	}
 	if c.seen++; c.seen == c.number {
 		return c.fault.rule(c, p)
 	}
-	return []*nstest.Frame{p}
+	return []*wire.Frame{p}
 }
 
 // Each packet of each form of the handshake is lost, repeated and overtaken: all
@@ -99,7 +99,7 @@ func TestFleetFaultyNetwork(t *testing.T) {
 	for _, version6 := range []bool{false, true} {
 		for _, greeted := range []bool{false, true} {
 			for _, met := range []bool{false, true} {
-				for _, fault := range faults {
+				for _, fault := range networkFaults {
 					for _, fromA := range []bool{false, true} {
 						for n := 1; n <= each; n++ {
 							number := first + len(conns)
@@ -117,7 +117,7 @@ func TestFleetFaultyNetwork(t *testing.T) {
 		}
 	}
 	answerer.listens(ports)
-	f.SetRule(func(p *nstest.Frame) []*nstest.Frame {
+	f.SetRule(func(p *wire.Frame) []*wire.Frame {
 		mu.Lock()
 		defer mu.Unlock()
 		if p.TCP != nil {
@@ -125,7 +125,7 @@ func TestFleetFaultyNetwork(t *testing.T) {
 				return c.pass(p)
 			}
 		}
-		return []*nstest.Frame{p}
+		return []*wire.Frame{p}
 	})
 	for _, r := range caller.someCalls(known) {
 		if !r.Whole {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
+	"thole/internal/nstest/wire"
 )
 
 // A paused connection waits before one of its packets, until it is let go on.
@@ -15,24 +17,24 @@ type paused struct {
 	known    bool
 	client   uint16 // its port, from the first SYN on; packets of others are not counted
 	seen     int
-	held     []*nstest.Frame
+	held     []*wire.Frame
 	open     bool
 	answers  bool // what the server sends does not wait
 	verified bool // the server sent what it sends only behind the proof
 }
 
-func (c *paused) pass(p *nstest.Frame) []*nstest.Frame {
-	if c.client == 0 && p.FromA && p.TCP.Has(nstest.SYN) {
+func (c *paused) pass(p *wire.Frame) []*wire.Frame {
+	if c.client == 0 && p.FromA && p.TCP.Has(wire.SYN) {
 		c.client = p.TCP.From.Port()
 	}
 	if c.client != max(p.TCP.From.Port(), p.TCP.To.Port()) {
-		return []*nstest.Frame{p}
+		return []*wire.Frame{p}
 	}
-	if !p.FromA && !p.TCP.Has(nstest.SYN) && !p.TCP.Has(nstest.RST) && !c.open {
+	if !p.FromA && !p.TCP.Has(wire.SYN) && !p.TCP.Has(wire.RST) && !c.open {
 		c.verified = true
 	}
 	if c.seen++; c.seen < c.at || c.open || c.answers && !p.FromA {
-		return []*nstest.Frame{p}
+		return []*wire.Frame{p}
 	}
 	c.held = append(c.held, p)
 	return nil
@@ -40,14 +42,14 @@ func (c *paused) pass(p *nstest.Frame) []*nstest.Frame {
 
 // pauses are connections that wait, by the server's port.
 type pauses struct {
-	f     *nstest.Forwarder
+	f     *wire.Forwarder
 	mu    sync.Mutex // guards the connections while frames pass
 	conns map[int]*paused
 }
 
-func newPauses(f *nstest.Forwarder) *pauses {
+func newPauses(f *wire.Forwarder) *pauses {
 	p := &pauses{f: f, conns: map[int]*paused{}}
-	f.SetRule(func(frame *nstest.Frame) []*nstest.Frame {
+	f.SetRule(func(frame *wire.Frame) []*wire.Frame {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if frame.TCP != nil {
@@ -55,7 +57,7 @@ func newPauses(f *nstest.Forwarder) *pauses {
 				return c.pass(frame)
 			}
 		}
-		return []*nstest.Frame{frame}
+		return []*wire.Frame{frame}
 	})
 	return p
 }
@@ -84,7 +86,7 @@ func (p *pauses) waiting() int {
 // resume lets all go on.
 func (p *pauses) resume() {
 	p.mu.Lock()
-	var held []*nstest.Frame
+	var held []*wire.Frame
 	for _, c := range p.conns {
 		if !c.open {
 			held = append(held, c.held...)
@@ -137,7 +139,7 @@ func TestFleetKilledInTheHandshake(t *testing.T) {
 				startParty(t, a.In("free"), roleCaller)}
 			k.answerer = startParty(t, b.labelled("web", "app=web"), roleAnswerer)
 			b.labelledProbe("listens", "app=web").Listen("tcp", "[::]:80")
-			conn, v := a.labelledProbe("talks", "app=web").DialTo(nstest.Target{To: at(false, 80),
+			conn, v := a.labelledProbe("talks", "app=web").DialTo(probe.Target{To: at(false, 80),
 				Patience: handshakes})
 			if conn == nil {
 				t.Fatal(v)
@@ -167,7 +169,7 @@ const pausedPackets = 8
 
 // round pauses connections of each kind before each of their packets, kills and restarts,
 // and lets them go on: late says, while nobody is there.
-func (k *killing) round(who []int, late bool, established *nstest.Conn) {
+func (k *killing) round(who []int, late bool, established *probe.Conn) {
 	k.t.Helper()
 	conns, forbidden := map[int]*paused{}, map[int]bool{}
 	var ports []port

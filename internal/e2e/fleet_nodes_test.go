@@ -11,6 +11,7 @@ import (
 
 	"thole/datapath/pki"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // The ends of the link between the two nodes of a fleet.
@@ -108,8 +109,8 @@ func (ca fleetCA) node(dir, name string, addresses []netip.Addr) {
 const handshakes = 3 * time.Second
 
 // reached reports whether a probe is answered by the listener at an address.
-func reached(p *nstest.Probe, to string, wait time.Duration) bool {
-	return p.TCPTo(nstest.Target{To: to, Patience: wait}).Allowed()
+func reached(p *probe.Process, to string, wait time.Duration) bool {
+	return p.TCPTo(probe.Target{To: to, Patience: wait}).Allowed()
 }
 
 // tell logs what the machines know, if the test has failed.
@@ -136,22 +137,22 @@ func TestFleetByLabels(t *testing.T) {
 	a, b := newFleet(t)
 	tell(t, a, b)
 	nodes := []*machine{a, b}
-	web := []*nstest.Probe{a.labelledProbe("web", "app=web"), b.labelledProbe("web", "app=web")}
-	db := []*nstest.Probe{a.labelledProbe("db", "app=db"), b.labelledProbe("db", "app=db")}
+	web := []*probe.Process{a.labelledProbe("web", "app=web"), b.labelledProbe("web", "app=web")}
+	db := []*probe.Process{a.labelledProbe("db", "app=db"), b.labelledProbe("db", "app=db")}
 	for i := range nodes {
 		web[i].Listen("tcp", "[::]:80")
-		web[i].Listen("tcp", "[::]:81", nstest.Greet)
+		web[i].Listen("tcp", "[::]:81", probe.Greet)
 	}
 	for i, ends := range fleetEnds {
 		for _, end := range ends {
 			to, from := netip.AddrPortFrom(end, 80).String(), 1-i
 			for range 2 { // T1 full, then short
-				if v := web[from].TCPTo(nstest.Target{To: to, Patience: handshakes}); !v.Allowed() {
+				if v := web[from].TCPTo(probe.Target{To: to, Patience: handshakes}); !v.Allowed() {
 					t.Errorf("same labels, to %s: %v", to, v)
 				}
 			}
 			greeter := netip.AddrPortFrom(end, 81).String()
-			if v := web[from].TCPTo(nstest.Target{To: greeter, Quiet: true, Patience: handshakes}); !v.Allowed() {
+			if v := web[from].TCPTo(probe.Target{To: greeter, Quiet: true, Patience: handshakes}); !v.Allowed() {
 				t.Errorf("the server speaks first, to %s: %v", greeter, v)
 			}
 			if reached(db[from], to, 300*time.Millisecond) {
@@ -160,10 +161,10 @@ func TestFleetByLabels(t *testing.T) {
 		}
 	}
 	below := a.labelled("deep", "app=web").Path() + "/below/below"
-	if !reached(a.In(below).Probe("below"), "10.0.0.2:80", handshakes) {
+	if !reached(probe.Start(a.In(below), "below"), "10.0.0.2:80", handshakes) {
 		t.Error("from a cgroup below a workload's: not connected")
 	}
-	conn, v := web[0].DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes})
+	conn, v := web[0].DialTo(probe.Target{To: "10.0.0.2:80", Patience: handshakes})
 	if conn == nil {
 		t.Fatal(v)
 	}
@@ -182,12 +183,12 @@ func TestFleetByLabels(t *testing.T) {
 }
 
 // talk has the listener answer on a connection.
-func talk(t *testing.T, conn *nstest.Conn) {
+func talk(t *testing.T, conn *probe.Conn) {
 	t.Helper()
-	if outcome := conn.Send("who?\n"); outcome != nstest.Connected {
+	if outcome := conn.Send("who?\n"); outcome != probe.Connected {
 		t.Fatalf("sending: %v", outcome)
 	}
-	if _, outcome := conn.Receive(handshakes); outcome != nstest.Connected {
+	if _, outcome := conn.Receive(handshakes); outcome != probe.Connected {
 		t.Fatalf("the answer: %v", outcome)
 	}
 }
@@ -225,14 +226,15 @@ func TestFleetByAddress(t *testing.T) {
 	for _, m := range []*machine{a, b} {
 		must(t, m.apply(cidrAndLabels))
 	}
-	web, db, free := a.labelledProbe("web", "app=web"), a.labelledProbe("db", "app=db"), a.In("free").Probe("free")
+	web, db := a.labelledProbe("web", "app=web"), a.labelledProbe("db", "app=db")
+	free := probe.Start(a.In("free"), "free")
 	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
 	b.labelledProbe("db", "app=db").Listen("tcp", "[::]:81")
-	b.In("free").Probe("free").Listen("tcp", "[::]:82")
-	outside.In("free").Probe("outside").Listen("tcp", "[::]:80")
+	probe.Start(b.In("free"), "free").Listen("tcp", "[::]:82")
+	probe.Start(outside.In("free"), "outside").Listen("tcp", "[::]:80")
 	for _, tt := range []struct {
 		name string
-		from *nstest.Probe
+		from *probe.Process
 		to   string
 		want bool
 	}{
@@ -283,7 +285,7 @@ func TestFleetDaemonsAndPolicies(t *testing.T) {
 	}
 	web := a.labelledProbe("web", "app=web")
 	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
-	conn, v := web.DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes})
+	conn, v := web.DialTo(probe.Target{To: "10.0.0.2:80", Patience: handshakes})
 	if conn == nil {
 		t.Fatal(v)
 	}
@@ -302,7 +304,7 @@ func TestFleetDaemonsAndPolicies(t *testing.T) {
 			t.Error("nothing can be opened after the daemon was started again")
 		}
 	}
-	other, v := web.DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes})
+	other, v := web.DialTo(probe.Target{To: "10.0.0.2:80", Patience: handshakes})
 	if other == nil {
 		t.Fatal(v)
 	}
@@ -310,17 +312,17 @@ func TestFleetDaemonsAndPolicies(t *testing.T) {
 	must(t, a.apply(strings.Replace(cidrAndLabels, "  - to: [{workloads: {matchLabels: {app: web}}}]",
 		"  - to: [{workloads: {matchLabels: {app: none}}}]", 1)))
 	other.Send("who?\n")
-	if answer, outcome := other.Receive(300 * time.Millisecond); outcome == nstest.Connected {
+	if answer, outcome := other.Receive(300 * time.Millisecond); outcome == probe.Connected {
 		t.Errorf("an answer after the sender's policies changed: %q", answer)
 	}
 	must(t, a.apply(cidrAndLabels))
-	if conn, v = web.DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes}); conn == nil {
+	if conn, v = web.DialTo(probe.Target{To: "10.0.0.2:80", Patience: handshakes}); conn == nil {
 		t.Fatal(v)
 	}
 	talk(t, conn)
 	must(t, b.apply(noWeb))
 	conn.Send("who?\n")
-	if answer, outcome := conn.Receive(300 * time.Millisecond); outcome == nstest.Connected {
+	if answer, outcome := conn.Receive(300 * time.Millisecond); outcome == probe.Connected {
 		t.Errorf("an answer after the policies changed: %q", answer)
 	}
 	if reached(web, "10.0.0.2:80", 300*time.Millisecond) {

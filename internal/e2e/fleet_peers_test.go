@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
+	"thole/internal/nstest/wire"
 )
 
 // linkOutside joins a machine of the fleet to a host without Thole that is in the
@@ -24,19 +26,19 @@ func TestFleetPlainIsRemembered(t *testing.T) {
 	tell(t, a, b)
 	must(t, a.apply(cidrAndLabels))
 	outside := linkOutside(t, a)
-	probe := outside.In("free").Probe("outside")
-	probe.Listen("tcp", "[::]:80")
-	probe.Listen("tcp", "[::]:81")
+	server := probe.Start(outside.In("free"), "outside")
+	server.Listen("tcp", "[::]:80")
+	server.Listen("tcp", "[::]:81")
 	db := a.labelledProbe("db", "app=db")
-	seen := outside.Observe()
+	seen := wire.Observe(outside)
 	syns := func(port uint16) int {
-		return seen.Count(func(p nstest.Packet) bool {
+		return seen.Count(func(p wire.Packet) bool {
 			return p.Network == "tcp" && p.SYN && !p.ACK && p.To.Port() == port
 		})
 	}
 	want := map[uint16]int{}
 	for i, port := range []uint16{80, 80, 80, 81, 81, 80} {
-		if v := db.TCPTo(nstest.Target{To: fmt.Sprintf("10.0.1.2:%d", port), Patience: handshakes}); !v.Allowed() {
+		if v := db.TCPTo(probe.Target{To: fmt.Sprintf("10.0.1.2:%d", port), Patience: handshakes}); !v.Allowed() {
 			t.Fatalf("connect %d, to port %d: %v", i, port, v)
 		}
 		if want[port] == 0 {
@@ -56,18 +58,18 @@ func TestFleetPlainDenied(t *testing.T) {
 	tell(t, a, b)
 	must(t, a.apply(cidrAndLabels))
 	outside := linkOutside(t, a)
-	outside.In("free").Probe("outside").Listen("tcp", "[::]:80")
+	probe.Start(outside.In("free"), "outside").Listen("tcp", "[::]:80")
 	web := a.labelledProbe("web", "app=web")
-	seen := outside.Observe()
+	seen := wire.Observe(outside)
 	for _, to := range []string{"10.0.1.2:80", "[fd00:11::2]:80"} {
 		for _, when := range []string{"at first", "remembered"} {
-			if v := web.TCPTo(nstest.Target{To: to, Patience: handshakes}); v.Outcome != nstest.Refused ||
+			if v := web.TCPTo(probe.Target{To: to, Patience: handshakes}); v.Outcome != probe.Refused ||
 				v.Elapsed > nstest.Patience(900*time.Millisecond) {
 				t.Errorf("%s, %s: %s after %v, want it refused at once", to, when, v, v.Elapsed)
 			}
 		}
 	}
-	if n := seen.Count(func(p nstest.Packet) bool {
+	if n := seen.Count(func(p wire.Packet) bool {
 		return p.Network == "tcp" && !p.SYN && p.ACK && p.To.Port() == 80
 	}); n != 0 {
 		t.Errorf("%d packets with ACK have come", n)
@@ -87,19 +89,19 @@ func TestFleetPlainNoMore(t *testing.T) {
 	must(t, a.apply(both))
 	must(t, b.apply(cidrAndLabels))
 	web := a.labelledProbe("web", "app=web")
-	free := b.In("free").Probe("free")
+	free := probe.Start(b.In("free"), "free")
 	listener := free.Listen("tcp", "[::]:80")
 	for range 2 {
-		if v := web.TCPTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes}); !v.Allowed() {
+		if v := web.TCPTo(probe.Target{To: "10.0.0.2:80", Patience: handshakes}); !v.Allowed() {
 			t.Fatalf("to what has no labels: %v", v)
 		}
 	}
 	listener.Close()
 	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
-	if v := web.TCPTo(nstest.Target{To: "10.0.0.2:80", Patience: 2 * handshakes}); !v.Allowed() || v.Server != "web" {
+	if v := web.TCPTo(probe.Target{To: "10.0.0.2:80", Patience: 2 * handshakes}); !v.Allowed() || v.Server != "web" {
 		t.Errorf("to what has labels now: %v", v)
 	}
-	if v := web.TCPTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes}); !v.Allowed() ||
+	if v := web.TCPTo(probe.Target{To: "10.0.0.2:80", Patience: handshakes}); !v.Allowed() ||
 		v.Elapsed > 900*time.Millisecond {
 		t.Errorf("once more: %v after %v", v, v.Elapsed)
 	}
@@ -125,13 +127,13 @@ spec:
 	a.Shell("ip route add 10.0.0.200 via 10.0.1.2; ip route add fd00:10::200 via fd00:11::2")
 	db := a.labelledProbe("db", "app=db")
 	for _, to := range []string{"10.0.0.200:80", "[fd00:10::200]:80"} {
-		if v := db.TCPTo(nstest.Target{To: to, Patience: handshakes}); v.Outcome != nstest.Prohibited {
+		if v := db.TCPTo(probe.Target{To: to, Patience: handshakes}); v.Outcome != probe.Prohibited {
 			t.Errorf("to %s, which a router refuses: %v", to, v)
 		}
 	}
 	// The same where the packets do not go by userspace.
-	free := a.In("free").Probe("free")
-	if v := free.TCPTo(nstest.Target{To: "10.0.0.200:80", Patience: handshakes}); v.Outcome != nstest.Prohibited {
+	free := probe.Start(a.In("free"), "free")
+	if v := free.TCPTo(probe.Target{To: "10.0.0.200:80", Patience: handshakes}); v.Outcome != probe.Prohibited {
 		t.Errorf("without labels: %v", v)
 	}
 }
@@ -153,14 +155,14 @@ func TestFleetSmallPath(t *testing.T) {
 	web := a.labelledProbe("web", "app=web")
 	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
 	for _, to := range []string{"10.0.1.1:80", "[fd00:11::1]:80"} {
-		conn, v := web.DialTo(nstest.Target{To: to, Patience: handshakes})
+		conn, v := web.DialTo(probe.Target{To: to, Patience: handshakes})
 		if conn == nil {
 			t.Fatalf("to %s: %v", to, v)
 		}
-		if outcome := conn.Send(strings.Repeat("x", 4000)); outcome != nstest.Connected {
+		if outcome := conn.Send(strings.Repeat("x", 4000)); outcome != probe.Connected {
 			t.Fatal(outcome)
 		}
-		if _, outcome := conn.Receive(handshakes); outcome != nstest.Connected {
+		if _, outcome := conn.Receive(handshakes); outcome != probe.Connected {
 			t.Errorf("to %s: %v after a first segment that was too big", to, outcome)
 		}
 	}
@@ -194,7 +196,7 @@ func TestFleetAudit(t *testing.T) {
 	must(t, a.apply(auditEgress))
 	web := a.labelledProbe("web", "app=web")
 	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
-	conn, v := web.DialTo(nstest.Target{To: "10.0.0.2:80", Patience: handshakes})
+	conn, v := web.DialTo(probe.Target{To: "10.0.0.2:80", Patience: handshakes})
 	if conn == nil {
 		t.Fatal(v)
 	}

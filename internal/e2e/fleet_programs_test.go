@@ -13,6 +13,8 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 )
 
 // programsPolicy: web by label alone, db also to the machine without Thole, by address.
@@ -176,21 +178,21 @@ backend web
 func TestFleetContainers(t *testing.T) {
 	a, b := newFleet(t)
 	tell(t, a, b)
-	var engines []*nstest.Engine
+	var engines []*engine.Docker
 	var images []string
 	for _, m := range []*machine{a, b} {
 		must(t, m.daemon.Signal(syscall.SIGTERM))
 		must(t, m.daemon.Wait())
 		m.args = append(m.args, followDocker)
 		m.start(m.args...)
-		e := nstest.StartEngine(t, m.Host)
+		e := engine.StartDocker(t, m.Host)
 		engines, images = append(engines, e), append(images, e.Image("box", nil))
 	}
 	for i, m := range []*machine{a, b} {
 		m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 		engines[i].Probe("web", "--net=host", "-l", "app=web", images[i]).Listen("tcp", "[::]:80")
 	}
-	var same, other, process []*nstest.Probe
+	var same, other, process []*probe.Process
 	for i, m := range []*machine{a, b} {
 		same = append(same, engines[i].Probe("same", "--net=host", "-l", "app=web", images[i]))
 		other = append(other, engines[i].Probe("other", "--net=host", "-l", "app=db", images[i]))
@@ -201,8 +203,8 @@ func TestFleetContainers(t *testing.T) {
 		from := 1 - i
 		for _, end := range ends {
 			to := netip.AddrPortFrom(end, 80).String()
-			for _, p := range []*nstest.Probe{same[from], process[from]} {
-				if v := p.TCPTo(nstest.Target{To: to, Patience: handshakes}); v.Server != "web" {
+			for _, p := range []*probe.Process{same[from], process[from]} {
+				if v := p.TCPTo(probe.Target{To: to, Patience: handshakes}); v.Server != "web" {
 					t.Errorf("%s, to %s: %v, want an answer of web", p.Name, to, v)
 				}
 			}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"thole/internal/nstest/probe"
 )
 
 // status and doctor tell of peers, certificates, the queue, and why something was
@@ -15,7 +17,7 @@ func TestFleetStatus(t *testing.T) {
 	tell(t, a, b)
 	web := a.labelledProbe("web", "app=web")
 	b.labelledProbe("web", "app=web").Listen("tcp", "[::]:80")
-	b.In("free").Probe("free").Listen("tcp", "[::]:81")
+	probe.Start(b.In("free"), "free").Listen("tcp", "[::]:81")
 	conn := dial(t, web, "10.0.0.2:80")
 	if !reached(a.labelledProbe("other", "app=other"), "10.0.0.2:81", handshakes) {
 		t.Error("not connected to what has no labels")

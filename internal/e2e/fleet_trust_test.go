@@ -13,6 +13,7 @@ import (
 	"thole/datapath/pki"
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // file reads one of the CA's public files.
@@ -83,9 +84,9 @@ func scopeOf(addresses [2]netip.Addr, require map[string]string) pki.Scope {
 }
 
 // dial opens a connection that has been used.
-func dial(t *testing.T, p *nstest.Probe, to string) *nstest.Conn {
+func dial(t *testing.T, p *probe.Process, to string) *probe.Conn {
 	t.Helper()
-	conn, v := p.DialTo(nstest.Target{To: to, Patience: handshakes})
+	conn, v := p.DialTo(probe.Target{To: to, Patience: handshakes})
 	if conn == nil {
 		t.Fatalf("from %s to %s: %v", p.Name, to, v)
 	}
@@ -95,10 +96,10 @@ func dial(t *testing.T, p *nstest.Probe, to string) *nstest.Conn {
 }
 
 // silent reports whether nothing is answered on a connection.
-func silent(conn *nstest.Conn) bool {
+func silent(conn *probe.Conn) bool {
 	conn.Send("who?\n")
 	_, outcome := conn.Receive(500 * time.Millisecond)
-	return outcome != nstest.Connected
+	return outcome != probe.Connected
 }
 
 // The open connections of a node whose certificate was revoked end at their next packet,
@@ -113,7 +114,7 @@ func TestFleetRevocationEndsConnections(t *testing.T) {
 		{b, "node-b", []string{"10.0.0.2", "fd00:10::2", "10.0.1.2", "fd00:11::2"}},
 	}, "10.0.0.0/23,fd00:10::/31")
 	tell(t, a, b, c)
-	probes := map[*machine]*nstest.Probe{}
+	probes := map[*machine]*probe.Process{}
 	for _, m := range []*machine{a, b, c} {
 		probes[m] = m.labelledProbe("web", "app=web")
 		probes[m].Listen("tcp", "[::]:80")
@@ -123,7 +124,7 @@ func TestFleetRevocationEndsConnections(t *testing.T) {
 	fromC, toC := dial(t, probes[c], "10.0.1.2:80"), dial(t, probes[b], "[fd00:11::1]:80")
 	ca.revoke("node-a")
 	b.install(pki.Delivery{Lists: ca.file("ca.crl")})
-	for name, conn := range map[string]*nstest.Conn{"from the node": fromA, "from the node, IPv6": fromA6,
+	for name, conn := range map[string]*probe.Conn{"from the node": fromA, "from the node, IPv6": fromA6,
 		"to the node": toA} {
 		if !silent(conn) {
 			t.Errorf("%s: answered after its revocation", name)
@@ -250,7 +251,7 @@ func TestFleetRequiredLabels(t *testing.T) {
 		}
 	}
 	talk(t, open) // web is of team b now: no policy isolates it
-	other := b.labelled("other", "team=a").Probe("other")
+	other := probe.Start(b.labelled("other", "team=a"), "other")
 	if out := b.Shell(b.thole + " status || true"); !strings.Contains(out,
 		"team=a contradicts this node's certificate, which requires team=b") {
 		t.Errorf("status says nothing of a label that contradicts:\n%s", out)

@@ -16,6 +16,7 @@ import (
 	"thole/internal/condition"
 	"thole/internal/daemon"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // inForce is the time in which what is installed has to be in force.
@@ -187,9 +188,9 @@ func TestFleetWatchedRevocation(t *testing.T) {
 		b.put(t, pki.Delivery{Lists: ca.file("ca.crl")})
 		ended := false
 		b.noticed(old, "the connection's end", func() bool {
-			if !ended && from.Send("who?\n") == nstest.Connected {
+			if !ended && from.Send("who?\n") == probe.Connected {
 				_, outcome := from.Receive(300 * time.Millisecond)
-				ended = outcome != nstest.Connected
+				ended = outcome != probe.Connected
 			}
 			return ended
 		})

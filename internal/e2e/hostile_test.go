@@ -13,6 +13,7 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
 )
 
 // Two documents name a cgroup by pattern, so that status speaks of it, too.
@@ -85,7 +86,7 @@ func TestHostileContainerLabels(t *testing.T) {
 	eachProgram(t, func(t *testing.T, old bool, program string) {
 		m := &machine{Host: nstest.New(t), t: t, thole: program}
 		m.start(followDocker)
-		e := nstest.StartEngine(t, m.Host)
+		e := engine.StartDocker(t, m.Host)
 		m.until("the daemon to follow Docker", func(s api.Status) bool { return s.Docker != nil && s.Docker.Connected })
 		image := e.Image("box", nil)
 		e.Docker("run", "-d", "--net=host", "--name=turned", "-l", "app=web\u202egnp", image, "sleep", "1000")

@@ -9,7 +9,7 @@ import (
 
 	"thole/compiler/mark"
 	"thole/compiler/reference"
-	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // A tuple is the addresses and ports of a flow on the bench.
@@ -96,26 +96,26 @@ func (s *stage) flowDiffers(f reference.Flow, want []bool) string {
 }
 
 // options are those of p's sender.
-func options(p reference.Packet) []nstest.Option {
-	all := []nstest.Option{nstest.ReusePort}
+func options(p reference.Packet) []probe.Option {
+	all := []probe.Option{probe.ReusePort}
 	if p.Mark != 0 {
-		all = append(all, nstest.Mark(p.Mark))
+		all = append(all, probe.Mark(p.Mark))
 	}
 	if p.Priority != 0 {
-		all = append(all, nstest.Priority(p.Priority))
+		all = append(all, probe.Priority(p.Priority))
 	}
 	return all
 }
 
 // bound are the options of p's receiver.
-func (t *tuple) bound(p reference.Packet) []nstest.Option {
+func (t *tuple) bound(p reference.Packet) []probe.Option {
 	if p.Finds == reference.FindsNothing {
-		return []nstest.Option{nstest.ReusePort, nstest.Device(t.veth)}
+		return []probe.Option{probe.ReusePort, probe.Device(t.veth)}
 	}
-	return []nstest.Option{nstest.ReusePort}
+	return []probe.Option{probe.ReusePort}
 }
 
-var decoy = []nstest.Option{nstest.ReusePort, nstest.Device("lo")}
+var decoy = []probe.Option{probe.ReusePort, probe.Device("lo")}
 
 func (t *tuple) datagrams(want []bool) string {
 	for i, p := range t.Packets {
@@ -155,19 +155,19 @@ func (t *tuple) arrives(i int, p reference.Packet) bool {
 // stream opens a connection and uses it.
 func (t *tuple) stream(want []bool) string {
 	open := t.Packets[0]
-	listener := t.probe(open.To).Listen("tcp", t.server.String(), append(t.bound(open), nstest.Manual)...)
+	listener := t.probe(open.To).Listen("tcp", t.server.String(), append(t.bound(open), probe.Manual)...)
 	defer listener.Close()
 	if open.Finds == reference.FindsOther {
-		d := t.probe(open.Other).Listen("tcp", t.server.String(), append(slices.Clone(decoy), nstest.Manual)...)
+		d := t.probe(open.Other).Listen("tcp", t.server.String(), append(slices.Clone(decoy), probe.Manual)...)
 		defer d.Close()
 	}
-	target := nstest.Target{To: t.server.String(), From: t.client.String(), Options: options(open)[1:]}
+	target := probe.Target{To: t.server.String(), From: t.client.String(), Options: options(open)[1:]}
 	client, v := t.probe(open.From).DialTo(target)
 	if v.Allowed() != want[0] {
 		return fmt.Sprintf("the connection is %s; the evaluator says %v", v, want[0])
 	}
 	if client == nil {
-		if !open.From.Address.IsValid() && !open.To.Address.IsValid() && v.Outcome != nstest.Refused {
+		if !open.From.Address.IsValid() && !open.To.Address.IsValid() && v.Outcome != probe.Refused {
 			return v.String() + " where a reset should come at once"
 		}
 		return ""
@@ -185,7 +185,7 @@ func (t *tuple) stream(want []bool) string {
 const answerSoon = 5 * time.Second
 
 // talk sends what comes behind the handshake.
-func (t *tuple) talk(client, server *nstest.Conn, want []bool) string {
+func (t *tuple) talk(client, server *probe.Conn, want []bool) string {
 	for i, p := range t.Packets[1:len(want)] {
 		from, to := client, server
 		if p.Kind == reference.Answer {
@@ -204,7 +204,7 @@ func (t *tuple) talk(client, server *nstest.Conn, want []bool) string {
 }
 
 // received says whether data comes. If it should, it may come late.
-func received(c *nstest.Conn, data string, should bool) bool {
+func received(c *probe.Conn, data string, should bool) bool {
 	all := ""
 	for end := time.Now().Add(answerSoon); ; {
 		patience := time.Duration(0)
@@ -215,7 +215,7 @@ func received(c *nstest.Conn, data string, should bool) bool {
 		if all += got; strings.Contains(all, data) {
 			return true
 		}
-		if !should || outcome != nstest.Connected || patience <= 0 {
+		if !should || outcome != probe.Connected || patience <= 0 {
 			return false
 		}
 	}

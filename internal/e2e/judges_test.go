@@ -14,6 +14,7 @@ import (
 	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 	"thole/ruleset"
 )
 
@@ -105,16 +106,16 @@ func everywhereElse(t testing.TB, node *nstest.Host) *nstest.Host {
 type stage struct {
 	*bench
 	c      reference.Case
-	probes map[*policy.Workload]*nstest.Probe
-	free   *nstest.Probe // unlabelled, on the node
-	world  *nstest.Probe // outside
+	probes map[*policy.Workload]*probe.Process
+	free   *probe.Process // unlabelled, on the node
+	world  *probe.Process // outside
 }
 
 // judge runs the connections of a case that sockets can make, and returns how the
 // kernel differs from the evaluator, or "".
 func (b *bench) judge(c reference.Case) string {
 	b.cases++
-	s := &stage{bench: b, c: c, probes: map[*policy.Workload]*nstest.Probe{}}
+	s := &stage{bench: b, c: c, probes: map[*policy.Workload]*probe.Process{}}
 	if err := s.load(); err != nil {
 		return err.Error()
 	}
@@ -221,22 +222,22 @@ func parent(path string) (string, bool) {
 }
 
 // probe returns the probe that stands for an end of a connection.
-func (s *stage) probe(e reference.Endpoint) *nstest.Probe {
+func (s *stage) probe(e reference.Endpoint) *probe.Process {
 	switch {
 	case e.Address.IsValid():
 		if s.world == nil {
-			s.world = s.outside.In("world").Probe("world")
+			s.world = probe.Start(s.outside.In("world"), "world")
 		}
 		return s.world
 	case e.Workload == nil:
 		if s.free == nil {
-			s.free = s.node.In("elsewhere").Probe("free")
+			s.free = probe.Start(s.node.In("elsewhere"), "free")
 		}
 		return s.free
 	}
 	p, ok := s.probes[e.Workload]
 	if !ok {
-		p = s.node.In(e.Workload.Cgroup.Path).Probe(e.Workload.Name)
+		p = probe.Start(s.node.In(e.Workload.Cgroup.Path), e.Workload.Name)
 		s.probes[e.Workload] = p
 	}
 	return p
@@ -310,7 +311,7 @@ func (s *stage) differs(c reference.Connection, want reference.Verdict) string {
 	if want.WouldDeny != "" && s.recorded()[want.WouldDeny] == before[want.WouldDeny] {
 		return v.String() + ", and records nothing"
 	}
-	if !v.Allowed() && !c.From.Address.IsValid() && c.Protocol == 6 && v.Outcome != nstest.Refused {
+	if !v.Allowed() && !c.From.Address.IsValid() && c.Protocol == 6 && v.Outcome != probe.Refused {
 		return v.String() + " where a reset should come at once"
 	}
 	return ""
@@ -329,7 +330,7 @@ func (s *stage) recorded() map[string]string {
 	return counts
 }
 
-func (s *stage) connect(c reference.Connection, host netip.Addr) nstest.Verdict {
+func (s *stage) connect(c reference.Connection, host netip.Addr) probe.Verdict {
 	from := s.probe(c.From)
 	at := netip.AddrPortFrom(host, c.Port).String()
 	to := at
@@ -344,7 +345,7 @@ func (s *stage) connect(c reference.Connection, host netip.Addr) nstest.Verdict 
 	case 6:
 		l := s.probe(c.To).Listen("tcp", at)
 		defer l.Close()
-		return from.TCPTo(nstest.Target{To: to, From: source})
+		return from.TCPTo(probe.Target{To: to, From: source})
 	case 17:
 		l := s.probe(c.To).OpenUDP("udp", at)
 		defer l.Close()

@@ -4,14 +4,15 @@ import (
 	"testing"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/baseline"
 )
 
-// eachProgram runs a test with the program of nstest.OldCommit, which has the fault, and with the present one. A slow
+// eachProgram runs a test with the program of baseline.Commit, which has the fault, and with the present one. A slow
 // machine is a virtual one, on which there is no compiler to build the old one.
 func eachProgram(t *testing.T, test func(t *testing.T, old bool, program string)) {
 	t.Helper()
 	if !nstest.Slow() {
-		t.Run(nstest.OldCommit[:7], func(t *testing.T) { test(t, true, nstest.Old(t)) })
+		t.Run(baseline.Commit[:7], func(t *testing.T) { test(t, true, baseline.Program(t)) })
 	}
 	t.Run("now", func(t *testing.T) {
 		program, err := tholeBinary()

@@ -7,6 +7,7 @@ import (
 
 	"thole/compiler/policy"
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 	"thole/policies"
 )
 
@@ -16,21 +17,21 @@ func TestUnknownContainersAreClosed(t *testing.T) {
 	n := newNode(t)
 	parent := func(path string) policy.Cgroup { return policy.Cgroup{Path: path, ID: n.MkCgroup(path)} }
 	n.more.Parents = []policy.Cgroup{parent("docker")}
-	web := n.label("docker/web", app("web")).Probe("web")
-	web2 := n.label("thole.slice/web2", app("web")).Probe("web2")
+	web := probe.Start(n.label("docker/web", app("web")), "web")
+	web2 := probe.Start(n.label("thole.slice/web2", app("web")), "web2")
 	n.more.Unlabelled = []policy.Unlabelled{{Cgroup: parent("docker/plain")}}
-	plain := n.In("docker/plain/nested").Probe("plain")
-	unknown := n.In("docker/new").Probe("unknown")
-	free := n.In("elsewhere").Probe("free")
+	plain := probe.Start(n.In("docker/plain/nested"), "plain")
+	unknown := probe.Start(n.In("docker/new"), "unknown")
+	free := probe.Start(n.In("elsewhere"), "free")
 	n.enforce(policies.Default)
 
 	web.Listen("tcp", "127.0.0.1:80")
 	plain.Listen("tcp", "127.0.0.1:81")
 	unknown.Listen("tcp", "127.0.0.1:82")
 	free.Listen("tcp", "127.0.0.1:53")
-	silent := func(what string, v nstest.Verdict) {
+	silent := func(what string, v probe.Verdict) {
 		t.Helper()
-		if v.Outcome != nstest.Silent {
+		if v.Outcome != probe.Silent {
 			t.Errorf("%s: %s, want silence", what, v)
 		}
 	}
@@ -63,12 +64,12 @@ func TestUnlabelledContainerInABoundSlice(t *testing.T) {
 	n.more.Parents = []policy.Cgroup{{Path: "docker.slice", ID: n.MkCgroup("docker.slice")}}
 	n.more.Unlabelled = []policy.Unlabelled{{Cgroup: policy.Cgroup{Path: "docker.slice/plain",
 		ID: n.MkCgroup("docker.slice/plain")}}}
-	plain := n.In("docker.slice/plain").Probe("plain")
-	web := n.label("thole.slice/web", app("web")).Probe("web")
+	plain := probe.Start(n.In("docker.slice/plain"), "plain")
+	web := probe.Start(n.label("thole.slice/web", app("web")), "web")
 	n.enforce(policies.Default)
 	plain.Listen("tcp", "127.0.0.1:80")
 	allowed(t, "the slice's labels", web.TCP("127.0.0.1:80"))
-	denied(t, "unlabelled", n.In("elsewhere").Probe("free").TCP("127.0.0.1:80"))
+	denied(t, "unlabelled", probe.Start(n.In("elsewhere"), "free").TCP("127.0.0.1:80"))
 }
 
 // A container with a network of its own is known by its address on its bridge.
@@ -79,7 +80,7 @@ func TestContainersOnABridge(t *testing.T) {
 	device, veth := nstest.Link(n.Host, bridge.String(), "fd00:17::1/64", container, "172.17.0.2/16", "fd00:17::2/64")
 	container.Shell("ip addr add 172.17.0.3/16 dev " + veth + "; ip addr add 172.17.0.4/16 dev " + veth +
 		"; ip addr add fd00:17::4/64 dev " + veth + " nodad")
-	web := n.label("thole.slice/web", app("web")).Probe("web")
+	web := probe.Start(n.label("thole.slice/web", app("web")), "web")
 	n.label("docker/a", app("web"))
 	own := func(addresses ...string) []policy.Network {
 		network := policy.Network{Bridge: device}
@@ -94,20 +95,20 @@ func TestContainersOnABridge(t *testing.T) {
 		Own: own("172.17.0.3")}}
 	n.enforce(slices.Concat(policies.Default, policyForDNS))
 
-	inside := container.In("app").Probe("inside")
-	from := func(source, to string) nstest.Verdict {
-		return inside.TCPTo(nstest.Target{From: join(source, 0), To: to})
+	inside := probe.Start(container.In("app"), "inside")
+	from := func(source, to string) probe.Verdict {
+		return inside.TCPTo(probe.Target{From: join(source, 0), To: to})
 	}
 	web.Listen("tcp", "[::]:80")
 	allowed(t, "the same labels", from("172.17.0.2", "172.17.0.1:80"))
 	allowed(t, "the same labels over IPv6", from("fd00:17::2", "[fd00:17::1]:80"))
-	if v := from("172.17.0.3", "172.17.0.1:80"); v.Outcome != nstest.Refused {
+	if v := from("172.17.0.3", "172.17.0.1:80"); v.Outcome != probe.Refused {
 		t.Errorf("an unlabelled container: %s, want an answer at once: it is on this node", v)
 	}
 	denied(t, "one that is not known", from("172.17.0.4", "172.17.0.1:80"))
 	denied(t, "one that is not known, over IPv6", from("fd00:17::4", "[fd00:17::1]:80"))
 
-	dns := n.label("thole.slice/dns", app("dns")).Probe("dns")
+	dns := probe.Start(n.label("thole.slice/dns", app("dns")), "dns")
 	n.enforce(slices.Concat(policies.Default, policyForDNS))
 	dns.Listen("tcp", "[::]:53")
 	allowed(t, "unlabelled, where that is allowed", from("172.17.0.3", "172.17.0.1:53"))

@@ -11,6 +11,7 @@ import (
 	"thole/internal/condition"
 	"thole/internal/doctor"
 	"thole/internal/nstest"
+	"thole/internal/nstest/engine"
 )
 
 // notJudged returns a status's problems of code container-not-judged.
@@ -31,7 +32,7 @@ func (m *machine) healthy() (bool, string) {
 func TestPodmanContainersAreNotJudged(t *testing.T) {
 	const name = "billing"
 	withBoth(t, func(t *testing.T, m *machine, old bool) {
-		p := nstest.StartPodman(t, m.Host)
+		p := engine.StartPodman(t, m.Host)
 		p.Podman("run", "-d", "--name="+name, "--net=host", "-l", "app=web", p.Image("box", nil), "sleep", "1000")
 		m.start(followDocker)
 		m.until("the container to be known", func(s api.Status) bool {
@@ -60,7 +61,7 @@ func TestPodmanContainersAreNotJudged(t *testing.T) {
 // A Podman container is a problem from its start to its end. So is one whose network mode is unknown.
 func TestPodmanContainersComeAndGo(t *testing.T) {
 	m := newMachine(t, followDocker)
-	p := nstest.StartPodman(t, m.Host)
+	p := engine.StartPodman(t, m.Host)
 	image := p.Image("box", nil)
 	p.Podman("create", "--name=made", "--net=host", image, "sleep", "1000")
 	p.Podman("run", "-d", "--name=web", "--net=host", "-l", "app=web", image, "sleep", "1000")
@@ -151,11 +152,11 @@ func TestDoctorNamesTheEngine(t *testing.T) {
 		want   doctor.Finding
 		exit   int
 	}{
-		{"Docker", func(t *testing.T, h *nstest.Host) { nstest.StartEngine(t, h) }, "unix:///run/docker.sock",
+		{"Docker", func(t *testing.T, h *nstest.Host) { engine.StartDocker(t, h) }, "unix:///run/docker.sock",
 			doctor.Finding{Status: doctor.OK, Found: "Docker 2"}, 0},
-		{"Podman", func(t *testing.T, h *nstest.Host) { nstest.StartPodman(t, h) }, "unix:///run/docker.sock",
+		{"Podman", func(t *testing.T, h *nstest.Host) { engine.StartPodman(t, h) }, "unix:///run/docker.sock",
 			doctor.Finding{Status: doctor.Warning, Found: "Podman 4"}, 0},
-		{"Podman at the usual place", func(t *testing.T, h *nstest.Host) { nstest.StartPodman(t, h) }, "",
+		{"Podman at the usual place", func(t *testing.T, h *nstest.Host) { engine.StartPodman(t, h) }, "",
 			doctor.Finding{Status: doctor.Warning, Found: "Podman 4"}, 0},
 		{"none", func(*testing.T, *nstest.Host) {}, "", doctor.Finding{Status: doctor.OK, Found: "none at "}, 0},
 		{"none where one should be", func(*testing.T, *nstest.Host) {}, "unix:///run/docker.sock",

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"thole/compiler/policy"
-	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 	"thole/policies"
 )
 
@@ -27,7 +27,7 @@ const soon = 700 * time.Millisecond
 // of app=db, and something unlabelled.
 type sameLabels struct {
 	*node
-	web, web2, db, free *nstest.Probe
+	web, web2, db, free *probe.Process
 }
 
 func newSameLabels(t *testing.T) *sameLabels {
@@ -35,10 +35,10 @@ func newSameLabels(t *testing.T) *sameLabels {
 	n.Shell("ip link add own type bridge && ip link set own up && ip addr add 10.0.0.1/24 dev own && ip addr add " +
 		"fd00:10::1/64 dev own nodad")
 	s := &sameLabels{node: n}
-	s.web = n.label("thole.slice/web", app("web")).Probe("web")
-	s.web2 = n.label("thole.slice/web2", app("web")).Probe("web2")
-	s.db = n.label("thole.slice/db", app("db")).Probe("db")
-	s.free = n.In("elsewhere").Probe("free")
+	s.web = probe.Start(n.label("thole.slice/web", app("web")), "web")
+	s.web2 = probe.Start(n.label("thole.slice/web2", app("web")), "web2")
+	s.db = probe.Start(n.label("thole.slice/db", app("db")), "db")
+	s.free = probe.Start(n.In("elsewhere"), "free")
 	n.enforce(policies.Default)
 	return s
 }
@@ -48,14 +48,14 @@ func join(host string, port int) string {
 }
 
 // allowed fails the test unless v came through; denied unless it was refused at once.
-func allowed(t testing.TB, what string, v nstest.Verdict) {
+func allowed(t testing.TB, what string, v probe.Verdict) {
 	t.Helper()
 	if !v.Allowed() {
 		t.Errorf("%s: %s, want it allowed", what, v)
 	}
 }
 
-func denied(t testing.TB, what string, v nstest.Verdict) {
+func denied(t testing.TB, what string, v probe.Verdict) {
 	t.Helper()
 	if v.Allowed() || v.Elapsed > soon {
 		t.Errorf("%s: %s, want it denied at once", what, v)
@@ -73,11 +73,11 @@ func TestEveryWayToAListener(t *testing.T) {
 			}
 			port++
 			t.Run(fmt.Sprintf("listening on %s, called at %s", listen, to), func(t *testing.T) {
-				for _, option := range [][]nstest.Option{nil, {nstest.ReusePort}, {nstest.Greet}} {
+				for _, option := range [][]probe.Option{nil, {probe.ReusePort}, {probe.Greet}} {
 					l := s.web.Listen("tcp", join(listen, port), option...)
-					dial := func(p *nstest.Probe) nstest.Verdict {
-						return p.TCPTo(nstest.Target{To: join(to, port), Quiet: len(option) == 1 &&
-							option[0] == nstest.Greet})
+					dial := func(p *probe.Process) probe.Verdict {
+						return p.TCPTo(probe.Target{To: join(to, port), Quiet: len(option) == 1 &&
+							option[0] == probe.Greet})
 					}
 					allowed(t, fmt.Sprint("tcp, same labels ", option), dial(s.web2))
 					allowed(t, fmt.Sprint("tcp, itself ", option), dial(s.web))
@@ -132,8 +132,8 @@ func TestForksInherit(t *testing.T) {
 // listener that gets it.
 func TestReusePortAcrossWorkloads(t *testing.T) {
 	s := newSameLabels(t)
-	s.web.Listen("tcp", "127.0.0.1:80", nstest.ReusePort)
-	s.db.Listen("tcp", "127.0.0.1:80", nstest.ReusePort)
+	s.web.Listen("tcp", "127.0.0.1:80", probe.ReusePort)
+	s.db.Listen("tcp", "127.0.0.1:80", probe.ReusePort)
 	reached := map[string]int{}
 	for range 100 {
 		if v := s.web2.TCP("127.0.0.1:80"); v.Allowed() {
@@ -184,7 +184,7 @@ func TestUDPPortChangesHands(t *testing.T) {
 // that are allowed go on.
 func TestRevocation(t *testing.T) {
 	s := newSameLabels(t)
-	l := s.web.Listen("tcp", "127.0.0.1:80", nstest.Manual)
+	l := s.web.Listen("tcp", "127.0.0.1:80", probe.Manual)
 	revoked, v := s.web2.Dial(l.Addr)
 	allowed(t, "same labels", v)
 	server := l.Accept(5 * time.Second)
@@ -212,7 +212,7 @@ func TestUnlabelledIsUntouched(t *testing.T) {
 	}`
 	must(t, s.Nft(foreign))
 	before := s.Shell("nft -s list table inet other")
-	other := s.In("elsewhere/other").Probe("other")
+	other := probe.Start(s.In("elsewhere/other"), "other")
 	s.free.Listen("tcp", "[::]:80")
 	s.free.Listen("tcp", "[::]:81")
 	s.free.Listen("tcp", "[::]:82")
@@ -223,13 +223,13 @@ func TestUnlabelledIsUntouched(t *testing.T) {
 		allowed(t, "udp at "+to, other.UDP(join(to, 80), u))
 		allowed(t, "ping "+to, other.Ping(to))
 	}
-	if v := other.TCP("127.0.0.1:81"); v.Outcome != nstest.Silent {
+	if v := other.TCP("127.0.0.1:81"); v.Outcome != probe.Silent {
 		t.Errorf("the other table's drop: %s", v)
 	}
-	if v := other.TCP("127.0.0.1:82"); v.Outcome != nstest.Refused {
+	if v := other.TCP("127.0.0.1:82"); v.Outcome != probe.Refused {
 		t.Errorf("the other table's reset: %s", v)
 	}
-	if v := other.TCP("127.0.0.1:83"); v.Outcome != nstest.Refused {
+	if v := other.TCP("127.0.0.1:83"); v.Outcome != probe.Refused {
 		t.Errorf("nobody listens: %s", v)
 	}
 	for _, c := range []string{"denied", "discarded", "injected"} {
@@ -293,12 +293,12 @@ func TestConntrackMarksOnLoopback(t *testing.T) {
 // answers.
 func TestWorkloadInsideAnother(t *testing.T) {
 	n := newNode(t)
-	world := everywhereElse(t, n.Host).In("world").Probe("world")
+	world := probe.Start(everywhereElse(t, n.Host).In("world"), "world")
 	n.label("user.slice", app("outer"))
 	n.label("user.slice/inner", app("inner"))
 	n.label("system.slice", app("server"))
-	server, outer := n.In("system.slice").Probe("server"), n.In("user.slice").Probe("outer")
-	inner := n.In("user.slice/inner").Probe("inner")
+	server, outer := probe.Start(n.In("system.slice"), "server"), probe.Start(n.In("user.slice"), "outer")
+	inner := probe.Start(n.In("user.slice/inner"), "inner")
 	n.enforce([]byte(`apiVersion: thole/v1
 kind: Policy
 metadata: {name: server}

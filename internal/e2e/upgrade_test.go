@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/baseline"
 )
 
 // A daemon of the present version takes over the table of an older one, in which the bits of marks meant something
@@ -17,7 +18,7 @@ func TestUpgradeUnderTraffic(t *testing.T) {
 	const count, period, address = 200, 200 * time.Millisecond, "127.0.0.1:5432"
 	m := bareMachine(t)
 	present := m.thole
-	m.thole = nstest.Old(t)
+	m.thole = baseline.Program(t)
 	m.start()
 	must(t, m.apply(policyFrom("web")))
 	server := startStreams(t, m.labelled("db", "app=db"), roleStreamServer,

@@ -20,6 +20,7 @@ import (
 	"thole/compiler"
 	"thole/compiler/policy"
 	"thole/internal/nstest"
+	"thole/internal/nstest/baseline"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 )
@@ -83,7 +84,7 @@ func TestLegitimateUses(t *testing.T) {
 		t.Errorf("%s: it passes without the table, but with it: %v", c.name(), with[c.name()])
 	}
 	if os.Getenv("THOLE_LEGIT") == "all" {
-		pass(t, "the table of "+nstest.OldCommit[:7], all, (*node).oldTable)
+		pass(t, "the table of "+baseline.Commit[:7], all, (*node).oldTable)
 	}
 }
 
@@ -242,7 +243,7 @@ spec: {cgroup: thole.slice/%s}
 	}
 	file := filepath.Join(n.t.TempDir(), "policy.yaml")
 	must(n.t, os.WriteFile(file, []byte(yaml), 0o600))
-	cmd := n.Command(nstest.Old(n.t), "apply", "--dry-run", "-f", file)
+	cmd := n.Command(baseline.Program(n.t), "apply", "--dry-run", "-f", file)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()

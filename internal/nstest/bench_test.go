@@ -1,44 +1,31 @@
 package nstest_test
 
 import (
-	"slices"
 	"testing"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/leaktest"
+	"thole/internal/nstest/probe"
 )
-
-// moment is a test that ends when end is called.
-type moment struct {
-	testing.TB
-	cleanups []func()
-}
-
-func (m *moment) Cleanup(fn func()) { m.cleanups = append(m.cleanups, fn) }
-
-func (m *moment) end() {
-	for _, fn := range slices.Backward(m.cleanups) {
-		fn()
-	}
-}
 
 func BenchmarkHost(b *testing.B) {
 	for b.Loop() {
-		m := &moment{TB: b}
+		m := &leaktest.Scope{TB: b}
 		nstest.New(m)
-		m.end()
+		m.End()
 	}
 }
 
 func BenchmarkProbe(b *testing.B) {
 	cg := nstest.New(b).In("a")
 	for b.Loop() {
-		cg.Probe("p").Stop()
+		probe.Start(cg, "p").Stop()
 	}
 }
 
 func BenchmarkTCP(b *testing.B) {
 	host := nstest.New(b)
-	server, client := host.In("a").Probe("server"), host.In("b").Probe("client")
+	server, client := probe.Start(host.In("a"), "server"), probe.Start(host.In("b"), "client")
 	to := server.Listen("tcp", "127.0.0.1:0").Addr
 	for b.Loop() {
 		if v := client.TCP(to); !v.Allowed() {
@@ -49,7 +36,7 @@ func BenchmarkTCP(b *testing.B) {
 
 func BenchmarkUDP(b *testing.B) {
 	host := nstest.New(b)
-	server, client := host.In("a").Probe("server"), host.In("b").Probe("client")
+	server, client := probe.Start(host.In("a"), "server"), probe.Start(host.In("b"), "client")
 	s := server.OpenUDP("udp", "127.0.0.1:0")
 	for b.Loop() {
 		if v := client.UDP(s.Addr, s); !v.Allowed() {

@@ -84,7 +84,7 @@ func (h *Host) Rmdir(path string) {
 		err = os.Remove(h.CgroupDir(path))
 		return !errors.Is(err, unix.EBUSY)
 	}
-	if !poll(endPatience, gone) || err != nil {
+	if !Poll(endPatience, gone) || err != nil {
 		h.t.Fatalf("nstest: removing cgroup %q: %v", path, err)
 	}
 }
@@ -95,6 +95,9 @@ func (c *Cgroup) As(uid int) *Cgroup {
 	as.uid = uid
 	return &as
 }
+
+// Host is the host that the cgroup is of.
+func (c *Cgroup) Host() *Host { return c.host }
 
 // Path is the cgroup's path as seen in the host, as in /proc/PID/cgroup: with a leading slash.
 func (c *Cgroup) Path() string { return "/" + c.path }

@@ -46,16 +46,17 @@ type Process struct {
 // Start starts a program in the cgroup. What it writes is collected, and logged if the test fails.
 func (c *Cgroup) Start(name string, args ...string) *Process {
 	c.host.t.Helper()
-	return c.host.start(c.Command(name, args...))
+	return c.host.StartCommand(c.Command(name, args...))
 }
 
-func (h *Host) start(cmd *exec.Cmd) *Process {
+// StartCommand is Cgroup.Start for a command of one of the host's cgroups.
+func (h *Host) StartCommand(cmd *exec.Cmd) *Process {
 	h.t.Helper()
 	output, err := newOutput()
 	if err != nil {
 		h.t.Fatalf("nstest: %v", err)
 	}
-	h.onEnd(output.Close)
+	h.OnEnd(output.Close)
 	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		h.t.Fatalf("nstest: starting %v: %v", cmd.Args, err)
@@ -137,11 +138,12 @@ func (h *Host) NftList() string {
 func (c *Cgroup) run(stdin, name string, args ...string) (stdout string, err error) {
 	cmd := c.Command(name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
-	return output(name, cmd)
+	return Output(name, cmd)
 }
 
-// output runs a command. What it writes to stderr is in the error, which calls it name.
-func output(name string, cmd *exec.Cmd) (stdout string, err error) {
+// Output runs a command and returns what it wrote to stdout. The error contains what it wrote to stderr, and calls it
+// name.
+func Output(name string, cmd *exec.Cmd) (stdout string, err error) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {

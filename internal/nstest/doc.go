@@ -15,7 +15,7 @@
 //
 // # Use
 //
-//	func TestMain(m *testing.M) { nstest.Main(m) }
+//	func TestMain(m *testing.M) { nstest.Main(m, probe.Mode) }
 //
 //	host := nstest.New(t)                                   // ends with t; needs root and cgroup2
 //	nstest.Need(t, "nft", "nginx")                          // skips loudly; in CI it fails
@@ -27,27 +27,18 @@
 //	web.Command("curl", url).Output()                       // an exec.Cmd, born in that cgroup
 //	web.As(1000).Start("nginx", "-g", "daemon off;")        // … as another user, collected and ended by the host
 //
-//	srv, cli := web.Probe("web"), host.In("cli").Probe("cli")
-//	l := srv.Listen("tcp", "[::]:80", nstest.ReusePort)     // dual-stack; "tcp6" is not; Greet, Manual, Device, Mark, Priority
-//	cli.TCP("127.0.0.1:80")                                 // Verdict: connected (web) | refused | reset | silent | …
-//	conn, _ := cli.Dial("[::1]:80")                         // kept: Send, Receive, Close; l.Accept is the other end
-//	u := srv.OpenUDP("udp", "[::]:53")
-//	cli.UDP("127.0.0.1:53", u)                              // arrived (web) | refused | prohibited | silent
-//	u.Got("token"), u.Received(), u.Errors(), u.Join("224.0.0.251", "lo")
-//	cli.Ping("127.0.0.1"), cli.ICMP("127.0.0.1", 13), cli.Fork("child"), cli.SetUID(1000)
-//
 //	nstest.Link(a, "10.0.0.1/24", "fd00::1/64", b, "10.0.0.2/24", "fd00::2/64")
-//	f := nstest.Forward(a, "10.0.0.1/24", …)                // the same, and the test sees each frame
-//	f.SetRule(rule), f.Send(frame), f.Passed()              // … loses it, repeats it, holds it back
-//	faults := nstest.NewFaults(seed)                        // a program's netlink fails: Wrap, Follow, Set
-//	e := nstest.StartEngine(t, host, "--live-restore")      // Docker in the host; Stop, Kill, Start, Restart
-//	image := e.Image("box", labels, "nginx", "curl")        // busybox and these programs; there is no registry
-//	e.Docker("run", "-d", image, "sleep", "100")            // e.TryDocker, e.Command; e.ID(name), e.Cgroup(name)
-//	e.Probe("web", "--net=host", "-l", "app=web", image)    // a probe as a container's first process
-//	e.Docker("restart", "web"); e.ProbeAgain("web")
-//	p := nstest.StartPodman(t, host)                        // Podman in the host, at Docker's socket
-//	p.Podman("run", "-d", p.Image("box", labels), "sleep", "100")
-//	o := host.Observe(); …; o.Packets()                     // all that INPUT let pass, whoever it was for
+//
+// # Subpackages
+//
+// This package imports none of them. Each has a table of its calls in its doc.go.
+//
+//	probe     processes that open sockets and use them as a test says: connects, datagrams, pings, and their verdicts
+//	engine    Docker and Podman in a host, and probes in containers
+//	wire      packets: seen, lost, repeated, held back, replaced
+//	faults    netlink that fails
+//	baseline  the program of an earlier commit, to compare with
+//	leaktest  whether all that a test made is gone
 //
 // # No sleeping
 //
@@ -56,9 +47,9 @@
 //
 // # How it works
 //
-// The test binary runs itself again, in modes that Main recognises by argv[0]. A process enters a host in three steps:
-// it is born in its cgroup (clone3 with CLONE_INTO_CGROUP, which takes microseconds; a move costs 10 ms), enters the
-// namespaces, and becomes the program by exec. Namespaces are held by open files of the test binary, so the kernel ends
-// them with it. Processes are ended by cgroup.kill on the host's cgroup: by the host, else by the janitor, and if that
-// was killed too, by the next test binary that finds a cgroup whose owner is gone.
+// The test binary runs itself again, in modes that Main recognises by argv[0] (Mode). A process enters a host in three
+// steps: it is born in its cgroup (clone3 with CLONE_INTO_CGROUP, which takes microseconds; a move costs 10 ms), enters
+// the namespaces, and becomes the program by exec. Namespaces are held by open files of the test binary, so the kernel
+// ends them with it. Processes are ended by cgroup.kill on the host's cgroup: by the host, else by the janitor, and if
+// that was killed too, by the next test binary that finds a cgroup whose owner is gone.
 package nstest

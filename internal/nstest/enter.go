@@ -87,21 +87,21 @@ func fdPath(f *os.File) string {
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
 }
 
-func playEnter() error {
+func runEnter(args []string) error {
 	runtime.LockOSThread() // exec keeps the namespaces of the thread that calls it
 	var fds [3]int
 	for i := range fds {
-		fd, err := unix.Open(os.Args[1+i], unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(args[i], unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("open %s: %w", os.Args[1+i], err)
+			return fmt.Errorf("open %s: %w", args[i], err)
 		}
 		fds[i] = fd
 	}
-	uid, err := strconv.Atoi(os.Args[4])
+	uid, err := strconv.Atoi(args[3])
 	if err != nil {
 		return err
 	}
-	program, argv := os.Args[5], os.Args[6:]
+	program, argv := args[4], args[5:]
 
 	cwd, _ := os.Getwd()
 	if err := enterNamespaces(fds[0], fds[1], fds[2]); err != nil {

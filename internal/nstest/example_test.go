@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // TestExample is what a test with this package looks like: two workloads on one machine, a table that lets nobody in
@@ -11,9 +12,9 @@ import (
 func TestExample(t *testing.T) {
 	nstest.Need(t, "nft")
 	host := nstest.New(t)
-	db := host.In("thole.slice/db").Probe("db")
-	web := host.In("thole.slice/web").Probe("web")
-	dev := host.In("thole.slice/dev").Probe("dev")
+	db := probe.Start(host.In("thole.slice/db"), "db")
+	web := probe.Start(host.In("thole.slice/web"), "web")
+	dev := probe.Start(host.In("thole.slice/dev"), "dev")
 
 	db.Listen("tcp", "[::]:5432")
 	if err := host.Nft(`
@@ -34,8 +35,8 @@ func TestExample(t *testing.T) {
 		if v := web.TCP(addr); v.Server != "db" {
 			t.Errorf("web → %s: %v, want an answer of db", addr, v)
 		}
-		if v := dev.TCP(addr); v.Outcome != nstest.Refused {
-			t.Errorf("dev → %s: %v, want %s", addr, v, nstest.Refused)
+		if v := dev.TCP(addr); v.Outcome != probe.Refused {
+			t.Errorf("dev → %s: %v, want %s", addr, v, probe.Refused)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -40,8 +39,8 @@ type Host struct {
 func New(t testing.TB) *Host {
 	t.Helper()
 	Need(t, "root", "cgroup2")
-	if !underRun.Load() {
-		t.Fatal("nstest: this package needs: func TestMain(m *testing.M) { nstest.Main(m) }")
+	if modesOfMain.Load() == nil {
+		t.Fatal(needsMain)
 	}
 	h := &Host{t: t, patience: endPatience, cgroups: map[string]*Cgroup{}}
 	t.Cleanup(h.end)
@@ -69,9 +68,10 @@ func (h *Host) makeCgroup() error {
 	return err
 }
 
-// makeNamespaces starts a process in new namespaces, lets it furnish them (playSetup), opens them, and ends it.
+// makeNamespaces starts a process in new namespaces, lets it furnish them (runSetup), opens them, and ends it.
 func (h *Host) makeNamespaces() error {
-	cmd := &exec.Cmd{Path: selfExe, Args: []string{modeSetup}, Stderr: os.Stderr}
+	cmd := Reexec(modeSetup)
+	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		UseCgroupFD: true,
 		CgroupFD:    int(h.root.dir.Fd()),
@@ -102,13 +102,30 @@ func (h *Host) openNamespaces(pid int) (err error) {
 		if *file, err = os.Open(fmt.Sprintf("/proc/%d/ns/%s", pid, name)); err != nil {
 			return err
 		}
-		h.onEnd((*file).Close)
+		h.OnEnd((*file).Close)
 	}
 	return nil
 }
 
-// onEnd has fn called when the host ends, after its processes.
-func (h *Host) onEnd(fn func() error) {
+// T is the test that the host ends with.
+func (h *Host) T() testing.TB { return h.t }
+
+// socketRoot is where SocketDir makes directories. It is not TMPDIR: the path of a socket has at most 107 bytes.
+const socketRoot = "/tmp"
+
+// SocketDir makes a directory for sockets by which processes of the host and the test reach each other: every namespace
+// has it at the same path. It is removed when the host ends.
+func (h *Host) SocketDir() (string, error) {
+	dir, err := os.MkdirTemp(socketRoot, ownerPrefix())
+	if err != nil {
+		return "", err
+	}
+	h.OnEnd(func() error { return os.RemoveAll(dir) })
+	return dir, os.Chmod(dir, 0o755)
+}
+
+// OnEnd has fn called when the host ends, after its processes.
+func (h *Host) OnEnd(fn func() error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closers = append(h.closers, fn)
@@ -147,7 +164,7 @@ func (h *Host) emptyNetns() error {
 	}
 	var holders []string
 	empty := func() bool { holders = inNetns(id); return len(holders) == 0 }
-	if !poll(h.patience, empty) {
+	if !Poll(h.patience, empty) {
 		return fmt.Errorf("still in the network namespace: %s", strings.Join(holders, ", "))
 	}
 	return nil

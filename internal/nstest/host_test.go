@@ -6,14 +6,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) { nstest.Main(m, probe.Mode) }
 
 func TestHostIsItsOwnMachine(t *testing.T) {
 	host := nstest.New(t)
@@ -72,7 +74,7 @@ func TestDoPassesGoexitOn(t *testing.T) {
 		ok := false
 		defer func() { ended <- ok }()
 		_ = host.Do(func() {
-			exitGoroutine()
+			runtime.Goexit()
 		})
 		ok = true
 	}()
@@ -197,25 +199,25 @@ func TestLink(t *testing.T) {
 	if deviceA != "veth0" || deviceB != "veth0" {
 		t.Errorf("devices: %s, %s", deviceA, deviceB)
 	}
-	server, client := b.In("s").Probe("server"), a.In("c").Probe("client")
+	server, client := probe.Start(b.In("s"), "server"), probe.Start(a.In("c"), "client")
 	server.Listen("tcp", "[::]:80")
 	udp := server.OpenUDP("udp", "[::]:53")
 	for _, ip := range []string{"10.0.0.2", "[fd00::2]"} { // the first packets that ever cross it
-		if v := client.TCP(ip + ":80"); v.Outcome != nstest.Connected || v.Server != "server" {
+		if v := client.TCP(ip + ":80"); v.Outcome != probe.Connected || v.Server != "server" {
 			t.Errorf("tcp to %s: %v", ip, v)
 		}
-		if v := client.UDP(ip+":53", udp); v.Outcome != nstest.Arrived {
+		if v := client.UDP(ip+":53", udp); v.Outcome != probe.Arrived {
 			t.Errorf("udp to %s: %v", ip, v)
 		}
-		if v := client.UDP(ip+":54", udp); v.Outcome != nstest.Refused {
+		if v := client.UDP(ip+":54", udp); v.Outcome != probe.Refused {
 			t.Errorf("udp to a closed port of %s: %v", ip, v)
 		}
-		if v := client.Ping(strings.Trim(ip, "[]")); v.Outcome != nstest.Arrived {
+		if v := client.Ping(strings.Trim(ip, "[]")); v.Outcome != probe.Arrived {
 			t.Errorf("ping %s: %v", ip, v)
 		}
 	}
 	nstest.Link(a, "10.0.1.1/24", "", b, "10.0.1.2/24", "")
-	if v := client.TCP("10.0.1.2:80"); v.Outcome != nstest.Connected {
+	if v := client.TCP("10.0.1.2:80"); v.Outcome != probe.Connected {
 		t.Errorf("tcp over a second link: %v", v)
 	}
 }

@@ -27,7 +27,7 @@ type janitor struct {
 
 // startJanitor also removes what earlier test binaries left behind whose janitor was killed with them.
 func startJanitor() (*janitor, error) {
-	j := &janitor{cmd: &exec.Cmd{Path: selfExe, Args: []string{modeJanitor, ownerPrefix()}}}
+	j := &janitor{cmd: Reexec(modeJanitor, ownerPrefix())}
 	j.cmd.Stdout = &j.stdout
 	j.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	stdin, err := j.cmd.StdinPipe()
@@ -47,7 +47,7 @@ func (j *janitor) stop() string {
 	return j.stdout.String()
 }
 
-func playJanitor() error {
+func runJanitor(args []string) error {
 	root, err := cgroup2Mount()
 	if err != nil {
 		io.Copy(io.Discard, os.Stdin) //nolint:errcheck // nothing can be left where nothing can be made
@@ -56,7 +56,7 @@ func playJanitor() error {
 	sweep(root, stale)
 	removeDirs(stale)
 	io.Copy(io.Discard, os.Stdin) //nolint:errcheck // whatever ends the read, the test binary is gone
-	ours := func(name string) bool { return strings.HasPrefix(name, os.Args[1]) }
+	ours := func(name string) bool { return strings.HasPrefix(name, args[0]) }
 	swept := sweep(root, ours)
 	removeDirs(ours)
 	for _, name := range swept {
@@ -80,12 +80,12 @@ func sweep(root string, gone func(name string) bool) []string {
 	return swept
 }
 
-// removeDirs removes the directories of engines' sockets that gone says yes to.
+// removeDirs removes the directories of Host.SocketDir that gone says yes to.
 func removeDirs(gone func(name string) bool) {
-	entries, _ := os.ReadDir(engineSocketRoot)
+	entries, _ := os.ReadDir(socketRoot)
 	for _, e := range entries {
 		if gone(e.Name()) {
-			_ = os.RemoveAll(filepath.Join(engineSocketRoot, e.Name()))
+			_ = os.RemoveAll(filepath.Join(socketRoot, e.Name()))
 		}
 	}
 }
@@ -140,7 +140,7 @@ func endCgroup(dir string) error {
 		events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
 		return err != nil || strings.Contains(string(events), "populated 0")
 	}
-	if !poll(endPatience, empty) {
+	if !Poll(endPatience, empty) {
 		return fmt.Errorf("%s still has processes %v after being killed", dir, endPatience)
 	}
 	return removeTree(dir)

@@ -1,247 +1,56 @@
 package nstest_test
 
 import (
-	"bufio"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/leaktest"
 )
 
-// remains is what a test has made, as it is seen from outside.
-type remains struct {
-	Cgroups []string // directories
-	Members []int    // processes, one of each network
-	Dirs    []string // of engines
-	Janitor int      // its pid
-
-	networks []*os.File // kept open, so that their numbers are not used again
-	pidfd    int        // the janitor's
-}
-
-// hold opens what would have no name any more when it is gone.
-func (r *remains) hold(t *testing.T) {
-	t.Helper()
-	for _, pid := range r.Members {
-		network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { network.Close() })
-		r.networks = append(r.networks, network)
-	}
-	var err error
-	if r.pidfd, err = unix.PidfdOpen(r.Janitor, 0); err != nil {
-		t.Fatalf("janitor %d: %v", r.Janitor, err)
-	}
-	t.Cleanup(func() { unix.Close(r.pidfd) })
-	if len(r.Cgroups) < 2 || len(r.networks) < 2 {
-		t.Fatalf("it made two hosts, but tells of %+v", r)
-	}
-}
-
-// present lists what of it is still there, the janitor excepted.
-func (r *remains) present() []string {
-	var there []string
-	for _, dir := range slices.Concat(r.Cgroups, r.Dirs) {
-		if _, err := os.Stat(dir); err == nil {
-			there = append(there, dir)
-		}
-	}
-	links, _ := filepath.Glob("/proc/[0-9]*/task/*/ns/net")
-	for _, network := range r.networks {
-		id, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", network.Fd()))
-		for _, link := range links {
-			if got, _ := os.Readlink(link); got == id {
-				there = append(there, link)
-			}
-		}
-	}
-	return there
-}
-
-func (r *remains) waitGone(t *testing.T) {
-	t.Helper()
-	var there []string
-	defer func() {
-		if len(there) > 0 {
-			t.Errorf("left: %s", strings.Join(there, ", "))
-		}
-	}()
-	nstest.WaitFor(t, 10*time.Second, "all that it made to be gone", func() bool {
-		there = r.present()
-		return len(there) == 0
-	})
-}
-
-func (r *remains) waitJanitorGone(t *testing.T) {
-	t.Helper()
-	nstest.WaitFor(t, 10*time.Second, "the janitor to end", func() bool {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(r.pidfd), Events: unix.POLLIN}}, 0)
-		return err == nil && n == 1
-	})
-}
-
-// furnish makes of everything something: two linked hosts, probes, programs, and one that ran away twice.
-func furnish(t testing.TB) *remains {
-	r := &remains{Janitor: janitorOf(os.Getpid())}
-	a, b := nstest.New(t), nstest.New(t)
-	nstest.Link(a, "10.0.0.1/24", "fd00::1/64", b, "10.0.0.2/24", "fd00::2/64")
-	for _, h := range []*nstest.Host{a, b} {
-		p := h.In("thole.slice/web").Probe("p")
-		p.Fork("child").Listen("tcp", "[::]:80")
-		h.In("thole.slice/cli").As(4242).Start("sleep", "infinity")
-		h.In("deep/deeper").Shell("setsid sh -c 'setsid sleep infinity & trap \"\" TERM HUP INT; sleep infinity' " +
-			">/dev/null 2>&1 &")
-		h.Observe()
-		r.Cgroups = append(r.Cgroups, h.CgroupDir(""))
-		r.Members = append(r.Members, p.PID())
-	}
-	return r
-}
-
-func janitorOf(pid int) int {
-	children, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
-	for _, file := range children {
-		list, _ := os.ReadFile(file)
-		for _, child := range strings.Fields(string(list)) {
-			if name, _ := os.ReadFile("/proc/" + child + "/cmdline"); strings.HasPrefix(string(name),
-				"nstest-janitor\x00") {
-				pid, _ := strconv.Atoi(child)
-				return pid
-			}
-		}
-	}
-	return 0
-}
+func TestVictim(t *testing.T) { leaktest.Victim(t, nil) }
 
 func TestNothingIsLeftAfterATest(t *testing.T) {
-	m := &moment{TB: t}
-	made := furnish(m)
-	made.hold(t)
-	m.end()
-	if left := made.present(); len(left) > 0 {
+	m := &leaktest.Scope{TB: t}
+	made := leaktest.Furnish(m)
+	made.Hold(t)
+	m.End()
+	if left := made.Present(); len(left) > 0 {
 		t.Errorf("left: %s", strings.Join(left, ", "))
 	}
-}
-
-// victim is the environment variable that tells TestVictim how to end.
-const victim = "NSTEST_VICTIM"
-
-// TestVictim is a test for others to end. It says what it made, and then does as it is told.
-func TestVictim(t *testing.T) {
-	how := os.Getenv(victim)
-	if how == "" {
-		return
-	}
-	made := furnish(t)
-	how, withEngine := strings.CutPrefix(how, "engine, ")
-	if withEngine {
-		furnishEngine(t, made)
-	}
-	how, withPodman := strings.CutPrefix(how, "podman, ")
-	if withPodman {
-		furnishPodman(t, made)
-	}
-	if err := json.NewEncoder(os.Stdout).Encode(made); err != nil {
-		t.Fatal(err)
-	}
-	_, _ = io.Copy(io.Discard, os.Stdin) // until it was seen
-	switch how {
-	case "panic":
-		panic("as told")
-	case "exit":
-		os.Exit(3)
-	case "fail":
-		t.Fatal("as told")
-	}
-}
-
-// startVictim runs TestVictim in a test binary of its own, and returns when it has made everything. It goes on when its
-// stdin is closed.
-func startVictim(t *testing.T, how string) (*exec.Cmd, io.Closer, *remains) {
-	t.Helper()
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestVictim$")
-	cmd.Env = append(os.Environ(), victim+"="+how)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	made := new(remains)
-	line, err := bufio.NewReader(out).ReadBytes('\n')
-	if err := errors.Join(err, json.Unmarshal(line, made)); err != nil {
-		t.Fatalf("the victim says %q: %v", line, err)
-	}
-	made.hold(t)
-	return cmd, in, made
 }
 
 func TestNothingIsLeftHoweverTheBinaryEnds(t *testing.T) {
 	nstest.Need(t, "root", "cgroup2")
 	for _, how := range []string{"panic", "exit", "fail", "pass"} {
 		t.Run(how, func(t *testing.T) {
-			cmd, in, made := startVictim(t, how)
+			cmd, in, made := leaktest.StartVictim(t, how)
 			in.Close()
 			if err := cmd.Wait(); (err == nil) != (how == "pass") {
 				t.Errorf("the victim ended with %v", err)
 			}
-			made.waitGone(t)
-			made.waitJanitorGone(t)
+			made.WaitGone(t)
+			made.WaitJanitorGone(t)
 		})
 	}
 }
 
 func TestNothingIsLeftAfterSIGKILL(t *testing.T) {
 	nstest.Need(t, "root", "cgroup2")
-	cmd, _, made := startVictim(t, "killed")
-	kill(t, cmd)
-	made.waitGone(t)
-	made.waitJanitorGone(t)
+	cmd, _, made := leaktest.StartVictim(t, "killed")
+	leaktest.Kill(t, cmd)
+	made.WaitGone(t)
+	made.WaitJanitorGone(t)
 }
 
 func TestTheNextBinarySweepsWhenTheJanitorWasKilledToo(t *testing.T) {
 	nstest.Need(t, "root", "cgroup2")
-	cmd, _, made := startVictim(t, "killed")
-	if err := unix.PidfdSendSignal(made.pidfd, unix.SIGKILL, nil, 0); err != nil {
-		t.Fatal(err)
-	}
-	made.waitJanitorGone(t)
-	kill(t, cmd)
-	if len(made.present()) == 0 {
+	cmd, _, made := leaktest.StartVictim(t, "killed")
+	made.KillJanitor(t)
+	leaktest.Kill(t, cmd)
+	if len(made.Present()) == 0 {
 		t.Error("nothing is left that could be swept")
 	}
-	if out, err := exec.Command("/proc/self/exe", "-test.run=^$").CombinedOutput(); err != nil {
-		t.Fatalf("the next test binary: %v\n%s", err, out)
-	}
-	made.waitGone(t)
-}
-
-func kill(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
-		t.Fatalf("the victim: %v", err)
-	}
+	leaktest.RunNextBinary(t)
+	made.WaitGone(t)
 }

@@ -23,17 +23,8 @@ type end struct {
 // discovery. Who tests just that runs "ip neigh flush dev veth0 nud permanent".
 func Link(a *Host, a4, a6 string, b *Host, b4, b6 string) (deviceA, deviceB string) {
 	a.t.Helper()
-	endA, endB := join(a, b, []string{a4, a6}, []string{b4, b6})
-	endA.address(endB)
-	endB.address(endA)
-	return endA.device, endB.device
-}
-
-// join makes the veth pair, without addresses.
-func join(a, b *Host, addrsA, addrsB []string) (endA, endB *end) {
-	a.t.Helper()
 	Need(a.t, "ip")
-	endA, endB = a.newEnd(addrsA...), b.newEnd(addrsB...)
+	endA, endB := a.newEnd(a4, a6), b.newEnd(b4, b6)
 	// Even and odd indexes: if both ends had the same, the kernel would take up to a second to notice the carrier
 	// (linkwatch_urgent_event tells a veth by its peer's index).
 	endA.ip(fmt.Sprintf("link add %s index %d address %s type veth peer name %s index %d address %s netns %s",
@@ -44,7 +35,9 @@ func join(a, b *Host, addrsA, addrsB []string) (endA, endB *end) {
 	// The end that came up first has no queue until the kernel has noticed its carrier.
 	endA.waitUp()
 	endB.waitUp()
-	return endA, endB
+	endA.address(endB)
+	endB.address(endA)
+	return endA.device, endB.device
 }
 
 func (h *Host) newEnd(addrs ...string) *end {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ type recorder struct {
 
 func (r *recorder) end(how, message string) {
 	r.said = how + ": " + message
-	exitGoroutine()
+	runtime.Goexit()
 }
 
 func (r *recorder) Helper()                           {}

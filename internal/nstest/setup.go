@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// playSetup furnishes the new namespaces in which it was started, says so, and stays until it was seen.
-func playSetup() error {
+// runSetup furnishes the new namespaces in which it was started, says so, and stays until it was seen.
+func runSetup([]string) error {
 	for _, step := range []func() error{mountAll, setSysctls, loopbackUp} {
 		if err := step(); err != nil {
 			return err

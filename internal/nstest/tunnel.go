@@ -42,7 +42,7 @@ func Tunnel(a *Host, addrA string, b *Host, addrB string) (undo func()) {
 		h.tunnels = append(h.tunnels, t)
 		h.mu.Unlock()
 	}
-	a.onEnd(t.end)
+	a.OnEnd(t.end)
 	return func() {
 		a.t.Helper()
 		for _, h := range []*Host{a, b} {

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
+	"thole/internal/nstest/wire"
 )
 
 // A forwarder is no tunnel, but it keeps packets elsewhere than in the queues of the CPUs, and in their order, as one
@@ -14,7 +16,7 @@ func TestBarrierPassesTunnel(t *testing.T) {
 	for _, path := range []struct{ a, b string }{{"10.0.0.1", "10.0.0.2"}, {"fd00::1", "fd00::2"}} {
 		t.Run(path.a, func(t *testing.T) {
 			a, b := nstest.New(t), nstest.New(t)
-			nstest.Forward(a, "10.0.0.1/24", "fd00::1/64", b, "10.0.0.2/24", "fd00::2/64")
+			wire.Forward(a, "10.0.0.1/24", "fd00::1/64", b, "10.0.0.2/24", "fd00::2/64")
 			undo := nstest.Tunnel(a, path.a, b, path.b)
 			defer undo()
 			passesAll(t, a, b, path.b)
@@ -25,7 +27,7 @@ func TestBarrierPassesTunnel(t *testing.T) {
 // passesAll asks for datagrams and for answers right after they were sent, and only once.
 func passesAll(t *testing.T, a, b *nstest.Host, addr string) {
 	t.Helper()
-	far, near := b.In("").Probe("far"), a.In("").Probe("near")
+	far, near := probe.Start(b.In(""), "far"), probe.Start(a.In(""), "near")
 	in, out := far.OpenUDP("udp", net.JoinHostPort(addr, "0")), near.OpenUDP("udp", "[::]:0")
 	for i := range 100 {
 		out.Send(in.Addr, fmt.Sprint(i))
@@ -34,7 +36,7 @@ func passesAll(t *testing.T, a, b *nstest.Host, addr string) {
 		}
 	}
 	in.Close()
-	if v := out.Try(in.Addr); v.Outcome != nstest.Refused {
+	if v := out.Try(in.Addr); v.Outcome != probe.Refused {
 		t.Errorf("the answer to a datagram to a closed port of %s: %v", addr, v)
 	}
 }

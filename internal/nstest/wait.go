@@ -5,8 +5,6 @@ import (
 	"strconv"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // slowness is what THOLE_SLOWNESS says, from 1 (no such variable) on: how many times as long as usually everything
@@ -31,14 +29,14 @@ func Slow() bool { return slowness > 1 }
 // "waited 5s for …". It is the one place in a test where time passes; all else is an event.
 func WaitFor(t testing.TB, patience time.Duration, what string, cond func() bool) {
 	t.Helper()
-	if !poll(patience, cond) {
+	if !Poll(patience, cond) {
 		t.Fatalf("waited %v for %s", Patience(patience), what)
 	}
 }
 
-// poll calls cond, ever less often, until it holds (true) or patience is over (false). cond is called at least twice,
+// Poll calls cond, ever less often, until it holds (true) or patience is over (false). cond is called at least twice,
 // the last time after the deadline, so that a machine that was asleep is not to blame.
-func poll(patience time.Duration, cond func() bool) bool {
+func Poll(patience time.Duration, cond func() bool) bool {
 	const first, most = 50 * time.Microsecond, 10 * time.Millisecond
 	deadline := time.Now().Add(Patience(patience))
 	for pause := first; time.Now().Before(deadline); pause = min(2*pause, most) {
@@ -48,16 +46,4 @@ func poll(patience time.Duration, cond func() bool) bool {
 		time.Sleep(pause)
 	}
 	return cond()
-}
-
-// pollFD waits until one of the events of poll(2) is there, or an error of the descriptor (true), or patience is over.
-func pollFD(fd int, events int16, patience time.Duration) (bool, error) {
-	deadline := time.Now().Add(patience)
-	for {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
-		n, err := unix.Poll(fds, int(max(0, time.Until(deadline)).Milliseconds()))
-		if err != unix.EINTR {
-			return n > 0, err
-		}
-	}
 }

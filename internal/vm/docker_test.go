@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 const (
@@ -29,7 +29,7 @@ func docker(t *testing.T, config string) {
 	}
 	if _, err := try("docker image inspect " + image); err != nil {
 		dir := t.TempDir()
-		if err := os.WriteFile(dir+sender, nstest.FirstInstruction([4]byte{127, 0, 0, 1}, nstest.Then{}, 4001, 4002),
+		if err := os.WriteFile(dir+sender, probe.SenderProgram([4]byte{127, 0, 0, 1}, probe.AfterSend{}, 4001, 4002),
 			0o755); err != nil {
 			t.Fatal(err)
 		}

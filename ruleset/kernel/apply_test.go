@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 	"thole/ruleset"
 	"thole/ruleset/rulesettest"
 )
@@ -357,7 +358,7 @@ func TestCounters(t *testing.T) {
 	}}
 	one, two := table(counting), table(counting, counting)
 	mustApply(t, c, nil, one)
-	h.In("sender").Probe("sender").OpenUDP("udp", "127.0.0.1:0").Send("127.0.0.1:9", "12345678")
+	probe.Start(h.In("sender"), "sender").OpenUDP("udp", "127.0.0.1:0").Send("127.0.0.1:9", "12345678")
 	mustApply(t, c, one, two)
 	got, err := c.Counters("thole")
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
 // Marks of connections are changed where they are meant, bit by bit, in all families
@@ -19,7 +20,7 @@ table inet marks {
 	chain out { type filter hook output priority 0; ct direction original ct mark set udp dport map { 4000 : 4000, 7001 : 7001, 4096 : 4096 }; }
 }
 X`)
-	p := h.In("a").Probe("p")
+	p := probe.Start(h.In("a"), "p")
 	const n = 700 // more than a datagram's worth
 	server := p.OpenUDP("udp4", "127.0.0.1:4000")
 	for i := range n {

@@ -4,9 +4,10 @@ import (
 	"testing"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) { nstest.Main(m, probe.Mode) }
 
 // open returns a connection to the nftables of a host of its own.
 func open(t testing.TB) (*nstest.Host, *Conn) {

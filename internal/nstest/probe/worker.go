@@ -1,0 +1,144 @@
+package probe
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"thole/internal/nstest"
+)
+
+// worker is the probe's side: it owns the sockets, and does what the requests say, one after the other. Only the
+// servers that answer by themselves run beside it.
+type worker struct {
+	name    string
+	rights  *rightsReader
+	sockets map[int]io.Closer
+	last    int // handle
+}
+
+// Mode is what a package whose tests use probes passes to nstest.Main.
+var Mode = nstest.Mode{Name: modeName, Run: runWorker}
+
+const (
+	modeName  = "nstest-probe"
+	controlFD = 3
+)
+
+func runWorker(args []string) error {
+	syscall.CloseOnExec(controlFD)
+	file := os.NewFile(controlFD, "control")
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return err
+	}
+	file.Close()
+	return Serve(args[0], conn.(*net.UnixConn))
+}
+
+// Serve does what the test at the other end of control asks for. It returns when the test closes control.
+func Serve(name string, control *net.UnixConn) error {
+	w := &worker{
+		name:    name,
+		rights:  &rightsReader{conn: control},
+		sockets: map[int]io.Closer{},
+	}
+	return w.serve(json.NewDecoder(w.rights), json.NewEncoder(control))
+}
+
+// serve answers requests until the test closes the connection, or is gone.
+func (w *worker) serve(requests *json.Decoder, replies *json.Encoder) error {
+	for {
+		var req request
+		if err := requests.Decode(&req); err != nil {
+			return nil
+		}
+		r, err := w.do(req)
+		if err != nil {
+			r = reply{Err: err.Error()}
+		}
+		if err := replies.Encode(r); err != nil {
+			return nil
+		}
+	}
+}
+
+func (w *worker) do(req request) (reply, error) {
+	operations := map[string]func(request) (reply, error){
+		"fork":        w.fork,
+		"setuid":      w.setUID,
+		"listen":      w.listen,
+		"accept":      w.accept,
+		"connect":     w.connect,
+		"connected":   w.connected,
+		"send":        w.send,
+		"receive":     w.receive,
+		"abort":       w.abort,
+		"close":       w.close,
+		"udp":         w.udp,
+		"sendto":      w.sendTo,
+		"sendfrom":    w.sendFrom,
+		"drain":       w.drain,
+		"join":        w.join,
+		"multicast":   w.multicast,
+		"ping":        w.ping,
+		"icmp":        w.icmp,
+		"icmp-answer": w.icmpAnswer,
+	}
+	operation, ok := operations[req.Op]
+	if !ok {
+		return reply{}, fmt.Errorf("no such operation: %q", req.Op)
+	}
+	return operation(req)
+}
+
+// keep gives a socket a handle.
+func (w *worker) keep(socket io.Closer) int {
+	w.last++
+	w.sockets[w.last] = socket
+	return w.last
+}
+
+// socketOf returns the socket with that handle as what it must be.
+func socketOf[T io.Closer](w *worker, handle int) (T, error) {
+	socket, ok := w.sockets[handle].(T)
+	if !ok {
+		return socket, fmt.Errorf("handle %d is a %T", handle, w.sockets[handle])
+	}
+	return socket, nil
+}
+
+func (w *worker) close(req request) (reply, error) {
+	socket, err := socketOf[io.Closer](w, req.Handle)
+	if err != nil {
+		return reply{}, err
+	}
+	delete(w.sockets, req.Handle)
+	return reply{}, socket.Close()
+}
+
+// fork starts a child that takes over the end of a control connection that came with the request.
+func (w *worker) fork(req request) (reply, error) {
+	control, err := w.rights.take()
+	if err != nil {
+		return reply{}, err
+	}
+	defer control.Close()
+	child := nstest.Reexec(modeName, req.Data)
+	child.ExtraFiles = []*os.File{control}
+	child.Stderr = os.Stderr
+	if err := child.Start(); err != nil {
+		return reply{}, err
+	}
+	go child.Wait() //nolint:errcheck // only so that no zombie stays
+	return reply{PID: child.Process.Pid}, nil
+}
+
+// setUID is of all threads, therefore syscall's and not unix's.
+func (w *worker) setUID(req request) (reply, error) {
+	return reply{}, errors.Join(syscall.Setgroups(nil), syscall.Setgid(req.UID), syscall.Setuid(req.UID))
+}

@@ -1,15 +1,12 @@
 package attack
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -22,20 +19,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 )
 
-// An agent is a process in a cgroup that makes the system calls the test says, one
-// after the other, on one thread. It is the attacker, and the attacked where a
-// probe of nstest does not do what is needed.
+// An agent is a probe that also makes the system calls the test says, one after the other, on one thread. It is the
+// attacker, and the attacked where the sockets of a probe do not do what is needed.
 type agent struct {
+	*probe.Process
 	t    testing.TB
 	host *nstest.Host
-	pid  int
 
 	unlabelled bool // so that the old table lets it do more
-
-	in  io.Writer
-	out *json.Decoder
 }
 
 // A call is one system call that the test asks for; a result is what came of it.
@@ -52,51 +46,36 @@ type result struct {
 	Errno unix.Errno `json:",omitempty"`
 	Data  []byte     `json:",omitempty"`
 	From  string     `json:",omitempty"`
-	Err   string     `json:",omitempty"` // a mistake of the test
 }
 
-const agentFlag = "--agent"
+// operations are what agents do beside what probes do.
+var operations = probe.Operations{"call": func(args json.RawMessage) (any, error) {
+	var c call
+	if err := json.Unmarshal(args, &c); err != nil {
+		return nil, err
+	}
+	r, err := perform(c)
+	if errors.As(err, &r.Errno) {
+		err = nil // it is the result
+	}
+	return r, err
+}}
 
 // newAgent starts an agent in the cgroup.
 func newAgent(t testing.TB, h *nstest.Host, cg *nstest.Cgroup) *agent {
 	t.Helper()
-	return startAgent(t, h, cg.Command("/proc/self/exe", agentFlag))
+	return asAgent(t, h, probe.Start(cg, "agent"))
 }
 
-// startAgent runs a command that becomes an agent, or passes on what is said to one.
-func startAgent(t testing.TB, h *nstest.Host, cmd *exec.Cmd) *agent {
-	t.Helper()
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	must(t, err)
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	wait := sync.OnceValue(cmd.Wait)
-	t.Cleanup(func() {
-		in.Close()
-		_ = cmd.Process.Kill()
-		_ = wait()
-	})
-	a := &agent{t: t, host: h, pid: cmd.Process.Pid, in: in, out: json.NewDecoder(bufio.NewReader(out))}
-	a.do(call{Op: "hello"})
-	return a
+// asAgent makes a probe an agent, which ends with the test.
+func asAgent(t testing.TB, h *nstest.Host, p *probe.Process) *agent {
+	t.Cleanup(p.Stop)
+	return &agent{Process: p, t: t, host: h}
 }
 
-func (a *agent) do(c call) result {
+func (a *agent) do(c call) (r result) {
 	a.t.Helper()
-	line, err := json.Marshal(c)
-	must(a.t, err)
-	if _, err := a.in.Write(append(line, '\n')); err != nil {
-		a.t.Fatalf("agent: %s: %v", line, err)
-	}
-	var r result
-	if err := a.out.Decode(&r); err != nil {
-		a.t.Fatalf("agent: %s: it ended: %v", line, err)
-	}
-	if r.Err != "" {
-		a.t.Fatalf("agent: %s: %s", line, r.Err)
-	}
+	a.Call("call", c, &r)
 	return r
 }
 
@@ -229,7 +208,7 @@ func (s *sock) got() string {
 // pass gives the socket to another agent, by SCM_RIGHTS.
 func (s *sock) pass(to *agent) *sock {
 	s.t.Helper()
-	name := fmt.Sprintf("@attack-%d-%d", to.pid, s.fd)
+	name := fmt.Sprintf("@attack-%d-%d", to.PID(), s.fd)
 	box := to.ok(call{Op: "box", To: name}).FD
 	s.ok(call{Op: "sendfd", FD: s.fd, To: name})
 	got := &sock{to, to.ok(call{Op: "recvfd", FD: box}).FD}
@@ -269,32 +248,9 @@ func (a *agent) injectTo(device, mac string, packet []byte) {
 	a.ok(call{Op: "inject", Device: device, To: strings.TrimSpace(mac), Data: packet})
 }
 
-// playAgent is the agent's side.
-func playAgent() error {
-	runtime.LockOSThread()
-	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
-	for {
-		var c call
-		if err := in.Decode(&c); err != nil {
-			return nil
-		}
-		r, err := perform(c)
-		var errno unix.Errno
-		switch {
-		case errors.As(err, &errno):
-			r.Errno = errno
-		case err != nil:
-			r.Err = err.Error()
-		}
-		if err := out.Encode(r); err != nil {
-			return err
-		}
-	}
-}
-
+// perform is the side of the process.
 func perform(c call) (r result, err error) {
 	switch c.Op {
-	case "hello":
 	case "socket":
 		r.FD, err = unix.Socket(c.A, c.B|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, c.C)
 	case "setint":
@@ -310,7 +266,7 @@ func perform(c call) (r result, err error) {
 	case "cbpf":
 		err = randomReuseport(c.FD)
 	case "join":
-		err = joinGroup(c)
+		err = probe.JoinGroup(c.FD, c.To, c.Device)
 	case "close":
 		err = unix.Close(c.FD)
 	case "abort":
@@ -358,8 +314,6 @@ func perform(c call) (r result, err error) {
 		err = keepCapability(c.A)
 	case "capabilities":
 		r.Data, err = effective()
-	case "setgid":
-		err = becomeSetgid(c)
 	case "swarm":
 		swarm(c)
 	case "threads":
@@ -375,7 +329,7 @@ func perform(c call) (r result, err error) {
 }
 
 func withAddress(c call) error {
-	to, err := sockaddr(c.To)
+	to, err := probe.ParseSockaddr(c.To)
 	if err != nil {
 		return err
 	}
@@ -391,34 +345,11 @@ func withAddress(c call) error {
 	}
 }
 
-func sockaddr(s string) (unix.Sockaddr, error) {
-	addr, err := netip.ParseAddrPort(s)
-	if err != nil {
-		return nil, err
-	}
-	if addr.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}, nil
-	}
-	sa := &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
-	if zone := addr.Addr().Zone(); zone != "" {
-		device, err := net.InterfaceByName(zone)
-		if err != nil {
-			return nil, err
-		}
-		sa.ZoneId = uint32(device.Index)
-	}
-	return sa, nil
-}
-
 // connected is the outcome of a connect that was under way.
 func connected(fd int) error {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	if n, err := unix.Poll(fds, 0); err != nil || n == 0 {
-		return errors.Join(err, unix.ETIMEDOUT)
-	}
-	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err == nil && errno != 0 {
-		return unix.Errno(errno)
+	done, err := probe.ConnectOutcome(fd, 0)
+	if !done && err == nil {
+		return unix.ETIMEDOUT
 	}
 	return err
 }
@@ -427,22 +358,8 @@ func receive(fd int) (r result, err error) {
 	buf := make([]byte, 64<<10)
 	n, from, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
 	r.Data = buf[:max(n, 0)]
-	switch from := from.(type) {
-	case *unix.SockaddrInet4:
-		r.From = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port)).String()
-	case *unix.SockaddrInet6:
-		r.From = netip.AddrPortFrom(netip.AddrFrom16(from.Addr), uint16(from.Port)).String()
-	}
+	r.From = probe.FormatSockaddr(from)
 	return r, err
-}
-
-func joinGroup(c call) error {
-	device, err := net.InterfaceByName(c.Device)
-	if err != nil {
-		return err
-	}
-	return unix.SetsockoptIPMreqn(c.FD, unix.SOL_IP, unix.IP_ADD_MEMBERSHIP,
-		&unix.IPMreqn{Multiaddr: netip.MustParseAddr(c.To).As4(), Ifindex: int32(device.Index)})
 }
 
 // inject sends an IP packet by a packet socket: no OUTPUT hook sees it.

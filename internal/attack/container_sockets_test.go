@@ -1,8 +1,6 @@
 package attack
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -54,11 +52,9 @@ type container struct {
 }
 
 // containers starts containers on the host's network, labelled as db is and not at all, with capabilities and without.
-func (s *scene) containers(engine *engine.Docker) []container {
+func (s *scene) containers(docker *engine.Docker) []container {
 	s.t.Helper()
-	exe, err := os.Executable()
-	must(s.t, err)
-	image := engine.Image("agent", nil, exe)
+	image := docker.Image("box", nil)
 	var list []container
 	for _, c := range []struct {
 		name         string
@@ -67,14 +63,14 @@ func (s *scene) containers(engine *engine.Docker) []container {
 	}{{"default", nil, dockerCapabilities}, {"none", []string{"--cap-drop=ALL"}, 0}} {
 		for _, labelled := range []bool{true, false} {
 			name := map[bool]string{true: "labelled-", false: "unlabelled-"}[labelled] + c.name
-			args := append([]string{"run", "--interactive", "--net=host", "--name", name}, c.args...)
-			a := startAgent(s.t, s.Host, engine.Command(append(args, image, "/bin/"+filepath.Base(exe), agentFlag)...))
+			args := append([]string{"--net=host"}, c.args...)
+			a := asAgent(s.t, s.Host, docker.Probe(name, append(args, image)...))
 			if got := a.capabilities(); got != c.capabilities {
 				s.t.Fatalf("capabilities of a container, %s: %x, want %x", name, got, c.capabilities)
 			}
 			a.unlabelled = !labelled
 			if labelled {
-				s.label(engine.Cgroup(name).Path()[1:], policy.Labels{"app": "db"})
+				s.label(docker.Cgroup(name).Path()[1:], policy.Labels{"app": "db"})
 			}
 			list = append(list, container{name, a})
 		}

@@ -2,8 +2,6 @@ package attack
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +13,7 @@ import (
 	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/internal/nstest/engine"
+	"thole/internal/nstest/wire"
 )
 
 // The attacks of this file are those of a container's root, by a real engine, under
@@ -39,9 +38,7 @@ func newShip(t testing.TB) *ship {
 	s := &ship{machine: newMachine(t, followDocker)}
 	s.engine = engine.StartDocker(t, s.Host, "--ipv6", "--fixed-cidr-v6="+gateway6+"/64")
 	s.follows()
-	exe, err := os.Executable()
-	must(t, err)
-	s.image = s.engine.Image("agent", nil, exe)
+	s.image = s.engine.Image("box", nil)
 	s.web = s.run(0, "web", policy.Labels{"app": "web"})
 	s.db = s.run(0, "db", policy.Labels{"app": "db"})
 	s.free = newAgent(t, s.Host, s.In("elsewhere"))
@@ -63,10 +60,7 @@ func (s *ship) follows() {
 // container starts an agent as the first process of a container.
 func (s *ship) container(name string, args ...string) *agent {
 	s.t.Helper()
-	exe, err := os.Executable()
-	must(s.t, err)
-	args = append([]string{"run", "--interactive", "--name", name}, args...)
-	return startAgent(s.t, s.Host, s.engine.Command(append(args, s.image, "/bin/"+filepath.Base(exe), agentFlag)...))
+	return asAgent(s.t, s.Host, s.engine.Probe(name, append(args, s.image)...))
 }
 
 // captive is a container on the host's network with the labels app=db.
@@ -310,11 +304,11 @@ func (s *ship) rawSockets(t *testing.T) {
 	for _, from := range []string{local, gateway, web, "192.0.2.7"} {
 		for _, to := range []string{local, gateway} {
 			for _, port := range []string{":7001", ":7002"} {
-				raw.sendTo(to+port, string(udp4(from+":5000", to+port, "raw")))
+				raw.sendTo(to+port, string(udpPacket(from+":5000", to+port, "raw")))
 			}
 			for _, device := range []string{"lo", "docker0"} {
-				a.inject(device, udp4(from+":5001", to+":7001", "injected"))
-				a.inject(device, tcp4(from+":5001", to+":7001", 2))
+				a.inject(device, udpPacket(from+":5001", to+":7001", "injected"))
+				a.inject(device, tcpPacket(from+":5001", to+":7001", wire.SYN, 1000, 0, ""))
 			}
 		}
 	}
@@ -379,12 +373,12 @@ func (s *ship) forge(t testing.TB, name string, behind ...[]uint16) {
 		}
 		what := fmt.Sprintf("behind tags %x", tags)
 		if len(tags) < 2 {
-			send(udp4(own+":5000", gateway+":7003", "mine"))
+			send(udpPacket(own+":5000", gateway+":7003", "mine"))
 			allowed(t, "its own, "+what, s.dbUDP.got() != "")
 		}
-		send(udp4(from4+":5000", gateway+":7001", "forged"))
+		send(udpPacket(from4+":5000", gateway+":7001", "forged"))
 		denied(t, "IPv4 of another, "+what, s.webUDP.got() != "")
-		send(udp6("["+from6+"]:5000", "["+gateway6+"]:7001", "forged"))
+		send(udpPacket("["+from6+"]:5000", "["+gateway6+"]:7001", "forged"))
 		denied(t, "IPv6 of another, "+what, s.webUDP.got() != "")
 	}
 }

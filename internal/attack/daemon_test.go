@@ -85,7 +85,7 @@ func TestTwistedCommands(t *testing.T) {
 		if answer := a.request("POST /v1/run", string(body)); !strings.Contains(answer, " 200 ") {
 			t.Errorf("command %q: %s", command, answer)
 		}
-		cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", a.pid))
+		cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", a.PID()))
 		must(t, err)
 		if name := strings.TrimSpace(string(cgroup)); strings.Count(name[strings.Index(name, "/thole.slice/"):],
 			"/") != 2 || !strings.HasSuffix(name, fmt.Sprintf("-%d.scope", i+1)) {

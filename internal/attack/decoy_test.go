@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/probe"
 	"thole/internal/routes"
 )
 
@@ -83,7 +84,7 @@ var ways = map[string]func(s *sock, to, data string, device int){
 
 // sendBy sends by the device whose index is A.
 func sendBy(c call) error {
-	to, err := sockaddr(c.To)
+	to, err := probe.ParseSockaddr(c.To)
 	if err != nil {
 		return err
 	}

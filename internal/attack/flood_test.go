@@ -3,10 +3,11 @@ package attack
 import (
 	"encoding/json"
 	"errors"
-	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nstest/probe"
 )
 
 // forge sends one datagram with a source address that the socket is not bound to.
@@ -36,23 +37,17 @@ func (s *sock) stuck() bool { s.t.Helper(); return s.ok(call{Op: "stuck", FD: s.
 
 // flood is the agent's side. A datagram that the table drops is an error, which does not end the flood.
 func flood(c call) error {
-	to, err := sockaddr(c.To)
+	to, err := probe.ParseSockaddr(c.To)
 	if err != nil {
 		return err
 	}
-	source, err := netip.ParseAddr(c.Device)
+	source, err := probe.SourceAddress(c.Device)
 	if err != nil {
 		return err
-	}
-	var control []byte
-	if source.Is4() {
-		control = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: source.As4()})
-	} else {
-		control = unix.PktInfo6(&unix.Inet6Pktinfo{Addr: source.As16()})
 	}
 	next := time.Now()
 	for range c.A {
-		err := unix.Sendmsg(c.FD, c.Data, control, to, 0)
+		err := unix.Sendmsg(c.FD, c.Data, source, to, 0)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EADDRNOTAVAIL) {
 			return err
 		}

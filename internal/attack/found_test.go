@@ -2,6 +2,8 @@ package attack
 
 import (
 	"fmt"
+	"io"
+	"os"
 	"strings"
 	"testing"
 
@@ -9,6 +11,7 @@ import (
 
 	"thole/compiler/policy"
 	"thole/internal/nstest"
+	"thole/internal/nstest/wire"
 )
 
 // The attacks of this file succeeded once.
@@ -55,12 +58,20 @@ spec: {groups: ["4444"], labels: {app: [secret]}}
 	if answer := a.request("POST /v1/run", body); !strings.Contains(answer, " 403 ") {
 		t.Fatalf("without the group: %s", answer)
 	}
-	r := a.do(call{Op: "setgid", To: daemonSocket, Device: "/run/sleep", A: 4444,
-		Data: fmt.Appendf(nil, "POST /v1/run HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", len(body),
-			body)})
-	if !strings.Contains(r.From, " 403 ") {
-		t.Errorf("as a setgid program: %s", r.From)
+	setgid := m.In("users").As(1234).Reexec(setgidMode.Name, daemonSocket, "/run/sleep", "4444")
+	setgid.Stdin = strings.NewReader(fmt.Sprintf(
+		"POST /v1/run HTTP/1.1\r\nHost: thole\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+	setgid.Stderr = os.Stderr
+	out, err := setgid.StdoutPipe()
+	must(t, err)
+	must(t, setgid.Start())
+	answer, err := io.ReadAll(out)
+	must(t, err)
+	if !strings.Contains(string(answer), " 403 ") {
+		t.Errorf("as a setgid program: %s", answer)
 	}
+	must(t, setgid.Process.Kill())
+	_ = setgid.Wait() // it was killed
 }
 
 // A listener is bound to a device, in a dialogue: what the workload answers reaches the stranger.
@@ -284,7 +295,7 @@ func TestInjectedMulticast(t *testing.T) {
 	u := s.web.udp("0.0.0.0:5353")
 	s.web.ok(call{Op: "join", FD: u.fd, To: "224.0.0.251", Device: "lo"})
 	s.db.only(unix.CAP_NET_RAW)
-	s.db.inject("lo", udp4("192.0.2.7:5000", "224.0.0.251:5353", "secret"))
+	s.db.inject("lo", udpPacket("192.0.2.7:5000", "224.0.0.251:5353", "secret"))
 	denied(t, "injected multicast", u.got() != "")
 }
 
@@ -501,7 +512,7 @@ func TestSYNThatConntrackCallsAnAnswer(t *testing.T) { eachAttacker(t, sameLabel
 
 func synIsAnswer(t *testing.T, s *scene, old bool, f family, attacker *agent) {
 	reuse := [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
-	victim, mine := f.loopback+":80", fmt.Sprintf("%s:%d", f.loopback, 7000+attacker.pid%1000)
+	victim, mine := f.loopback+":80", fmt.Sprintf("%s:%d", f.loopback, 7000+attacker.PID()%1000)
 
 	// A listener that does not answer: its queue is full.
 	deaf := attacker.socket(mine, unix.SOCK_STREAM, reuse)
@@ -559,11 +570,11 @@ func TestOwnAddressFromOutside(t *testing.T) {
 	stranger := s.stranger()
 	// Frames to the node's own hardware address.
 	mac := s.Shell("cat /sys/class/net/veth0/address")
-	stranger.injectTo("veth0", mac, udp6("["+ours6+"]:5000", "["+ours6+"]:5001", "forged"))
+	stranger.injectTo("veth0", mac, udpPacket("["+ours6+"]:5000", "["+ours6+"]:5001", "forged"))
 	denied(t, "an answer that came from outside", client.got() == "forged")
-	stranger.injectTo("veth0", mac, udp6("["+ours6+"]:6000", "["+ours6+"]:5000", "forged"))
+	stranger.injectTo("veth0", mac, udpPacket("["+ours6+"]:6000", "["+ours6+"]:5000", "forged"))
 	denied(t, "a request that came from outside", server.got() == "forged")
-	stranger.injectTo("veth0", mac, udp6("["+theirs6+"]:6000", "["+ours6+"]:5000", "theirs"))
+	stranger.injectTo("veth0", mac, udpPacket("["+theirs6+"]:6000", "["+ours6+"]:5000", "theirs"))
 	allowed(t, "a request with an address of its own", server.got() == "theirs")
 	server.sendTo("["+ours6+"]:5001", "answer")
 	allowed(t, "the real answer", client.got() == "answer")
@@ -718,7 +729,7 @@ func TestInjectedSegmentOfLivingConnection(t *testing.T) {
 		}
 		seq, ack := nextSegment(t, seen, uint16(6000+i), uint16(80+i))
 		for _, number := range []uint32{seq + 1<<20, seq} {
-			s.db.inject("lo", segment6(from, to, 0x18, number, ack, "forged"))
+			s.db.inject("lo", tcpPacket(from, to, wire.PSH|wire.ACK, number, ack, "forged"))
 			if conn == nil {
 				conn = l.accept()
 			}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"thole/internal/nstest/wire"
 )
 
 // The kernel cuts IPv6 datagrams behind OUTPUT and puts them together behind INPUT. INPUT accepts all fragments over lo
@@ -61,7 +63,8 @@ func TestForgedFragments(t *testing.T) {
 	const payload = "fragments from db"
 	here := netip.IPv6Loopback()
 	datagramTo := func(port uint16) []byte {
-		return datagram(netip.AddrPortFrom(here, 5000), netip.AddrPortFrom(here, port), payload)
+		from, to := netip.AddrPortFrom(here, 5000), netip.AddrPortFrom(here, port)
+		return wire.Datagram{From: from, To: to, Data: []byte(payload)}.UDP()
 	}
 	type part struct {
 		next   byte

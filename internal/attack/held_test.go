@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/compiler/policy"
+	"thole/internal/nstest/wire"
 )
 
 // The many names of one host: other loopback addresses, the unspecified address, own
@@ -117,7 +118,7 @@ func TestNestedAndMoved(t *testing.T) {
 	denied(t, "unlabelled to the inner", reaches(s.free, "", "127.0.0.1:80", l))
 	allowed(t, "the inner to itself", reaches(inner, "", "127.0.0.1:80", l))
 	old := s.web.socket("0.0.0.0:0", unix.SOCK_STREAM)
-	s.In("elsewhere").Adopt(s.web.pid)
+	s.In("elsewhere").Adopt(s.web.PID())
 	free := s.free.listen("127.0.0.1:81")
 	denied(t, "with a socket from before the move", old.connect("127.0.0.1:81") == 0 && free.accept() != nil)
 }
@@ -133,15 +134,16 @@ func TestRawSockets(t *testing.T) {
 	raw.set([3]int{unix.SOL_SOCKET, unix.SO_MARK, 0x10000})
 	for _, from := range []string{"127.0.0.1:5000", ours + ":5000", "192.0.2.1:5000"} {
 		for _, to := range []string{"127.0.0.1:80", "127.0.0.1:81", theirs + ":82"} {
-			raw.sendTo(to, string(udp4(from, to, "spoofed")))
+			raw.sendTo(to, string(udpPacket(from, to, "spoofed")))
 		}
 	}
-	src, dst := netip.MustParseAddrPort(ours+":5000"), netip.MustParseAddrPort(theirs+":82")
-	d := datagram(src, dst, strings.Repeat("fragment", 4))
+	datagram := wire.Datagram{From: netip.MustParseAddrPort(ours + ":5000"),
+		To: netip.MustParseAddrPort(theirs + ":82"), Data: []byte(strings.Repeat("fragment", 4))}
+	src, dst, d := datagram.From.Addr(), datagram.To.Addr(), datagram.UDP()
 	raw.set([3]int{unix.SOL_IP, unix.IP_NODEFRAG, 1})
 	const more = 1 << 13
-	raw.sendTo(dst.String(), string(ip4(src.Addr(), dst.Addr(), unix.IPPROTO_UDP, more, d[:16])))
-	raw.sendTo(dst.String(), string(ip4(src.Addr(), dst.Addr(), unix.IPPROTO_UDP, 2, d[16:])))
+	raw.sendTo(datagram.To.String(), string(wire.IPv4(src, dst, unix.IPPROTO_UDP, more, d[:16])))
+	raw.sendTo(datagram.To.String(), string(wire.IPv4(src, dst, unix.IPPROTO_UDP, 2, d[16:])))
 	for _, u := range []*sock{victim, free, world} {
 		denied(t, "raw", u.got() != "")
 	}
@@ -154,8 +156,8 @@ func TestInjectedOnLoopback(t *testing.T) {
 	s.web2.only(unix.CAP_NET_RAW)
 	for _, from := range []string{"127.0.0.1:5000", ours + ":5000", theirs + ":5000", "192.0.2.7:5000"} {
 		for _, to := range []string{"127.0.0.1:80", ours + ":80"} {
-			s.web2.inject("lo", udp4(from, to, "injected"))
-			s.web2.inject("lo", tcp4(from, to, 2))
+			s.web2.inject("lo", udpPacket(from, to, "injected"))
+			s.web2.inject("lo", tcpPacket(from, to, wire.SYN, 1000, 0, ""))
 		}
 	}
 	denied(t, "injected", u.got() != "" || l.accept() != nil)
@@ -174,12 +176,12 @@ func TestMartians(t *testing.T) {
 	mac := s.Shell("cat /sys/class/net/veth0/address")
 	stranger := s.stranger()
 	for _, packet := range [][]byte{
-		udp4("127.0.0.1:5000", "127.0.0.1:80", "martian"), udp4("127.0.0.1:5000", ours+":80", "martian"),
-		udp4(ours+":5000", ours+":80", "martian"),
-		udp4("0.0.0.0:5000", ours+":80", "martian"),
-		udp6("[::1]:5000", "[::1]:81", "martian"), udp6("[::1]:5000", "["+ours6+"]:81", "martian"),
-		udp6("["+ours6+"]:5000", "["+ours6+"]:81", "martian"),
-		udp6("[::ffff:127.0.0.1]:5000", "["+ours6+"]:81", "martian"),
+		udpPacket("127.0.0.1:5000", "127.0.0.1:80", "martian"), udpPacket("127.0.0.1:5000", ours+":80", "martian"),
+		udpPacket(ours+":5000", ours+":80", "martian"),
+		udpPacket("0.0.0.0:5000", ours+":80", "martian"),
+		udpPacket("[::1]:5000", "[::1]:81", "martian"), udpPacket("[::1]:5000", "["+ours6+"]:81", "martian"),
+		udpPacket("["+ours6+"]:5000", "["+ours6+"]:81", "martian"),
+		udpPacket("[::ffff:127.0.0.1]:5000", "["+ours6+"]:81", "martian"),
 	} {
 		stranger.injectTo("veth0", mac, packet)
 	}

@@ -1,8 +1,6 @@
 package attack
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -24,14 +22,9 @@ func (s *ship) wholeTreeOfTheNode(t *testing.T) {
 
 // A workload that may talk to Docker starts a container: this has labels of its own, here none.
 func (s *ship) helperOutside(t *testing.T) {
-	exe, err := os.Executable()
-	must(t, err)
-	inScope := s.In("thole.slice/web.scope").Command("env", "DOCKER_HOST=unix://"+s.engine.Socket,
-		"DOCKER_CONFIG=/run/docker-config",
-		"/usr/bin/docker", "run", "--interactive", "--net=host", "--name", "helper", s.image, "/bin/"+
-			filepath.Base(exe), agentFlag)
 	denied(t, "the workload to unlabelled", reaches(s.web, "", local+":7002", s.freeTCP))
-	limit(t, "its container to unlabelled", reaches(startAgent(t, s.Host, inScope), "", local+":7002", s.freeTCP))
+	helper := asAgent(t, s.Host, s.engine.ProbeBy(s.In("thole.slice/web.scope"), "helper", "--net=host", s.image))
+	limit(t, "its container to unlabelled", reaches(helper, "", local+":7002", s.freeTCP))
 }
 
 // A packet socket on a bridge sends into containers there, in the name of the node. A container there sends with
@@ -46,7 +39,7 @@ func (s *ship) onBridge(t *testing.T) {
 	a := s.captive("injector")
 	denied(t, "by UDP", reachesUDP(a, "", to+":7005", u))
 	mac := strings.TrimSpace(s.engine.Docker("exec", "bridged-victim", "cat", "/sys/class/net/eth0/address"))
-	a.injectTo("docker0", mac, udp4(gateway+":5000", to+":7005", "injected"))
+	a.injectTo("docker0", mac, udpPacket(gateway+":5000", to+":7005", "injected"))
 	limit(t, "by a packet socket", u.got() == "injected")
 
 	a = s.bridged("same-hardware")
@@ -54,7 +47,7 @@ func (s *ship) onBridge(t *testing.T) {
 	bridge, port := s.Shell("cat /sys/class/net/docker0/address"), "bridge fdb show br docker0 | grep "+mac
 	before := s.Shell(port)
 	for _, to := range []string{gateway + ":7003", gateway + ":7001"} {
-		a.ok(call{Op: "frame", Device: "eth0", Data: frame(bridge, mac, udp4(own+":5000", to, "forged"))})
+		a.ok(call{Op: "frame", Device: "eth0", Data: frame(bridge, mac, udpPacket(own+":5000", to, "forged"))})
 	}
 	limit(t, "with another's hardware address", s.dbUDP.got() == "forged")
 	denied(t, "as the other", s.webUDP.got() != "")

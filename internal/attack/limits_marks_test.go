@@ -19,7 +19,7 @@ func TestLimitPacketSockets(t *testing.T) {
 	u := s.stranger().udp(theirs + ":80")
 	denied(t, "out by UDP", reachesUDP(s.db, "", theirs+":80", u))
 	mac := s.outside.Shell("cat /sys/class/net/veth0/address")
-	s.db.injectTo("veth0", mac, udp4(ours+":5000", theirs+":80", "secret"))
+	s.db.injectTo("veth0", mac, udpPacket(ours+":5000", theirs+":80", "secret"))
 	limit(t, "out by a packet socket", u.got() == "secret")
 
 	all := unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/wire"
 )
 
 // Sockets of two workloads share a port of UDP by SO_REUSEPORT, with a selector that chooses by chance. A request
@@ -167,7 +168,7 @@ func (s *scene) answersItself(attacker *agent, l *sock) (data, answer bool) {
 		return false, false
 	}
 	seq, ack := synAck(t, seen, 80)
-	raw.sendTo(ours+":0", string(segment4(ours+":80", ours+":6000", 0x10, seq+1, ack)))
+	raw.sendTo(ours+":0", string(tcpPacket(ours+":80", ours+":6000", wire.ACK, seq+1, ack, "")))
 	s.Barrier()
 	c.send("question")
 	var conn *sock

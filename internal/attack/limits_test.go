@@ -58,7 +58,7 @@ func TestLimitProcessesOfOneUser(t *testing.T) {
 	u := s.free.udp("127.0.0.1:81")
 	denied(t, "its own", reachesUDP(thief, "", "127.0.0.1:81", u))
 	socket := helper.socket("0.0.0.0:0", unix.SOCK_DGRAM)
-	steal := call{Op: "steal", A: helper.pid, B: socket.fd}
+	steal := call{Op: "steal", A: helper.PID(), B: socket.fd}
 	if errno := other.do(steal).Errno; errno != unix.EPERM {
 		t.Errorf("another user takes a socket: %v, want it refused", errno)
 	}

@@ -18,26 +18,15 @@ import (
 	"thole/internal/api"
 	"thole/internal/nstest"
 	"thole/internal/nstest/baseline"
+	"thole/internal/nstest/engine"
+	"thole/internal/nstest/probe"
 	"thole/policies"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == agentFlag {
-		if err := playAgent(); err != nil {
-			fmt.Fprintln(os.Stderr, "agent:", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	if len(os.Args) == 3 && os.Args[1] == laterFlag {
-		if err := askLater(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, "later:", err)
-		}
-		os.Exit(0)
-	}
-	code := nstest.Run(m)
+	code := nstest.Run(m, probe.NewMode(operations), engine.NewMode(operations), setgidMode, setgidChildMode)
 	if scratch != "" {
 		os.RemoveAll(scratch)
 	}
@@ -396,5 +385,5 @@ func (a *agent) request(line, body string) string {
 // end ends the agent's process.
 func (a *agent) end() {
 	a.t.Helper()
-	must(a.t, unix.Kill(a.pid, unix.SIGKILL))
+	must(a.t, unix.Kill(a.PID(), unix.SIGKILL))
 }

@@ -5,19 +5,18 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"time"
+
+	"thole/internal/nstest"
 )
 
-const laterFlag = "--later" // --later GROUP: descriptor 3 is a connection, standard input a request
-
-// becomeSetgid connects to the daemon, has a child keep the connection, and executes
-// a setgid program. When that runs, the child sends the request: the daemon then
-// reads the groups of who connected. The answer goes to the file FD of the call.
-func becomeSetgid(c call) error {
-	conn, err := net.Dial("unix", c.To)
+// setgidMode is SOCKET PROGRAM GROUP, with a request on standard input: the process connects to the daemon, has a child
+// keep the connection, and executes a setgid program. When that runs, the child sends the request: the daemon then
+// reads the groups of the process that connected. The child writes the answer.
+var setgidMode = nstest.Mode{Name: "nstest-setgid", Run: func(args []string) error {
+	conn, err := net.Dial("unix", args[0])
 	if err != nil {
 		return err
 	}
@@ -25,25 +24,22 @@ func becomeSetgid(c call) error {
 	if err != nil {
 		return err
 	}
-	child := exec.Command("/proc/self/exe", laterFlag, fmt.Sprint(c.A))
+	child := nstest.Reexec(setgidChildMode.Name, args[2])
 	child.ExtraFiles = []*os.File{file}
-	child.Stdin = strings.NewReader(string(c.Data))
-	in, out, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	if _, err := out.Write(c.Data); err != nil {
-		return err
-	}
-	out.Close()
-	child.Stdin, child.Stdout = in, os.Stdout
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := child.Start(); err != nil {
 		return err
 	}
-	return syscall.Exec(c.Device, []string{c.Device, "60"}, nil)
-}
+	syscall.CloseOnExec(int(os.Stdout.Fd())) // so that it ends with the child
+	return syscall.Exec(args[1], []string{args[1], "60"}, nil)
+}}
 
-// askLater waits until the parent has the group, asks, and writes a result.
+// setgidChildMode is GROUP: descriptor 3 is a connection to the daemon, standard input a request.
+var setgidChildMode = nstest.Mode{Name: "nstest-setgid-child", Run: func(args []string) error {
+	return askLater(args[0])
+}}
+
+// askLater waits until the parent has the group, asks, and writes the answer.
 func askLater(group string) error {
 	file := os.NewFile(3, "connection")
 	conn, err := net.FileConn(file)
@@ -65,7 +61,6 @@ func askLater(group string) error {
 	if _, err := conn.Write(request); err != nil {
 		return err
 	}
-	answer, err := io.ReadAll(conn)
-	fmt.Printf("{\"From\":%q}\n", answer)
+	_, err = io.Copy(os.Stdout, conn)
 	return err
 }

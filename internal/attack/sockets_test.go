@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/wire"
 )
 
 // The attacks of this file are about which socket gets a packet of this node, and which one sent it: web and web2 may
@@ -127,13 +128,13 @@ func forgedAnswer(t *testing.T, s *scene, old bool, f family, attacker *agent) {
 	mine.forge(f.sourceLoopback, f.loopback+":6000", "forged")
 	closed(t, old, "an answer with the server's address", client.got() == "forged")
 	if attacker.may(unix.CAP_NET_RAW) {
-		raw, family := udp4, unix.AF_INET
+		family := unix.AF_INET
 		if f.name == "IPv6" {
-			raw, family = udp6, unix.AF_INET6
+			family = unix.AF_INET6
 		}
 		r := attacker.raw(family)
 		defer r.close()
-		r.sendTo(f.loopback+":0", string(raw(f.loopback+":5353", f.loopback+":6000", "forged")))
+		r.sendTo(f.loopback+":0", string(udpPacket(f.loopback+":5353", f.loopback+":6000", "forged")))
 		closed(t, old, "an answer by a raw socket", client.got() == "forged")
 	}
 	server.sendTo(f.loopback+":6000", "answer")
@@ -150,13 +151,9 @@ func injectedDatagram(t *testing.T, s *scene, old bool, f family, attacker *agen
 	defer func() { server.close(); client.close() }()
 	client.sendTo(f.loopback+":5353", "question")
 	allowed(t, "the question", server.got() == "question")
-	packet := udp4
-	if f.name == "IPv6" {
-		packet = udp6
-	}
-	attacker.inject("lo", packet(f.loopback+":6000", f.loopback+":5353", "forged"))
+	attacker.inject("lo", udpPacket(f.loopback+":6000", f.loopback+":5353", "forged"))
 	closed(t, old, "an injected question", server.got() == "forged")
-	attacker.inject("lo", packet(f.loopback+":5353", f.loopback+":6000", "forged"))
+	attacker.inject("lo", udpPacket(f.loopback+":5353", f.loopback+":6000", "forged"))
 	closed(t, old, "an injected answer", client.got() == "forged")
 	server.sendTo(f.loopback+":6000", "answer")
 	allowed(t, "the real answer", client.got() == "answer")
@@ -343,7 +340,7 @@ func decoyAnswers(t *testing.T, s *scene, old bool, f family, attacker *agent) {
 		t.Fatal("the handshake failed: nothing was tried")
 	}
 	seq, ack := synAck(t, seen, 80)
-	raw.sendTo(f.node+":0", string(segment4(f.node+":80", ours+":6000", 0x10, seq+1, ack)))
+	raw.sendTo(f.node+":0", string(tcpPacket(f.node+":80", ours+":6000", wire.ACK, seq+1, ack, "")))
 	s.Barrier()
 	c.send("question")
 	var conn *sock

@@ -134,12 +134,12 @@ func TestWireGuardsFirstBytes(t *testing.T) {
 				u := a.udp(f.node + ":51820")
 				u.sendTo(there, first)
 				u.close()
-				packet, family := udp4, unix.AF_INET
+				family := unix.AF_INET
 				if f.name == "IPv6" {
-					packet, family = udp6, unix.AF_INET6
+					family = unix.AF_INET6
 				}
 				raw := a.raw(family)
-				raw.sendTo(there[:strings.LastIndex(there, ":")]+":0", string(packet(f.node+":51820", there, first)))
+				raw.sendTo(there[:strings.LastIndex(there, ":")]+":0", string(udpPacket(f.node+":51820", there, first)))
 				raw.close()
 			}
 			arrived := strings.Contains(other.got(), name)

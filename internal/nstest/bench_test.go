@@ -4,13 +4,13 @@ import (
 	"testing"
 
 	"thole/internal/nstest"
-	"thole/internal/nstest/leaktest"
 	"thole/internal/nstest/probe"
+	"thole/internal/nstest/tbtest"
 )
 
 func BenchmarkHost(b *testing.B) {
 	for b.Loop() {
-		m := &leaktest.Scope{TB: b}
+		m := &tbtest.Scope{TB: b}
 		nstest.New(m)
 		m.End()
 	}

@@ -35,10 +35,11 @@
 //
 //	probe     processes that open sockets and use them as a test says: connects, datagrams, pings, and their verdicts
 //	engine    Docker and Podman in a host, and probes in containers
-//	wire      packets: seen, lost, repeated, held back, replaced
+//	wire      packets: made by hand, seen, lost, repeated, held back, replaced
 //	faults    netlink that fails
 //	baseline  the program of an earlier commit, to compare with
 //	leaktest  whether all that a test made is gone
+//	tbtest    doubles of testing.TB
 //
 // # No sleeping
 //

@@ -6,12 +6,13 @@ import (
 
 	"thole/internal/nstest"
 	"thole/internal/nstest/leaktest"
+	"thole/internal/nstest/tbtest"
 )
 
 func TestVictim(t *testing.T) { leaktest.Victim(t, nil) }
 
 func TestNothingIsLeftAfterATest(t *testing.T) {
-	m := &leaktest.Scope{TB: t}
+	m := &tbtest.Scope{TB: t}
 	made := leaktest.Furnish(m)
 	made.Hold(t)
 	m.End()

@@ -1,43 +1,15 @@
 package nstest_test
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"thole/internal/nstest"
+	"thole/internal/nstest/tbtest"
 )
-
-// recorder is a test whose end is written down.
-type recorder struct {
-	testing.TB
-	said string
-}
-
-func (r *recorder) end(how, message string) {
-	r.said = how + ": " + message
-	runtime.Goexit()
-}
-
-func (r *recorder) Helper()                           {}
-func (r *recorder) Skip(args ...any)                  { r.end("skip", fmt.Sprint(args...)) }
-func (r *recorder) Fatalf(format string, args ...any) { r.end("fatal", fmt.Sprintf(format, args...)) }
-
-// record runs a test and returns how it ended.
-func record(t *testing.T, test func(t testing.TB)) string {
-	r := &recorder{TB: t}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		test(r)
-	}()
-	<-done
-	return r.said
-}
 
 func TestNeed(t *testing.T) {
 	loud, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
@@ -56,11 +28,11 @@ func TestNeed(t *testing.T) {
 	} {
 		t.Setenv("CI", tt.ci)
 		t.Setenv("THOLE_MUST", tt.must)
-		got := record(t, missing)
+		got := tbtest.Record(t, missing)
 		if !strings.HasPrefix(got, tt.want+"this machine lacks no-such-program (") {
 			t.Errorf("CI=%s THOLE_MUST=%s: %q, want %s…", tt.ci, tt.must, got, tt.want)
 		}
-		if got := record(t, func(t testing.TB) { nstest.Need(t, "sh") }); got != "" {
+		if got := tbtest.Record(t, func(t testing.TB) { nstest.Need(t, "sh") }); got != "" {
 			t.Errorf("nothing is missing: %q", got)
 		}
 	}
@@ -73,13 +45,13 @@ func TestNeed(t *testing.T) {
 
 func TestWaitFor(t *testing.T) {
 	n := 0
-	got := record(t, func(t testing.TB) {
+	got := tbtest.Record(t, func(t testing.TB) {
 		nstest.WaitFor(t, time.Minute, "the third look", func() bool { n++; return n == 3 })
 	})
 	if got != "" || n != 3 {
 		t.Errorf("a condition that comes true: %q after %d looks", got, n)
 	}
-	got = record(t, func(t testing.TB) {
+	got = tbtest.Record(t, func(t testing.TB) {
 		nstest.WaitFor(t, 10*time.Millisecond, "the impossible", func() bool { return false })
 	})
 	if want := "fatal: waited 10ms for the impossible"; got != want {

@@ -214,7 +214,11 @@ func (e *Docker) TryDocker(args ...string) (string, error) {
 // Command is the docker command with these arguments, for who wants to do more with it than Docker does.
 func (e *Docker) Command(args ...string) *exec.Cmd {
 	e.t.Helper()
-	cmd := e.host.Command(dockerCLI, args...)
+	return e.commandBy(e.host.In(""), args...)
+}
+
+func (e *Docker) commandBy(c *nstest.Cgroup, args ...string) *exec.Cmd {
+	cmd := c.Command(dockerCLI, args...)
 	// Not the configuration of who runs the test.
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+e.Socket, "DOCKER_CONFIG=/run/docker-config")
 	return cmd

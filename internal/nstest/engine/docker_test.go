@@ -1,11 +1,9 @@
 package engine_test
 
 import (
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +13,7 @@ import (
 	"thole/internal/nstest/engine"
 	"thole/internal/nstest/leaktest"
 	"thole/internal/nstest/probe"
+	"thole/internal/nstest/tbtest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m, probe.Mode, engine.Mode) }
@@ -128,35 +127,11 @@ func TestDockerFlags(t *testing.T) {
 	}
 }
 
-// fatalRecorder is a test whose Fatalf is written down.
-type fatalRecorder struct {
-	testing.TB
-	said string
-}
-
-func (r *fatalRecorder) Helper() {}
-func (r *fatalRecorder) Fatalf(format string, args ...any) {
-	r.said = fmt.Sprintf(format, args...)
-	runtime.Goexit()
-}
-
-// fatalOf runs a test and returns with what it failed, "" if it did not.
-func fatalOf(t *testing.T, test func(t testing.TB)) string {
-	r := &fatalRecorder{TB: t}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		test(r)
-	}()
-	<-done
-	return r.said
-}
-
 func TestDockerThatDoesNotStart(t *testing.T) {
 	nstest.Need(t, "root", "cgroup2")
 	host := nstest.New(t)
-	got := fatalOf(t, func(t testing.TB) { engine.StartDocker(t, host, "--bip=nonsense") })
-	if want := "nstest: starting a Docker engine: dockerd ended: exit status 1"; !strings.HasPrefix(got, want) {
+	got := tbtest.Record(t, func(t testing.TB) { engine.StartDocker(t, host, "--bip=nonsense") })
+	if want := "fatal: nstest: starting a Docker engine: dockerd ended: exit status 1"; !strings.HasPrefix(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"thole/internal/nstest"
 	"thole/internal/nstest/engine"
 	"thole/internal/nstest/leaktest"
+	"thole/internal/nstest/tbtest"
 )
 
 // furnishDocker makes a host with an engine, and containers with a network of their own and without.
@@ -46,7 +47,7 @@ func footprint(t *testing.T) map[string]any {
 
 func TestDockerLeavesNothing(t *testing.T) {
 	before := footprint(t)
-	m := &leaktest.Scope{TB: t}
+	m := &tbtest.Scope{TB: t}
 	made := leaktest.Furnish(m)
 	furnishDocker(m, made)
 	made.Hold(t)

@@ -11,6 +11,7 @@ import (
 	"thole/internal/nstest"
 	"thole/internal/nstest/engine"
 	"thole/internal/nstest/leaktest"
+	"thole/internal/nstest/tbtest"
 )
 
 // A Podman's containers are in cgroups of the host, in its network or in their own, and have the labels that they were
@@ -56,7 +57,7 @@ func furnishPodman(t testing.TB, r *leaktest.Remains) {
 
 func TestPodmanLeavesNothing(t *testing.T) {
 	before := footprint(t)
-	m := &leaktest.Scope{TB: t}
+	m := &tbtest.Scope{TB: t}
 	made := leaktest.Furnish(m)
 	furnishPodman(m, made)
 	made.Hold(t)

@@ -19,7 +19,18 @@ const (
 )
 
 // Mode is what a package whose tests use Docker.Probe passes to nstest.Main, beside probe.Mode.
-var Mode = nstest.Mode{Name: containerExe, Run: runInContainer}
+var Mode = NewMode(nil)
+
+// NewMode is Mode for a package whose probes have operations of their own.
+func NewMode(more probe.Operations) nstest.Mode {
+	return nstest.Mode{Name: containerExe, Run: func(args []string) error {
+		control, err := net.Dial("unix", containerControl)
+		if err != nil {
+			return err
+		}
+		return probe.Serve(args[0], control.(*net.UnixConn), more)
+	}}
+}
 
 // Probe starts a probe as the first process of a container with that name (Docker wants two letters at least): its
 // sockets are born in the container's cgroup and network. The arguments are those of docker run up to and with the
@@ -28,6 +39,12 @@ var Mode = nstest.Mode{Name: containerExe, Run: runInContainer}
 // A container with its own network asks for addresses by ARP before it sends. A Barrier covers that where the one who
 // is asked is there; give a probe.Target that nobody answers for some Patience.
 func (e *Docker) Probe(name string, args ...string) *probe.Process {
+	e.t.Helper()
+	return e.ProbeBy(e.host.In(""), name, args...)
+}
+
+// ProbeBy is Probe by a docker command that runs in this cgroup of the host.
+func (e *Docker) ProbeBy(c *nstest.Cgroup, name string, args ...string) *probe.Process {
 	e.t.Helper()
 	nstest.RequireMode(e.t, containerExe)
 	listener, err := e.listen(name)
@@ -38,7 +55,9 @@ func (e *Docker) Probe(name string, args ...string) *probe.Process {
 	run = append(run, "--volume", listener.Addr().String()+":"+containerControl)
 	run = append(run, e.mountExe()...)
 	run = append(run, args...)
-	e.Docker(append(run, name)...)
+	if _, err := nstest.Output("docker", e.commandBy(c, append(run, name)...)); err != nil {
+		e.t.Fatalf("nstest: probe %s: %v", name, err)
+	}
 	return e.accept(name, listener)
 }
 
@@ -98,13 +117,4 @@ func (e *Docker) accept(name string, listener *net.UnixListener) *probe.Process 
 		e.t.Fatalf("nstest: probe %s does not start: %v\n%s", name, err, logs)
 	}
 	return probe.Attach(e.host, name, control)
-}
-
-// runInContainer is the process of a probe in a container.
-func runInContainer(args []string) error {
-	control, err := net.Dial("unix", containerControl)
-	if err != nil {
-		return err
-	}
-	return probe.Serve(args[0], control.(*net.UnixConn))
 }

@@ -17,6 +17,9 @@
 //	u.Got("token"), u.Received(), u.Errors(), u.Join("224.0.0.251", "lo")
 //	cli.Ping("127.0.0.1"), cli.ICMP("127.0.0.1", 13), cli.Fork("child"), cli.SetUID(1000)
 //
+// A package whose probes do more for it passes probe.NewMode(operations) to nstest.Main; Process.Call then has a probe
+// do an operation.
+//
 // The files process.go and datagram.go are the test's side, worker*.go the side of the process, and protocol.go is what
 // both say to each other. SenderProgram is a program of its own, for what the first instruction of a process may do.
 package probe

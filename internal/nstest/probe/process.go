@@ -132,7 +132,7 @@ func (p *Process) exchange(req request, rights []byte) reply {
 	if err != nil {
 		p.t.Fatalf("nstest: %+v: %v", req, err)
 	}
-	if _, _, err := p.control.WriteMsgUnix(line, rights, nil); err != nil {
+	if err := p.write(line, rights); err != nil {
 		p.t.Fatalf("nstest: probe %s takes no requests: %v", p.Name, err)
 	}
 	var r reply
@@ -143,6 +143,29 @@ func (p *Process) exchange(req request, rights []byte) reply {
 		p.t.Fatalf("nstest: probe %s: %s: %s", p.Name, line, r.Err)
 	}
 	return r
+}
+
+// write sends all of a request. WriteMsgUnix may send only the first part of a long one.
+func (p *Process) write(line, rights []byte) error {
+	n, _, err := p.control.WriteMsgUnix(line, rights, nil)
+	if err == nil && n < len(line) {
+		_, err = p.control.Write(line[n:])
+	}
+	return err
+}
+
+// Call has the probe do one of the Operations that its package passed to NewMode. The arguments are encoded as JSON,
+// and so is the result, which is a pointer.
+func (p *Process) Call(operation string, args, result any) {
+	p.t.Helper()
+	encoded, err := json.Marshal(args)
+	if err != nil {
+		p.t.Fatalf("nstest: probe %s: arguments of %s: %v", p.Name, operation, err)
+	}
+	r := p.call(request{Op: operation, Args: encoded})
+	if err := json.Unmarshal(r.Result, result); err != nil {
+		p.t.Fatalf("nstest: probe %s: result of %s: %v", p.Name, operation, err)
+	}
 }
 
 // A Verdict says how an attempt went.

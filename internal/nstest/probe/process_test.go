@@ -13,8 +13,6 @@ import (
 	"thole/internal/nstest/wire"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m, probe.Mode) }
-
 func wantOutcome(t *testing.T, what string, got probe.Verdict, want probe.Outcome, server string) {
 	t.Helper()
 	if got.Outcome != want || got.Server != server {

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,8 @@ type request struct {
 	ICMPType int           `json:",omitempty"`
 	UID      int           `json:",omitempty"`
 	Patience time.Duration `json:",omitempty"` // how long to wait for what is not there yet
+
+	Args json.RawMessage `json:",omitempty"` // of Operations
 }
 
 type reply struct {
@@ -38,6 +41,8 @@ type reply struct {
 	Elapsed  time.Duration `json:",omitempty"`
 	Received []Datagram    `json:",omitempty"`
 	Errors   []ICMPError   `json:",omitempty"`
+
+	Result json.RawMessage `json:",omitempty"` // of Operations
 }
 
 // An Outcome says what became of an attempt to reach somebody.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 
 	"thole/internal/nstest"
@@ -19,33 +20,45 @@ type worker struct {
 	rights  *rightsReader
 	sockets map[int]io.Closer
 	last    int // handle
+	more    Operations
 }
 
+// Operations are what the probes of a package do beside what all probes do. The key is the name in Process.Call. A
+// function returns a value for json.Marshal, or the error with which the test fails.
+type Operations map[string]func(args json.RawMessage) (result any, err error)
+
 // Mode is what a package whose tests use probes passes to nstest.Main.
-var Mode = nstest.Mode{Name: modeName, Run: runWorker}
+var Mode = NewMode(nil)
 
 const (
 	modeName  = "nstest-probe"
 	controlFD = 3
 )
 
-func runWorker(args []string) error {
-	syscall.CloseOnExec(controlFD)
-	file := os.NewFile(controlFD, "control")
-	conn, err := net.FileConn(file)
-	if err != nil {
-		return err
-	}
-	file.Close()
-	return Serve(args[0], conn.(*net.UnixConn))
+// NewMode is Mode for a package whose probes have operations of their own.
+func NewMode(more Operations) nstest.Mode {
+	return nstest.Mode{Name: modeName, Run: func(args []string) error {
+		syscall.CloseOnExec(controlFD)
+		file := os.NewFile(controlFD, "control")
+		conn, err := net.FileConn(file)
+		if err != nil {
+			return err
+		}
+		file.Close()
+		return Serve(args[0], conn.(*net.UnixConn), more)
+	}}
 }
 
-// Serve does what the test at the other end of control asks for. It returns when the test closes control.
-func Serve(name string, control *net.UnixConn) error {
+// Serve does what the test at the other end of control asks for, all on one thread: what an operation changes of its
+// thread, as its capabilities, holds for the next one. It returns when the test closes control.
+func Serve(name string, control *net.UnixConn, more Operations) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	w := &worker{
 		name:    name,
 		rights:  &rightsReader{conn: control},
 		sockets: map[int]io.Closer{},
+		more:    more,
 	}
 	return w.serve(json.NewDecoder(w.rights), json.NewEncoder(control))
 }
@@ -89,11 +102,23 @@ func (w *worker) do(req request) (reply, error) {
 		"icmp":        w.icmp,
 		"icmp-answer": w.icmpAnswer,
 	}
+	if operation, ok := w.more[req.Op]; ok {
+		return callOperation(operation, req)
+	}
 	operation, ok := operations[req.Op]
 	if !ok {
 		return reply{}, fmt.Errorf("no such operation: %q", req.Op)
 	}
 	return operation(req)
+}
+
+func callOperation(operation func(json.RawMessage) (any, error), req request) (reply, error) {
+	result, err := operation(req.Args)
+	if err != nil {
+		return reply{}, err
+	}
+	encoded, err := json.Marshal(result)
+	return reply{Result: encoded}, err
 }
 
 // keep gives a socket a handle.

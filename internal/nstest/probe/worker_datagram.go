@@ -94,7 +94,7 @@ func (w *worker) sendFrom(req request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	source, err := netip.ParseAddr(req.From)
+	source, err := SourceAddress(req.From)
 	if err != nil {
 		return reply{}, err
 	}
@@ -102,11 +102,7 @@ func (w *worker) sendFrom(req request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	info := unix.PktInfo6(&unix.Inet6Pktinfo{Addr: source.As16()})
-	if source.Is4() {
-		info = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: source.As4()})
-	}
-	outcome, err := outcomeOf(unix.Sendmsg(s.fd, []byte(req.Data), info, to, 0))
+	outcome, err := outcomeOf(unix.Sendmsg(s.fd, []byte(req.Data), source, to, 0))
 	return reply{Outcome: outcome}, err
 }
 
@@ -119,7 +115,7 @@ func (s *datagramSocket) parseSockaddr(to string) (unix.Sockaddr, error) {
 	if s.family == unix.AF_INET6 && addr.Addr().Is4() {
 		to = netip.AddrPortFrom(netip.AddrFrom16(addr.Addr().As16()), addr.Port()).String()
 	}
-	return parseSockaddr(to)
+	return ParseSockaddr(to)
 }
 
 func (w *worker) drain(req request) (reply, error) {
@@ -146,7 +142,7 @@ func (s *datagramSocket) readAll() ([]Datagram, error) {
 			return all, nil
 		case err == unix.EINTR:
 		case err == nil:
-			all = append(all, Datagram{Data: string(buf[:n]), From: sockaddrString(from)})
+			all = append(all, Datagram{Data: string(buf[:n]), From: FormatSockaddr(from)})
 		default: // an ICMP error: readErrors has it, or will; to read it here takes it off the socket
 			if outcome, err := outcomeOf(err); outcome == "" {
 				return nil, err
@@ -176,61 +172,34 @@ func (s *datagramSocket) readErrors() ([]ICMPError, error) {
 				m.Header.Level == unix.SOL_IPV6 && m.Header.Type == unix.IPV6_RECVERR
 			if isError && len(m.Data) >= 4 { // struct sock_extended_err begins with ee_errno
 				errno := unix.Errno(binary.NativeEndian.Uint32(m.Data))
-				all = append(all, ICMPError{Errno: errno, To: sockaddrString(to)})
+				all = append(all, ICMPError{Errno: errno, To: FormatSockaddr(to)})
 			}
 		}
 	}
 }
 
-func sockaddrString(sa unix.Sockaddr) string {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)).String()
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port)).String()
-	}
-	return ""
-}
-
 func (w *worker) join(req request) (reply, error) {
-	s, device, err := w.socketAndDevice(req)
+	s, err := socketOf[*datagramSocket](w, req.Handle)
 	if err != nil {
 		return reply{}, err
 	}
-	group, err := netip.ParseAddr(req.To)
-	if err != nil {
-		return reply{}, err
-	}
-	if group.Is4() {
-		return reply{}, unix.SetsockoptIPMreqn(s.fd, unix.SOL_IP, unix.IP_ADD_MEMBERSHIP,
-			&unix.IPMreqn{Multiaddr: group.As4(), Ifindex: int32(device)})
-	}
-	return reply{}, unix.SetsockoptIPv6Mreq(s.fd, unix.SOL_IPV6, unix.IPV6_JOIN_GROUP,
-		&unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(device)})
+	return reply{}, JoinGroup(s.fd, req.To, req.Device)
 }
 
 func (w *worker) multicast(req request) (reply, error) {
-	s, device, err := w.socketAndDevice(req)
+	s, err := socketOf[*datagramSocket](w, req.Handle)
+	if err != nil {
+		return reply{}, err
+	}
+	device, err := net.InterfaceByName(req.Device)
 	if err != nil {
 		return reply{}, err
 	}
 	if s.family == unix.AF_INET {
 		return reply{}, unix.SetsockoptIPMreqn(s.fd, unix.SOL_IP, unix.IP_MULTICAST_IF,
-			&unix.IPMreqn{Ifindex: int32(device)})
+			&unix.IPMreqn{Ifindex: int32(device.Index)})
 	}
-	return reply{}, unix.SetsockoptInt(s.fd, unix.SOL_IPV6, unix.IPV6_MULTICAST_IF, device)
-}
-
-func (w *worker) socketAndDevice(req request) (*datagramSocket, int, error) {
-	s, err := socketOf[*datagramSocket](w, req.Handle)
-	if err != nil {
-		return nil, 0, err
-	}
-	device, err := net.InterfaceByName(req.Device)
-	if err != nil {
-		return nil, 0, err
-	}
-	return s, device.Index, nil
+	return reply{}, unix.SetsockoptInt(s.fd, unix.SOL_IPV6, unix.IPV6_MULTICAST_IF, device.Index)
 }
 
 // answerTo returns the type of the answer to an ICMP request, if it is one that kernels answer.

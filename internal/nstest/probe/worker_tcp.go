@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -132,7 +131,7 @@ type dialing struct {
 
 // connect begins to connect. Over loopback and veth the outcome is there when connect(2) returns, unless it is silence.
 func (w *worker) connect(req request) (reply, error) {
-	to, err := parseSockaddr(req.To)
+	to, err := ParseSockaddr(req.To)
 	if err != nil {
 		return reply{}, err
 	}
@@ -158,7 +157,7 @@ func (w *worker) connect(req request) (reply, error) {
 }
 
 func bindSource(fd int, from string) error {
-	addr, err := parseSockaddr(from)
+	addr, err := ParseSockaddr(from)
 	if err != nil {
 		return err
 	}
@@ -177,21 +176,11 @@ func (w *worker) connected(req request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	ready, err := pollFD(d.fd, unix.POLLOUT, req.Patience)
-	if err != nil {
-		return reply{}, err
-	}
-	if !ready {
+	done, err := ConnectOutcome(d.fd, req.Patience)
+	if !done && err == nil {
 		return reply{Outcome: pending, Handle: req.Handle, Elapsed: time.Since(d.since)}, nil
 	}
-	errno, err := unix.GetsockoptInt(d.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		return reply{}, err
-	}
-	if errno != 0 {
-		return w.settle(req.Handle, d, unix.Errno(errno))
-	}
-	return w.settle(req.Handle, d, nil)
+	return w.settle(req.Handle, d, err)
 }
 
 // settle replaces the dialing by its connection, or forgets it.
@@ -269,40 +258,9 @@ func (w *worker) abort(req request) (reply, error) {
 	return w.close(req)
 }
 
-func parseSockaddr(s string) (unix.Sockaddr, error) {
-	addr, err := netip.ParseAddrPort(s)
-	if err != nil {
-		return nil, err
-	}
-	if addr.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}, nil
-	}
-	sa := &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
-	if zone := addr.Addr().Zone(); zone != "" {
-		device, err := net.InterfaceByName(zone)
-		if err != nil {
-			return nil, err
-		}
-		sa.ZoneId = uint32(device.Index)
-	}
-	return sa, nil
-}
-
 func familyOf(sa unix.Sockaddr) int {
 	if _, ok := sa.(*unix.SockaddrInet4); ok {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
-}
-
-// pollFD waits until one of the events of poll(2) is there, or an error of the descriptor (true), or patience is over.
-func pollFD(fd int, events int16, patience time.Duration) (bool, error) {
-	deadline := time.Now().Add(patience)
-	for {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
-		n, err := unix.Poll(fds, int(max(0, time.Until(deadline)).Milliseconds()))
-		if err != unix.EINTR {
-			return n > 0, err
-		}
-	}
 }

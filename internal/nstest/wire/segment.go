@@ -13,6 +13,7 @@ type Segment struct {
 	From, To      netip.AddrPort
 	Seq, Ack      uint32
 	Flags         byte // of the header's 14th byte
+	Window        uint16
 	Options, Data []byte
 }
 
@@ -113,60 +114,6 @@ func parseSegment(frame []byte) *Segment {
 		From: netip.AddrPortFrom(from, binary.BigEndian.Uint16(tcp)),
 		To:   netip.AddrPortFrom(to, binary.BigEndian.Uint16(tcp[2:])),
 		Seq:  binary.BigEndian.Uint32(tcp[4:]), Ack: binary.BigEndian.Uint32(tcp[8:]),
-		Flags: tcp[13], Options: tcp[20:header], Data: tcp[header:],
+		Flags: tcp[13], Window: binary.BigEndian.Uint16(tcp[14:]), Options: tcp[20:header], Data: tcp[header:],
 	}
-}
-
-// With returns a frame in the direction of f, and with its hardware addresses, that has another segment in it: whole,
-// with right checksums, and as much window as f's.
-func (f *Frame) With(s Segment) *Frame {
-	header := 20 + len(s.Options)
-	tcp := make([]byte, header, header+len(s.Data))
-	binary.BigEndian.PutUint16(tcp, s.From.Port())
-	binary.BigEndian.PutUint16(tcp[2:], s.To.Port())
-	binary.BigEndian.PutUint32(tcp[4:], s.Seq)
-	binary.BigEndian.PutUint32(tcp[8:], s.Ack)
-	tcp[12], tcp[13] = byte(header/4)<<4, s.Flags
-	copy(tcp[14:16], f.window())
-	copy(tcp[20:], s.Options)
-	tcp = append(tcp, s.Data...)
-	from, to := s.From.Addr().AsSlice(), s.To.Addr().AsSlice()
-	binary.BigEndian.PutUint16(tcp[16:],
-		sumOf(from, to, []byte{0, unix.IPPROTO_TCP, byte(len(tcp) >> 8), byte(len(tcp))}, tcp))
-
-	var ip []byte
-	if s.From.Addr().Is4() {
-		ip = []byte{0x45, 0, byte((20 + len(tcp)) >> 8), byte(20 + len(tcp)), 0, 0, 0x40, 0, 64, unix.IPPROTO_TCP, 0, 0}
-		binary.BigEndian.PutUint16(ip[10:], sumOf(ip, from, to))
-	} else {
-		ip = []byte{0x60, 0, 0, 0, byte(len(tcp) >> 8), byte(len(tcp)), unix.IPPROTO_TCP, 64}
-	}
-	data := append([]byte(nil), f.Data[:14]...)
-	for _, part := range [][]byte{ip, from, to, tcp} {
-		data = append(data, part...)
-	}
-	return &Frame{FromA: f.FromA, Data: data, TCP: parseSegment(data)}
-}
-
-// window is the field of f's segment.
-func (f *Frame) window() []byte {
-	header := 14 + 40
-	if f.TCP.From.Addr().Is4() {
-		header = 14 + int(f.Data[14]&0xf)*4
-	}
-	return f.Data[header+14 : header+16]
-}
-
-// sumOf is the Internet's checksum (RFC 1071), of parts of which each has an even length but the last.
-func sumOf(parts ...[]byte) uint16 {
-	sum := uint32(0)
-	for _, b := range parts {
-		for i := range b {
-			sum += uint32(b[i]) << (8 * (1 - i&1))
-		}
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
 }

@@ -74,6 +74,7 @@ func (r *Remains) Present() []string {
 	return there
 }
 
+// WaitGone waits until nothing of it is there, the janitor excepted.
 func (r *Remains) WaitGone(t *testing.T) {
 	t.Helper()
 	var there []string
@@ -88,6 +89,7 @@ func (r *Remains) WaitGone(t *testing.T) {
 	})
 }
 
+// WaitJanitorGone waits until the janitor has ended.
 func (r *Remains) WaitJanitorGone(t *testing.T) {
 	t.Helper()
 	nstest.WaitFor(t, 10*time.Second, "the janitor to end", func() bool {
@@ -96,7 +98,7 @@ func (r *Remains) WaitJanitorGone(t *testing.T) {
 	})
 }
 
-// Furnish makes of everything something: two linked hosts, probes, programs, and one that ran away twice.
+// Furnish makes two linked hosts, probes, programs, and a process that forked away from its parent twice.
 func Furnish(t testing.TB) *Remains {
 	r := &Remains{Janitor: janitorOf(os.Getpid())}
 	a, b := nstest.New(t), nstest.New(t)

@@ -47,7 +47,7 @@ func (s *UDPSocket) SendFrom(source, to, data string) Outcome {
 }
 
 // Received returns every datagram that arrived until now, of all that were sent before the call. It is final: what is
-// not in it was lost (see Host.Barrier).
+// not in it was lost (see nstest.Host.Barrier).
 func (s *UDPSocket) Received() []Datagram {
 	s.process.t.Helper()
 	s.process.host.Barrier()

@@ -55,7 +55,7 @@ type Passage struct {
 
 const virtioNetHeader = 10 // linux/virtio_net.h, struct virtio_net_hdr
 
-// Forward joins two hosts, as Link does, by a Forwarder, which ends with the first host's test. Without a rule
+// Forward joins two hosts, as nstest.Link does, by a Forwarder, which ends with the first host's test. Without a rule
 // everything passes.
 func Forward(a *nstest.Host, a4, a6 string, b *nstest.Host, b4, b6 string) *Forwarder {
 	t := a.T()

@@ -72,7 +72,7 @@ func (o *Observer) open(family, proto int) error {
 	return nil
 }
 
-// Packets returns all that was let pass until now. It is final for what was sent before (see Host.Barrier).
+// Packets returns all that was let pass until now. It is final for what was sent before (see nstest.Host.Barrier).
 func (o *Observer) Packets() []Packet {
 	o.host.T().Helper()
 	o.host.Barrier()

@@ -103,17 +103,30 @@ func socketPair() (net.Conn, *os.File, error) {
 	return conn, theirs, err
 }
 
-// rightsReader reads a unix connection and keeps the file descriptors that come with the bytes.
-type rightsReader struct {
-	conn *net.UnixConn
+// rightsConn is the process's end of a control connection. It keeps the file descriptors that come with the bytes. It
+// reads and writes without Go's poller, which would have the thread of the requests wait for another one.
+type rightsConn struct {
+	file *os.File
 	fds  []int
 }
 
-func (r *rightsReader) Read(p []byte) (int, error) {
-	oob := make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := r.conn.ReadMsgUnix(p, oob)
+// newRightsConn takes over a connection.
+func newRightsConn(conn *net.UnixConn) (*rightsConn, error) {
+	file, err := conn.File()
 	if err != nil {
-		return n, err
+		return nil, err
+	}
+	return &rightsConn{file: file}, errors.Join(conn.Close(), unix.SetNonblock(int(file.Fd()), false))
+}
+
+func (r *rightsConn) Read(p []byte) (int, error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(int(r.file.Fd()), p, oob, 0)
+	for errors.Is(err, unix.EINTR) {
+		n, oobn, _, _, err = unix.Recvmsg(int(r.file.Fd()), p, oob, 0)
+	}
+	if err != nil {
+		return 0, err
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
@@ -132,8 +145,10 @@ func (r *rightsReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+func (r *rightsConn) Write(p []byte) (int, error) { return r.file.Write(p) }
+
 // take returns the oldest file descriptor that came and was not taken.
-func (r *rightsReader) take() (*os.File, error) {
+func (r *rightsConn) take() (*os.File, error) {
 	if len(r.fds) == 0 {
 		return nil, errors.New("no file descriptor came with the request")
 	}

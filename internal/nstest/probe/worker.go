@@ -17,7 +17,7 @@ import (
 // servers that answer by themselves run beside it.
 type worker struct {
 	name    string
-	rights  *rightsReader
+	control *rightsConn
 	sockets map[int]io.Closer
 	last    int // handle
 	more    Operations
@@ -54,13 +54,17 @@ func NewMode(more Operations) nstest.Mode {
 func Serve(name string, control *net.UnixConn, more Operations) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	conn, err := newRightsConn(control)
+	if err != nil {
+		return err
+	}
 	w := &worker{
 		name:    name,
-		rights:  &rightsReader{conn: control},
+		control: conn,
 		sockets: map[int]io.Closer{},
 		more:    more,
 	}
-	return w.serve(json.NewDecoder(w.rights), json.NewEncoder(control))
+	return w.serve(json.NewDecoder(conn), json.NewEncoder(conn))
 }
 
 // serve answers requests until the test closes the connection, or is gone.
@@ -148,7 +152,7 @@ func (w *worker) close(req request) (reply, error) {
 
 // fork starts a child that takes over the end of a control connection that came with the request.
 func (w *worker) fork(req request) (reply, error) {
-	control, err := w.rights.take()
+	control, err := w.control.take()
 	if err != nil {
 		return reply{}, err
 	}

@@ -77,10 +77,8 @@ var mayImport = map[string][]string{
 		"github.com/...", "golang.org/x/...",
 	},
 	"thole/cmd/thole": {
-		"thole/compiler", "thole/compiler/policy", "thole/ruleset", "thole/ruleset/kernel", "thole/watch/...",
-		"thole/policies",
-		"thole/datapath/pki", "thole/internal/api", "thole/internal/daemon", "thole/internal/condition",
-		"thole/internal/doctor",
+		"thole/compiler", "thole/compiler/policy", "thole/watch", "thole/datapath/pki", "thole/internal/api",
+		"thole/internal/daemon", "thole/internal/condition", "thole/internal/doctor",
 		"github.com/spf13/...", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/...",
 		"gopkg.in/yaml.v3",
 	},

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"thole/compiler"
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
@@ -114,58 +113,27 @@ func apply(cmd *cobra.Command, w *world, o applyOptions) error {
 	return applyLive(cmd, w, o, files)
 }
 
-// A plan is what -o json prints of a dry run with an inventory.
-type plan struct {
-	Table    string        `json:"table"` // an nft script
-	Classes  []api.Class   `json:"classes"`
-	Warnings []api.Message `json:"warnings"`
-}
-
 // planInventory prints the table for workloads that are only written down.
 func planInventory(w *world, o applyOptions, files []policy.File) error {
-	docs, err := daemon.ParseNew(files, o.allowEmpty)
+	inventory, err := readFile(o.inventory)
 	if err != nil {
-		return fmt.Errorf("reading policies: %w", err)
+		return fmt.Errorf("reading the inventory: %w", err)
 	}
-	workloads, err := readInventory(o.inventory, docs)
+	plan, err := daemon.PlanInventory(daemon.Inventory{
+		Policies: files, Workloads: inventory, Deny: denyMode(o.deny), AllowEmpty: o.allowEmpty,
+	})
+	if errors.Is(err, daemon.ErrNotWorkload) {
+		return try(err, "thole apply -f POLICIES --inventory WORKLOADS --dry-run")
+	}
 	if err != nil {
 		return err
 	}
-	result, err := compiler.Compile(compiler.Input{
-		Policies:  docs.Policies,
-		Workloads: workloads,
-		Options:   compiler.Options{Deny: denyMode(o.deny), Comments: true},
-	})
-	if err != nil {
-		return fmt.Errorf("compiling policies: %w", err)
-	}
-	p := plan{Table: result.Table.Text(), Classes: []api.Class{}, Warnings: []api.Message{}}
-	for _, c := range result.Classes(workloads) {
-		p.Classes = append(p.Classes, classOf(c))
-	}
-	for _, warning := range result.Warnings {
-		p.Warnings = append(p.Warnings, api.Message{Where: warning.Position.String(), Text: warning.Message})
-	}
-	printMessages(w.stderr, "warning", p.Warnings)
+	printMessages(w.stderr, "warning", plan.Warnings)
 	if o.output == "json" {
-		return writeJSON(w.stdout, p)
+		return writeJSON(w.stdout, plan)
 	}
-	_, err = io.WriteString(w.stdout, escapeScript(p.Table))
+	_, err = io.WriteString(w.stdout, escapeScript(plan.Table))
 	return err
-}
-
-func classOf(c compiler.Class) api.Class {
-	labels := make([]map[string]string, len(c.Labels))
-	for i, l := range c.Labels {
-		labels[i] = l
-	}
-	return api.Class{
-		Number:    c.Number,
-		Workloads: nonNil(c.Workloads),
-		Labels:    labels,
-		Ingress:   nonNil(c.Ingress),
-		Egress:    nonNil(c.Egress),
-	}
 }
 
 // applyLive lets the daemon apply the files; without one it is done here.

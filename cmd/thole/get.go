@@ -12,6 +12,7 @@ import (
 
 	"thole/compiler/policy"
 	"thole/internal/api"
+	"thole/internal/daemon"
 )
 
 func newGet(w *world) *cobra.Command {
@@ -44,7 +45,7 @@ type listing[T any] struct {
 	kind          string // "workloads"
 	long, example string
 	fetch         func(*api.Client, context.Context) ([]T, error)
-	survey        func(survey) []T // without a daemon
+	offline       func(daemon.Listing) []T
 	name          func(T) string
 	columns       []column[T]
 }
@@ -64,7 +65,7 @@ EGRESS name the policies that isolate a workload in this direction. Without such
 policy the direction is not restricted.`,
 		example: "  thole get workloads\n  thole get workloads web -o yaml",
 		fetch:   (*api.Client).Workloads,
-		survey:  survey.Workloads,
+		offline: func(l daemon.Listing) []api.Workload { return l.Workloads },
 		name:    func(w api.Workload) string { return w.Name },
 		columns: []column[api.Workload]{
 			{"NAME", false, func(w api.Workload) string { return w.Name }},
@@ -89,7 +90,7 @@ rules it has, and how many of the workloads that run now it selects. A policy
 that selects nothing is often a mistake.`,
 		example: "  thole get policies\n  thole get policies -o wide",
 		fetch:   (*api.Client).Policies,
-		survey:  survey.Policies,
+		offline: func(l daemon.Listing) []api.Policy { return l.Policies },
 		name:    func(p api.Policy) string { return p.Name },
 		columns: []column[api.Policy]{
 			{"NAME", false, func(p api.Policy) string { return p.Name }},
@@ -110,7 +111,7 @@ func classListing() listing[api.Class] {
 the set tells apart are in one class; the table's maps contain classes.`,
 		example: "  thole get classes\n  thole get classes -o json",
 		fetch:   (*api.Client).Classes,
-		survey:  survey.Classes,
+		offline: func(l daemon.Listing) []api.Class { return l.Classes },
 		name:    func(c api.Class) string { return strconv.FormatUint(uint64(c.Number), 10) },
 		columns: []column[api.Class]{
 			{"CLASS", false, func(c api.Class) string { return strconv.FormatUint(uint64(c.Number), 10) }},
@@ -136,7 +137,9 @@ func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
 			if errors.Is(err, api.ErrNoDaemon) {
 				_ = say(w.stderr, "thole: no daemon answers at %s: "+
 					"this list is computed from the last policy set and the workloads that run now\n", socket)
-				items, err = l.withoutDaemon(state)
+				var all daemon.Listing
+				all, err = daemon.List(daemon.Config{State: state})
+				items = l.offline(all)
 			}
 			if err != nil {
 				return asRoot(w, fmt.Errorf("listing %s: %w", l.kind, err))
@@ -154,11 +157,6 @@ func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
 	socketFlag(cmd, &socket)
 	stateFlag(cmd, &state)
 	return cmd
-}
-
-func (l listing[T]) withoutDaemon(state string) ([]T, error) {
-	s, err := lookAround(state)
-	return l.survey(s), err
 }
 
 // pick returns the items with these names; all, if there are no names.

@@ -12,6 +12,7 @@ import (
 
 	"thole/compiler"
 	"thole/internal/api"
+	"thole/internal/daemon"
 	"thole/internal/promise"
 )
 
@@ -31,7 +32,7 @@ func promised(root *cobra.Command) string {
 		value any
 	}{
 		{"thole apply -o json", api.ApplyResponse{}},
-		{"thole apply --inventory -o json", plan{}},
+		{"thole apply --inventory -o json", daemon.InventoryPlan{}},
 		{"thole arm -o json", api.ApplyResponse{}},
 		{"thole doctor -o json", diagnosis{}},
 		{"thole get workloads -o json", []api.Workload{}},

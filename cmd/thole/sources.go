@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 
 	"thole/compiler/policy"
 	"thole/watch"
@@ -66,25 +65,3 @@ const maxSource = 2 << 20 // bytes
 
 // readBounded reads no more than it takes to see that a file is too long.
 func readBounded(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxSource)) }
-
-// readInventory reads the workloads of an inventory and those that the policy
-// files have beside the policies.
-func readInventory(file string, docs policy.Documents) ([]policy.Workload, error) {
-	source, err := readFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("reading the inventory: %w", err)
-	}
-	inventory, err := policy.Parse([]policy.File{source})
-	if err != nil {
-		return nil, fmt.Errorf("reading the inventory: %w", err)
-	}
-	if len(inventory.Policies) > 0 || len(inventory.Grants) > 0 {
-		return nil, try(errors.New("reading the inventory: "+file+": it has documents that are not of kind Workload"),
-			"thole apply -f POLICIES --inventory WORKLOADS --dry-run")
-	}
-	workloads, err := policy.InventoryWorkloads(slices.Concat(docs.Bindings, inventory.Bindings))
-	if err != nil {
-		return nil, fmt.Errorf("reading the inventory: %w", err)
-	}
-	return workloads, nil
-}

@@ -248,9 +248,7 @@ func (h *host) Sockets() (map[uint64]bool, error) { return h.sockets() }
 
 // parts are what a daemon and a single apply have in common.
 type parts struct {
-	scopes   *watch.Scopes
-	docker   *docker.Docker // nil: it is not followed
-	cgroups  *watch.Cgroups
+	sources
 	enforcer *enforcer
 }
 
@@ -263,23 +261,14 @@ func newParts(config Config, host *host) (parts, error) {
 	if err != nil {
 		return parts{}, err
 	}
-	scopes, err := watch.NewScopes(host.root, key, host.manager)
+	found, err := openSources(config, host, key)
 	if err != nil {
 		return parts{}, err
 	}
-	docker, err := newDocker(config, host)
-	if err != nil {
-		return parts{}, err
-	}
-	cgroups, err := watch.NewCgroups(host.root, scopes, engineOf(docker))
-	if err != nil {
-		return parts{}, err
-	}
-	askOnce(docker)
-	return parts{scopes: scopes, docker: docker, cgroups: cgroups, enforcer: &enforcer{
+	return parts{sources: found, enforcer: &enforcer{
 		kernel:      host.kernel,
 		connections: host.marks,
-		runs:        cgroups,
+		runs:        found.cgroups,
 		dead:        host,
 		state:       state,
 		log:         config.Logger,

@@ -12,5 +12,5 @@
 // ask it. The package never decides about a packet, never flushes the table, and
 // never takes a caller's word for who it is.
 //
-// It also has what commands do where no daemon runs (ApplyOnce, Cleanup).
+// It also has what commands do where no daemon runs (ApplyOnce, List, PlanInventory, Cleanup).
 package daemon

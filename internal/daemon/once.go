@@ -2,12 +2,8 @@ package daemon
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	"thole/compiler/policy"
 	"thole/internal/api"
@@ -55,31 +51,19 @@ func applyOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyRespon
 // previewOnce compiles without a daemon, and without a trace.
 func previewOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResponse, error) {
 	state := &stateDir{dir: config.State}
-	key, err := os.ReadFile(filepath.Join(config.State, keyFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		key = make([]byte, keySize) // no daemon was here: there is nothing that a key could prove
-		rand.Read(key)
-	} else if err != nil {
-		return api.ApplyResponse{}, fmt.Errorf("the key in the state directory: %v: are you root?", err)
-	}
-	scopes, err := watch.NewScopes(host.root, key, host.manager)
+	key, err := readKey(config.State)
 	if err != nil {
 		return api.ApplyResponse{}, err
 	}
-	docker, err := newDocker(config, host)
+	found, err := openSources(config, host, key)
 	if err != nil {
 		return api.ApplyResponse{}, err
 	}
-	cgroups, err := watch.NewCgroups(host.root, scopes, engineOf(docker))
-	if err != nil {
-		return api.ApplyResponse{}, err
-	}
-	askOnce(docker)
-	defer cgroups.Close() //nolint:errcheck // nothing was waited for
+	defer found.cgroups.Close() //nolint:errcheck // nothing was waited for
 	e := &enforcer{
 		kernel: host.kernel, dead: host, state: state, log: config.Logger, deny: config.Deny, once: true, now: host.now,
 	}
-	e.runs = carrier{looker{cgroups}, e}
+	e.runs = carrier{looker{found.cgroups}, e}
 	if err := e.adopt(); err != nil {
 		return api.ApplyResponse{}, err
 	}

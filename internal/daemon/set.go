@@ -70,15 +70,6 @@ func (s policySet) after(active policySet, allowEmpty bool) (policySet, error) {
 	return policySet{}, errNoPolicy(len(active.docs.Policies))
 }
 
-// ParseNew reads files as the set of a node on which none was given yet, where the built-in default is active.
-func ParseNew(files []policy.File, allowEmpty bool) (policy.Documents, error) {
-	set, err := parseSet(api.SourceApplied, files)
-	if err == nil {
-		set, err = set.after(defaultSet(), allowEmpty)
-	}
-	return set.docs, err
-}
-
 // errNoPolicy refuses an input that would remove the last policy. The command thole exits 2 because of its reason.
 func errNoPolicy(active int) error {
 	now := "one policy"

@@ -1,0 +1,162 @@
+package daemon
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"thole/compiler"
+	"thole/compiler/policy"
+	"thole/internal/api"
+	"thole/watch"
+	"thole/watch/cgroupfs"
+	"thole/watch/docker"
+)
+
+// sources find the workloads that run. The daemon, one apply without a daemon, and the listings below all use them.
+type sources struct {
+	scopes  *watch.Scopes
+	docker  *docker.Docker // nil: it is not followed
+	cgroups *watch.Cgroups // to be run or closed
+}
+
+// openSources asks Docker once for the running containers. It needs of the host the cgroup tree and the manager only.
+// The key verifies the labels of "thole run".
+func openSources(config Config, host *host, key []byte) (sources, error) {
+	scopes, err := watch.NewScopes(host.root, key, host.manager)
+	if err != nil {
+		return sources{}, err
+	}
+	docker, err := newDocker(config, host)
+	if err != nil {
+		return sources{}, err
+	}
+	cgroups, err := watch.NewCgroups(host.root, scopes, engineOf(docker))
+	if err != nil {
+		return sources{}, err
+	}
+	askOnce(docker)
+	return sources{scopes, docker, cgroups}, nil
+}
+
+// readKey returns the key of a state directory, and makes no file. Without a key, no labels were sealed: a random key
+// accepts none.
+func readKey(state string) ([]byte, error) {
+	key, err := os.ReadFile(filepath.Join(state, keyFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, keySize)
+		rand.Read(key) // it never fails
+		return key, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the key in the state directory: %v: are you root?", err)
+	}
+	return key, nil
+}
+
+// A Listing is what "thole get" shows. The numbers of its classes are not those of the loaded table.
+type Listing struct {
+	Workloads []api.Workload
+	Policies  []api.Policy
+	Classes   []api.Class
+}
+
+// List computes, where no daemon runs, what the last policy set says about the workloads that run now. It changes
+// nothing, and needs no access to the kernel's tables. The loaded table may be older.
+func List(config Config) (Listing, error) {
+	config = config.withDefaults()
+	set, ok, err := (&stateDir{dir: config.State}).policies()
+	if err != nil {
+		return Listing{}, fmt.Errorf("the last policy set: %w", err)
+	}
+	if !ok {
+		set = defaultSet()
+	}
+	key, err := readKey(config.State)
+	if err != nil {
+		return Listing{}, err
+	}
+	root, err := cgroupfs.OpenRoot()
+	if err != nil {
+		return Listing{}, err
+	}
+	found, err := openSources(config, &host{root: root, manager: watch.FindManager()}, key)
+	if err != nil {
+		return Listing{}, err
+	}
+	snapshot := found.cgroups.Look(set.docs.Bindings)
+	workloads, unlabelled := policy.Admit(set.docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
+	result, err := compiler.Compile(compiler.Input{Policies: set.docs.Policies, Workloads: workloads})
+	if err = errors.Join(err, found.cgroups.Close()); err != nil {
+		return Listing{}, err
+	}
+	v := &view{roster: newRoster(workloads, nil, unlabelled), result: &result, policies: set.docs.Policies}
+	listing := Listing{Workloads: v.workloads(), Policies: v.apiPolicies(), Classes: v.classes()}
+	for i := range listing.Workloads {
+		listing.Workloads[i].Class = 0 // that of the loaded table is not known
+	}
+	return listing, nil
+}
+
+// An Inventory is the input of PlanInventory: policies, and a file of Workload documents in place of the workloads
+// that run.
+type Inventory struct {
+	Policies   []policy.File
+	Workloads  policy.File
+	Deny       compiler.DenyMode
+	AllowEmpty bool
+}
+
+// An InventoryPlan is what would be loaded for an inventory.
+type InventoryPlan struct {
+	Table    string        `json:"table"` // an nft script
+	Classes  []api.Class   `json:"classes"`
+	Warnings []api.Message `json:"warnings"`
+}
+
+// ErrNotWorkload says that an inventory has documents of another kind than Workload.
+var ErrNotWorkload = errors.New("it has documents that are not of kind Workload")
+
+// PlanInventory compiles policies for workloads that are only written down. It reads nothing but its input.
+func PlanInventory(in Inventory) (InventoryPlan, error) {
+	set, err := parseSet(api.SourceApplied, in.Policies)
+	if err == nil {
+		set, err = set.after(defaultSet(), in.AllowEmpty)
+	}
+	if err != nil {
+		return InventoryPlan{}, fmt.Errorf("reading policies: %w", err)
+	}
+	workloads, err := inventoryWorkloads(in.Workloads, set.docs.Bindings)
+	if err != nil {
+		return InventoryPlan{}, fmt.Errorf("reading the inventory: %w", err)
+	}
+	result, err := compiler.Compile(compiler.Input{
+		Policies:  set.docs.Policies,
+		Workloads: workloads,
+		Options:   compiler.Options{Deny: in.Deny, Comments: true},
+	})
+	if err != nil {
+		return InventoryPlan{}, fmt.Errorf("compiling policies: %w", err)
+	}
+	plan := InventoryPlan{Table: result.Table.Text(), Classes: []api.Class{}, Warnings: apiMessages(result.Warnings)}
+	for _, c := range result.Classes(workloads) {
+		plan.Classes = append(plan.Classes, apiClass(c))
+	}
+	return plan, nil
+}
+
+// inventoryWorkloads returns the workloads of an inventory, and those of Workload documents beside the policies.
+func inventoryWorkloads(inventory policy.File, besides []policy.Binding) ([]policy.Workload, error) {
+	docs, err := policy.Parse([]policy.File{inventory})
+	if err != nil {
+		return nil, err
+	}
+	if len(docs.Policies) > 0 || len(docs.Grants) > 0 {
+		return nil, fmt.Errorf("%s: %w", inventory.Name, ErrNotWorkload)
+	}
+	return policy.InventoryWorkloads(slices.Concat(besides, docs.Bindings))
+}

@@ -2,13 +2,10 @@ package watch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 )
 
 // The times of NamedFiles.
@@ -24,20 +21,20 @@ const (
 // A change is reported at once, without a quiet time. So a reader may find a half-written file; it keeps what it has,
 // and the end of the writing is reported, too. Of many changes within reportEvery the first and the last are reported.
 //
-// NamedFiles works in rounds: watch everything on the way to the files, report a change, wait for an event. Each
-// round has a watch of its own, so none is left on a directory that was swapped for another. The report comes after
-// the watch was made: a reader that reads at each report misses no change.
+// NamedFiles works in rounds: watch the path (pathWatch), report a change, wait for an event. Each round has a watch
+// of its own, so none is left on a directory that was swapped for another. The report comes after the watch was made:
+// a reader that reads at each report misses no change.
 type NamedFiles struct {
 	path    string
 	names   []string
-	inotify func() (*fsnotify.Watcher, error)
+	inotify func() (*inotify, error)
 	changed chan struct{} // of size 1
 	failure atomic.Pointer[error]
 }
 
 // NewNamedFiles watches the files with these names in the directory at path.
 func NewNamedFiles(path string, names ...string) *NamedFiles {
-	return &NamedFiles{path: path, names: names, inotify: fsnotify.NewWatcher, changed: make(chan struct{}, 1)}
+	return &NamedFiles{path: path, names: names, inotify: newInotify, changed: make(chan struct{}, 1)}
 }
 
 // Changed receives a value when the files may be others than before: once at the start, and after each change.
@@ -74,43 +71,23 @@ func (n *NamedFiles) round(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watching %s: %v: see `sysctl fs.inotify.max_user_instances`", n.path, err)
 	}
-	defer inotify.Close()
-	w := newWay(func(name string) bool { return slices.Contains(n.names, name) })
-	if _, err := (&follower{inotify: inotify, way: w}).enter(n.path); err != nil {
+	defer inotify.close() //nolint:errcheck // nothing was written
+	path, err := newPathWatch(inotify, n.path, n.isNamed)
+	if err != nil {
 		return err
 	}
 	n.failure.Store(nil)
 	n.report()
-	return n.await(ctx, inotify, w)
+	_, err = path.wait(ctx, time.Now().Add(renewEvery))
+	return err
 }
+
+func (n *NamedFiles) isNamed(name string) bool { return slices.Contains(n.names, name) }
 
 // report makes Changed receive a value, if none waits there already.
 func (n *NamedFiles) report() {
 	select {
 	case n.changed <- struct{}{}:
 	default:
-	}
-}
-
-// await returns after an event that matters.
-func (n *NamedFiles) await(ctx context.Context, inotify *fsnotify.Watcher, w way) error {
-	renew := time.NewTimer(renewEvery)
-	defer renew.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-renew.C:
-			return nil
-		case <-inotify.Errors: // an overflow: events were lost
-			return nil
-		case event, ok := <-inotify.Events:
-			if !ok {
-				return errors.New("inotify was closed")
-			}
-			if w.matters(event) {
-				return nil
-			}
-		}
 	}
 }

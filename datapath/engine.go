@@ -279,10 +279,10 @@ func (e *Engine) learn(before handshake.Conn, action *handshake.Action, key hand
 		e.peers.ForgetPlain(key.Remote)
 	}
 	if pair := action.Remember; pair != nil {
-		e.peers.Answered((*peers.Pair)(pair), p.Source, p.Token == token.TypeFullT2, e.now)
+		e.peers.Answered(pair, p.Source, p.Token == token.TypeFullT2, e.now)
 	}
 	if action.Mark == handshake.MarkProven {
-		e.peers.Proven(peers.Server, (*peers.Pair)(before.Pair()), p.Source.Addr(), e.now)
+		e.peers.Proven(peers.Server, before.Pair(), p.Source.Addr(), e.now)
 		e.counts["proven"]++
 	}
 }

@@ -30,25 +30,23 @@ func (k known) Own(w handshake.Workload) *token.Own {
 }
 
 // Remembered is a method of handshake.Statements.
-func (k known) Remembered(own *token.Own, at netip.AddrPort) *handshake.Pair {
-	return (*handshake.Pair)(k.peers.Remembered(own, at, k.now))
+func (k known) Remembered(own *token.Own, at netip.AddrPort) *token.Pair {
+	return k.peers.Remembered(own, at, k.now)
 }
 
 // Named is a method of handshake.Statements.
 func (k known) Named(side handshake.Side, w handshake.Workload, own, peer token.Fingerprint,
-	from netip.Addr) (*handshake.Pair, error) {
+	from netip.Addr) (*token.Pair, error) {
 	local, ok := k.daemon.Workload(uint64(w))
 	if !ok {
 		return nil, peers.Unknown
 	}
-	pair, err := k.peers.Named(peers.Side(side), local.Labels, own, peer, from, k.now)
-	return (*handshake.Pair)(pair), err
+	return k.peers.Named(peers.Side(side), local.Labels, own, peer, from, k.now)
 }
 
 // Stated is a method of handshake.Statements.
-func (k known) Stated(side handshake.Side, own *token.Own, statement []byte, from netip.Addr) (*handshake.Pair, error) {
-	pair, err := k.peers.Stated(peers.Side(side), own, statement, from, k.now)
-	return (*handshake.Pair)(pair), err
+func (k known) Stated(side handshake.Side, own *token.Own, statement []byte, from netip.Addr) (*token.Pair, error) {
+	return k.peers.Stated(peers.Side(side), own, statement, from, k.now)
 }
 
 // Class is a method of handshake.Policy.

@@ -69,7 +69,7 @@ type Action struct {
 	ForgetPlain bool
 	// Remember is the pair with the statement that has just answered, to be named next
 	// time at this address and port. Nil: none.
-	Remember *Pair
+	Remember *token.Pair
 
 	put   tokenParts
 	first uint32 // PutT3: c + 1

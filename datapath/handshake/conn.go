@@ -2,7 +2,6 @@ package handshake
 
 import (
 	"net/netip"
-	"time"
 
 	"thole/datapath/packet"
 	"thole/datapath/token"
@@ -29,14 +28,6 @@ func (s State) String() string {
 // A Workload names one that runs on this node, as the caller counts them; 0 is none.
 type Workload uint64
 
-// A Pair is a statement of this node, one of another node, and the keys that they give
-// for one direction. It is never changed once it is made.
-type Pair struct {
-	Own  *token.Own
-	Peer *token.Claim
-	Keys *token.Keys
-}
-
 // A Side says what this node is to a connection.
 type Side uint8
 
@@ -53,13 +44,13 @@ type Statements interface {
 	// Own returns the workload's own statement, or nil: it has no labels to prove.
 	Own(Workload) *token.Own
 	// Remembered returns the pair with the statement that answered at this address and
-	// port and is still good for T1 short (ShortUntil), or nil.
-	Remembered(*token.Own, netip.AddrPort) *Pair
+	// port and is still good for T1 short, or nil.
+	Remembered(*token.Own, netip.AddrPort) *token.Pair
 	// Named returns the pair that a short token names. Own is one of the workload's
 	// statements: the present one or the one before, otherwise it is unknown.
-	Named(side Side, w Workload, own, peer token.Fingerprint, from netip.Addr) (*Pair, error)
+	Named(side Side, w Workload, own, peer token.Fingerprint, from netip.Addr) (*token.Pair, error)
 	// Stated returns the pair with a statement that came, and that was checked.
-	Stated(side Side, own *token.Own, statement []byte, from netip.Addr) (*Pair, error)
+	Stated(side Side, own *token.Own, statement []byte, from netip.Addr) (*token.Pair, error)
 }
 
 // A Class is the number by which the kernel's maps know what was proven.
@@ -97,7 +88,7 @@ type Conn struct {
 
 	workload Workload
 	own      *token.Own
-	pair     *Pair // client: from T1 short or T2 on; server: always
+	pair     *token.Pair // client: from T1 short or T2 on; server: always
 	nonces   struct{ client, server token.Nonce }
 	m2       token.MAC // client, Proving: what T3 covers
 	first    uint32    // the client's first byte, c + 1
@@ -126,7 +117,7 @@ const (
 func (c *Conn) Workload() Workload { return c.workload }
 
 // Pair returns the statements of both ends, or nil as long as the other's is not known.
-func (c *Conn) Pair() *Pair { return c.pair }
+func (c *Conn) Pair() *token.Pair { return c.pair }
 
 // SYN returns the kernel's own SYN, for a fallback (Action.SendSYN). Nil: it was not
 // kept, and the kernel's timer will send it.
@@ -144,15 +135,7 @@ func (c *Conn) exchange() *token.Exchange {
 const (
 	protocolTCP = 6
 	p3          = token.T3Size // P
-
-	shortMargin = time.Minute
 )
-
-// ShortUntil is how long the client names a statement in T1 short, after it received
-// it at this moment of its own monotonic clock.
-func ShortUntil(received time.Time, s *token.Statement) time.Time {
-	return received.Add(s.Lifetime - shortMargin)
-}
 
 // A Kind says where an event comes from.
 type Kind uint8
@@ -162,7 +145,6 @@ const (
 	Out    Kind = iota + 1 // OUTPUT: Packet is this node's kernel's
 	In                     // PREROUTING: Packet came from another node
 	Quoted                 // PREROUTING: Quote is an ICMP error about this node's packet
-	Forget                 // the deadline passed, or the node does without it
 )
 
 // An Event is what happens to a connection.

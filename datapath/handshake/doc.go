@@ -45,7 +45,7 @@
 //	         │ T3 good: taken off; mark proven                      │  │ SYN-ACK for another c
 //	         └──────────────────────────────────────────────────────┴──┘
 //
-// From every state, a deadline leads to Closed (Forget), and on the client a SYN with
+// From every state, a deadline leads to Closed (Table.Expire), and on the client a SYN with
 // another c to Offered or Plain: the own kernel is believed. A token that fails changes
 // no state. That a connection is proven stands in conntrack's mark alone: the server
 // forgets it with the proof, and the client when time is up.
@@ -108,6 +108,6 @@
 // again; and where nobody listens (a reset), the next connection's.
 //
 // The client uses a statement for T1 short until a minute before its lifetime is over,
-// counted by its own monotonic clock from when it came (ShortUntil): the server's clock
-// may be wrong by MaxSkew, and keys are dropped soon after.
+// counted by its own monotonic clock from when it came (Answered of package peers): the
+// server's clock may be wrong by MaxSkew, and keys are dropped soon after.
 package handshake

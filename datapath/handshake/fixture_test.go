@@ -31,7 +31,7 @@ type node struct {
 	old     map[Workload]*token.Own // before the keys turned over
 	known   map[token.Fingerprint]*token.Claim
 	asked   map[netip.AddrPort]*token.Claim // good for T1 short
-	pairs   map[[2]*token.Statement]*Pair
+	pairs   map[[2]*token.Statement]*token.Pair
 	denies  bool
 	now     time.Time
 }
@@ -60,7 +60,7 @@ func newNodes(t testing.TB) (client, server *node) {
 			name: name, key: ed25519.NewKeyFromSeed(seed[:]), now: begin,
 			owns: map[Workload]*token.Own{}, old: map[Workload]*token.Own{},
 			known: map[token.Fingerprint]*token.Claim{},
-			asked: map[netip.AddrPort]*token.Claim{}, pairs: map[[2]*token.Statement]*Pair{},
+			asked: map[netip.AddrPort]*token.Claim{}, pairs: map[[2]*token.Statement]*token.Pair{},
 		}
 		n.checker = token.Checker{Verifier: net, Self: n.key.Public().(ed25519.PublicKey)}
 		net["certificate of "+name] = token.Identity{PublicKey: n.checker.Self, NotAfter: begin.Add(time.Hour),
@@ -101,7 +101,7 @@ func (n *node) learn(t testing.TB, own *token.Own, from netip.AddrPort, ask bool
 	}
 }
 
-func (n *node) pair(side Side, own *token.Own, claim *token.Claim) (*Pair, error) {
+func (n *node) pair(side Side, own *token.Own, claim *token.Claim) (*token.Pair, error) {
 	key := [2]*token.Statement{own.Statement, claim.Statement}
 	if p := n.pairs[key]; p != nil {
 		return p, nil
@@ -114,13 +114,13 @@ func (n *node) pair(side Side, own *token.Own, claim *token.Claim) (*Pair, error
 	if err != nil {
 		return nil, err
 	}
-	n.pairs[key] = &Pair{own, claim, keys}
+	n.pairs[key] = &token.Pair{Own: own, Peer: claim, Keys: keys}
 	return n.pairs[key], nil
 }
 
 func (n *node) Own(w Workload) *token.Own { return n.owns[w] }
 
-func (n *node) Remembered(own *token.Own, at netip.AddrPort) *Pair {
+func (n *node) Remembered(own *token.Own, at netip.AddrPort) *token.Pair {
 	claim := n.asked[at]
 	if claim == nil {
 		return nil
@@ -131,7 +131,7 @@ func (n *node) Remembered(own *token.Own, at netip.AddrPort) *Pair {
 
 var errUnknown = errors.New("unknown statement")
 
-func (n *node) Named(side Side, w Workload, own, peer token.Fingerprint, from netip.Addr) (*Pair, error) {
+func (n *node) Named(side Side, w Workload, own, peer token.Fingerprint, from netip.Addr) (*token.Pair, error) {
 	claim := n.known[peer]
 	mine := n.owns[w]
 	if old := n.old[w]; old != nil && old.Statement.Fingerprint() == own {
@@ -146,7 +146,7 @@ func (n *node) Named(side Side, w Workload, own, peer token.Fingerprint, from ne
 	return n.pair(side, mine, claim)
 }
 
-func (n *node) Stated(side Side, own *token.Own, statement []byte, from netip.Addr) (*Pair, error) {
+func (n *node) Stated(side Side, own *token.Own, statement []byte, from netip.Addr) (*token.Pair, error) {
 	s, err := token.ParseStatement(statement)
 	if err != nil {
 		return nil, err

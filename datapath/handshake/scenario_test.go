@@ -634,7 +634,7 @@ func TestBadT1(t *testing.T) {
 				if in.Do != Drop || in.Reset || in.Err == nil || in.Err.Error() != tc.want || r.conn[Server] != before {
 					t.Fatalf("%v, %v, %v", in.Do, in.Err, r.conn[Server].State)
 				}
-				r.conn[Server] = Conn{State: Received, first: 5, pair: &Pair{}, own: r.server.owns[1]}
+				r.conn[Server] = Conn{State: Received, first: 5, pair: &token.Pair{}, own: r.server.owns[1]}
 			}
 		})
 	}
@@ -757,11 +757,4 @@ func TestAllocations(t *testing.T) {
 	measure(Client, Out, kernelData.build())
 	out = r.step(Client, Out, kernelData.build())
 	measure(Server, In, out.packet)
-}
-
-func TestShortUntil(t *testing.T) {
-	st := newRig(t, false).server.owns[1].Statement
-	if got := ShortUntil(begin, st); got != begin.Add(15*time.Second) {
-		t.Errorf("got %v", got)
-	}
 }

@@ -16,8 +16,6 @@ func (n *Node) Step(c Conn, e *Event) (Conn, Action) {
 		return n.in(c, e)
 	case Quoted:
 		return c, c.quoted(e.Quote)
-	case Forget:
-		return Conn{}, Action{}
 	}
 	return c, refuse(Unexpected)
 }

@@ -15,7 +15,7 @@ func pendingOf(i byte, goodM1 bool) Conn {
 	key := make(ed25519.PublicKey, ed25519.PublicKeySize)
 	key[0] = i
 	return Conn{State: Answered, GoodM1: goodM1,
-		pair: &Pair{Peer: &token.Claim{Identity: token.Identity{PublicKey: key}}}}
+		pair: &token.Pair{Peer: &token.Claim{Identity: token.Identity{PublicKey: key}}}}
 }
 
 // key is the i-th connection of a host.

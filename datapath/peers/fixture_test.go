@@ -114,7 +114,7 @@ func own(t testing.TB, p *Peers, labels map[string]string, now time.Time) *token
 }
 
 // connect is a handshake of full tokens, up to both proofs.
-func (w *two) connect(now time.Time) (client, server *Pair) {
+func (w *two) connect(now time.Time) (client, server *token.Pair) {
 	w.t.Helper()
 	mine, theirs := own(w.t, w.client, web, now), own(w.t, w.server, db, now)
 	server, err := w.server.Stated(Server, theirs, mine.Statement.Bytes(), webAddr, now)

@@ -52,14 +52,6 @@ const (
 	Server
 )
 
-// A Pair is a statement of this node, one of another node, and the keys that they give
-// for one direction. It is never changed.
-type Pair struct {
-	Own  *token.Own
-	Peer *token.Claim
-	Keys *token.Keys
-}
-
 // Peers is what this node knows of others and of itself. One lock guards all of it; it
 // is never held while a signature is made or verified or a key is derived.
 type Peers struct {
@@ -69,7 +61,7 @@ type Peers struct {
 	own        *recent[string, *ownSet]
 	certs      *recent[[sha256.Size]byte, certificate]
 	statements *fair[token.Fingerprint, statement]
-	pairs      *fair[pairKey, *Pair]
+	pairs      *fair[pairKey, *token.Pair]
 	remembered *recent[place, token.Fingerprint] // what answered there
 	addresses  *fair[netip.Addr, *bucket]
 	plain      *recent[netip.AddrPort, struct{}]
@@ -107,7 +99,7 @@ func New(node *pki.Node) *Peers {
 		certs: newRecent[[sha256.Size]byte, certificate](MaxCertificates),
 		statements: newFair[token.Fingerprint, statement](shares{unproven: MaxStatements / 4,
 			proven: MaxStatements * 3 / 4, owner: StatementsPerNode}),
-		pairs: newFair[pairKey, *Pair](shares{unproven: MaxPairs / 4, proven: MaxPairs * 3 / 4,
+		pairs: newFair[pairKey, *token.Pair](shares{unproven: MaxPairs / 4, proven: MaxPairs * 3 / 4,
 			owner: PairsPerNode}),
 		remembered: newRecent[place, token.Fingerprint](MaxRemembered),
 		addresses:  newFair[netip.Addr, *bucket](shares{unproven: 1, proven: MaxAddresses, owner: AddressesPerNode}),
@@ -146,7 +138,7 @@ func (p *Peers) Replace(node *pki.Node, now time.Time) error {
 
 // Stated returns the pair with a statement that came from an address, in T1 full
 // (Server) or T2 full (Client). The error is, or wraps, a Reason or a token.Reason.
-func (p *Peers) Stated(side Side, own *token.Own, b []byte, from netip.Addr, now time.Time) (*Pair, error) {
+func (p *Peers) Stated(side Side, own *token.Own, b []byte, from netip.Addr, now time.Time) (*token.Pair, error) {
 	claim, err := p.check(side, b, from, now)
 	if err != nil {
 		return nil, err
@@ -157,7 +149,7 @@ func (p *Peers) Stated(side Side, own *token.Own, b []byte, from netip.Addr, now
 // Named returns the pair that a short token names: a statement of workloads with these
 // labels, the present one or the one before, and one of another node.
 func (p *Peers) Named(side Side, labels map[string]string, own, peer token.Fingerprint, from netip.Addr,
-	now time.Time) (*Pair, error) {
+	now time.Time) (*token.Pair, error) {
 	mine := p.named(labels, own, now)
 	if mine == nil {
 		return nil, Unknown
@@ -174,7 +166,7 @@ func (p *Peers) Named(side Side, labels map[string]string, own, peer token.Finge
 
 // Remembered returns the pair with the statement that is still good for T1 short at a
 // place, or nil.
-func (p *Peers) Remembered(own *token.Own, to netip.AddrPort, now time.Time) *Pair {
+func (p *Peers) Remembered(own *token.Own, to netip.AddrPort, now time.Time) *token.Pair {
 	p.mu.Lock()
 	peer, ok := p.remembered.get(place{own.Statement.Fingerprint(), to}, now)
 	p.mu.Unlock()
@@ -196,7 +188,7 @@ func (p *Peers) Remembered(own *token.Own, to netip.AddrPort, now time.Time) *Pa
 // now. If the statement came with it (T2 full), the next connections of the same own
 // statement to this place name it, until a minute before its lifetime is over, counted
 // from here: it may be a minute old, and its clock wrong.
-func (p *Peers) Answered(pair *Pair, at netip.AddrPort, full bool, now time.Time) {
+func (p *Peers) Answered(pair *token.Pair, at netip.AddrPort, full bool, now time.Time) {
 	p.Proven(Client, pair, at.Addr(), now)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -209,17 +201,9 @@ func (p *Peers) Answered(pair *Pair, at netip.AddrPort, full bool, now time.Time
 	p.remembered.put(place{pair.Own.Statement.Fingerprint(), at}, pair.Peer.Statement.Fingerprint(), now.Add(hold))
 }
 
-// Forget has the next connection to a place send T1 full: the last T1 short was not
-// answered.
-func (p *Peers) Forget(own *token.Own, to netip.AddrPort) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.remembered.drop(place{own.Statement.Fingerprint(), to})
-}
-
 // Proven notes that T3 (Server) or T2 (Client) was good: who speaks from the address has
 // the key of the pair's other statement now.
-func (p *Peers) Proven(side Side, pair *Pair, from netip.Addr, now time.Time) {
+func (p *Peers) Proven(side Side, pair *token.Pair, from netip.Addr, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	owner := nodeOf(pair.Peer)
@@ -364,7 +348,9 @@ func again(v verifier, claim *token.Claim, now time.Time) (*token.Claim, error) 
 }
 
 // pair returns the pair of two statements, the same as long as it is kept.
-func (p *Peers) pair(side Side, own *token.Own, claim *token.Claim, from netip.Addr, now time.Time) (*Pair, error) {
+func (p *Peers) pair(
+	side Side, own *token.Own, claim *token.Claim, from netip.Addr, now time.Time,
+) (*token.Pair, error) {
 	key := pairKey{side, own.Statement.Fingerprint(), claim.Statement.Fingerprint()}
 	p.mu.Lock()
 	pair, ok := p.pairs.get(key, now)
@@ -390,7 +376,7 @@ func (p *Peers) pair(side Side, own *token.Own, claim *token.Claim, from netip.A
 	if other, ok := p.pairs.get(key, now); ok && other.Peer == claim && other.Own == own {
 		return other, nil // somebody was faster
 	}
-	pair = &Pair{Own: own, Peer: claim, Keys: keys}
+	pair = &token.Pair{Own: own, Peer: claim, Keys: keys}
 	until := own.Statement.NotBefore.Add(Lifetime + KeepFor)
 	if end := claim.Until(); end.Before(until) {
 		until = end

@@ -59,11 +59,6 @@ func TestConnect(t *testing.T) {
 	if p := w.client.Remembered(mine, dbPort, now.Add(time.Second)); p != nil {
 		t.Error("T2 short made it young again")
 	}
-	w.client.Answered(client, dbPort, true, now)
-	w.client.Forget(mine, dbPort)
-	if p := w.client.Remembered(mine, dbPort, now); p != nil {
-		t.Error("it was to be forgotten")
-	}
 }
 
 func TestNamedRefuses(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/binary"
 )
 
 const (
@@ -61,14 +60,20 @@ func (own *Own) derive(peer, client, server *Statement) (*Keys, error) {
 	return &Keys{[keySize]byte(out), [keySize]byte(out[keySize:]), [keySize]byte(out[2*keySize:])}, nil
 }
 
+// A Pair is a statement of this node, one of another node, and the keys that they give
+// for one direction. It is never changed once it is made.
+type Pair struct {
+	Own  *Own
+	Peer *Claim
+	Keys *Keys
+}
+
 // An Exchange is what the MACs of one connection cover. M1 does not cover the
 // server's part.
 type Exchange struct {
-	Protocol           uint8 // number: 6 TCP, 17 UDP
-	ClientCapabilities Capabilities
-	ClientNonce        Nonce
-	ServerCapabilities Capabilities
-	ServerNonce        Nonce
+	Protocol    uint8 // number: 6 TCP, 17 UDP
+	ClientNonce Nonce
+	ServerNonce Nonce
 }
 
 const (
@@ -77,11 +82,10 @@ const (
 	proofPart  = serverPart + macSize
 )
 
+// bytes leaves the capabilities of both sides zero: none is defined.
 func (x *Exchange) bytes() (b [proofPart]byte) {
 	b[0], b[1] = Version, x.Protocol
-	binary.BigEndian.PutUint16(b[2:], uint16(x.ClientCapabilities))
 	copy(b[4:], x.ClientNonce[:])
-	binary.BigEndian.PutUint16(b[clientPart:], uint16(x.ServerCapabilities))
 	copy(b[clientPart+2:], x.ServerNonce[:])
 	return b
 }

@@ -29,9 +29,6 @@ const (
 	macSize    = 16
 )
 
-// Capabilities are offered by a token's sender. None is defined: all bits are zero.
-type Capabilities uint16
-
 // A Nonce is drawn at random for each connection by either side.
 type Nonce [16]byte
 
@@ -43,7 +40,6 @@ type MAC [macSize]byte
 
 // A ShortT1 opens a connection between nodes that hold each other's statements.
 type ShortT1 struct {
-	Capabilities   Capabilities
 	Client, Server Fingerprint
 	Nonce          Nonce
 	M1             MAC
@@ -51,36 +47,32 @@ type ShortT1 struct {
 
 // A FullT1 opens a connection to who may not hold the client's statement.
 type FullT1 struct {
-	Capabilities Capabilities
-	Nonce        Nonce
-	Statement    []byte // for ParseStatement; of a parsed token: part of its input
+	Nonce     Nonce
+	Statement []byte // for ParseStatement; of a parsed token: part of its input
 }
 
 // A ShortT2 answers for a statement that the client holds.
 type ShortT2 struct {
-	Capabilities Capabilities
-	Nonce        Nonce
-	Server       Fingerprint
-	M2           MAC
+	Nonce  Nonce
+	Server Fingerprint
+	M2     MAC
 }
 
 // A FullT2 answers with the server's statement.
 type FullT2 struct {
-	Capabilities Capabilities
-	Nonce        Nonce
-	Statement    []byte // for ParseStatement; of a parsed token: part of its input
-	M2           MAC
+	Nonce     Nonce
+	Statement []byte // for ParseStatement; of a parsed token: part of its input
+	M2        MAC
 }
 
 // A T3 is the client's proof.
 type T3 struct {
-	Capabilities Capabilities // those of the connection's T1
-	M3           MAC
+	M3 MAC
 }
 
 // Append appends t's bytes to b.
 func (t *ShortT1) Append(b []byte) []byte {
-	b = appendHeader(b, TypeShortT1, t.Capabilities)
+	b = appendHeader(b, TypeShortT1)
 	b = append(b, t.Client[:]...)
 	b = append(b, t.Server[:]...)
 	b = append(b, t.Nonce[:]...)
@@ -89,7 +81,7 @@ func (t *ShortT1) Append(b []byte) []byte {
 
 // ParseShortT1 parses all of b.
 func ParseShortT1(b []byte) (t ShortT1, err error) {
-	if t.Capabilities, err = parseHeader(b, TypeShortT1); err != nil {
+	if err = parseHeader(b, TypeShortT1); err != nil {
 		return ShortT1{}, err
 	}
 	if len(b) != ShortT1Size {
@@ -105,7 +97,7 @@ func ParseShortT1(b []byte) (t ShortT1, err error) {
 // Append appends t's bytes to b. The statement is one that Sign or ParseStatement
 // made, so its length fits.
 func (t *FullT1) Append(b []byte) []byte {
-	b = appendHeader(b, TypeFullT1, t.Capabilities)
+	b = appendHeader(b, TypeFullT1)
 	b = append(b, t.Nonce[:]...)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(t.Statement)))
 	return append(b, t.Statement...)
@@ -113,7 +105,7 @@ func (t *FullT1) Append(b []byte) []byte {
 
 // ParseFullT1 parses all of b. It does not look into the statement.
 func ParseFullT1(b []byte) (t FullT1, err error) {
-	if t.Capabilities, err = parseHeader(b, TypeFullT1); err != nil {
+	if err = parseHeader(b, TypeFullT1); err != nil {
 		return FullT1{}, err
 	}
 	if t.Statement, err = statementAt(b, FullT1Size, 0); err != nil {
@@ -125,7 +117,7 @@ func ParseFullT1(b []byte) (t FullT1, err error) {
 
 // Append appends t's bytes to b.
 func (t *ShortT2) Append(b []byte) []byte {
-	b = appendHeader(b, TypeShortT2, t.Capabilities)
+	b = appendHeader(b, TypeShortT2)
 	b = append(b, t.Nonce[:]...)
 	b = append(b, t.Server[:]...)
 	return append(b, t.M2[:]...)
@@ -133,7 +125,7 @@ func (t *ShortT2) Append(b []byte) []byte {
 
 // ParseShortT2 parses all of b.
 func ParseShortT2(b []byte) (t ShortT2, err error) {
-	if t.Capabilities, err = parseHeader(b, TypeShortT2); err != nil {
+	if err = parseHeader(b, TypeShortT2); err != nil {
 		return ShortT2{}, err
 	}
 	if len(b) != ShortT2Size {
@@ -148,7 +140,7 @@ func ParseShortT2(b []byte) (t ShortT2, err error) {
 // Append appends t's bytes to b. The statement is one that Sign or ParseStatement
 // made, so its length fits.
 func (t *FullT2) Append(b []byte) []byte {
-	b = appendHeader(b, TypeFullT2, t.Capabilities)
+	b = appendHeader(b, TypeFullT2)
 	b = append(b, t.Nonce[:]...)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(t.Statement)))
 	b = append(b, t.Statement...)
@@ -157,7 +149,7 @@ func (t *FullT2) Append(b []byte) []byte {
 
 // ParseFullT2 parses all of b. It does not look into the statement.
 func ParseFullT2(b []byte) (t FullT2, err error) {
-	if t.Capabilities, err = parseHeader(b, TypeFullT2); err != nil {
+	if err = parseHeader(b, TypeFullT2); err != nil {
 		return FullT2{}, err
 	}
 	if t.Statement, err = statementAt(b, FullT1Size, macSize); err != nil {
@@ -170,13 +162,13 @@ func ParseFullT2(b []byte) (t FullT2, err error) {
 
 // Append appends t's bytes to b.
 func (t *T3) Append(b []byte) []byte {
-	return append(appendHeader(b, TypeT3, t.Capabilities), t.M3[:]...)
+	return append(appendHeader(b, TypeT3), t.M3[:]...)
 }
 
 // ParseT3 parses all of b: what follows the proof in its packet is the application's
 // and cut off before.
 func ParseT3(b []byte) (t T3, err error) {
-	if t.Capabilities, err = parseHeader(b, TypeT3); err != nil {
+	if err = parseHeader(b, TypeT3); err != nil {
 		return T3{}, err
 	}
 	if len(b) != T3Size {
@@ -186,23 +178,21 @@ func ParseT3(b []byte) (t T3, err error) {
 	return t, nil
 }
 
-func appendHeader(b []byte, t Type, c Capabilities) []byte {
-	b = append(b, Version, byte(t))
-	return binary.BigEndian.AppendUint16(b, uint16(c))
-}
+// appendHeader appends version, type and capabilities. No capability is defined: all bits are zero.
+func appendHeader(b []byte, t Type) []byte { return append(b, Version, byte(t), 0, 0) }
 
-func parseHeader(b []byte, want Type) (Capabilities, error) {
+func parseHeader(b []byte, want Type) error {
 	switch {
 	case len(b) < headerSize:
-		return 0, BadLength
+		return BadLength
 	case b[0] != Version:
-		return 0, BadVersion
+		return BadVersion
 	case b[1] != byte(want):
-		return 0, BadType
+		return BadType
 	case b[2] != 0 || b[3] != 0:
-		return 0, BadCapabilities
+		return BadCapabilities
 	}
-	return 0, nil
+	return nil
 }
 
 // statementAt returns the statement that begins at offset, behind its length, and

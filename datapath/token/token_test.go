@@ -60,7 +60,7 @@ func (h *handshake) acceptShortT1(b []byte) error {
 	if t1.Client != h.c.own.Statement.Fingerprint() || t1.Server != h.s.own.Statement.Fingerprint() {
 		return fmt.Errorf("unknown statement")
 	}
-	x := Exchange{Protocol: 6, ClientCapabilities: t1.Capabilities, ClientNonce: t1.Nonce}
+	x := Exchange{Protocol: 6, ClientNonce: t1.Nonce}
 	return h.keys.VerifyM1(&x, t1.M1)
 }
 
@@ -103,7 +103,7 @@ func (h *handshake) acceptShortT2(b []byte) error {
 		return fmt.Errorf("unknown statement")
 	}
 	x := h.x
-	x.ServerCapabilities, x.ServerNonce = t2.Capabilities, t2.Nonce
+	x.ServerNonce = t2.Nonce
 	return h.keys.VerifyM2(&x, t2.M2)
 }
 
@@ -121,7 +121,7 @@ func (h *handshake) acceptFullT2(b []byte) error {
 		return err
 	}
 	x := h.x
-	x.ServerCapabilities, x.ServerNonce = t2.Capabilities, t2.Nonce
+	x.ServerNonce = t2.Nonce
 	return keys.VerifyM2(&x, t2.M2)
 }
 

@@ -95,7 +95,7 @@ func (f *faulty) fault(call string) error {
 	if f.r.IntN(faultRate) != 0 {
 		return nil
 	}
-	errs := []error{unix.ENOBUFS, unix.EINTR, unix.EMSGSIZE, unix.ENOMEM, unix.EAGAIN, unix.EBUSY, kernel.ErrGeneration}
+	errs := []error{unix.ENOBUFS, unix.EINTR, unix.EMSGSIZE, unix.ENOMEM, unix.EAGAIN, unix.EBUSY}
 	return fmt.Errorf("%s, by chance: %w", call, errs[f.r.IntN(len(errs))])
 }
 

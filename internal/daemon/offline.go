@@ -94,7 +94,7 @@ func List(config Config) (Listing, error) {
 	if err = errors.Join(err, found.cgroups.Close()); err != nil {
 		return Listing{}, err
 	}
-	v := &view{roster: newRoster(workloads, nil, unlabelled), result: &result, policies: set.docs.Policies}
+	v := &view{roster: newRoster(workloads, unlabelled), result: &result, policies: set.docs.Policies}
 	listing := Listing{Workloads: v.workloads(), Policies: v.apiPolicies(), Classes: v.classes()}
 	for i := range listing.Workloads {
 		listing.Workloads[i].Class = 0 // that of the loaded table is not known

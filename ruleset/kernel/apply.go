@@ -11,10 +11,6 @@ import (
 	"thole/ruleset"
 )
 
-// ErrGeneration says that something was loaded since the generation that a change was
-// made for, so that nothing of it was.
-var ErrGeneration = errors.New("nftables changed in between")
-
 // An Outcome is what became of a change that was not applied without an error.
 type Outcome uint8
 
@@ -55,11 +51,7 @@ func (e *ApplyError) Unwrap() error { return e.Err }
 // loaded is not what the change was made for, where it matters: something to be added
 // is there, or something to be removed is not. Any error but one in the change itself
 // is an *ApplyError.
-func (c *Conn) Apply(change ruleset.Change) error { return c.ApplyAt(change, 0) }
-
-// ApplyAt is Apply that fails with ErrGeneration if anything was loaded, in any table,
-// since Generation returned this.
-func (c *Conn) ApplyAt(change ruleset.Change, generation uint32) error {
+func (c *Conn) Apply(change ruleset.Change) error {
 	if change.Empty() {
 		return nil
 	}
@@ -69,7 +61,7 @@ func (c *Conn) ApplyAt(change ruleset.Change, generation uint32) error {
 	if err != nil {
 		return err
 	}
-	b, err := newBatch(change, generation, compat)
+	b, err := newBatch(change, compat)
 	if err != nil {
 		return err
 	}
@@ -138,8 +130,6 @@ func (c *Conn) send(b *batch) error {
 	done := false
 	for _, a := range answers {
 		switch {
-		case errors.Is(a.err, unix.ERESTART):
-			return ErrGeneration
 		case a.err != nil:
 			return fmt.Errorf("%s: %w", whats[a.sequence], a.err)
 		case a.sequence == last:

@@ -260,34 +260,6 @@ func TestUnloadable(t *testing.T) {
 	}
 }
 
-// TestGeneration lets another program write between reading and applying.
-func TestGeneration(t *testing.T) {
-	h, c := open(t)
-	one, two := marks(1), marks(2)
-	mustApply(t, c, nil, one)
-	have, generation, err := c.ReadAt("thole")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Nft("table inet other {\n}\n"); err != nil {
-		t.Fatal(err)
-	}
-	var failed *ApplyError
-	err = c.ApplyAt(ruleset.Diff(have, two), generation)
-	if !errors.Is(err, ErrGeneration) || !errors.As(err, &failed) || failed.Outcome != NotLoaded {
-		t.Errorf("after another program's change: %v", err)
-	}
-	checkTable(t, "refused", mustRead(t, c), *one)
-
-	if generation, err = c.Generation(); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.ApplyAt(ruleset.Diff(have, two), generation); err != nil {
-		t.Errorf("with nothing in between: %v", err)
-	}
-	checkTable(t, "accepted", mustRead(t, c), *two)
-}
-
 // TestReadWhileWritten reads a table that another connection changes all the time:
 // each read is one of the two states that it changes between, or says that it could
 // not be.

@@ -42,11 +42,10 @@ type batch struct {
 	nextSet  uint32   // the kernel wants a number for each new set
 }
 
-// newBatch writes a change. If generation is not 0, the kernel refuses the batch when
-// anything was loaded since (linux/netfilter/nfnetlink.h, NFNL_BATCH_GENID).
-func newBatch(c ruleset.Change, generation uint32, compat bool) (*batch, error) {
+// newBatch writes a change.
+func newBatch(c ruleset.Change, compat bool) (*batch, error) {
 	b := &batch{table: c.Table, compat: compat}
-	b.begin(generation)
+	b.begin()
 	err := b.steps(inet, c.Steps, c.Want)
 	if err == nil && len(c.Bridge) > 0 {
 		var want *ruleset.Table
@@ -82,12 +81,8 @@ func (b *batch) steps(f family, steps []ruleset.Step, want *ruleset.Table) error
 var batchHeader = nlmsg.NetfilterHeader{Resource: unix.NFNL_SUBSYS_NFTABLES}
 
 // begin writes the head of the batch.
-func (b *batch) begin(generation uint32) {
-	var a nlmsg.Attributes
-	if generation != 0 {
-		a.AddBE32(unix.NFNL_BATCH_GENID, generation)
-	}
-	b.append("the transaction", nlmsg.Netfilter(unix.NFNL_MSG_BATCH_BEGIN, 0, batchHeader, a))
+func (b *batch) begin() {
+	b.append("the transaction", nlmsg.Netfilter(unix.NFNL_MSG_BATCH_BEGIN, 0, batchHeader, nil))
 }
 
 // end asks for an answer to the last message before it: when that is there, all are.

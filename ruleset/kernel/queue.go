@@ -71,7 +71,7 @@ func (c *Conn) probeQueue(compat bool) error {
 	table := &ruleset.Table{Name: "thole_queue_probe", Chains: []ruleset.Chain{{Name: "never", Rules: rules}}}
 	probe := ruleset.Diff(nil, table)
 	probe.Steps = append(probe.Steps, ruleset.DeleteTable{Name: table.Name})
-	b, err := newBatch(probe, 0, compat)
+	b, err := newBatch(probe, compat)
 	if err != nil {
 		return err
 	}

@@ -20,18 +20,12 @@ import (
 // of the IR's language, because somebody else put it there, is Foreign. Elements have
 // no comments and cgroups no paths: the kernel keeps none.
 func (c *Conn) Read(name string) (*ruleset.Table, error) {
-	t, _, err := c.ReadAt(name)
-	return t, err
-}
-
-// ReadAt is Read that also returns the generation of what it read, for ApplyAt.
-func (c *Conn) ReadAt(name string) (*ruleset.Table, uint32, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for range readTries {
 		before, err := c.generation()
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		t, err := c.read(name)
 		if errors.Is(err, errInterrupted) {
@@ -39,14 +33,14 @@ func (c *Conn) ReadAt(name string) (*ruleset.Table, uint32, error) {
 		}
 		after, genErr := c.generation()
 		if genErr != nil {
-			return nil, 0, genErr
+			return nil, genErr
 		}
 		if before != after {
 			continue
 		}
-		return t, before, err
+		return t, err
 	}
-	return nil, 0, fmt.Errorf("reading table %s: %w, %d times", name, errInterrupted, readTries)
+	return nil, fmt.Errorf("reading table %s: %w, %d times", name, errInterrupted, readTries)
 }
 
 // readTries is how often a read begins anew when nftables changes under it: a table

@@ -50,9 +50,10 @@ var mayImport = map[string][]string{
 	},
 	"thole/datapath": {"thole/compiler/mark", "thole/compiler/policy", "thole/datapath/...",
 		"golang.org/x/sync/..."},
-	"thole/datapath/token":     {},
-	"thole/datapath/packet":    {"thole/datapath/token"},
-	"thole/datapath/handshake": {"thole/datapath/token", "thole/datapath/packet"},
+	"thole/datapath/refusal":   {},
+	"thole/datapath/token":     {"thole/datapath/refusal"},
+	"thole/datapath/packet":    {"thole/datapath/refusal", "thole/datapath/token"},
+	"thole/datapath/handshake": {"thole/datapath/refusal", "thole/datapath/token", "thole/datapath/packet"},
 	"thole/datapath/pki":       {"thole/compiler/policy"},
 	"thole/internal/api": {
 		"thole/compiler/policy", "thole/watch/...", "thole/internal/condition", "thole/internal/exposure",
@@ -60,14 +61,14 @@ var mayImport = map[string][]string{
 	},
 	"thole/internal/fleet": {
 		"thole/compiler/policy", "thole/watch/...", "thole/datapath", "thole/datapath/pki", "thole/datapath/queue",
-		"thole/internal/api", "thole/internal/condition",
+		"thole/datapath/refusal", "thole/internal/api", "thole/internal/condition",
 		"golang.org/x/...",
 	},
 	"thole/internal/daemon": {
 		"thole/internal/api", "thole/internal/fleet", "thole/compiler", "thole/compiler/chains", "thole/compiler/mark",
 		"thole/compiler/policy", "thole/ruleset",
 		"thole/ruleset/kernel", "thole/watch/...", "thole/datapath", "thole/datapath/pki",
-		"thole/datapath/queue", "thole/datapath/sockets", "thole/internal/condition",
+		"thole/datapath/queue", "thole/datapath/refusal", "thole/datapath/sockets", "thole/internal/condition",
 		"thole/internal/exposure", "thole/internal/routes", "thole/policies",
 		"github.com/...", "golang.org/x/...",
 	},
@@ -84,7 +85,9 @@ var mayImport = map[string][]string{
 	},
 
 	// What the handshake stands on.
-	"thole/datapath/peers": {"thole/datapath/packet", "thole/datapath/pki", "thole/datapath/token"},
+	"thole/datapath/peers": {
+		"thole/datapath/refusal", "thole/datapath/packet", "thole/datapath/pki", "thole/datapath/token",
+	},
 	"thole/datapath/queue": {
 		"thole/internal/nlmsg",
 		"github.com/florianl/go-nfqueue/v2", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",

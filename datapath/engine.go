@@ -20,6 +20,7 @@ import (
 	"thole/datapath/peers"
 	"thole/datapath/pki"
 	"thole/datapath/queue"
+	"thole/datapath/refusal"
 	"thole/datapath/sockets"
 	"thole/datapath/token"
 )
@@ -185,7 +186,7 @@ func (e *Engine) handle(q queue.Packet) queue.Verdict {
 	e.now = time.Now()
 	e.counts["packets"]++
 	p, err := packet.Parse(q.Payload)
-	if errors.Is(err, packet.NotTCP) && q.Hook == queue.Prerouting {
+	if errors.Is(err, refusal.NotTCP) && q.Hook == queue.Prerouting {
 		return e.quoted(&q)
 	}
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"thole/datapath/peers"
 	"thole/datapath/pki"
 	"thole/datapath/queue"
+	"thole/datapath/refusal"
 	"thole/datapath/sockets"
 )
 
@@ -366,7 +367,7 @@ func TestRefusals(t *testing.T) {
 			return got
 		}},
 		"no class is left": {"datapath/too-many", func(client, server side) []byte {
-			server.failure = TooMany
+			server.failure = refusal.TooMany
 			wire, _ := client.pass(queue.Output, 0, kernelSYN)
 			got, _ := server.pass(queue.Prerouting, 0, wire)
 			return got

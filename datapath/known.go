@@ -8,6 +8,7 @@ import (
 	"thole/compiler/policy"
 	"thole/datapath/handshake"
 	"thole/datapath/peers"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -39,7 +40,7 @@ func (k known) Named(side handshake.Side, w handshake.Workload, own, peer token.
 	from netip.Addr) (*token.Pair, error) {
 	local, ok := k.daemon.Workload(uint64(w))
 	if !ok {
-		return nil, peers.Unknown
+		return nil, refusal.Unknown
 	}
 	return k.peers.Named(peers.Side(side), local.Labels, own, peer, from, k.now)
 }

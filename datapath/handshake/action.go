@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"thole/datapath/packet"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -142,7 +143,7 @@ func (a *Action) prove(dst []byte, p *packet.Packet, t3 []byte) (Output, error) 
 
 func doesNotFit(err error) bool {
 	var tooBig *packet.TooBigError
-	return errors.As(err, &tooBig) || errors.Is(err, packet.NoRoom)
+	return errors.As(err, &tooBig) || errors.Is(err, refusal.NoRoom)
 }
 
 // WriteQuote is Write for an ICMP error.

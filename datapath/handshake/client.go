@@ -2,6 +2,7 @@ package handshake
 
 import (
 	"thole/datapath/packet"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -63,13 +64,13 @@ func (n *Node) answered(c Conn, p *packet.Packet) (Conn, Action) {
 	case Closed:
 		// A connect that waits for its SYN-ACK goes on to wait, and its next SYN begins anew.
 		// An open connection has lost its proof.
-		return c, Action{Do: RefuseOpen, Err: Forgotten}.end(p.Ack + p3)
+		return c, Action{Do: RefuseOpen, Err: refusal.Forgotten}.end(p.Ack + p3)
 	case Offered, Proving:
 	default:
-		return c, refuse(Unexpected)
+		return c, refuse(refusal.Unexpected)
 	}
 	if p.Ack != c.first-p3 {
-		return c, refuse(Stale).end(p.Ack + p3)
+		return c, refuse(refusal.Stale).end(p.Ack + p3)
 	}
 	next, err := n.readT2(c, p)
 	if err != nil {
@@ -79,7 +80,7 @@ func (n *Node) answered(c Conn, p *packet.Packet) (Conn, Action) {
 		return c, refuse(err)
 	}
 	if !n.Allows(c.workload, next.Class, p.Source.Port()) {
-		return Conn{}, Action{Do: RefuseSYN, Err: Denied, Remember: next.pair}.end(c.first)
+		return Conn{}, Action{Do: RefuseSYN, Err: refusal.Denied, Remember: next.pair}.end(c.first)
 	}
 	next.State = Proving
 	next.serverAt = p.Seq + uint32(len(p.Payload()))
@@ -120,9 +121,9 @@ func (n *Node) answeredPlain(c Conn, p *packet.Packet) (Conn, Action) {
 	case Plain:
 		switch {
 		case p.Ack != c.first:
-			return c, refuse(Stale).end(p.Ack) // it answers the SYN with T1 once more
+			return c, refuse(refusal.Stale).end(p.Ack) // it answers the SYN with T1 once more
 		case !n.AllowsPlain(c.workload, p.Source):
-			return Conn{}, Action{Do: RefuseSYN, Err: Denied}.end(c.first)
+			return Conn{}, Action{Do: RefuseSYN, Err: refusal.Denied}.end(c.first)
 		}
 		return c, Action{Do: Accept, Mark: MarkPlain}
 	case Proving:
@@ -132,14 +133,14 @@ func (n *Node) answeredPlain(c Conn, p *packet.Packet) (Conn, Action) {
 		}
 	case Offered:
 		if !c.acknowledges(p.Ack) {
-			return c, refuse(Stale)
+			return c, refuse(refusal.Stale)
 		}
 		c.State = Plain
-		a := refuse(NoThole).end(p.Ack)
+		a := refuse(refusal.NoThole).end(p.Ack)
 		a.SendSYN, a.RememberPlain = c.synSize != 0, true
 		return c, a
 	}
-	return c, refuse(Unexpected)
+	return c, refuse(refusal.Unexpected)
 }
 
 // acknowledges reports whether ack answers a SYN of this connection as a machine without

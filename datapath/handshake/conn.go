@@ -39,7 +39,7 @@ const (
 
 // Statements are what a node knows. Each method that returns a Pair has held the
 // other's claim against the address and the time of the packet at hand (Claim.Admit),
-// and fails with a token.Reason. It is the same Pair each time, as long as it is kept.
+// and fails with a refusal.Reason. It is the same Pair each time, as long as it is kept.
 type Statements interface {
 	// Own returns the workload's own statement, or nil: it has no labels to prove.
 	Own(Workload) *token.Own

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"thole/datapath/packet"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -229,4 +230,10 @@ func ephemeral(t testing.TB) *ecdh.PrivateKey {
 func nonce(i int) (n token.Nonce) {
 	n[0] = byte(i)
 	return n
+}
+
+// isOfToken reports whether an error says that a token is bad.
+func isOfToken(err error) bool {
+	r, ok := errors.AsType[refusal.Reason](err)
+	return ok && r.Package() == "token"
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"thole/datapath/packet"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -13,13 +14,13 @@ func (n *Node) opened(c Conn, e *Event) (Conn, Action) {
 	first := p.Seq + uint32(len(p.Payload())) + p3 + 1
 	switch {
 	case c.State == Offered || c.State == Proving || c.State == Plain:
-		return c, refuse(Simultaneous)
+		return c, refuse(refusal.Simultaneous)
 	case c.State == Answered && c.first != first:
-		return c, refuse(Busy)
+		return c, refuse(refusal.Busy)
 	}
 	own := n.Own(e.Workload)
 	if own == nil {
-		return c, Action{Do: Accept, Err: NotWanted}
+		return c, Action{Do: Accept, Err: refusal.NotWanted}
 	}
 	next := Conn{State: Received, first: first, workload: e.Workload}
 	next.nonces.server = e.Nonce
@@ -78,18 +79,18 @@ func (c Conn) answer(p *packet.Packet) (Conn, Action) {
 	case c.State == Plain:
 		return c, Action{Do: Accept}
 	case c.State == Closed:
-		return c, Action{Do: RefuseOpen, Err: Forgotten} // no proof of it can be good any more
+		return c, Action{Do: RefuseOpen, Err: refusal.Forgotten} // no proof of it can be good any more
 	case c.State != Received && c.State != Answered:
-		return c, refuse(Unexpected)
+		return c, refuse(refusal.Unexpected)
 	case p.Ack != c.first && c.State == Answered:
-		return Conn{}, refuse(Stale) // the kernel has given up c
+		return Conn{}, refuse(refusal.Stale) // the kernel has given up c
 	}
 	put := tokenParts{typ: token.TypeShortT2, nonce: c.nonces.server, own: c.pair.Own.Statement.Fingerprint()}
 	put.mac = c.pair.Keys.M2(c.exchange())
 	if p.Ack != c.first {
 		// The kernel still waits for a connection before this one, of which the client will
 		// know nothing: its node resets it.
-		return c, Action{Do: PutT2, Err: Stale, put: put}
+		return c, Action{Do: PutT2, Err: refusal.Stale, put: put}
 	}
 	statement := c.pair.Own.Statement.Bytes()
 	t1 := token.FullT1Size + len(c.pair.Peer.Statement.Bytes())
@@ -110,18 +111,18 @@ const maxAmplification = 3
 // its data is taken is conntrack's to say.
 func (c Conn) proven(p *packet.Packet) (Conn, Action) {
 	if len(p.Payload()) < p3 {
-		return c, refuse(token.BadLength)
+		return c, refuse(refusal.BadLength)
 	}
 	t3, err := token.ParseT3(p.Payload()[:p3])
 	switch {
 	case err != nil:
 		return c, refuse(err)
 	case c.State == Closed:
-		return c, Action{Do: TakeT3, Mark: MarkUnproven, Err: Forgotten}
+		return c, Action{Do: TakeT3, Mark: MarkUnproven, Err: refusal.Forgotten}
 	case c.State != Received && c.State != Answered:
-		return c, refuse(Unexpected)
+		return c, refuse(refusal.Unexpected)
 	case p.Seq+p3 != c.first:
-		return c, Action{Do: TakeT3, Mark: MarkUnproven, Err: Stale}
+		return c, Action{Do: TakeT3, Mark: MarkUnproven, Err: refusal.Stale}
 	}
 	if err := c.pair.Keys.VerifyM3(c.exchange(), c.pair.Keys.M2(c.exchange()), t3.M3); err != nil {
 		return c, Action{Do: TakeT3, Mark: MarkUnproven, Err: err}
@@ -134,11 +135,11 @@ func (c Conn) proven(p *packet.Packet) (Conn, Action) {
 func (c *Conn) unproven(p *packet.Packet) Action {
 	switch {
 	case c.State == Closed && p.Flags&packet.ACK != 0:
-		return refuse(Forgotten).end(p.Ack)
+		return refuse(refusal.Forgotten).end(p.Ack)
 	case c.State == Plain: // a SYN that meets ours, which went without a token
 		return Action{Do: Accept}
 	}
-	return refuse(Unproven)
+	return refuse(refusal.Unproven)
 }
 
 // reset is for a RST of this node's kernel.

@@ -2,6 +2,7 @@ package handshake
 
 import (
 	"thole/datapath/packet"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -17,7 +18,7 @@ func (n *Node) Step(c Conn, e *Event) (Conn, Action) {
 	case Quoted:
 		return c, c.quoted(e.Quote)
 	}
-	return c, refuse(Unexpected)
+	return c, refuse(refusal.Unexpected)
 }
 
 // kindOf is p's control bits, as far as they say what kind of packet it is.
@@ -29,7 +30,7 @@ func kindOf(p *packet.Packet) packet.Flags {
 func (n *Node) out(c Conn, e *Event) (Conn, Action) {
 	p := e.Packet
 	if p.Token != 0 { // an application's own, made to deceive
-		return c, refuse(Misplaced)
+		return c, refuse(refusal.Misplaced)
 	}
 	switch kindOf(p) {
 	case packet.SYN:
@@ -45,7 +46,7 @@ func (n *Node) out(c Conn, e *Event) (Conn, Action) {
 	case Closed, Plain:
 		return c, Action{Do: Accept}
 	}
-	return c, refuse(Unexpected)
+	return c, refuse(refusal.Unexpected)
 }
 
 // in is for a packet of another node.
@@ -71,7 +72,7 @@ func (n *Node) in(c Conn, e *Event) (Conn, Action) {
 	default:
 		return c, c.unproven(p)
 	}
-	return c, refuse(Misplaced)
+	return c, refuse(refusal.Misplaced)
 }
 
 // quoted is for an ICMP error: a number is put back only if it is exactly one that went

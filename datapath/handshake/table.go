@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"encoding/binary"
 	"net/netip"
+	"thole/datapath/refusal"
 	"time"
 )
 
@@ -148,10 +149,10 @@ func (t *Table) admit(own owner, now time.Time) error {
 	}
 	if overQuota {
 		counts.OverQuota++
-		return OverQuota
+		return refusal.OverQuota
 	}
 	counts.Full++
-	return Full
+	return refusal.Full
 }
 
 // Expire forgets the Conns whose deadline has passed.

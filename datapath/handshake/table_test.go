@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -38,7 +39,7 @@ func TestQuotas(t *testing.T) {
 		for i := range bounds[pool].Quota {
 			mustPut(t, table, key(1, i), pendingOf(1, goodM1), begin)
 		}
-		if err := table.Put(key(1, 60000), pendingOf(1, goodM1), begin); !errors.Is(err, OverQuota) {
+		if err := table.Put(key(1, 60000), pendingOf(1, goodM1), begin); !errors.Is(err, refusal.OverQuota) {
 			t.Errorf("pool %d: one more than the quota: %v", pool, err)
 		}
 		mustPut(t, table, key(1, 0), pendingOf(1, goodM1), begin) // it has its place
@@ -63,7 +64,7 @@ func TestPools(t *testing.T) {
 				mustPut(t, table, key(byte(o), i), pendingOf(byte(o), goodM1), begin)
 			}
 		}
-		if err := table.Put(key(200, 0), pendingOf(200, goodM1), begin); !errors.Is(err, Full) {
+		if err := table.Put(key(200, 0), pendingOf(200, goodM1), begin); !errors.Is(err, refusal.Full) {
 			t.Errorf("pool %d is full: %v", pool, err)
 		}
 		if got := table.Counts(pool); got.Conns != bounds[pool].Conns || got.Full != 1 {
@@ -102,7 +103,7 @@ func TestConnectsGiveWay(t *testing.T) {
 	if got := table.Counts(Connects); got.Conns != bounds[Connects].Conns {
 		t.Errorf("%+v", got)
 	}
-	if err := table.Put(key(4, 0), Conn{State: Offered, workload: 99}, begin); !errors.Is(err, Full) {
+	if err := table.Put(key(4, 0), Conn{State: Offered, workload: 99}, begin); !errors.Is(err, refusal.Full) {
 		t.Errorf("the pool is full: %v", err)
 	}
 }
@@ -118,14 +119,14 @@ func TestStrangersGiveWay(t *testing.T) {
 		}
 	}
 	mustPut(t, table, key(1, 0), pendingOf(1, false), begin.Add(1)) // it is not the oldest any more
-	if err := table.Put(key(1, 60000), pendingOf(1, false), begin.Add(safe-1)); !errors.Is(err, OverQuota) {
+	if err := table.Put(key(1, 60000), pendingOf(1, false), begin.Add(safe-1)); !errors.Is(err, refusal.OverQuota) {
 		t.Errorf("while all are safe: %v", err)
 	}
 	mustPut(t, table, key(1, 60000), pendingOf(1, false), begin.Add(safe))
 	if table.Get(key(1, 0)).State != Answered || table.Get(key(1, 1)).State != Closed {
 		t.Error("another gave way")
 	}
-	if err := table.Put(key(200, 0), pendingOf(200, false), begin.Add(safe)); !errors.Is(err, Full) {
+	if err := table.Put(key(200, 0), pendingOf(200, false), begin.Add(safe)); !errors.Is(err, refusal.Full) {
 		t.Errorf("who has none waits: %v", err)
 	}
 	want := Counts{Conns: bounds[Strangers].Conns, OverQuota: 1, Full: 1, Evicted: 1}

@@ -3,6 +3,7 @@ package packet
 import (
 	"encoding/binary"
 
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -21,7 +22,7 @@ type edit struct {
 // append appends p, edited. Of dst nothing is lost when it fails.
 func (p *Packet) append(dst []byte, e edit) ([]byte, error) {
 	if p.signed {
-		return dst, Signed
+		return dst, refusal.Signed
 	}
 	out := append(dst, p.bytes[:p.tcp+tcpSize]...)
 	out, err := p.appendOptions(out, &e)
@@ -40,7 +41,7 @@ func (p *Packet) append(dst []byte, e edit) ([]byte, error) {
 	if e.flags&URG != 0 {
 		urgent := int(binary.BigEndian.Uint16(t[atUrgent:])) + e.urgent
 		if urgent < 0 || urgent > 0xffff {
-			return dst, NoRoom
+			return dst, refusal.NoRoom
 		}
 		binary.BigEndian.PutUint16(t[atUrgent:], uint16(urgent))
 	}
@@ -89,7 +90,7 @@ func (p *Packet) appendOptions(out []byte, e *edit) ([]byte, error) {
 		out = append(out, kindEnd)
 	}
 	if len(out)-start > maxOptions {
-		return nil, NoRoom
+		return nil, refusal.NoRoom
 	}
 	return out, nil
 }

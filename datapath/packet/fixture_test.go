@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"thole/datapath/refusal"
 )
 
 // A segment is what tests make packets of.
@@ -125,9 +126,9 @@ func wantPacket(t *testing.T, got []byte, err error, want segment) {
 	}
 }
 
-func wantReason(t *testing.T, err error, want Reason) {
+func wantReason(t *testing.T, err error, want refusal.Reason) {
 	t.Helper()
-	var got Reason
+	var got refusal.Reason
 	if !errors.As(err, &got) || got != want {
 		t.Errorf("got %v, want %v", err, want)
 	}

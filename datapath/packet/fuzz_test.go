@@ -6,6 +6,7 @@ import (
 	"errors"
 	"testing"
 
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -23,7 +24,7 @@ func FuzzPacket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, n uint16) {
 		b = bytes.Clone(b)[:len(b):len(b)]
 		before := bytes.Clone(b)
-		if _, err := Parse(b); err != nil && !errors.As(err, new(Reason)) {
+		if _, err := Parse(b); err != nil && !errors.As(err, new(refusal.Reason)) {
 			t.Errorf("%v is no Reason", err)
 		}
 		if !bytes.Equal(b, before) {
@@ -129,7 +130,7 @@ func FuzzQuote(f *testing.F) {
 	f.Add(icmpError{v6: true, typ: 2, quote: segment{v6: true, flags: SYN}.build()}.build(), uint32(1))
 	f.Fuzz(func(t *testing.T, b []byte, d uint32) {
 		b = bytes.Clone(b)[:len(b):len(b)]
-		if _, err := ParseQuote(b); err != nil && !errors.As(err, new(Reason)) {
+		if _, err := ParseQuote(b); err != nil && !errors.As(err, new(refusal.Reason)) {
 			t.Errorf("%v is no Reason", err)
 		}
 		q, err := parseQuote(b)

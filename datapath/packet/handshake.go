@@ -1,14 +1,17 @@
 package packet
 
-import "thole/datapath/token"
+import (
+	"thole/datapath/refusal"
+	"thole/datapath/token"
+)
 
 const p3 = token.T3Size // P
 
 // AppendSYN appends the SYN with T1 of a connection that p, its own SYN, opens. Fast
-// Open's option and data are left out. The error is a Reason or a *TooBigError.
+// Open's option and data are left out. The error is a refusal.Reason or a *TooBigError.
 func (p *Packet) AppendSYN(dst []byte, typ token.Type, t1 []byte, limit int) ([]byte, error) {
 	if !p.is(SYN|ACK|RST|FIN, SYN) || p.Token != 0 {
-		return dst, WrongPacket
+		return dst, refusal.WrongPacket
 	}
 	return p.append(dst, edit{
 		mark: typ, front: t1, limit: limit,
@@ -20,7 +23,7 @@ func (p *Packet) AppendSYN(dst []byte, typ token.Type, t1 []byte, limit int) ([]
 // payload. Fast Open's option is taken off here too: nobody speaks before the proof.
 func (p *Packet) AppendStrippedSYN(dst []byte) ([]byte, error) {
 	if !p.is(SYN|ACK|RST|FIN, SYN) || p.Token == 0 {
-		return dst, WrongPacket
+		return dst, refusal.WrongPacket
 	}
 	return p.append(dst, edit{
 		seq: p.Seq + uint32(len(p.Payload())) + p3, ack: p.Ack, flags: p.Flags, limit: maxPacket,
@@ -30,7 +33,7 @@ func (p *Packet) AppendStrippedSYN(dst []byte) ([]byte, error) {
 // AppendSYNACK appends the SYN-ACK with T2, from p, the kernel's own.
 func (p *Packet) AppendSYNACK(dst []byte, typ token.Type, t2 []byte, limit int) ([]byte, error) {
 	if !p.is(SYN|ACK|RST|FIN, SYN|ACK) || p.Token != 0 || len(p.Payload()) != 0 {
-		return dst, WrongPacket
+		return dst, refusal.WrongPacket
 	}
 	return p.append(dst, edit{
 		mark: typ, front: t2, limit: limit,
@@ -41,7 +44,7 @@ func (p *Packet) AppendSYNACK(dst []byte, typ token.Type, t2 []byte, limit int) 
 // AppendStrippedSYNACK appends the SYN-ACK that p was made from.
 func (p *Packet) AppendStrippedSYNACK(dst []byte) ([]byte, error) {
 	if !p.is(SYN|ACK|RST|FIN, SYN|ACK) || p.Token == 0 {
-		return dst, WrongPacket
+		return dst, refusal.WrongPacket
 	}
 	return p.append(dst, edit{
 		seq: p.Seq + uint32(len(p.Payload())), ack: p.Ack + p3, flags: p.Flags, limit: maxPacket,
@@ -54,7 +57,7 @@ func (p *Packet) AppendStrippedSYNACK(dst []byte) ([]byte, error) {
 // path allows; who does not know the path takes 1280 for the limit.
 func (p *Packet) AppendProof(dst []byte, first uint32, t3 []byte, limit int) ([]byte, error) {
 	if !p.mayProve(t3) || p.Seq != first {
-		return dst, WrongPacket
+		return dst, refusal.WrongPacket
 	}
 	return p.append(dst, edit{
 		mark: token.TypeT3, front: t3, payload: p.Payload(), limit: limit, urgent: p3,
@@ -67,7 +70,7 @@ func (p *Packet) AppendProof(dst []byte, first uint32, t3 []byte, limit int) ([]
 // its own). Of p's options the timestamps stay.
 func (p *Packet) AppendProofAlone(dst []byte, first uint32, t3 []byte, limit int) ([]byte, error) {
 	if !p.mayProve(t3) {
-		return dst, WrongPacket
+		return dst, refusal.WrongPacket
 	}
 	return p.append(dst, edit{
 		mark: token.TypeT3, bare: true, front: t3, limit: limit,
@@ -82,7 +85,7 @@ func (p *Packet) mayProve(t3 []byte) bool {
 // AppendStrippedProof appends the packet that p was made from, with the data behind T3.
 func (p *Packet) AppendStrippedProof(dst []byte) ([]byte, error) {
 	if !p.is(SYN|ACK|RST, ACK) || p.Token != token.TypeT3 || len(p.Payload()) < p3 {
-		return dst, WrongPacket
+		return dst, refusal.WrongPacket
 	}
 	return p.append(dst, edit{
 		payload: p.Payload()[p3:], limit: maxPacket, urgent: -p3,
@@ -102,7 +105,7 @@ func (p *Packet) AppendStrippedReset(dst []byte) ([]byte, error) {
 
 func (p *Packet) appendReset(dst []byte, ack uint32) ([]byte, error) {
 	if !p.is(SYN|RST, RST) || p.Token != 0 {
-		return dst, WrongPacket
+		return dst, refusal.WrongPacket
 	}
 	if p.Flags&ACK == 0 {
 		return append(dst, p.bytes...), nil

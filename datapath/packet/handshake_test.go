@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -232,8 +233,8 @@ func TestProofAlone(t *testing.T) {
 			_, err = p.AppendProof(nil, 1001, t3, 1500)
 			var tooBig *TooBigError
 			switch {
-			case name == "a keepalive" && !errors.Is(err, WrongPacket),
-				name == "SACK blocks" && !errors.Is(err, NoRoom),
+			case name == "a keepalive" && !errors.Is(err, refusal.WrongPacket),
+				name == "SACK blocks" && !errors.Is(err, refusal.NoRoom),
 				name == "a full segment" && !(errors.As(err, &tooBig) && tooBig.Size == len(s.build())+28 &&
 					tooBig.Limit == 1500):
 				t.Errorf("%s with its proof: %v", name, err)
@@ -251,7 +252,7 @@ func TestRoomForTheOption(t *testing.T) {
 		payload: fill(68, 'A')})
 	p = mustParse(t, room(36).build())
 	out, err = p.AppendSYN([]byte("kept"), token.TypeShortT1, fill(68, 'A'), 1500)
-	wantReason(t, err, NoRoom)
+	wantReason(t, err, refusal.NoRoom)
 	if string(out) != "kept" {
 		t.Errorf("the buffer is %q after a refusal", out)
 	}
@@ -294,7 +295,7 @@ func TestSignedSegmentsStay(t *testing.T) {
 	} {
 		p := mustParse(t, segment{flags: SYN, options: option}.build())
 		_, err := p.AppendSYN(nil, token.TypeShortT1, fill(68, 'A'), 1500)
-		if !errors.Is(err, Signed) {
+		if !errors.Is(err, refusal.Signed) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -341,7 +342,8 @@ func TestWrongPacket(t *testing.T) {
 		allowed := strings.Split(c.allowed, ", ")
 		for name, f := range operations {
 			err := f(&p)
-			if want := slices.Contains(allowed, name); want && err != nil || !want && !errors.Is(err, WrongPacket) {
+			want := slices.Contains(allowed, name)
+			if want && err != nil || !want && !errors.Is(err, refusal.WrongPacket) {
 				t.Errorf("flags %#x, token %d, %d bytes, %s: %v", p.Flags, p.Token, len(p.Payload()), name, err)
 			}
 		}
@@ -352,10 +354,10 @@ func TestWrongPacket(t *testing.T) {
 func TestUrgentBeyond(t *testing.T) {
 	p := mustParse(t, segment{seq: 1, flags: ACK | URG, urgent: 65516}.build())
 	_, err := p.AppendProof(nil, 1, fill(20, 'C'), 1500)
-	wantReason(t, err, NoRoom)
+	wantReason(t, err, refusal.NoRoom)
 	p = mustParse(t, segment{flags: ACK | URG, urgent: 19, options: marked(5, nil), payload: fill(20, 'C')}.build())
 	_, err = p.AppendStrippedProof(nil)
-	wantReason(t, err, NoRoom)
+	wantReason(t, err, refusal.NoRoom)
 }
 
 func TestPacketPathDoesNotAllocate(t *testing.T) {
@@ -380,7 +382,7 @@ func TestPacketPathDoesNotAllocate(t *testing.T) {
 			none(step.name+", back", step.wire.build(), step.take)
 		}
 		none("refusal", segment{v6: v6, flags: RST}.build(), func(p *Packet, dst []byte) ([]byte, error) {
-			if _, err := p.AppendStrippedSYN(dst); !errors.Is(err, WrongPacket) {
+			if _, err := p.AppendStrippedSYN(dst); !errors.Is(err, refusal.WrongPacket) {
 				return nil, err
 			}
 			return dst, nil

@@ -3,6 +3,7 @@ package packet
 import (
 	"encoding/binary"
 	"net/netip"
+	"thole/datapath/refusal"
 )
 
 const (
@@ -21,14 +22,14 @@ type Quote struct {
 	seq   int    // offset of the quoted sequence number
 }
 
-// ParseQuote parses an IP packet. The error is a Reason.
+// ParseQuote parses an IP packet. The error is a refusal.Reason.
 func ParseQuote(b []byte) (Quote, error) {
 	q, err := parseQuote(b)
 	if err != nil {
 		return Quote{}, err
 	}
 	if !checkIPv4(q.bytes) || q.checksum() != 0xffff {
-		return Quote{}, BadChecksum
+		return Quote{}, refusal.BadChecksum
 	}
 	return q, nil
 }
@@ -43,17 +44,17 @@ func parseQuote(b []byte) (q Quote, err error) {
 	v4 := b[0]>>4 == 4
 	switch {
 	case v4 && n.protocol != protocolICMP || !v4 && n.protocol != protocolICMPv6:
-		return Quote{}, NotError
+		return Quote{}, refusal.NotError
 	case n.end-n.header < icmpSize:
-		return Quote{}, Truncated
+		return Quote{}, refusal.Truncated
 	case !isError(b[n.header], v4):
-		return Quote{}, NotError
+		return Quote{}, refusal.NotError
 	}
 	at := n.header + icmpSize
 	quoted := b[at:n.end]
 	inner, err := parseIP(quoted, true)
 	if err != nil || quoted[0]>>4 != b[0]>>4 || inner.protocol != protocolTCP || inner.end-inner.header < quotedSize {
-		return Quote{}, BadQuote
+		return Quote{}, refusal.BadQuote
 	}
 	t := quoted[inner.header:]
 	src, dst := addresses(quoted)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+	"thole/datapath/refusal"
 )
 
 // An icmpError is what tests make ICMP errors of.
@@ -79,37 +80,37 @@ func TestQuoteRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		b    []byte
-		want Reason
+		want refusal.Reason
 	}{
-		{"TCP", tcp4, NotError},
-		{"ICMPv6 over IPv4", set(error4, 9, 58), NotError},
-		{"ICMP over IPv6", set(error6, 6, 1), NotError},
-		{"an echo", icmpError{typ: 8, quote: tcp4}.build(), NotError},
-		{"a redirect", icmpError{typ: 5, quote: tcp4}.build(), NotError},
-		{"an ICMPv6 echo", icmpError{v6: true, typ: 128, quote: tcp6}.build(), NotError},
-		{"type 0 of ICMPv6", icmpError{v6: true, typ: 0, quote: tcp6}.build(), NotError},
-		{"half a header", set(error4, 2, 0, 27)[:27], Truncated},
-		{"no quote", icmpError{typ: 3}.build(), BadQuote},
-		{"7 bytes of TCP", icmpError{typ: 3, quote: tcp4[:27]}.build(), BadQuote},
-		{"7 bytes of TCP, IPv6", icmpError{v6: true, typ: 1, quote: tcp6[:47]}.build(), BadQuote},
-		{"IPv6 inside IPv4", icmpError{typ: 3, quote: tcp6}.build(), BadQuote},
-		{"IPv4 inside IPv6", icmpError{v6: true, typ: 1, quote: tcp4}.build(), BadQuote},
-		{"UDP", icmpError{typ: 3, quote: set(tcp4, 9, 17)}.build(), BadQuote},
-		{"a later fragment", icmpError{typ: 3, quote: set(tcp4, 6, 0, 9)}.build(), BadQuote},
-		{"a quoted header beyond all", icmpError{typ: 3, quote: set(tcp4[:28], 0, 0x4f)}.build(), BadQuote},
+		{"TCP", tcp4, refusal.NotError},
+		{"ICMPv6 over IPv4", set(error4, 9, 58), refusal.NotError},
+		{"ICMP over IPv6", set(error6, 6, 1), refusal.NotError},
+		{"an echo", icmpError{typ: 8, quote: tcp4}.build(), refusal.NotError},
+		{"a redirect", icmpError{typ: 5, quote: tcp4}.build(), refusal.NotError},
+		{"an ICMPv6 echo", icmpError{v6: true, typ: 128, quote: tcp6}.build(), refusal.NotError},
+		{"type 0 of ICMPv6", icmpError{v6: true, typ: 0, quote: tcp6}.build(), refusal.NotError},
+		{"half a header", set(error4, 2, 0, 27)[:27], refusal.Truncated},
+		{"no quote", icmpError{typ: 3}.build(), refusal.BadQuote},
+		{"7 bytes of TCP", icmpError{typ: 3, quote: tcp4[:27]}.build(), refusal.BadQuote},
+		{"7 bytes of TCP, IPv6", icmpError{v6: true, typ: 1, quote: tcp6[:47]}.build(), refusal.BadQuote},
+		{"IPv6 inside IPv4", icmpError{typ: 3, quote: tcp6}.build(), refusal.BadQuote},
+		{"IPv4 inside IPv6", icmpError{v6: true, typ: 1, quote: tcp4}.build(), refusal.BadQuote},
+		{"UDP", icmpError{typ: 3, quote: set(tcp4, 9, 17)}.build(), refusal.BadQuote},
+		{"a later fragment", icmpError{typ: 3, quote: set(tcp4, 6, 0, 9)}.build(), refusal.BadQuote},
+		{"a quoted header beyond all", icmpError{typ: 3, quote: set(tcp4[:28], 0, 0x4f)}.build(), refusal.BadQuote},
 		{"a quoted extension beyond all", icmpError{v6: true, typ: 1, quote: set(tcp6, 6, 60, 64, 0, 0)}.build(),
-			BadQuote},
-		{"a wrong checksum", set(error4, 24, 1), BadChecksum},
-		{"a wrong checksum of IPv6", set(error6, 44, 1), BadChecksum},
-		{"a wrong checksum of IPv4", set(error4, 8, 1), BadChecksum},
-		{"an error that is a fragment", set(error4, 6, 0x20), Fragment},
+			refusal.BadQuote},
+		{"a wrong checksum", set(error4, 24, 1), refusal.BadChecksum},
+		{"a wrong checksum of IPv6", set(error6, 44, 1), refusal.BadChecksum},
+		{"a wrong checksum of IPv4", set(error4, 8, 1), refusal.BadChecksum},
+		{"an error that is a fragment", set(error4, 6, 0x20), refusal.Fragment},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := ParseQuote(c.b)
 			wantReason(t, err, c.want)
 		})
 	}
-	if _, err := Parse(error4); !errors.Is(err, NotTCP) {
+	if _, err := Parse(error4); !errors.Is(err, refusal.NotTCP) {
 		t.Errorf("as TCP: %v", err)
 	}
 }

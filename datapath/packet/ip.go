@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+	"thole/datapath/refusal"
 )
 
 const (
@@ -35,7 +36,7 @@ type network struct {
 // parseIP walks the headers of b. A quote may be cut off anywhere behind them.
 func parseIP(b []byte, quote bool) (network, error) {
 	if len(b) < ipv4Size {
-		return network{}, Truncated
+		return network{}, refusal.Truncated
 	}
 	switch b[0] >> 4 {
 	case 4:
@@ -43,7 +44,7 @@ func parseIP(b []byte, quote bool) (network, error) {
 	case 6:
 		return parseIPv6(b, quote)
 	}
-	return network{}, BadHeader
+	return network{}, refusal.BadHeader
 }
 
 func parseIPv4(b []byte, quote bool) (network, error) {
@@ -54,18 +55,18 @@ func parseIPv4(b []byte, quote bool) (network, error) {
 	fragment := binary.BigEndian.Uint16(b[6:])
 	switch {
 	case n.header < ipv4Size || !quote && n.end < n.header:
-		return network{}, BadHeader
+		return network{}, refusal.BadHeader
 	case n.end > len(b) || n.header > len(b):
-		return network{}, Truncated
+		return network{}, refusal.Truncated
 	case fragment&fragOffset != 0 || fragment&moreFrags != 0:
-		return network{}, Fragment
+		return network{}, refusal.Fragment
 	}
 	return n, nil
 }
 
 func parseIPv6(b []byte, quote bool) (network, error) {
 	if len(b) < ipv6Size {
-		return network{}, Truncated
+		return network{}, refusal.Truncated
 	}
 	payload := int(binary.BigEndian.Uint16(b[4:]))
 	n := network{protocol: b[6], header: ipv6Size, end: ipv6Size + payload}
@@ -74,9 +75,9 @@ func parseIPv6(b []byte, quote bool) (network, error) {
 	}
 	switch {
 	case !quote && payload == 0: // nothing, or a jumbogram
-		return network{}, BadHeader
+		return network{}, refusal.BadHeader
 	case n.end > len(b):
-		return network{}, Truncated
+		return network{}, refusal.Truncated
 	}
 	for range maxExtensions + 1 {
 		next, size, err := extension(n.protocol, b[n.header:n.end], n.header == ipv6Size)
@@ -85,7 +86,7 @@ func parseIPv6(b []byte, quote bool) (network, error) {
 		}
 		n.protocol, n.header = next, n.header+size
 	}
-	return network{}, TooManyHeaders
+	return network{}, refusal.TooManyHeaders
 }
 
 // extension returns the size of the extension header that b begins with and the
@@ -93,20 +94,20 @@ func parseIPv6(b []byte, quote bool) (network, error) {
 func extension(protocol byte, b []byte, first bool) (next byte, size int, err error) {
 	switch protocol {
 	case extFragment:
-		return 0, 0, Fragment
+		return 0, 0, refusal.Fragment
 	case extHopByHop, extRouting, extDestination:
 	default:
 		return 0, 0, nil
 	}
 	if protocol == extHopByHop && !first {
-		return 0, 0, BadHeader
+		return 0, 0, refusal.BadHeader
 	}
 	if len(b) < 8 || len(b) < (int(b[1])+1)*8 {
-		return 0, 0, Truncated
+		return 0, 0, refusal.Truncated
 	}
 	// The checksum is over the last address of the route, which this is not yet.
 	if protocol == extRouting && b[routingSegmentsLeft] != 0 {
-		return 0, 0, Routed
+		return 0, 0, refusal.Routed
 	}
 	return b[0], (int(b[1]) + 1) * 8, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 	"thole/internal/nstest"
 )
@@ -184,7 +185,7 @@ func (w *wire) pump(from, to *os.File, step func(p *Packet) [][]byte) {
 			return
 		}
 		p, err := Parse(buf[:n:n])
-		if errors.Is(err, NotTCP) {
+		if errors.Is(err, refusal.NotTCP) {
 			continue // router solicitations
 		}
 		if err != nil {

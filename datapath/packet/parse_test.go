@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -64,47 +65,49 @@ func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		b    []byte
-		want Reason
+		want refusal.Reason
 	}{
-		{"nothing", nil, Truncated},
-		{"version 5", set(v4, 0, 0x55), BadHeader},
-		{"IPv4 header of 16 bytes", set(v4, 0, 0x44), BadHeader},
-		{"IPv4 header beyond its length", set(v4, 2, 0, 19), BadHeader},
-		{"IPv4 length of 0", set(v4, 2, 0, 0), BadHeader},
-		{"IPv4 length beyond the buffer", set(v4, 2, 0, 61), Truncated},
-		{"IPv4 without room for TCP", set(v4, 2, 0, 39), Truncated},
-		{"more fragments", set(v4, 6, 0x20, 0), Fragment},
-		{"a later fragment", set(v4, 6, 0, 1), Fragment},
-		{"UDP", set(v4, 9, 17), NotTCP},
-		{"a wrong IPv4 checksum", set(v4, 8, 63), BadChecksum},
-		{"a wrong TCP checksum", set(v4, 20, 0x9c, 0x41), BadChecksum},
-		{"a wrong TCP checksum, IPv6", set(v6, 40, 0x9c, 0x41), BadChecksum},
-		{"another address, IPv6", set(v6, 8, 0x20, 2), BadChecksum},
-		{"IPv6 of 39 bytes", v6.build()[:39], Truncated},
-		{"IPv6 length beyond the buffer", set(v6, 4, 0, 41), Truncated},
-		{"IPv6 without room for TCP", set(v6, 4, 0, 19), Truncated},
-		{"a jumbogram", set(v6, 4, 0, 0), BadHeader},
-		{"IPv6 fragment", segment{v6: true, next: 44, extension: unhex("0600000000000001")}.build(), Fragment},
-		{"an authentication header", segment{v6: true, next: 51, extension: unhex("0604000000000000")}.build(), NotTCP},
+		{"nothing", nil, refusal.Truncated},
+		{"version 5", set(v4, 0, 0x55), refusal.BadHeader},
+		{"IPv4 header of 16 bytes", set(v4, 0, 0x44), refusal.BadHeader},
+		{"IPv4 header beyond its length", set(v4, 2, 0, 19), refusal.BadHeader},
+		{"IPv4 length of 0", set(v4, 2, 0, 0), refusal.BadHeader},
+		{"IPv4 length beyond the buffer", set(v4, 2, 0, 61), refusal.Truncated},
+		{"IPv4 without room for TCP", set(v4, 2, 0, 39), refusal.Truncated},
+		{"more fragments", set(v4, 6, 0x20, 0), refusal.Fragment},
+		{"a later fragment", set(v4, 6, 0, 1), refusal.Fragment},
+		{"UDP", set(v4, 9, 17), refusal.NotTCP},
+		{"a wrong IPv4 checksum", set(v4, 8, 63), refusal.BadChecksum},
+		{"a wrong TCP checksum", set(v4, 20, 0x9c, 0x41), refusal.BadChecksum},
+		{"a wrong TCP checksum, IPv6", set(v6, 40, 0x9c, 0x41), refusal.BadChecksum},
+		{"another address, IPv6", set(v6, 8, 0x20, 2), refusal.BadChecksum},
+		{"IPv6 of 39 bytes", v6.build()[:39], refusal.Truncated},
+		{"IPv6 length beyond the buffer", set(v6, 4, 0, 41), refusal.Truncated},
+		{"IPv6 without room for TCP", set(v6, 4, 0, 19), refusal.Truncated},
+		{"a jumbogram", set(v6, 4, 0, 0), refusal.BadHeader},
+		{"IPv6 fragment", segment{v6: true, next: 44, extension: unhex("0600000000000001")}.build(), refusal.Fragment},
+		{"an authentication header",
+			segment{v6: true, next: 51, extension: unhex("0604000000000000")}.build(), refusal.NotTCP},
 		{"hop by hop in second place",
-			segment{v6: true, next: 60, extension: unhex("0000010400000000 0600010400000000")}.build(), BadHeader},
+			segment{v6: true, next: 60, extension: unhex("0000010400000000 0600010400000000")}.build(),
+			refusal.BadHeader},
 		{"on its route", segment{v6: true, next: 43,
-			extension: unhex("0602040100000000 00000000000000000000000000000000")}.build(), Routed},
+			extension: unhex("0602040100000000 00000000000000000000000000000000")}.build(), refusal.Routed},
 		{"an extension beyond the packet", segment{v6: true, next: 60, extension: unhex("06ff010400000000")}.build(),
-			Truncated},
-		{"nine headers", segment{v6: true, next: 60, extension: extensions(9)}.build(), TooManyHeaders},
-		{"TCP header of 16 bytes", set(v4, 32, 0x40), BadHeader},
-		{"TCP header beyond the packet", set(v4, 32, 0xf0), Truncated},
-		{"an option of no length", options("02000000"), BadOptions},
-		{"an option of length 1", options("02010000"), BadOptions},
-		{"an option beyond the header", options("020505b4"), BadOptions},
-		{"a kind without length", options("01010102"), BadOptions},
-		{"our option, type 0", options("fe06544800010000"), BadOption},
-		{"our option, type 6", options("fe06544806010000"), BadOption},
-		{"our option, version 2", options("fe06544801020000"), BadOption},
-		{"our option, too short", options("fe05544801000000"), BadOption},
-		{"our option, too long", options("fe07544801010000"), BadOption},
-		{"our option twice", options("fe0654480101 fe0654480101"), DuplicateOption},
+			refusal.Truncated},
+		{"nine headers", segment{v6: true, next: 60, extension: extensions(9)}.build(), refusal.TooManyHeaders},
+		{"TCP header of 16 bytes", set(v4, 32, 0x40), refusal.BadHeader},
+		{"TCP header beyond the packet", set(v4, 32, 0xf0), refusal.Truncated},
+		{"an option of no length", options("02000000"), refusal.BadOptions},
+		{"an option of length 1", options("02010000"), refusal.BadOptions},
+		{"an option beyond the header", options("020505b4"), refusal.BadOptions},
+		{"a kind without length", options("01010102"), refusal.BadOptions},
+		{"our option, type 0", options("fe06544800010000"), refusal.BadOption},
+		{"our option, type 6", options("fe06544806010000"), refusal.BadOption},
+		{"our option, version 2", options("fe06544801020000"), refusal.BadOption},
+		{"our option, too short", options("fe05544801000000"), refusal.BadOption},
+		{"our option, too long", options("fe07544801010000"), refusal.BadOption},
+		{"our option twice", options("fe0654480101 fe0654480101"), refusal.DuplicateOption},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse(c.b)
@@ -169,14 +172,4 @@ func randomBytes(random *rand.Rand, n int) []byte {
 		binary.LittleEndian.PutUint64(b[i:], random.Uint64())
 	}
 	return b[:n]
-}
-
-func TestReasonsHaveNames(t *testing.T) {
-	names := make(map[string]bool)
-	for r := Truncated; r < endOfReasons; r++ {
-		if reasons[r] == "" || names[r.String()] {
-			t.Errorf("reason %d has no name of its own: %s", r, r)
-		}
-		names[r.String()] = true
-	}
 }

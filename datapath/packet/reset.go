@@ -3,6 +3,7 @@ package packet
 import (
 	"encoding/binary"
 	"net/netip"
+	"thole/datapath/refusal"
 )
 
 const (
@@ -17,7 +18,7 @@ const (
 // its SYN-ACK.
 func (p *Packet) AppendRefusal(dst []byte, ack bool) ([]byte, error) {
 	if !p.is(SYN|ACK|RST|FIN, SYN|ACK) {
-		return dst, WrongPacket
+		return dst, refusal.WrongPacket
 	}
 	e := edit{bare: true, seq: p.Seq + uint32(len(p.Payload())) + 1, flags: RST, limit: maxPacket}
 	if ack {

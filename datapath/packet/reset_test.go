@@ -1,6 +1,9 @@
 package packet
 
-import "testing"
+import (
+	"testing"
+	"thole/datapath/refusal"
+)
 
 // TestRefusal: what a client's kernel gets in the place of a SYN-ACK.
 func TestRefusal(t *testing.T) {
@@ -24,7 +27,7 @@ func TestRefusal(t *testing.T) {
 
 		p = mustParse(t, segment{v6: v6, reverse: true, flags: ACK}.build())
 		_, err = p.AppendRefusal(nil, true)
-		wantReason(t, err, WrongPacket)
+		wantReason(t, err, refusal.WrongPacket)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -59,7 +60,7 @@ type Packet struct {
 	signed  bool   // by TCP-MD5 or TCP-AO
 }
 
-// Parse parses an IP packet. The error is a Reason.
+// Parse parses an IP packet. The error is a refusal.Reason.
 func Parse(b []byte) (Packet, error) {
 	p, err := parse(b)
 	if err != nil {
@@ -67,7 +68,7 @@ func Parse(b []byte) (Packet, error) {
 	}
 	segment := p.bytes[p.tcp:]
 	if !checkIPv4(p.bytes) || fold(sum(pseudo(p.bytes, protocolTCP, len(segment)), segment)) != 0xffff {
-		return Packet{}, BadChecksum
+		return Packet{}, refusal.BadChecksum
 	}
 	return p, nil
 }
@@ -79,18 +80,18 @@ func parse(b []byte) (p Packet, err error) {
 	case err != nil:
 		return Packet{}, err
 	case n.protocol != protocolTCP:
-		return Packet{}, NotTCP
+		return Packet{}, refusal.NotTCP
 	case n.end-n.header < tcpSize:
-		return Packet{}, Truncated
+		return Packet{}, refusal.Truncated
 	}
 	p.bytes, p.tcp = b[:n.end:n.end], n.header
 	t := p.bytes[p.tcp:]
 	header := int(t[atOffset]>>4) * 4
 	switch {
 	case header < tcpSize:
-		return Packet{}, BadHeader
+		return Packet{}, refusal.BadHeader
 	case header > len(t):
-		return Packet{}, Truncated
+		return Packet{}, refusal.Truncated
 	}
 	p.payload = p.tcp + header
 	if err := p.scanOptions(t[tcpSize:header]); err != nil {
@@ -123,7 +124,7 @@ func nextOption(b []byte) (option, rest []byte, err error) {
 	case b[0] == kindNOP:
 		return b[:1], b[1:], nil
 	case len(b) < 2 || b[1] < 2 || int(b[1]) > len(b):
-		return nil, nil, BadOptions
+		return nil, nil, refusal.BadOptions
 	}
 	return b[:b[1]], b[b[1]:], nil
 }
@@ -139,14 +140,14 @@ func (p *Packet) scanOptions(b []byte) error {
 			p.signed = true
 		case isExperimental(option, exID):
 			if len(option) != optionLength || option[5] != token.Version {
-				return BadOption
+				return refusal.BadOption
 			}
 			if p.Token != 0 {
-				return DuplicateOption
+				return refusal.DuplicateOption
 			}
 			p.Token = token.Type(option[4])
 			if p.Token < token.TypeShortT1 || p.Token > token.TypeT3 {
-				return BadOption
+				return refusal.BadOption
 			}
 		}
 		b = rest

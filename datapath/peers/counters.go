@@ -2,13 +2,12 @@ package peers
 
 import (
 	"errors"
-	"fmt"
 	"maps"
-	"strings"
 	"sync"
 
 	"thole/datapath/packet"
 	"thole/datapath/pki"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -27,12 +26,6 @@ var certificates = []struct {
 	{pki.ErrMalformed, "malformed"}, {pki.ErrForeign, "foreign"}, {pki.ErrUsage, "usage"},
 	{pki.ErrNotYetValid, "not-yet-valid"}, {pki.ErrExpired, "expired"}, {pki.ErrRevoked, "revoked"},
 	{pki.ErrNotGranted, "not-granted"},
-}
-
-// reason is what the Reasons of the datapath's packages have in common.
-type reason interface {
-	error
-	String() string
 }
 
 // Other is the name of what has no reason: a mistake, or the kernel's.
@@ -66,10 +59,8 @@ func nameOf(err error) string {
 	if _, ok := errors.AsType[*token.TooBigError](err); ok {
 		return "token/too-big"
 	}
-	if r, ok := errors.AsType[reason](err); ok {
-		if pkg, typ, _ := strings.Cut(fmt.Sprintf("%T", r), "."); typ == "Reason" {
-			return pkg + "/" + r.String()
-		}
+	if r, ok := errors.AsType[refusal.Reason](err); ok {
+		return r.String()
 	}
 	return Other
 }

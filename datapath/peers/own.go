@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"thole/datapath/pki"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -48,10 +49,10 @@ func (p *Peers) Own(labels map[string]string, now time.Time) (*token.Own, error)
 		return set.current.Own, nil
 	}
 	if err := node.Identity.ValidAt(now); err != nil {
-		return nil, fmt.Errorf("%w: %w", token.BadCertificate, err)
+		return nil, fmt.Errorf("%w: %w", refusal.BadCertificate, err)
 	}
 	if _, err := node.Identity.MayAssert(labels); err != nil {
-		return nil, fmt.Errorf("%w: %w", token.NotGranted, err)
+		return nil, fmt.Errorf("%w: %w", refusal.NotGranted, err)
 	}
 	fresh, err := newOwn(node, labels, now)
 	if err != nil {

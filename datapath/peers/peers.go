@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"thole/datapath/pki"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -137,7 +138,7 @@ func (p *Peers) Replace(node *pki.Node, now time.Time) error {
 }
 
 // Stated returns the pair with a statement that came from an address, in T1 full
-// (Server) or T2 full (Client). The error is, or wraps, a Reason or a token.Reason.
+// (Server) or T2 full (Client). The error is, or wraps, a refusal.Reason.
 func (p *Peers) Stated(side Side, own *token.Own, b []byte, from netip.Addr, now time.Time) (*token.Pair, error) {
 	claim, err := p.check(side, b, from, now)
 	if err != nil {
@@ -152,7 +153,7 @@ func (p *Peers) Named(side Side, labels map[string]string, own, peer token.Finge
 	now time.Time) (*token.Pair, error) {
 	mine := p.named(labels, own, now)
 	if mine == nil {
-		return nil, Unknown
+		return nil, refusal.Unknown
 	}
 	claim, err := p.known(peer, now)
 	if err != nil {
@@ -273,7 +274,7 @@ func (p *Peers) check(side Side, b []byte, from netip.Addr, now time.Time) (*tok
 	if err == nil && bytes.Equal(claim.Statement.Bytes(), b) {
 		return claim, claim.Admit(from, now)
 	}
-	if err != nil && !errors.Is(err, Unknown) {
+	if err != nil && !errors.Is(err, refusal.Unknown) {
 		return nil, err
 	}
 	p.mu.Lock()
@@ -285,19 +286,19 @@ func (p *Peers) check(side Side, b []byte, from netip.Addr, now time.Time) (*tok
 	ok := p.allow(side, from, cost, now)
 	p.mu.Unlock()
 	if !ok {
-		return nil, OverBudget
+		return nil, refusal.OverBudget
 	}
 	checker := token.Checker{Verifier: verifier{p, node.Trust}, Self: node.Identity.PublicKey}
 	if claim, err = checker.Check(s, from, now); err != nil {
 		return nil, err
 	}
 	if slices.ContainsFunc(former, func(k ed25519.PublicKey) bool { return k.Equal(claim.Identity.PublicKey) }) {
-		return nil, token.Reflected
+		return nil, refusal.Reflected
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.node != node {
-		return nil, TrustChanged // it comes again
+		return nil, refusal.TrustChanged // it comes again
 	}
 	p.statements.put(s.Fingerprint(), nodeOf(claim), statement{claim, node.Trust.Generation()}, claim.Until())
 	return claim, nil
@@ -312,7 +313,7 @@ func (p *Peers) known(fingerprint token.Fingerprint, now time.Time) (*token.Clai
 	p.mu.Unlock()
 	switch {
 	case !ok:
-		return nil, Unknown
+		return nil, refusal.Unknown
 	case s.generation == trust.Generation():
 		return s.claim, nil
 	}
@@ -321,7 +322,7 @@ func (p *Peers) known(fingerprint token.Fingerprint, now time.Time) (*token.Clai
 	defer p.mu.Unlock()
 	switch {
 	case p.node.Trust != trust:
-		return nil, TrustChanged
+		return nil, refusal.TrustChanged
 	case err != nil:
 		p.statements.drop(fingerprint)
 		return nil, err
@@ -335,14 +336,14 @@ func (p *Peers) known(fingerprint token.Fingerprint, now time.Time) (*token.Clai
 func again(v verifier, claim *token.Claim, now time.Time) (*token.Claim, error) {
 	identity, err := v.Verify(claim.Statement.Certificate, now)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", token.BadCertificate, err)
+		return nil, fmt.Errorf("%w: %w", refusal.BadCertificate, err)
 	}
 	if identity.NotAfter.Equal(claim.Identity.NotAfter) {
 		return claim, nil // the certificate is the same, so all else is
 	}
 	labels, err := identity.MayAssert(claim.Statement.Labels)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", token.NotGranted, err)
+		return nil, fmt.Errorf("%w: %w", refusal.NotGranted, err)
 	}
 	return &token.Claim{Statement: claim.Statement, Identity: identity, Labels: labels}, nil
 }
@@ -361,7 +362,7 @@ func (p *Peers) pair(
 	allowed := p.allow(side, from, pairCost, now)
 	p.mu.Unlock()
 	if !allowed {
-		return nil, OverBudget
+		return nil, refusal.OverBudget
 	}
 	derive := own.ClientKeys
 	if side == Server {

@@ -14,6 +14,7 @@ import (
 
 	"thole/datapath/packet"
 	"thole/datapath/pki"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -73,17 +74,17 @@ func TestNamedRefuses(t *testing.T) {
 		from      netip.Addr
 		want      error
 	}{
-		{"another workload's statement of the same node", db, other, theirs, webAddr, Unknown},
-		{"another workload listens", web, mine, theirs, webAddr, Unknown},
-		{"a statement never seen", db, mine, token.Fingerprint{1}, webAddr, Unknown},
-		{"from another address", db, mine, theirs, dbAddr, token.WrongAddress},
-		{"own and peer exchanged", db, theirs, mine, webAddr, Unknown},
+		{"another workload's statement of the same node", db, other, theirs, webAddr, refusal.Unknown},
+		{"another workload listens", web, mine, theirs, webAddr, refusal.Unknown},
+		{"a statement never seen", db, mine, token.Fingerprint{1}, webAddr, refusal.Unknown},
+		{"from another address", db, mine, theirs, dbAddr, refusal.WrongAddress},
+		{"own and peer exchanged", db, theirs, mine, webAddr, refusal.Unknown},
 	} {
 		_, err := w.server.Named(Server, c.labels, c.own, c.peer, c.from, start)
 		wantErr(t, c.name, err, c.want)
 	}
 	_, err := w.server.Named(Server, db, mine, theirs, webAddr, start.Add(Lifetime+KeepFor+time.Second))
-	wantErr(t, "own statement's end", err, Unknown)
+	wantErr(t, "own statement's end", err, refusal.Unknown)
 }
 
 func TestStatedRefuses(t *testing.T) {
@@ -103,13 +104,13 @@ func TestStatedRefuses(t *testing.T) {
 		now  time.Time
 		want error
 	}{
-		{"nothing", nil, webAddr, start, token.BadLength},
+		{"nothing", nil, webAddr, start, refusal.BadLength},
 		{"another fleet", say(t, foreign, web, start).Bytes(), webAddr, start, pki.ErrForeign},
-		{"signature", tampered(), webAddr, start, token.BadSignature},
-		{"address", say(t, w.webNode, web, start).Bytes(), dbAddr, start, token.WrongAddress},
+		{"signature", tampered(), webAddr, start, refusal.BadSignature},
+		{"address", say(t, w.webNode, web, start).Bytes(), dbAddr, start, refusal.WrongAddress},
 		{"labels", say(t, w.webNode, map[string]string{"app": "root"}, start).Bytes(), webAddr, start,
-			token.NotGranted},
-		{"own", say(t, w.dbNode, db, start).Bytes(), dbAddr, start, token.Reflected},
+			refusal.NotGranted},
+		{"own", say(t, w.dbNode, db, start).Bytes(), dbAddr, start, refusal.Reflected},
 		{"certificate's end", say(t, ended, web, start.Add(400*time.Second)).Bytes(), webAddr,
 			start.Add(400 * time.Second), pki.ErrExpired},
 	} {
@@ -201,11 +202,11 @@ func TestOwnRefuses(t *testing.T) {
 		now    time.Time
 		want   error
 	}{
-		{"a key that is not granted", map[string]string{"app": "web", "tier": "x"}, start, token.NotGranted},
-		{"a value that is not granted", map[string]string{"app": "root"}, start, token.NotGranted},
-		{"what is required, otherwise", map[string]string{"app": "web", "team": "b"}, start, token.NotGranted},
+		{"a key that is not granted", map[string]string{"app": "web", "tier": "x"}, start, refusal.NotGranted},
+		{"a value that is not granted", map[string]string{"app": "root"}, start, refusal.NotGranted},
+		{"what is required, otherwise", map[string]string{"app": "web", "team": "b"}, start, refusal.NotGranted},
 		{"what is required, as it is", map[string]string{"app": "web", "team": "a"}, start, nil},
-		{"no labels", nil, start, token.NoLabels},
+		{"no labels", nil, start, refusal.NoLabels},
 		{"after the certificate's end", web, start.Add(200 * time.Hour), pki.ErrExpired},
 	} {
 		if _, err := w.client.Own(c.labels, c.now); !errors.Is(err, c.want) {
@@ -275,9 +276,9 @@ func TestReplace(t *testing.T) {
 	}
 	_, err = w.server.Named(Server, db, name, web2.Peer.Statement.Fingerprint(), webAddr, start)
 	wantErr(t, "the revoked node by name", err, pki.ErrRevoked)
-	wantErr(t, "the revoked node by name", err, token.BadCertificate)
+	wantErr(t, "the revoked node by name", err, refusal.BadCertificate)
 	_, err = w.server.Named(Server, db, name, web2.Peer.Statement.Fingerprint(), webAddr, start)
-	wantErr(t, "once more", err, Unknown)
+	wantErr(t, "once more", err, refusal.Unknown)
 	_, err = w.server.Stated(Server, mine, s2.Bytes(), webAddr, start)
 	wantErr(t, "the revoked node's statement", err, pki.ErrRevoked)
 	if own(t, w.server, db, start) != mine {
@@ -307,12 +308,12 @@ func TestReplaceOwn(t *testing.T) {
 		t.Error("the old certificate is still used")
 	}
 	_, err := w.server.Stated(Server, now, say(t, old, db, start).Bytes(), dbAddr, start)
-	wantErr(t, "reflected, under the old key", err, token.Reflected)
+	wantErr(t, "reflected, under the old key", err, refusal.Reflected)
 
 	w.revoke(old)
 	must(t, w.server.Replace(w.with(fresh), start))
 	_, err = w.server.Named(Server, db, name, peer, webAddr, start)
-	wantErr(t, "the certificate before is revoked", err, Unknown)
+	wantErr(t, "the certificate before is revoked", err, refusal.Unknown)
 	if own(t, w.server, db, start) != now {
 		t.Error("the new statement is gone too")
 	}
@@ -371,10 +372,10 @@ func TestBudget(t *testing.T) {
 	spend := func(now time.Time) (n int) {
 		for i := 0; ; i++ {
 			_, err := w.server.Stated(Server, mine, junk(i%10), stranger(i), now)
-			if errors.Is(err, OverBudget) {
+			if errors.Is(err, refusal.OverBudget) {
 				return n
 			}
-			wantErr(t, "junk", err, token.BadSignature)
+			wantErr(t, "junk", err, refusal.BadSignature)
 			n++
 		}
 	}
@@ -384,7 +385,7 @@ func TestBudget(t *testing.T) {
 	}
 	honest := say(t, w.webNode, web, start)
 	_, err := w.server.Stated(Server, mine, honest.Bytes(), webAddr, start)
-	wantErr(t, "a stranger too", err, OverBudget)
+	wantErr(t, "a stranger too", err, refusal.OverBudget)
 	if _, err := w.server.Stated(Client, mine, honest.Bytes(), webAddr, start); err != nil {
 		t.Errorf("the answer to our own SYN: %v", err)
 	}
@@ -394,7 +395,8 @@ func TestBudget(t *testing.T) {
 	if _, err := w.server.Stated(Server, mine, say(t, w.webNode, db, start).Bytes(), webAddr, start); err != nil {
 		t.Errorf("an address that has proven itself: %v", err)
 	}
-	if _, err := w.server.Stated(Server, mine, honest.Bytes(), webAddr.Next(), start); !errors.Is(err, OverBudget) {
+	_, err = w.server.Stated(Server, mine, honest.Bytes(), webAddr.Next(), start)
+	if !errors.Is(err, refusal.OverBudget) {
 		t.Errorf("known, but its keys cost: %v", err)
 	}
 	if n := spend(start.Add(100 * time.Millisecond)); n < 150 || n > 170 { // 10 % of 100 ms
@@ -473,9 +475,10 @@ func TestPlain(t *testing.T) {
 func TestCounters(t *testing.T) {
 	var c Counters
 	for _, err := range []error{
-		nil, packet.BadChecksum, token.BadM1, token.BadM1, Unknown, errors.New("else"), &packet.TooBigError{},
-		fmt.Errorf("%w: %w", token.BadCertificate, fmt.Errorf("%w: x", pki.ErrRevoked)),
-		fmt.Errorf("label: %w", token.BadLabel), &token.TooBigError{},
+		nil, refusal.BadChecksum, refusal.BadM1, refusal.BadM1, refusal.Unknown, errors.New("else"),
+		&packet.TooBigError{},
+		fmt.Errorf("%w: %w", refusal.BadCertificate, fmt.Errorf("%w: x", pki.ErrRevoked)),
+		fmt.Errorf("label: %w", refusal.BadLabel), &token.TooBigError{},
 	} {
 		c.Count(err)
 	}
@@ -485,11 +488,6 @@ func TestCounters(t *testing.T) {
 	}
 	if got := c.Map(); !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
-	}
-	for r := Unknown; r < endOfReasons; r++ {
-		if reasons[r] == "" {
-			t.Errorf("reason %d has no name", r)
-		}
 	}
 }
 
@@ -508,7 +506,7 @@ func TestAtOnce(t *testing.T) {
 					return
 				}
 				pair, err := w.server.Stated(Server, mine, s.Bytes(), webAddr, now)
-				if errors.Is(err, TrustChanged) {
+				if errors.Is(err, refusal.TrustChanged) {
 					continue
 				}
 				if err != nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 )
 
@@ -49,15 +50,15 @@ func TestStatements(t *testing.T) {
 	}
 	_, err = checker.Check(say(map[string]string{"app": "api"}), home, now)
 	want(t, err, ErrNotGranted)
-	want(t, err, token.NotGranted)
+	want(t, err, refusal.NotGranted)
 	_, err = checker.Check(say(map[string]string{"app": "web"}), away, now)
-	want(t, err, token.WrongAddress)
+	want(t, err, refusal.WrongAddress)
 
 	f.must(f.install("db-1", Delivery{Lists: f.revoke("ca", "web-1")}))
 	checker.Verifier = verifier{f.load("db-1").Trust}
 	_, err = checker.Check(say(map[string]string{"app": "web"}), home, now)
 	want(t, err, ErrRevoked)
-	want(t, err, token.BadCertificate)
+	want(t, err, refusal.BadCertificate)
 }
 
 // TestRoomForLabels: beside the largest certificate there are 274 bytes for labels.

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"thole/datapath/packet"
+	"thole/datapath/refusal"
 	"thole/datapath/token"
 	"thole/internal/nstest"
 	"thole/internal/nstest/probe"
@@ -420,7 +421,7 @@ func TestTCP(t *testing.T) {
 	}))
 	in := open(t, server, Config{}, rewrite(func(p *packet.Packet) ([]byte, error) {
 		if !bytes.Equal(p.Payload(), t1) {
-			return nil, packet.WrongPacket
+			return nil, refusal.WrongPacket
 		}
 		return p.AppendStrippedSYN(nil)
 	}))

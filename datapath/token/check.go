@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"net/netip"
+	"thole/datapath/refusal"
 	"time"
 )
 
@@ -48,20 +49,20 @@ type Claim struct {
 func (c *Checker) Check(s *Statement, from netip.Addr, now time.Time) (*Claim, error) {
 	identity, err := c.Verifier.Verify(s.Certificate, now)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", BadCertificate, err)
+		return nil, fmt.Errorf("%w: %w", refusal.BadCertificate, err)
 	}
 	if c.Self.Equal(identity.PublicKey) {
-		return nil, Reflected
+		return nil, refusal.Reflected
 	}
 	if !s.signedBy(identity.PublicKey) {
-		return nil, BadSignature
+		return nil, refusal.BadSignature
 	}
 	claim := &Claim{Statement: s, Identity: identity}
 	if err := claim.Admit(from, now); err != nil {
 		return nil, err
 	}
 	if claim.Labels, err = identity.MayAssert(s.Labels); err != nil {
-		return nil, fmt.Errorf("%w: %w", NotGranted, err)
+		return nil, fmt.Errorf("%w: %w", refusal.NotGranted, err)
 	}
 	return claim, nil
 }
@@ -72,13 +73,13 @@ func (c *Checker) Check(s *Statement, from netip.Addr, now time.Time) (*Claim, e
 // claim.
 func (c *Claim) Admit(from netip.Addr, now time.Time) error {
 	if now.Before(c.Statement.NotBefore.Add(-MaxSkew)) {
-		return NotYetValid
+		return refusal.NotYetValid
 	}
 	if now.After(c.Until()) {
-		return Expired
+		return refusal.Expired
 	}
 	if !c.Identity.MaySpeakFrom(from) {
-		return WrongAddress
+		return refusal.WrongAddress
 	}
 	return nil
 }

@@ -3,7 +3,7 @@
 // Package token holds the bytes of the signed handshake and what they prove.
 //
 // Bytes come in and values go out, or values come in and bytes go out; what is
-// refused has a Reason. The package knows no packet, no clock and no state: who
+// refused has a refusal.Reason. The package knows no packet, no clock and no state: who
 // remembers statements, keys and pending connections calls it. It never writes to
 // what it is given, and what it parses without copying says so.
 //

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"testing"
+	"thole/datapath/refusal"
 	"time"
 )
 
@@ -96,9 +97,9 @@ func (rights) MaySpeakFrom(a netip.Addr) bool {
 var somewhere = netip.MustParseAddr("192.0.2.1")
 
 // wantReason fails unless err is this refusal.
-func wantReason(t *testing.T, err error, want Reason) {
+func wantReason(t *testing.T, err error, want refusal.Reason) {
 	t.Helper()
-	var got Reason
+	var got refusal.Reason
 	if !errors.As(err, &got) || got != want {
 		t.Errorf("got %v, want %v", err, want)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"crypto/subtle"
+	"thole/datapath/refusal"
 )
 
 const (
@@ -39,15 +40,15 @@ func (own *Own) ServerKeys(peer *Statement) (*Keys, error) {
 func (own *Own) derive(peer, client, server *Statement) (*Keys, error) {
 	// Ephemeral equal, statement not: somebody took our key for his own.
 	if peer.hash == own.Statement.hash || peer.Ephemeral == own.Statement.Ephemeral {
-		return nil, Reflected
+		return nil, refusal.Reflected
 	}
 	public, err := ecdh.X25519().NewPublicKey(peer.Ephemeral[:])
 	if err != nil {
-		return nil, BadLength // cannot be: it has 32 bytes
+		return nil, refusal.BadLength // cannot be: it has 32 bytes
 	}
 	secret, err := own.key.ECDH(public)
 	if err != nil {
-		return nil, LowOrder // the one error of X25519: all zero
+		return nil, refusal.LowOrder // the one error of X25519: all zero
 	}
 	prk, err := hkdf.Extract(sha256.New, secret, []byte(extractSalt))
 	if err != nil {
@@ -110,15 +111,15 @@ func (k *Keys) M3(x *Exchange, m2 MAC) MAC {
 }
 
 // VerifyM1 reports in constant time why m is not M1.
-func (k *Keys) VerifyM1(x *Exchange, m MAC) error { return verify(k.M1(x), m, BadM1) }
+func (k *Keys) VerifyM1(x *Exchange, m MAC) error { return verify(k.M1(x), m, refusal.BadM1) }
 
 // VerifyM2 reports in constant time why m is not M2.
-func (k *Keys) VerifyM2(x *Exchange, m MAC) error { return verify(k.M2(x), m, BadM2) }
+func (k *Keys) VerifyM2(x *Exchange, m MAC) error { return verify(k.M2(x), m, refusal.BadM2) }
 
 // VerifyM3 reports in constant time why m is not M3.
-func (k *Keys) VerifyM3(x *Exchange, m2, m MAC) error { return verify(k.M3(x, m2), m, BadM3) }
+func (k *Keys) VerifyM3(x *Exchange, m2, m MAC) error { return verify(k.M3(x, m2), m, refusal.BadM3) }
 
-func verify(want, got MAC, reason Reason) error {
+func verify(want, got MAC, reason refusal.Reason) error {
 	if subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
 		return reason
 	}

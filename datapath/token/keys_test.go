@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"testing"
+	"thole/datapath/refusal"
 )
 
 func TestBothSidesDeriveTheSame(t *testing.T) {
@@ -104,16 +105,16 @@ func TestMACsCoverEverything(t *testing.T) {
 		if err := h.keys.VerifyM1(&x, h.keys.M1(&h.x)); (err != nil) != c.inM1 {
 			t.Errorf("M1 with another %s: %v", name, err)
 		}
-		wantReason(t, h.keys.VerifyM2(&x, m2), BadM2)
-		wantReason(t, h.keys.VerifyM3(&x, m2, h.keys.M3(&h.x, m2)), BadM3)
+		wantReason(t, h.keys.VerifyM2(&x, m2), refusal.BadM2)
+		wantReason(t, h.keys.VerifyM3(&x, m2, h.keys.M3(&h.x, m2)), refusal.BadM3)
 	}
 	other := m2
 	other[0] ^= 1
-	wantReason(t, h.keys.VerifyM3(&h.x, other, h.keys.M3(&h.x, m2)), BadM3)
+	wantReason(t, h.keys.VerifyM3(&h.x, other, h.keys.M3(&h.x, m2)), refusal.BadM3)
 	m1 := h.keys.M1(&h.x)
-	wantReason(t, h.keys.VerifyM2(&h.x, m1), BadM2)
-	wantReason(t, h.keys.VerifyM3(&h.x, m2, m2), BadM3)
-	wantReason(t, h.keys.VerifyM1(&h.x, m2), BadM1)
+	wantReason(t, h.keys.VerifyM2(&h.x, m1), refusal.BadM2)
+	wantReason(t, h.keys.VerifyM3(&h.x, m2, m2), refusal.BadM3)
+	wantReason(t, h.keys.VerifyM1(&h.x, m2), refusal.BadM1)
 }
 
 // The points of low order of Curve25519 and of its twist, as encodings below 2^255:
@@ -145,9 +146,9 @@ func TestLowOrderIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = s.own.ServerKeys(statement)
-			wantReason(t, err, LowOrder)
+			wantReason(t, err, refusal.LowOrder)
 			_, err = s.own.ClientKeys(statement)
-			wantReason(t, err, LowOrder)
+			wantReason(t, err, refusal.LowOrder)
 		}
 	}
 }
@@ -155,9 +156,9 @@ func TestLowOrderIsRefused(t *testing.T) {
 func TestReflectionIsRefused(t *testing.T) {
 	s := server(t)
 	_, err := s.own.ServerKeys(s.own.Statement)
-	wantReason(t, err, Reflected)
+	wantReason(t, err, refusal.Reflected)
 	_, err = s.own.ClientKeys(s.own.Statement)
-	wantReason(t, err, Reflected)
+	wantReason(t, err, refusal.Reflected)
 
 	// A certified node signs our ephemeral key as its own.
 	evil := newNode(t, "client", map[string]string{"app": "web"})
@@ -168,7 +169,7 @@ func TestReflectionIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = s.own.ServerKeys(statement)
-	wantReason(t, err, Reflected)
+	wantReason(t, err, refusal.Reflected)
 }
 
 // TestStolenEphemeralKey: a certified node R signs C's ephemeral key as its own and
@@ -185,9 +186,9 @@ func TestStolenEphemeralKey(t *testing.T) {
 	keys, err := h.s.own.ServerKeys(statement)
 	keys = mustKeys(t, keys, err)
 	m2 := keys.M2(&h.x)
-	wantReason(t, keys.VerifyM1(&h.x, h.keys.M1(&h.x)), BadM1)
-	wantReason(t, h.keys.VerifyM2(&h.x, m2), BadM2)
-	wantReason(t, keys.VerifyM3(&h.x, m2, h.keys.M3(&h.x, m2)), BadM3)
+	wantReason(t, keys.VerifyM1(&h.x, h.keys.M1(&h.x)), refusal.BadM1)
+	wantReason(t, h.keys.VerifyM2(&h.x, m2), refusal.BadM2)
+	wantReason(t, keys.VerifyM3(&h.x, m2, h.keys.M3(&h.x, m2)), refusal.BadM3)
 }
 
 // TestEveryStatementHasItsKeys: other labels, other times, another certificate, other keys.

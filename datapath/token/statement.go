@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"thole/datapath/refusal"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -65,10 +66,10 @@ func (e *TooBigError) Error() string {
 }
 
 // Fits reports why no statement can be made of labels and a certificate: a
-// *TooBigError, or a Reason.
+// *TooBigError, or a refusal.Reason.
 func Fits(labels map[string]string, certificate []byte) error {
 	if len(certificate) == 0 {
-		return BadLength
+		return refusal.BadLength
 	}
 	size := fixedSize + len(certificate)
 	for key, value := range labels {
@@ -79,7 +80,7 @@ func Fits(labels map[string]string, certificate []byte) error {
 	}
 	switch {
 	case len(labels) == 0:
-		return NoLabels
+		return refusal.NoLabels
 	case size > MaxStatement:
 		return &TooBigError{Size: size, Limit: MaxStatement}
 	}
@@ -106,7 +107,7 @@ func sign(c Content, node ed25519.PrivateKey) (*Statement, error) {
 	}
 	notBefore, lifetime := c.NotBefore.Unix(), c.Lifetime/time.Second
 	if notBefore < 0 || !validTimes(uint64(notBefore), lifetime) {
-		return nil, BadLifetime
+		return nil, refusal.BadLifetime
 	}
 	body := c.appendBody(make([]byte, 0, MaxStatement))
 	return ParseStatement(append(body, ed25519.Sign(node, signed(body))...))
@@ -140,21 +141,21 @@ func appendLabels(b []byte, labels map[string]string) []byte {
 func ParseStatement(b []byte) (*Statement, error) {
 	switch {
 	case len(b) < minStatement || len(b) > MaxStatement:
-		return nil, BadLength
+		return nil, refusal.BadLength
 	case b[0] != Version:
-		return nil, BadVersion
+		return nil, refusal.BadVersion
 	case b[1] != suite:
-		return nil, BadSuite
+		return nil, refusal.BadSuite
 	}
 	certificate := int(binary.BigEndian.Uint16(b[44:]))
 	labels := int(binary.BigEndian.Uint16(b[46:]))
 	if certificate == 0 || fixedSize+certificate+labels != len(b) {
-		return nil, BadLength
+		return nil, refusal.BadLength
 	}
 	notBefore := binary.BigEndian.Uint64(b[2:])
 	lifetime := time.Duration(binary.BigEndian.Uint16(b[10:]))
 	if !validTimes(notBefore, lifetime) {
-		return nil, BadLifetime
+		return nil, refusal.BadLifetime
 	}
 	parsed, err := parseLabels(b[signatureStart+certificate : signatureStart+certificate+labels])
 	if err != nil {
@@ -177,37 +178,37 @@ func parseLabels(b []byte) (map[string]string, error) {
 	labels := make(map[string]string)
 	for last := ""; len(b) > 0; {
 		if len(b) < 2 {
-			return nil, BadLength
+			return nil, refusal.BadLength
 		}
 		key, value := int(b[0]), int(b[1])
 		if len(b) < 2+key+value {
-			return nil, BadLength
+			return nil, refusal.BadLength
 		}
 		k, v := string(b[2:2+key]), string(b[2+key:2+key+value])
 		if reason := checkLabel(k, v); reason != 0 {
 			return nil, reason
 		}
 		if k <= last {
-			return nil, LabelOrder
+			return nil, refusal.LabelOrder
 		}
 		labels[k], last, b = v, k, b[2+key+value:]
 	}
 	if len(labels) == 0 {
-		return nil, NoLabels
+		return nil, refusal.NoLabels
 	}
 	return labels, nil
 }
 
 // checkLabel returns why a label may not be in a statement, or zero. Docker lets
 // labels hold nearly everything; what would disturb a terminal or a log stays at home.
-func checkLabel(key, value string) Reason {
+func checkLabel(key, value string) refusal.Reason {
 	switch {
 	case key == "" || len(key) > maxLabelPart || len(value) > maxLabelPart:
-		return BadLabel
+		return refusal.BadLabel
 	case strings.HasPrefix(key, reservedPrefix):
-		return ReservedLabel
+		return refusal.ReservedLabel
 	case !printable(key) || !printable(value):
-		return BadLabel
+		return refusal.BadLabel
 	}
 	return 0
 }

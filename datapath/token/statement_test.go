@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"thole/datapath/refusal"
 	"time"
 )
 
@@ -67,36 +68,36 @@ func TestStatementIsRefused(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		b    []byte
-		want Reason
+		want refusal.Reason
 	}{
-		{"version", edit(t, set(0, 2)), BadVersion},
-		{"suite", edit(t, set(1, 2)), BadSuite},
-		{"time without end", edit(t, set(2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)), BadLifetime},
-		{"lifetime 0", edit(t, set(10, 0, 0)), BadLifetime},
-		{"lifetime 301", edit(t, set(10, 1, 45)), BadLifetime},
-		{"certificate longer than all", edit(t, set(44, 0xff, 0xff)), BadLength},
-		{"labels longer than all", edit(t, set(46, 0xff, 0xff)), BadLength},
+		{"version", edit(t, set(0, 2)), refusal.BadVersion},
+		{"suite", edit(t, set(1, 2)), refusal.BadSuite},
+		{"time without end", edit(t, set(2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)), refusal.BadLifetime},
+		{"lifetime 0", edit(t, set(10, 0, 0)), refusal.BadLifetime},
+		{"lifetime 301", edit(t, set(10, 1, 45)), refusal.BadLifetime},
+		{"certificate longer than all", edit(t, set(44, 0xff, 0xff)), refusal.BadLength},
+		{"labels longer than all", edit(t, set(46, 0xff, 0xff)), refusal.BadLength},
 		{"no certificate", edit(t, func(b []byte) []byte {
 			c := int(binary.BigEndian.Uint16(b[44:]))
 			b[44], b[45] = 0, 0
 			return append(b[:48:48], b[48+c:]...)
-		}), BadLength},
-		{"a byte behind the labels", edit(t, func(b []byte) []byte { return append(b, 0) }), BadLength},
-		{"no labels", withLabels(t, ""), NoLabels},
-		{"half a label", withLabels(t, "\x01\x02ab"), BadLength},
-		{"a key longer than the labels", withLabels(t, "\x01\x01ab\x02\x01c"), BadLength},
-		{"one byte of a label", withLabels(t, "\x01\x01ab\x01"), BadLength},
-		{"an empty key", withLabels(t, "\x00\x01bcd"), BadLabel},
-		{"keys descend", withLabels(t, "\x01\x01bx\x01\x01ax"), LabelOrder},
-		{"one key twice", withLabels(t, "\x01\x01ax\x01\x01ay"), LabelOrder},
-		{"longer before shorter", withLabels(t, "\x02\x01aax\x01\x01ay"), LabelOrder},
-		{"a node's own label", withLabels(t, "\x0a\x01thole/nodex"), ReservedLabel},
-		{"an escape sequence", withLabels(t, "\x01\x02a\x1b["), BadLabel},
-		{"a control character of Latin-1", withLabels(t, "\x01\x02a\xc2\x9b"), BadLabel},
-		{"not UTF-8", withLabels(t, "\x01\x01a\xff"), BadLabel},
-		{"nothing", nil, BadLength},
-		{"shorter than any", make([]byte, 115), BadLength},
-		{"longer than allowed", make([]byte, 1155), BadLength},
+		}), refusal.BadLength},
+		{"a byte behind the labels", edit(t, func(b []byte) []byte { return append(b, 0) }), refusal.BadLength},
+		{"no labels", withLabels(t, ""), refusal.NoLabels},
+		{"half a label", withLabels(t, "\x01\x02ab"), refusal.BadLength},
+		{"a key longer than the labels", withLabels(t, "\x01\x01ab\x02\x01c"), refusal.BadLength},
+		{"one byte of a label", withLabels(t, "\x01\x01ab\x01"), refusal.BadLength},
+		{"an empty key", withLabels(t, "\x00\x01bcd"), refusal.BadLabel},
+		{"keys descend", withLabels(t, "\x01\x01bx\x01\x01ax"), refusal.LabelOrder},
+		{"one key twice", withLabels(t, "\x01\x01ax\x01\x01ay"), refusal.LabelOrder},
+		{"longer before shorter", withLabels(t, "\x02\x01aax\x01\x01ay"), refusal.LabelOrder},
+		{"a node's own label", withLabels(t, "\x0a\x01thole/nodex"), refusal.ReservedLabel},
+		{"an escape sequence", withLabels(t, "\x01\x02a\x1b["), refusal.BadLabel},
+		{"a control character of Latin-1", withLabels(t, "\x01\x02a\xc2\x9b"), refusal.BadLabel},
+		{"not UTF-8", withLabels(t, "\x01\x01a\xff"), refusal.BadLabel},
+		{"nothing", nil, refusal.BadLength},
+		{"shorter than any", make([]byte, 115), refusal.BadLength},
+		{"longer than allowed", make([]byte, 1155), refusal.BadLength},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := ParseStatement(c.b)
@@ -142,21 +143,23 @@ func TestSignRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change func(*Content)
-		want   Reason
+		want   refusal.Reason
 	}{
-		{"no labels", func(c *Content) { c.Labels = nil }, NoLabels},
-		{"no certificate", func(c *Content) { c.Certificate = nil }, BadLength},
+		{"no labels", func(c *Content) { c.Labels = nil }, refusal.NoLabels},
+		{"no certificate", func(c *Content) { c.Certificate = nil }, refusal.BadLength},
 		{"a key of 256 bytes", func(c *Content) {
 			c.Labels = map[string]string{strings.Repeat("k", 256): ""}
-		}, BadLabel},
+		}, refusal.BadLabel},
 		{"a value of 256 bytes", func(c *Content) {
 			c.Labels = map[string]string{"k": strings.Repeat("v", 256)}
-		}, BadLabel},
-		{"a node's own label", func(c *Content) { c.Labels = map[string]string{"thole/node": "x"} }, ReservedLabel},
-		{"less than a second", func(c *Content) { c.Lifetime = time.Second - 1 }, BadLifetime},
-		{"too long", func(c *Content) { c.Lifetime = MaxLifetime + time.Second }, BadLifetime},
-		{"before 1970", func(c *Content) { c.NotBefore = time.Unix(-1, 0) }, BadLifetime},
-		{"no time", func(c *Content) { c.NotBefore = time.Time{} }, BadLifetime},
+		}, refusal.BadLabel},
+		{"a node's own label", func(c *Content) {
+			c.Labels = map[string]string{"thole/node": "x"}
+		}, refusal.ReservedLabel},
+		{"less than a second", func(c *Content) { c.Lifetime = time.Second - 1 }, refusal.BadLifetime},
+		{"too long", func(c *Content) { c.Lifetime = MaxLifetime + time.Second }, refusal.BadLifetime},
+		{"before 1970", func(c *Content) { c.NotBefore = time.Unix(-1, 0) }, refusal.BadLifetime},
+		{"no time", func(c *Content) { c.NotBefore = time.Time{} }, refusal.BadLifetime},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			content := n.content(map[string]string{"app": "web"})
@@ -195,7 +198,7 @@ func TestCheck(t *testing.T) {
 	if err := claim.Admit(somewhere, claim.Until()); err != nil {
 		t.Error(err)
 	}
-	wantReason(t, claim.Admit(somewhere, claim.Until().Add(1)), Expired)
+	wantReason(t, claim.Admit(somewhere, claim.Until().Add(1)), refusal.Expired)
 }
 
 func TestCheckRefuses(t *testing.T) {
@@ -215,22 +218,22 @@ func TestCheckRefuses(t *testing.T) {
 		statement *Statement
 		from      string
 		at        time.Time
-		want      Reason // 0: none
+		want      refusal.Reason // 0: none
 		wantCause error
 	}{
 		{"300 s early", nil, c.own.Statement, "192.0.2.1", begin.Add(-MaxSkew), 0, nil},
 		{"300 s late", nil, c.own.Statement, "192.0.2.1", ends, 0, nil},
-		{"IPv4 as IPv6", nil, c.own.Statement, "::ffff:192.0.2.1", begin, WrongAddress, nil},
-		{"earlier", nil, c.own.Statement, "192.0.2.1", begin.Add(-MaxSkew - 1), NotYetValid, nil},
-		{"later", nil, c.own.Statement, "192.0.2.1", ends.Add(1), Expired, nil},
-		{"an hour early", nil, c.own.Statement, "192.0.2.1", begin.Add(-time.Hour), NotYetValid, nil},
-		{"an hour late", nil, c.own.Statement, "192.0.2.1", begin.Add(time.Hour), Expired, nil},
-		{"an unknown certificate", nil, stranger.own.Statement, "192.0.2.1", begin, BadCertificate, errUnknown},
-		{"our own statement", nil, s.own.Statement, "192.0.2.1", begin, Reflected, nil},
-		{"another's certificate", nil, other, "192.0.2.1", begin, BadSignature, nil},
-		{"a key that is none", shortKey, c.own.Statement, "192.0.2.1", begin, BadSignature, nil},
-		{"another address", nil, c.own.Statement, "192.0.3.1", begin, WrongAddress, nil},
-		{"labels not granted", nil, secret.own.Statement, "192.0.2.1", begin, NotGranted, errGrant},
+		{"IPv4 as IPv6", nil, c.own.Statement, "::ffff:192.0.2.1", begin, refusal.WrongAddress, nil},
+		{"earlier", nil, c.own.Statement, "192.0.2.1", begin.Add(-MaxSkew - 1), refusal.NotYetValid, nil},
+		{"later", nil, c.own.Statement, "192.0.2.1", ends.Add(1), refusal.Expired, nil},
+		{"an hour early", nil, c.own.Statement, "192.0.2.1", begin.Add(-time.Hour), refusal.NotYetValid, nil},
+		{"an hour late", nil, c.own.Statement, "192.0.2.1", begin.Add(time.Hour), refusal.Expired, nil},
+		{"an unknown certificate", nil, stranger.own.Statement, "192.0.2.1", begin, refusal.BadCertificate, errUnknown},
+		{"our own statement", nil, s.own.Statement, "192.0.2.1", begin, refusal.Reflected, nil},
+		{"another's certificate", nil, other, "192.0.2.1", begin, refusal.BadSignature, nil},
+		{"a key that is none", shortKey, c.own.Statement, "192.0.2.1", begin, refusal.BadSignature, nil},
+		{"another address", nil, c.own.Statement, "192.0.3.1", begin, refusal.WrongAddress, nil},
+		{"labels not granted", nil, secret.own.Statement, "192.0.2.1", begin, refusal.NotGranted, errGrant},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if tc.verifier == nil {

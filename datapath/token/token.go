@@ -1,6 +1,9 @@
 package token
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"thole/datapath/refusal"
+)
 
 // Version is the protocol's version: of tokens, statements and the TCP option.
 const Version = 1
@@ -85,7 +88,7 @@ func ParseShortT1(b []byte) (t ShortT1, err error) {
 		return ShortT1{}, err
 	}
 	if len(b) != ShortT1Size {
-		return ShortT1{}, BadLength
+		return ShortT1{}, refusal.BadLength
 	}
 	copy(t.Client[:], b[4:])
 	copy(t.Server[:], b[20:])
@@ -129,7 +132,7 @@ func ParseShortT2(b []byte) (t ShortT2, err error) {
 		return ShortT2{}, err
 	}
 	if len(b) != ShortT2Size {
-		return ShortT2{}, BadLength
+		return ShortT2{}, refusal.BadLength
 	}
 	copy(t.Nonce[:], b[4:])
 	copy(t.Server[:], b[20:])
@@ -172,7 +175,7 @@ func ParseT3(b []byte) (t T3, err error) {
 		return T3{}, err
 	}
 	if len(b) != T3Size {
-		return T3{}, BadLength
+		return T3{}, refusal.BadLength
 	}
 	copy(t.M3[:], b[4:])
 	return t, nil
@@ -184,13 +187,13 @@ func appendHeader(b []byte, t Type) []byte { return append(b, Version, byte(t), 
 func parseHeader(b []byte, want Type) error {
 	switch {
 	case len(b) < headerSize:
-		return BadLength
+		return refusal.BadLength
 	case b[0] != Version:
-		return BadVersion
+		return refusal.BadVersion
 	case b[1] != byte(want):
-		return BadType
+		return refusal.BadType
 	case b[2] != 0 || b[3] != 0:
-		return BadCapabilities
+		return refusal.BadCapabilities
 	}
 	return nil
 }
@@ -199,11 +202,11 @@ func parseHeader(b []byte, want Type) error {
 // after which exactly so many bytes follow.
 func statementAt(b []byte, offset, after int) ([]byte, error) {
 	if len(b) < offset {
-		return nil, BadLength
+		return nil, refusal.BadLength
 	}
 	n := int(binary.BigEndian.Uint16(b[offset-2:]))
 	if n < minStatement || n > MaxStatement || len(b) != offset+n+after {
-		return nil, BadLength
+		return nil, refusal.BadLength
 	}
 	return b[offset : offset+n : offset+n], nil
 }

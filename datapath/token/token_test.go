@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"thole/datapath/refusal"
 )
 
 var update = flag.Bool("update", false, "write testdata/tokens.golden")
@@ -175,21 +176,21 @@ func TestTokenIsRefused(t *testing.T) {
 	for _, b := range [][]byte{h.shortT1, h.fullT1, h.shortT2, h.fullT2, h.proof} {
 		of := Type(b[1])
 		for typ, parse := range parsers {
-			if err := parse(b); typ == of && err != nil || typ != of && !errors.Is(err, BadType) {
+			if err := parse(b); typ == of && err != nil || typ != of && !errors.Is(err, refusal.BadType) {
 				t.Errorf("type %d as %d: %v", of, typ, err)
 			}
 		}
 		for _, c := range []struct {
 			at   int
-			want Reason
-		}{{0, BadVersion}, {1, BadType}, {2, BadCapabilities}, {3, BadCapabilities}} {
+			want refusal.Reason
+		}{{0, refusal.BadVersion}, {1, refusal.BadType}, {2, refusal.BadCapabilities}, {3, refusal.BadCapabilities}} {
 			changed := bytes.Clone(b)
 			changed[c.at] ^= 0x40
 			wantReason(t, parsers[of](changed), c.want)
 		}
-		wantReason(t, parsers[of](b[:3]), BadLength)
-		wantReason(t, parsers[of](b[:len(b)-1]), BadLength)
-		wantReason(t, parsers[of](append(bytes.Clone(b), 0)), BadLength)
+		wantReason(t, parsers[of](b[:3]), refusal.BadLength)
+		wantReason(t, parsers[of](b[:len(b)-1]), refusal.BadLength)
+		wantReason(t, parsers[of](append(bytes.Clone(b), 0)), refusal.BadLength)
 	}
 }
 
@@ -220,19 +221,6 @@ func TestGolden(t *testing.T) {
 	}
 	if got := b.String(); got != string(want) {
 		t.Errorf("the bytes changed\ngot\n%swant\n%s", got, want)
-	}
-}
-
-func TestReasonsHaveNames(t *testing.T) {
-	names := make(map[string]bool)
-	for r := BadLength; r < endOfReasons; r++ {
-		if reasons[r] == "" || names[r.String()] {
-			t.Errorf("reason %d has no name of its own: %s", r, r)
-		}
-		names[r.String()] = true
-	}
-	if got := endOfReasons.String(); got != fmt.Sprintf("reason-%d", endOfReasons) {
-		t.Error(got)
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 
 	"thole/compiler/mark"
 	"thole/compiler/policy"
-	"thole/datapath"
 	"thole/datapath/pki"
+	"thole/datapath/refusal"
 )
 
 // Remotes of other nodes in the loaded table: what package fleet asks of it (fleet.Table, fleet.Node).
@@ -155,7 +155,7 @@ func (e *enforcer) makeRoom(node string) error {
 		return r.Node == loses
 	})
 	if err == nil && removed == 0 {
-		err = fmt.Errorf("node %s: %w: %d are known, %d of node %s", node, datapath.TooMany, len(e.remotes), of[loses],
+		err = fmt.Errorf("node %s: %w: %d are known, %d of node %s", node, refusal.TooMany, len(e.remotes), of[loses],
 			loses)
 	}
 	return err

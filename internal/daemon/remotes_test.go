@@ -13,9 +13,9 @@ import (
 
 	"thole/compiler"
 	"thole/compiler/policy"
-	"thole/datapath"
 	"thole/datapath/pki"
 	"thole/datapath/pki/pkitest"
+	"thole/datapath/refusal"
 	"thole/ruleset"
 	"thole/watch/workload"
 )
@@ -105,12 +105,12 @@ func TestRemotesOfANode(t *testing.T) {
 	b.fill(1, maxRemotesPerNode)
 	more := remote(0, maxRemotesPerNode)
 	b.clock = b.clock.Add(remoteGrace - 1)
-	if err := b.meet(more); !errors.Is(err, datapath.TooMany) {
+	if err := b.meet(more); !errors.Is(err, refusal.TooMany) {
 		t.Errorf("while handshakes may go on: %v", err)
 	}
 	b.clock = b.clock.Add(1)
 	b.connect()
-	if err := b.meet(more); !errors.Is(err, datapath.TooMany) || b.known(more) || len(b.remotes) != maxRemotesPerNode {
+	if err := b.meet(more); !errors.Is(err, refusal.TooMany) || b.known(more) || len(b.remotes) != maxRemotesPerNode {
 		t.Errorf("while connections have them all: %v, %d known", err, len(b.remotes))
 	}
 	other := remote(1, 0)
@@ -141,7 +141,7 @@ func TestRemotesOfAll(t *testing.T) {
 	first := b.result.Remotes[0]
 	b.clock = b.clock.Add(remoteGrace)
 	b.connect()
-	if err := b.meet(remote(nodes, 0)); !errors.Is(err, datapath.TooMany) || len(b.remotes) != maxRemotes {
+	if err := b.meet(remote(nodes, 0)); !errors.Is(err, refusal.TooMany) || len(b.remotes) != maxRemotes {
 		t.Errorf("while connections have them all: %v", err)
 	}
 	b.connections = marks{first}

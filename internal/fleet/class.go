@@ -10,7 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"thole/compiler/policy"
-	"thole/datapath"
+	"thole/datapath/refusal"
 )
 
 // class returns the class of what another node's workload proved, which the table may have to learn first.
@@ -19,7 +19,7 @@ func (f *Fleet) class(r policy.Remote) (uint32, error) {
 		return class, nil
 	}
 	if !f.mayMeet(r.Node) {
-		return 0, fmt.Errorf("node %s: %w", r.Node, datapath.TooOften)
+		return 0, fmt.Errorf("node %s: %w", r.Node, refusal.TooOften)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), classPatience)
 	defer cancel()

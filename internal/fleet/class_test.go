@@ -10,8 +10,8 @@ import (
 	"golang.org/x/time/rate"
 
 	"thole/compiler/policy"
-	"thole/datapath"
 	"thole/datapath/pki"
+	"thole/datapath/refusal"
 )
 
 // learns is a table that learns everything, and what it learned.
@@ -45,7 +45,7 @@ func TestRemotesRate(t *testing.T) {
 	if n := allowed("a"); n != remotesBurst {
 		t.Errorf("%d at once", n)
 	}
-	if _, err := f.class(policy.Remote{Node: "a"}); !errors.Is(err, datapath.TooOften) {
+	if _, err := f.class(policy.Remote{Node: "a"}); !errors.Is(err, refusal.TooOften) {
 		t.Errorf("and one more: %v", err)
 	}
 	clock = clock.Add(time.Second)

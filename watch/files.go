@@ -26,8 +26,8 @@ const (
 const maxReads = 10
 
 // ErrNoPolicyFile says that a directory has no policy file. Such a directory is refused like an input without a policy.
-var ErrNoPolicyFile = errors.New("the directory has no file named *.yaml or *.yml. To remove all policies on purpose, " +
-	"run `thole cleanup`, which turns Thole off; or `thole apply --allow-empty -f /dev/null`, " +
+var ErrNoPolicyFile = errors.New("the directory has no file named *.yaml or *.yml. To remove all policies on " +
+	"purpose, run `thole cleanup`, which turns Thole off; or `thole apply --allow-empty -f /dev/null`, " +
 	"which a daemon with --policies refuses")
 
 // errChanged says that the directory changed while it was read.

@@ -197,5 +197,6 @@ func delivered(w *world, data []byte, id *pki.Identity) error {
 required of it: %s
 it may connect from: %s
 certificate %s, until %s: %d bytes, which leave %d for a workload's labels
-`, id.Node, made[0].Key, cmp.Or(row[5], "nothing"), cmp.Or(row[6], "nothing"), row[7], id.Serial, row[4], made[0].Bytes, labelRoom-made[0].Bytes)
+`, id.Node, made[0].Key, cmp.Or(row[5], "nothing"), cmp.Or(row[6], "nothing"), row[7],
+		id.Serial, row[4], made[0].Bytes, labelRoom-made[0].Bytes)
 }

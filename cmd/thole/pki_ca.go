@@ -74,7 +74,8 @@ workload. Label keys are exact: they cannot contain wildcards. Without --grant, 
 node may assert its required labels only.
 
 A certificate is part of handshakes: the shorter it is, the more labels fit.`,
-		Example: `  thole pki issue --pki /root/fleet --grant app=web,db --grant 'env=*' --require team=a --address 192.0.2.1 n.csr > n.crt
+		Example: `  thole pki issue --pki /root/fleet --grant app=web,db --grant 'env=*' --require team=a ` +
+			`--address 192.0.2.1 n.csr > n.crt
   thole pki issue --pki /root/fleet --grant 'app=*' --address any - < n.csr > n.crt`,
 		Args: oneArgument,
 		RunE: func(_ *cobra.Command, args []string) error {

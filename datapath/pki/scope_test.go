@@ -63,6 +63,7 @@ func TestOneEncoding(t *testing.T) {
 	}
 	printable := words("app", "web")
 	printable[1].Tag = asn1.TagPrintableString
+	mapped := append(netip.MustParseAddr("::ffff:192.0.2.1").AsSlice(), 128)
 	for name, test := range map[string]struct {
 		wire wireScope
 		ok   bool
@@ -103,7 +104,7 @@ func TestOneEncoding(t *testing.T) {
 		"a prefix of 33":          {wireScope{Addresses: [][]byte{{192, 0, 2, 1, 33}}}, false},
 		"an address of 3 bytes":   {wireScope{Addresses: [][]byte{{192, 0, 2, 24}}}, false},
 		"an empty address":        {wireScope{Addresses: [][]byte{{}}}, false},
-		"IPv4 in IPv6":            {wireScope{Addresses: [][]byte{append(netip.MustParseAddr("::ffff:192.0.2.1").AsSlice(), 128)}}, false},
+		"IPv4 in IPv6":            {wireScope{Addresses: [][]byte{mapped}}, false},
 		"loopback":                {wireScope{Addresses: [][]byte{{127, 0, 0, 1, 32}}}, false},
 		"a group":                 {wireScope{Addresses: [][]byte{{224, 0, 0, 1, 32}}}, false},
 		"everything, explicitly":  {wireScope{Addresses: [][]byte{{0, 0, 0, 0, 0}, make([]byte, 17)}}, true},

@@ -338,7 +338,9 @@ func TestAgain(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, "nft")
 	host := nstest.New(t)
-	load(t, host, `chain o { type filter hook output priority 0; meta mark 7 drop; meta mark 8 accept; udp dport 9 jump q; }`)
+	load(t, host, `chain o {
+		type filter hook output priority 0; meta mark 7 drop; meta mark 8 accept; udp dport 9 jump q;
+	}`)
 	s := udp(host)
 	times := make(chan struct{}, 10)
 	open(t, host, Config{}, func(p Packet) Verdict {
@@ -393,7 +395,11 @@ func TestTCP(t *testing.T) {
 	client, server := nstest.New(t), nstest.New(t)
 	nstest.Link(client, "10.0.0.1/24", "fd00::1/64", server, "10.0.0.2/24", "fd00::2/64")
 	const check = `
-		chain invalid_i { type filter hook input priority 10; ct state invalid counter comment "invalid"; meta mark 0x4001 counter comment "marked"; }
+		chain invalid_i {
+			type filter hook input priority 10
+			ct state invalid counter comment "invalid"
+			meta mark 0x4001 counter comment "marked"
+		}
 		chain invalid_o { type filter hook output priority 10; ct state invalid counter comment "invalid"; }`
 	load(t, client, `chain o { type filter hook output priority 0; tcp flags & (syn|ack|rst) == syn jump q; }`+check)
 	load(t, server, `chain p { type filter hook prerouting priority raw; tcp option 254 exists jump q; }`+check)
@@ -508,7 +514,8 @@ func BenchmarkConnect(b *testing.B) {
 	for _, queued := range []bool{false, true} {
 		b.Run(map[bool]string{false: "direct", true: "one crossing"}[queued], func(b *testing.B) {
 			host := nstest.New(b)
-			load(b, host, `chain o { type filter hook output priority 0; tcp flags & (syn|ack|rst) == syn tcp dport 80 jump `+
+			load(b, host, `chain o { type filter hook output priority 0; `+
+				`tcp flags & (syn|ack|rst) == syn tcp dport 80 jump `+
 				map[bool]string{false: "none", true: "q"}[queued]+`; }`)
 			open(b, host, Config{}, func(p Packet) Verdict { return Rewrite(p.Payload) })
 			l := listen(b, host, "127.0.0.1:80")

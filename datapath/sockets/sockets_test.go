@@ -128,7 +128,8 @@ func TestConnecting(t *testing.T) {
 	nstest.Need(t, "nft", "ncat")
 	host := nstest.New(t)
 	f := finder(t, host)
-	if err := host.Nft(`table inet t { chain i { type filter hook input priority 0; tcp dport 81 drop; }; }`); err != nil {
+	err := host.Nft(`table inet t { chain i { type filter hook input priority 0; tcp dport 81 drop; }; }`)
+	if err != nil {
 		t.Fatal(err)
 	}
 	probe.Start(host.In("server"), "server").Listen("tcp", "[::]:5000", probe.ReusePort)
@@ -161,7 +162,8 @@ func TestBoundDevices(t *testing.T) {
 	nstest.Need(t, "nft", "ip")
 	host, other := nstest.New(t), nstest.New(t)
 	device, _ := nstest.Link(host, "10.0.0.1/24", "fd00::1/64", other, "10.0.0.2/24", "fd00::2/64")
-	if err := host.Nft(`table inet t { chain o { type filter hook output priority 0; tcp dport 81 drop; }; }`); err != nil {
+	err := host.Nft(`table inet t { chain o { type filter hook output priority 0; tcp dport 81 drop; }; }`)
+	if err != nil {
 		t.Fatal(err)
 	}
 	f := finder(t, host)

@@ -83,7 +83,8 @@ func (a *arena) dir() string {
 }
 
 func (a *arena) serveNginx() func() {
-	conf := a.write("nginx.conf", `daemon off; worker_processes 1; pid `+filepath.Join(a.dir(), "pid")+`; error_log stderr;
+	conf := a.write("nginx.conf", `daemon off; worker_processes 1; error_log stderr;
+		pid `+filepath.Join(a.dir(), "pid")+`;
 		events { worker_connections 1024; }
 		http {
 			access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;

@@ -78,13 +78,18 @@ func TestForeignRules(t *testing.T) {
 		want         []offender
 	}{
 		{"none", ``, nil},
-		{"harmless", `table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 80 redirect to :8080; }; }`, nil},
+		{"harmless", `table ip nat {
+			chain pre { type nat hook prerouting priority -100; tcp dport 80 redirect to :8080; }
+		}`, nil},
 		{"our own", `table inet thole { chain c { ct mark set 1; }; }`, nil},
 		{"sets the mark", `table ip wg { chain c { meta mark set ct mark; ct mark set meta mark; }; }`, []offender{
 			{setsMark, "table ip wg, chain c"}, {readsMark, "table ip wg, chain c"},
 		}},
 		{
-			"sets it by a map", `table inet lb { map m { type inet_service : mark; }; chain c { ct mark set tcp dport map @m; }; }`,
+			"sets it by a map", `table inet lb {
+				map m { type inet_service : mark; }
+				chain c { ct mark set tcp dport map @m; }
+			}`,
 			[]offender{{setsMark, "table inet lb, chain c"}},
 		},
 		{"untracked", `table ip6 raw { chain c { udp dport 53 notrack; }; }`,

@@ -225,7 +225,8 @@ func wantPage(t *testing.T, page string, cmd *exec.Cmd) {
 // and keeps nothing where the machine's own nginx would.
 func nginxConf(t *testing.T, port int, says string) string {
 	t.Helper()
-	conf := fmt.Sprintf("daemon off; pid /run/nginx-%[1]d.pid; error_log stderr; events {}\nhttp {\n\taccess_log off;\n", port)
+	conf := fmt.Sprintf("daemon off; pid /run/nginx-%d.pid; error_log stderr; events {}\n", port) +
+		"http {\n\taccess_log off;\n"
 	for _, what := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		conf += fmt.Sprintf("\t%s_temp_path /run/nginx-%d-%[1]s;\n", what, port)
 	}

@@ -23,16 +23,23 @@ import (
 
 // Attacks on nodes of a fleet, and the tests that they have to fail in:
 //
-//	each token: every bit, every length           TestFleetTouchedTokens (a sample; -all: all), token: TestTokensTouched, TestStatementTouched
-//	garbage T2 and T3 while a handshake goes on   TestFleetTouchedTokens (what was meant goes on), handshake: TestGarbage
-//	the option: bits, twice, elsewhere            TestFleetOptionElsewhere, packet: TestParseRefuses, TestOptionAnywhere
+//	each token: every bit, every length           TestFleetTouchedTokens (a sample; -all: all),
+//	                                              token: TestTokensTouched, TestStatementTouched
+//	garbage T2 and T3 while a handshake goes on   TestFleetTouchedTokens (what was meant goes on),
+//	                                              handshake: TestGarbage
+//	the option: bits, twice, elsewhere            TestFleetOptionElsewhere,
+//	                                              packet: TestParseRefuses, TestOptionAnywhere
 //	replayed T1, T2, T3                           TestFleetReplays
 //	relayed tokens, another's address             TestFleetForgedStatements, token: TestStolenEphemeralKey
-//	reflected, low order, one's own key twice     TestFleetForgedStatements, token: TestLowOrderIsRefused, TestReflectionIsRefused, pki: TestTwoCertificatesForOneKey
+//	reflected, low order, one's own key twice     TestFleetForgedStatements,
+//	                                              token: TestLowOrderIsRefused, TestReflectionIsRefused,
+//	                                              pki: TestTwoCertificatesForOneKey
 //	labels beyond the grant, clocks ±1 h          TestFleetForgedStatements, pki: TestMayAssert
-//	certificates: expired, foreign, revoked       TestFleetForgedStatements, TestFleetRevocationEndsConnections, peers: TestExpiredWhileCached
+//	certificates: expired, foreign, revoked       TestFleetForgedStatements, TestFleetRevocationEndsConnections,
+//	                                              peers: TestExpiredWhileCached
 //	downgrade                                     TestFleetDowngrade, TestFleetByAddress
-//	data before the proof, deferred accept        TestFleetBeforeTheProof, TestFleetKilledInTheHandshake, TestFleetCaptures
+//	data before the proof, deferred accept        TestFleetBeforeTheProof, TestFleetKilledInTheHandshake,
+//	                                              TestFleetCaptures
 //	forged RST while pending                      TestFleetBeforeTheProof
 //	the option through a router                   TestFleetThroughANode
 //	marks, packets that appear on lo              TestFleetMarks, attack: TestContainersRoot, TestInjectedOnLoopback

@@ -353,8 +353,14 @@ func (m *machine) watchInvalid() {
 		table inet watch {
 			set seqs { typeof tcp sequence; flags dynamic; }
 			set bits { typeof tcp flags; flags dynamic; }
-			chain in { type filter hook prerouting priority -190; ct state invalid add @seqs { tcp sequence } add @bits { tcp flags } counter; }
-			chain out { type filter hook output priority -190; ct state invalid add @seqs { tcp sequence } add @bits { tcp flags } counter; }
+			chain in {
+				type filter hook prerouting priority -190
+				ct state invalid add @seqs { tcp sequence } add @bits { tcp flags } counter
+			}
+			chain out {
+				type filter hook output priority -190
+				ct state invalid add @seqs { tcp sequence } add @bits { tcp flags } counter
+			}
 		}`))
 }
 

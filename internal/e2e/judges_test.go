@@ -94,7 +94,8 @@ func everywhereElse(t testing.TB, node *nstest.Host) *nstest.Host {
 		ip route add default via 10.0.0.2
 		ip -6 route add default via fd00:10::2`)
 	outside.Shell(`
-		sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1
+		sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+		sysctl -qw net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1
 		ip route add 10.0.0.0/24 dev ` + veth + ` scope link table local
 		ip route add local 0.0.0.0/0 dev lo table local
 		ip -6 route add fd00:10::1 dev ` + veth + ` table local

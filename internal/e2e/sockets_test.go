@@ -208,7 +208,9 @@ func TestUnlabelledIsUntouched(t *testing.T) {
 	s := newSameLabels(t)
 	foreign := `table inet other {
 		chain in { type filter hook input priority filter; policy accept; tcp dport 81 counter drop; }
-		chain out { type filter hook output priority filter; policy accept; tcp dport 82 counter reject with tcp reset; }
+		chain out {
+			type filter hook output priority filter; policy accept; tcp dport 82 counter reject with tcp reset;
+		}
 	}`
 	must(t, s.Nft(foreign))
 	before := s.Shell("nft -s list table inet other")

@@ -8,7 +8,8 @@ import (
 
 const printed = `goos: linux
 BenchmarkOne-2   	  10 workloads, compile  17ms   (of 9: 10ms to 20ms)
-       1	  1772141285 ns/op	         1.150 one	         1.057 one:low	         1.230 one:high	       112.5 MB/two
+       1	  1772141285 ns/op	         1.150 one	         1.057 one:low	` +
+	`         1.230 one:high	       112.5 MB/two
 PASS
 ok  	thole/internal/e2e	35.864s
 `

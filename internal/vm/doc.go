@@ -3,9 +3,10 @@
 // Package vm holds the tests that want a machine of their own: a stock Debian kernel with systemd as pid 1, in qemu.
 //
 //	make test-vm ──► test.sh ──► image.sh   a root file system from Debian's packages, kept in ~/.cache/thole-vm
-//	                         └─► run.sh     for each kernel a VM with systemd, in which the tests of this package run as
-//	                                        root, and one without, in which tests.sh runs those of other packages that
-//	                                        hand packets to userspace: between nodes, and the datapath's own
+//	                         └─► run.sh     for each kernel a VM with systemd, in which the tests of this package
+//	                                        run as root, and one without, in which tests.sh runs those of other
+//	                                        packages that hand packets to userspace: between nodes, and the
+//	                                        datapath's own
 //
 // The latter are the same as in make test. There they go by nft_compat if the kernel is built so; here they must go by
 // nft's expression queue (THOLE_QUEUE=native), and have ten times the patience (THOLE_SLOWNESS), for the processors are

@@ -16,7 +16,8 @@ import (
 
 // The daemon as a service: it is ready when the table is loaded, it reads policies again, and it leaves the table.
 func TestService(t *testing.T) {
-	if out := sh(t, "systemctl start thole && systemctl is-active thole && nft list table inet thole | head -n 3"); !strings.Contains(out, "table inet thole") {
+	out := sh(t, "systemctl start thole && systemctl is-active thole && nft list table inet thole | head -n 3")
+	if !strings.Contains(out, "table inet thole") {
 		t.Fatalf("the service is started, and this is loaded: %s", out)
 	}
 	doctor, err := try("thole doctor")
@@ -24,7 +25,7 @@ func TestService(t *testing.T) {
 	if err != nil {
 		t.Errorf("thole doctor: %v", err)
 	}
-	out, _ := try("systemd-analyze --no-pager --man=no verify /usr/local/lib/systemd/system/thole.service " +
+	out, _ = try("systemd-analyze --no-pager --man=no verify /usr/local/lib/systemd/system/thole.service " +
 		"/usr/local/lib/systemd/system/*.slice")
 	for line := range strings.Lines(out) {
 		if !strings.Contains(line, "notify-reload") { // systemd 252 says that it does not know it
@@ -76,8 +77,9 @@ func TestScopes(t *testing.T) {
 		"/cgroup"); out != "0::/thole.slice/thole-server.scope" {
 		t.Errorf("the server is in %s", out)
 	}
-	if out := sh(t, "cat "+cgroup("thole.slice/thole-server.scope/cgroup.procs")); out != fmt.Sprint(server.Process.Pid) {
-		t.Errorf("in its scope are %q, want %d alone", out, server.Process.Pid)
+	procs := sh(t, "cat "+cgroup("thole.slice/thole-server.scope/cgroup.procs"))
+	if procs != fmt.Sprint(server.Process.Pid) {
+		t.Errorf("in its scope are %q, want %d alone", procs, server.Process.Pid)
 	}
 	for property, want := range map[string]string{
 		"Slice": "thole.slice", "User": "", "Delegate": "no", "ActiveState": "active", "Transient": "yes",
@@ -95,8 +97,9 @@ func TestScopes(t *testing.T) {
 		t.Errorf("a second one of the name: %v: %s", err, out)
 	}
 	// Names of other units are not taken.
-	if out := sh(t, "thole run -l app=web --name session-1 -- cat /proc/self/cgroup"); out != "0::/thole.slice/thole-session-1.scope" {
-		t.Errorf("a run named session-1 is in %s", out)
+	named := sh(t, "thole run -l app=web --name session-1 -- cat /proc/self/cgroup")
+	if named != "0::/thole.slice/thole-session-1.scope" {
+		t.Errorf("a run named session-1 is in %s", named)
 	}
 
 	slice, known := inode(t, "thole.slice"), workload(t, "server")
@@ -187,8 +190,9 @@ func TestUnit(t *testing.T) {
 		if connects(t, "", "127.0.0.1:80") || connects(t, "app=web", "127.0.0.1:80") {
 			t.Error("others reach nginx")
 		}
-		if out := sh(t, "thole run -l app=nginx curl -- -sS -o /dev/null -w '%{http_code}' http://127.0.0.1"); out != "200" {
-			t.Errorf("curl with nginx's labels: %s", out)
+		code := sh(t, "thole run -l app=nginx curl -- -sS -o /dev/null -w '%{http_code}' http://127.0.0.1")
+		if code != "200" {
+			t.Errorf("curl with nginx's labels: %s", code)
 		}
 	}
 }

@@ -95,7 +95,7 @@ func New(config Config) (_ *Engine, err error) {
 		daemon: config.Daemon, log: config.Log, peers: peers.New(config.Node),
 		table: handshake.NewTable(), counts: map[string]uint64{},
 	}
-	e.node = handshake.Node{Statements: known{e}, Policy: known{e}}
+	e.node = handshake.Node{Statements: adapter{e}, Policy: adapter{e}}
 	finder, err := sockets.NewFinder()
 	if err != nil {
 		return nil, err

@@ -117,7 +117,7 @@ func newSides(t *testing.T) (client, server side) {
 			counts: map[string]uint64{},
 			peers:  peers.New(&pki.Node{Key: key, Identity: id, Trust: trust}),
 		}
-		e.node = handshake.Node{Statements: known{e}, Policy: known{e}}
+		e.node = handshake.Node{Statements: adapter{e}, Policy: adapter{e}}
 		return side{e, w}
 	}
 	client = make("node-a", clientEnd, &world{cgroup: 3, labels: map[string]string{"app": "web"}, class: 0x4001})

@@ -30,8 +30,8 @@ type Cgroups struct {
 	engine  Engine        // nil: no containers are looked for
 	changed chan struct{} // size 1: something changed since the last Scan began
 
-	hearing sync.Mutex // guards heard
-	heard   heard
+	pendingMu sync.Mutex // guards pending
+	pending   pendingEvents
 
 	mu      sync.Mutex // guards what follows and makes scans one after the other
 	inotify *fsnotify.Watcher
@@ -54,7 +54,7 @@ func NewCgroups(root cgroupfs.Root, scopes *Scopes, engine Engine) (*Cgroups, er
 		changed: make(chan struct{}, 1),
 		inotify: inotify,
 		watched: map[string]uint64{},
-		heard:   heard{everything: true, cgroups: map[string]bool{}},
+		pending: pendingEvents{everything: true, cgroups: map[string]bool{}},
 	}
 	scopes.touch = c.Touch
 	if engine != nil {
@@ -76,7 +76,7 @@ func (c *Cgroups) Look(bindings []policy.Binding) workload.Snapshot { return c.s
 func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.listen()
+	c.takePending()
 	c.slice, c.bound = 0, false
 	seen := map[string]bool{}
 	var unwatched error
@@ -191,7 +191,7 @@ func (c *Cgroups) Run(ctx context.Context) error {
 			if !ok {
 				return errors.New("watching the cgroup tree: inotify was closed")
 			}
-			c.hear(event)
+			c.handle(event)
 		case _, ok := <-c.inotify.Errors:
 			if !ok {
 				return errors.New("watching the cgroup tree: inotify was closed")
@@ -201,9 +201,9 @@ func (c *Cgroups) Run(ctx context.Context) error {
 	}
 }
 
-// hear takes an event that can change a snapshot: a cgroup came or went, or the last
+// handle takes an event that can change a snapshot: a cgroup came or went, or the last
 // process left a scope.
-func (c *Cgroups) hear(e fsnotify.Event) {
+func (c *Cgroups) handle(e fsnotify.Event) {
 	if e.Op == fsnotify.Chmod {
 		return // its labels were stored
 	}

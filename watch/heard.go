@@ -9,30 +9,30 @@ import (
 	"thole/watch/workload"
 )
 
-// maxHeard is how many single cgroups Changes looks at. Where more changed, a Scan costs little more.
-const maxHeard = 1000
+// maxPending is how many single cgroups Changes looks at. Where more changed, a Scan costs little more.
+const maxPending = 1000
 
-// heard is what was heard of the tree since it was last looked at.
-type heard struct {
+// pendingEvents say where something changed in the tree since it was last read.
+type pendingEvents struct {
 	everything bool
 	cgroups    map[string]bool
 }
 
 // Touch says that something may have changed at one cgroup.
 func (c *Cgroups) Touch(cgroup string) {
-	c.hearing.Lock()
-	defer c.hearing.Unlock()
-	if c.heard.cgroups[cgroup] = true; len(c.heard.cgroups) > maxHeard {
-		c.heard.everything = true
+	c.pendingMu.Lock()
+	defer c.pendingMu.Unlock()
+	if c.pending.cgroups[cgroup] = true; len(c.pending.cgroups) > maxPending {
+		c.pending.everything = true
 	}
 	c.signal()
 }
 
 // Wake says that something may have changed anywhere.
 func (c *Cgroups) Wake() {
-	c.hearing.Lock()
-	defer c.hearing.Unlock()
-	c.heard.everything = true
+	c.pendingMu.Lock()
+	defer c.pendingMu.Unlock()
+	c.pending.everything = true
 	c.signal()
 }
 
@@ -44,12 +44,12 @@ func (c *Cgroups) signal() {
 	}
 }
 
-// listen returns what was heard, and forgets it: who looks now sees it.
-func (c *Cgroups) listen() heard {
-	c.hearing.Lock()
-	defer c.hearing.Unlock()
-	h := c.heard
-	c.heard = heard{cgroups: map[string]bool{}}
+// takePending returns the pending events and removes them: the scan that follows sees what they are about.
+func (c *Cgroups) takePending() pendingEvents {
+	c.pendingMu.Lock()
+	defer c.pendingMu.Unlock()
+	h := c.pending
+	c.pending = pendingEvents{cgroups: map[string]bool{}}
 	return h
 }
 
@@ -57,17 +57,17 @@ func (c *Cgroups) listen() heard {
 // ones of thole run: the snapshot is Partial. Where only a Scan can tell, because something else was heard, or one
 // cgroup's change may be another's, it returns a Scan's.
 func (c *Cgroups) Changes(bindings []policy.Binding) workload.Snapshot {
-	if s, ok := c.lookAtHeard(); ok {
+	if s, ok := c.lookAtPending(); ok {
 		return s
 	}
 	return c.Scan(bindings)
 }
 
-// lookAtHeard returns a Partial snapshot; ok is false where only a Scan can tell.
-func (c *Cgroups) lookAtHeard() (s workload.Snapshot, ok bool) {
+// lookAtPending returns a Partial snapshot; ok is false where only a Scan can tell.
+func (c *Cgroups) lookAtPending() (s workload.Snapshot, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h := c.listen()
+	h := c.takePending()
 	if h.everything {
 		return s, false
 	}

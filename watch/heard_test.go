@@ -17,15 +17,15 @@ import (
 func TestChanges(t *testing.T) {
 	tr := newTree(t)
 	first := tr.create("first")
-	if _, ok := tr.cgroups.lookAtHeard(); ok {
+	if _, ok := tr.cgroups.lookAtPending(); ok {
 		t.Error("single cgroups before the first scan")
 	}
 	tr.cgroups.Scan(nil)
-	if g, ok := tr.cgroups.lookAtHeard(); !ok || len(g.Workloads)+len(g.Gone) > 0 {
+	if g, ok := tr.cgroups.lookAtPending(); !ok || len(g.Workloads)+len(g.Gone) > 0 {
 		t.Fatalf("nothing happened: %+v, %v", g, ok)
 	}
 	second := tr.create("second")
-	g, ok := tr.cgroups.lookAtHeard()
+	g, ok := tr.cgroups.lookAtPending()
 	want := workload.Snapshot{Partial: true, Workloads: []policy.Workload{second.workload()}}
 	if diff := cmp.Diff(want, g, byValue); !ok || diff != "" {
 		t.Fatalf("one was made: %v (-want +got)\n%s", ok, diff)
@@ -53,7 +53,7 @@ func TestChanges(t *testing.T) {
 			tr.cgroups.Touch(cgroupfs.TholeSlice + "/stranger")
 		},
 		"more than single cgroups": func() {
-			for i := range maxHeard + 1 {
+			for i := range maxPending + 1 {
 				tr.cgroups.Touch(cgroupfs.TholeSlice + "/" + string(rune('a'+i)))
 			}
 		},
@@ -64,7 +64,7 @@ func TestChanges(t *testing.T) {
 	} {
 		tr.cgroups.Scan(nil)
 		f()
-		if _, ok := tr.cgroups.lookAtHeard(); ok {
+		if _, ok := tr.cgroups.lookAtPending(); ok {
 			t.Errorf("%s: single cgroups were enough", what)
 		}
 	}
@@ -75,7 +75,7 @@ func (tr *tree) untilPartial(what string, ok func(workload.Snapshot) bool) {
 	tr.t.Helper()
 	deadline := time.After(patience)
 	for {
-		g, enough := tr.cgroups.lookAtHeard()
+		g, enough := tr.cgroups.lookAtPending()
 		if enough && ok(g) {
 			return
 		}

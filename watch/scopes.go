@@ -240,7 +240,7 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 	var problems []condition.Condition
 	living := map[string]bool{}
 	for _, dir := range names {
-		run, lives, problem := s.look(dir, sweep, watch)
+		run, lives, problem := s.read(dir, sweep, watch)
 		if problem != "" {
 			problems = append(problems, condition.Condition{
 				Code: condition.ScopeRefused, Where: cgroupfs.TholeSlice + "/" + dir,
@@ -264,16 +264,16 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 func (s *Scopes) lookAt(dir string, watch func(cgroup string)) (run Run, lives, problem bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	run, lives, why := s.look(dir, true, watch)
+	run, lives, why := s.read(dir, true, watch)
 	if name, ours := s.nameOf(dir); ours && !lives {
 		s.forget(name)
 	}
 	return run, lives, why != ""
 }
 
-// look returns the run whose cgroup is dir, if there is one and it is not still being
+// read returns the run whose cgroup is dir, if there is one and it is not still being
 // made. It needs the lock.
-func (s *Scopes) look(dir string, sweep bool, watch func(cgroup string)) (run Run, lives bool, problem string) {
+func (s *Scopes) read(dir string, sweep bool, watch func(cgroup string)) (run Run, lives bool, problem string) {
 	cgroup := cgroupfs.TholeSlice + "/" + dir
 	name, ours := s.nameOf(dir)
 	if !ours {

@@ -28,7 +28,7 @@ type applyOptions struct {
 	state, socket string
 }
 
-func newApply(w *world) *cobra.Command {
+func newApply(proc *process) *cobra.Command {
 	var o applyOptions
 	cmd := &cobra.Command{
 		Use:   "apply -f PATH… [--dry-run [--inventory FILE]] [--allow-empty] [-o FORMAT] [--deny HOW]",
@@ -72,7 +72,7 @@ Warnings go to standard error. Exit status: 0 if the set is enforced, or could b
 			return try(fmt.Errorf("applying policies: %q is given without -f", args[0]), "thole apply -f "+
 				strings.Join(args, " -f "))
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return apply(cmd, w, o) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return apply(cmd, proc, o) },
 	}
 	f := cmd.Flags()
 	f.StringArrayVarP(&o.paths, "file", "f", nil, "policies: the `PATH` of a file or directory, or -; may be given "+
@@ -89,7 +89,7 @@ Warnings go to standard error. Exit status: 0 if the set is enforced, or could b
 	return cmd
 }
 
-func apply(cmd *cobra.Command, w *world, o applyOptions) error {
+func apply(cmd *cobra.Command, proc *process, o applyOptions) error {
 	if len(o.paths) == 0 {
 		return try(errors.New("applying policies: no file is given"), "thole apply -f PATH")
 	}
@@ -97,7 +97,7 @@ func apply(cmd *cobra.Command, w *world, o applyOptions) error {
 		return try(errors.New("applying policies: --inventory needs --dry-run: its workloads do not run"),
 			strings.Join([]string{"thole apply -f", o.paths[0], "--inventory", o.inventory, "--dry-run"}, " "))
 	}
-	files, err := readSources(w, o.paths)
+	files, err := readSources(proc, o.paths)
 	if errors.Is(err, watch.ErrNoPolicyFile) {
 		if !o.allowEmpty {
 			return exit{exitEmpty, err}
@@ -108,13 +108,13 @@ func apply(cmd *cobra.Command, w *world, o applyOptions) error {
 		return err
 	}
 	if o.inventory != "" {
-		return planInventory(w, o, files)
+		return planInventory(proc, o, files)
 	}
-	return applyLive(cmd, w, o, files)
+	return applyLive(cmd, proc, o, files)
 }
 
 // planInventory prints the table for workloads that are only written down.
-func planInventory(w *world, o applyOptions, files []policy.File) error {
+func planInventory(proc *process, o applyOptions, files []policy.File) error {
 	inventory, err := readFile(o.inventory)
 	if err != nil {
 		return fmt.Errorf("reading the inventory: %w", err)
@@ -128,54 +128,54 @@ func planInventory(w *world, o applyOptions, files []policy.File) error {
 	if err != nil {
 		return err
 	}
-	printMessages(w.stderr, "warning", plan.Warnings)
+	printMessages(proc.stderr, "warning", plan.Warnings)
 	if o.output == "json" {
-		return writeJSON(w.stdout, plan)
+		return writeJSON(proc.stdout, plan)
 	}
-	_, err = io.WriteString(w.stdout, escapeScript(plan.Table))
+	_, err = io.WriteString(proc.stdout, escapeScript(plan.Table))
 	return err
 }
 
 // applyLive lets the daemon apply the files; without one it is done here.
-func applyLive(cmd *cobra.Command, w *world, o applyOptions, files []policy.File) error {
+func applyLive(cmd *cobra.Command, proc *process, o applyOptions, files []policy.File) error {
 	request := api.ApplyRequest{DryRun: o.dryRun, AllowEmpty: o.allowEmpty}
 	for _, f := range files {
 		request.Files = append(request.Files, api.File{Name: f.Name, Data: string(f.Data)})
 	}
 	answer, err := api.NewClient(o.socket).Apply(cmd.Context(), request)
 	if errors.Is(err, api.ErrNoDaemon) {
-		answer, err = daemon.ApplyOnce(cmd.Context(), o.config(w), request)
+		answer, err = daemon.ApplyOnce(cmd.Context(), o.config(proc), request)
 	} else if err == nil && cmd.Flags().Changed("deny") {
-		_ = say(w.stderr, "thole: --deny %s is not used: the daemon has its own\n", o.deny)
+		_ = say(proc.stderr, "thole: --deny %s is not used: the daemon has its own\n", o.deny)
 	}
 	if err != nil {
-		return asRoot(w, fmt.Errorf("applying policies: %w", err))
+		return asRoot(proc, fmt.Errorf("applying policies: %w", err))
 	}
-	return writeAnswer(w, o, answer)
+	return writeAnswer(proc, o, answer)
 }
 
 // config is a daemon's, for one change.
-func (o applyOptions) config(w *world) daemon.Config {
+func (o applyOptions) config(proc *process) daemon.Config {
 	return daemon.Config{
 		State:  o.state,
 		Socket: o.socket,
 		Deny:   denyMode(o.deny),
-		Logger: slog.New(slog.NewTextHandler(w.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger: slog.New(slog.NewTextHandler(proc.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 }
 
-func writeAnswer(w *world, o applyOptions, a api.ApplyResponse) error {
-	printMessages(w.stderr, "warning", a.Warnings)
-	printConditions(w.stderr, "problem", a.Problems)
-	printConditions(w.stderr, "notice", a.Notices)
+func writeAnswer(proc *process, o applyOptions, a api.ApplyResponse) error {
+	printMessages(proc.stderr, "warning", a.Warnings)
+	printConditions(proc.stderr, "problem", a.Problems)
+	printConditions(proc.stderr, "notice", a.Notices)
 	var err error
 	switch {
 	case o.output == "json":
-		err = writeJSON(w.stdout, a)
+		err = writeJSON(proc.stdout, a)
 	case o.dryRun:
-		_, err = io.WriteString(w.stdout, escapeScript(a.Table))
+		_, err = io.WriteString(proc.stdout, escapeScript(a.Table))
 	default:
-		err = say(w.stdout, "%s\n", summary(a))
+		err = say(proc.stdout, "%s\n", summary(a))
 	}
 	if err == nil && a.Disarmed != nil && !o.dryRun {
 		return try(exit{exitFailed, fmt.Errorf("applying policies: the set is stored, and nothing is enforced: "+

@@ -11,7 +11,7 @@ import (
 	"thole/internal/daemon"
 )
 
-func newArm(w *world) *cobra.Command {
+func newArm(proc *process) *cobra.Command {
 	var state, socket string
 	cmd := &cobra.Command{
 		Use:   "arm [--socket PATH] [--state DIR]",
@@ -30,7 +30,7 @@ not.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			answer, err := api.NewClient(socket).Arm(cmd.Context())
 			if err == nil {
-				return say(w.stdout, "armed: %s, %s in %s are enforced\n",
+				return say(proc.stdout, "armed: %s, %s in %s are enforced\n",
 					plural(answer.Policies, "policy", "policies"),
 					plural(answer.Workloads, "workload", "workloads"), plural(answer.Classes, "class", "classes"))
 			}
@@ -39,17 +39,18 @@ not.`,
 					"systemctl restart thole")
 			}
 			if !errors.Is(err, api.ErrNoDaemon) {
-				return asRoot(w, fmt.Errorf("arming: %w", err))
+				return asRoot(proc, fmt.Errorf("arming: %w", err))
 			}
 			state = stateOf(cmd, state, socket)
 			was, err := daemon.ArmState(state)
 			if err != nil {
-				return asRoot(w, fmt.Errorf("arming: %w", err))
+				return asRoot(proc, fmt.Errorf("arming: %w", err))
 			}
 			if !was {
-				return say(w.stdout, "Thole was not disarmed in %s, and no daemon runs: systemctl start thole\n", state)
+				return say(proc.stdout, "Thole was not disarmed in %s, and no daemon runs: systemctl start thole\n",
+					state)
 			}
-			return say(w.stdout, "armed: no daemon runs; the next one with the state directory %s enforces: "+
+			return say(proc.stdout, "armed: no daemon runs; the next one with the state directory %s enforces: "+
 				"systemctl start thole\n", state)
 		},
 	}

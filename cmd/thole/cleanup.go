@@ -19,7 +19,7 @@ type cleanupOptions struct {
 	force         bool
 }
 
-func newCleanup(w *world) *cobra.Command {
+func newCleanup(proc *process) *cobra.Command {
 	var o cleanupOptions
 	cmd := &cobra.Command{
 		Use:   "cleanup [--force] [--socket PATH] [--state DIR]",
@@ -45,19 +45,20 @@ disarmed; 1 if not.`,
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.state = stateOf(cmd, o.state, o.socket)
-			removed, notDisarmed := o.disarm(cmd.Context(), w)
+			removed, notDisarmed := o.disarm(cmd.Context(), proc)
 			if notDisarmed != nil && !o.force {
 				return notDisarmed
 			}
 			result, err := daemon.Cleanup(cmd.Context())
 			if err != nil {
-				return asRoot(w, fmt.Errorf("cleaning up: %w", err))
+				return asRoot(proc, fmt.Errorf("cleaning up: %w", err))
 			}
 			result.Table = result.Table || removed
-			if err := writeCleanup(w.stdout, result); err != nil || notDisarmed != nil {
+			if err := writeCleanup(proc.stdout, result); err != nil || notDisarmed != nil {
 				return errors.Join(err, notDisarmed)
 			}
-			return say(w.stdout, "disarmed: no daemon loads it again, nor does a reboot. To enforce again: thole arm\n")
+			return say(proc.stdout,
+				"disarmed: no daemon loads it again, nor does a reboot. To enforce again: thole arm\n")
 		},
 	}
 	cmd.Flags().BoolVar(&o.force, "force", false, "remove the table even if the daemon cannot be disarmed")
@@ -68,14 +69,14 @@ disarmed; 1 if not.`,
 
 // disarm has the daemon load nothing any more, and the daemons that come. It reports whether the daemon removed the
 // table.
-func (o cleanupOptions) disarm(ctx context.Context, w *world) (removed bool, err error) {
+func (o cleanupOptions) disarm(ctx context.Context, proc *process) (removed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	answer, err := api.NewClient(o.socket).Disarm(ctx)
 	refusal, refused := errors.AsType[*api.Refusal](err)
 	switch {
 	case err == nil && answer.Stored:
-		return answer.Table, say(w.stdout, "the daemon (process %d) is disarmed and goes on running\n", answer.PID)
+		return answer.Table, say(proc.stdout, "the daemon (process %d) is disarmed and goes on running\n", answer.PID)
 	case err == nil:
 		return answer.Table, fmt.Errorf("cleaning up: the daemon (process %d) is disarmed, but the next one will "+
 			"not be: %s", answer.PID, answer.Error)
@@ -84,16 +85,16 @@ func (o cleanupOptions) disarm(ctx context.Context, w *world) (removed bool, err
 			"load the table again"),
 			"systemctl stop thole && thole cleanup")
 	case refused:
-		return false, asRoot(w, fmt.Errorf("cleaning up: %w", err))
+		return false, asRoot(proc, fmt.Errorf("cleaning up: %w", err))
 	case !errors.Is(err, api.ErrNoDaemon): // it hangs: it finds the file when it works again
-		if err := say(w.stderr, "thole: the daemon does not answer: %s\n", err.Error()); err != nil {
+		if err := say(proc.stderr, "thole: the daemon does not answer: %s\n", err.Error()); err != nil {
 			return false, err
 		}
 	}
 	if err := daemon.DisarmState(o.state); err != nil {
-		return false, asRoot(w, fmt.Errorf("cleaning up: %w", err))
+		return false, asRoot(proc, fmt.Errorf("cleaning up: %w", err))
 	}
-	return false, say(w.stdout, "daemons whose state directory is %s are disarmed; for another one, use --state\n",
+	return false, say(proc.stdout, "daemons whose state directory is %s are disarmed; for another one, use --state\n",
 		o.state)
 }
 

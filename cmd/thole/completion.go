@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func newCompletion(w *world) *cobra.Command {
+func newCompletion(proc *process) *cobra.Command {
 	shells := []string{"bash", "fish", "zsh"}
 	return &cobra.Command{
 		Use:   "completion SHELL",
@@ -24,11 +24,11 @@ that the daemon knows.`,
 			root := cmd.Root()
 			switch args[0] {
 			case "bash":
-				return root.GenBashCompletionV2(w.stdout, true)
+				return root.GenBashCompletionV2(proc.stdout, true)
 			case "fish":
-				return root.GenFishCompletion(w.stdout, true)
+				return root.GenFishCompletion(proc.stdout, true)
 			case "zsh":
-				return root.GenZshCompletion(w.stdout)
+				return root.GenZshCompletion(proc.stdout)
 			}
 			return fmt.Errorf("completing for %q: want %s", args[0], strings.Join(shells, ", "))
 		},

@@ -30,7 +30,7 @@ type daemonOptions struct {
 	logFormat, logLevel     string
 }
 
-func newDaemon(w *world) *cobra.Command {
+func newDaemon(proc *process) *cobra.Command {
 	var o daemonOptions
 	cmd := &cobra.Command{
 		Use:   "daemon [--policies DIR] [--docker HOST] [--deny HOW] [--log-format FORMAT] [--log-level LEVEL]",
@@ -77,7 +77,7 @@ Exit status: 0 if a signal ended it; 1 if it could not start or continue.`,
 		Example: `  sudo thole daemon
   sudo thole daemon --policies /etc/thole/policies --log-format json`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), w, o) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), proc, o) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.policies, "policies", "", "follow the policy files in this `DIR`")
@@ -100,8 +100,8 @@ Exit status: 0 if a signal ended it; 1 if it could not start or continue.`,
 	return cmd
 }
 
-func runDaemon(ctx context.Context, w *world, o daemonOptions) error {
-	log, err := newLogger(w.stderr, o.logFormat, o.logLevel)
+func runDaemon(ctx context.Context, proc *process, o daemonOptions) error {
+	log, err := newLogger(proc.stderr, o.logFormat, o.logLevel)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func runDaemon(ctx context.Context, w *world, o daemonOptions) error {
 		Logger:   log,
 	})
 	if err != nil {
-		return asRoot(w, fmt.Errorf("starting the daemon: %w", err))
+		return asRoot(proc, fmt.Errorf("starting the daemon: %w", err))
 	}
 	var reloads sync.WaitGroup
 	defer reloads.Wait()

@@ -35,7 +35,7 @@ func pages(t *testing.T) map[string]string {
 // is in backticks or at a prompt.
 func TestDocsCommands(t *testing.T) {
 	shown := regexp.MustCompile("(?m)(?:`|^[#$] (?:sudo )?|&& )(thole (?:[^`#\n]|[^ ]#)+)")
-	root := newRoot(&world{})
+	root := newRoot(&process{})
 	seen := 0
 	for page, text := range pages(t) {
 		for _, match := range shown.FindAllStringSubmatch(text, -1) {
@@ -89,9 +89,9 @@ func checkShown(t *testing.T, root *cobra.Command, page, line string) {
 // shell runs thole in this process and returns its exit status and what it printed.
 func shell(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	w := osWorld()
-	w.args, w.stdin, w.stdout, w.stderr = args, strings.NewReader(""), &out, &errs
-	code = execute(context.Background(), w)
+	proc := thisProcess()
+	proc.args, proc.stdin, proc.stdout, proc.stderr = args, strings.NewReader(""), &out, &errs
+	code = execute(context.Background(), proc)
 	return code, out.String(), errs.String()
 }
 
@@ -154,7 +154,7 @@ func TestDocsCommandTable(t *testing.T) {
 			readme = text
 		}
 	}
-	for _, cmd := range newRoot(&world{}).Commands() {
+	for _, cmd := range newRoot(&process{}).Commands() {
 		if cmd.Hidden || cmd.Name() == "completion" || cmd.Name() == "version" || cmd.Name() == "help" {
 			continue
 		}

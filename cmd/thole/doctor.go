@@ -20,7 +20,7 @@ type diagnosis struct {
 	Findings []doctor.Finding `json:"findings"`
 }
 
-func newDoctor(w *world) *cobra.Command {
+func newDoctor(proc *process) *cobra.Command {
 	var output, socket, docker string
 	cmd := &cobra.Command{
 		Use:   "doctor [-o FORMAT] [--docker HOST] [--socket PATH]",
@@ -43,9 +43,9 @@ feature is missing or could not be checked.`,
 			complete := doctor.Complete(findings)
 			var err error
 			if output == "json" {
-				err = writeJSON(w.stdout, diagnosis{complete, findings})
+				err = writeJSON(proc.stdout, diagnosis{complete, findings})
 			} else {
-				err = writeFindings(w, findings)
+				err = writeFindings(proc, findings)
 			}
 			if err == nil && !complete {
 				return exit{code: exitFailed}
@@ -56,12 +56,12 @@ feature is missing or could not be checked.`,
 	outputFlag(cmd, &output, "text", "json")
 	dockerFlag(cmd, &docker)
 	socketFlag(cmd, &socket)
-	cmd.AddCommand(newDoctorProbe(w))
+	cmd.AddCommand(newDoctorProbe(proc))
 	return cmd
 }
 
 // newDoctorProbe is what doctor starts in its namespace.
-func newDoctorProbe(w *world) *cobra.Command {
+func newDoctorProbe(proc *process) *cobra.Command {
 	return &cobra.Command{
 		Use:   "probe",
 		Short: "Try out what the kernel can do, in this network namespace",
@@ -75,7 +75,7 @@ Doctor starts it in an empty one, in a cgroup of its own.`,
 			if err != nil {
 				return err
 			}
-			return writeJSON(w.stdout, findings)
+			return writeJSON(proc.stdout, findings)
 		},
 	}
 }
@@ -95,10 +95,10 @@ func examine(ctx context.Context, socket, docker string) []doctor.Finding {
 	})
 }
 
-func writeFindings(w *world, findings []doctor.Finding) error {
-	out := bufio.NewWriter(w.stdout)
+func writeFindings(proc *process, findings []doctor.Finding) error {
+	out := bufio.NewWriter(proc.stdout)
 	for _, f := range findings {
-		fmt.Fprintf(out, "%s  %-24s %s\n", paint(w, f.Status), f.Check, escapeText(f.Found))
+		fmt.Fprintf(out, "%s  %-24s %s\n", paint(proc, f.Status), f.Check, escapeText(f.Found))
 		if f.Follows != "" {
 			fmt.Fprintf(out, "%8s what follows: %s\n", "", escapeText(f.Follows))
 		}
@@ -115,9 +115,9 @@ func writeFindings(w *world, findings []doctor.Finding) error {
 }
 
 // paint pads a status to a column and colours it, on a terminal.
-func paint(w *world, s doctor.Status) string {
+func paint(proc *process, s doctor.Status) string {
 	word := fmt.Sprintf("%-7s", s)
-	if !w.colour() {
+	if !proc.colour() {
 		return word
 	}
 	colour := map[doctor.Status]int{doctor.OK: 32, doctor.Warning: 33}[s]

@@ -29,11 +29,11 @@ func (h hint) Unwrap() error { return h.error }
 func try(err error, command string) error { return hint{err, command} }
 
 // asRoot adds to the error of someone who is not root that it may be for that.
-func asRoot(w *world, err error) error {
-	if w.uid == 0 {
+func asRoot(proc *process, err error) error {
+	if proc.uid == 0 {
 		return err
 	}
-	return try(err, "sudo thole "+strings.Join(w.args, " "))
+	return try(err, "sudo thole "+strings.Join(proc.args, " "))
 }
 
 // An exit is an error with an exit code of its own. Without an error it is silent.
@@ -52,7 +52,7 @@ func (e exit) Error() string {
 func (e exit) Unwrap() error { return e.err }
 
 // report prints err as users see it and returns the exit code that belongs to it.
-func report(w *world, err error) int {
+func report(proc *process, err error) int {
 	if err == nil {
 		return exitOK
 	}
@@ -63,14 +63,14 @@ func report(w *world, err error) int {
 			return code
 		}
 	}
-	for line := range strings.Lines(oneLine(err.Error(), err, w.args)) {
-		_ = say(w.stderr, "thole: %s\n", strings.TrimSuffix(line, "\n"))
+	for line := range strings.Lines(oneLine(err.Error(), err, proc.args)) {
+		_ = say(proc.stderr, "thole: %s\n", strings.TrimSuffix(line, "\n"))
 	}
 	if r, ok := errors.AsType[*api.Refusal](err); ok && r.Reason == api.ReasonNoPolicy {
 		code = exitEmpty
 	}
 	if h, ok := errors.AsType[hint](err); ok {
-		_ = say(w.stderr, "try: %s\n", h.try)
+		_ = say(proc.stderr, "try: %s\n", h.try)
 	}
 	return code
 }

@@ -201,8 +201,8 @@ func TestNothingHostileIsPrinted(t *testing.T) {
 	for _, kind := range []string{"workloads", "policies", "classes"} {
 		calls["thole get "+kind] = [][]string{{}, {"-o", "wide"}, {evilLine}, {escapeCell(evilLine)}, {"nobody" + evil}}
 	}
-	w, _, _ := testWorld()
-	for _, cmd := range commands(newRoot(w)) {
+	proc, _, _ := testProcess()
+	for _, cmd := range commands(newRoot(proc)) {
 		if path := cmd.CommandPath(); calls[path] == nil && path != "thole doctor probe" {
 			t.Errorf("%s is not tested here", path)
 		}
@@ -241,21 +241,21 @@ func needsDaemon(path string) bool {
 
 func checkCommand(t *testing.T, args []string) {
 	t.Helper()
-	w, stdout, stderr := testWorld(args...)
-	w.uid = 1 // so that there are hints to try sudo
-	w.getenv = func(string) string { return os.Getenv("PATH") }
-	w.exec = func(path string, _, _ []string) error {
+	proc, stdout, stderr := testProcess(args...)
+	proc.uid = 1 // so that there are hints to try sudo
+	proc.getenv = func(string) string { return os.Getenv("PATH") }
+	proc.exec = func(path string, _, _ []string) error {
 		return &fs.PathError{Op: "exec", Path: path, Err: errors.New(evil)}
 	}
-	execute(context.Background(), w)
+	execute(context.Background(), proc)
 	checkHarmless(t, fmt.Sprintf("%q, stdout", args), strings.ReplaceAll(stdout.String(), "\t", " "))
 	checkHarmless(t, fmt.Sprintf("%q, stderr", args), stderr.String())
 }
 
 func TestFindingsAreEscaped(t *testing.T) {
-	w, stdout, _ := testWorld()
-	w.terminal = true
-	err := writeFindings(w, []doctor.Finding{
+	proc, stdout, _ := testProcess()
+	proc.terminal = true
+	err := writeFindings(proc, []doctor.Finding{
 		{Check: "x", Status: doctor.Warning, Found: evil, Follows: evil, Mend: evilLine},
 	})
 	if err != nil {
@@ -269,17 +269,17 @@ func TestFindingsAreEscaped(t *testing.T) {
 }
 
 func TestCertificatesAreEscaped(t *testing.T) {
-	w, stdout, _ := testWorld()
+	proc, stdout, _ := testProcess()
 	all := []pki.Summary{{Kind: evil, Name: evilLine, State: evil, Serial: evil, Issuer: evilLine, Key: evil,
 		Require: map[string]string{evil: evilLine}}}
 	for _, output := range []string{"table", "wide", "json", "yaml"} {
 		stdout.Reset()
-		if err := writeSummaries(w, all, output); err != nil {
+		if err := writeSummaries(proc, all, output); err != nil {
 			t.Fatal(err)
 		}
 		checkHarmless(t, output, stdout.String())
 	}
-	if err := writeCleanup(w.stdout, daemon.CleanupResult{Stay: []string{evil}}); err != nil {
+	if err := writeCleanup(proc.stdout, daemon.CleanupResult{Stay: []string{evil}}); err != nil {
 		t.Fatal(err)
 	}
 	checkHarmless(t, "cleanup", stdout.String())

@@ -15,7 +15,7 @@ import (
 	"thole/internal/daemon"
 )
 
-func newGet(w *world) *cobra.Command {
+func newGet(proc *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get KIND",
 		Short: "List workloads, policies or classes",
@@ -33,9 +33,9 @@ loaded table.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		newGetOf(w, workloadListing()),
-		newGetOf(w, policyListing()),
-		newGetOf(w, classListing()),
+		newGetOf(proc, workloadListing()),
+		newGetOf(proc, policyListing()),
+		newGetOf(proc, classListing()),
 	)
 	return cmd
 }
@@ -123,7 +123,7 @@ the set tells apart are in one class; the table's maps contain classes.`,
 	}
 }
 
-func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
+func newGetOf[T any](proc *process, l listing[T]) *cobra.Command {
 	var output, socket, state string
 	cmd := &cobra.Command{
 		Use:     l.kind + " [NAME…] [-o FORMAT] [--socket PATH] [--state DIR]",
@@ -135,19 +135,19 @@ func newGetOf[T any](w *world, l listing[T]) *cobra.Command {
 			defer cancel()
 			items, err := l.fetch(api.NewClient(socket), ctx)
 			if errors.Is(err, api.ErrNoDaemon) {
-				_ = say(w.stderr, "thole: no daemon answers at %s: "+
+				_ = say(proc.stderr, "thole: no daemon answers at %s: "+
 					"this list is computed from the last policy set and the workloads that run now\n", socket)
 				var all daemon.Listing
 				all, err = daemon.List(daemon.Config{State: state})
 				items = l.offline(all)
 			}
 			if err != nil {
-				return asRoot(w, fmt.Errorf("listing %s: %w", l.kind, err))
+				return asRoot(proc, fmt.Errorf("listing %s: %w", l.kind, err))
 			}
 			if items, err = l.pick(items, names); err != nil {
 				return err
 			}
-			return l.write(w, items, output)
+			return l.write(proc, items, output)
 		},
 		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return l.completions(cmd.Context(), socket), cobra.ShellCompDirectiveNoFileComp
@@ -179,15 +179,15 @@ func (l listing[T]) isNamed(t T, name string) bool {
 	return l.name(t) == name || escapeCell(l.name(t)) == name
 }
 
-func (l listing[T]) write(w *world, items []T, output string) error {
+func (l listing[T]) write(proc *process, items []T, output string) error {
 	switch output {
 	case "json":
-		return writeJSON(w.stdout, nonNil(items))
+		return writeJSON(proc.stdout, nonNil(items))
 	case "yaml":
-		return writeYAML(w.stdout, nonNil(items))
+		return writeYAML(proc.stdout, nonNil(items))
 	}
 	if len(items) == 0 {
-		return say(w.stderr, "There are no %s.\n", l.kind)
+		return say(proc.stderr, "There are no %s.\n", l.kind)
 	}
 	columns := slices.DeleteFunc(slices.Clone(l.columns), func(c column[T]) bool { return c.wide && output != "wide" })
 	var header []string
@@ -202,7 +202,7 @@ func (l listing[T]) write(w *world, items []T, output string) error {
 		}
 		rows = append(rows, row)
 	}
-	return writeTable(w.stdout, header, rows)
+	return writeTable(proc.stdout, header, rows)
 }
 
 // completions are the names that the daemon knows; none, if it does not answer.

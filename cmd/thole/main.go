@@ -5,4 +5,4 @@ import (
 	"os"
 )
 
-func main() { os.Exit(execute(context.Background(), osWorld())) }
+func main() { os.Exit(execute(context.Background(), thisProcess())) }

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-func newMan(w *world) *cobra.Command {
+func newMan(proc *process) *cobra.Command {
 	return &cobra.Command{
 		Use:   "man DIRECTORY",
 		Short: "Write the manual pages",
@@ -20,7 +20,7 @@ is set, it is the date of the pages.`,
 		Args:    oneArgument,
 		Hidden:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			date, err := pageDate(w.getenv("SOURCE_DATE_EPOCH"))
+			date, err := pageDate(proc.getenv("SOURCE_DATE_EPOCH"))
 			if err != nil {
 				return err
 			}

@@ -20,7 +20,7 @@ const defaultPKI = "/etc/thole/pki"
 // maxPKIFile bounds the files that are given on the command line.
 const maxPKIFile = 4 << 20
 
-func newPKI(w *world) *cobra.Command {
+func newPKI(proc *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pki COMMAND",
 		Short: "Keys and certificates of the fleet's nodes",
@@ -45,13 +45,13 @@ affected.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		newPKIInit(w),
-		newPKIInstall(w),
-		newPKIIssue(w),
-		newPKIRenew(w),
-		newPKIRequest(w),
-		newPKIRevoke(w),
-		newPKIShow(w),
+		newPKIInit(proc),
+		newPKIInstall(proc),
+		newPKIIssue(proc),
+		newPKIRenew(proc),
+		newPKIRequest(proc),
+		newPKIRevoke(proc),
+		newPKIShow(proc),
 	)
 	return cmd
 }
@@ -85,8 +85,8 @@ func validFor(days int) (pki.Validity, error) {
 }
 
 // readPEM reads a file, or standard input for "-".
-func readPEM(w *world, path string) ([]byte, error) {
-	in := w.stdin
+func readPEM(proc *process, path string) ([]byte, error) {
+	in := proc.stdin
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
@@ -106,10 +106,10 @@ func readPEM(w *world, path string) ([]byte, error) {
 }
 
 // readPEMs reads several files as one; nil if there are none.
-func readPEMs(w *world, paths []string) ([]byte, error) {
+func readPEMs(proc *process, paths []string) ([]byte, error) {
 	var all []byte
 	for _, path := range paths {
-		data, err := readPEM(w, path)
+		data, err := readPEM(proc, path)
 		if err != nil {
 			return nil, err
 		}
@@ -119,29 +119,29 @@ func readPEMs(w *world, paths []string) ([]byte, error) {
 }
 
 // openCA adds to the error how a CA is made.
-func openCA(w *world, what, dir string) (*pki.CADir, error) {
+func openCA(proc *process, what, dir string) (*pki.CADir, error) {
 	ca, err := pki.OpenCA(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, try(fmt.Errorf("%s: there is no CA in %s: %w", what, dir, err), "thole pki init --pki "+dir)
 	}
 	if err != nil {
-		return nil, failed(w, what, err)
+		return nil, failed(proc, what, err)
 	}
 	return ca, nil
 }
 
 // failed says what was being done, and to whom it would be allowed.
-func failed(w *world, what string, err error) error {
+func failed(proc *process, what string, err error) error {
 	err = fmt.Errorf("%s: %w", what, err)
 	if errors.Is(err, fs.ErrPermission) {
-		return asRoot(w, err)
+		return asRoot(proc, err)
 	}
 	return err
 }
 
 // failedNode adds how a node's directory is made, and what is missing there.
-func failedNode(w *world, what, dir string, err error) error {
-	err = failed(w, what, err)
+func failedNode(proc *process, what, dir string, err error) error {
+	err = failed(proc, what, err)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -184,8 +184,8 @@ func (s *scopeFlags) over(base pki.Scope) (pki.Scope, error) {
 const labelRoom = 1042
 
 // delivered writes a new certificate and, for people, what it says.
-func delivered(w *world, data []byte, id *pki.Identity) error {
-	if _, err := w.stdout.Write(data); err != nil {
+func delivered(proc *process, data []byte, id *pki.Identity) error {
+	if _, err := proc.stdout.Write(data); err != nil {
 		return fmt.Errorf("writing the certificate: %v", err)
 	}
 	made, err := pki.Inspect(data, time.Now())
@@ -193,7 +193,7 @@ func delivered(w *world, data []byte, id *pki.Identity) error {
 		return fmt.Errorf("reading the new certificate: %w", err)
 	}
 	row := summaryRow(made[0])
-	return say(w.stderr, `node %s (key %s) may assert: %s
+	return say(proc.stderr, `node %s (key %s) may assert: %s
 required of it: %s
 it may connect from: %s
 certificate %s, until %s: %d bytes, which leave %d for a workload's labels

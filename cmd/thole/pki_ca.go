@@ -12,7 +12,7 @@ import (
 	"thole/datapath/pki"
 )
 
-func newPKIInit(w *world) *cobra.Command {
+func newPKIInit(proc *process) *cobra.Command {
 	var dir, name string
 	var days int
 	cmd := &cobra.Command{
@@ -36,10 +36,10 @@ last let the nodes trust the new one alone.`,
 			}
 			ca, err := pki.InitCA(dir, name, validity)
 			if err != nil {
-				return failed(w, "making a CA", err)
+				return failed(proc, "making a CA", err)
 			}
 			defer ca.Close()
-			return say(w.stdout, "made the CA %s, until %s; nodes need %s\n",
+			return say(proc.stdout, "made the CA %s, until %s; nodes need %s\n",
 				ca.Name(), validity.NotAfter.Format(time.DateOnly), filepath.Join(dir, "ca.crt"))
 		},
 	}
@@ -50,7 +50,7 @@ last let the nodes trust the new one alone.`,
 	return cmd
 }
 
-func newPKIIssue(w *world) *cobra.Command {
+func newPKIIssue(proc *process) *cobra.Command {
 	var dir string
 	var days int
 	var scope scopeFlags
@@ -87,20 +87,20 @@ A certificate is part of handshakes: the shorter it is, the more labels fit.`,
 			if err != nil {
 				return fmt.Errorf("issuing a certificate: %w", err)
 			}
-			request, err := readPEM(w, args[0])
+			request, err := readPEM(proc, args[0])
 			if err != nil {
 				return err
 			}
-			ca, err := openCA(w, "issuing a certificate", dir)
+			ca, err := openCA(proc, "issuing a certificate", dir)
 			if err != nil {
 				return err
 			}
 			defer ca.Close()
 			data, id, err := ca.IssueTo(request, scope, validity)
 			if err != nil {
-				return failed(w, "issuing a certificate for "+args[0], err)
+				return failed(proc, "issuing a certificate for "+args[0], err)
 			}
-			return delivered(w, data, id)
+			return delivered(proc, data, id)
 		},
 	}
 	caPKIFlag(cmd, &dir)
@@ -115,7 +115,7 @@ type renewOptions struct {
 	scope          scopeFlags
 }
 
-func newPKIRenew(w *world) *cobra.Command {
+func newPKIRenew(proc *process) *cobra.Command {
 	var o renewOptions
 	cmd := &cobra.Command{
 		Use: "renew --pki CADIR [--from CADIR] [--csr REQUEST] [--grant …]… [--require …]… [--address …]… [--days " +
@@ -135,7 +135,7 @@ With --from, another CA issued the certificate: the one that this CA replaces.`,
   thole pki renew --pki /root/fleet --grant app=web --days 30 web-1.crt > new.crt
   thole pki renew --pki /root/fleet-2 --from /root/fleet web-1.crt > new.crt`,
 		Args: oneArgument,
-		RunE: func(_ *cobra.Command, args []string) error { return renew(w, o, args[0]) },
+		RunE: func(_ *cobra.Command, args []string) error { return renew(proc, o, args[0]) },
 	}
 	caPKIFlag(cmd, &o.dir)
 	cmd.Flags().StringVar(&o.from, "from", "", "the `CADIR` of the CA that issued the certificate, if it is another CA")
@@ -147,24 +147,24 @@ With --from, another CA issued the certificate: the one that this CA replaces.`,
 	return cmd
 }
 
-func renew(w *world, o renewOptions, path string) error {
+func renew(proc *process, o renewOptions, path string) error {
 	const what = "renewing a certificate"
 	validity, err := validFor(o.days)
 	if err != nil {
 		return err
 	}
-	data, err := readPEM(w, path)
+	data, err := readPEM(proc, path)
 	if err != nil {
 		return err
 	}
-	ca, err := openCA(w, what, o.dir)
+	ca, err := openCA(proc, what, o.dir)
 	if err != nil {
 		return err
 	}
 	defer ca.Close()
-	old, err := oldIdentity(w, ca, o.from, data)
+	old, err := oldIdentity(proc, ca, o.from, data)
 	if err != nil {
-		return failed(w, what+", "+path, err)
+		return failed(proc, what+", "+path, err)
 	}
 	scope, err := o.scope.over(old.Scope())
 	if err != nil {
@@ -172,21 +172,21 @@ func renew(w *world, o renewOptions, path string) error {
 	}
 	var request []byte
 	if o.csr != "" {
-		if request, err = readPEM(w, o.csr); err != nil {
+		if request, err = readPEM(proc, o.csr); err != nil {
 			return err
 		}
 	}
 	issued, id, err := ca.Renew(old, request, scope, validity)
 	if err != nil {
-		return failed(w, what, err)
+		return failed(proc, what, err)
 	}
-	return delivered(w, issued, id)
+	return delivered(proc, issued, id)
 }
 
 // oldIdentity reads the certificate to renew, which must not be revoked.
-func oldIdentity(w *world, ca *pki.CADir, from string, data []byte) (*pki.Identity, error) {
+func oldIdentity(proc *process, ca *pki.CADir, from string, data []byte) (*pki.Identity, error) {
 	if from != "" {
-		last, err := openCA(w, "reading the last CA", from)
+		last, err := openCA(proc, "reading the last CA", from)
 		if err != nil {
 			return nil, err
 		}
@@ -200,7 +200,7 @@ func oldIdentity(w *world, ca *pki.CADir, from string, data []byte) (*pki.Identi
 	return id, ca.CheckRevoked(id)
 }
 
-func newPKIRevoke(w *world) *cobra.Command {
+func newPKIRevoke(proc *process) *cobra.Command {
 	var dir, node string
 	cmd := &cobra.Command{
 		Use:   "revoke --pki CADIR {SERIAL|CERTIFICATE… | --node NAME}",
@@ -223,25 +223,25 @@ packet. A node never accepts an older list.`,
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			ca, err := openCA(w, "revoking", dir)
+			ca, err := openCA(proc, "revoking", dir)
 			if err != nil {
 				return err
 			}
 			defer ca.Close()
-			serials, err := serialsOf(w, ca, node, args)
+			serials, err := serialsOf(proc, ca, node, args)
 			if err != nil {
-				return failed(w, "revoking", err)
+				return failed(proc, "revoking", err)
 			}
 			before := ca.ListNumber()
 			number, err := ca.Revoke(serials, time.Now())
 			if err != nil {
-				return failed(w, "revoking", err)
+				return failed(proc, "revoking", err)
 			}
 			if number == before {
-				return say(w.stdout, "all of them are on list %d already\n", number)
+				return say(proc.stdout, "all of them are on list %d already\n", number)
 			}
 			list := filepath.Join(dir, "ca.crl")
-			return say(w.stdout, "made list %d, %s; on every node: thole pki install --crl ca.crl\n", number, list)
+			return say(proc.stdout, "made list %d, %s; on every node: thole pki install --crl ca.crl\n", number, list)
 		},
 	}
 	caPKIFlag(cmd, &dir)
@@ -252,7 +252,7 @@ packet. A node never accepts an older list.`,
 
 // serialsOf returns the numbers of the certificates that are named: of this CA, as a
 // number that it never gave would revoke nothing, silently.
-func serialsOf(w *world, ca *pki.CADir, node string, args []string) ([]pki.Serial, error) {
+func serialsOf(proc *process, ca *pki.CADir, node string, args []string) ([]pki.Serial, error) {
 	issued, err := ca.Issued()
 	if err != nil {
 		return nil, err
@@ -269,7 +269,7 @@ func serialsOf(w *world, ca *pki.CADir, node string, args []string) ([]pki.Seria
 		return nil, fmt.Errorf("no certificate was issued to a node %s", node)
 	}
 	for _, arg := range args {
-		serial, err := serialOf(w, ca, known, arg)
+		serial, err := serialOf(proc, ca, known, arg)
 		if err != nil {
 			return nil, err
 		}
@@ -278,7 +278,7 @@ func serialsOf(w *world, ca *pki.CADir, node string, args []string) ([]pki.Seria
 	return serials, nil
 }
 
-func serialOf(w *world, ca *pki.CADir, known map[pki.Serial]bool, arg string) (pki.Serial, error) {
+func serialOf(proc *process, ca *pki.CADir, known map[pki.Serial]bool, arg string) (pki.Serial, error) {
 	serial, err := pki.ParseSerial(arg)
 	switch {
 	case err == nil && known[serial]:
@@ -289,7 +289,7 @@ func serialOf(w *world, ca *pki.CADir, known map[pki.Serial]bool, arg string) (p
 	if _, statErr := os.Stat(arg); statErr != nil && arg != "-" {
 		return serial, fmt.Errorf("%q is neither a file nor a serial number of 16 hexadecimal digits", arg)
 	}
-	data, err := readPEM(w, arg)
+	data, err := readPEM(proc, arg)
 	if err != nil {
 		return serial, err
 	}

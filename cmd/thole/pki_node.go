@@ -14,7 +14,7 @@ import (
 	"thole/datapath/pki"
 )
 
-func newPKIRequest(w *world) *cobra.Command {
+func newPKIRequest(proc *process) *cobra.Command {
 	var dir, node string
 	var next bool
 	cmd := &cobra.Command{
@@ -33,16 +33,16 @@ certificate until the new certificate is installed.`,
 		RunE: func(*cobra.Command, []string) error {
 			data, err := pki.Request(dir, node, next)
 			if err != nil {
-				return failed(w, "requesting a certificate", err)
+				return failed(proc, "requesting a certificate", err)
 			}
-			if _, err := w.stdout.Write(data); err != nil {
+			if _, err := proc.stdout.Write(data); err != nil {
 				return fmt.Errorf("writing the request: %v", err)
 			}
 			made, err := pki.Inspect(data, time.Now())
 			if err != nil {
 				return fmt.Errorf("requesting a certificate: %w", err)
 			}
-			return say(w.stderr, "node %s (key %s)\n", made[0].Name, made[0].Key)
+			return say(proc.stderr, "node %s (key %s)\n", made[0].Name, made[0].Key)
 		},
 	}
 	nodePKIFlag(cmd, &dir)
@@ -55,7 +55,7 @@ certificate until the new certificate is installed.`,
 	return cmd
 }
 
-func newPKIInstall(w *world) *cobra.Command {
+func newPKIInstall(proc *process) *cobra.Command {
 	var dir string
 	var cas, lists []string
 	cmd := &cobra.Command{
@@ -84,14 +84,14 @@ CA's revocation list; a list older than the installed one is refused.`,
 			return oneArgument(cmd, args)
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			delivery, err := readDelivery(w, args, cas, lists)
+			delivery, err := readDelivery(proc, args, cas, lists)
 			if err != nil {
 				return err
 			}
 			if _, err := pki.Install(dir, delivery, time.Now()); err != nil {
-				return failedNode(w, "installing", dir, err)
+				return failedNode(proc, "installing", dir, err)
 			}
-			return show(w, dir, "table")
+			return show(proc, dir, "table")
 		},
 	}
 	nodePKIFlag(cmd, &dir)
@@ -102,18 +102,18 @@ CA's revocation list; a list older than the installed one is refused.`,
 	return cmd
 }
 
-func readDelivery(w *world, certificate, cas, lists []string) (d pki.Delivery, err error) {
-	if d.Certificate, err = readPEMs(w, certificate); err != nil {
+func readDelivery(proc *process, certificate, cas, lists []string) (d pki.Delivery, err error) {
+	if d.Certificate, err = readPEMs(proc, certificate); err != nil {
 		return d, err
 	}
-	if d.CAs, err = readPEMs(w, cas); err != nil {
+	if d.CAs, err = readPEMs(proc, cas); err != nil {
 		return d, err
 	}
-	d.Lists, err = readPEMs(w, lists)
+	d.Lists, err = readPEMs(proc, lists)
 	return d, err
 }
 
-func newPKIShow(w *world) *cobra.Command {
+func newPKIShow(proc *process) *cobra.Command {
 	var dir, output string
 	cmd := &cobra.Command{
 		Use:   "show [--pki DIR] [-o FORMAT] [FILE…]",
@@ -127,11 +127,11 @@ Exit status: 1 if the node's certificate is missing or not valid now.`,
 		Example: "  thole pki show\n  thole pki show --pki /root/fleet -o wide\n  thole pki show web-1.csr -o json",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return show(w, dir, output)
+				return show(proc, dir, output)
 			}
 			var all []pki.Summary
 			for _, path := range args {
-				data, err := readPEM(w, path)
+				data, err := readPEM(proc, path)
 				if err != nil {
 					return err
 				}
@@ -141,7 +141,7 @@ Exit status: 1 if the node's certificate is missing or not valid now.`,
 				}
 				all = append(all, found...)
 			}
-			return writeSummaries(w, all, output)
+			return writeSummaries(proc, all, output)
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"crt", "csr", "crl", "pem"}, cobra.ShellCompDirectiveFilterFileExt
@@ -154,30 +154,30 @@ Exit status: 1 if the node's certificate is missing or not valid now.`,
 }
 
 // show prints what is in a directory; a node's certificate that does not hold is an error.
-func show(w *world, dir, output string) error {
+func show(proc *process, dir, output string) error {
 	now := time.Now()
-	all, err := pki.Survey(dir, now)
+	all, err := pki.Summarize(dir, now)
 	if err != nil {
-		return failedNode(w, "reading "+dir, dir, err)
+		return failedNode(proc, "reading "+dir, dir, err)
 	}
-	if err := writeSummaries(w, all, output); err != nil {
+	if err := writeSummaries(proc, all, output); err != nil {
 		return err
 	}
 	if pki.IsCA(dir) {
 		return nil
 	}
 	if _, err := pki.Load(dir, now); err != nil {
-		return failedNode(w, "reading "+dir, dir, err)
+		return failedNode(proc, "reading "+dir, dir, err)
 	}
 	return nil
 }
 
-func writeSummaries(w *world, all []pki.Summary, output string) error {
+func writeSummaries(proc *process, all []pki.Summary, output string) error {
 	switch output {
 	case "json":
-		return writeJSON(w.stdout, all)
+		return writeJSON(proc.stdout, all)
 	case "yaml":
-		return writeYAML(w.stdout, all)
+		return writeYAML(proc.stdout, all)
 	}
 	header := []string{"KIND", "NAME", "STATE", "SERIAL", "UNTIL", "GRANTS", "REQUIRE", "ADDRESSES"}
 	if output == "wide" {
@@ -187,7 +187,7 @@ func writeSummaries(w *world, all []pki.Summary, output string) error {
 	for i, s := range all {
 		rows[i] = summaryRow(s)[:len(header)]
 	}
-	return writeTable(w.stdout, header, rows)
+	return writeTable(proc.stdout, header, rows)
 }
 
 func summaryRow(s pki.Summary) []string {

@@ -21,7 +21,7 @@ var updatePromise = flag.Bool("update-promise", false, "write testdata/promise.t
 // TestPromise: what scripts and other programs use stays as it is: commands and flags, JSON fields, exit codes,
 // counters. A change of the file needs a line in CHANGELOG.md, "Breaks".
 func TestPromise(t *testing.T) {
-	promise.Hold(t, "testdata/promise.txt", promised(newRoot(&world{})), *updatePromise)
+	promise.Hold(t, "testdata/promise.txt", promised(newRoot(&process{})), *updatePromise)
 }
 
 func promised(root *cobra.Command) string {

@@ -9,17 +9,17 @@ import (
 )
 
 // execute runs the command that w.args names and returns the exit code.
-func execute(ctx context.Context, w *world) int {
-	root := newRoot(w)
-	args := w.args
+func execute(ctx context.Context, proc *process) int {
+	root := newRoot(proc)
+	args := proc.args
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		args = escapeAll(args) // cobra prints the words that it does not understand
 	}
 	root.SetArgs(args)
-	return report(w, root.ExecuteContext(ctx))
+	return report(proc, root.ExecuteContext(ctx))
 }
 
-func newRoot(w *world) *cobra.Command {
+func newRoot(proc *process) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "thole COMMAND",
 		Short: "Isolate processes and containers by their labels",
@@ -36,27 +36,27 @@ table, and the kernel decides.`,
 		Args:          unknownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetIn(w.stdin)
-	root.SetOut(w.stdout)
-	root.SetErr(w.stderr)
+	root.SetIn(proc.stdin)
+	root.SetOut(proc.stdout)
+	root.SetErr(proc.stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return try(err, cmd.CommandPath()+" --help")
 	})
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.AddCommand(
-		newApply(w),
-		newArm(w),
-		newCleanup(w),
-		newCompletion(w),
-		newDaemon(w),
-		newDoctor(w),
-		newGet(w),
-		newMan(w),
-		newPKI(w),
-		newRun(w),
-		newStatus(w),
-		newVersion(w),
+		newApply(proc),
+		newArm(proc),
+		newCleanup(proc),
+		newCompletion(proc),
+		newDaemon(proc),
+		newDoctor(proc),
+		newGet(proc),
+		newMan(proc),
+		newPKI(proc),
+		newRun(proc),
+		newStatus(proc),
+		newVersion(proc),
 	)
 	usageAsWritten(root)
 	root.SetUsageTemplate(usageTemplate(root.UsageTemplate()))

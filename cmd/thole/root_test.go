@@ -20,10 +20,10 @@ func commands(cmd *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// testWorld is a world in which nothing is real.
-func testWorld(args ...string) (*world, *bytes.Buffer, *bytes.Buffer) {
+// testProcess is a process in which nothing is real.
+func testProcess(args ...string) (*process, *bytes.Buffer, *bytes.Buffer) {
 	var stdout, stderr bytes.Buffer
-	return &world{
+	return &process{
 		args:    args,
 		stdin:   strings.NewReader(""),
 		stdout:  &stdout,
@@ -35,8 +35,8 @@ func testWorld(args ...string) (*world, *bytes.Buffer, *bytes.Buffer) {
 }
 
 func TestEveryCommandExplainsItself(t *testing.T) {
-	w, _, _ := testWorld()
-	for _, cmd := range commands(newRoot(w)) {
+	proc, _, _ := testProcess()
+	for _, cmd := range commands(newRoot(proc)) {
 		t.Run(cmd.CommandPath(), func(t *testing.T) {
 			if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") || strings.Contains(cmd.Short, "\n") {
 				t.Errorf("Short is no single line without a full stop: %q", cmd.Short)
@@ -62,8 +62,8 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 
 // TestExamplesParse keeps the examples from naming options that there are not.
 func TestExamplesParse(t *testing.T) {
-	w, _, _ := testWorld()
-	root := newRoot(w)
+	proc, _, _ := testProcess()
+	root := newRoot(proc)
 	for _, cmd := range commands(root) {
 		for line := range strings.Lines(cmd.Example) {
 			_, words, ok := strings.Cut(line, "thole ")
@@ -97,8 +97,8 @@ func TestColour(t *testing.T) {
 		{"dumb terminal", true, map[string]string{"TERM": "dumb"}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := &world{terminal: test.terminal, getenv: func(k string) string { return test.env[k] }}
-			if got := w.colour(); got != test.want {
+			proc := &process{terminal: test.terminal, getenv: func(k string) string { return test.env[k] }}
+			if got := proc.colour(); got != test.want {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})

@@ -13,7 +13,7 @@ import (
 	"thole/internal/api"
 )
 
-func newRun(w *world) *cobra.Command {
+func newRun(proc *process) *cobra.Command {
 	var labels []string
 	var name, socket string
 	cmd := &cobra.Command{
@@ -50,7 +50,7 @@ cases nothing was started.`,
 				return err
 			}
 			argv := commandOf(args, cmd.ArgsLenAtDash() >= 0)
-			path, err := findCommand(argv[0], w.getenv("PATH"))
+			path, err := findCommand(argv[0], proc.getenv("PATH"))
 			if err != nil {
 				return err
 			}
@@ -58,7 +58,7 @@ cases nothing was started.`,
 			if _, err := api.NewClient(socket).Run(cmd.Context(), request); err != nil {
 				return asking("labelling "+argv[0], socket, err)
 			}
-			return become(w, path, argv)
+			return become(proc, path, argv)
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
@@ -112,10 +112,10 @@ func findCommand(name, path string) (string, error) {
 
 // become replaces this process by the command. As execvp(3) it hands a file that
 // the kernel does not know how to execute to the shell.
-func become(w *world, path string, argv []string) error {
-	err := w.exec(path, argv, w.environ())
+func become(proc *process, path string, argv []string) error {
+	err := proc.exec(path, argv, proc.environ())
 	if errors.Is(err, syscall.ENOEXEC) {
-		err = w.exec("/bin/sh", append([]string{"/bin/sh", path}, argv[1:]...), w.environ())
+		err = proc.exec("/bin/sh", append([]string{"/bin/sh", path}, argv[1:]...), proc.environ())
 	}
 	return exit{exitNotExecutable, fmt.Errorf("executing %s: %v", path, err)}
 }

@@ -26,8 +26,8 @@ func TestCommandOf(t *testing.T) {
 		{"two dashes after", []string{"-l", "a=b", "grep", "--", "--", "x"}, []string{"grep", "--", "x"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w, _, _ := testWorld()
-			cmd := newRun(w)
+			proc, _, _ := testProcess()
+			cmd := newRun(proc)
 			var got []string
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				got = commandOf(args, cmd.ArgsLenAtDash() >= 0)
@@ -81,13 +81,13 @@ func TestLookPath(t *testing.T) {
 
 // TestBecome checks that a script without "#!" goes to the shell, as with execvp(3).
 func TestBecome(t *testing.T) {
-	w, _, _ := testWorld()
+	proc, _, _ := testProcess()
 	var calls [][]string
-	w.exec = func(path string, argv, _ []string) error {
+	proc.exec = func(path string, argv, _ []string) error {
 		calls = append(calls, append([]string{path}, argv...))
 		return syscall.ENOEXEC
 	}
-	err := become(w, "/bin/script", []string{"script", "-x"})
+	err := become(proc, "/bin/script", []string{"script", "-x"})
 	want := [][]string{{"/bin/script", "script", "-x"}, {"/bin/sh", "/bin/sh", "/bin/script", "-x"}}
 	if diff := cmp.Diff(want, calls); diff != "" {
 		t.Errorf("exec (-want +got):\n%s", diff)

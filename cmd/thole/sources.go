@@ -14,11 +14,11 @@ import (
 // a directory in the order of their names, or "-" for standard input.
 //
 // A directory without such a file gives none. Where nothing gives any, the error is watch.ErrNoPolicyFile.
-func readSources(w *world, paths []string) ([]policy.File, error) {
+func readSources(proc *process, paths []string) ([]policy.File, error) {
 	var files []policy.File
 	var none error
 	for _, path := range paths {
-		more, err := readSource(w, path)
+		more, err := readSource(proc, path)
 		if errors.Is(err, watch.ErrNoPolicyFile) {
 			none = fmt.Errorf("reading policies: %w", err)
 			continue
@@ -34,9 +34,9 @@ func readSources(w *world, paths []string) ([]policy.File, error) {
 	return files, nil
 }
 
-func readSource(w *world, path string) ([]policy.File, error) {
+func readSource(proc *process, path string) ([]policy.File, error) {
 	if path == "-" {
-		data, err := readBounded(w.stdin)
+		data, err := readBounded(proc.stdin)
 		return []policy.File{{Name: "stdin", Data: data}}, err
 	}
 	info, err := os.Stat(path)

@@ -17,7 +17,7 @@ import (
 	"thole/internal/daemon"
 )
 
-func newStatus(w *world) *cobra.Command {
+func newStatus(proc *process) *cobra.Command {
 	var output, socket string
 	cmd := &cobra.Command{
 		Use:   "status [-o FORMAT] [--socket PATH]",
@@ -47,9 +47,9 @@ without a daemon, too; "thole doctor" says whether it is loaded.`,
 				return asking("asking for the status", socket, err)
 			}
 			if output == "json" {
-				err = writeJSON(w.stdout, s)
+				err = writeJSON(proc.stdout, s)
 			} else {
-				err = writeStatus(w.stdout, s)
+				err = writeStatus(proc.stdout, s)
 			}
 			if err == nil && !s.Healthy() {
 				return exit{code: exitFailed}

@@ -19,7 +19,7 @@ type build struct {
 	Go       string `json:"go" yaml:"go"`
 }
 
-func newVersion(w *world) *cobra.Command {
+func newVersion(proc *process) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "version [-o FORMAT]",
@@ -32,9 +32,9 @@ which are in no commit.`,
 		RunE: func(*cobra.Command, []string) error {
 			b := buildOf(debug.ReadBuildInfo())
 			if output == "json" {
-				return writeJSON(w.stdout, b)
+				return writeJSON(proc.stdout, b)
 			}
-			return say(w.stdout, "%s\n", b)
+			return say(proc.stdout, "%s\n", b)
 		},
 	}
 	outputFlag(cmd, &output, "text", "json")

@@ -42,15 +42,15 @@ const (
 // and fails with a refusal.Reason. It is the same Pair each time, as long as it is kept.
 type Statements interface {
 	// Own returns the workload's own statement, or nil: it has no labels to prove.
-	Own(Workload) *token.Own
+	Own(Workload) *token.OwnStatement
 	// Remembered returns the pair with the statement that answered at this address and
 	// port and is still good for T1 short, or nil.
-	Remembered(*token.Own, netip.AddrPort) *token.Pair
+	Remembered(*token.OwnStatement, netip.AddrPort) *token.Pair
 	// Named returns the pair that a short token names. Own is one of the workload's
 	// statements: the present one or the one before, otherwise it is unknown.
 	Named(side Side, w Workload, own, peer token.Fingerprint, from netip.Addr) (*token.Pair, error)
 	// Stated returns the pair with a statement that came, and that was checked.
-	Stated(side Side, own *token.Own, statement []byte, from netip.Addr) (*token.Pair, error)
+	Stated(side Side, own *token.OwnStatement, statement []byte, from netip.Addr) (*token.Pair, error)
 }
 
 // A Class is the number by which the kernel's maps know what was proven.
@@ -87,7 +87,7 @@ type Conn struct {
 	Class  Class // of the other node's workload, once it is known
 
 	workload Workload
-	own      *token.Own
+	own      *token.OwnStatement
 	pair     *token.Pair // client: from T1 short or T2 on; server: always
 	nonces   struct{ client, server token.Nonce }
 	m2       token.MAC // client, Proving: what T3 covers

@@ -28,8 +28,8 @@ type node struct {
 	name    string
 	key     ed25519.PrivateKey
 	checker token.Checker
-	owns    map[Workload]*token.Own
-	old     map[Workload]*token.Own // before the keys turned over
+	owns    map[Workload]*token.OwnStatement
+	old     map[Workload]*token.OwnStatement // before the keys turned over
 	known   map[token.Fingerprint]*token.Claim
 	asked   map[netip.AddrPort]*token.Claim // good for T1 short
 	pairs   map[[2]*token.Statement]*token.Pair
@@ -59,7 +59,7 @@ func newNodes(t testing.TB) (client, server *node) {
 		seed := sha256.Sum256([]byte(name))
 		n := &node{
 			name: name, key: ed25519.NewKeyFromSeed(seed[:]), now: begin,
-			owns: map[Workload]*token.Own{}, old: map[Workload]*token.Own{},
+			owns: map[Workload]*token.OwnStatement{}, old: map[Workload]*token.OwnStatement{},
 			known: map[token.Fingerprint]*token.Claim{},
 			asked: map[netip.AddrPort]*token.Claim{}, pairs: map[[2]*token.Statement]*token.Pair{},
 		}
@@ -72,7 +72,7 @@ func newNodes(t testing.TB) (client, server *node) {
 	return make("client", clientEnd), make("server", serverEnd)
 }
 
-func (n *node) sign(t testing.TB, app string) *token.Own {
+func (n *node) sign(t testing.TB, app string) *token.OwnStatement {
 	t.Helper()
 	seed := sha256.Sum256([]byte(n.name + app))
 	key, err := ecdh.X25519().NewPrivateKey(seed[:])
@@ -90,7 +90,7 @@ func (n *node) sign(t testing.TB, app string) *token.Own {
 }
 
 // learn makes n know the other's statement.
-func (n *node) learn(t testing.TB, own *token.Own, from netip.AddrPort, ask bool) {
+func (n *node) learn(t testing.TB, own *token.OwnStatement, from netip.AddrPort, ask bool) {
 	t.Helper()
 	claim, err := n.checker.Check(own.Statement, from.Addr(), n.now)
 	if err != nil {
@@ -102,7 +102,7 @@ func (n *node) learn(t testing.TB, own *token.Own, from netip.AddrPort, ask bool
 	}
 }
 
-func (n *node) pair(side Side, own *token.Own, claim *token.Claim) (*token.Pair, error) {
+func (n *node) pair(side Side, own *token.OwnStatement, claim *token.Claim) (*token.Pair, error) {
 	key := [2]*token.Statement{own.Statement, claim.Statement}
 	if p := n.pairs[key]; p != nil {
 		return p, nil
@@ -119,9 +119,9 @@ func (n *node) pair(side Side, own *token.Own, claim *token.Claim) (*token.Pair,
 	return n.pairs[key], nil
 }
 
-func (n *node) Own(w Workload) *token.Own { return n.owns[w] }
+func (n *node) Own(w Workload) *token.OwnStatement { return n.owns[w] }
 
-func (n *node) Remembered(own *token.Own, at netip.AddrPort) *token.Pair {
+func (n *node) Remembered(own *token.OwnStatement, at netip.AddrPort) *token.Pair {
 	claim := n.asked[at]
 	if claim == nil {
 		return nil
@@ -147,7 +147,7 @@ func (n *node) Named(side Side, w Workload, own, peer token.Fingerprint, from ne
 	return n.pair(side, mine, claim)
 }
 
-func (n *node) Stated(side Side, own *token.Own, statement []byte, from netip.Addr) (*token.Pair, error) {
+func (n *node) Stated(side Side, own *token.OwnStatement, statement []byte, from netip.Addr) (*token.Pair, error) {
 	s, err := token.ParseStatement(statement)
 	if err != nil {
 		return nil, err

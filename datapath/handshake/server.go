@@ -44,7 +44,7 @@ func (n *Node) opened(c Conn, e *Event) (Conn, Action) {
 }
 
 // readT1 writes into next what p's T1 says. Before is the Conn that there was.
-func (n *Node) readT1(next, before *Conn, own *token.Own, p *packet.Packet) error {
+func (n *Node) readT1(next, before *Conn, own *token.OwnStatement, p *packet.Packet) error {
 	from := p.Source.Addr()
 	if p.Token == token.TypeShortT1 {
 		t, err := token.ParseShortT1(p.Payload())

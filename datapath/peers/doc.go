@@ -29,7 +29,7 @@
 //
 // # Who can push out whom
 //
-// Statements, pairs and proven addresses belong to nodes; type fair says how they make
+// Statements, pairs and proven addresses belong to nodes; type fairCache says how they make
 // room. To get into it unproven takes a statement that a certified node signed: who has
 // no certificate can only send those again that he saw, and pushes out such as nobody
 // has proven yet. Proven (M2 or M3 was good: the other side has the ephemeral key, now)

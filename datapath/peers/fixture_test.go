@@ -106,7 +106,7 @@ func newTwo(t testing.TB) *two {
 	return w
 }
 
-func own(t testing.TB, p *Peers, labels map[string]string, now time.Time) *token.Own {
+func own(t testing.TB, p *Peers, labels map[string]string, now time.Time) *token.OwnStatement {
 	t.Helper()
 	o, err := p.Own(labels, now)
 	must(t, err)

@@ -59,14 +59,14 @@ type Peers struct {
 	mu         sync.Mutex
 	node       *pki.Node
 	former     []ed25519.PublicKey // this node's, before
-	own        *recent[string, *ownSet]
-	certs      *recent[[sha256.Size]byte, certificate]
-	statements *fair[token.Fingerprint, statement]
-	pairs      *fair[pairKey, *token.Pair]
-	remembered *recent[place, token.Fingerprint] // what answered there
-	addresses  *fair[netip.Addr, *bucket]
-	plain      *recent[netip.AddrPort, struct{}]
-	answering  *recent[netip.AddrPort, struct{}] // T2 was good there
+	own        *lruCache[string, *ownStatements]
+	certs      *lruCache[[sha256.Size]byte, certificate]
+	statements *fairCache[token.Fingerprint, statement]
+	pairs      *fairCache[pairKey, *token.Pair]
+	remembered *lruCache[place, token.Fingerprint] // what answered there
+	addresses  *fairCache[netip.Addr, *bucket]
+	plain      *lruCache[netip.AddrPort, struct{}]
+	answering  *lruCache[netip.AddrPort, struct{}] // T2 was good there
 
 	strangers, asked, proven bucket
 }
@@ -96,19 +96,21 @@ type place struct {
 func New(node *pki.Node) *Peers {
 	return &Peers{
 		node:  node,
-		own:   newRecent[string, *ownSet](MaxOwnSets),
-		certs: newRecent[[sha256.Size]byte, certificate](MaxCertificates),
-		statements: newFair[token.Fingerprint, statement](shares{unproven: MaxStatements / 4,
+		own:   newLRUCache[string, *ownStatements](MaxOwnSets),
+		certs: newLRUCache[[sha256.Size]byte, certificate](MaxCertificates),
+		statements: newFairCache[token.Fingerprint, statement](shares{unproven: MaxStatements / 4,
 			proven: MaxStatements * 3 / 4, owner: StatementsPerNode}),
-		pairs: newFair[pairKey, *token.Pair](shares{unproven: MaxPairs / 4, proven: MaxPairs * 3 / 4,
+		pairs: newFairCache[pairKey, *token.Pair](shares{unproven: MaxPairs / 4, proven: MaxPairs * 3 / 4,
 			owner: PairsPerNode}),
-		remembered: newRecent[place, token.Fingerprint](MaxRemembered),
-		addresses:  newFair[netip.Addr, *bucket](shares{unproven: 1, proven: MaxAddresses, owner: AddressesPerNode}),
-		plain:      newRecent[netip.AddrPort, struct{}](MaxPlain),
-		answering:  newRecent[netip.AddrPort, struct{}](MaxAnswering),
-		strangers:  bucket{perMille: 100, burst: 100 * time.Millisecond},
-		asked:      bucket{perMille: 200, burst: 200 * time.Millisecond},
-		proven:     bucket{perMille: 400, burst: 400 * time.Millisecond},
+		remembered: newLRUCache[place, token.Fingerprint](MaxRemembered),
+		addresses: newFairCache[netip.Addr, *bucket](shares{
+			unproven: 1, proven: MaxAddresses, owner: AddressesPerNode,
+		}),
+		plain:     newLRUCache[netip.AddrPort, struct{}](MaxPlain),
+		answering: newLRUCache[netip.AddrPort, struct{}](MaxAnswering),
+		strangers: bucket{perMille: 100, burst: 100 * time.Millisecond},
+		asked:     bucket{perMille: 200, burst: 200 * time.Millisecond},
+		proven:    bucket{perMille: 400, burst: 400 * time.Millisecond},
 	}
 }
 
@@ -139,7 +141,9 @@ func (p *Peers) Replace(node *pki.Node, now time.Time) error {
 
 // Stated returns the pair with a statement that came from an address, in T1 full
 // (Server) or T2 full (Client). The error is, or wraps, a refusal.Reason.
-func (p *Peers) Stated(side Side, own *token.Own, b []byte, from netip.Addr, now time.Time) (*token.Pair, error) {
+func (p *Peers) Stated(
+	side Side, own *token.OwnStatement, b []byte, from netip.Addr, now time.Time,
+) (*token.Pair, error) {
 	claim, err := p.check(side, b, from, now)
 	if err != nil {
 		return nil, err
@@ -167,7 +171,7 @@ func (p *Peers) Named(side Side, labels map[string]string, own, peer token.Finge
 
 // Remembered returns the pair with the statement that is still good for T1 short at a
 // place, or nil.
-func (p *Peers) Remembered(own *token.Own, to netip.AddrPort, now time.Time) *token.Pair {
+func (p *Peers) Remembered(own *token.OwnStatement, to netip.AddrPort, now time.Time) *token.Pair {
 	p.mu.Lock()
 	peer, ok := p.remembered.get(place{own.Statement.Fingerprint(), to}, now)
 	p.mu.Unlock()
@@ -350,7 +354,7 @@ func again(v verifier, claim *token.Claim, now time.Time) (*token.Claim, error) 
 
 // pair returns the pair of two statements, the same as long as it is kept.
 func (p *Peers) pair(
-	side Side, own *token.Own, claim *token.Claim, from netip.Addr, now time.Time,
+	side Side, own *token.OwnStatement, claim *token.Claim, from netip.Addr, now time.Time,
 ) (*token.Pair, error) {
 	key := pairKey{side, own.Statement.Fingerprint(), claim.Statement.Fingerprint()}
 	p.mu.Lock()

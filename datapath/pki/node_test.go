@@ -558,14 +558,14 @@ func TestListNumbers(t *testing.T) {
 	}
 }
 
-func TestSurvey(t *testing.T) {
+func TestSummarize(t *testing.T) {
 	f := newFleet(t)
 	f.join("a")
 	f.join("b")
 	list := f.revoke("ca", "b")
 	states := func(at time.Time, dir string) string {
 		t.Helper()
-		all, err := Survey(f.path(dir), at)
+		all, err := Summarize(f.path(dir), at)
 		f.must(err)
 		var words []string
 		for _, s := range all {

@@ -16,7 +16,7 @@ import (
 type node struct {
 	name string
 	key  ed25519.PrivateKey
-	own  *Own
+	own  *OwnStatement
 }
 
 var begin = time.Unix(1_800_000_000, 0)

@@ -14,9 +14,9 @@ const (
 	keySize     = sha256.Size
 )
 
-// Own is a statement of this node with the private half of its ephemeral key. Sign
+// An OwnStatement is a statement of this node with the private half of its ephemeral key. Sign
 // makes it.
-type Own struct {
+type OwnStatement struct {
 	Statement *Statement
 	key       *ecdh.PrivateKey
 }
@@ -28,16 +28,16 @@ type Keys struct {
 }
 
 // ClientKeys derives the keys for connections that own opens to peer.
-func (own *Own) ClientKeys(peer *Statement) (*Keys, error) {
+func (own *OwnStatement) ClientKeys(peer *Statement) (*Keys, error) {
 	return own.derive(peer, own.Statement, peer)
 }
 
 // ServerKeys derives the keys for connections that peer opens to own.
-func (own *Own) ServerKeys(peer *Statement) (*Keys, error) {
+func (own *OwnStatement) ServerKeys(peer *Statement) (*Keys, error) {
 	return own.derive(peer, peer, own.Statement)
 }
 
-func (own *Own) derive(peer, client, server *Statement) (*Keys, error) {
+func (own *OwnStatement) derive(peer, client, server *Statement) (*Keys, error) {
 	// Ephemeral equal, statement not: somebody took our key for his own.
 	if peer.hash == own.Statement.hash || peer.Ephemeral == own.Statement.Ephemeral {
 		return nil, refusal.Reflected
@@ -64,7 +64,7 @@ func (own *Own) derive(peer, client, server *Statement) (*Keys, error) {
 // A Pair is a statement of this node, one of another node, and the keys that they give
 // for one direction. It is never changed once it is made.
 type Pair struct {
-	Own  *Own
+	Own  *OwnStatement
 	Peer *Claim
 	Keys *Keys
 }

@@ -89,7 +89,7 @@ func Fits(labels map[string]string, certificate []byte) error {
 
 // Sign makes a statement of this node, with its key and a fresh ephemeral one of
 // X25519, which c.Ephemeral is set to. What it is given is copied.
-func Sign(c Content, node ed25519.PrivateKey, ephemeral *ecdh.PrivateKey) (*Own, error) {
+func Sign(c Content, node ed25519.PrivateKey, ephemeral *ecdh.PrivateKey) (*OwnStatement, error) {
 	if ephemeral.Curve() != ecdh.X25519() {
 		return nil, errors.New("the ephemeral key is not one of X25519")
 	}
@@ -98,7 +98,7 @@ func Sign(c Content, node ed25519.PrivateKey, ephemeral *ecdh.PrivateKey) (*Own,
 	if err != nil {
 		return nil, err
 	}
-	return &Own{Statement: s, key: ephemeral}, nil
+	return &OwnStatement{Statement: s, key: ephemeral}, nil
 }
 
 func sign(c Content, node ed25519.PrivateKey) (*Statement, error) {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func fill(f *fair[string, int], owner string, n int, proven bool) {
+func fill(f *fairCache[string, int], owner string, n int, proven bool) {
 	for i := range n {
 		k := fmt.Sprint(owner, "/", i)
 		f.put(k, owner, i, start.Add(time.Hour))
@@ -17,7 +17,7 @@ func fill(f *fair[string, int], owner string, n int, proven bool) {
 	}
 }
 
-func count(f *fair[string, int], owner string) (all, proven int) {
+func count(f *fairCache[string, int], owner string) (all, proven int) {
 	if h := f.owners[owner]; h != nil {
 		return h.items.Len(), h.proven
 	}
@@ -26,7 +26,7 @@ func count(f *fair[string, int], owner string) (all, proven int) {
 
 // TestFairAtItsLimits: the bounds are those of statements, to the last entry.
 func TestFairAtItsLimits(t *testing.T) {
-	f := newFair[string, int](shares{unproven: MaxStatements / 4, proven: MaxStatements * 3 / 4,
+	f := newFairCache[string, int](shares{unproven: MaxStatements / 4, proven: MaxStatements * 3 / 4,
 		owner: StatementsPerNode})
 	t.Run("one node's quota", func(t *testing.T) {
 		fill(f, "greedy", StatementsPerNode, true)
@@ -70,7 +70,7 @@ func TestFairAtItsLimits(t *testing.T) {
 		}
 	})
 	t.Run("proven", func(t *testing.T) {
-		f := newFair[string, int](f.shares)
+		f := newFairCache[string, int](f.shares)
 		fill(f, "small", 10, true)
 		for n := 0; f.proven < f.shares.proven; n++ {
 			fill(f, fmt.Sprint("node-", n), min(StatementsPerNode, f.shares.proven-f.proven), true)
@@ -97,7 +97,7 @@ func TestFairAtItsLimits(t *testing.T) {
 
 // TestFairEven: where all have the same, who wants more loses.
 func TestFairEven(t *testing.T) {
-	f := newFair[string, int](shares{unproven: 4, proven: 8, owner: 8})
+	f := newFairCache[string, int](shares{unproven: 4, proven: 8, owner: 8})
 	fill(f, "a", 4, true)
 	fill(f, "b", 4, true)
 	for i := range 100 {
@@ -108,7 +108,7 @@ func TestFairEven(t *testing.T) {
 	if n, _ := count(f, "a"); n != 4 {
 		t.Errorf("a kept %d of 4", n)
 	}
-	one := newFair[string, int](shares{unproven: 2, proven: 2, owner: 2})
+	one := newFairCache[string, int](shares{unproven: 2, proven: 2, owner: 2})
 	for _, owner := range []string{"a", "b", "c"} {
 		fill(one, owner, 1, true)
 	}
@@ -121,7 +121,7 @@ func TestFairEven(t *testing.T) {
 func TestFairAgreesWithItself(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
-	f := newFair[string, int](shares{unproven: 5, proven: 9, owner: 4})
+	f := newFairCache[string, int](shares{unproven: 5, proven: 9, owner: 4})
 	now := start
 	for step := range 50_000 {
 		k, owner := fmt.Sprint(r.IntN(40)), fmt.Sprint("n", r.IntN(6))
@@ -155,7 +155,7 @@ func TestFairAgreesWithItself(t *testing.T) {
 }
 
 func TestRecent(t *testing.T) {
-	r := newRecent[int, int](MaxOwnSets)
+	r := newLRUCache[int, int](MaxOwnSets)
 	for i := range MaxOwnSets {
 		r.put(i, i, start.Add(time.Minute))
 	}

@@ -12,11 +12,11 @@ import (
 	"thole/datapath/token"
 )
 
-// known is what the state machine asks, about the packet at hand.
-type known struct{ *Engine }
+// An adapter is what the state machine asks, about the packet at hand.
+type adapter struct{ *Engine }
 
 // Own is a method of handshake.Statements.
-func (k known) Own(w handshake.Workload) *token.Own {
+func (k adapter) Own(w handshake.Workload) *token.OwnStatement {
 	own, ok := k.daemon.Workload(uint64(w))
 	if !ok || len(own.Labels) == 0 {
 		return nil
@@ -31,12 +31,12 @@ func (k known) Own(w handshake.Workload) *token.Own {
 }
 
 // Remembered is a method of handshake.Statements.
-func (k known) Remembered(own *token.Own, at netip.AddrPort) *token.Pair {
+func (k adapter) Remembered(own *token.OwnStatement, at netip.AddrPort) *token.Pair {
 	return k.peers.Remembered(own, at, k.now)
 }
 
 // Named is a method of handshake.Statements.
-func (k known) Named(side handshake.Side, w handshake.Workload, own, peer token.Fingerprint,
+func (k adapter) Named(side handshake.Side, w handshake.Workload, own, peer token.Fingerprint,
 	from netip.Addr) (*token.Pair, error) {
 	local, ok := k.daemon.Workload(uint64(w))
 	if !ok {
@@ -46,12 +46,14 @@ func (k known) Named(side handshake.Side, w handshake.Workload, own, peer token.
 }
 
 // Stated is a method of handshake.Statements.
-func (k known) Stated(side handshake.Side, own *token.Own, statement []byte, from netip.Addr) (*token.Pair, error) {
+func (k adapter) Stated(
+	side handshake.Side, own *token.OwnStatement, statement []byte, from netip.Addr,
+) (*token.Pair, error) {
 	return k.peers.Stated(peers.Side(side), own, statement, from, k.now)
 }
 
 // Class is a method of handshake.Policy.
-func (k known) Class(claim *token.Claim, from netip.Addr) (handshake.Class, error) {
+func (k adapter) Class(claim *token.Claim, from netip.Addr) (handshake.Class, error) {
 	identity := peers.IdentityOf(claim)
 	r := policy.Remote{Labels: policy.Labels{}, Node: identity.Node, Address: from, Certificate: identity.Reference}
 	for key, value := range claim.Labels {
@@ -69,13 +71,13 @@ func (k known) Class(claim *token.Claim, from netip.Addr) (handshake.Class, erro
 }
 
 // Allows is a method of handshake.Policy.
-func (k known) Allows(w handshake.Workload, to handshake.Class, port uint16) bool {
+func (k adapter) Allows(w handshake.Workload, to handshake.Class, port uint16) bool {
 	own, ok := k.daemon.Workload(uint64(w))
 	return ok && k.daemon.Allows(own.Class, uint32(to), port)
 }
 
 // AllowsPlain is a method of handshake.Policy. Who has no labels is the kernel's to judge.
-func (k known) AllowsPlain(w handshake.Workload, to netip.AddrPort) bool {
+func (k adapter) AllowsPlain(w handshake.Workload, to netip.AddrPort) bool {
 	own, ok := k.daemon.Workload(uint64(w))
 	return !ok || k.daemon.AllowsAddress(own.Class, to)
 }

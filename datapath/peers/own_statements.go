@@ -24,11 +24,11 @@ const (
 	KeepFor   = 15 * time.Second // its key, after it has expired
 )
 
-// An ownSet is what this node says for the workloads with one set of labels.
-type ownSet struct{ current, previous *ownStatement }
+// ownStatements are what this node says for the workloads with one set of labels.
+type ownStatements struct{ current, previous *ownStatement }
 
 type ownStatement struct {
-	*token.Own
+	*token.OwnStatement
 	node *pki.Node // that signed it
 	turn time.Time // of the wall clock, like what follows
 	drop time.Time
@@ -39,14 +39,14 @@ type ownStatement struct {
 // workload has, but for those that tools set: to leave out what the certificate does not
 // grant would let the others conclude that the workload has no such label, so nothing is
 // said of it then (token.NotGranted).
-func (p *Peers) Own(labels map[string]string, now time.Time) (*token.Own, error) {
+func (p *Peers) Own(labels map[string]string, now time.Time) (*token.OwnStatement, error) {
 	key := setKey(labels)
 	p.mu.Lock()
 	node := p.node
 	set, _ := p.own.get(key, now)
 	p.mu.Unlock()
 	if set != nil && set.current.usable(node, now) {
-		return set.current.Own, nil
+		return set.current.OwnStatement, nil
 	}
 	if err := node.Identity.ValidAt(now); err != nil {
 		return nil, fmt.Errorf("%w: %w", refusal.BadCertificate, err)
@@ -58,7 +58,7 @@ func (p *Peers) Own(labels map[string]string, now time.Time) (*token.Own, error)
 	if err != nil {
 		return nil, err
 	}
-	return p.install(key, fresh, now).Own, nil
+	return p.install(key, fresh, now).OwnStatement, nil
 }
 
 func newOwn(node *pki.Node, labels map[string]string, now time.Time) (*ownStatement, error) {
@@ -74,7 +74,7 @@ func newOwn(node *pki.Node, labels map[string]string, now time.Time) (*ownStatem
 	}
 	begin := own.Statement.NotBefore
 	return &ownStatement{
-		Own: own, node: node,
+		OwnStatement: own, node: node,
 		turn: begin.Add(TurnAfter + mathrand.N(TurnIn)),
 		drop: begin.Add(Lifetime + KeepFor),
 	}, nil
@@ -94,18 +94,18 @@ func (p *Peers) install(key string, s *ownStatement, now time.Time) *ownStatemen
 	defer p.mu.Unlock()
 	set, _ := p.own.get(key, now)
 	if set == nil {
-		set = &ownSet{}
+		set = &ownStatements{}
 	}
 	if c := set.current; c != nil && c.usable(p.node, now) {
 		return c
 	}
-	p.own.put(key, &ownSet{current: s, previous: set.current}, s.drop)
+	p.own.put(key, &ownStatements{current: s, previous: set.current}, s.drop)
 	return s
 }
 
 // named returns the statement of a label set that a short token names, or nil: the
 // current one, or the one before.
-func (p *Peers) named(labels map[string]string, fingerprint token.Fingerprint, now time.Time) *token.Own {
+func (p *Peers) named(labels map[string]string, fingerprint token.Fingerprint, now time.Time) *token.OwnStatement {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set, _ := p.own.get(setKey(labels), now)
@@ -114,7 +114,7 @@ func (p *Peers) named(labels map[string]string, fingerprint token.Fingerprint, n
 	}
 	for _, s := range []*ownStatement{set.current, set.previous} {
 		if s != nil && s.Statement.Fingerprint() == fingerprint && !now.After(s.drop) {
-			return s.Own
+			return s.OwnStatement
 		}
 	}
 	return nil
@@ -124,9 +124,9 @@ func (p *Peers) named(labels map[string]string, fingerprint token.Fingerprint, n
 func (p *Peers) sweepOwn(now time.Time) {
 	p.own.sweep(now)
 	for _, e := range p.own.entries {
-		u := e.Value.(*used[string, *ownSet])
+		u := e.Value.(*used[string, *ownStatements])
 		if s := u.value.previous; s != nil && now.After(s.drop) {
-			u.value = &ownSet{current: u.value.current}
+			u.value = &ownStatements{current: u.value.current}
 		}
 	}
 }
@@ -146,7 +146,7 @@ func (p *Peers) keepOwn(trust *pki.Trust, now time.Time) {
 		return valid[s.node]
 	}
 	for key, e := range p.own.entries {
-		u := e.Value.(*used[string, *ownSet])
+		u := e.Value.(*used[string, *ownStatements])
 		set := *u.value
 		if !keep(set.previous) {
 			set.previous = nil

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// A recent is a bounded map. When it is full, what was used least recently makes room:
+// An lruCache is a bounded map. When it is full, what was used least recently makes room:
 // it is for what can be made again at little cost, or is not a stranger's to fill.
-type recent[K comparable, V any] struct {
+type lruCache[K comparable, V any] struct {
 	limit   int
 	entries map[K]*list.Element // of *used, in order
 	order   *list.List          // the least recently used first
@@ -20,11 +20,11 @@ type used[K comparable, V any] struct {
 	until time.Time
 }
 
-func newRecent[K comparable, V any](limit int) *recent[K, V] {
-	return &recent[K, V]{limit: limit, entries: make(map[K]*list.Element), order: list.New()}
+func newLRUCache[K comparable, V any](limit int) *lruCache[K, V] {
+	return &lruCache[K, V]{limit: limit, entries: make(map[K]*list.Element), order: list.New()}
 }
 
-func (r *recent[K, V]) get(k K, now time.Time) (v V, ok bool) {
+func (r *lruCache[K, V]) get(k K, now time.Time) (v V, ok bool) {
 	e := r.entries[k]
 	if e == nil {
 		return v, false
@@ -38,7 +38,7 @@ func (r *recent[K, V]) get(k K, now time.Time) (v V, ok bool) {
 	return u.value, true
 }
 
-func (r *recent[K, V]) put(k K, v V, until time.Time) {
+func (r *lruCache[K, V]) put(k K, v V, until time.Time) {
 	if e := r.entries[k]; e != nil {
 		u := e.Value.(*used[K, V])
 		u.value, u.until = v, until
@@ -52,19 +52,19 @@ func (r *recent[K, V]) put(k K, v V, until time.Time) {
 	r.entries[k] = r.order.PushBack(&used[K, V]{k, v, until})
 }
 
-func (r *recent[K, V]) drop(k K) {
+func (r *lruCache[K, V]) drop(k K) {
 	if e := r.entries[k]; e != nil {
 		r.order.Remove(e)
 		delete(r.entries, k)
 	}
 }
 
-func (r *recent[K, V]) clear() {
+func (r *lruCache[K, V]) clear() {
 	clear(r.entries)
 	r.order.Init()
 }
 
-func (r *recent[K, V]) sweep(now time.Time) {
+func (r *lruCache[K, V]) sweep(now time.Time) {
 	for k, e := range r.entries {
 		if now.After(e.Value.(*used[K, V]).until) {
 			r.drop(k)

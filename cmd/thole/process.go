@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A world is what commands touch outside themselves.
-type world struct {
+// A process is this process, as commands see it: what it was started with, and what it may do.
+type process struct {
 	args           []string // without the program's name
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -20,8 +20,8 @@ type world struct {
 	uid            int
 }
 
-func osWorld() *world {
-	return &world{
+func thisProcess() *process {
+	return &process{
 		args:     os.Args[1:],
 		stdin:    os.Stdin,
 		stdout:   os.Stdout,
@@ -40,6 +40,6 @@ func isTerminal(f *os.File) bool {
 }
 
 // colour reports whether output may be coloured (no-color.org).
-func (w *world) colour() bool {
-	return w.terminal && w.getenv("NO_COLOR") == "" && w.getenv("TERM") != "dumb"
+func (proc *process) colour() bool {
+	return proc.terminal && proc.getenv("NO_COLOR") == "" && proc.getenv("TERM") != "dumb"
 }

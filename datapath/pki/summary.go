@@ -60,8 +60,8 @@ func IsCA(dir string) bool {
 	return err == nil
 }
 
-// Survey returns what is in the directory of a node or a CA, and what state it is in.
-func Survey(dir string, now time.Time) ([]Summary, error) {
+// Summarize returns what is in the directory of a node or a CA, and what state it is in.
+func Summarize(dir string, now time.Time) ([]Summary, error) {
 	if IsCA(dir) {
 		return surveyCA(dir, now)
 	}

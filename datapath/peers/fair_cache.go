@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// shares bounds a fair.
+// shares bounds a fairCache.
 type shares struct {
 	unproven, proven int // entries in all
 	owner            int // entries of one owner, of both kinds
@@ -14,7 +14,7 @@ type shares struct {
 // evictions count entries that made room while they still held.
 type evictions struct{ unproven, owner, share uint64 }
 
-// A fair is a bounded map whose entries belong to nodes, and whose nodes cannot push
+// A fairCache is a bounded map whose entries belong to nodes, and whose nodes cannot push
 // each other out:
 //
 //   - An entry is unproven until somebody showed, just then, the private key behind it.
@@ -24,7 +24,7 @@ type evictions struct{ unproven, owner, share uint64 }
 //   - When there is no room for one more that is proven, the node with most of them loses
 //     the one used least recently; the newcomer counts, and loses when it is even. So
 //     nobody with less than an equal share loses anything.
-type fair[K comparable, V any] struct {
+type fairCache[K comparable, V any] struct {
 	shares
 	entries  map[K]*item[K, V]
 	owners   map[string]*holder
@@ -49,13 +49,13 @@ type holder struct {
 	proven int
 }
 
-func newFair[K comparable, V any](s shares) *fair[K, V] {
-	return &fair[K, V]{shares: s, entries: make(map[K]*item[K, V]), owners: make(map[string]*holder),
+func newFairCache[K comparable, V any](s shares) *fairCache[K, V] {
+	return &fairCache[K, V]{shares: s, entries: make(map[K]*item[K, V]), owners: make(map[string]*holder),
 		unproven: list.New()}
 }
 
 // get returns an entry's value, and uses it.
-func (f *fair[K, V]) get(k K, now time.Time) (v V, ok bool) {
+func (f *fairCache[K, V]) get(k K, now time.Time) (v V, ok bool) {
 	i := f.entries[k]
 	if i == nil {
 		return v, false
@@ -69,7 +69,7 @@ func (f *fair[K, V]) get(k K, now time.Time) (v V, ok bool) {
 }
 
 // put stores a value. A new entry is unproven; one that is there stays what it is.
-func (f *fair[K, V]) put(k K, owner string, v V, until time.Time) {
+func (f *fairCache[K, V]) put(k K, owner string, v V, until time.Time) {
 	if i := f.entries[k]; i != nil {
 		if i.owner == owner {
 			i.value, i.until = v, until
@@ -97,7 +97,7 @@ func (f *fair[K, V]) put(k K, owner string, v V, until time.Time) {
 }
 
 // leastOf returns which of a holder's entries makes room for another of its own.
-func (f *fair[K, V]) leastOf(h *holder) *item[K, V] {
+func (f *fairCache[K, V]) leastOf(h *holder) *item[K, V] {
 	if h.proven < h.items.Len() {
 		for e := h.items.Front(); e != nil; e = e.Next() {
 			if i := e.Value.(*item[K, V]); !i.proven {
@@ -109,7 +109,7 @@ func (f *fair[K, V]) leastOf(h *holder) *item[K, V] {
 }
 
 // prove makes an entry a proven one.
-func (f *fair[K, V]) prove(k K) {
+func (f *fairCache[K, V]) prove(k K) {
 	i := f.entries[k]
 	if i == nil || i.proven {
 		return
@@ -139,7 +139,7 @@ func (f *fair[K, V]) prove(k K) {
 	f.remove(i) // nobody has more than one, and there is no room for this one
 }
 
-func (f *fair[K, V]) remove(i *item[K, V]) {
+func (f *fairCache[K, V]) remove(i *item[K, V]) {
 	h := f.owners[i.owner]
 	h.items.Remove(i.held)
 	if i.proven {
@@ -155,14 +155,14 @@ func (f *fair[K, V]) remove(i *item[K, V]) {
 }
 
 // drop removes an entry, if it is there.
-func (f *fair[K, V]) drop(k K) {
+func (f *fairCache[K, V]) drop(k K) {
 	if i := f.entries[k]; i != nil {
 		f.remove(i)
 	}
 }
 
 // sweep removes what has expired.
-func (f *fair[K, V]) sweep(now time.Time) {
+func (f *fairCache[K, V]) sweep(now time.Time) {
 	for _, i := range f.entries {
 		if now.After(i.until) {
 			f.remove(i)

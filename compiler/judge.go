@@ -34,9 +34,6 @@ type peer struct {
 // A peer's id is its place in classes.peers: 0 is what is unlabelled on this node; then come the classes of addresses;
 // then those of workloads, of this node and of others, as they came.
 
-// isAddresses reports whether the peer with an id is a class of addresses.
-func (cs *classes) isAddresses(id int) bool { return id > 0 && id <= len(cs.addresses.Classes) }
-
 // addressID is the id of a class of addresses, by its index.
 func addressID(class int) int { return 1 + class }
 

@@ -44,7 +44,7 @@ func (r *roster) count(w policy.Workload, more int) {
 // setFree notes which containers are unlabelled.
 func (r *roster) setFree(unlabelled []policy.Unlabelled) {
 	for id, path := range r.free {
-		if r.paths[path] == id {
+		if _, bound := r.workloads[id]; !bound && r.paths[path] == id {
 			delete(r.paths, path)
 		}
 	}

@@ -23,19 +23,22 @@ type Change struct {
 // A Step is a Change of a Result, and what it makes of the table.
 type Step struct {
 	Numbers Renumbering
+	before  Renumbering // of the keys that Numbers changes: what they were
 	result  *Result
 	edit    edit
-	classes bool // some came or went
+	itself  map[policy.Cgroup]uint32 // numbers of members that ended
+	classes bool                     // some came or went
 	levels  []chains.Level
 	dirty   bool // the chains are others
 }
 
-// A Renumbering is a change of Numbers, but for their epoch.
+// A Renumbering is a change of Numbers.
 type Renumbering struct {
 	Set   map[string]uint32 `json:"set,omitempty"`
 	Drop  []string          `json:"drop,omitempty"`
 	Next  uint32            `json:"next"`
 	Freed []uint32          `json:"freed,omitempty"` // more of them
+	Epoch uint16            `json:"epoch,omitempty"` // in which they were in use; 0: as it was
 
 	Remotes     map[string]uint32 `json:"remotes,omitempty"`
 	DropRemotes []string          `json:"dropRemotes,omitempty"`
@@ -52,11 +55,40 @@ func (n *Numbers) Renumber(by Renumbering) {
 	if by.NextRemote != 0 {
 		n.NextRemote = by.NextRemote
 	}
+	if by.Epoch != 0 && by.Epoch != n.Epoch {
+		n.Epoch, n.Freed = by.Epoch, nil
+	}
 	for _, number := range by.Freed {
 		if at, found := slices.BinarySearch(n.Freed, number); !found {
-			n.Freed = slices.Insert(n.Freed, at, number)
+			n.Freed = slices.Insert(slices.Clip(n.Freed), at, number) // others may have the old list
 		}
 	}
+}
+
+// mapsBefore returns what turns the maps back that by changes.
+func (n *Numbers) mapsBefore(by Renumbering) (before Renumbering) {
+	before.Set, before.Drop = entriesBefore(n.Workloads, by.Drop, by.Set)
+	before.Remotes, before.DropRemotes = entriesBefore(n.Remotes, by.DropRemotes, by.Remotes)
+	return before
+}
+
+func entriesBefore(numbers map[string]uint32, drop []string, set map[string]uint32) (had map[string]uint32,
+	lacked []string) {
+	had = map[string]uint32{}
+	for _, key := range slices.Concat(drop, slices.Collect(maps.Keys(set))) {
+		if number, ok := numbers[key]; ok {
+			had[key] = number
+		} else {
+			lacked = append(lacked, key)
+		}
+	}
+	return had, lacked
+}
+
+// Undo turns Numbers back that were the result's before the step: Change changed the maps in them.
+func (s *Step) Undo(n *Numbers) {
+	n.Workloads = renumbered(n.Workloads, s.before.Drop, s.before.Set)
+	n.Remotes = renumbered(n.Remotes, s.before.DropRemotes, s.before.Remotes)
 }
 
 func renumbered(numbers map[string]uint32, drop []string, set map[string]uint32) map[string]uint32 {
@@ -93,11 +125,12 @@ func (r *Result) Change(c Change) (s *Step, ok bool) {
 	s = &Step{
 		result: r, edit: edit{gone: map[string][]nft.Element{}, come: map[string][]nft.Element{}},
 		Numbers: Renumbering{Set: map[string]uint32{}, Next: r.Numbers.Next, Remotes: map[string]uint32{}},
-		levels:  slices.Clone(l.levels),
+		levels:  slices.Clone(l.levels), itself: map[policy.Cgroup]uint32{},
 	}
 	l.edit = &s.edit
 	s.change(&c)
 	l.edit = nil
+	s.before = r.Numbers.mapsBefore(s.Numbers)
 	r.Numbers.Renumber(s.Numbers)
 	if s.classes {
 		r.describeClasses()
@@ -157,8 +190,10 @@ func (r *Result) isAlone(w *policy.Workload) bool {
 // numbersLeft reports whether there are numbers for so many workloads, each with a class and a number of its own, and
 // for so many of other nodes, without one that was given up in this epoch.
 func (r *Result) numbersLeft(workloads, remotes int) bool {
-	return len(r.taken)+len(r.Numbers.Freed)+2*workloads <= lastWorkloadClass-firstWorkloadClass &&
-		len(r.takenRemotes)+len(r.Numbers.Freed)+remotes <= lastRemoteClass-firstRemoteClass
+	freed, _ := slices.BinarySearch(r.Numbers.Freed, firstRemoteClass)
+	freedRemotes := len(r.Numbers.Freed) - freed
+	return len(r.taken)+freed+2*workloads <= lastWorkloadClass-firstWorkloadClass &&
+		len(r.takenRemotes)+freedRemotes+remotes <= lastRemoteClass-firstRemoteClass
 }
 
 // compare returns what of one list is not in the other, and the other way round. Items have a cgroup, each another.
@@ -226,6 +261,8 @@ func (s *Step) end(w *policy.Workload) *workloadClass {
 	if m.memberNumber != 0 {
 		s.Numbers.Drop = append(s.Numbers.Drop, memberKeys(w)...)
 		delete(s.result.taken, m.memberNumber)
+		s.Numbers.Freed = append(s.Numbers.Freed, m.memberNumber)
+		s.memberNumber[w.Cgroup] = m.memberNumber
 	}
 	return m.class
 }
@@ -244,7 +281,7 @@ func (s *Step) begin(w *policy.Workload) {
 		s.Numbers.Set[key] = c.number
 	}
 	if c.divided {
-		m.memberNumber = s.nextNumber()
+		m.memberNumber = s.memberNumber(w.Cgroup)
 		for _, key := range memberKeys(w) {
 			s.Numbers.Set[key] = m.memberNumber
 		}
@@ -252,6 +289,17 @@ func (s *Step) begin(w *policy.Workload) {
 	l.enterMember(m)
 	s.writing(false, func() { l.bindMember(m) })
 	l.sortLevels()
+}
+
+// memberNumber returns a number for a member: the one that its cgroup had, or a free one.
+func (s *Step) memberNumber(cgroup policy.Cgroup) uint32 {
+	n, had := s.memberNumber[cgroup]
+	if !had {
+		return s.nextNumber()
+	}
+	s.Numbers.Freed = slices.DeleteFunc(s.Numbers.Freed, func(freed uint32) bool { return freed == n })
+	s.result.taken[n] = true
+	return n
 }
 
 // writing has something written that goes, or comes.
@@ -368,6 +416,9 @@ func (s *Step) use(elements []nft.Element, more int) {
 		if l.uses[name] += more; (before == 0) != (l.uses[name] == 0) {
 			s.dirty = true
 		}
+		if l.uses[name] == 0 {
+			delete(l.uses, name)
+		}
 	}
 }
 
@@ -429,6 +480,7 @@ func (s *Step) Patch(epoch uint16) nft.Patch {
 		r.Numbers.Epoch, r.Numbers.Freed = epoch, nil
 		s.Numbers.Freed = nil
 	}
+	s.Numbers.Epoch = r.Numbers.Epoch
 	if s.dirty {
 		p.Have.Counters, p.Have.Chains = l.frame.counters, l.frame.chains
 		l.frame = l.newFrame()

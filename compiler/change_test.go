@@ -3,6 +3,7 @@ package compiler_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -73,6 +74,9 @@ func newMoving(t *testing.T, r *rand.Rand) *moving {
 	}
 	m.kinds = kinds
 	if r.IntN(2) == 0 {
+		m.moreKinds()
+	}
+	if r.IntN(2) == 0 {
 		m.in.Fleet = &compiler.Fleet{Queue: 7}
 		for range r.IntN(4) {
 			m.in.Remotes = append(m.in.Remotes, m.remote())
@@ -88,9 +92,45 @@ func newMoving(t *testing.T, r *rand.Rand) *moving {
 // remote returns what another node proved: the labels of some in the case.
 func (m *moving) remote() policy.Remote {
 	m.made++
-	addresses := []string{"10.0.0.1", "10.1.2.3", "192.0.2.7", "fd00::5"}
-	return policy.Remote{Labels: m.kinds[m.IntN(len(m.kinds))].Labels, Node: fmt.Sprint("node", m.made),
-		Address: netip.MustParseAddr(addresses[m.IntN(len(addresses))])}
+	addresses := []string{"10.0.0.1", "10.1.2.3", "192.0.2.7", "198.51.100.9", "fd00::5", "2001:db8::7"}
+	r := policy.Remote{Labels: m.kinds[m.IntN(len(m.kinds))].Labels, Node: fmt.Sprint("node", m.made),
+		Address:     netip.MustParseAddr(addresses[m.IntN(len(addresses))]),
+		Certificate: fmt.Sprint("ca/", m.IntN(3)), Ended: m.IntN(6) == 0}
+	for _, key := range []string{"app", "env", "ghost", "tier"} {
+		if _, said := r.Labels[key]; !said && m.IntN(3) == 0 {
+			r.Unsaid = append(r.Unsaid, key)
+		}
+	}
+	return r
+}
+
+// moreKinds adds workloads with other labels than those in the case, so that there are many classes.
+func (m *moving) moreKinds() {
+	values := map[string][]string{"app": {"", "db", "web", "x"}, "env": {"dev", "prod"}, "tier": {"", "1", "true"}}
+	for range m.IntN(40) {
+		w := m.kinds[m.IntN(len(m.kinds))]
+		w.Labels, w.Doubtful = maps.Clone(w.Labels), maps.Clone(w.Doubtful)
+		for key, values := range values {
+			if m.IntN(2) == 0 {
+				continue
+			}
+			delete(w.Labels, key)
+			delete(w.Doubtful, key)
+			switch value := values[m.IntN(len(values))]; m.IntN(4) {
+			case 0:
+			case 1:
+				if w.Doubtful == nil {
+					w.Doubtful = policy.Labels{}
+				}
+				w.Doubtful[key] = value
+			default:
+				w.Labels[key] = value
+			}
+		}
+		if len(w.Labels)+len(w.Doubtful) > 0 {
+			m.kinds = append(m.kinds, w)
+		}
+	}
 }
 
 // begin returns a workload that no other has the cgroup of, with the labels of some in the case.
@@ -151,11 +191,17 @@ func (m *moving) next() (c compiler.Change) {
 		c.Parents = &m.in.Parents
 	}
 	if m.in.Fleet != nil && m.IntN(3) == 0 {
-		if len(m.in.Remotes) > 0 && m.IntN(2) == 0 {
-			c.Forgotten = append(c.Forgotten, m.in.Remotes[0])
-			m.in.Remotes = slices.Clone(m.in.Remotes[1:])
+		for range m.IntN(min(3, len(m.in.Remotes)+1)) {
+			at := m.IntN(len(m.in.Remotes))
+			c.Forgotten = append(c.Forgotten, m.in.Remotes[at])
+			m.in.Remotes = slices.Delete(slices.Clone(m.in.Remotes), at, at+1)
 		}
-		c.Met = append(c.Met, m.remote())
+		for range m.IntN(4) {
+			c.Met = append(c.Met, m.remote())
+		}
+		if len(c.Forgotten) > 0 && m.IntN(4) == 0 { // it is met again
+			c.Met = append(c.Met, c.Forgotten[0])
+		}
 		m.in.Remotes = append(slices.Clone(m.in.Remotes), c.Met...)
 	}
 	return c
@@ -164,7 +210,7 @@ func (m *moving) next() (c compiler.Change) {
 // step makes a change, and counts what is in it if that needed no Compile.
 func (m *moving) step(t *testing.T, n uint64, made map[string]int) {
 	had, classes := compiled(t, m.atPresent()), m.result.Len()
-	c := m.next()
+	c, before, stored := m.next(), m.result.Numbers, withMaps(m.result.Numbers, m.result.Numbers)
 	step, ok := m.result.Change(c)
 	if !ok {
 		if !reflect.DeepEqual(had.Table, m.result.Table) || !reflect.DeepEqual(had.Numbers, m.result.Numbers) {
@@ -192,6 +238,15 @@ func (m *moving) step(t *testing.T, n uint64, made map[string]int) {
 	}
 	patch := step.Patch(m.in.Options.Epoch)
 	m.result.Table.Patch(patch)
+	undone := withMaps(before, m.result.Numbers)
+	step.Undo(&undone)
+	if differs := cmp.Diff(stored, undone); differs != "" {
+		t.Fatalf("step %d: the numbers are not what they were: %s", n, differs)
+	}
+	stored.Renumber(step.Numbers)
+	if differs := cmp.Diff(m.result.Numbers, stored); differs != "" {
+		t.Fatalf("step %d: the change of the numbers says less than what it was: %s", n, differs)
+	}
 	want := compiled(t, m.atPresent())
 	if steps := ruleset.Diff(&had.Table, &want.Table).Steps; !reflect.DeepEqual(steps, patch.Change("thole").Steps) {
 		t.Fatalf("step %d: Diff says otherwise:\n%s", n, cmp.Diff(steps, patch.Change("thole").Steps))
@@ -208,6 +263,19 @@ func (m *moving) step(t *testing.T, n uint64, made map[string]int) {
 			t.Fatalf("step %d: %+v:\n%s", n, c, differs)
 		}
 	}
+}
+
+// withMaps returns numbers with copies of the maps of others.
+func withMaps(n, of compiler.Numbers) compiler.Numbers {
+	n.Workloads, n.Addresses = clone(of.Workloads), clone(of.Addresses)
+	n.Remotes, n.Freed = clone(of.Remotes), slices.Clone(n.Freed)
+	return n
+}
+
+func clone(of map[string]uint32) map[string]uint32 {
+	copied := map[string]uint32{}
+	maps.Copy(copied, of)
+	return copied
 }
 
 // atPresent is the input with the numbers that the result has.

@@ -290,9 +290,15 @@ func (rl *ruleList) row(which []int) *row {
 		return r
 	}
 	r := rl.evaluate(which)
+	if len(rl.rows) >= 2*len(rl.named)+spareRows {
+		clear(rl.rows) // most are of classes that ended
+	}
 	rl.rows[string(key)] = r
 	return r
 }
+
+// spareRows is how many rows a ruleList keeps for classes that may come again, and for what sameLabels adds.
+const spareRows = 256
 
 func whichKey(b []byte, which []int) []byte {
 	for _, at := range which {

@@ -535,5 +535,9 @@ func (e *enforcer) planAndCommit(set policySet, scope scope) (plan, error) {
 			return p, err
 		}
 	}
-	return p, e.commit(p)
+	err := e.commit(p)
+	if err != nil && p.step != nil {
+		p.step.Undo(&e.numbers)
+	}
+	return p, err
 }

@@ -120,13 +120,23 @@ func (e *enforcer) meet(r policy.Remote) error {
 	if e.vouches != nil && !e.vouches(r.Certificate) {
 		return fmt.Errorf("%w: the certificate of node %s, just now", pki.ErrRevoked, r.Node)
 	}
-	if err := e.makeRoom(r.Node); err != nil {
-		return err
+	key := remoteKey(r)
+	ended := slices.IndexFunc(e.remotes, func(known policy.Remote) bool { return remoteKey(known) == key })
+	if ended < 0 {
+		if err := e.makeRoom(r.Node); err != nil {
+			return err
+		}
 	}
-	e.remotes = append(slices.Clone(e.remotes), r)
+	before := e.remotes
+	e.remotes = slices.Clone(before)
+	if ended >= 0 { // its certificate is believed again
+		e.remotes[ended] = r
+	} else {
+		e.remotes = append(e.remotes, r)
+	}
 	err := e.catchUp()
 	if err != nil {
-		e.remotes = e.remotes[:len(e.remotes)-1]
+		e.remotes = before
 	}
 	return err
 }
@@ -180,13 +190,9 @@ func (e *enforcer) removeRemotes(idle time.Duration, most int, which func(policy
 	if err != nil {
 		return 0, err
 	}
-	classes := map[string]uint32{}
-	for i, class := range e.result.Remotes {
-		classes[remoteKey(e.met[i])] = class
-	}
 	unused = slices.DeleteFunc(unused, func(i int) bool {
-		class, ok := classes[remoteKey(e.remotes[i])]
-		return !ok || live[class]
+		class, ok := e.classes.byKey[remoteKey(e.remotes[i])]
+		return !ok || live[class.number]
 	})
 	slices.SortStableFunc(unused, func(a, b int) int { return used[a].Compare(used[b]) })
 	gone := map[int]bool{}
@@ -286,24 +292,30 @@ func userLabels(w policy.Workload) map[string]string {
 	return labels
 }
 
-// remoteClasses are the classes of Remotes in the loaded table that are believed. The enforcer changes them with the
-// table; the datapath reads them.
+// remoteClasses are the classes of Remotes in the loaded table. The enforcer changes them with the table; the datapath
+// reads those that are believed.
 type remoteClasses struct {
-	mu    sync.RWMutex
-	byKey map[string]uint32 // by remoteKey
+	mu       sync.RWMutex           // the enforcer's goroutine needs it to write only
+	byKey    map[string]remoteClass // by remoteKey
+	believed int                    // how many of them
+}
+
+type remoteClass struct {
+	number   uint32
+	believed bool
 }
 
 func (c *remoteClasses) of(key string) (class uint32, ok bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	class, ok = c.byKey[key]
-	return class, ok
+	known := c.byKey[key]
+	return known.number, known.believed
 }
 
 func (c *remoteClasses) len() int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return len(c.byKey)
+	return c.believed
 }
 
 // take takes over a plan that is loaded.
@@ -313,17 +325,27 @@ func (c *remoteClasses) take(p *plan) {
 	first := 0 // of p.remotes, that is not known
 	if p.step != nil && c.byKey != nil {
 		for _, r := range p.delta.forgotten {
-			delete(c.byKey, remoteKey(r))
+			c.forget(remoteKey(r))
 		}
 		first = len(p.remotes) - len(p.delta.met)
 	} else {
-		c.byKey = map[string]uint32{}
+		c.byKey, c.believed = map[string]remoteClass{}, 0
 	}
 	for i := first; i < len(p.result.Remotes); i++ { // none without a fleet
-		if r := p.remotes[i]; !r.Ended {
-			c.byKey[remoteKey(r)] = p.result.Remotes[i]
+		r := p.remotes[i]
+		c.byKey[remoteKey(r)] = remoteClass{p.result.Remotes[i], !r.Ended}
+		if !r.Ended {
+			c.believed++
 		}
 	}
+}
+
+// forget removes a class. It needs the lock.
+func (c *remoteClasses) forget(key string) {
+	if c.byKey[key].believed {
+		c.believed--
+	}
+	delete(c.byKey, key)
 }
 
 // sameRemote reports whether the same was proven, and is believed or is not.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -167,7 +168,7 @@ func TestRemotesOfAll(t *testing.T) {
 func TestRemotesEnd(t *testing.T) {
 	b := newRemotesBench(t)
 	b.fill(2, 2)
-	class, epoch := b.classes.byKey[remoteKey(remote(0, 1))], b.epoch
+	class, epoch := b.classes.byKey[remoteKey(remote(0, 1))].number, b.epoch
 	believed := func() []uint32 {
 		table := b.kernel.(*fakeKernel).loaded()
 		at := slices.IndexFunc(table.Sets, func(s ruleset.Set) bool { return s.Name == "remotes" })
@@ -195,7 +196,7 @@ func TestRemotesEnd(t *testing.T) {
 	}
 	again := remote(0, 1)
 	again.Certificate = "ca/2" // its node has another by now
-	if err := b.meet(again); err != nil || b.classes.byKey[remoteKey(again)] == class {
+	if err := b.meet(again); err != nil || b.classes.byKey[remoteKey(again)].number == class {
 		t.Errorf("the same labels, proven anew: %v", err)
 	}
 	b.sweepRemotes()
@@ -207,7 +208,7 @@ func TestRemotesEnd(t *testing.T) {
 	if n := len(b.remotes); n != 3 {
 		t.Errorf("%d are kept after the last connection has ended", n)
 	}
-	if got := b.classes.byKey[remoteKey(again)]; got == class || got == 0 {
+	if got := b.classes.byKey[remoteKey(again)].number; got == class || got == 0 {
 		t.Errorf("the other one has class %#x now", got)
 	}
 	epoch = b.epoch
@@ -215,6 +216,57 @@ func TestRemotesEnd(t *testing.T) {
 	b.sweepRemotes()
 	if len(b.remotes) != 0 || b.epoch != epoch {
 		t.Errorf("%d are known after they were idle, epoch %d, before %d", len(b.remotes), b.epoch, epoch)
+	}
+}
+
+// A change that failed leaves what is known of other nodes' classes, and of numbers, as it was.
+func TestRemotesAfterAFailure(t *testing.T) {
+	b := newRemotesBench(t)
+	b.fill(1, 3)
+	b.connect()
+	b.clock = b.clock.Add(remoteIdle)
+	kept, gone := remote(0, 0), remote(0, 1)
+	b.connections = slices.DeleteFunc(b.connections.(marks), func(m uint32) bool {
+		return m == b.classes.byKey[remoteKey(gone)].number
+	})
+	had := maps.Clone(b.numbers.Remotes)
+	fake := b.kernel.(*fakeKernel)
+	fake.set(func() { fake.seen, fake.fail = fake.seen-1, errors.New("no buffer space available") })
+	b.forget(map[int]bool{0: true}) // and one is met in the same change
+	if err := b.meet(remote(1, 0)); err == nil || b.known(remote(1, 0)) || !b.known(kept) {
+		t.Fatalf("the kernel refused the change: %v", err)
+	}
+	if !maps.Equal(b.numbers.Remotes, had) {
+		t.Errorf("numbers %v; want %v", b.numbers.Remotes, had)
+	}
+	fake.set(func() { fake.seen, fake.fail = fake.seen-1, nil })
+	b.sweepRemotes()
+	if b.known(gone) || !b.known(remote(0, 2)) {
+		t.Errorf("one that no connection has is known: %t; one that has: %t", b.known(gone), b.known(remote(0, 2)))
+	}
+	if err := b.meet(remote(1, 0)); err != nil || !b.known(remote(1, 0)) {
+		t.Errorf("it is met again: %v", err)
+	}
+}
+
+// Where a certificate is believed again, what it proves then has the number that it had.
+func TestRemotesBelievedAgain(t *testing.T) {
+	b := newRemotesBench(t)
+	b.fill(2, 2)
+	r := remote(0, 1)
+	class := b.classes.byKey[remoteKey(r)].number
+	b.connect()
+	b.vouches = func(certificate string) bool { return certificate != "ca/0" }
+	b.endRemotes()
+	if err := b.reconcile(); err != nil || b.known(r) || b.Remotes() != 2 {
+		t.Fatalf("known %t, %d are believed: %v", b.known(r), b.Remotes(), err)
+	}
+	b.vouches = func(string) bool { return true }
+	if err := b.meet(r); err != nil || len(b.remotes) != 4 || b.Remotes() != 3 {
+		t.Fatalf("%d are there, %d believed: %v", len(b.remotes), b.Remotes(), err)
+	}
+	if got, ok := b.classes.of(remoteKey(r)); !ok || got != class {
+		t.Errorf("class %#x, %t; want %#x", got, ok, class)
 	}
 }
 

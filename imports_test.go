@@ -104,16 +104,17 @@ var mayImport = map[string][]string{
 	"thole/internal/nstest/leaktest": {
 		"thole/internal/nstest", "thole/internal/nstest/probe", "thole/internal/nstest/wire", "golang.org/x/sys/...",
 	},
-	"thole/internal/nstest/probe":  {"thole/internal/nstest", "golang.org/x/sys/..."},
-	"thole/internal/nstest/tbtest": {},
-	"thole/internal/nstest/wire":   {"thole/internal/nstest", "golang.org/x/sys/..."},
-	"thole/internal/promise":       {"github.com/google/go-cmp/..."},
-	"thole/internal/figures":       {},
-	"thole/internal/paired":        {},
-	"thole/compiler/reference":     {"thole/compiler", "thole/compiler/policy", "gopkg.in/yaml.v3"},
-	"thole/datapath/pki/pkitest":   {"thole/datapath/pki"},
-	"thole/compiler/mutants":       {"thole/compiler/reference", "thole/ruleset"},
-	"thole/ruleset/rulesettest":    {"thole/ruleset"},
+	"thole/internal/nstest/probe":   {"thole/internal/nstest", "golang.org/x/sys/..."},
+	"thole/internal/nstest/tbtest":  {},
+	"thole/internal/nstest/wire":    {"thole/internal/nstest", "golang.org/x/sys/..."},
+	"thole/internal/promise":        {"github.com/google/go-cmp/..."},
+	"thole/internal/figures":        {},
+	"thole/internal/paired":         {},
+	"thole/compiler/reference":      {"thole/compiler", "thole/compiler/policy", "gopkg.in/yaml.v3"},
+	"thole/datapath/pki/pkitest":    {"thole/datapath/pki"},
+	"thole/watch/docker/dockertest": {},
+	"thole/compiler/mutants":        {"thole/compiler/reference", "thole/ruleset"},
+	"thole/ruleset/rulesettest":     {"thole/ruleset"},
 }
 
 func TestDirectionOfImports(t *testing.T) {

@@ -335,6 +335,8 @@ type bench struct {
 	engine func(datapath.Config) (fleet.Engine, error) // of a fleet
 	routes fakeRoutes
 
+	replace func(*host) // other effects than these; nil: none
+
 	mu      sync.Mutex
 	sockets map[uint64]bool // that the host says there are
 }
@@ -395,7 +397,7 @@ func newBench(t *testing.T, configure ...func(*bench)) *bench {
 }
 
 func (b *bench) newDaemon() (*Daemon, error) {
-	return newDaemon(b.config, &host{
+	h := &host{
 		root:    b.root,
 		kernel:  b.kernel,
 		marks:   b.kernel,
@@ -405,7 +407,11 @@ func (b *bench) newDaemon() (*Daemon, error) {
 		now:     time.Now,
 		engine:  b.engine,
 		close:   func() error { return nil },
-	})
+	}
+	if b.replace != nil {
+		b.replace(h)
+	}
+	return newDaemon(b.config, h)
 }
 
 func (b *bench) socketCgroups() (map[uint64]bool, error) {

@@ -66,7 +66,7 @@ bench-programs: packages
 	$(BENCH) -bench Programs ./internal/bench | $(FIGURES) programs
 
 bench-node: packages
-	$(BENCH) -bench . ./internal/e2e | $(FIGURES) fleet syn flooded scale daemon
+	$(BENCH) -bench . ./internal/e2e | $(FIGURES) fleet syn flooded scale scale-cpu scale-ratio daemon
 
 soak: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -run Agree ./compiler -args -cases 1000000

@@ -36,12 +36,18 @@ var mixSteps = flag.Int("mixes", 1000, "random steps of workloads of all kinds t
 // that there is, with the numbers and the epoch that the table has; and it is what the daemon and its state directory
 // say that it is.
 func TestMixes(t *testing.T) {
-	newMix(t, nil).walk(*mixSteps)
+	m := newMix(t, nil)
+	m.walk(*mixSteps)
+	if n := len(m.table.failed); n > 0 {
+		t.Errorf("%d changes failed, the first with: %v", n, m.table.failed[0])
+	}
 }
 
 // The same with the kernel's own nftables, which refuse what is not a valid change.
 func TestMixesInKernel(t *testing.T) {
-	newMix(t, openKernel).walk(*mixSteps / 10)
+	m := newMix(t, openKernel)
+	m.walk(*mixSteps / 10)
+	t.Logf("changes that failed, and were made by compiling everything: %v", m.table.failed)
 }
 
 // openKernel opens the nftables of a host.
@@ -92,6 +98,7 @@ type countingKernel struct {
 	steps, compiled int
 	refuse          int // of the next changes
 	refused         int
+	failed          []error // that no test asked for
 }
 
 var errMix = errors.New("no buffer space available")
@@ -105,6 +112,7 @@ func (k *countingKernel) Apply(c ruleset.Change) error {
 		return errMix
 	}
 	if err := k.Kernel.Apply(c); err != nil {
+		k.failed = append(k.failed, err)
 		return err
 	}
 	if c.Have == nil && c.Want == nil {

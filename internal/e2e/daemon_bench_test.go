@@ -23,9 +23,10 @@ func BenchmarkDaemon(b *testing.B) {
 	thole, err := tholeBinary()
 	must(b, err)
 	d := &benchedDaemon{machine: &machine{Host: nstest.New(b), t: b, thole: thole}, workloads: workloads}
-	d.policies, d.socket = filepath.Join(b.TempDir(), "policies"), filepath.Join(b.TempDir(), "sock")
-	must(b, os.Mkdir(d.policies, 0o755))
-	must(b, os.WriteFile(filepath.Join(d.policies, "scale.yaml"),
+	dir := filepath.Join(b.TempDir(), "policies")
+	d.socket, d.args = filepath.Join(b.TempDir(), "sock"), []string{"--policies", dir, "--docker", daemon.DockerOff}
+	must(b, os.Mkdir(dir, 0o755))
+	must(b, os.WriteFile(filepath.Join(dir, "scale.yaml"),
 		[]byte(reference.ScalePolicies(classes, policies)+bindClasses(classes)), 0o644))
 	for i := range workloads {
 		must(b, os.MkdirAll(d.CgroupDir(fmt.Sprintf("scale/c%03d/w%05d", i%classes, i)), 0o755))
@@ -69,15 +70,15 @@ spec: {cgroup: scale/c%03d/w*}
 // A benchedDaemon is started and ended on one machine.
 type benchedDaemon struct {
 	*machine
-	policies, socket string
-	workloads        int
+	socket    string
+	workloads int
 }
 
 // begin starts the daemon, and returns how long it took to enforce and to answer.
 func (d *benchedDaemon) begin() time.Duration {
 	began := time.Now()
-	d.daemon = d.In("daemon").Start(d.thole, "daemon", "--state", "/run/state", "--socket", d.socket, "--policies",
-		d.policies, "--docker", daemon.DockerOff)
+	command := append([]string{"--rr", "1", d.thole, "daemon", "--state", "/run/state", "--socket", d.socket}, d.args...)
+	d.daemon = d.In("daemon").Start("chrt", command...) // it is scheduled as thole.service says
 	client := api.NewClient(d.socket)
 	nstest.WaitFor(d.t, 5*time.Minute, "the daemon to enforce", func() bool {
 		s, err := client.Status(context.Background())

@@ -109,18 +109,9 @@ var allTables = []table{
 		{"packets of the flood", "packets/s-flood", "a second", aim{}},
 		{"processor time of the daemon, as a part of one processor", "share/flooded-daemon", "", aim{}},
 	}},
-	{name: "scale", rows: []row{
-		{"one workload more, 100 workloads", "ms/one-workload-more@100", "ms", atMost(1)},
-		{"one workload more, 10,000 workloads", "ms/one-workload-more@10000", "ms", atMost(1)},
-		{"one workload less, 100 workloads", "ms/one-workload-less@100", "ms", aim{}},
-		{"one workload less, 10,000 workloads", "ms/one-workload-less@10000", "ms", aim{}},
-		{"of that more: worked out and loaded, 100 workloads", "ms/difference-and-load@100", "ms", aim{}},
-		{"of that more: worked out and loaded, 10,000 workloads", "ms/difference-and-load@10000", "ms", aim{}},
-		{"compile all, 100 workloads", "ms/compile@100", "ms", aim{}},
-		{"compile and load all, 100 workloads", "ms/compile-and-load@100", "ms", aim{}},
-		{"compile all, 10,000 workloads", "ms/compile@10000", "ms", aim{}},
-		{"compile and load all, 10,000 workloads", "ms/compile-and-load@10000", "ms", atMost(1000)},
-	}},
+	{name: "scale", rows: scaleRows("ms/", "ms", true)},
+	{name: "scale-cpu", rows: scaleRows("cpu-ms/", "ms", false)},
+	{name: "scale-ratio", rows: ratioRows()},
 	{name: "daemon", rows: []row{
 		{"start, nothing loaded", "ms/daemon-start", "ms", atMost(2000)},
 		{"start, nothing loaded, processor time", "cpu-ms/daemon-start", "ms", aim{}},
@@ -130,6 +121,71 @@ var allTables = []table{
 		{"memory, the most so far", "MB/daemon-peak", "MB", aim{}},
 		{"50 containers, Docker's return to a fresh table", "ms/return", "ms", atMost(1000)},
 	}},
+}
+
+// A scaled figure is measured at several sizes.
+type scaled struct {
+	what   string
+	metric string
+	aim    aim  // of its time
+	grows  bool // with the size, as it may
+}
+
+// allScaled are the figures of the benchmark of scale.
+var allScaled = []scaled{
+	{"one workload more", "one-workload-more", atMost(1), false},
+	{"one workload less", "one-workload-less", atMost(1), false},
+	{"of that more: worked out and loaded", "difference-and-load", aim{}, false},
+	{"a container more", "container-more", atMost(1), false},
+	{"a container with a new label set", "container-new", atMost(10), false},
+	{"another node's workload with a new label set: worked out and loaded", "remote-new", atMost(10), false},
+	{"one policy more", "policy-more", atMost(100), false},
+	{"compile all", "compile", aim{}, true},
+	{"compile and load all", "compile-and-load", atMost(400), true},
+	{"start of a daemon that finds all loaded", "start", atMost(1000), true},
+}
+
+// sizes are those of the benchmark of scale, by the end of a metric's name.
+var sizes = []struct{ what, suffix string }{
+	{"1,000 workloads", "@1000"},
+	{"10,000 workloads", "@10000"},
+	{"1,000 workloads, a list", "@1000+list"},
+	{"10,000 workloads, a list", "@10000+list"},
+}
+
+// scaleRows are the figures of scale of one kind, with what a daemon takes after its start if they have aims.
+func scaleRows(prefix, unit string, aims bool) (rows []row) {
+	for _, f := range allScaled {
+		for _, size := range sizes {
+			r := row{f.what + ", " + size.what, prefix + f.metric + size.suffix, unit, aim{}}
+			if aims {
+				r.aim = f.aim
+			}
+			rows = append(rows, r)
+		}
+	}
+	if !aims {
+		return rows
+	}
+	for _, size := range sizes {
+		rows = append(rows, row{"memory of that daemon, resident, " + size.what, "MB/start" + size.suffix, "MB",
+			atMost(100)})
+	}
+	return rows
+}
+
+// ratioRows are how many times as much ten times as many workloads cost.
+func ratioRows() (rows []row) {
+	for _, f := range allScaled {
+		for _, list := range []struct{ what, suffix string }{{"", ""}, {", a list", "+list"}} {
+			r := row{f.what + list.what, "ratio/" + f.metric + "@10000" + list.suffix, "", atMost(1.5)}
+			if f.grows {
+				r.aim = aim{}
+			}
+			rows = append(rows, r)
+		}
+	}
+	return rows
 }
 
 // render writes the table in Markdown.

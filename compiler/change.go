@@ -22,14 +22,14 @@ type Change struct {
 
 // A Step is a Change of a Result, and what it makes of the table.
 type Step struct {
-	Numbers Renumbering
-	before  Renumbering // of the keys that Numbers changes: what they were
-	result  *Result
-	edit    edit
-	itself  map[policy.Cgroup]uint32 // numbers of members that ended
-	classes bool                     // some came or went
-	levels  []chains.Level
-	dirty   bool // the chains are others
+	Numbers        Renumbering
+	before         Renumbering // of the keys that Numbers changes: what they were
+	result         *Result
+	edit           edit
+	numbersOfEnded map[policy.Cgroup]uint32 // numbers of members that ended
+	classes        bool                     // some came or went
+	levels         []chains.Level
+	dirty          bool // the chains are others
 }
 
 // A Renumbering is a change of Numbers.
@@ -125,7 +125,7 @@ func (r *Result) Change(c Change) (s *Step, ok bool) {
 	s = &Step{
 		result: r, edit: edit{gone: map[string][]nft.Element{}, come: map[string][]nft.Element{}},
 		Numbers: Renumbering{Set: map[string]uint32{}, Next: r.Numbers.Next, Remotes: map[string]uint32{}},
-		levels:  slices.Clone(l.levels), itself: map[policy.Cgroup]uint32{},
+		levels:  slices.Clone(l.levels), numbersOfEnded: map[policy.Cgroup]uint32{},
 	}
 	l.edit = &s.edit
 	s.change(&c)
@@ -262,7 +262,7 @@ func (s *Step) end(w *policy.Workload) *workloadClass {
 		s.Numbers.Drop = append(s.Numbers.Drop, memberKeys(w)...)
 		delete(s.result.taken, m.memberNumber)
 		s.Numbers.Freed = append(s.Numbers.Freed, m.memberNumber)
-		s.memberNumber[w.Cgroup] = m.memberNumber
+		s.numbersOfEnded[w.Cgroup] = m.memberNumber
 	}
 	return m.class
 }
@@ -293,7 +293,7 @@ func (s *Step) begin(w *policy.Workload) {
 
 // memberNumber returns a number for a member: the one that its cgroup had, or a free one.
 func (s *Step) memberNumber(cgroup policy.Cgroup) uint32 {
-	n, had := s.memberNumber[cgroup]
+	n, had := s.numbersOfEnded[cgroup]
 	if !had {
 		return s.nextNumber()
 	}

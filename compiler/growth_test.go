@@ -142,16 +142,17 @@ func TestNumbersOfMembers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	number := r.Numbers.Workloads[itself(&w)[0]]
+	number := r.Numbers.Workloads[memberKeys(&w)[0]]
 	other := growingWorkload(1)
 	other.Labels = policy.Labels{"other": "1"}
 	began := growingWorkload(2)
 	s, ok := r.Change(Change{Ended: []policy.Workload{w}, Began: []policy.Workload{began, other}})
-	if !ok || r.Numbers.Workloads[itself(&other)[0]] != number || len(r.Numbers.Freed) != 0 {
+	if !ok || r.Numbers.Workloads[memberKeys(&other)[0]] != number || len(r.Numbers.Freed) != 0 {
 		t.Fatalf("it had number %d, and then: %+v", number, r.Numbers)
 	}
 	r.Table.Patch(s.Patch(1))
-	if s, ok = r.Change(Change{Ended: []policy.Workload{other}}); !ok || !slices.Equal(r.Numbers.Freed, []uint32{number}) {
+	s, ok = r.Change(Change{Ended: []policy.Workload{other}})
+	if !ok || !slices.Equal(r.Numbers.Freed, []uint32{number}) {
 		t.Errorf("number %d is free: %+v", number, r.Numbers)
 	}
 	r.Table.Patch(s.Patch(1))

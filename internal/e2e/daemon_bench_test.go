@@ -77,7 +77,8 @@ type benchedDaemon struct {
 // begin starts the daemon, and returns how long it took to enforce and to answer.
 func (d *benchedDaemon) begin() time.Duration {
 	began := time.Now()
-	command := append([]string{"--rr", "1", d.thole, "daemon", "--state", "/run/state", "--socket", d.socket}, d.args...)
+	command := append([]string{"--rr", "1", d.thole, "daemon", "--state", "/run/state", "--socket", d.socket},
+		d.args...)
 	d.daemon = d.In("daemon").Start("chrt", command...) // it is scheduled as thole.service says
 	client := api.NewClient(d.socket)
 	nstest.WaitFor(d.t, 5*time.Minute, "the daemon to enforce", func() bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -445,10 +446,17 @@ func TestSocketsOutliveTheirCgroup(t *testing.T) {
 // graves answers for the kernel.
 type graves struct {
 	living, sockets map[uint64]bool
+	unknown         map[uint64]bool // it cannot be found out whether these live
 	err             error
 }
 
-func (g graves) Lives(id uint64) (bool, error)     { return g.living[id], nil }
+func (g graves) Lives(id uint64) (bool, error) {
+	if g.unknown[id] {
+		return false, errors.New("it cannot be found out")
+	}
+	return g.living[id], nil
+}
+
 func (g graves) Sockets() (map[uint64]bool, error) { return g.sockets, g.err }
 
 func TestOutlived(t *testing.T) {
@@ -490,6 +498,52 @@ func TestOutlived(t *testing.T) {
 				t.Errorf("got %v; want %v", d.outlived, tt.want)
 			}
 		})
+	}
+}
+
+// A problem with workloads that ended is told once, however often single cgroups are looked at, and until the sockets
+// were listed.
+func TestEndedUnknownIsToldOnce(t *testing.T) {
+	w := policy.Workload{Kind: policy.KindRun, Cgroup: policy.Cgroup{Path: "thole.slice/a", ID: 11}}
+	other := condition.Condition{Code: condition.ImageLabel, Text: "another"}
+	e := &enforcer{dead: graves{err: errors.New("no")}, now: time.Now, found: []condition.Condition{other},
+		enforced: newRoster([]policy.Workload{w}, nil)}
+	look := func() []condition.Code {
+		d, found := e.differs(policySet{}, workload.Snapshot{Partial: true, Gone: []string{w.Cgroup.Path}})
+		e.enforced.take(&d)
+		e.found = found
+		return codesOf(found)
+	}
+	for range 3 {
+		if got := look(); !slices.Equal(got, []condition.Code{condition.ImageLabel, condition.EndedUnknown}) {
+			t.Errorf("conditions %v", got)
+		}
+		e.buried = time.Time{}
+	}
+	e.dead = graves{}
+	if got := look(); !slices.Equal(got, []condition.Code{condition.ImageLabel}) {
+		t.Errorf("after the sockets were listed: %v", got)
+	}
+}
+
+// A container of which it is not known whether it ended stays without its address, and makes way for a new one that has
+// its path and its address.
+func TestUnknownEndMakesWay(t *testing.T) {
+	container := policy.Workload{Kind: policy.KindContainer, Labels: policy.Labels{"app": "web"},
+		Cgroup: policy.Cgroup{Path: "docker/a", ID: 11},
+		Own:    []policy.Network{{Bridge: "docker0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}}}
+	again := container
+	again.Cgroup.ID = 12
+	e := &enforcer{dead: graves{unknown: map[uint64]bool{11: true}}, now: time.Now,
+		enforced: newRoster([]policy.Workload{container}, nil)}
+	d, _ := e.differs(policySet{}, workload.Snapshot{Workloads: []policy.Workload{again}})
+	e.enforced.take(&d)
+	old, ok := e.enforced.of(11)
+	if !ok || old.Own != nil || old.Cgroup.Path != "docker/a#11" || !d.takes {
+		t.Errorf("the old one is there: %t, %+v; takes %t", ok, old, d.takes)
+	}
+	if id, _ := e.enforced.named("docker/a"); id != 12 {
+		t.Errorf("the path names %d", id)
 	}
 }
 

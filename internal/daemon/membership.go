@@ -31,9 +31,12 @@ type delta struct {
 	takes bool
 }
 
-func (d *delta) empty() bool {
-	return len(d.began)+len(d.ended)+len(d.renamed)+len(d.outlived)+len(d.met)+len(d.forgotten) == 0 &&
-		d.containers == nil && !d.remotesAnew
+func (d *delta) empty() bool { return len(d.outlived) == 0 && !d.concernsMemory() }
+
+// concernsMemory reports whether a memory says something else after it.
+func (d *delta) concernsMemory() bool {
+	return len(d.began)+len(d.ended)+len(d.renamed)+len(d.met)+len(d.forgotten) > 0 || d.containers != nil ||
+		d.remotesAnew
 }
 
 // containers are what a table knows of containers beside the workloads (compiler.Input).
@@ -52,12 +55,18 @@ func (e *enforcer) differs(set policySet, running workload.Snapshot) (d delta, f
 	} else {
 		died, found = e.differsInAll(&d, set, running)
 	}
-	if err := e.bury(&d, died, running.Partial); err != nil {
-		found = append(slices.Clone(found), condition.Condition{
+	asked, err := e.bury(&d, died, running.Partial)
+	if asked {
+		found = slices.DeleteFunc(slices.Clone(found), func(c condition.Condition) bool {
+			return c.Code == condition.EndedUnknown // of the last time
+		})
+	}
+	if err != nil {
+		found = append(found, condition.Condition{
 			Code: condition.EndedUnknown, Text: fmt.Sprintf("workloads that ended stay in the table: %v", err),
 		})
 	}
-	e.makeWay(&d)
+	e.makeWay(&d, died)
 	e.differsInRemotes(&d)
 	return d, found
 }
@@ -121,15 +130,15 @@ func (e *enforcer) differsIn(d *delta, before policy.Workload, known bool, w pol
 }
 
 // bury finds out which of the workloads whose cgroup is gone left a socket. Those that did stay in the table. What
-// lives is a workload no more.
-func (e *enforcer) bury(d *delta, died map[uint64]policy.Workload, partial bool) error {
+// lives is a workload no more. asked is false where there was nothing to find out, or it is too soon to ask again.
+func (e *enforcer) bury(d *delta, died map[uint64]policy.Workload, partial bool) (asked bool, failed error) {
 	dead := map[uint64]policy.Workload{}
-	var failed error
 	for id, w := range died {
 		lives, err := e.dead.Lives(id)
 		switch {
 		case err != nil:
 			failed = err
+			d.disconnect(w)
 		case lives && !e.enforced.ended[id]:
 			d.ended, d.takes = append(d.ended, w), true // it is unlabelled now
 		default:
@@ -137,7 +146,7 @@ func (e *enforcer) bury(d *delta, died map[uint64]policy.Workload, partial bool)
 		}
 	}
 	if partial && len(dead) == 0 && (e.enforced.gone() == 0 || e.now().Sub(e.buried) < endedPoll) {
-		return failed
+		return failed != nil, failed
 	}
 	for id := range e.enforced.ended {
 		dead[id] = e.enforced.workloads[id]
@@ -152,20 +161,21 @@ func (e *enforcer) bury(d *delta, died map[uint64]policy.Workload, partial bool)
 		if _, stays := left[id]; !stays {
 			d.ended = append(d.ended, w)
 		} else if !e.enforced.ended[id] {
-			d.outlive(w)
+			d.outlived = append(d.outlived, id)
+			d.disconnect(w)
 		}
 	}
-	return failed
+	return true, failed
 }
 
-// outlive keeps a workload whose cgroup is gone, without its addresses.
-func (d *delta) outlive(w policy.Workload) {
-	d.outlived = append(d.outlived, w.Cgroup.ID)
-	if len(w.Own) > 0 {
-		d.ended = append(d.ended, w)
-		w.Own = nil
-		d.began = append(d.began, w)
+// disconnect keeps a workload without its addresses, which may be another's now.
+func (d *delta) disconnect(w policy.Workload) {
+	if len(w.Own) == 0 {
+		return
 	}
+	d.ended, d.takes = append(d.ended, w), true
+	w.Own = nil
+	d.began = append(d.began, w)
 }
 
 // isRunning returns whether a cgroup is that of a workload that runs.
@@ -183,23 +193,21 @@ func (e *enforcer) isRunning(d *delta, died map[uint64]policy.Workload) func(id 
 
 // makeWay gives another path to workloads that ended, where a new cgroup has theirs. To the compiler the path is the
 // identity; the kernel knows the old one by its id.
-func (e *enforcer) makeWay(d *delta) {
-	outlived, taken := map[uint64]bool{}, map[string]bool{}
-	for _, id := range d.outlived {
-		outlived[id] = true
-	}
+func (e *enforcer) makeWay(d *delta, died map[uint64]policy.Workload) {
+	stays := func(w policy.Workload) bool { _, is := died[w.Cgroup.ID]; return is } // though it does not run
+	taken := map[string]bool{}
 	changes := map[uint64]bool{}
 	for _, w := range d.ended {
 		changes[w.Cgroup.ID] = true
 	}
 	for _, w := range d.began {
 		changes[w.Cgroup.ID] = true
-		if !outlived[w.Cgroup.ID] {
+		if !stays(w) {
 			taken[w.Cgroup.Path] = true
 		}
 	}
 	for i := range d.began {
-		if w := &d.began[i]; outlived[w.Cgroup.ID] && taken[w.Cgroup.Path] {
+		if w := &d.began[i]; stays(*w) && taken[w.Cgroup.Path] {
 			w.Cgroup.Path = pathOfEnded(w.Cgroup)
 		}
 	}

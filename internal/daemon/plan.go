@@ -283,11 +283,10 @@ func (e *enforcer) commit(p plan) error {
 	e.unknownEpoch, e.epoch = false, p.epoch
 	e.settled, e.disbelieved = true, false
 	e.adoptPlan(p)
-	if p.change.Empty() {
-		return nil
+	if !p.change.Empty() {
+		e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps),
+			"began", len(p.delta.began), "ended", len(p.delta.ended))
 	}
-	e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps),
-		"began", len(p.delta.began), "ended", len(p.delta.ended))
 	e.record(p)
 	return nil
 }
@@ -400,8 +399,15 @@ func (e *enforcer) remember() {
 		"are lost when the daemon is started again, unless they can be written before", err)
 }
 
-// record stores what a plan changes of that. All is stored where the changes would be more to read.
+// record stores what a plan changes of that. All is stored where the changes would be more to read. What leaves the
+// table as it is can wait for the next change, with which all is stored.
 func (e *enforcer) record(p plan) {
+	if p.change.Empty() {
+		if p.delta.concernsMemory() {
+			e.state.close()
+		}
+		return
+	}
 	all, _, _ := e.enforced.sizes()
 	if p.step == nil || !e.state.saveChange(p.memoryChange(), max(leastChanges, all)) {
 		e.remember()

@@ -87,6 +87,9 @@ func (e *enforcer) Believe(ctx context.Context, node *pki.Node, trust *pki.Trust
 	ordered := e.order(ctx, func() {
 		before := e.identity
 		e.adoptCredentials(node, trust)
+		if !reflect.DeepEqual(before, e.identity) {
+			e.state.close() // the next change is stored together with it
+		}
 		e.endRemotes()
 		if err = e.reconcile(); err == nil && !reflect.DeepEqual(before, e.identity) {
 			e.remember() // where the table stays as it is, nobody else does

@@ -78,6 +78,7 @@ soak-long: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run RevocationUnderTraffic ./internal/e2e -args -connections 10000
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run KilledAtRandom ./internal/daemon -args -kills 300
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run 'Chaos|MendedSoon' ./internal/daemon -args -chaos 10m -flushes 500 -soon 100ms
+	THOLE_MUST=1 $(GO) test -timeout 30m -count 1 -v -run Mixes ./internal/daemon -args -mixes 10000
 	$(GO) test -timeout 20m -run Explore ./datapath/handshake -args -deep
 
 # FUZZTIME=1h make fuzz: an hour each

@@ -403,7 +403,7 @@ func (e *enforcer) remember() {
 // table as it is can wait for the next change, with which all is stored.
 func (e *enforcer) record(p plan) {
 	if p.change.Empty() {
-		if p.delta.concernsMemory() {
+		if p.step == nil || p.delta.concernsMemory() {
 			e.state.close()
 		}
 		return

@@ -292,7 +292,9 @@ func (w *randomWorld) takesAway() bool {
 	for _, c := range workloads {
 		before, ok := was[c.Cgroup.ID]
 		alone := c.Kind == policy.KindRun || e.enforced.free[c.Cgroup.ID] == "" &&
-			slices.ContainsFunc(e.around.Parents, func(p policy.Cgroup) bool { return p.Path == path.Dir(c.Cgroup.Path) })
+			slices.ContainsFunc(e.around.Parents, func(p policy.Cgroup) bool {
+				return p.Path == path.Dir(c.Cgroup.Path)
+			})
 		if !ok && !alone || ok && (!sameIdentity(before, c) || missing(before.Own, c.Own)) {
 			return true
 		}

@@ -298,22 +298,23 @@ func (m *mix) walk(steps int) {
 	}
 }
 
-// agree waits until the table is as it should be.
+// agree waits until the table is as it should be. It looks ever less often: the daemon tries again what failed only when
+// it was left alone for a while.
 func (m *mix) agree(when string) {
 	m.t.Helper()
 	var differs string
 	deadline := time.Now().Add(nstest.Patience(patience))
-	for {
+	for pause := time.Millisecond; ; pause = min(2*pause, 4*retryFirst) {
 		if differs = m.differs(); differs == "" {
 			return
 		}
 		if time.Now().After(deadline) {
 			m.t.Fatalf("%s: after %v:\n%s", when, patience, differs)
 		}
-		select { // the look itself takes its time
+		select {
 		case <-m.daemon.enforcer.stopped:
 			m.t.Fatalf("%s: the daemon ended", when)
-		default:
+		case <-time.After(pause):
 		}
 	}
 }

@@ -298,8 +298,8 @@ func (m *mix) walk(steps int) {
 	}
 }
 
-// agree waits until the table is as it should be. It looks ever less often: the daemon tries again what failed only when
-// it was left alone for a while.
+// agree waits until the table is as it should be. It looks ever less often: what failed is tried again only when the
+// daemon was left alone for a while.
 func (m *mix) agree(when string) {
 	m.t.Helper()
 	var differs string

@@ -489,6 +489,11 @@ func (s *Step) Patch(epoch uint16) nft.Patch {
 		l.frame.counters, l.frame.chains = frame.Counters, frame.Chains
 		p.Want.Counters, p.Want.Chains = frame.Counters, frame.Chains
 		p.Frame = true
+		for _, name := range slices.Sorted(maps.Keys(l.sets)) {
+			declared := *l.sets[name]
+			declared.Elements = nil
+			p.Declared = append(p.Declared, declared)
+		}
 	}
 	return p
 }

@@ -16,6 +16,7 @@ type Change struct {
 	Have, Want *Table
 	Steps      []Step
 	Bridge     []Step
+	Declared   []Set // of a Patch: what the rules in Steps may look up, without elements
 }
 
 // Empty says that there is nothing to do.

@@ -13,6 +13,7 @@ import (
 type Patch struct {
 	Have, Want Table
 	Frame      bool
+	Declared   []Set // with Frame: all sets that there are then, without elements
 }
 
 // Empty says that there is nothing to do.
@@ -25,7 +26,7 @@ func (p Patch) Change(table string) Change {
 	have.Sets, want.Sets = slices.SortedFunc(slices.Values(have.Sets), byName),
 		slices.SortedFunc(slices.Values(want.Sets), byName)
 	have.Name, want.Name = table, table
-	return Change{Table: table, Steps: stepsBetween(&have, &want)}
+	return Change{Table: table, Steps: stepsBetween(&have, &want), Declared: p.Declared}
 }
 
 // Patch changes t, whose sets nobody else may hold. The patch must fit it.

@@ -46,13 +46,13 @@ type batch struct {
 func newBatch(c ruleset.Change, compat bool) (*batch, error) {
 	b := &batch{table: c.Table, compat: compat}
 	b.begin()
-	err := b.steps(inet, c.Steps, c.Want)
+	err := b.steps(inet, c.Steps, setsOf(c))
 	if err == nil && len(c.Bridge) > 0 {
-		var want *ruleset.Table
-		if c.Want != nil {
-			want = c.Want.Bridge
+		var sets []ruleset.Set
+		if c.Want != nil && c.Want.Bridge != nil {
+			sets = c.Want.Bridge.Sets
 		}
-		err = b.steps(bridge, c.Bridge, want)
+		err = b.steps(bridge, c.Bridge, sets)
 	}
 	if err != nil {
 		return nil, err
@@ -61,13 +61,19 @@ func newBatch(c ruleset.Change, compat bool) (*batch, error) {
 	return b, nil
 }
 
-// steps writes what is done in one family. The table will be as wanted.
-func (b *batch) steps(f family, steps []ruleset.Step, want *ruleset.Table) error {
+// setsOf returns the sets that rules of a change in family inet may look up.
+func setsOf(c ruleset.Change) []ruleset.Set {
+	if c.Want != nil {
+		return c.Want.Sets
+	}
+	return c.Declared
+}
+
+// steps writes what is done in one family. The table will have these sets.
+func (b *batch) steps(f family, steps []ruleset.Step, sets []ruleset.Set) error {
 	b.family, b.encoder = f, encoder{sets: map[string]*ruleset.Set{}, compat: b.compat}
-	if want != nil {
-		for i := range want.Sets {
-			b.encoder.sets[want.Sets[i].Name] = &want.Sets[i]
-		}
+	for i := range sets {
+		b.encoder.sets[sets[i].Name] = &sets[i]
 	}
 	for _, s := range steps {
 		if err := b.step(s); err != nil {

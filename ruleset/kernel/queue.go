@@ -29,16 +29,18 @@ func (c *Conn) NativeQueue() (bool, error) {
 
 // compat says whether a change has to be written with the target. c.mu is held.
 func (c *Conn) compat(change ruleset.Change) (bool, error) {
-	if change.Want == nil || !queues(change.Want.Chains) {
+	if !queues(change.Steps) {
 		return false, nil
 	}
 	err := c.tryQueue()
 	return c.queueing == viaCompat, err
 }
 
-func queues(chains []ruleset.Chain) bool {
-	for _, c := range chains {
-		for _, r := range c.Rules {
+// queues reports whether rules that are added queue packets. Those of family bridge do not.
+func queues(steps []ruleset.Step) bool {
+	for _, step := range steps {
+		added, _ := step.(ruleset.AddRules)
+		for _, r := range added.Chain.Rules {
 			for _, s := range r.Statements {
 				if _, ok := s.(ruleset.Queue); ok {
 					return true

@@ -125,6 +125,7 @@ func (e *enforcer) adopt() error {
 	if e.loaded, err = e.kernel.Read(tableName); err != nil {
 		return fmt.Errorf("reading the loaded table, which stays unchanged: %v", err)
 	}
+	e.read = e.now()
 	remembered, err := e.state.memory()
 	if err != nil {
 		e.log.Warn("the state of the loaded table is lost: connections are decided again", "error", err)
@@ -236,8 +237,8 @@ func (e *enforcer) Run(ctx context.Context) error {
 func (e *enforcer) alarm() (<-chan time.Time, func() bool) {
 	wait := driftPoll
 	switch {
-	case e.badTable != nil:
-		wait = e.retry
+	case e.badTable != nil: // however many events come meanwhile
+		wait = e.retry - e.now().Sub(e.badTable.Time)
 	case e.enforced.gone() > 0:
 		wait = endedPoll
 	}

@@ -311,12 +311,13 @@ func (e *enforcer) withhold(p plan) error {
 // adoptPlan makes a plan what requests are answered from.
 func (e *enforcer) adoptPlan(p plan) {
 	e.result, e.set, e.numbers, e.warnings = p.result, p.set, p.result.Numbers, apiMessages(p.result.Warnings)
-	e.enforced.take(&p.delta)
 	e.around, e.met = p.around, p.remotes
-	e.classes.take(&p)
 	e.report(p.found)
 	e.badTable, e.retry = nil, retryFirst
 	e.applied = e.now()
+	e.classes.take(&p)
+	// Who sees that a workload has changed also sees the status of that.
+	e.enforced.takeAnd(&p.delta, func(of sizes) { e.view.Store(e.newView(of)) })
 }
 
 // report logs the conditions that are new.
@@ -408,7 +409,7 @@ func (e *enforcer) record(p plan) {
 		}
 		return
 	}
-	all, _, _ := e.enforced.sizes()
+	all := e.enforced.sizes().all
 	if p.step == nil || !e.state.saveChange(p.memoryChange(), max(leastChanges, all)) {
 		e.remember()
 	}

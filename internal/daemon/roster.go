@@ -76,7 +76,10 @@ func (r *roster) remove(id uint64) {
 }
 
 // take makes a delta.
-func (r *roster) take(d *delta) {
+func (r *roster) take(d *delta) { r.takeAnd(d, func(sizes) {}) }
+
+// takeAnd makes a delta, and then does something before anybody sees it.
+func (r *roster) takeAnd(d *delta, then func(sizes)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ended := map[uint64]bool{}
@@ -96,6 +99,7 @@ func (r *roster) take(d *delta) {
 	if d.containers != nil {
 		r.setFree(d.containers.Unlabelled)
 	}
+	then(sizes{len(r.workloads), len(r.ended), r.runs})
 }
 
 // after returns what the workloads become by a delta, also where it was taken.
@@ -153,15 +157,16 @@ type namer interface {
 	Named(id uint64) (cgroup string, err error)
 }
 
-// sizes returns how many there are, how many of them ended, and how many are thole run's.
-func (r *roster) sizes() (all, ended, runs int) {
+// sizes are how many workloads there are, how many of them ended, and how many are thole run's.
+type sizes struct{ all, ended, runs int }
+
+func (r *roster) sizes() sizes {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return len(r.workloads), len(r.ended), r.runs
+	return sizes{len(r.workloads), len(r.ended), r.runs}
 }
 
 // gone returns how many of them ended.
 func (r *roster) gone() int {
-	_, ended, _ := r.sizes()
-	return ended
+	return r.sizes().ended
 }

@@ -31,11 +31,10 @@ type view struct {
 
 // publish makes a view of the enforcer's state.
 func (e *enforcer) publish() {
-	e.view.Store(e.newView())
+	e.view.Store(e.newView(e.enforced.sizes()))
 }
 
-func (e *enforcer) newView() *view {
-	all, ended, runs := e.enforced.sizes()
+func (e *enforcer) newView(of sizes) *view {
 	problems, notices := condition.Split(slices.Concat(e.setConditions(), e.found))
 	return &view{
 		status: api.Status{
@@ -47,10 +46,10 @@ func (e *enforcer) newView() *view {
 			Directory:  e.directory,
 			Applied:    e.applied,
 			Policies:   len(e.set.docs.Policies),
-			Workloads:  all - ended,
-			Runs:       runs,
+			Workloads:  of.all - of.ended,
+			Runs:       of.runs,
 			Classes:    e.result.Len(),
-			Ended:      ended,
+			Ended:      of.ended,
 			Mended:     e.mended,
 			LastMended: e.mending(),
 			Problems:   problems,

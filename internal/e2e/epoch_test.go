@@ -41,7 +41,7 @@ func TestEpochComesRound(t *testing.T) {
 
 	m.kill()
 	m.Shell("nft delete table inet thole")
-	m.Shell(`sed -i 's/"epoch":[0-9]*/"epoch":4093/' /run/state/table.json`)
+	m.Shell(`sed -i 's/"epoch":[0-9]*/"epoch":4093/g' /run/state/table.json`)
 	m.start()
 	if got := m.status().Epoch; got != 4094 {
 		t.Fatalf("epoch %d; want the last one", got)

@@ -156,28 +156,6 @@ func TestLongestAttribute(t *testing.T) {
 	}
 }
 
-// Nothing is allocated but the list itself, and strings.
-func TestNoAllocations(t *testing.T) {
-	list := []byte(written())
-	into := make(Attributes, 0, 64)
-	if n := testing.AllocsPerRun(100, func() {
-		a := into
-		a.AddNested(1, func(a *Attributes) { a.AddBE32(2, 3); a.AddBE64(3, 4); a.AddUint32(4, 5) })
-	}); n > 1 { // a itself
-		t.Errorf("%v allocations to write", n)
-	}
-	if n := testing.AllocsPerRun(100, func() {
-		a, err := Parse(list, Size{1, 1}, Size{2, 4})
-		if err != nil || a.Nested(6).Uint64(2) != 9 || a.Has(8) {
-			t.Error("read wrongly")
-		}
-		for range a.All() {
-		}
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
 // FuzzAttributes: no list of attributes makes a reader read beyond it, and what Parse accepts, the library reads alike.
 func FuzzAttributes(f *testing.F) {
 	f.Add([]byte(written()))

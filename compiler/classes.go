@@ -9,7 +9,7 @@ import (
 )
 
 // A workloadClass is a group of workloads that no policy of the set can tell apart.
-// What is true of its first member is true of all.
+// So policies treat all its members like the first one.
 type workloadClass struct {
 	id     int // as a peer (classes.peers)
 	number uint32

@@ -14,9 +14,9 @@
 //
 // Package [thole/compiler/partition] divides addresses and ports; package [thole/compiler/chains] builds the chains.
 //
-// [Result.Change] makes of a Result what Compile would make of all that there is after a
-// change, at the cost of the change: a class that comes or goes costs what it says, and
-// what others say of it.
+// [Result.Change] changes a Result into what Compile would return after the change. Its
+// cost depends on the change only: a new class costs its own elements, and those by which
+// others name it.
 //
 // The meaning of a policy is docs/POLICY.md; package compiler/reference says it
 // a second time, naively, and tests hold the two together. What the rules write into

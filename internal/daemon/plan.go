@@ -316,7 +316,7 @@ func (e *enforcer) adoptPlan(p plan) {
 	e.badTable, e.retry = nil, retryFirst
 	e.applied = e.now()
 	e.classes.take(&p)
-	// Who sees that a workload has changed also sees the status of that.
+	// A request that sees the changed workload must not see the status from before the change.
 	e.enforced.takeAnd(&p.delta, func(of sizes) { e.view.Store(e.newView(of)) })
 }
 

@@ -21,10 +21,11 @@ var mayImport = map[string][]string{
 		"github.com/google/nftables/...", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
 	},
 	"thole/compiler": {
-		"thole/compiler/chains", "thole/compiler/mark", "thole/compiler/partition", "thole/compiler/policy",
-		"thole/ruleset",
+		"thole/compiler/chains", "thole/compiler/classes", "thole/compiler/mark", "thole/compiler/partition",
+		"thole/compiler/policy", "thole/ruleset",
 	},
 	"thole/compiler/chains":    {"thole/compiler/mark", "thole/ruleset"},
+	"thole/compiler/classes":   {"thole/compiler/partition", "thole/compiler/policy"},
 	"thole/compiler/mark":      {},
 	"thole/compiler/partition": {"thole/compiler/policy"},
 	"thole/compiler/policy":    {"gopkg.in/yaml.v3"},

@@ -47,7 +47,7 @@ func lines(text string, f func(number int, line string)) {
 var (
 	code = regexp.MustCompile("`([^`]+)`")
 	file = regexp.MustCompile(`^[\w.*/-]+$`)
-	// bare are the endings of files that are named without their directory, as in "`compiler/judge.go`, `lower.go`".
+	// bare are the endings of files that are named without their directory, as in "`compiler/lower.go`, `fleet.go`".
 	bare = regexp.MustCompile(`^[\w*]+\.(go|md|sh)$`)
 )
 
@@ -57,7 +57,7 @@ var notFiles = []string{
 }
 
 // TestDocumentsNameFiles: each file and directory of the project that a page names in backticks exists. A name without
-// a directory is a file in the directory of the name before it, in the same line: "`compiler/judge.go`, `lower.go`".
+// a directory is a file in the directory of the name before it, in the same line: "`compiler/lower.go`, `fleet.go`".
 func TestDocumentsNameFiles(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	if err != nil {

@@ -24,7 +24,7 @@ func (l *lowering) bindNetworks(bridges []policy.Bridge, unlabelled []policy.Unl
 	var own []policy.Network
 	for _, m := range members {
 		if len(m.Own) > 0 {
-			l.bindNetwork(m.Own, m.class.number, l.commentOf(m.Workload))
+			l.bindNetwork(m.Own, m.class.Number, l.commentOf(m.Workload))
 			own = append(own, m.Own...)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"thole/compiler/chains"
+	"thole/compiler/classes"
 	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
@@ -141,7 +142,7 @@ func (r *Result) Change(c Change) (s *Step, ok bool) {
 
 // canChange reports whether Change can tell.
 func (r *Result) canChange(c *Change) bool {
-	if r.lowering.comments || !r.numbersLeft(len(c.Began), len(c.Met)) {
+	if r.lowering.options.Comments || !r.numbersLeft(len(c.Began), len(c.Met)) {
 		return false
 	}
 	ended := map[string]bool{} // paths
@@ -229,7 +230,7 @@ func compareUnlabelled(had, has []policy.Unlabelled) (gone, come []policy.Unlabe
 }
 
 func (s *Step) change(c *Change) {
-	left := map[*workloadClass]bool{} // classes that may have no member now
+	left := map[*classes.Class]bool{} // classes that may have no member now
 	for i := range c.Ended {
 		left[s.end(&c.Ended[i])] = true
 	}
@@ -243,20 +244,20 @@ func (s *Step) change(c *Change) {
 	for i := range c.Met {
 		s.meet(c.Met[i])
 	}
-	for _, class := range slices.Clone(s.result.classes.workloads) {
-		if left[class] && class.size == 0 {
+	for _, class := range slices.Clone(s.result.classes.Workloads) {
+		if left[class] && class.Size == 0 {
 			s.part(class)
 		}
 	}
 }
 
 // end takes a workload out of its class, which it returns.
-func (s *Step) end(w *policy.Workload) *workloadClass {
+func (s *Step) end(w *policy.Workload) *classes.Class {
 	l := s.result.lowering
 	m := l.bound[w.Cgroup.Path]
 	s.writing(true, func() { l.bindMember(m) })
 	delete(l.bound, w.Cgroup.Path)
-	m.class.size--
+	m.class.Size--
 	s.Numbers.Drop = append(s.Numbers.Drop, keysOf(w)...)
 	if m.memberNumber != 0 {
 		s.Numbers.Drop = append(s.Numbers.Drop, memberKeys(w)...)
@@ -270,17 +271,17 @@ func (s *Step) end(w *policy.Workload) *workloadClass {
 // begin puts a workload into its class.
 func (s *Step) begin(w *policy.Workload) {
 	l := s.result.lowering
-	c, made := l.classFor(w)
+	c, made := l.classes.ClassFor(w)
 	if made {
 		s.join(c)
 	}
-	c.size++
+	c.Size++
 	held := *w
 	m := member{Workload: &held, class: c}
 	for _, key := range keysOf(w) {
-		s.Numbers.Set[key] = c.number
+		s.Numbers.Set[key] = c.Number
 	}
-	if c.divided {
+	if c.Divided {
 		m.memberNumber = s.memberNumber(w.Cgroup)
 		for _, key := range memberKeys(w) {
 			s.Numbers.Set[key] = m.memberNumber
@@ -358,13 +359,13 @@ func each[T any](list []T, do func(T)) {
 // meet enters what another node proved.
 func (s *Step) meet(r policy.Remote) {
 	cs := s.result.classes
-	c := cs.addRemote(&r)
+	c := cs.ClassForRemote(&r)
 	if s.Numbers.NextRemote == 0 {
 		s.Numbers.NextRemote = s.result.Numbers.NextRemote
 	}
-	c.number = s.next(&s.Numbers.NextRemote, s.result.takenRemotes, firstRemoteClass, lastRemoteClass)
-	for _, key := range keysOf(c.first) {
-		s.Numbers.Remotes[key] = c.number
+	c.Number = s.next(&s.Numbers.NextRemote, s.result.takenRemotes, firstRemoteClass, lastRemoteClass)
+	for _, key := range keysOf(c.First) {
+		s.Numbers.Remotes[key] = c.Number
 	}
 	s.join(c)
 }
@@ -373,10 +374,10 @@ func (s *Step) meet(r policy.Remote) {
 func (s *Step) forget(r *policy.Remote) {
 	cs := s.result.classes
 	key := identity(r.Workload())
-	at := slices.IndexFunc(cs.remotes, func(c *workloadClass) bool { return identity(c.first) == key })
-	c := cs.remotes[at]
+	at := slices.IndexFunc(cs.Remotes, func(c *classes.Class) bool { return identity(c.First) == key })
+	c := cs.Remotes[at]
 	s.part(c)
-	delete(s.result.takenRemotes, c.number)
+	delete(s.result.takenRemotes, c.Number)
 	s.Numbers.DropRemotes = append(s.Numbers.DropRemotes, key)
 }
 

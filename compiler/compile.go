@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"thole/compiler/chains"
+	"thole/compiler/classes"
 	"thole/compiler/policy"
 	"thole/ruleset"
 )
@@ -61,7 +62,7 @@ type Result struct {
 	Again bool
 
 	mu       *sync.RWMutex // guards what follows
-	classes  *classes
+	classes  *classes.Set
 	lowering *lowering
 	taken    map[uint32]bool // numbers of classes of this node, and of members
 	// takenRemotes are those of classes of other nodes.
@@ -97,24 +98,23 @@ func Compile(in Input) (Result, error) {
 		return w.Kind == policy.KindAddress
 	})
 
-	cs := newClasses(policies)
-	members := cs.group(byIdentity(in.Workloads))
-	if in.Fleet != nil {
-		for i := range in.Remotes {
-			cs.enter(cs.addRemote(&in.Remotes[i]))
-		}
+	remotes := in.Remotes
+	if in.Fleet == nil {
+		remotes = nil
 	}
-	cs.fillRuleLists()
-	for _, c := range cs.workloads {
-		c.divided = !cs.reachesItself(c)
+	workloads := byIdentity(in.Workloads)
+	cs, of := classes.New(policies, workloads, remotes)
+	members := make([]member, len(workloads))
+	for i, w := range workloads {
+		members[i] = member{Workload: w, class: of[i]}
 	}
-	numbers, err := cs.number(members, in.Numbers)
+	numbers, err := numberClasses(cs, members, in.Numbers)
 	if err != nil {
 		return Result{}, err
 	}
 	again := numbers.free(in.Numbers, max(in.Options.Epoch, 1))
 	r := Result{Numbers: numbers, Again: again, mu: &sync.RWMutex{}, classes: cs, unfiltered: unfiltered}
-	r.lowering, r.Table = cs.lower(in, members)
+	r.lowering, r.Table = lower(in, policies, cs, members)
 	r.takeNumbers(members)
 	r.describeClasses()
 	return r, nil
@@ -123,40 +123,26 @@ func Compile(in Input) (Result, error) {
 // describeClasses finds what is to be said of the classes that there are.
 func (r *Result) describeClasses() {
 	r.Warnings = slices.Concat(r.unfiltered, r.lowering.warnings())
-	r.Remotes = make([]uint32, len(r.classes.remotes))
-	for i, c := range r.classes.remotes {
-		r.Remotes[i] = c.number
+	r.Remotes = make([]uint32, len(r.classes.Remotes))
+	for i, c := range r.classes.Remotes {
+		r.Remotes[i] = c.Number
 	}
 }
 
 func (r *Result) takeNumbers(members []member) {
-	r.taken = make(map[uint32]bool, len(members)+len(r.classes.workloads))
-	for _, c := range r.classes.workloads {
-		r.taken[c.number] = true
+	r.taken = make(map[uint32]bool, len(members)+len(r.classes.Workloads))
+	for _, c := range r.classes.Workloads {
+		r.taken[c.Number] = true
 	}
 	for i := range members {
 		if members[i].memberNumber != 0 {
 			r.taken[members[i].memberNumber] = true
 		}
 	}
-	r.takenRemotes = make(map[uint32]bool, len(r.classes.remotes))
-	for _, c := range r.classes.remotes {
-		r.takenRemotes[c.number] = true
+	r.takenRemotes = make(map[uint32]bool, len(r.classes.Remotes))
+	for _, c := range r.classes.Remotes {
+		r.takenRemotes[c.Number] = true
 	}
-}
-
-// group divides workloads into classes, in the order of their first members.
-func (cs *classes) group(workloads []*policy.Workload) []member {
-	members := make([]member, len(workloads))
-	for i, w := range workloads {
-		c, made := cs.classFor(w)
-		if made {
-			cs.enter(c)
-		}
-		c.size++
-		members[i] = member{Workload: w, class: c}
-	}
-	return members
 }
 
 // byIdentity returns workloads in an order that does not depend on theirs.
@@ -177,12 +163,12 @@ func (r *Result) ClassOf(w *policy.Workload) Class {
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	c := r.classes.classOf(w)
+	c := r.classes.ClassOf(w)
 	if c == nil {
 		return Class{}
 	}
-	return Class{Number: c.number, Divided: c.divided, Ingress: isolating(c.policies, ingress),
-		Egress: isolating(c.policies, egress)}
+	return Class{Number: c.Number, Divided: c.Divided, Ingress: c.Isolating(classes.Ingress),
+		Egress: c.Isolating(classes.Egress)}
 }
 
 // Len is how many classes of workloads there are.
@@ -192,7 +178,7 @@ func (r *Result) Len() int {
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return len(r.classes.workloads)
+	return len(r.classes.Workloads)
 }
 
 // Classes returns the classes of workloads that r was compiled of, by number.
@@ -232,26 +218,25 @@ func (r *Result) Selected(workloads []policy.Workload) map[string]int {
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	sizes := map[*workloadClass]int{}
+	sizes := map[*classes.Class]int{}
 	for i := range workloads {
-		if c := r.classes.classOf(&workloads[i]); c != nil {
+		if c := r.classes.ClassOf(&workloads[i]); c != nil {
 			sizes[c]++
 		}
 	}
 	for c, n := range sizes {
-		for _, p := range c.policies {
+		for _, p := range c.Policies {
 			selected[p.Name] += n
 		}
 	}
 	return selected
 }
 
-func isolating(policies []*policy.Policy, d direction) []string {
-	var names []string
-	for _, p := range policies {
-		if policySide(p, d).Isolates && !p.Audit {
-			names = append(names, p.Name)
-		}
+// identity names a workload uniquely among those of one node; of another, by its labels
+// and address.
+func identity(w *policy.Workload) string {
+	if w.Cgroup.Path == "" {
+		return w.Name + " " + w.Labels.String()
 	}
-	return names
+	return w.Cgroup.Path
 }

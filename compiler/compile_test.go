@@ -10,6 +10,7 @@ import (
 
 	"thole/compiler"
 	"thole/compiler/chains"
+	"thole/compiler/compilertest"
 	"thole/compiler/mark"
 	"thole/compiler/policy"
 	"thole/compiler/reference"
@@ -67,7 +68,7 @@ func TestLoadedContinues(t *testing.T) {
 		in.Workloads = append(in.Workloads, gone)
 		loaded := compile(t, in)
 
-		in.Numbers, in.Options.Epoch = compiler.Loaded(&loaded.Table)
+		in.Numbers, in.Options.Epoch = compilertest.Loaded(&loaded.Table)
 		if in.Options.Epoch != uint16(1+seed) {
 			t.Fatalf("seed %d: epoch %d", seed, in.Options.Epoch)
 		}

@@ -12,7 +12,8 @@
 //	lower     judgements           → elements of maps
 //	build     which maps there are → the chains that look them up
 //
-// Package [thole/compiler/partition] divides addresses and ports; package [thole/compiler/chains] builds the chains.
+// Package [thole/compiler/classes] divides workloads and judges. Package [thole/compiler/partition] divides addresses
+// and ports. Package [thole/compiler/chains] builds the chains.
 //
 // [Result.Change] changes a Result into what Compile would return after the change. Its
 // cost depends on the change only: a new class costs its own elements, and those by which

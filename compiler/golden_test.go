@@ -20,11 +20,14 @@ var update = flag.Bool("update", false, "write the golden files anew")
 const inventory = `
 {apiVersion: thole/v1, kind: Workload, metadata: {name: proxy, labels: {tier: proxy}}, spec: {unit: haproxy.service}}
 ---
-{apiVersion: thole/v1, kind: Workload, metadata: {name: web-1, labels: {tier: web, app: shop, metrics: "on"}}, spec: {container: web-1}}
+{apiVersion: thole/v1, kind: Workload, metadata: {name: web-1, labels: {tier: web, app: shop, metrics: "on"}},
+ spec: {container: web-1}}
 ---
-{apiVersion: thole/v1, kind: Workload, metadata: {name: web-2, labels: {tier: web, app: shop, metrics: "on"}}, spec: {container: web-2}}
+{apiVersion: thole/v1, kind: Workload, metadata: {name: web-2, labels: {tier: web, app: shop, metrics: "on"}},
+ spec: {container: web-2}}
 ---
-{apiVersion: thole/v1, kind: Workload, metadata: {name: database, labels: {tier: database, app: shop}}, spec: {unit: postgresql.service}}
+{apiVersion: thole/v1, kind: Workload, metadata: {name: database, labels: {tier: database, app: shop}},
+ spec: {unit: postgresql.service}}
 ---
 {apiVersion: thole/v1, kind: Workload, metadata: {name: dns, labels: {app: dns}}, spec: {cgroup: dns.slice}}
 ---

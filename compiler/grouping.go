@@ -3,6 +3,8 @@ package compiler
 import (
 	"cmp"
 	"slices"
+
+	"thole/compiler/classes"
 )
 
 // A grouping divides the peers of a rule list by what is said to them. Here peers are counted by their rank: what is
@@ -28,25 +30,25 @@ type group struct {
 
 type rankedRow struct {
 	rank int
-	row  *row
+	row  *classes.Row
 }
 
 // A line is a row, and all peers, by their rank, to which it is said.
 type line struct {
-	*row
+	*classes.Row
 	ranks []int
 }
 
 // newGrouping divides so many peers. The named ones are ascending; the row of others is that of all others.
-func newGrouping(total int, named []rankedRow, others *row) *grouping {
+func newGrouping(total int, named []rankedRow, others *classes.Row) *grouping {
 	g := &grouping{total: total, named: named, in: make([]int, len(named)), at: map[string]int{}}
 	for i, n := range named {
-		at := g.group(n.row.signature)
+		at := g.group(n.row.Signature)
 		g.in[i] = at
 		g.groups[at].named = append(g.groups[at].named, i)
 		g.groups[at].join(n)
 	}
-	g.rest = g.group(others.signature)
+	g.rest = g.group(others.Signature)
 	g.others = rankedRow{g.nextOther(0, nil), others}
 	if many := total - len(named); many > 0 {
 		g.groups[g.rest].join(g.others)
@@ -101,13 +103,13 @@ func (g *grouping) nextOther(rank int, but []rankedRow) int {
 // lines returns what is said to most peers, and then who else is told what. Some peers, ascending, are told something
 // else than the rule list says. As long as lead is greater than zero, what is said to those that nobody names is said
 // to most: by so many peers more than all else.
-func (g *grouping) lines(exceptions []rankedRow) (usual *row, others []line, lead int) {
+func (g *grouping) lines(exceptions []rankedRow) (usual *classes.Row, others []line, lead int) {
 	changed := *g
 	added := map[int][]int{}
 	if len(exceptions) > 0 {
 		changed = g.without(exceptions)
 		for _, e := range exceptions {
-			at := changed.group(e.row.signature)
+			at := changed.group(e.row.Signature)
 			changed.groups[at].join(e)
 			added[at] = append(added[at], e.rank)
 		}

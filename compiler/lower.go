@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
-	"net/netip"
 	"thole/compiler/chains"
+	"thole/compiler/classes"
 	"thole/compiler/mark"
 	"thole/compiler/partition"
 	"thole/compiler/policy"
@@ -19,12 +20,13 @@ import (
 // A lowering writes judgements as elements of maps. It knows which sets there are, and how many elements they have;
 // the elements themselves are in the table.
 type lowering struct {
-	*classes
-	options Options
-	fleet   *Fleet
-	sets    map[string]*nft.Set // with elements while a table is made
-	counts  map[string]int      // how many elements there are
-	levels  []chains.Level      // deepest first
+	classes  *classes.Set
+	policies []policy.Policy // by name
+	options  Options
+	fleet    *Fleet
+	sets     map[string]*nft.Set // with elements while a table is made
+	counts   map[string]int      // how many elements there are
+	levels   []chains.Level      // deepest first
 
 	expected map[uint8]int // workloads, by the depth of their cgroup
 	audits   map[string]chains.Audit
@@ -41,11 +43,10 @@ type lowering struct {
 	frame      frame
 	edit       *edit // what changes; nil: a table is made
 
-	byRank, ranks []int // the peers by rank (grouping), and the ranks by peer; nil: not known
-	groupings     map[*ruleList]*grouping
-	destinations  map[*ruleList][]destination
-
-	comments bool
+	byRank, ranks []int    // the peers by rank (grouping), and the ranks by peer; nil: not known
+	leads         [][2]int // by peer and direction: of those that no rule names over all others (grouping.lines)
+	groupings     map[*classes.RuleList]*grouping
+	destinations  map[*classes.RuleList][]destination
 }
 
 // containers are those beside the workloads.
@@ -58,21 +59,20 @@ type containers struct {
 // A member is a workload in its class, as its cgroup is bound.
 type member struct {
 	*policy.Workload
-	class        *workloadClass
+	class        *classes.Class
 	memberNumber uint32 // its own number, where the class is divided
 }
 
-func (m member) binding() binding { return binding{m.class.number, m.memberNumber} }
+func (m member) binding() binding { return binding{m.class.Number, m.memberNumber} }
 
 // lower makes the table that does what the policies say of these classes.
-func (cs *classes) lower(in Input, members []member) (*lowering, nft.Table) {
+func lower(in Input, policies []policy.Policy, cs *classes.Set, members []member) (*lowering, nft.Table) {
 	l := &lowering{
-		classes: cs, options: in.Options, fleet: in.Fleet,
+		classes: cs, policies: policies, options: in.Options, fleet: in.Fleet,
 		containers: containers{in.Parents, in.Unlabelled, map[string]int{}},
 		sets:       map[string]*nft.Set{}, counts: map[string]int{}, audits: map[string]chains.Audit{},
 		expected: map[uint8]int{}, rows: map[string]nft.Chain{}, uses: map[string]int{}, pairs: map[[2]uint32]int{},
-		groupings: map[*ruleList]*grouping{}, destinations: map[*ruleList][]destination{},
-		comments: in.Options.Comments,
+		groupings: map[*classes.RuleList]*grouping{}, destinations: map[*classes.RuleList][]destination{},
 	}
 	l.options.Epoch = max(l.options.Epoch, 1)
 	l.declare(chains.ClassSets())
@@ -82,12 +82,12 @@ func (cs *classes) lower(in Input, members []member) (*lowering, nft.Table) {
 	l.bindFleet()
 	l.bindAddresses()
 	l.replaceDynamic()
-	for _, c := range cs.workloads {
-		l.write(c, ingress)
-		l.write(c, egress)
+	for _, c := range cs.Workloads {
+		l.write(c, classes.Ingress)
+		l.write(c, classes.Egress)
 		l.leaving(c)
 	}
-	for _, c := range cs.remotes {
+	for _, c := range cs.Remotes {
 		l.believe(c)
 	}
 	return l, l.table()
@@ -384,8 +384,8 @@ func (l *lowering) level(cg policy.Cgroup) *chains.Level {
 }
 
 func (l *lowering) bindAddresses() {
-	for i := range l.addresses.Classes[1:] {
-		c := &l.addresses.Classes[1+i]
+	for i := range l.classes.Addresses.Classes[1:] {
+		c := &l.classes.Addresses.Classes[1+i]
 		for _, r := range c.Ranges {
 			if !partition.IsMulticast(r.From) { // nobody sends from there
 				l.add("address"+family(r.From), nft.Element{Key: []nft.Value{nft.AddressRange(r.From, r.To)},
@@ -409,19 +409,22 @@ func (l *lowering) rankPeers() {
 	if l.ranks != nil {
 		return
 	}
-	l.byRank = make([]int, 0, len(l.peers))
+	peers := l.classes.Peers
+	l.byRank = make([]int, 0, len(peers))
 	l.byRank = append(l.byRank, 0)
-	for _, c := range l.workloads {
-		l.byRank = append(l.byRank, c.id)
+	for _, c := range l.classes.Workloads {
+		l.byRank = append(l.byRank, c.ID)
 	}
-	slices.SortFunc(l.byRank[1:], func(a, b int) int { return cmp.Compare(l.peers[a].number(), l.peers[b].number()) })
-	for _, c := range l.remotes {
-		l.byRank = append(l.byRank, c.id)
+	slices.SortFunc(l.byRank[1:], func(a, b int) int { return cmp.Compare(peers[a].Number(), peers[b].Number()) })
+	for _, c := range l.classes.Remotes {
+		l.byRank = append(l.byRank, c.ID)
 	}
-	for class := range l.addresses.Classes {
-		l.byRank = append(l.byRank, addressID(class))
+	for id, p := range peers {
+		if p.Addresses != nil {
+			l.byRank = append(l.byRank, id)
+		}
 	}
-	l.ranks = make([]int, len(l.peers))
+	l.ranks = make([]int, len(peers))
 	for rank, id := range l.byRank {
 		l.ranks[id] = rank
 	}
@@ -434,24 +437,24 @@ func (l *lowering) forgetRanks() {
 }
 
 // ranked returns exceptions by the rank of their peers.
-func (l *lowering) ranked(exceptions []exception) []rankedRow {
+func (l *lowering) ranked(exceptions []classes.Exception) []rankedRow {
 	list := make([]rankedRow, len(exceptions))
 	for i, e := range exceptions {
-		list[i] = rankedRow{l.ranks[e.peer], e.row}
+		list[i] = rankedRow{l.ranks[e.Peer], e.Row}
 	}
 	slices.SortFunc(list, func(a, b rankedRow) int { return a.rank - b.rank })
 	return list
 }
 
 // grouping returns how a rule list divides the peers: for ingress, addresses are among them.
-func (l *lowering) grouping(rl *ruleList) *grouping {
+func (l *lowering) grouping(rl *classes.RuleList, d classes.Direction) *grouping {
 	g := l.groupings[rl]
 	if g == nil {
 		total := len(l.byRank)
-		if rl.of == egress {
-			total -= len(l.addresses.Classes)
+		if d == classes.Egress {
+			total -= len(l.classes.Addresses.Classes)
 		}
-		g = newGrouping(total, l.ranked(rl.named), rl.others)
+		g = newGrouping(total, l.ranked(rl.Named), rl.Others)
 		l.groupings[rl] = g
 	}
 	return g
@@ -460,35 +463,35 @@ func (l *lowering) grouping(rl *ruleList) *grouping {
 // write writes what c says of each peer: what it says of most of them for all,
 // and then only who differs, so that elements do not grow with the square of the
 // classes. Where both sides allow a pair everything, one element says so for both.
-func (l *lowering) write(c *workloadClass, d direction) {
+func (l *lowering) write(c *classes.Class, d classes.Direction) {
 	l.rankPeers()
-	usual, others, lead := l.grouping(c.ruleLists[d]).lines(l.ranked(c.sameLabels[d]))
-	c.lead[d] = lead
-	if d == egress {
+	usual, others, lead := l.grouping(c.RuleLists[d], d).lines(l.ranked(c.SameLabels[d]))
+	l.setLead(c, d, lead)
+	if d == classes.Egress {
 		l.introduce(c)
 	}
-	side := [...]side{ingress: {"ingress", chains.AtIngress}, egress: {"egress", chains.AtEgress}}[d]
-	if !usual.allowsAll() { // to allow is to fall through
-		comment := l.describe(c, d, nil, usual.judgements[0])
-		l.add(side.name+"_class", element(l.says(side, usual), butForPorts(usual, comment), class(c.number)))
+	side := [...]side{classes.Ingress: {"ingress", chains.AtIngress}, classes.Egress: {"egress", chains.AtEgress}}[d]
+	if !usual.AllowsAll() { // to allow is to fall through
+		comment := l.describe(c, d, nil, usual.OtherPorts())
+		l.add(side.name+"_class", element(l.says(side, usual), butForPorts(usual, comment), class(c.Number)))
 	}
 	for _, line := range others {
-		w := lineWriter{l, side, line.row, nft.Verdict{}}
+		w := lineWriter{l, side, line.Row, nft.Verdict{}}
 		keys := make([]nft.Value, 2*len(line.ranks))
 		for _, rank := range line.ranks {
 			id := l.byRank[rank]
 			key := keys[:2:2]
 			keys = keys[2:]
-			key[0], key[1] = class(l.peers[id].number()), class(c.number)
-			if d == egress {
+			key[0], key[1] = class(l.classes.Peers[id].Number()), class(c.Number)
+			if d == classes.Egress {
 				slices.Reverse(key)
 			}
-			comment := l.describe(c, d, &l.peers[id], line.judgements[0])
-			if line.allowsAll() && l.otherSideAllowsAll(c, d, id) {
+			comment := l.describe(c, d, &l.classes.Peers[id], line.OtherPorts())
+			if line.AllowsAll() && l.otherSideAllowsAll(c, d, id) {
 				l.addPair(element(goTo(chains.Settle), comment, key...))
 				continue
 			}
-			w.write(l.peers[id].isRemote(), comment, key)
+			w.write(l.classes.Peers[id].IsRemote(), comment, key)
 		}
 	}
 }
@@ -501,7 +504,7 @@ func (l *lowering) addPair(e nft.Element) {
 			return
 		}
 		delete(l.pairs, key)
-	} else if l.pairs[key]++; l.pairs[key] > 1 && !l.comments {
+	} else if l.pairs[key]++; l.pairs[key] > 1 && !l.options.Comments {
 		return
 	}
 	l.add("pair", e)
@@ -511,7 +514,7 @@ func (l *lowering) addPair(e nft.Element) {
 type lineWriter struct {
 	*lowering
 	side
-	row     *row
+	row     *classes.Row
 	verdict nft.Verdict // empty before the first element: before that, it needs no chain
 }
 
@@ -526,16 +529,24 @@ func (w *lineWriter) write(remote bool, comment string, key []nft.Value) {
 	w.add(set, element(w.verdict, butForPorts(w.row, comment), key...))
 }
 
+// setLead notes how much what c says to peers that no rule names leads (affected).
+func (l *lowering) setLead(c *classes.Class, d classes.Direction, lead int) {
+	if missing := len(l.classes.Peers) - len(l.leads); missing > 0 {
+		l.leads = append(l.leads, make([][2]int, missing)...)
+	}
+	l.leads[c.ID][d] = lead
+}
+
 // otherSideAllowsAll says whether a peer, as the other end of a connection with c, allows it on every port, by policies
 // that the table of this node holds.
-func (l *lowering) otherSideAllowsAll(c *workloadClass, d direction, id int) bool {
-	switch p := l.peers[id]; {
-	case id == 0 || p.isRemote():
+func (l *lowering) otherSideAllowsAll(c *classes.Class, d classes.Direction, id int) bool {
+	switch p := l.classes.Peers[id]; {
+	case id == 0 || p.IsRemote():
 		return false
-	case p.workloads == nil:
+	case p.Class == nil:
 		return true // it has no policies
 	default:
-		return l.judge(p.workloads, 1-d, c.id).allowsAll()
+		return l.classes.Judge(p.Class, 1-d, c.ID).AllowsAll()
 	}
 }
 
@@ -547,25 +558,25 @@ type side struct {
 
 // says returns the verdict that says what a row says: it leads to a chain of ports where these are not all judged
 // alike.
-func (l *lowering) says(s side, r *row) nft.Verdict {
-	if r.uniform {
-		return l.verdict(r.judgements[0], s.stage)
+func (l *lowering) says(s side, r *classes.Row) nft.Verdict {
+	if r.Uniform {
+		return l.verdict(r.OtherPorts(), s.stage)
 	}
 	return goTo(l.rowChain(s, r))
 }
 
 // verdict turns a judgement into what the map says at that stage.
-func (l *lowering) verdict(j judgement, at chains.Stage) nft.Verdict {
+func (l *lowering) verdict(j classes.Judgement, at chains.Stage) nft.Verdict {
 	switch {
-	case at == chains.AtCalled && j.ruling == wouldDeny && j.unsaid:
+	case at == chains.AtCalled && j.Ruling == classes.WouldDeny && j.Unsaid:
 		return goTo(chains.CalledAllowedButAudited)
-	case j.ruling == wouldDeny:
-		a := chains.Audit{Policy: j.policy.Name, Stage: at, Unsaid: j.unsaid && at == chains.AtEgress}
+	case j.Ruling == classes.WouldDeny:
+		a := chains.Audit{Policy: j.Policy.Name, Stage: at, Unsaid: j.Unsaid && at == chains.AtEgress}
 		l.audits[a.Name()] = a
 		return goTo(a.Name())
-	case j.ruling == deny && j.unsaid && at == chains.AtEgress:
+	case j.Ruling == classes.Deny && j.Unsaid && at == chains.AtEgress:
 		return goTo(chains.EgressUnsaid)
-	case j.ruling == deny:
+	case j.Ruling == classes.Deny:
 		return goTo(chains.Refuse)
 	case at == chains.AtCalled:
 		return goTo(chains.CalledAllowed)
@@ -584,8 +595,8 @@ func element(v nft.Verdict, comment string, key ...nft.Value) nft.Element {
 
 // describe says for a reader of the table who may reach whom and why. A nil peer
 // is whoever is not listed.
-func (l *lowering) describe(c *workloadClass, d direction, p *peer, j judgement) string {
-	if !l.comments {
+func (l *lowering) describe(c *classes.Class, d classes.Direction, p *classes.Peer, j classes.Judgement) string {
+	if !l.options.Comments {
 		return ""
 	}
 	other := "others"
@@ -593,14 +604,14 @@ func (l *lowering) describe(c *workloadClass, d direction, p *peer, j judgement)
 		other = p.String()
 	}
 	from, to := other, c.String()
-	if d == egress {
+	if d == classes.Egress {
 		from, to = to, from
 	}
 	return fmt.Sprintf("%s → %s: %s", from, to, j)
 }
 
-func butForPorts(r *row, comment string) string {
-	if comment == "" || r.uniform {
+func butForPorts(r *classes.Row, comment string) string {
+	if comment == "" || r.Uniform {
 		return comment
 	}
 	return comment + ", but for some ports"
@@ -608,37 +619,8 @@ func butForPorts(r *row, comment string) string {
 
 // commentOf names a workload for a reader of the table.
 func (l *lowering) commentOf(w *policy.Workload) string {
-	if !l.comments {
+	if !l.options.Comments {
 		return ""
 	}
 	return w.Name + " (" + w.Labels.String() + ")"
-}
-
-func (c *workloadClass) String() string {
-	s := c.first.Labels.String()
-	if c.size > 1 {
-		s += fmt.Sprintf(" (and %d more)", c.size-1)
-	}
-	return s
-}
-
-func (p *peer) String() string {
-	switch {
-	case p.workloads != nil:
-		return p.workloads.String()
-	case p.addresses != nil && p.addresses.Number == elsewhere:
-		return "elsewhere"
-	case p.addresses != nil:
-		return p.addresses.Ranges[0].String()
-	default:
-		return "unlabelled"
-	}
-}
-
-func (j judgement) String() string {
-	verb := map[ruling]string{allow: "allowed", deny: "denied", wouldDeny: "would be denied"}[j.ruling]
-	if j.why.policy == nil {
-		return verb
-	}
-	return fmt.Sprintf("%s by policy %s (%s)", verb, j.why.policy.Name, j.why.position)
 }

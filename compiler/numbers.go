@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 
+	"thole/compiler/classes"
 	"thole/compiler/mark"
 	"thole/compiler/partition"
 	"thole/compiler/policy"
@@ -120,22 +121,22 @@ func number(what string, groups [][]string, had map[string]uint32, first, last u
 	return numbers, has, nil
 }
 
-// number numbers all classes, keeping what had says where it can. The members are those of the classes of this node, in
-// the order of the classes' first ones.
-func (cs *classes) number(members []member, had Numbers) (has Numbers, err error) {
+// numberClasses numbers all classes, keeping what had says where it can. The members are those of the classes of this
+// node, in the order of the classes' first ones.
+func numberClasses(cs *classes.Set, members []member, had Numbers) (has Numbers, err error) {
 	var numbers []uint32
 	var lowest uint32
 	has.Next = had.Next
-	at := make(map[*workloadClass]int, len(cs.workloads))
-	groups := make([][]string, len(cs.workloads))
-	for i, c := range cs.workloads {
+	at := make(map[*classes.Class]int, len(cs.Workloads))
+	groups := make([][]string, len(cs.Workloads))
+	for i, c := range cs.Workloads {
 		at[c] = i
 	}
 	for i := range members {
 		groups[at[members[i].class]] = append(groups[at[members[i].class]], keysOf(members[i].Workload)...)
 	}
 	for i := range members {
-		if members[i].class.divided {
+		if members[i].class.Divided {
 			groups = append(groups, memberKeys(members[i].Workload))
 		}
 	}
@@ -144,18 +145,18 @@ func (cs *classes) number(members []member, had Numbers) (has Numbers, err error
 	if err != nil {
 		return has, err
 	}
-	for i, c := range cs.workloads {
-		c.number = numbers[i]
+	for i, c := range cs.Workloads {
+		c.Number = numbers[i]
 	}
-	rest := numbers[len(cs.workloads):]
+	rest := numbers[len(cs.Workloads):]
 	for i := range members {
-		if members[i].class.divided {
+		if members[i].class.Divided {
 			members[i].memberNumber, rest = rest[0], rest[1:]
 		}
 	}
-	groups = make([][]string, len(cs.remotes))
-	for i, c := range cs.remotes {
-		groups[i] = keysOf(c.first)
+	groups = make([][]string, len(cs.Remotes))
+	for i, c := range cs.Remotes {
+		groups[i] = keysOf(c.First)
 	}
 	has.NextRemote = had.NextRemote
 	numbers, has.Remotes, err = number("other nodes' workloads", groups, had.Remotes, firstRemoteClass,
@@ -163,16 +164,16 @@ func (cs *classes) number(members []member, had Numbers) (has Numbers, err error
 	if err != nil {
 		return has, err
 	}
-	for i, c := range cs.remotes {
-		c.number = numbers[i]
+	for i, c := range cs.Remotes {
+		c.Number = numbers[i]
 	}
-	addresses := cs.addresses.Classes[1:]
+	addresses := cs.Addresses.Classes[1:]
 	numbers, has.Addresses, err = number("addresses", stringsOf(addresses, rangesOf), had.Addresses, firstAddressClass,
 		lastAddressClass, &lowest)
 	if err != nil {
 		return has, err
 	}
-	cs.addresses.Classes[0].Number = elsewhere
+	cs.Addresses.Classes[0].Number = elsewhere
 	for i := range addresses {
 		addresses[i].Number = numbers[i]
 	}

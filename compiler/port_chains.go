@@ -6,21 +6,22 @@ import (
 	"strings"
 
 	"thole/compiler/chains"
+	"thole/compiler/classes"
 	"thole/compiler/policy"
 	nft "thole/ruleset"
 )
 
 // rowChain returns the chain that says what a row says of ports. Equal rows have one chain,
 // whose name says what is in it.
-func (l *lowering) rowChain(s side, r *row) string {
-	other := r.judgements[0]
+func (l *lowering) rowChain(s side, r *classes.Row) string {
+	other := r.OtherPorts()
 	var said []portsSaid
 	for _, proto := range []uint8{uint8(policy.TCP), uint8(policy.UDP), uint8(policy.SCTP), uint8(policy.ICMP),
 		nft.ProtoICMPv6} {
-		for _, span := range l.spansOf(proto, r) {
-			if !span.judgement.same(other) {
-				ports := chains.Ports{Protocol: proto, From: span.from, To: span.to}
-				said = append(said, portsSaid{ports, span.judgement})
+		for _, span := range l.classes.Spans(proto, r) {
+			if !span.Judgement.Same(other) {
+				ports := chains.Ports{Protocol: proto, From: span.From, To: span.To}
+				said = append(said, portsSaid{ports, span.Judgement})
 			}
 		}
 	}
@@ -39,22 +40,22 @@ func (l *lowering) rowChain(s side, r *row) string {
 // portsSaid are ports, or ICMP types, of which a row says something else than of others.
 type portsSaid struct {
 	chains.Ports
-	judgement judgement
+	judgement classes.Judgement
 }
 
 // maxRowName bounds the part of a chain's name that lists ports.
 const maxRowName = 40
 
 // rowName names the chain of a row. Where it does not say all, a checksum tells it from others.
-func rowName(s side, said []portsSaid, other judgement) string {
+func rowName(s side, said []portsSaid, other classes.Judgement) string {
 	var names []string
-	plain := other.ruling == deny
+	plain := other.Ruling == classes.Deny
 	for _, p := range said {
 		names = append(names, p.String())
-		plain = plain && p.judgement.ruling == allow
+		plain = plain && p.judgement.Ruling == classes.Allow
 	}
 	name := "only_"
-	if other.unsaid {
+	if other.Unsaid {
 		name = "only_calls_"
 	}
 	name += strings.Join(names, "_")
@@ -62,25 +63,24 @@ func rowName(s side, said []portsSaid, other judgement) string {
 		return name
 	}
 	h := fnv.New64a()
-	fmt.Fprint(h, s.name, " ", rowText(said, other), other.unsaid)
+	fmt.Fprint(h, s.name, " ", rowText(said, other), other.Unsaid)
 	for _, p := range said {
-		fmt.Fprint(h, " ", p.judgement.unsaid)
-		if p.judgement.policy != nil {
-			fmt.Fprint(h, " ", p.judgement.policy.Name)
+		fmt.Fprint(h, " ", p.judgement.Unsaid)
+		if p.judgement.Policy != nil {
+			fmt.Fprint(h, " ", p.judgement.Policy.Name)
 		}
 	}
-	if other.policy != nil {
-		fmt.Fprint(h, " ", other.policy.Name)
+	if other.Policy != nil {
+		fmt.Fprint(h, " ", other.Policy.Name)
 	}
 	return fmt.Sprintf("ports_%016x", h.Sum64())
 }
 
 // rowText says in words what a row says.
-func rowText(said []portsSaid, other judgement) string {
-	verb := map[ruling]string{allow: "allowed", deny: "denied", wouldDeny: "would be denied"}
+func rowText(said []portsSaid, other classes.Judgement) string {
 	var parts []string
 	for _, p := range said {
-		parts = append(parts, p.String()+" "+verb[p.judgement.ruling])
+		parts = append(parts, p.String()+" "+p.judgement.Ruling.String())
 	}
-	return strings.Join(append(parts, "others "+verb[other.ruling]), ", ")
+	return strings.Join(append(parts, "others "+other.Ruling.String()), ", ")
 }

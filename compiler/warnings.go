@@ -10,18 +10,17 @@ import (
 
 // warnings lists what is valid and probably not meant.
 func (l *lowering) warnings() []Warning {
-	cs, policies := l.classes, l.policies
 	var list []Warning
 	networked := l.networkedBy()
-	for i := range policies {
-		p := &policies[i]
-		if len(p.Selector.Requirements) > 0 && !cs.selects(p) {
+	for i := range l.policies {
+		p := &l.policies[i]
+		if len(p.Selector.Requirements) > 0 && !l.classes.Selects(p) {
 			list = append(list, Warning{p.Position, fmt.Sprintf("policy %s selects no workload that runs now", p.Name)})
 		}
 		list = append(list, listenerless(p)...)
 		list = append(list, ownNetworks(p, networked[p])...)
 	}
-	return append(list, cs.dodgeable(policies)...)
+	return append(list, l.dodgeable()...)
 }
 
 // addressed finds workloads of an inventory that have an address instead of a cgroup:
@@ -37,19 +36,12 @@ func addressed(workloads []policy.Workload) []Warning {
 	return list
 }
 
-// selects reports whether a policy selects a workload that runs now.
-func (cs *classes) selects(p *policy.Policy) bool {
-	return slices.ContainsFunc(cs.matched[policy.Restricting][cs.criteria.index[&p.Selector]], func(id int) bool {
-		return !cs.peers[id].isRemote()
-	})
-}
-
 // networkedBy returns the names of the containers with a network of their own that each policy selects: most of
 // what they send and receive passes no chain of ours.
 func (l *lowering) networkedBy() map[*policy.Policy][]string {
 	names := map[*policy.Policy][]string{}
 	for _, m := range l.networked {
-		for _, p := range m.class.policies {
+		for _, p := range m.class.Policies {
 			names[p] = append(names[p], m.Name)
 		}
 	}
@@ -90,17 +82,17 @@ func listenerless(p *policy.Policy) []Warning {
 
 // dodgeable finds denies by label of workloads that addresses or anybody may reach:
 // who is on another node and leaves its labels out is not denied.
-func (cs *classes) dodgeable(policies []policy.Policy) []Warning {
+func (l *lowering) dodgeable() []Warning {
 	open := map[string]bool{} // policies that select such a workload
-	for _, c := range cs.workloads {
-		if cs.openToAddresses(c) {
-			for _, p := range c.policies {
+	for _, c := range l.classes.Workloads {
+		if l.classes.OpenToAddresses(c) {
+			for _, p := range c.Policies {
 				open[p.Name] = true
 			}
 		}
 	}
 	var list []Warning
-	for _, p := range policies {
+	for _, p := range l.policies {
 		if !open[p.Name] {
 			continue
 		}
@@ -115,21 +107,4 @@ func (cs *classes) dodgeable(policies []policy.Policy) []Warning {
 		}
 	}
 	return list
-}
-
-// openToAddresses says whether some address outside this node may reach c, before denies.
-func (cs *classes) openToAddresses(c *workloadClass) bool {
-	isolated := false
-	for at, p := range c.policies {
-		isolated = isolated || p.Ingress.Isolates && !p.Audit
-		if !c.permits[at] {
-			continue
-		}
-		for i := range p.Ingress.Allow {
-			if m := cs.matcher(&p.Ingress.Allow[i], false); m.everybody || m.list >= 0 {
-				return true
-			}
-		}
-	}
-	return !isolated
 }

@@ -18,6 +18,7 @@ import (
 	"thole/datapath/packet"
 	"thole/datapath/peers"
 	"thole/datapath/pki"
+	"thole/datapath/pki/pkitest"
 	"thole/datapath/queue"
 	"thole/datapath/refusal"
 	"thole/datapath/sockets"
@@ -89,10 +90,7 @@ type side struct {
 func newSides(t *testing.T) (client, server side) {
 	t.Helper()
 	now := time.Now()
-	ca, err := pki.NewAuthority("fleet", pki.For(now, 48*time.Hour))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := pkitest.New(t)
 	trust, err := pki.NewTrust([][]byte{ca.Certificate()}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +102,7 @@ func newSides(t *testing.T) (client, server side) {
 		}
 		scope := pki.Scope{Grants: pki.Grants{"app": {"*"}, "tier": {"*"}},
 			Addresses: []netip.Prefix{netip.PrefixFrom(at.Addr(), 32)}}
-		der, err := ca.Issue(name, public, scope, pki.For(now, time.Hour))
+		der, err := ca.CA.Issue(name, public, scope, pki.For(now, time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -143,7 +143,9 @@ func TestDiffForeign(t *testing.T) {
 		{"a chain", func(t *ruleset.Table) { t.Chains[1].Foreign = "policy 0" }, `- chain out { foreign: policy 0 }
 + chain out { type filter hook output priority filter; policy accept; }
 `, []string{"FlushChain", "DeleteChain", "AddChain", "AddRules"}},
-		{"a set", func(t *ruleset.Table) { t.Sets[0].Foreign = "flags 0x10"; t.Sets[0].Elements = nil }, `- map class { foreign: flags 0x10 }
+		{"a set", func(t *ruleset.Table) {
+			t.Sets[0].Foreign, t.Sets[0].Elements = "flags 0x10", nil
+		}, `- map class { foreign: flags 0x10 }
 + map class { type cgroupsv2 : mark }
 + map class: "thole/a" : 0x00000010 # web
 + map class: "thole/b" : 0x00000011 # db

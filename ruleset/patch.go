@@ -16,9 +16,6 @@ type Patch struct {
 	Declared   []Set // with Frame: all sets that there are then, without elements
 }
 
-// Empty says that there is nothing to do.
-func (p Patch) Empty() bool { return len(p.Have.Sets)+len(p.Want.Sets) == 0 && !p.Frame }
-
 // Change returns the patch as a change of the table of that name, which is not looked at.
 func (p Patch) Change(table string) Change {
 	have, want := p.Have, p.Want

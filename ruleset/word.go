@@ -90,10 +90,8 @@ func CgroupValue(path string, id uint64) Value {
 // Single says that v is one value and no range.
 func (v Value) Single() bool { return v.From == v.To }
 
-// Compare orders values by what they are in the kernel. A cgroup's path counts only
+// compare orders values by what they are in the kernel. A cgroup's path counts only
 // where its id is not known.
-func (v Value) Compare(u Value) int { return v.compare(&u) }
-
 func (v *Value) compare(u *Value) int {
 	if c := v.From.compare(&u.From); c != 0 {
 		return c

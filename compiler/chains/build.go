@@ -54,8 +54,8 @@ type builder struct {
 // Build returns all chains of the table. docs/ARCHITECTURE.md draws them.
 func Build(in Input) []nft.Chain {
 	b := &builder{in, mark.OfEpoch(in.Epoch)}
-	list := slices.Concat(b.outputChains(), b.outsideChains(), b.replyChains(), b.inputChains(), b.inputUDPChains(),
-		b.askChains(), b.natChains(), b.settleChains(), b.refuseChains(), b.tunnelChains())
+	list := slices.Concat(b.outputChains(), b.outsideChains(), b.replyChains(), b.inputChains(), b.askChains(),
+		b.natChains(), b.settleChains(), b.refuseChains(), b.tunnelChains())
 	if b.Bridges {
 		list = append(list, b.toContainer(), askContainerAgain())
 	}

@@ -8,19 +8,25 @@ import (
 )
 
 // inputChains see what reaches this node. What comes over lo and has no number of a sender is
-// decided, or was sent by something unlabelled. TCP is judged by the listener that is found,
-// which is not always the one that the kernel takes: who answers decides (replyChains).
+// decided, or was sent by something unlabelled.
 func (b *builder) inputChains() []nft.Chain {
+	input := nft.Chain{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
+		rule(isTCP, goTo("input_tcp")),
+		rule(isUDP, goTo("input_udp")),
+		rule(goTo("input_other")),
+	}}
+	return slices.Concat([]nft.Chain{input}, b.inputTCPChains(), b.inputSYNChains(), b.inputUDPChains(),
+		b.inputOtherChains(), b.inputListenerChains())
+}
+
+// inputTCPChains see TCP behind the SYN. It is judged by the socket that is found, which is not
+// always the one that the kernel takes: who answers decides (replyChains).
+func (b *builder) inputTCPChains() []nft.Chain {
 	settledIn := masked(nft.CtMark, mark.EpochMask|mark.DeadBit|mark.OutBit|mark.OpenBit, b.epochBits)
 	isOpen := masked(nft.CtMark, mark.OpenBit, mark.OpenBit)
 	openHere := masked(nft.CtMark, mark.OpenBit|mark.DeadBit, mark.OpenBit)
 	asked := masked(nft.CtMark, mark.OpenBit|mark.EpochMask|mark.DeadBit, mark.OpenBit|b.epochBits)
 	return []nft.Chain{
-		{Name: "input", Hook: nft.Input, Priority: priority, Rules: []nft.Rule{
-			rule(isTCP, goTo("input_tcp")),
-			rule(isUDP, goTo("input_udp")),
-			rule(goTo("input_other")),
-		}},
 		{Name: "input_tcp", Rules: []nft.Rule{
 			rule(isSYN, goTo("input_syn")),
 			rule(sentBy, onLo, goTo("input_undecided")),
@@ -52,6 +58,12 @@ func (b *builder) inputChains() []nft.Chain {
 			rule(onLo, sentBy, nft.Flip{Field: nft.TCPSequence}, accept),
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
+	}
+}
+
+// inputSYNChains look for the listener that a SYN is for.
+func (b *builder) inputSYNChains() []nft.Chain {
+	return []nft.Chain{
 		{Name: "input_syn", Rules: append([]nft.Rule{rule(isAnswer, goTo("input_reply_syn"))},
 			b.lookupCgroup(b.numberToPriority(goTo("input_workload")), "input_syn_nobody")...)},
 		b.replySYN("input_reply_syn"),
@@ -78,6 +90,12 @@ func (b *builder) inputChains() []nft.Chain {
 					accept),
 				rule(setMark(0, mark.OpenBit), nft.Count{Counter: "unlabelled"}, accept),
 			}},
+	}
+}
+
+// inputListenerChains see what is for a listener that was found: a workload, or something unlabelled.
+func (b *builder) inputListenerChains() []nft.Chain {
+	return []nft.Chain{
 		{Name: "input_workload", Comment: "priority: who listens", Rules: []nft.Rule{
 			rule(onLo, sentBy, isNot(nft.MetaMark, mark.Injected), goTo("ask")),
 			injected,
@@ -98,6 +116,13 @@ func (b *builder) inputChains() []nft.Chain {
 				masked(nft.CtMark, mark.DeadBit, mark.DeadBit), setMark(0, b.epochBits|mark.OpenBit)),
 			rule(nft.Count{Counter: "unlabelled"}, accept),
 		}},
+		b.stranger(),
+	}
+}
+
+// inputOtherChains see other protocols than TCP and UDP.
+func (b *builder) inputOtherChains() []nft.Chain {
+	return []nft.Chain{
 		{Name: "input_other", Comment: "no listener can be found: the sender alone decides", Rules: []nft.Rule{
 			rule(fromAway, accept),
 			rule(isAnswer, accept),
@@ -110,7 +135,6 @@ func (b *builder) inputChains() []nft.Chain {
 			neighbourDiscovery,
 			rule(goTo("ask_nobody")),
 		}},
-		b.stranger(),
 	}
 }
 

@@ -4,7 +4,7 @@
 // apart.
 //
 // What comes in: policies. What goes out: [AddressClasses] and [PortClasses], with the classes that each rule names.
-// How policies divide workloads is package compiler's.
+// How policies divide workloads is package compiler/classes'.
 //
 // A line (all addresses of a family, all ports of a protocol, all ICMP types) is cut wherever something begins or ends
 // that a rule names. The parts between the cuts are atoms; atoms that the same rules name are one class.

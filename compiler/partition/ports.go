@@ -7,13 +7,14 @@ import (
 	"thole/compiler/policy"
 )
 
-const protoICMPv6 = 58
+// ProtoICMPv6 is the number of ICMPv6 in spans: policies write icmp for both versions.
+const ProtoICMPv6 = 58
 
 // icmpNumber returns the number of p's ICMP type in the version of proto, -1 for none.
 func icmpNumber(p policy.Port, proto uint8) int {
 	for _, t := range policy.ICMPTypes {
 		if t.Name == p.ICMPType {
-			if proto == protoICMPv6 {
+			if proto == ProtoICMPv6 {
 				return int(t.V6)
 			}
 			return int(t.V4)
@@ -106,7 +107,7 @@ type portLine struct {
 func portLines() []portLine {
 	return []portLine{
 		{uint8(policy.TCP), 65535}, {uint8(policy.UDP), 65535}, {uint8(policy.SCTP), 65535}, {uint8(policy.ICMP), 255},
-		{protoICMPv6, 255},
+		{ProtoICMPv6, 255},
 	}
 }
 

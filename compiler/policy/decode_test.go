@@ -103,7 +103,8 @@ func TestGoodPolicies(t *testing.T) {
 			}},
 			Ingress: Side{Isolates: true},
 		}},
-		{"labels that tools set", `{selector: {matchLabels: {thole/exe: /usr/bin/curl, com.docker.compose.service: "a b"}}, ingress: []}`, Policy{
+		{"labels that tools set", `{ingress: [],
+  selector: {matchLabels: {thole/exe: /usr/bin/curl, com.docker.compose.service: "a b"}}}`, Policy{
 			Selector: Selector{Requirements: []Requirement{
 				{"com.docker.compose.service", In, []string{"a b"}},
 				{"thole/exe", In, []string{"/usr/bin/curl"}},
@@ -307,7 +308,8 @@ func TestLayout(t *testing.T) {
 	for name, text := range map[string]string{
 		"windows lines": strings.ReplaceAll(plain, "\n", "\r\n"),
 		"no last line":  strings.TrimSuffix(plain, "\n"),
-		"json":          `{"apiVersion": "thole/v1", "kind": "Policy", "metadata": {"name": "p"}, "spec": {"selector": {}, "egress": []}}`,
+		"json": `{"apiVersion": "thole/v1", "kind": "Policy", "metadata": {"name": "p"}, ` +
+			`"spec": {"selector": {}, "egress": []}}`,
 		"on the marker": "--- {apiVersion: thole/v1, kind: Policy, metadata: {name: p}, spec: {selector: {}, " +
 			"egress: []}}",
 		"other order": "spec:\n  egress: []\n  selector: {}\nmetadata:\n    name: 'p'\nkind: " +

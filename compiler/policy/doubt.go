@@ -28,10 +28,6 @@ func UseOf(deny bool) Use {
 	return Permitting
 }
 
-// MayMatch reports whether some reading of w's doubtful labels meets every requirement. A policy with this selector
-// isolates w then, and its deny rules apply to w.
-func (s Selector) MayMatch(w *Workload) bool { return s.Selects(w, Restricting) }
-
 // Selects reports whether w meets every requirement, in the given use.
 func (s Selector) Selects(w *Workload, u Use) bool {
 	for _, r := range s.Requirements {

@@ -93,7 +93,8 @@ func FuzzWords(f *testing.F) {
 		if checkUnit(s) == nil && checkCgroup(unitPath(s)) != nil {
 			t.Errorf("unit %q lies in %q, no cgroup", s, unitPath(s))
 		}
-		for _, check := range []func(string) error{CheckName, checkLabelKey, CheckUserLabelKey, checkCgroup, checkAccount, checkContainer} {
+		for _, check := range []func(string) error{CheckName, checkLabelKey, CheckUserLabelKey, checkCgroup,
+			checkAccount, checkContainer} {
 			if err := check(s); err != nil && err.Error() == "" {
 				t.Errorf("%q: an error that says nothing", s)
 			}
@@ -103,7 +104,7 @@ func FuzzWords(f *testing.F) {
 		}
 		// They stand in certificates and on command lines, too, without quotes.
 		for _, check := range []func(string) error{CheckName, CheckUserLabelKey, CheckUserLabelValue} {
-			if check(s) == nil && strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '\'' || r == '*' }) {
+			if check(s) == nil && strings.ContainsFunc(s, isUnusual) {
 				t.Errorf("%q is a word", s)
 			}
 		}
@@ -115,7 +116,8 @@ func write(t *testing.T, docs Documents) []byte {
 	t.Helper()
 	var text []byte
 	add := func(kind string, metadata, spec any) {
-		data, err := yaml.Marshal(map[string]any{"apiVersion": apiVersion, "kind": kind, "metadata": metadata, "spec": spec})
+		data, err := yaml.Marshal(map[string]any{"apiVersion": apiVersion, "kind": kind, "metadata": metadata,
+			"spec": spec})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,3 +238,6 @@ func writeBinding(b Binding) map[string]any {
 		return map[string]any{"address": b.Address.String()}
 	}
 }
+
+// isUnusual reports whether a character is in no word of a policy.
+func isUnusual(r rune) bool { return r <= ' ' || r > '~' || r == '\'' || r == '*' }

@@ -173,7 +173,8 @@ func TestBadSet(t *testing.T) {
 		{"one address", workload("a", "{address: 'fd00::1'}"), workload("b", "{address: 'fd00:0::1'}"),
 			`b.yaml:3:18: the address fd00::1 is bound already, at a.yaml:3:18; allowed: one Workload for each`},
 		{"first file first", good + "---\nnonsense", "\x00",
-			`a.yaml:8:1: the document is the text "nonsense"; allowed: a mapping with apiVersion, kind, metadata, spec`},
+			`a.yaml:8:1: the document is the text "nonsense"; ` +
+				`allowed: a mapping with apiVersion, kind, metadata, spec`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse([]File{{"a.yaml", []byte(c.a)}, {"b.yaml", []byte(c.b)}})

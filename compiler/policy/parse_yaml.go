@@ -121,7 +121,8 @@ var explanations = []struct{ yaml, message string }{
 	{"did not find expected ',' or '}'",
 		`a mapping that is not closed, or an entry without a comma; allowed: {key: value, key: value}`},
 	{"did not find expected node content",
-		`"," or ":" or a bracket where a value should be; allowed: values, in quotes if they begin with ":", as "::/0"`},
+		`"," or ":" or a bracket where a value should be; ` +
+			`allowed: values, in quotes if they begin with ":", as "::/0"`},
 	{"block sequence entries are not allowed",
 		`a "- " in the wrong place; allowed: each item of a list on a line of its own`},
 	{"could not find expected ':'", `a key without ":"; allowed: key: value`},

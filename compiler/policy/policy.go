@@ -59,6 +59,32 @@ func Rules(policies []Policy) iter.Seq[*Rule] {
 	}
 }
 
+// NamedKeys returns all label keys that policies name.
+func NamedKeys(policies []Policy) map[string]bool {
+	named := map[string]bool{}
+	add := func(s *Selector) {
+		for _, r := range s.Requirements {
+			named[r.Key] = true
+		}
+	}
+	for i := range policies {
+		add(&policies[i].Selector)
+	}
+	for r := range Rules(policies) {
+		for _, p := range r.Peers {
+			switch {
+			case p.Workloads != nil:
+				add(p.Workloads)
+			case p.SameLabels != nil:
+				for _, k := range p.SameLabels.Keys {
+					named[k] = true
+				}
+			}
+		}
+	}
+	return named
+}
+
 // A Side is one direction of a policy.
 type Side struct {
 	Isolates bool   // the direction's key is present: only what an allow rule admits may pass

@@ -113,9 +113,6 @@ const (
 	withData       // with or before the first data: that may come again because it was lost
 )
 
-// Workload returns whose socket it is, on the client.
-func (c *Conn) Workload() Workload { return c.workload }
-
 // Pair returns the statements of both ends, or nil as long as the other's is not known.
 func (c *Conn) Pair() *token.Pair { return c.pair }
 

@@ -75,9 +75,6 @@ func isError(typ byte, v4 bool) bool {
 	return typ >= 1 && typ <= 4
 }
 
-// Bytes returns the packet without padding behind it.
-func (q *Quote) Bytes() []byte { return q.bytes }
-
 // AppendShifted appends q with d added to the quoted sequence number. Nothing else of
 // the quote changes: not its checksum, which a quote that is cut off does not show to
 // be right, and no receiver looks at.

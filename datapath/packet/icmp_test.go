@@ -53,7 +53,7 @@ func TestQuote(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			if q.Source != src || q.Destination != dst || q.Seq != wire.seq || !bytes.Equal(q.Bytes(), e.build()) {
+			if q.Source != src || q.Destination != dst || q.Seq != wire.seq || !bytes.Equal(q.bytes, e.build()) {
 				t.Errorf("%s: %+v", name, q)
 			}
 			e.quote = bytes.Clone(quoted)

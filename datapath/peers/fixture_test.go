@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"thole/datapath/pki"
+	"thole/datapath/pki/pkitest"
 	"thole/datapath/token"
 )
 
@@ -17,15 +18,13 @@ var start = time.Date(2026, 1, 2, 3, 4, 5, 600_000_000, time.UTC)
 // A fleet is a CA and the certificates that it gave out.
 type fleet struct {
 	t       testing.TB
-	ca      *pki.Authority
+	ca      pkitest.Authority
 	revoked map[pki.Serial]time.Time
 	list    uint64
 }
 
 func newFleet(t testing.TB) *fleet {
-	ca, err := pki.NewAuthority("fleet", pki.Validity{NotBefore: start.Add(-time.Hour),
-		NotAfter: start.Add(1000 * time.Hour)})
-	must(t, err)
+	ca := pkitest.NewValid(t, pki.Validity{NotBefore: start.Add(-time.Hour), NotAfter: start.Add(1000 * time.Hour)})
 	return &fleet{t: t, ca: ca, revoked: map[pki.Serial]time.Time{}}
 }
 
@@ -39,7 +38,7 @@ func must(t testing.TB, err error) {
 func (f *fleet) trust() *pki.Trust {
 	f.t.Helper()
 	f.list++
-	list, err := f.ca.List(f.list, f.revoked, start)
+	list, err := f.ca.CA.List(f.list, f.revoked, start)
 	must(f.t, err)
 	trust, err := pki.NewTrust([][]byte{f.ca.Certificate()}, [][]byte{list})
 	must(f.t, err)
@@ -66,7 +65,7 @@ func (f *fleet) node(name, network string, valid time.Duration) *pki.Node {
 func (f *fleet) certify(name, network string, valid time.Duration, public ed25519.PublicKey,
 	key ed25519.PrivateKey) *pki.Node {
 	f.t.Helper()
-	der, err := f.ca.Issue(name, public, scope(network), pki.Validity{NotBefore: start.Add(-time.Minute),
+	der, err := f.ca.CA.Issue(name, public, scope(network), pki.Validity{NotBefore: start.Add(-time.Minute),
 		NotAfter: start.Add(valid)})
 	must(f.t, err)
 	trust := f.trust()

@@ -402,15 +402,6 @@ func (p *Peers) allow(side Side, from netip.Addr, cost time.Duration, now time.T
 	return p.strangers.take(cost, now)
 }
 
-// Identity returns what a certificate says that is trusted now, from memory if it was
-// verified under the same trust.
-func (p *Peers) Identity(der []byte, now time.Time) (*pki.Identity, error) {
-	p.mu.Lock()
-	trust := p.node.Trust
-	p.mu.Unlock()
-	return verifier{p, trust}.identity(der, now)
-}
-
 // IdentityOf returns whom a claim of this package is of, as its certificate has it.
 func IdentityOf(claim *token.Claim) *pki.Identity { return claim.Identity.Rights.(*pki.Identity) }
 

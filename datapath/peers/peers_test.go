@@ -284,8 +284,8 @@ func TestReplace(t *testing.T) {
 	if own(t, w.server, db, start) != mine {
 		t.Error("a list about others changed our own statement")
 	}
-	_, err = w.server.Identity(node2.Identity.Certificate, start)
-	wantErr(t, "Identity", err, pki.ErrRevoked)
+	_, err = verifier{w.server, w.server.node.Trust}.identity(node2.Identity.Certificate, start)
+	wantErr(t, "the revoked node's certificate", err, pki.ErrRevoked)
 
 	older := w.dbNode // its trust has an older list
 	wantErr(t, "an older list", w.server.Replace(older, start), pki.ErrOlderList)

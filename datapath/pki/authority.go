@@ -61,12 +61,6 @@ func NewAuthority(name string, validity Validity) (*Authority, error) {
 // Name is the CA's subject.
 func (a *Authority) Name() string { return a.cert.Subject.CommonName }
 
-// Certificate is the CA's certificate, DER.
-func (a *Authority) Certificate() []byte { return a.cert.Raw }
-
-// Validity is the time in which the CA holds.
-func (a *Authority) Validity() Validity { return Validity{a.cert.NotBefore, a.cert.NotAfter} }
-
 // Issue certifies that the key is the node's, and what the node may do. It returns DER.
 func (a *Authority) Issue(node string, key ed25519.PublicKey, scope Scope, validity Validity) ([]byte, error) {
 	if err := checkNode(node); err != nil {

@@ -639,7 +639,7 @@ func TestVouches(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ders, lists = append(ders, a.Certificate()), append(lists, list)
+			ders, lists = append(ders, a.cert.Raw), append(lists, list)
 		}
 		made, err := NewTrust(ders, lists)
 		if err != nil {

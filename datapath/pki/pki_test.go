@@ -38,7 +38,7 @@ func trustIn(t testing.TB, authorities ...*Authority) *Trust {
 	t.Helper()
 	var cas [][]byte
 	for _, a := range authorities {
-		cas = append(cas, a.Certificate())
+		cas = append(cas, a.cert.Raw)
 	}
 	trust, err := NewTrust(cas, nil)
 	if err != nil {
@@ -50,7 +50,7 @@ func trustIn(t testing.TB, authorities ...*Authority) *Trust {
 // trustWith is the trust in one CA with a list of revoked serials.
 func trustWith(t testing.TB, a *Authority, number uint64, revoked ...Serial) *Trust {
 	t.Helper()
-	trust, err := NewTrust([][]byte{a.Certificate()}, [][]byte{listOf(t, a, number, revoked...)})
+	trust, err := NewTrust([][]byte{a.cert.Raw}, [][]byte{listOf(t, a, number, revoked...)})
 	if err != nil {
 		t.Fatal(err)
 	}

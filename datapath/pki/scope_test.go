@@ -206,7 +206,7 @@ func TestLargestList(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	if _, err := NewTrust([][]byte{a.Certificate()}, [][]byte{der}); err != nil {
+	if _, err := NewTrust([][]byte{a.cert.Raw}, [][]byte{der}); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%d entries, %d bytes, read in %v", len(revoked), len(der), time.Since(start))
@@ -216,7 +216,7 @@ func TestLargestList(t *testing.T) {
 	if _, err := a.List(1, revoked, now); err == nil || !strings.Contains(err.Error(), fmt.Sprint(maxListSize)) {
 		t.Errorf("a list without end: %v", err)
 	}
-	_, err = NewTrust([][]byte{a.Certificate()}, [][]byte{make([]byte, maxListSize+1)})
+	_, err = NewTrust([][]byte{a.cert.Raw}, [][]byte{make([]byte, maxListSize+1)})
 	want(t, err, ErrMalformed)
 }
 

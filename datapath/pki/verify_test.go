@@ -91,7 +91,7 @@ func TestEveryFlippedBitOfAListIsRefused(t *testing.T) {
 	for i := range 8 * len(der) {
 		flipped := bytes.Clone(der)
 		flipped[i/8] ^= 1 << (i % 8)
-		if _, err := NewTrust([][]byte{a.Certificate()}, [][]byte{flipped}); err == nil {
+		if _, err := NewTrust([][]byte{a.cert.Raw}, [][]byte{flipped}); err == nil {
 			t.Errorf("bit %d of byte %d does not matter", i%8, i/8)
 		}
 	}
@@ -122,7 +122,7 @@ func TestTruncatedAndLongerAreRefused(t *testing.T) {
 
 	list := listOf(t, a, 1)
 	long := append(bytes.Clone(list), 0)
-	_, err = NewTrust([][]byte{a.Certificate()}, [][]byte{long}) // ...nor behind a list.
+	_, err = NewTrust([][]byte{a.cert.Raw}, [][]byte{long}) // ...nor behind a list.
 	want(t, err, ErrMalformed)
 }
 
@@ -236,7 +236,7 @@ func TestForeignIssuers(t *testing.T) {
 	want(t, err, ErrForeign)
 
 	// What a CA says of itself is no node's.
-	_, err = trustIn(t, a).Verify(a.Certificate(), now)
+	_, err = trustIn(t, a).Verify(a.cert.Raw, now)
 	want(t, err, ErrUsage)
 }
 
@@ -280,8 +280,8 @@ func TestWhatIsNoCA(t *testing.T) {
 	}
 	for n, cas := range map[string][][]byte{
 		"none":  nil,
-		"three": {newAuthority(t).Certificate(), newAuthority(t).Certificate(), newAuthority(t).Certificate()},
-		"twice": {a.Certificate(), a.Certificate()},
+		"three": {newAuthority(t).cert.Raw, newAuthority(t).cert.Raw, newAuthority(t).cert.Raw},
+		"twice": {a.cert.Raw, a.cert.Raw},
 	} {
 		if _, err := NewTrust(cas, nil); err == nil {
 			t.Errorf("%s: taken", n)
@@ -385,7 +385,7 @@ func TestRotation(t *testing.T) {
 	// A list counts for its own CA: the same serial of the other goes on.
 	serial := verify(t, both, byA).Serial
 	sameSerial := forge(t, b, func(c *x509.Certificate) { c.SerialNumber = serial.number() })
-	trust, err := NewTrust([][]byte{a.Certificate(), b.Certificate()}, [][]byte{listOf(t, a, 1, serial)})
+	trust, err := NewTrust([][]byte{a.cert.Raw, b.cert.Raw}, [][]byte{listOf(t, a, 1, serial)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -439,11 +439,11 @@ func TestLists(t *testing.T) {
 		})
 	}
 	t.Run("foreign", func(t *testing.T) {
-		_, err := NewTrust([][]byte{a.Certificate()}, [][]byte{listOf(t, b, 1)})
+		_, err := NewTrust([][]byte{a.cert.Raw}, [][]byte{listOf(t, b, 1)})
 		want(t, err, ErrForeign)
 	})
 	t.Run("of two the newer", func(t *testing.T) {
-		trust, err := NewTrust([][]byte{a.Certificate()}, [][]byte{listOf(t, a, 2), listOf(t, a, 1)})
+		trust, err := NewTrust([][]byte{a.cert.Raw}, [][]byte{listOf(t, a, 2), listOf(t, a, 1)})
 		if err != nil || trust.cas[0].list.number != 2 {
 			t.Errorf("list %d (%v)", trust.cas[0].list.number, err)
 		}
@@ -457,7 +457,7 @@ func TestLists(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = NewTrust([][]byte{a.Certificate()}, [][]byte{der})
+		_, err = NewTrust([][]byte{a.cert.Raw}, [][]byte{der})
 		want(t, err, ErrMalformed)
 	})
 	t.Run("a number without end", func(t *testing.T) {
@@ -466,7 +466,7 @@ func TestLists(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = NewTrust([][]byte{a.Certificate()}, [][]byte{der})
+		_, err = NewTrust([][]byte{a.cert.Raw}, [][]byte{der})
 		want(t, err, ErrMalformed)
 	})
 }

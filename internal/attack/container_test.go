@@ -125,7 +125,8 @@ func (s *ship) ownCgroups(t *testing.T) {
 		"1000")
 	a := s.captive("forger", "--cap-add=SYS_ADMIN")
 	s.holds(t, "at first", a, local)
-	must(t, s.inside("forger", "mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg && cat /proc/self/cgroup | grep -qx 0::/"))
+	must(t, s.inside("forger",
+		"mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg && cat /proc/self/cgroup | grep -qx 0::/"))
 	move := func(path, file string) {
 		a.ok(call{Op: "mkdir", To: "/tmp/cg" + path})
 		a.ok(call{Op: "write", To: "/tmp/cg" + path + "/" + file, Data: []byte("0")})
@@ -263,7 +264,8 @@ func (s *ship) marks(t *testing.T) {
 		}
 	}
 	for name, here := range map[string]string{"hosted": local, "bridged": gateway} {
-		start := map[string]func(string) *agent{"hosted": func(name string) *agent { return s.captive(name) }, "bridged": s.bridged}[name]
+		hosted := func(name string) *agent { return s.captive(name) }
+		start := map[string]func(string) *agent{"hosted": hosted, "bridged": s.bridged}[name]
 		a := start(name)
 		s.holds(t, name, a, here)
 		ports := []string{":7001", ":7002"}
@@ -386,7 +388,8 @@ func (s *ship) forge(t testing.TB, name string, behind ...[]uint16) {
 // addresses are a container's on Docker's bridge.
 func (s *ship) addresses(container string) (v4, v6 string) {
 	s.t.Helper()
-	both := strings.Fields(s.engine.Docker("inspect", "--format={{.NetworkSettings.IPAddress}} {{.NetworkSettings.GlobalIPv6Address}}", container))
+	both := strings.Fields(s.engine.Docker("inspect",
+		"--format={{.NetworkSettings.IPAddress}} {{.NetworkSettings.GlobalIPv6Address}}", container))
 	return both[0], both[1]
 }
 
@@ -407,10 +410,12 @@ func (s *ship) outlived(t *testing.T) {
 		for range 2 { // at once, and when the daemon has seen it
 			udp.sendTo(local+":7001", "late")
 			udp.sendTo(local+":7002", "late")
-			denied(t, "below "+parent+": by a socket of a container that is gone, UDP", s.webUDP.got() != "" || s.freeUDP.got() != "")
+			denied(t, "below "+parent+": by a socket of a container that is gone, UDP",
+				s.webUDP.got() != "" || s.freeUDP.got() != "")
 			denied(t, "below "+parent+": TCP", tcp.connect(local+":7002") == 0)
 			denied(t, "below "+parent+": from unlabelled", reaches(s.free, "", local+":7005", listener))
-			nstest.WaitFor(t, 10*time.Second, "the workloads that are left", func() bool { return s.status().Workloads == before })
+			nstest.WaitFor(t, 10*time.Second, "the workloads that are left",
+				func() bool { return s.status().Workloads == before })
 		}
 		listener.close()
 	}

@@ -204,8 +204,10 @@ func TestBroadcastOnLoopbackWithDecoy(t *testing.T) {
 func TestUntrackedUnlabelled(t *testing.T) {
 	s := newScene(t, sameLabels)
 	must(t, s.Nft(`table inet other {
-		chain o { type filter hook output priority raw; udp dport 5300 notrack; tcp dport 5300 notrack; tcp sport 5300 notrack; }
-		chain p { type filter hook prerouting priority raw; udp dport 5300 notrack; tcp dport 5300 notrack; tcp sport 5300 notrack; }
+		chain o { type filter hook output priority raw;
+			udp dport 5300 notrack; tcp dport 5300 notrack; tcp sport 5300 notrack; }
+		chain p { type filter hook prerouting priority raw;
+			udp dport 5300 notrack; tcp dport 5300 notrack; tcp sport 5300 notrack; }
 	}`))
 	u := s.free.udp("0.0.0.0:5300")
 	allowed(t, "untracked UDP, unlabelled to unlabelled", reachesUDP(s.free, "", "127.0.0.1:5300", u))
@@ -427,7 +429,8 @@ func TestUDPPushAfterRevocationOutside(t *testing.T) {
 apiVersion: thole/v1
 kind: Policy
 metadata: {name: web}
-spec: {selector: {matchLabels: {app: web}}, ingress: [{from: [{cidr: 10.0.0.2/32}]}], egress: [{to: [{cidr: 10.0.0.2/32}], ports: ["6000/udp"]}]}
+spec: {selector: {matchLabels: {app: web}}, ingress: [{from: [{cidr: 10.0.0.2/32}]}],
+  egress: [{to: [{cidr: 10.0.0.2/32}], ports: ["6000/udp"]}]}
 `
 	s := newScene(t, openDB+web)
 	outside := s.stranger()

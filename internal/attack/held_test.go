@@ -195,7 +195,8 @@ func TestForeignNAT(t *testing.T) {
 		chain o { type nat hook output priority -100;
 			ip daddr 198.51.100.1 dnat to 127.0.0.1; tcp dport 8080 redirect to :80; udp dport 8080 redirect to :80; }
 		chain i { type nat hook input priority 100; ip saddr 127.0.0.7 snat to 127.0.0.1; }
-		chain p { type nat hook prerouting priority -100; tcp dport 8080 redirect to :80; udp dport 8080 redirect to :80; }
+		chain p { type nat hook prerouting priority -100;
+			tcp dport 8080 redirect to :80; udp dport 8080 redirect to :80; }
 	}`))
 	s.Shell("ip route add 198.51.100.0/24 via " + theirs)
 	l, u := s.db.listen("0.0.0.0:80"), s.db.udp("0.0.0.0:80")

@@ -23,7 +23,8 @@ var innerOnly = egress(`egress: [{to: [{cidr: 192.0.2.0/24}, {cidr: "2001:db8:2:
 apiVersion: thole/v1
 kind: Policy
 metadata: {name: jail}
-spec: {selector: {matchLabels: {app: web}}, ingress: [{from: [{cidr: 192.0.2.0/24}, {cidr: "2001:db8:2::/64"}]}], egress: []}
+spec: {selector: {matchLabels: {app: web}}, egress: [],
+  ingress: [{from: [{cidr: 192.0.2.0/24}, {cidr: "2001:db8:2::/64"}]}]}
 `
 
 // vxlan makes a tunnel to the machine outside, over IPv4 or IPv6, whose end is the device tunnel0.

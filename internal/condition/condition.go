@@ -40,16 +40,6 @@ const (
 	SocketsUnexamined         Code = "sockets-unexamined"
 )
 
-// Problems returns the codes of all problems, ascending.
-func Problems() []Code {
-	return []Code{
-		BindingOverlap, BindingUnresolved, BridgeShared, CertificateContradicts, CgroupsUnreadable, CgroupsUnwatched,
-		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable, Disarmed,
-		DockerAway, EndedUnknown, FleetDegraded, LocalRoutesFailed, NoPolicies, PKIUnwatched, ScopeRefused,
-		SocketExposed, SocketsUnlisted, StateUnreadable,
-	}
-}
-
 // Notices returns the codes of all notices, ascending.
 func Notices() []Code {
 	return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel, SocketExposedUser, SocketsUnexamined}

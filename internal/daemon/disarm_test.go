@@ -87,7 +87,7 @@ func TestRequiredLabelAndDoubtfulOne(t *testing.T) {
 	}
 	deny := policy.Selector{Requirements: []policy.Requirement{{Key: "team", Operator: policy.In,
 		Values: []string{"b"}}}}
-	if !deny.MayMatch(&other) {
+	if !deny.Selects(&other, policy.Restricting) {
 		t.Errorf("another value is hidden: %+v", other)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"thole/compiler"
+	"thole/compiler/compilertest"
 	"thole/compiler/policy"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
@@ -42,7 +43,7 @@ func (m *machine) unlike(policies string) string {
 	if table == nil {
 		return "there is no table"
 	}
-	in.Numbers, in.Options.Epoch = compiler.Loaded(table)
+	in.Numbers, in.Options.Epoch = compilertest.Loaded(table)
 	result, err := compiler.Compile(in)
 	if err != nil {
 		m.t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"thole/compiler"
+	"thole/compiler/compilertest"
 	"thole/compiler/policy"
 	"thole/internal/nstest"
 	"thole/ruleset"
@@ -396,7 +397,7 @@ func (m *mix) compare(e *enforcer, running workload.Snapshot) string {
 		}
 		in.Workloads = append(in.Workloads, w)
 	}
-	in.Numbers, in.Options.Epoch = compiler.Loaded(table)
+	in.Numbers, in.Options.Epoch = compilertest.Loaded(table)
 	in.Numbers.Remotes, in.Numbers.NextRemote = e.numbers.Remotes, e.numbers.NextRemote // the table has no keys of them
 	result, err := compiler.Compile(in)
 	if err != nil {
@@ -426,7 +427,7 @@ func (m *mix) compareBelief(
 			known[w.Cgroup.ID] = w
 		}
 	}
-	_, epoch := compiler.Loaded(table)
+	_, epoch := compilertest.Loaded(table)
 	options := cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})}
 	for _, c := range []struct {
 		what      string

@@ -129,7 +129,7 @@ func doubts(
 	policies []policy.Policy, workloads []policy.Workload, unlabelled []policy.Unlabelled,
 ) []condition.Condition {
 	var list []condition.Condition
-	named := compiler.NamedKeys(policies)
+	named := policy.NamedKeys(policies)
 	add := func(name string, facts, doubtful policy.Labels) {
 		var labels, others []string
 		for _, key := range slices.Sorted(maps.Keys(doubtful)) {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/compilertest"
 	"thole/compiler/policy"
 	"thole/ruleset"
 )
@@ -33,7 +34,7 @@ func (b *bench) asCompiled() {
 	b.ordered(func(e *enforcer) {
 		in := compiler.Input{Policies: e.set.docs.Policies, Workloads: e.enforced.list(), Parents: e.around.Parents,
 			Unlabelled: e.around.Unlabelled}
-		in.Numbers, in.Options.Epoch = compiler.Loaded(table)
+		in.Numbers, in.Options.Epoch = compilertest.Loaded(table)
 		result, err := compiler.Compile(in)
 		if err != nil || !sameTable(table, &result.Table) || !sameTable(table, e.loaded) {
 			b.t.Errorf("the table is not that of a fresh compile: %v", err)

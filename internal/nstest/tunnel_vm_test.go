@@ -19,7 +19,8 @@ func TestBarrierPassesWireGuard(t *testing.T) {
 		h.Shell(fmt.Sprintf(`ip link add tunnel0 type wireguard
 			echo %s >/run/key; wg set tunnel0 listen-port 51820 private-key /run/key \
 				peer $(echo %s | wg pubkey) endpoint 10.0.0.%d:51820 allowed-ips 0.0.0.0/0,::/0
-			ip addr add 192.0.2.%d/24 dev tunnel0; ip addr add fd01::%[4]d/64 dev tunnel0 nodad; ip link set tunnel0 up`,
+			ip addr add 192.0.2.%d/24 dev tunnel0; ip addr add fd01::%[4]d/64 dev tunnel0 nodad
+			ip link set tunnel0 up`,
 			keys[i], keys[1-i], 2-i, 1+i))
 	}
 	for _, path := range []struct{ a, b string }{{"192.0.2.1", "192.0.2.2"}, {"fd01::1", "fd01::2"}} {

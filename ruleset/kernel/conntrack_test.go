@@ -17,7 +17,8 @@ func TestRemark(t *testing.T) {
 	h.Shell(`nft -f - <<X
 table inet marks {
 	chain pre { type filter hook output priority raw; udp dport 7000-7009 ct zone set 7; }
-	chain out { type filter hook output priority 0; ct direction original ct mark set udp dport map { 4000 : 4000, 7001 : 7001, 4096 : 4096 }; }
+	chain out { type filter hook output priority 0;
+		ct direction original ct mark set udp dport map { 4000 : 4000, 7001 : 7001, 4096 : 4096 }; }
 }
 X`)
 	p := probe.Start(h.In("a"), "p")

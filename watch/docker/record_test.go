@@ -88,7 +88,7 @@ func TestUnusableValueOfImage(t *testing.T) {
 	l := map[string]string{"quarantine": "yes\nno"}
 	w := newRecord(container{labels: l, imageLabels: l}).workload(policy.Cgroup{})
 	exists := policy.Selector{Requirements: []policy.Requirement{{Key: "quarantine", Operator: policy.Exists}}}
-	if !exists.MayMatch(&w) {
+	if !exists.Selects(&w, policy.Restricting) {
 		t.Errorf("Exists does not match %v", w.Doubtful)
 	}
 }

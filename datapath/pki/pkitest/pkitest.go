@@ -1,6 +1,7 @@
 package pkitest
 
 import (
+	"encoding/pem"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,11 +18,17 @@ type Authority struct {
 	Dir string
 }
 
-// New makes a CA that ends with the test.
+// New makes a CA that ends with the test. It is valid now.
 func New(t testing.TB) Authority {
 	t.Helper()
+	return NewValid(t, pki.For(time.Now().Add(-time.Hour), 48*time.Hour))
+}
+
+// NewValid is New with another validity.
+func NewValid(t testing.TB, validity pki.Validity) Authority {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "ca")
-	ca, err := pki.InitCA(dir, "test", pki.For(time.Now().Add(-time.Hour), 48*time.Hour))
+	ca, err := pki.InitCA(dir, "test", validity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,6 +50,16 @@ func (a Authority) File(name string) []byte {
 	data, err := os.ReadFile(filepath.Join(a.Dir, name))
 	a.Must(err)
 	return data
+}
+
+// Certificate returns the CA's certificate, DER.
+func (a Authority) Certificate() []byte {
+	a.t.Helper()
+	block, _ := pem.Decode(a.File("ca.crt"))
+	if block == nil {
+		a.t.Fatal("ca.crt is not PEM")
+	}
+	return block.Bytes
 }
 
 // Install gives a node's directory a certificate that requires these labels, and this CA's trust. It returns the

@@ -1,4 +1,4 @@
-package compiler
+package classes
 
 import (
 	"iter"
@@ -18,15 +18,22 @@ type labelIndex struct {
 	byLabel map[label][]int
 }
 
+// A labelIndexKey is equal for equal peers sameLabels in equal uses.
+type labelIndexKey struct {
+	all  bool
+	keys string // one in each line
+	use  policy.Use
+}
+
 // index returns that of a peer sameLabels in a use.
-func (cs *classes) index(s *policy.SameLabels, u policy.Use) *labelIndex {
-	name := string(appendFlag(nil, s.All)) + string(rune('0'+u)) + strings.Join(s.Keys, "\x00")
-	if x := cs.labelIndexes[name]; x != nil {
+func (cs *Set) index(s *policy.SameLabels, u policy.Use) *labelIndex {
+	key := labelIndexKey{s.All, strings.Join(s.Keys, "\n"), u}
+	if x := cs.labelIndexes[key]; x != nil {
 		return x
 	}
 	x := &labelIndex{of: s, use: u, byKey: map[string][]int{}, byLabel: map[label][]int{}}
-	cs.labelIndexes[name] = x
-	for _, list := range [][]*workloadClass{cs.workloads, cs.remotes} {
+	cs.labelIndexes[key] = x
+	for _, list := range [][]*Class{cs.Workloads, cs.Remotes} {
 		for _, c := range list {
 			x.enter(c)
 		}
@@ -34,22 +41,22 @@ func (cs *classes) index(s *policy.SameLabels, u policy.Use) *labelIndex {
 	return x
 }
 
-func (x *labelIndex) enter(c *workloadClass) {
-	if key, ok := x.key(c.first); !x.byAnyLabel() && ok {
-		x.byKey[key] = with(x.byKey[key], c.id)
+func (x *labelIndex) enter(c *Class) {
+	if key, ok := x.key(c.First); !x.byAnyLabel() && ok {
+		x.byKey[key] = with(x.byKey[key], c.ID)
 	}
-	for l := range x.labels(c.first) {
-		x.byLabel[l] = with(x.byLabel[l], c.id)
+	for l := range x.labels(c.First) {
+		x.byLabel[l] = with(x.byLabel[l], c.ID)
 	}
 }
 
 // remove takes back what enter did.
-func (x *labelIndex) remove(c *workloadClass) {
-	if key, ok := x.key(c.first); !x.byAnyLabel() && ok {
-		removeFrom(x.byKey, key, c.id)
+func (x *labelIndex) remove(c *Class) {
+	if key, ok := x.key(c.First); !x.byAnyLabel() && ok {
+		removeFrom(x.byKey, key, c.ID)
 	}
-	for l := range x.labels(c.first) {
-		removeFrom(x.byLabel, l, c.id)
+	for l := range x.labels(c.First) {
+		removeFrom(x.byLabel, l, c.ID)
 	}
 }
 

@@ -1,4 +1,4 @@
-package compiler
+package classes
 
 import (
 	"encoding/binary"
@@ -14,7 +14,7 @@ type criteria struct {
 	index      map[*policy.Selector]int
 	policies   [][]int        // by selector: the indexes of the policies whose own it is, ascending
 	keys       map[string]int // of sameLabels, by their place in seen
-	seen       []string       // all keys that are looked at
+	seen       []string       // all keys that policies name
 	place      map[string]int // in seen
 	userLabels bool           // sameLabels: all
 
@@ -37,6 +37,10 @@ func newCriteria(policies []policy.Policy) criteria {
 	q := criteria{
 		index: map[*policy.Selector]int{}, keys: map[string]int{}, place: map[string]int{},
 		byValue: map[label][]int{}, byKey: map[string][]int{},
+		seen: slices.Sorted(maps.Keys(policy.NamedKeys(policies))),
+	}
+	for i, k := range q.seen {
+		q.place[k] = i
 	}
 	at := map[string]int{}
 	for i := range policies {
@@ -50,19 +54,10 @@ func newCriteria(policies []policy.Policy) criteria {
 				q.add(p.Workloads, at)
 			case p.SameLabels != nil:
 				for _, k := range p.SameLabels.Keys {
-					q.keys[k] = 0
-					q.seen = append(q.seen, k)
+					q.keys[k] = q.place[k]
 				}
 				q.userLabels = q.userLabels || p.SameLabels.All
 			}
-		}
-	}
-	slices.Sort(q.seen)
-	q.seen = slices.Compact(q.seen)
-	for i, k := range q.seen {
-		q.place[k] = i
-		if _, ok := q.keys[k]; ok {
-			q.keys[k] = i
 		}
 	}
 	return q
@@ -83,9 +78,6 @@ func (q *criteria) add(s *policy.Selector, at map[string]int) int {
 		i = len(q.selectors)
 		at[string(key)] = i
 		q.selectors, q.policies = append(q.selectors, *s), append(q.policies, nil)
-		for _, r := range s.Requirements {
-			q.seen = append(q.seen, r.Key)
-		}
 		q.enter(i, s)
 	}
 	q.index[s] = i
@@ -212,13 +204,4 @@ func appendFlag(b []byte, is bool) []byte {
 		return append(b, 1)
 	}
 	return append(b, 0)
-}
-
-// NamedKeys returns all label keys that policies name.
-func NamedKeys(policies []policy.Policy) map[string]bool {
-	named := map[string]bool{}
-	for _, key := range newCriteria(policies).seen {
-		named[key] = true
-	}
-	return named
 }

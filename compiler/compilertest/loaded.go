@@ -1,17 +1,19 @@
-package compiler
+package compilertest
 
 import (
+	"fmt"
 	"strings"
 
+	"thole/compiler"
 	"thole/compiler/chains"
 	"thole/compiler/partition"
 	"thole/ruleset"
 )
 
-// Loaded returns what a loaded table says of numbers and epoch, so that the next
-// table continues it. Of a table that is not ours it returns little or nothing.
-func Loaded(t *ruleset.Table) (Numbers, uint16) {
-	n := Numbers{Workloads: map[string]uint32{}, Addresses: map[string]uint32{}}
+// Loaded returns what a table says of numbers and epoch: compiled with them, the same input gives the same table. Of a
+// table that is not Thole's it returns little or nothing.
+func Loaded(t *ruleset.Table) (compiler.Numbers, uint16) {
+	n := compiler.Numbers{Workloads: map[string]uint32{}, Addresses: map[string]uint32{}}
 	groups := map[uint32]uint32{} // the class of a member's own number
 	for _, s := range t.Sets {
 		for _, e := range s.Elements {
@@ -24,10 +26,10 @@ func Loaded(t *ruleset.Table) (Numbers, uint16) {
 		for _, e := range s.Elements {
 			switch {
 			case strings.HasPrefix(s.Name, "listener"):
-				key, number := cgroupKey(e.Key[0].From.Uint64()), e.Number
+				key, number := fmt.Sprint("#", e.Key[0].From.Uint64()), e.Number
 				n.Next = max(n.Next, number+1)
 				if class, ok := groups[number]; ok {
-					n.Workloads[memberPrefix+key] = number
+					n.Workloads["itself "+key] = number
 					number = class
 				}
 				n.Workloads[key] = number

@@ -64,12 +64,13 @@ var mayImport = map[string][]string{
 		"thole/datapath/refusal", "thole/internal/api", "thole/internal/condition",
 		"golang.org/x/...",
 	},
+	"thole/internal/remotes": {"thole/compiler/policy", "thole/datapath/pki", "thole/datapath/refusal"},
 	"thole/internal/daemon": {
 		"thole/internal/api", "thole/internal/fleet", "thole/compiler", "thole/compiler/chains", "thole/compiler/mark",
 		"thole/compiler/policy", "thole/ruleset",
 		"thole/ruleset/kernel", "thole/watch/...", "thole/datapath", "thole/datapath/pki",
 		"thole/datapath/queue", "thole/datapath/refusal", "thole/datapath/sockets", "thole/internal/condition",
-		"thole/internal/exposure", "thole/internal/routes", "thole/policies",
+		"thole/internal/exposure", "thole/internal/remotes", "thole/internal/routes", "thole/policies",
 		"github.com/...", "golang.org/x/...",
 	},
 	"thole/internal/doctor": {

@@ -16,6 +16,7 @@ import (
 	"thole/datapath/sockets"
 	"thole/internal/api"
 	"thole/internal/fleet"
+	"thole/internal/remotes"
 	"thole/internal/routes"
 	"thole/ruleset/kernel"
 	"thole/watch"
@@ -99,14 +100,14 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 		return nil, err
 	}
 	d.cgroups, d.docker, d.enforcer = parts.cgroups, parts.docker, parts.enforcer
-	d.enforcer.changed = d.cgroups.Changed()
-	d.listener = &listener{from: host.writes, to: d.enforcer.writes, log: config.Logger}
+	d.enforcer.channels.workloads = d.cgroups.Changed()
+	d.listener = &listener{from: host.writes, to: d.enforcer.channels.writes, log: config.Logger}
 	if len(config.Fleet) > 0 {
 		d.fleet = openFleet(config, d.enforcer, host)
 	}
 	if config.Policies != "" {
 		d.directory = watch.NewDirectory(config.Policies)
-		d.enforcer.directory, d.enforcer.files = config.Policies, d.directory.Files()
+		d.enforcer.directory, d.enforcer.channels.files = config.Policies, d.directory.Files()
 	}
 	if err := d.enforcer.start(); err != nil {
 		return nil, fmt.Errorf("enforcing at the start: %w: see `thole doctor`", err)
@@ -189,16 +190,16 @@ func (d *Daemon) close() error {
 // openFleet prepares the enforcer for other nodes.
 func openFleet(config Config, e *enforcer, host *host) *fleet.Fleet {
 	e.fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
-	e.runs = carrier{e.runs, e}
+	e.scanner = certifiedScanner{e.scanner, e}
 	c := fleet.Config{
-		Networks: config.Fleet, PKI: config.PKI, Queue: config.Queue, MaxClasses: maxRemotes,
+		Networks: config.Fleet, PKI: config.PKI, Queue: config.Queue, MaxClasses: remotes.Max,
 		Engine: host.engine, Now: host.now, Logger: config.Logger,
 	}
 	if tried, ok := host.kernel.(interface{ NativeQueue() (bool, error) }); ok {
 		c.NativeQueue = tried.NativeQueue
 	}
 	f := fleet.Open(c, e, fleetNode{e, host.root})
-	e.adoptCredentials(f.Credentials())
+	e.adoptCredentials(credentialsOf(f.Credentials()))
 	return f
 }
 
@@ -266,17 +267,14 @@ func newParts(config Config, host *host) (parts, error) {
 		return parts{}, err
 	}
 	return parts{sources: found, enforcer: &enforcer{
-		kernel:      host.kernel,
-		connections: host.marks,
-		runs:        found.cgroups,
-		dead:        host,
-		state:       state,
-		log:         config.Logger,
-		deny:        config.Deny,
-		now:         host.now,
-		orders:      make(chan func()),
-		waiters:     make(chan chan error),
-		writes:      make(chan kernel.Write),
-		stopped:     make(chan struct{}),
+		kernel:    host.kernel,
+		conntrack: host.marks,
+		scanner:   found.cgroups,
+		cgroups:   host,
+		state:     state,
+		log:       config.Logger,
+		deny:      config.Deny,
+		now:       host.now,
+		channels:  newChannels(),
 	}}, nil
 }

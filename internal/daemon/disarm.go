@@ -71,23 +71,61 @@ func (s *stateDir) arm() (ok bool, err error) {
 	return true, nil
 }
 
-// heed takes over what the file says. changed is true where that is new: somebody disarmed or armed Thole while this
-// daemon did not answer. Where it cannot be looked at, what was known counts: a broken disk must neither end the
+// arming is whether a table is to be loaded.
+type arming struct {
+	disarmedSince time.Time // zero: Thole is armed
+	unstored      bool      // it is disarmed, and that could not be stored
+	unreadable    error     // why it cannot be known what the file says
+}
+
+func (a *arming) isDisarmed() bool { return !a.disarmedSince.IsZero() }
+
+// read takes over what the file says. changed is true where that is new: somebody disarmed or armed Thole while this
+// daemon did not answer. Where the file cannot be read, what was known counts: a broken disk must neither end the
 // enforcement nor bring it back.
-func (e *enforcer) heed() (changed bool) {
-	since, err := e.state.disarmed()
-	e.unheeded = err
-	if err != nil || since.IsZero() && e.unstored {
+func (a *arming) read(state *stateDir) (changed bool) {
+	since, err := state.disarmed()
+	a.unreadable = err
+	if err != nil || since.IsZero() && a.unstored {
 		return false // what could not be written counts until this daemon ends
 	}
-	changed = since.IsZero() != e.disarmed.IsZero()
-	e.disarmed = since
+	changed = since.IsZero() == a.isDisarmed()
+	a.disarmedSince = since
+	return changed
+}
+
+// conditions are what is to be said of it.
+func (a *arming) conditions() (list []condition.Condition) {
+	if a.isDisarmed() {
+		list = append(list, condition.Condition{Code: condition.Disarmed, Text: fmt.Sprintf(
+			"disarmed since %s by `thole cleanup`: nothing is enforced; to enforce again, run `thole arm`",
+			a.disarmedSince.Format(time.DateTime))})
+	}
+	if a.unreadable != nil {
+		list = append(list, condition.Condition{Code: condition.StateUnreadable, Text: fmt.Sprintf(
+			"%v: Thole stays armed or disarmed as before", a.unreadable)})
+	}
+	return list
+}
+
+// status is since when Thole is disarmed, as clients see it; nil: it is armed.
+func (a *arming) status() *time.Time {
+	if !a.isDisarmed() {
+		return nil
+	}
+	since := a.disarmedSince
+	return &since
+}
+
+// checkDisarmed reads whether Thole is disarmed. changed is true where that is new.
+func (e *enforcer) checkDisarmed() (changed bool) {
+	changed = e.arming.read(e.state)
 	switch {
 	case !changed:
-	case since.IsZero():
-		e.log.Info("armed: the policies are enforced again")
+	case e.arming.isDisarmed():
+		e.log.Warn("disarmed: nothing is enforced until `thole arm`", "since", e.arming.disarmedSince)
 	default:
-		e.log.Warn("disarmed: nothing is enforced until `thole arm`", "since", since)
+		e.log.Info("armed: the policies are enforced again")
 	}
 	return changed
 }
@@ -95,13 +133,14 @@ func (e *enforcer) heed() (changed bool) {
 // unload removes the table while Thole is disarmed. What is known of it is forgotten: once armed, all connections are
 // judged anew.
 func (e *enforcer) unload() error {
-	if e.loaded != nil {
-		if err := e.load(ruleset.Diff(e.loaded, nil), func() *ruleset.Table { return nil }); err != nil {
+	if e.loaded.table != nil {
+		if err := e.load(ruleset.Diff(e.loaded.table, nil), func() *ruleset.Table { return nil }); err != nil {
 			return fmt.Errorf("removing the table: %w", err)
 		}
 		e.log.Warn("the table is removed: nothing is enforced until `thole arm`")
 	}
-	e.loaded, e.settled, e.unknownEpoch = nil, false, true
+	e.loaded.replacedBy(nil)
+	e.loaded.epochUnknown = true
 	return nil
 }
 
@@ -112,11 +151,11 @@ func (e *enforcer) Disarm(ctx context.Context) (answer api.DisarmResponse, err e
 	ordered := e.order(ctx, func() {
 		if storeErr := e.state.disarm(); storeErr != nil {
 			answer.Stored, answer.Error = false, storeErr.Error()
-			e.unstored, e.disarmed = true, e.now()
+			e.arming.unstored, e.arming.disarmedSince = true, e.now()
 			e.log.Error("disarmed, but this could not be stored for the next daemon", "error", storeErr)
 		}
-		answer.Table = e.loaded != nil
-		e.heed()
+		answer.Table = e.loaded.table != nil
+		e.checkDisarmed()
 		err = e.unload()
 		e.attempt(e.reconcile) // for what is asked: nothing is loaded
 	})
@@ -129,7 +168,7 @@ func (e *enforcer) Arm(ctx context.Context) (answer api.ApplyResponse, err error
 		if _, err = e.state.arm(); err != nil {
 			return
 		}
-		e.unstored = false
+		e.arming.unstored = false
 		defer e.publish()
 		var p plan
 		if p, err = e.enforce(e.set, everything); err == nil {
@@ -137,26 +176,6 @@ func (e *enforcer) Arm(ctx context.Context) (answer api.ApplyResponse, err error
 		}
 	})
 	return answer, errors.Join(ordered, err)
-}
-
-// setConditions are what is to be said of the active set.
-func (e *enforcer) setConditions() []condition.Condition {
-	var list []condition.Condition
-	if !e.disarmed.IsZero() {
-		list = append(list, condition.Condition{Code: condition.Disarmed, Text: fmt.Sprintf(
-			"disarmed since %s by `thole cleanup`: nothing is enforced; to enforce again, run `thole arm`",
-			e.disarmed.Format(time.DateTime))})
-	}
-	if e.unheeded != nil {
-		list = append(list, condition.Condition{Code: condition.StateUnreadable, Text: fmt.Sprintf(
-			"%v: Thole stays armed or disarmed as before", e.unheeded)})
-	}
-	if len(e.set.docs.Policies) == 0 && !e.set.allowEmpty {
-		list = append(list, condition.Condition{Code: condition.NoPolicies,
-			Text: "the active set has no policy, so nothing is restricted. Load policies: `thole apply -f PATH`; " +
-				"or confirm that there is to be none: `thole apply --allow-empty -f /dev/null`"})
-	}
-	return list
 }
 
 // DisarmState disarms where no daemon answers: the next one that uses this state directory loads nothing.

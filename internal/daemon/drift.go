@@ -61,83 +61,106 @@ func (l *listener) Run(ctx context.Context) error {
 	}
 }
 
-// A mending is one that was made in one of some generations of nftables.
-type mending struct {
+// drift is what other programs did to the table.
+type drift struct {
+	restored int          // how often a change of theirs was found, and the table restored
+	last     *restoration // the last of them; nil: there was none
+	foreign  kernel.Write // the last change that was notified and not made by this program
+}
+
+// A restoration is one of a change that was made in one of some generations of nftables.
+type restoration struct {
 	api.Mending
 	after, until uint32
 }
 
-// mending is the last one, as clients see it; nil: there was none.
-func (e *enforcer) mending() *api.Mending {
-	if e.lastMended == nil {
+// notified notes a change of the table that nftables told of.
+func (d *drift) notified(w kernel.Write) {
+	if w.PID != 0 && !ownThread(w.PID) {
+		d.foreign = w
+	}
+}
+
+// found counts a change by another program, between two generations.
+func (d *drift) found(now time.Time, after, until uint32) restoration {
+	r := restoration{Mending: api.Mending{Time: now}, after: after, until: until}
+	if later(d.foreign.Generation, after) {
+		r.Program, r.PID = d.foreign.Program, d.foreign.PID
+	}
+	d.restored, d.last = d.restored+1, &r
+	return r
+}
+
+// named says which program made the last change, where the notification came after the change was found. ok is false
+// where it is about another change, or the program was known.
+func (d *drift) named(w kernel.Write) (ok bool) {
+	r := d.last
+	if r == nil || r.PID != 0 || w.PID == 0 || ownThread(w.PID) || !later(w.Generation, r.after) ||
+		later(w.Generation, r.until) {
+		return false
+	}
+	named := *r // the old one is in a view
+	named.Program, named.PID = w.Program, w.PID
+	d.last = &named
+	return true
+}
+
+// status is the last restoration, as clients see it; nil: there was none.
+func (d *drift) status() *api.Mending {
+	if d.last == nil {
 		return nil
 	}
-	return &e.lastMended.Mending
+	return &d.last.Mending
 }
 
-// heard looks at the table when somebody may have changed it. A Write without a
+// tableWritten checks the table when another program may have changed it. A Write without a
 // generation is one that was lost.
-func (e *enforcer) heard(w kernel.Write) {
-	if w.Generation != 0 && !later(w.Generation, e.seen) {
-		e.name(w)
-		return // our own, or one that was found already
+func (e *enforcer) tableWritten(w kernel.Write) {
+	if w.Generation == 0 || later(w.Generation, e.loaded.generation) {
+		e.drift.notified(w)
+		e.restore()
+		return
 	}
-	if w.PID != 0 && !ownThread(w.PID) {
-		e.suspect = w
+	if e.drift.named(w) { // else it is our own, or one that was found already
+		e.log.Warn("the program that changed the table", "by", w.Program, "pid", w.PID)
+		e.publish()
 	}
-	e.mend()
 }
 
-// mend looks whether the table is ours still, and loads it again if it is not.
-func (e *enforcer) mend() {
-	if drifted, err := e.look(); err != nil || drifted {
+// restore checks whether the table is ours still, and loads it again if it is not.
+func (e *enforcer) restore() {
+	if drifted, err := e.checkTable(); err != nil || drifted {
 		e.attempt(e.reconcile) // it reports the error, if it persists
 	}
 }
 
-// look notices that another program changed the table, or that Thole was armed or disarmed. It is read where nftables
-// has seen a transaction that was not ours, and every so often in any case.
-func (e *enforcer) look() (drifted bool, err error) {
-	turned := e.heed()
+// checkTable notices that another program changed the table, or that Thole was armed or disarmed. The table is read
+// where nftables has seen a transaction that was not ours, and every so often in any case.
+func (e *enforcer) checkTable() (drifted bool, err error) {
+	turned := e.checkDisarmed()
 	generation, err := e.kernel.Generation()
-	if err != nil || generation == e.seen && e.now().Sub(e.read) < readBack {
+	if err != nil || generation == e.loaded.generation && e.now().Sub(e.loaded.readAt) < readBack {
 		return turned, err
 	}
-	loaded, err := e.kernel.Read(tableName)
+	table, err := e.kernel.Read(tableName)
 	if err != nil {
 		return false, fmt.Errorf("reading the table back: %w", err)
 	}
-	e.read = e.now()
+	e.loaded.readAt = e.now()
 	switch {
-	case sameTable(loaded, e.loaded):
-	case !e.disarmed.IsZero(): // removed by thole cleanup, or loaded by somebody else and to be removed
-		e.loaded, e.settled, drifted = loaded, false, true
+	case sameTable(table, e.loaded.table):
+	case e.arming.isDisarmed(): // removed by thole cleanup, or loaded by somebody else and to be removed
+		e.loaded.replacedBy(table)
+		drifted = true
 	default:
-		m := mending{Mending: api.Mending{Time: e.now()}, after: e.seen, until: generation}
-		if later(e.suspect.Generation, e.seen) {
-			m.Program, m.PID = e.suspect.Program, e.suspect.PID
-		}
+		r := e.drift.found(e.now(), e.loaded.generation, generation)
 		e.log.Warn("another program changed the table: restoring it",
-			"removed", loaded == nil, "by", m.Program, "pid", m.PID)
-		e.loaded, e.settled, drifted = loaded, false, true
-		e.mended, e.lastMended = e.mended+1, &m
+			"removed", table == nil, "by", r.Program, "pid", r.PID)
+		e.loaded.replacedBy(table)
+		drifted = true
 	}
-	e.seen = generation
+	e.loaded.generation = generation
 	return drifted || turned, nil
-}
-
-// name says who made a change that was found before it was heard of.
-func (e *enforcer) name(w kernel.Write) {
-	m := e.lastMended
-	if m == nil || m.PID != 0 || w.PID == 0 || ownThread(w.PID) || !later(w.Generation, m.after) ||
-		later(w.Generation, m.until) {
-		return
-	}
-	named := *m // the old one is in a view
-	named.Program, named.PID = w.Program, w.PID
-	e.lastMended = &named
-	e.log.Warn("the program that changed the table", "by", named.Program, "pid", named.PID)
-	e.publish()
 }
 
 // later reports whether a generation comes after another. They go round.

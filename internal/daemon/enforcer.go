@@ -14,7 +14,7 @@ import (
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
-	"thole/ruleset"
+	"thole/internal/remotes"
 	"thole/ruleset/kernel"
 	"thole/watch"
 	"thole/watch/workload"
@@ -26,77 +26,63 @@ var errStopped = errors.New("the daemon is stopping; the loaded table stays in f
 // A scanner says what runs now.
 type scanner interface {
 	Scan([]policy.Binding) workload.Snapshot
-	Changes([]policy.Binding) workload.Snapshot // since the last look, or a Scan
+	Changes([]policy.Binding) workload.Snapshot // since the last scan
 	Recall(loaded workload.Snapshot)            // takes over what was known when the loaded table was made
 }
 
 // An enforcer brings the table to what the policy set and the running workloads
 // make of it. Whatever fails, the table that is loaded stays as it was.
 type enforcer struct {
-	kernel      Kernel
-	connections conntrack
-	runs        scanner
-	dead        graveyard
-	state       *stateDir
-	log         *slog.Logger
-	deny        compiler.DenyMode
-	once        bool                          // there is no daemon: what the last one knew of other nodes stays
-	fleet       *compiler.Fleet               // nil: there are no other nodes
-	vouches     func(certificate string) bool // what it proved is believed; nil: not known
-	now         func() time.Time
+	kernel    Kernel
+	conntrack conntrack
+	scanner   scanner
+	cgroups   cgroups
+	state     *stateDir
+	log       *slog.Logger
+	now       func() time.Time
 
-	directory string // that is followed, or ""
-	changed   <-chan struct{}
-	files     <-chan watch.Files
+	deny      compiler.DenyMode
+	fleet     *compiler.Fleet // nil: there are no other nodes
+	oneShot   bool            // there is no daemon: what the last one knew of other nodes stays
+	directory string          // that is followed, or ""
 
-	orders  chan func() // are carried out by Run
-	waiters chan chan error
-	writes  chan kernel.Write // of our table, by any program; those that are lost are found by asking
-	stopped chan struct{}     // closed when Run returned
-
-	view atomic.Pointer[view] // what requests are answered from
+	channels channels
+	view     atomic.Pointer[view] // what requests are answered from
 
 	// What follows belongs to the goroutine of Run, and before it to start's.
-	set      policySet
-	loaded   *ruleset.Table // nil: there is none
-	seen     uint32         // the generation of nftables in which that was so
-	read     time.Time      // when it was last read
-	mended   int            // how often somebody else's change was found
-	suspect  kernel.Write   // the last change of the table that was heard of and not ours
-	numbers  compiler.Numbers
-	epoch    uint16
-	enforced *roster         // the workloads in the loaded table
-	proven   remoteTimes     // of remotes
-	classes  remoteClasses   // of those in the loaded table
-	remotes  []policy.Remote // what other nodes' workloads proved
-	met      []policy.Remote // those in the loaded table: of result.Remotes
-	identity *identity       // this node's, in a fleet; nil: not known
-	around   containers      // what the loaded table knows of containers beside them
-	settled  bool            // set, enforced and result are those of the loaded table
+	set          policySet // the active one
+	loaded       loaded
+	remotes      remotes.Set
+	identity     *identity // this node's, in a fleet; nil: not known
+	drift        drift
+	arming       arming
+	failures     failures
+	conditions   []condition.Condition // of the last scan
+	endedChecked time.Time             // when it was last checked whether sockets outlive their cgroup
+}
 
-	buried       time.Time // when it was last looked whether sockets outlive their cgroup
-	disbelieved  bool      // one of remotes has ended, and the loaded table does not say so
-	unknownEpoch bool      // the loaded table does not say which epochs were used
-	lastMended   *mending
-	found        []condition.Condition // of the last scan
-	badSet       *api.Failure          // the last set that was offered, if it was bad
-	badTable     *api.Failure          // the last change of the table, if it failed
-	unkept       *api.Failure          // the set is enforced, and could not be stored
-	unsaved      *api.Failure          // so is the table, and what the next daemon must know of it
-	disarmed     time.Time             // since when nothing is to be loaded; zero: it is
-	unheeded     error                 // why it cannot be known whether it is disarmed
-	unstored     bool                  // that it is disarmed could not be stored
-	applied      time.Time
-	retry        time.Duration    // how long to wait after the next failure
-	result       *compiler.Result // nil: none yet. Its table is the loaded one, where that is settled
-	warnings     []api.Message    // of it
+// channels wake the goroutine of Run.
+type channels struct {
+	workloads <-chan struct{}    // what runs may have changed
+	files     <-chan watch.Files // of the directory that is followed
+	orders    chan func()        // are carried out by Run
+	waiters   chan chan error    // of Sync
+	writes    chan kernel.Write  // of our table, by any program; lost ones are found by reading the generation
+	stopped   chan struct{}      // closed when Run returned
+}
+
+func newChannels() channels {
+	return channels{
+		orders: make(chan func()), waiters: make(chan chan error), writes: make(chan kernel.Write),
+		stopped: make(chan struct{}),
+	}
 }
 
 // start adopts the table that is loaded and makes the first change. A policy set
 // that cannot be used is reported and replaced by the last good one.
 func (e *enforcer) start() error {
-	if e.heed(); e.unheeded != nil {
-		return e.unheeded
+	if e.checkDisarmed(); e.arming.unreadable != nil {
+		return e.arming.unreadable
 	}
 	if err := e.adopt(); err != nil {
 		return err
@@ -109,8 +95,8 @@ func (e *enforcer) start() error {
 	if err := e.reconcile(); err != nil {
 		return err
 	}
-	if e.set.source == api.SourceDirectory && e.badSet == nil {
-		_ = e.keep(e.set) // it is logged, and in the status
+	if e.set.source == api.SourceDirectory && e.failures.set == nil {
+		_ = e.storeSet(e.set) // it is logged, and in the status
 	}
 	return nil
 }
@@ -118,49 +104,49 @@ func (e *enforcer) start() error {
 // adopt takes over the table that is loaded, if there is one.
 func (e *enforcer) adopt() error {
 	var err error
-	e.enforced = newRoster(nil, nil)
-	if e.seen, err = e.kernel.Generation(); err != nil {
+	e.loaded.workloads = newRoster(nil, nil)
+	if e.loaded.generation, err = e.kernel.Generation(); err != nil {
 		return err
 	}
-	if e.loaded, err = e.kernel.Read(tableName); err != nil {
+	if e.loaded.table, err = e.kernel.Read(tableName); err != nil {
 		return fmt.Errorf("reading the loaded table, which stays unchanged: %v", err)
 	}
-	e.read = e.now()
+	e.loaded.readAt = e.now()
 	remembered, err := e.state.memory()
 	if err != nil {
 		e.log.Warn("the state of the loaded table is lost: connections are decided again", "error", err)
 	}
 	// Connections keep their marks also where a table was removed: its epochs are over.
-	e.epoch = max(remembered.Epoch, 1)
-	if epoch := chains.EpochOf(e.loaded); epoch != 0 {
-		e.epoch = epoch
+	e.loaded.epoch = max(remembered.Epoch, 1)
+	if epoch := chains.EpochOf(e.loaded.table); epoch != 0 {
+		e.loaded.epoch = epoch
 	} else {
-		e.unknownEpoch = true // what is remembered may be older than the last table
+		e.loaded.epochUnknown = true // what is remembered may be older than the last table
 	}
-	if e.loaded == nil {
+	if e.loaded.table == nil {
 		// After a boot, Docker starts containers before it answers: what is only theirs is closed until then.
-		e.runs.Recall(workload.Snapshot{Parents: remembered.Parents})
+		e.scanner.Recall(workload.Snapshot{Parents: remembered.Parents})
 		return nil
 	}
-	e.numbers, e.around = remembered.Numbers, remembered.containers
-	e.enforced = newRoster(remembered.Workloads, e.around.Unlabelled)
-	if e.once {
+	e.loaded.numbers, e.loaded.containers = remembered.Numbers, remembered.containers
+	e.loaded.workloads = newRoster(remembered.Workloads, e.loaded.containers.Unlabelled)
+	if e.oneShot {
 		e.fleet = remembered.Fleet
 	}
 	if e.fleet != nil {
 		if e.identity == nil {
 			e.identity = remembered.Identity
 		}
-		e.remotes = remembered.Remotes // connections have their classes
-		e.endRemotes()
+		e.remotes.Proven = remembered.Remotes // connections have their classes
+		e.endRevoked()
 	}
-	e.runs.Recall(workload.Snapshot{
+	e.scanner.Recall(workload.Snapshot{
 		Workloads:  remembered.Workloads,
 		Unlabelled: remembered.Unlabelled,
 		Parents:    remembered.Parents,
 		Bridges:    remembered.Bridges,
 	})
-	e.log.Info("adopted the loaded table", "epoch", e.epoch, "workloads", len(remembered.Workloads))
+	e.log.Info("adopted the loaded table", "epoch", e.loaded.epoch, "workloads", len(remembered.Workloads))
 	return nil
 }
 
@@ -191,7 +177,7 @@ func (e *enforcer) firstSet() (policySet, error) {
 func (e *enforcer) lastSet() (policySet, error) {
 	set, ok, err := e.state.policies()
 	switch {
-	case err != nil && e.loaded != nil:
+	case err != nil && e.loaded.table != nil:
 		return policySet{docs: defaultSet().docs}, fmt.Errorf("the last good policy set: %w. "+
 			"The loaded table stays in force: "+
 			"give a set with --policies, or remove the table with `thole cleanup`", err)
@@ -208,21 +194,21 @@ func (e *enforcer) lastSet() (policySet, error) {
 
 // Run carries out changes until the context ends. It leaves the table as it is.
 func (e *enforcer) Run(ctx context.Context) error {
-	defer close(e.stopped)
+	defer close(e.channels.stopped)
 	for ctx.Err() == nil {
 		again, stop := e.alarm()
 		select {
 		case <-ctx.Done():
-		case <-e.changed:
+		case <-e.channels.workloads:
 			e.attempt(e.catchUp)
-		case files := <-e.files:
+		case files := <-e.channels.files:
 			e.follow(files)
-		case order := <-e.orders:
+		case order := <-e.channels.orders:
 			order()
-		case first := <-e.waiters:
+		case first := <-e.channels.waiters:
 			e.answer(first)
-		case w := <-e.writes:
-			e.heard(w)
+		case w := <-e.channels.writes:
+			e.tableWritten(w)
 		case <-again:
 			e.again()
 		}
@@ -237,9 +223,9 @@ func (e *enforcer) Run(ctx context.Context) error {
 func (e *enforcer) alarm() (<-chan time.Time, func() bool) {
 	wait := driftPoll
 	switch {
-	case e.badTable != nil: // however many events come meanwhile
-		wait = e.retry - e.now().Sub(e.badTable.Time)
-	case e.enforced.gone() > 0:
+	case e.failures.table != nil: // however many events come meanwhile
+		wait = e.failures.retryIn(e.now())
+	case e.loaded.workloads.endedCount() > 0:
 		wait = endedPoll
 	}
 	t := time.NewTimer(wait)
@@ -248,12 +234,12 @@ func (e *enforcer) alarm() (<-chan time.Time, func() bool) {
 
 // again does what the alarm was for.
 func (e *enforcer) again() {
-	if e.badTable != nil || e.enforced.gone() > 0 {
+	if e.failures.table != nil || e.loaded.workloads.endedCount() > 0 {
 		e.attempt(e.catchUp)
 		return
 	}
-	e.mend()
-	e.store()
+	e.restore()
+	e.retryStorage()
 }
 
 // attempt changes the table when nobody waits for the outcome.
@@ -261,7 +247,7 @@ func (e *enforcer) attempt(how func() error) {
 	if err := how(); err != nil {
 		e.log.Error("the table could not be changed: the previous table stays in force", "error", err)
 	}
-	e.store()
+	e.retryStorage()
 }
 
 // answer catches up once for all who wait now.
@@ -269,7 +255,7 @@ func (e *enforcer) answer(first chan error) {
 	waiting := []chan error{first}
 	for {
 		select {
-		case next := <-e.waiters:
+		case next := <-e.channels.waiters:
 			waiting = append(waiting, next)
 			continue
 		default:
@@ -277,7 +263,7 @@ func (e *enforcer) answer(first chan error) {
 		break
 	}
 	err := e.catchUp()
-	if err == nil && !e.disarmed.IsZero() {
+	if err == nil && e.arming.isDisarmed() {
 		err = errDisarmed
 	}
 	for _, w := range waiting {
@@ -290,10 +276,10 @@ func (e *enforcer) answer(first chan error) {
 func (e *enforcer) Sync(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
-	case e.waiters <- done:
+	case e.channels.waiters <- done:
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-e.stopped:
+	case <-e.channels.stopped:
 		return errStopped
 	}
 	select {
@@ -301,7 +287,7 @@ func (e *enforcer) Sync(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-e.stopped:
+	case <-e.channels.stopped:
 		return errStopped
 	}
 }
@@ -311,10 +297,10 @@ func (e *enforcer) Sync(ctx context.Context) error {
 func (e *enforcer) order(ctx context.Context, f func()) error {
 	done := make(chan struct{})
 	select {
-	case e.orders <- func() { f(); close(done) }:
+	case e.channels.orders <- func() { f(); close(done) }:
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-e.stopped:
+	case <-e.channels.stopped:
 		return errStopped
 	}
 	<-done
@@ -364,7 +350,7 @@ func (e *enforcer) follow(f watch.Files) {
 		_ = e.refuse(f.Err) // it is logged, and there is nobody else to tell
 		return
 	}
-	if e.badSet == nil && e.set.equal(policySet{source: api.SourceDirectory, files: f.Files}) {
+	if e.failures.set == nil && e.set.equal(policySet{source: api.SourceDirectory, files: f.Files}) {
 		return
 	}
 	_, _ = e.replace(api.SourceDirectory, f.Files, false) // it is logged, too
@@ -372,7 +358,7 @@ func (e *enforcer) follow(f watch.Files) {
 
 // refuse records that a policy set cannot be used. The one before stays.
 func (e *enforcer) refuse(err error) error {
-	e.badSet = &api.Failure{Time: e.now(), Text: err.Error()}
+	e.failures.set = &api.Failure{Time: e.now(), Text: err.Error()}
 	e.log.Error("invalid policy set: the last good set stays in force", "error", err)
 	e.publish()
 	return refusalOf(err, "\nNothing was changed: the last good policy set stays in force.")
@@ -434,58 +420,55 @@ func (e *enforcer) replaceBy(set policySet) (api.ApplyResponse, error) {
 	if err := e.explain(&p); err != nil {
 		return api.ApplyResponse{}, err
 	}
-	e.badSet = nil
+	e.failures.set = nil
 	e.log.Info("policy set", "source", set.source, "policies", len(set.docs.Policies))
 	answer := p.answer(false)
-	if !e.disarmed.IsZero() {
-		answer.Changed, answer.Diff, answer.Disarmed = false, "", disarmedSince(e.disarmed)
+	if e.arming.isDisarmed() {
+		answer.Changed, answer.Diff, answer.Disarmed = false, "", e.arming.status()
 	}
-	return answer, e.keep(set)
+	return answer, e.storeSet(set)
 }
 
-// keep stores a set as the last good one. The default is not: the next version of
+// storeSet stores a set as the last good one. The default is not: the next version of
 // the program may have another. If it fails, the set is enforced all the same.
-func (e *enforcer) keep(set policySet) error {
+func (e *enforcer) storeSet(set policySet) error {
 	if set.source == api.SourceDefault {
 		return nil
 	}
 	err := e.state.savePolicies(set)
-	e.unkept = e.stored(e.unkept, "the policy set is enforced but not stored: it is lost at the next start, "+
+	e.noteStorage(&e.failures.setStorage, "the policy set is enforced but not stored: it is lost at the next start, "+
 		"unless it can be written before", err)
 	if err != nil {
-		return errors.New(e.unkept.Text)
+		return errors.New(e.failures.setStorage.Text)
 	}
 	return nil
 }
 
-// store writes again what could not be written, as where the disk was full.
-func (e *enforcer) store() {
-	if e.unkept == nil && e.unsaved == nil {
+// retryStorage writes again what could not be written, as where the disk was full.
+func (e *enforcer) retryStorage() {
+	if e.failures.setStorage == nil && e.failures.tableStorage == nil {
 		return
 	}
-	if e.unkept != nil {
-		_ = e.keep(e.set) // it is in the status
+	if e.failures.setStorage != nil {
+		_ = e.storeSet(e.set) // it is in the status
 	}
-	if e.unsaved != nil {
-		e.remember()
+	if e.failures.tableStorage != nil {
+		e.storeTable()
 	}
 	e.publish()
 }
 
-// stored returns what the status says of a file after it was written, or was not. It is
+// noteStorage changes what the status says of a file after it was written, or was not. It is
 // logged when that changes.
-func (e *enforcer) stored(before *api.Failure, what string, err error) *api.Failure {
-	switch {
+func (e *enforcer) noteStorage(failure **api.Failure, what string, err error) {
+	switch before := *failure; {
 	case err == nil && before != nil:
 		e.log.Info("stored, after an earlier failure", "was", before.Text)
-		return nil
-	case err == nil:
-		return nil
-	case before != nil:
-		return before
+		*failure = nil
+	case err != nil && before == nil:
+		e.log.Error(what, "error", err)
+		*failure = &api.Failure{Time: e.now(), Text: fmt.Sprintf("%s: %v", what, err)}
 	}
-	e.log.Error(what, "error", err)
-	return &api.Failure{Time: e.now(), Text: fmt.Sprintf("%s: %v", what, err)}
 }
 
 // catchUp brings the table to what was heard of since it was last looked.
@@ -517,18 +500,18 @@ func (e *enforcer) enforce(set policySet, scope scope) (plan, error) {
 }
 
 func (e *enforcer) planAndCommit(set policySet, scope scope) (plan, error) {
-	if _, err := e.look(); err != nil {
+	if _, err := e.checkTable(); err != nil {
 		return plan{}, err
 	}
-	if !e.disarmed.IsZero() {
+	if e.arming.isDisarmed() {
 		if err := e.unload(); err != nil {
 			return plan{}, err
 		}
 	}
 	p := e.observe(set, scope)
-	if scope == whatChanged && e.settled && p.delta.empty() {
-		p.result = e.result
-		e.report(p.found)
+	if scope == whatChanged && e.loaded.inSync && p.delta.empty() {
+		p.result = e.loaded.result
+		e.logConditions(p.found)
 		return p, nil
 	}
 	if scope == everything || !e.advance(&p) {
@@ -538,7 +521,7 @@ func (e *enforcer) planAndCommit(set policySet, scope scope) (plan, error) {
 	}
 	err := e.commit(p)
 	if err != nil && p.step != nil {
-		p.step.Undo(&e.numbers)
+		p.step.Undo(&e.loaded.numbers)
 	}
 	return p, err
 }

@@ -487,8 +487,8 @@ func TestOutlived(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			e := &enforcer{dead: tt.world, now: time.Now, enforced: newRoster(enforced, nil)}
-			d, found := e.differs(policySet{}, workload.Snapshot{Workloads: running})
+			e := &enforcer{cgroups: tt.world, now: time.Now, loaded: loaded{workloads: newRoster(enforced, nil)}}
+			d, found := e.deltaTo(policySet{}, workload.Snapshot{Workloads: running})
 			unknown := slices.Contains(codesOf(found), condition.EndedUnknown)
 			if unknown != (tt.world.err != nil) {
 				t.Errorf("conditions %v", found)
@@ -506,21 +506,21 @@ func TestOutlived(t *testing.T) {
 func TestEndedUnknownIsToldOnce(t *testing.T) {
 	w := policy.Workload{Kind: policy.KindRun, Cgroup: policy.Cgroup{Path: "thole.slice/a", ID: 11}}
 	other := condition.Condition{Code: condition.ImageLabel, Text: "another"}
-	e := &enforcer{dead: graves{err: errors.New("no")}, now: time.Now, found: []condition.Condition{other},
-		enforced: newRoster([]policy.Workload{w}, nil)}
+	e := &enforcer{cgroups: graves{err: errors.New("no")}, now: time.Now, conditions: []condition.Condition{other},
+		loaded: loaded{workloads: newRoster([]policy.Workload{w}, nil)}}
 	look := func() []condition.Code {
-		d, found := e.differs(policySet{}, workload.Snapshot{Partial: true, Gone: []string{w.Cgroup.Path}})
-		e.enforced.take(&d)
-		e.found = found
+		d, found := e.deltaTo(policySet{}, workload.Snapshot{Partial: true, Gone: []string{w.Cgroup.Path}})
+		e.loaded.workloads.apply(&d)
+		e.conditions = found
 		return codesOf(found)
 	}
 	for range 3 {
 		if got := look(); !slices.Equal(got, []condition.Code{condition.ImageLabel, condition.EndedUnknown}) {
 			t.Errorf("conditions %v", got)
 		}
-		e.buried = time.Time{}
+		e.endedChecked = time.Time{}
 	}
-	e.dead = graves{}
+	e.cgroups = graves{}
 	if got := look(); !slices.Equal(got, []condition.Code{condition.ImageLabel}) {
 		t.Errorf("after the sockets were listed: %v", got)
 	}
@@ -534,15 +534,15 @@ func TestUnknownEndMakesWay(t *testing.T) {
 		Own:    []policy.Network{{Bridge: "docker0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}}}
 	again := container
 	again.Cgroup.ID = 12
-	e := &enforcer{dead: graves{unknown: map[uint64]bool{11: true}}, now: time.Now,
-		enforced: newRoster([]policy.Workload{container}, nil)}
-	d, _ := e.differs(policySet{}, workload.Snapshot{Workloads: []policy.Workload{again}})
-	e.enforced.take(&d)
-	old, ok := e.enforced.of(11)
+	e := &enforcer{cgroups: graves{unknown: map[uint64]bool{11: true}}, now: time.Now,
+		loaded: loaded{workloads: newRoster([]policy.Workload{container}, nil)}}
+	d, _ := e.deltaTo(policySet{}, workload.Snapshot{Workloads: []policy.Workload{again}})
+	e.loaded.workloads.apply(&d)
+	old, ok := e.loaded.workloads.of(11)
 	if !ok || old.Own != nil || old.Cgroup.Path != "docker/a#11" || !d.takes {
 		t.Errorf("the old one is there: %t, %+v; takes %t", ok, old, d.takes)
 	}
-	if id, _ := e.enforced.named("docker/a"); id != 12 {
+	if id, _ := e.loaded.workloads.named("docker/a"); id != 12 {
 		t.Errorf("the path names %d", id)
 	}
 }

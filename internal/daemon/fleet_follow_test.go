@@ -188,7 +188,8 @@ spec: {user: nobody}
 		Cgroup: policy.Cgroup{Path: "user.slice", ID: 7},
 	}
 	e := &enforcer{
-		set: set, dead: graves{living: map[uint64]bool{7: true}}, enforced: newRoster([]policy.Workload{w}, nil),
+		set: set, cgroups: graves{living: map[uint64]bool{7: true}},
+		loaded:   loaded{workloads: newRoster([]policy.Workload{w}, nil)},
 		identity: &identity{Node: "new", Require: policy.Labels{"team": "b"}},
 	}
 	kept := e.unresolved(set, workload.Snapshot{}.Workloads)

@@ -22,18 +22,18 @@ func identityOf(node *pki.Node) *identity {
 	return &identity{Node: node.Identity.Node, Require: node.Identity.Require}
 }
 
-// A carrier puts on what runs what this node's certificate says of it.
-type carrier struct {
+// A certifiedScanner puts on what runs what this node's certificate says of it.
+type certifiedScanner struct {
 	scanner
 	*enforcer
 }
 
 // Scan is a method of scanner.
-func (c carrier) Scan(bindings []policy.Binding) workload.Snapshot {
-	return c.carryAll(c.scanner.Scan(bindings))
+func (c certifiedScanner) Scan(bindings []policy.Binding) workload.Snapshot {
+	return c.certifyAll(c.scanner.Scan(bindings))
 }
 
-func (c carrier) carryAll(s workload.Snapshot) workload.Snapshot {
+func (c certifiedScanner) certifyAll(s workload.Snapshot) workload.Snapshot {
 	if c.identity == nil {
 		return s
 	}
@@ -44,27 +44,27 @@ func (c carrier) carryAll(s workload.Snapshot) workload.Snapshot {
 	}
 	s.Workloads = slices.Clone(s.Workloads)
 	for i := range s.Workloads {
-		s.Conditions = append(s.Conditions, carry(c.identity, &s.Workloads[i])...)
+		s.Conditions = append(s.Conditions, certify(c.identity, &s.Workloads[i])...)
 	}
 	return s
 }
 
 // Changes is a method of scanner. A problem is for a Scan to tell.
-func (c carrier) Changes(bindings []policy.Binding) workload.Snapshot {
+func (c certifiedScanner) Changes(bindings []policy.Binding) workload.Snapshot {
 	s := c.scanner.Changes(bindings)
 	if c.identity == nil || !s.Partial {
-		return c.carryAll(s)
+		return c.certifyAll(s)
 	}
 	for i := range s.Workloads {
-		if carry(c.identity, &s.Workloads[i]) != nil {
+		if certify(c.identity, &s.Workloads[i]) != nil {
 			return c.Scan(bindings)
 		}
 	}
 	return s
 }
 
-// carry puts on one workload what its node's certificate says of it.
-func carry(id *identity, w *policy.Workload) (conditions []condition.Condition) {
+// certify puts on one workload what its node's certificate says of it.
+func certify(id *identity, w *policy.Workload) (conditions []condition.Condition) {
 	code := condition.CertificateContradicts
 	if w.Kind == policy.KindRun {
 		code = condition.CertificateContradictsRun // a user's thole run suffices
@@ -83,7 +83,7 @@ func carry(id *identity, w *policy.Workload) (conditions []condition.Condition) 
 					"receive no labels of this workload", key, has, value)})
 		}
 	}
-	w.Labels = carried(id, w.Labels)
+	w.Labels = withRequired(id, w.Labels)
 	maps.DeleteFunc(w.Labels, func(key, _ string) bool { _, is := doubtful[key]; return is })
 	w.Doubtful = doubtful
 	w.Facts = withNode(id, w.Facts)
@@ -97,9 +97,9 @@ func withNode(id *identity, facts policy.Labels) policy.Labels {
 	return with
 }
 
-// carried are a workload's labels with those that its node's certificate requires. A
+// withRequired returns a workload's labels with those that its node's certificate requires. A
 // label of its own stays: who contradicts the certificate can prove nothing.
-func carried(id *identity, labels policy.Labels) policy.Labels {
+func withRequired(id *identity, labels policy.Labels) policy.Labels {
 	if id == nil || len(id.Require) == 0 {
 		return labels
 	}
@@ -108,9 +108,9 @@ func carried(id *identity, labels policy.Labels) policy.Labels {
 	return all
 }
 
-// requiredOf reports whether a workload has the labels that its node's certificate requires. An image's label of one of
-// these keys contradicts the certificate: then nothing is said of the workload.
-func (id *identity) requiredOf(w policy.Workload) bool {
+// satisfiedBy reports whether a workload has the labels that its node's certificate requires. An image's label of one
+// of these keys contradicts the certificate: then nothing is said of the workload.
+func (id *identity) satisfiedBy(w policy.Workload) bool {
 	if id == nil {
 		return true
 	}
@@ -133,7 +133,7 @@ func (v *view) local(cgroup uint64) (datapath.Workload, bool) {
 		return datapath.Workload{}, false
 	}
 	local := datapath.Workload{Cgroup: cgroup, Class: v.result.ClassOf(&w).Number}
-	if v.identity.requiredOf(w) {
+	if v.identity.satisfiedBy(w) {
 		local.Labels = userLabels(w)
 	}
 	v.locals.Store(cgroup, local)

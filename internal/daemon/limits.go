@@ -5,12 +5,6 @@ import "time"
 // The limits of the daemon that are not of requests (package api). None is meant to be met in normal use; each bounds
 // what one node, one look or one mistake can cost.
 const (
-	// Of what other nodes prove (see package fleet, too).
-	maxRemotes        = 16_384           // classes of their workloads: as many numbers as there are
-	maxRemotesPerNode = 1024             // of them
-	remoteIdle        = 10 * time.Minute // what was not proven for so long, and has no connection, is forgotten
-	remoteGrace       = time.Minute      // what makes room was not proven for so long: handshakes may go on
-
 	// Of a look at all sockets, for a status.
 	maxSockets   = 65_536                 // that are looked at
 	socketsTime  = 200 * time.Millisecond // that it may take

@@ -22,8 +22,8 @@ type delta struct {
 
 	containers *containers // nil: as they were
 
-	met, forgotten []policy.Remote
-	remotesAnew    bool // what is to be said of remotes is more than that
+	learned, forgotten []policy.Remote
+	remotesAnew        bool // what is to be said of remotes is more than that
 
 	// takes says that something living may lose an allowance, so that connections must be decided again. It is false
 	// only where all that changes is that cgroups begin that had no connections, or that workloads ended and left no
@@ -35,7 +35,7 @@ func (d *delta) empty() bool { return len(d.outlived) == 0 && !d.concernsMemory(
 
 // concernsMemory reports whether a memory says something else after it.
 func (d *delta) concernsMemory() bool {
-	return len(d.began)+len(d.ended)+len(d.renamed)+len(d.met)+len(d.forgotten) > 0 || d.containers != nil ||
+	return len(d.began)+len(d.ended)+len(d.renamed)+len(d.learned)+len(d.forgotten) > 0 || d.containers != nil ||
 		d.remotesAnew
 }
 
@@ -46,16 +46,16 @@ type containers struct {
 	Bridges    []policy.Bridge     `json:"bridges,omitempty"`
 }
 
-// differs compares what runs with what the table knows. found is what is to be said of what runs. Where it is not known
+// deltaTo compares what runs with what the table knows. found is what is to be said of what runs. Where it is not known
 // which workloads that ended left a socket, they stay in the table, and found says why.
-func (e *enforcer) differs(set policySet, running workload.Snapshot) (d delta, found []condition.Condition) {
+func (e *enforcer) deltaTo(set policySet, running workload.Snapshot) (d delta, found []condition.Condition) {
 	var died map[uint64]policy.Workload // those that ended, and whose cgroup may be gone
 	if running.Partial {
-		died, found = e.differsAt(&d, running), e.found
+		died, found = e.compareSome(&d, running), e.conditions
 	} else {
-		died, found = e.differsInAll(&d, set, running)
+		died, found = e.compareAll(&d, set, running)
 	}
-	asked, err := e.bury(&d, died, running.Partial)
+	asked, err := e.compareEnded(&d, died, running.Partial)
 	if asked {
 		found = slices.DeleteFunc(slices.Clone(found), func(c condition.Condition) bool {
 			return c.Code == condition.EndedUnknown // of the last time
@@ -66,26 +66,26 @@ func (e *enforcer) differs(set policySet, running workload.Snapshot) (d delta, f
 			Code: condition.EndedUnknown, Text: fmt.Sprintf("workloads that ended stay in the table: %v", err),
 		})
 	}
-	e.makeWay(&d, died)
-	e.differsInRemotes(&d)
+	e.freePaths(&d, died)
+	e.compareRemotes(&d)
 	return d, found
 }
 
-// differsAt compares single cgroups.
-func (e *enforcer) differsAt(d *delta, running workload.Snapshot) (died map[uint64]policy.Workload) {
+// compareSome compares single cgroups.
+func (e *enforcer) compareSome(d *delta, running workload.Snapshot) (died map[uint64]policy.Workload) {
 	died = map[uint64]policy.Workload{}
 	for _, w := range running.Workloads {
-		if id, known := e.enforced.named(w.Cgroup.Path); known && id != w.Cgroup.ID {
-			if old, bound := e.enforced.of(id); bound {
+		if id, known := e.loaded.workloads.named(w.Cgroup.Path); known && id != w.Cgroup.ID {
+			if old, bound := e.loaded.workloads.of(id); bound {
 				died[id] = old
 			}
 		}
-		before, known := e.enforced.of(w.Cgroup.ID)
-		e.differsIn(d, before, known, w)
+		before, known := e.loaded.workloads.of(w.Cgroup.ID)
+		e.compareWorkload(d, before, known, w)
 	}
 	for _, cgroup := range running.Gone {
-		if id, known := e.enforced.named(cgroup); known {
-			if w, bound := e.enforced.of(id); bound {
+		if id, known := e.loaded.workloads.named(cgroup); known {
+			if w, bound := e.loaded.workloads.of(id); bound {
 				died[id] = w
 			}
 		}
@@ -93,33 +93,33 @@ func (e *enforcer) differsAt(d *delta, running workload.Snapshot) (died map[uint
 	return died
 }
 
-// differsInAll compares all that runs.
-func (e *enforcer) differsInAll(
+// compareAll compares all that runs.
+func (e *enforcer) compareAll(
 	d *delta, set policySet, running workload.Snapshot,
 ) (died map[uint64]policy.Workload, found []condition.Condition) {
 	workloads, unlabelled := policy.Admit(set.docs.Policies, running.Workloads, running.Unlabelled)
 	found = slices.Concat(running.Conditions, doubts(set.docs.Policies, workloads, unlabelled))
 	workloads = append(workloads, e.unresolved(set, workloads)...)
-	died = maps.Clone(e.enforced.workloads)
+	died = maps.Clone(e.loaded.workloads.workloads)
 	for _, w := range workloads {
-		before, known := e.enforced.of(w.Cgroup.ID)
+		before, known := e.loaded.workloads.of(w.Cgroup.ID)
 		delete(died, w.Cgroup.ID)
-		e.differsIn(d, before, known, w)
+		e.compareWorkload(d, before, known, w)
 	}
 	now := containers{Unlabelled: unlabelled, Parents: running.Parents, Bridges: running.Bridges}
-	if !reflect.DeepEqual(now, e.around) {
+	if !reflect.DeepEqual(now, e.loaded.containers) {
 		d.containers = &now
-		d.takes = d.takes || e.closes(now)
+		d.takes = d.takes || e.closesContainers(now)
 	}
 	return died, found
 }
 
-// differsIn compares one workload that runs with what the table knows of its cgroup.
-func (e *enforcer) differsIn(d *delta, before policy.Workload, known bool, w policy.Workload) {
+// compareWorkload compares one workload that runs with what the table knows of its cgroup.
+func (e *enforcer) compareWorkload(d *delta, before policy.Workload, known bool, w policy.Workload) {
 	switch {
 	case !known:
 		d.began = append(d.began, w)
-		d.takes = d.takes || !e.beginsAlone(w)
+		d.takes = d.takes || !e.hadNoConnections(w)
 	case !sameIdentity(before, w) || before.Cgroup != w.Cgroup || !reflect.DeepEqual(before.Own, w.Own):
 		d.ended, d.began = append(d.ended, before), append(d.began, w)
 		d.takes = d.takes || !sameIdentity(before, w) || missing(before.Own, w.Own)
@@ -129,38 +129,38 @@ func (e *enforcer) differsIn(d *delta, before policy.Workload, known bool, w pol
 	}
 }
 
-// bury finds out which of the workloads whose cgroup is gone left a socket. Those that did stay in the table. What
-// lives is a workload no more. asked is false where there was nothing to find out, or it is too soon to ask again.
-func (e *enforcer) bury(d *delta, died map[uint64]policy.Workload, partial bool) (asked bool, failed error) {
+// compareEnded finds out which of the workloads whose cgroup is gone left a socket. Those that did stay in the table.
+// What lives is a workload no more. asked is false where there was nothing to find out, or it is too soon to ask again.
+func (e *enforcer) compareEnded(d *delta, died map[uint64]policy.Workload, partial bool) (asked bool, failed error) {
 	dead := map[uint64]policy.Workload{}
 	for id, w := range died {
-		lives, err := e.dead.Lives(id)
+		lives, err := e.cgroups.Lives(id)
 		switch {
 		case err != nil:
 			failed = err
 			d.disconnect(w)
-		case lives && !e.enforced.ended[id]:
+		case lives && !e.loaded.workloads.ended[id]:
 			d.ended, d.takes = append(d.ended, w), true // it is unlabelled now
 		default:
 			dead[id] = w
 		}
 	}
-	if partial && len(dead) == 0 && (e.enforced.gone() == 0 || e.now().Sub(e.buried) < endedPoll) {
+	if partial && len(dead) == 0 && (e.loaded.workloads.endedCount() == 0 || e.now().Sub(e.endedChecked) < endedPoll) {
 		return failed != nil, failed
 	}
-	for id := range e.enforced.ended {
-		dead[id] = e.enforced.workloads[id]
+	for id := range e.loaded.workloads.ended {
+		dead[id] = e.loaded.workloads.workloads[id]
 	}
-	e.buried = e.now()
+	e.endedChecked = e.now()
 	left := maps.Clone(dead)
 	if failed == nil {
-		failed = bury(e.dead, left, e.isRunning(d, died))
+		failed = dropWithoutSockets(e.cgroups, left, e.isRunning(d, died))
 	}
 	for id, w := range dead {
 		d.takes = d.takes || len(w.Own) > 0 // its addresses may be another's now
 		if _, stays := left[id]; !stays {
 			d.ended = append(d.ended, w)
-		} else if !e.enforced.ended[id] {
+		} else if !e.loaded.workloads.ended[id] {
 			d.outlived = append(d.outlived, id)
 			d.disconnect(w)
 		}
@@ -185,15 +185,15 @@ func (e *enforcer) isRunning(d *delta, died map[uint64]policy.Workload) func(id 
 		begins[w.Cgroup.ID] = true
 	}
 	return func(id uint64) bool {
-		_, known := e.enforced.of(id)
+		_, known := e.loaded.workloads.of(id)
 		_, dead := died[id]
-		return begins[id] || known && !dead && !e.enforced.ended[id]
+		return begins[id] || known && !dead && !e.loaded.workloads.ended[id]
 	}
 }
 
-// makeWay gives another path to workloads that ended, where a new cgroup has theirs. To the compiler the path is the
+// freePaths gives another path to workloads that ended, where a new cgroup has theirs. To the compiler the path is the
 // identity; the kernel knows the old one by its id.
-func (e *enforcer) makeWay(d *delta, died map[uint64]policy.Workload) {
+func (e *enforcer) freePaths(d *delta, died map[uint64]policy.Workload) {
 	stays := func(w policy.Workload) bool { _, is := died[w.Cgroup.ID]; return is } // though it does not run
 	taken := map[string]bool{}
 	changes := map[uint64]bool{}
@@ -212,8 +212,8 @@ func (e *enforcer) makeWay(d *delta, died map[uint64]policy.Workload) {
 		}
 	}
 	for path := range taken {
-		id, _ := e.enforced.named(path)
-		if old, bound := e.enforced.of(id); bound && !changes[id] {
+		id, _ := e.loaded.workloads.named(path)
+		if old, bound := e.loaded.workloads.of(id); bound && !changes[id] {
 			d.ended = append(d.ended, old)
 			old.Cgroup.Path = pathOfEnded(old.Cgroup)
 			d.began = append(d.began, old)
@@ -224,49 +224,37 @@ func (e *enforcer) makeWay(d *delta, died map[uint64]policy.Workload) {
 // pathOfEnded tells the cgroup of a workload that ended from a new one of its path.
 func pathOfEnded(c policy.Cgroup) string { return fmt.Sprintf("%s#%d", c.Path, c.ID) }
 
-// differsInRemotes compares what other nodes proved with what the table knows of it: new ones are at the end.
-func (e *enforcer) differsInRemotes(d *delta) {
-	if len(e.remotes) == len(e.met) && (len(e.met) == 0 || &e.remotes[0] == &e.met[0]) {
-		return
+// compareRemotes compares what other nodes proved with what the table knows of it: new ones are at the end.
+func (e *enforcer) compareRemotes(d *delta) {
+	if e.remotes.Changed() {
+		d.learned, d.forgotten, d.remotesAnew = e.remotes.Difference()
 	}
-	rest := e.remotes
-	for _, r := range e.met {
-		switch {
-		case len(rest) > 0 && sameRemote(&rest[0], &r):
-			rest = rest[1:]
-		case len(rest) > 0 && remoteKey(rest[0]) == remoteKey(r):
-			d.remotesAnew, rest = true, rest[1:]
-		default:
-			d.forgotten = append(d.forgotten, r)
-		}
-	}
-	d.met = rest
 }
 
-// beginsAlone reports whether a new workload had no connections: cgroups of thole run
+// hadNoConnections reports whether a new workload had no connections: cgroups of thole run
 // are empty until they are in the table, and a container below a parent that the
 // table knows was closed.
-func (e *enforcer) beginsAlone(w policy.Workload) bool {
+func (e *enforcer) hadNoConnections(w policy.Workload) bool {
 	if w.Kind == policy.KindRun {
 		return true
 	}
-	_, free := e.enforced.free[w.Cgroup.ID]
-	return !free && slices.ContainsFunc(e.around.Parents, func(p policy.Cgroup) bool {
+	_, free := e.loaded.workloads.unlabelled[w.Cgroup.ID]
+	return !free && slices.ContainsFunc(e.loaded.containers.Parents, func(p policy.Cgroup) bool {
 		return p.Path == path.Dir(w.Cgroup.Path)
 	})
 }
 
-// closes reports whether containers that were free may be closed now, whatever they
+// closesContainers reports whether containers that were free may be closed now, whatever they
 // are: below another parent, on another bridge, or no more known to be unlabelled.
-func (e *enforcer) closes(now containers) bool {
-	if missing(others(now.Parents), e.around.Parents) || missing(now.Bridges, e.around.Bridges) {
+func (e *enforcer) closesContainers(now containers) bool {
+	if missing(others(now.Parents), e.loaded.containers.Parents) || missing(now.Bridges, e.loaded.containers.Bridges) {
 		return true
 	}
 	free := map[uint64]policy.Unlabelled{}
 	for _, u := range now.Unlabelled {
 		free[u.Cgroup.ID] = u
 	}
-	for _, before := range e.around.Unlabelled {
+	for _, before := range e.loaded.containers.Unlabelled {
 		u, ok := free[before.Cgroup.ID]
 		if ok && !missing(before.Own, u.Own) {
 			continue
@@ -274,7 +262,7 @@ func (e *enforcer) closes(now containers) bool {
 		if len(before.Own) > 0 {
 			return true // its addresses may be another's now
 		}
-		if lives, err := e.dead.Lives(before.Cgroup.ID); err != nil || lives {
+		if lives, err := e.cgroups.Lives(before.Cgroup.ID); err != nil || lives {
 			return true
 		}
 	}

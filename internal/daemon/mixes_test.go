@@ -22,6 +22,7 @@ import (
 	"thole/compiler"
 	"thole/compiler/policy"
 	"thole/internal/nstest"
+	"thole/internal/remotes"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 	"thole/watch"
@@ -67,6 +68,7 @@ type mix struct {
 	table  *countingKernel
 	engine *dockertest.Engine
 	clock  offsetClock
+	marks  liveMarks
 	made   int // how many workloads there were
 
 	runs       map[string]*process // by name
@@ -148,10 +150,21 @@ func (c *offsetClock) forward(d time.Duration) {
 }
 
 // liveMarks are marks of connections that nobody changes.
-type liveMarks []uint32
+type liveMarks struct {
+	mu   sync.Mutex
+	list []uint32
+}
 
-func (m liveMarks) Remark(mask, bits uint32, change func(uint32) uint32) (int, error) {
-	for _, mark := range m {
+func (m *liveMarks) set(list []uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.list = list
+}
+
+func (m *liveMarks) Remark(mask, bits uint32, change func(uint32) uint32) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, mark := range m.list {
 		if mark&mask == bits {
 			change(mark)
 		}
@@ -179,7 +192,7 @@ func newMix(t *testing.T, open func(*testing.T, *nstest.Host) Kernel) *mix {
 		if open != nil {
 			m.table.Kernel = open(t, b.host)
 		}
-		b.replace = func(h *host) { h.kernel, h.marks, h.now = m.table, liveMarks{}, m.clock.now }
+		b.replace = func(h *host) { h.kernel, h.marks, h.now = m.table, &m.marks, m.clock.now }
 	})
 	m.apply(m.set())
 	m.agree("at first")
@@ -303,7 +316,7 @@ func (m *mix) agree(when string) {
 			m.t.Fatalf("%s: after %v:\n%s", when, patience, differs)
 		}
 		select {
-		case <-m.daemon.enforcer.stopped:
+		case <-m.daemon.enforcer.channels.stopped:
 			m.t.Fatalf("%s: the daemon ended", when)
 		case <-time.After(pause):
 		}
@@ -390,14 +403,15 @@ func (m *mix) compare(e *enforcer, running workload.Snapshot) string {
 	in.Workloads, in.Unlabelled = policy.Admit(docs.Policies, running.Workloads, running.Unlabelled)
 	fresh := in.Workloads
 	for id := range m.outlived {
-		w, known := e.enforced.of(id)
-		if !known || !e.enforced.ended[id] {
+		w, known := e.loaded.workloads.of(id)
+		if !known || !e.loaded.workloads.ended[id] {
 			return fmt.Sprintf("a workload that left a socket is not in the table: %d", id)
 		}
 		in.Workloads = append(in.Workloads, w)
 	}
 	in.Numbers, in.Options.Epoch = compiler.Loaded(table)
-	in.Numbers.Remotes, in.Numbers.NextRemote = e.numbers.Remotes, e.numbers.NextRemote // the table has no keys of them
+	// The table has no keys of them.
+	in.Numbers.Remotes, in.Numbers.NextRemote = e.loaded.numbers.Remotes, e.loaded.numbers.NextRemote
 	result, err := compiler.Compile(in)
 	if err != nil {
 		return err.Error()
@@ -421,7 +435,7 @@ func (m *mix) compareBelief(
 		byCgroup[w.Cgroup.ID] = w
 	}
 	known := map[uint64]policy.Workload{}
-	for _, w := range e.enforced.list() {
+	for _, w := range e.loaded.workloads.list() {
 		if !m.outlived[w.Cgroup.ID] {
 			known[w.Cgroup.ID] = w
 		}
@@ -432,23 +446,23 @@ func (m *mix) compareBelief(
 		what      string
 		want, got any
 	}{
-		{"the epoch", epoch, e.epoch},
+		{"the epoch", epoch, e.loaded.epoch},
 		{"the stored epoch", epoch, stored.Epoch},
 		{"the workloads", byCgroup, known},
-		{"the other containers", around, e.around},
-		{"the workloads of other nodes", m.remotes, e.remotes},
+		{"the other containers", around, e.loaded.containers},
+		{"the workloads of other nodes", m.remotes, e.remotes.Proven},
 		{"those that are stored", m.remotes, stored.Remotes},
-		{"the numbers of workloads", fresh.Numbers.Workloads, e.numbers.Workloads},
+		{"the numbers of workloads", fresh.Numbers.Workloads, e.loaded.numbers.Workloads},
 		{"those that are stored", fresh.Numbers.Workloads, stored.Numbers.Workloads},
-		{"the numbers of addresses", fresh.Numbers.Addresses, e.numbers.Addresses},
+		{"the numbers of addresses", fresh.Numbers.Addresses, e.loaded.numbers.Addresses},
 		{"the numbers of other nodes' workloads", fresh.Numbers.Remotes, stored.Numbers.Remotes},
-		{"the classes of other nodes' workloads", fresh.Remotes, e.result.Remotes},
+		{"the classes of other nodes' workloads", fresh.Remotes, e.loaded.result.Remotes},
 	} {
 		if diff := cmp.Diff(c.want, c.got, options); diff != "" {
 			return fmt.Sprintf("%s (-want +got):\n%s", c.what, diff)
 		}
 	}
-	if !e.settled || e.loaded != &e.result.Table || !sameTable(table, e.loaded) {
+	if !e.loaded.inSync || e.loaded.table != &e.loaded.result.Table || !sameTable(table, e.loaded.table) {
 		return "the daemon believes that another table is loaded"
 	}
 	return ""
@@ -679,17 +693,15 @@ func (m *mix) forgetRemotes() bool {
 		return false
 	}
 	var stay []policy.Remote
-	m.ordered(func(e *enforcer) {
-		e.proven.times(e.remotes, e.now())
-		var live liveMarks
-		for i, class := range e.result.Remotes {
-			if i != believed && m.r.IntN(2) == 0 {
-				live, stay = append(live, class), append(stay, m.remotes[i])
-			}
+	var live []uint32
+	for i, r := range m.remotes {
+		class, _ := m.daemon.enforcer.Class(r) // as when it is used: from now on it is idle
+		if i != believed && m.r.IntN(2) == 0 {
+			live, stay = append(live, class), append(stay, r)
 		}
-		e.connections = live
-	})
-	m.clock.forward(remoteIdle + time.Second)
+	}
+	m.marks.set(live)
+	m.clock.forward(remotes.Idle + time.Second)
 	m.daemon.enforcer.Forget(context.Background())
 	m.remotes = stay
 	return true
@@ -704,13 +716,12 @@ func (m *mix) revoke() bool {
 	m.remotes = slices.Clone(m.remotes)
 	m.revoked[m.remotes[at].Certificate], m.remotes[at].Ended = true, true
 	revoked := maps.Clone(m.revoked)
-	m.ordered(func(e *enforcer) {
-		e.vouches = func(certificate string) bool { return !revoked[certificate] }
-		e.endRemotes()
-		if err := e.reconcile(); err != nil {
-			m.t.Error(err)
-		}
+	err := m.daemon.enforcer.SetCredentials(context.Background(), Credentials{
+		Trusts: func(certificate string) bool { return !revoked[certificate] },
 	})
+	if err != nil {
+		m.t.Error(err)
+	}
 	return true
 }
 

@@ -39,7 +39,7 @@ func applyOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyRespon
 	}
 	defer parts.cgroups.Close() //nolint:errcheck // it was not run, and is not needed any more
 	e := parts.enforcer
-	e.runs, e.once = carrier{e.runs, e}, true
+	e.scanner, e.oneShot = certifiedScanner{e.scanner, e}, true
 	defer e.state.close()
 	if err := parts.enforcer.adopt(); err != nil {
 		return api.ApplyResponse{}, err
@@ -61,9 +61,10 @@ func previewOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResp
 	}
 	defer found.cgroups.Close() //nolint:errcheck // nothing was waited for
 	e := &enforcer{
-		kernel: host.kernel, dead: host, state: state, log: config.Logger, deny: config.Deny, once: true, now: host.now,
+		kernel: host.kernel, cgroups: host, state: state, log: config.Logger, deny: config.Deny, oneShot: true,
+		now: host.now,
 	}
-	e.runs = carrier{looker{found.cgroups}, e}
+	e.scanner = certifiedScanner{looker{found.cgroups}, e}
 	if err := e.adopt(); err != nil {
 		return api.ApplyResponse{}, err
 	}

@@ -13,8 +13,8 @@ import (
 	"thole/compiler"
 	"thole/compiler/mark"
 	"thole/compiler/policy"
-	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/remotes"
 	"thole/ruleset"
 	"thole/watch/workload"
 )
@@ -36,14 +36,14 @@ const (
 
 // A plan is a change of the table that is worked out and not made.
 type plan struct {
-	set     policySet
-	found   []condition.Condition // of the last look at all
-	delta   delta
-	around  containers // then
-	remotes []policy.Remote
-	takes   bool // something living may lose an allowance
-	running int  // how many workloads run, where all is compiled
-	epoch   uint16
+	set        policySet
+	found      []condition.Condition // of the last look at all
+	delta      delta
+	containers containers // then
+	remotes    []policy.Remote
+	takes      bool // something living may lose an allowance
+	running    int  // how many workloads run, where all is compiled
+	epoch      uint16
 
 	step   *compiler.Step // of the result that there is; nil: result is new
 	patch  ruleset.Patch  // of its table, with a step
@@ -59,19 +59,20 @@ type plan struct {
 // differs, and not yet what that changes of the table.
 func (e *enforcer) observe(set policySet, scope scope) plan {
 	select {
-	case <-e.changed: // what woke us is seen by this look
+	case <-e.channels.workloads: // what woke us is seen by this look
 	default:
 	}
-	look := e.runs.Changes
-	if scope > whatChanged || !e.settled || e.disbelieved || e.badTable != nil {
-		look = e.runs.Scan
+	look := e.scanner.Changes
+	if scope > whatChanged || !e.loaded.inSync || e.remotes.RevocationPending || e.failures.table != nil {
+		look = e.scanner.Scan
 	}
-	p := plan{set: set, around: e.around, remotes: e.remotes, epoch: e.epoch, loaded: e.loaded, numbers: e.numbers}
-	p.delta, p.found = e.differs(set, look(set.docs.Bindings))
+	p := plan{set: set, containers: e.loaded.containers, remotes: e.remotes.Proven, epoch: e.loaded.epoch,
+		loaded: e.loaded.table, numbers: e.loaded.numbers}
+	p.delta, p.found = e.deltaTo(set, look(set.docs.Bindings))
 	if p.delta.containers != nil {
-		p.around = *p.delta.containers
+		p.containers = *p.delta.containers
 	}
-	p.takes = p.delta.takes || !e.settled || e.disbelieved || !samePolicies(e.set, set)
+	p.takes = p.delta.takes || !e.loaded.inSync || e.remotes.RevocationPending || !samePolicies(e.set, set)
 	return p
 }
 
@@ -81,22 +82,22 @@ func samePolicies(a, b policySet) bool { return reflect.DeepEqual(a.docs.Policie
 // changed, where only a compile can tell.
 func (e *enforcer) advance(p *plan) (ok bool) {
 	d := &p.delta
-	if !e.settled || e.disbelieved || d.remotesAnew || !samePolicies(e.set, p.set) ||
-		!reflect.DeepEqual(p.around.Bridges, e.around.Bridges) {
+	if !e.loaded.inSync || e.remotes.RevocationPending || d.remotesAnew || !samePolicies(e.set, p.set) ||
+		!reflect.DeepEqual(p.containers.Bridges, e.loaded.containers.Bridges) {
 		return false
 	}
-	c := compiler.Change{Ended: d.ended, Began: d.began, Met: d.met, Forgotten: d.forgotten}
+	c := compiler.Change{Ended: d.ended, Began: d.began, Met: d.learned, Forgotten: d.forgotten}
 	if d.containers != nil {
 		c.Parents, c.Unlabelled = &d.containers.Parents, &d.containers.Unlabelled
 	}
-	if p.step, ok = e.result.Change(c); !ok {
+	if p.step, ok = e.loaded.result.Change(c); !ok {
 		return false
 	}
-	e.settled = false // until it is loaded
+	e.loaded.inSync = false // until it is loaded
 	if !p.step.Empty() {
-		p.epoch = e.epochAfter(p, false)
+		p.epoch = e.loaded.epochAfter(p.takes)
 	}
-	p.patch, p.result = p.step.Patch(p.epoch), e.result
+	p.patch, p.result = p.step.Patch(p.epoch), e.loaded.result
 	p.change = p.patch.Change(tableName)
 	return true
 }
@@ -106,21 +107,13 @@ func (e *enforcer) compileAnew(p *plan) error {
 	if err := e.compile(p); err != nil || p.change.Empty() {
 		return err
 	}
-	epoch := e.epochAfter(p, p.result.Again)
+	// Again: a number is given again, of which the table may remember something.
+	epoch := e.loaded.epochAfter(p.takes || p.result.Again)
 	if epoch == p.epoch {
 		return nil
 	}
 	p.epoch = epoch
 	return e.compile(p)
-}
-
-// epochAfter returns the epoch for a change of the table: the next one where something living may lose an allowance, or
-// where a number is given again of which the table may remember something.
-func (e *enforcer) epochAfter(p *plan, again bool) uint16 {
-	if p.takes || again {
-		return mark.NextEpoch(e.epoch)
-	}
-	return e.epoch
 }
 
 // doubts are the notices about containers with labels that their images have too: those that count as a person's
@@ -184,7 +177,7 @@ func (e *enforcer) unresolved(set policySet, found []policy.Workload) []policy.W
 		is[w.Cgroup.ID] = true
 	}
 	var kept []policy.Workload
-	for _, w := range e.enforced.list() {
+	for _, w := range e.loaded.workloads.list() {
 		if w.Kind < policy.KindUnit || is[w.Cgroup.ID] {
 			continue
 		}
@@ -192,22 +185,22 @@ func (e *enforcer) unresolved(set policySet, found []policy.Workload) []policy.W
 		if !ok {
 			continue
 		}
-		if lives, err := e.dead.Lives(w.Cgroup.ID); err != nil || lives {
-			kept = append(kept, e.carriedAgain(w, binding))
+		if lives, err := e.cgroups.Lives(w.Cgroup.ID); err != nil || lives {
+			kept = append(kept, e.recertified(w, binding))
 		}
 	}
 	return kept
 }
 
-// carriedAgain is a workload of the loaded table with what this node's certificate says of it now, which may be
+// recertified is a workload of the loaded table with what this node's certificate says of it now, which may be
 // something else than when the workload was found.
-func (e *enforcer) carriedAgain(w policy.Workload, binding policy.Binding) policy.Workload {
+func (e *enforcer) recertified(w policy.Workload, binding policy.Binding) policy.Workload {
 	if e.identity == nil {
 		return w
 	}
 	w.Labels, w.Facts = binding.Labels, maps.Clone(w.Facts)
 	delete(w.Facts, policy.NodeFact)
-	carry(e.identity, &w) // what contradicts was told when it was found
+	certify(e.identity, &w) // what contradicts was told when it was found
 	return w
 }
 
@@ -223,24 +216,24 @@ func (e *enforcer) stillBinds(now policySet, w policy.Workload) (binding policy.
 	if j := slices.IndexFunc(e.set.docs.Bindings, named); j >= 0 {
 		return binding, reflect.DeepEqual(binding, e.set.docs.Bindings[j])
 	}
-	return binding, maps.Equal(carried(e.identity, binding.Labels), w.Labels)
+	return binding, maps.Equal(withRequired(e.identity, binding.Labels), w.Labels)
 }
 
 // compile compiles all that there is then, for the plan's epoch.
 func (e *enforcer) compile(p *plan) error {
-	workloads := e.enforced.after(&p.delta)
+	workloads := e.loaded.workloads.after(&p.delta)
 	p.running = 0
 	for _, w := range workloads {
-		if !e.enforced.ended[w.Cgroup.ID] && !slices.Contains(p.delta.outlived, w.Cgroup.ID) {
+		if !e.loaded.workloads.ended[w.Cgroup.ID] && !slices.Contains(p.delta.outlived, w.Cgroup.ID) {
 			p.running++
 		}
 	}
 	result, err := compiler.Compile(compiler.Input{
 		Policies:   p.set.docs.Policies,
 		Workloads:  workloads,
-		Parents:    p.around.Parents,
-		Unlabelled: p.around.Unlabelled,
-		Bridges:    p.around.Bridges,
+		Parents:    p.containers.Parents,
+		Unlabelled: p.containers.Unlabelled,
+		Bridges:    p.containers.Bridges,
 		Options:    compiler.Options{Deny: e.deny, Epoch: p.epoch, Comments: p.comments},
 		Numbers:    p.numbers,
 		Fleet:      e.fleet,
@@ -262,11 +255,11 @@ func (e *enforcer) explain(p *plan) error {
 // commit changes the table as planned. If it fails, the table is as before, and
 // the plan is forgotten.
 func (e *enforcer) commit(p plan) error {
-	if e.heed(); !e.disarmed.IsZero() { // since it was planned
+	if e.checkDisarmed(); e.arming.isDisarmed() { // since it was planned
 		return e.withhold(p)
 	}
 	if !p.change.Empty() {
-		if err := e.sweep(p.epoch); err != nil {
+		if err := e.clearEpoch(p.epoch); err != nil {
 			return fmt.Errorf("%w. The previous table stays in force", err)
 		}
 		if err := e.load(p.change, p.table); err != nil {
@@ -276,18 +269,18 @@ func (e *enforcer) commit(p plan) error {
 	if p.step != nil {
 		p.result.Table.Patch(p.patch)
 	}
-	e.loaded = &p.result.Table
-	if e.heed(); !e.disarmed.IsZero() { // just now: "thole cleanup" found no table yet
+	e.loaded.table = &p.result.Table
+	if e.checkDisarmed(); e.arming.isDisarmed() { // just now: "thole cleanup" found no table yet
 		return e.withhold(p)
 	}
-	e.unknownEpoch, e.epoch = false, p.epoch
-	e.settled, e.disbelieved = true, false
+	e.loaded.epochUnknown, e.loaded.epoch = false, p.epoch
+	e.loaded.inSync, e.remotes.RevocationPending = true, false
 	e.adoptPlan(p)
 	if !p.change.Empty() {
-		e.log.Info("table changed", "epoch", e.epoch, "steps", len(p.change.Steps),
+		e.log.Info("table changed", "epoch", e.loaded.epoch, "steps", len(p.change.Steps),
 			"began", len(p.delta.began), "ended", len(p.delta.ended))
 	}
-	e.record(p)
+	e.storeChange(p)
 	return nil
 }
 
@@ -310,20 +303,22 @@ func (e *enforcer) withhold(p plan) error {
 
 // adoptPlan makes a plan what requests are answered from.
 func (e *enforcer) adoptPlan(p plan) {
-	e.result, e.set, e.numbers, e.warnings = p.result, p.set, p.result.Numbers, apiMessages(p.result.Warnings)
-	e.around, e.met = p.around, p.remotes
-	e.report(p.found)
-	e.badTable, e.retry = nil, retryFirst
-	e.applied = e.now()
-	e.classes.take(&p)
+	e.set = p.set
+	e.logConditions(p.found)
+	e.loaded.result, e.loaded.numbers = p.result, p.result.Numbers
+	e.loaded.warnings, e.loaded.containers = apiMessages(p.result.Warnings), p.containers
+	e.loaded.appliedAt = e.now()
+	e.failures.tableChanged()
+	e.remotes.SetLoaded(remotes.Table{Remotes: p.remotes, Classes: p.result.Remotes, Step: p.step != nil,
+		Learned: p.delta.learned, Forgotten: p.delta.forgotten})
 	// A request that sees the changed workload must not see the status from before the change.
-	e.enforced.takeAnd(&p.delta, func(of sizes) { e.view.Store(e.newView(of)) })
+	e.loaded.workloads.applyAnd(&p.delta, func(of sizes) { e.view.Store(e.newView(of)) })
 }
 
-// report logs the conditions that are new.
-func (e *enforcer) report(found []condition.Condition) {
+// logConditions logs the conditions that are new.
+func (e *enforcer) logConditions(found []condition.Condition) {
 	for _, c := range found {
-		if slices.Contains(e.found, c) {
+		if slices.Contains(e.conditions, c) {
 			continue
 		}
 		kind, level := "problem", slog.LevelWarn
@@ -332,20 +327,20 @@ func (e *enforcer) report(found []condition.Condition) {
 		}
 		e.log.Log(context.Background(), level, kind, "code", c.Code, "where", c.Where, "text", c.Text)
 	}
-	e.found = found
+	e.conditions = found
 }
 
-// sweep makes an epoch fit to be used: no connection says that it was allowed in it. It
+// clearEpoch makes an epoch fit to be used: no connection says that it was allowed in it. It
 // does nothing but when epochs come round, or where it is not known which were used.
-func (e *enforcer) sweep(epoch uint16) error {
+func (e *enforcer) clearEpoch(epoch uint16) error {
 	sweep, needed := mark.SweepBefore(epoch)
-	if e.unknownEpoch {
+	if e.loaded.epochUnknown {
 		sweep, needed = mark.Sweep{}, true
 	}
-	if !needed || epoch == e.epoch && !e.unknownEpoch {
+	if !needed || epoch == e.loaded.epoch && !e.loaded.epochUnknown {
 		return nil
 	}
-	n, err := e.connections.Remark(sweep.Mask, sweep.Bits, sweep.Of)
+	n, err := e.conntrack.Remark(sweep.Mask, sweep.Bits, sweep.Of)
 	if err != nil {
 		return fmt.Errorf("cannot reuse epoch %d, because conntrack entries still carry it: %w", epoch, err)
 	}
@@ -361,8 +356,8 @@ func (e *enforcer) load(change ruleset.Change, want func() *ruleset.Table) error
 	failure := e.kernel.Apply(change)
 	if failure == nil {
 		// If others were at it meanwhile, what they did is looked at next time.
-		if now, err := e.kernel.Generation(); err == nil && now == e.seen+1 {
-			e.seen = now
+		if now, err := e.kernel.Generation(); err == nil && now == e.loaded.generation+1 {
+			e.loaded.generation = now
 		}
 		return nil
 	}
@@ -370,8 +365,8 @@ func (e *enforcer) load(change ruleset.Change, want func() *ruleset.Table) error
 	if err != nil {
 		return errors.Join(failure, err)
 	}
-	before := e.loaded
-	e.loaded, e.settled = loaded, false
+	before := e.loaded.table
+	e.loaded.replacedBy(loaded)
 	if sameTable(loaded, want()) {
 		e.log.Warn("the change is loaded although the kernel reported an error", "error", failure)
 		return nil
@@ -390,34 +385,35 @@ func sameTable(a, b *ruleset.Table) bool {
 	return ruleset.Same(*a, *b)
 }
 
-// remember stores what belongs to the loaded table.
-func (e *enforcer) remember() {
+// storeTable stores what belongs to the loaded table.
+func (e *enforcer) storeTable() {
 	err := e.state.saveMemory(memory{
-		Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced.list(), containers: e.around,
-		Fleet: e.fleet, Identity: e.identity, Remotes: e.remotes,
+		Epoch: e.loaded.epoch, Numbers: e.loaded.numbers, Workloads: e.loaded.workloads.list(),
+		containers: e.loaded.containers,
+		Fleet:      e.fleet, Identity: e.identity, Remotes: e.remotes.Proven,
 	})
-	e.unsaved = e.stored(e.unsaved, "the table is changed, but its numbers are not stored: they "+
+	e.noteStorage(&e.failures.tableStorage, "the table is changed, but its numbers are not stored: they "+
 		"are lost when the daemon is started again, unless they can be written before", err)
 }
 
-// record stores what a plan changes of that. All is stored where the changes would be more to read. What leaves the
-// table as it is can wait for the next change, with which all is stored.
-func (e *enforcer) record(p plan) {
+// storeChange stores what a plan changes of that. All is stored where the changes would be more to read. What leaves
+// the table as it is can wait for the next change, with which all is stored.
+func (e *enforcer) storeChange(p plan) {
 	if p.change.Empty() {
 		if p.step == nil || p.delta.concernsMemory() {
 			e.state.close()
 		}
 		return
 	}
-	all := e.enforced.sizes().all
+	all := e.loaded.workloads.sizes().all
 	if p.step == nil || !e.state.saveChange(p.memoryChange(), max(leastChanges, all)) {
-		e.remember()
+		e.storeTable()
 	}
 }
 
 func (p *plan) memoryChange() memoryChange {
 	c := memoryChange{Began: slices.Concat(p.delta.began, p.delta.renamed), Numbers: p.step.Numbers, Epoch: p.epoch,
-		Containers: p.delta.containers, Met: p.delta.met, Forgotten: p.delta.forgotten}
+		Containers: p.delta.containers, Met: p.delta.learned, Forgotten: p.delta.forgotten}
 	for _, w := range p.delta.ended {
 		c.Ended = append(c.Ended, w.Cgroup.ID)
 	}
@@ -425,14 +421,9 @@ func (p *plan) memoryChange() memoryChange {
 }
 
 func (e *enforcer) failed(err error) {
-	last := retryLast
-	if e.loaded == nil {
-		last = driftPoll // nothing is enforced meanwhile
+	longest := retryLast
+	if e.loaded.table == nil {
+		longest = driftPoll // nothing is enforced meanwhile
 	}
-	if e.badTable == nil {
-		e.retry = retryFirst
-	} else {
-		e.retry = min(2*e.retry, last)
-	}
-	e.badTable = &api.Failure{Time: e.now(), Text: err.Error()}
+	e.failures.tableFailed(e.now(), err, longest)
 }

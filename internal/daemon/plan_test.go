@@ -69,9 +69,10 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 		{"a bridge ends", state{nil, containers{Bridges: []policy.Bridge{{Name: "docker0"}}}}, state{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := &enforcer{settled: true, dead: graves{living: map[uint64]bool{1: true, 2: true}}, now: time.Now,
-				enforced: newRoster(tt.before.workloads, tt.before.Unlabelled), around: tt.before.containers}
-			d, _ := e.differs(policySet{}, workload.Snapshot{Workloads: tt.now.workloads, Unlabelled: tt.now.Unlabelled,
+			e := &enforcer{cgroups: graves{living: map[uint64]bool{1: true, 2: true}}, now: time.Now,
+				loaded: loaded{inSync: true, containers: tt.before.containers,
+					workloads: newRoster(tt.before.workloads, tt.before.Unlabelled)}}
+			d, _ := e.deltaTo(policySet{}, workload.Snapshot{Workloads: tt.now.workloads, Unlabelled: tt.now.Unlabelled,
 				Parents: tt.now.Parents, Bridges: tt.now.Bridges})
 			if d.takes != tt.want {
 				t.Errorf("it takes something away: %t, want %t", d.takes, tt.want)
@@ -89,7 +90,7 @@ func TestNumberGivenAgain(t *testing.T) {
 	first := b.run("first", map[string]string{"app": "first"})
 	epoch := b.status().Epoch
 	number := func() (n uint32) {
-		b.ordered(func(e *enforcer) { n = e.numbers.Next - 1 })
+		b.ordered(func(e *enforcer) { n = e.loaded.numbers.Next - 1 })
 		return n
 	}
 	was := number()
@@ -104,7 +105,7 @@ func TestNumberGivenAgain(t *testing.T) {
 	}
 	second.end()
 	b.until("the end of the second class", func() bool { return b.status().Classes == 1 })
-	b.ordered(func(e *enforcer) { e.result.Numbers.Next = was })
+	b.ordered(func(e *enforcer) { e.loaded.result.Numbers.Next = was })
 	third := b.run("third", map[string]string{"app": "third"})
 	if s := b.status(); s.Epoch != epoch || number() <= was+1 {
 		t.Errorf("number %d was given in epoch %d, in which others had it", number(), s.Epoch)

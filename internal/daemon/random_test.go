@@ -19,6 +19,7 @@ import (
 
 	"thole/compiler"
 	"thole/compiler/policy"
+	"thole/internal/remotes"
 	"thole/ruleset"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
@@ -285,14 +286,14 @@ func (w *randomWorld) takesAway() bool {
 	e, s := w.e, w.all()
 	workloads, unlabelled := policy.Admit(e.set.docs.Policies, s.Workloads, s.Unlabelled)
 	now := containers{Unlabelled: unlabelled, Parents: s.Parents, Bridges: s.Bridges}
-	if !e.settled || e.disbelieved || e.closes(now) {
+	if !e.loaded.inSync || e.remotes.RevocationPending || e.closesContainers(now) {
 		return true
 	}
-	was := maps.Clone(e.enforced.workloads)
+	was := maps.Clone(e.loaded.workloads.workloads)
 	for _, c := range workloads {
 		before, ok := was[c.Cgroup.ID]
-		alone := c.Kind == policy.KindRun || e.enforced.free[c.Cgroup.ID] == "" &&
-			slices.ContainsFunc(e.around.Parents, func(p policy.Cgroup) bool {
+		alone := c.Kind == policy.KindRun || e.loaded.workloads.unlabelled[c.Cgroup.ID] == "" &&
+			slices.ContainsFunc(e.loaded.containers.Parents, func(p policy.Cgroup) bool {
 				return p.Path == path.Dir(c.Cgroup.Path)
 			})
 		if !ok && !alone || ok && (!sameIdentity(before, c) || missing(before.Own, c.Own)) {
@@ -319,36 +320,37 @@ func (w *randomWorld) check(step int) {
 		runs[c.Cgroup.ID] = c
 	}
 	paths := map[string]bool{}
-	for id, known := range e.enforced.workloads {
+	for id, known := range e.loaded.workloads.workloads {
 		paths[known.Cgroup.Path] = true
 		c, is := runs[id]
-		if delete(runs, id); is && !reflect.DeepEqual(c, known) || is == e.enforced.ended[id] {
+		if delete(runs, id); is && !reflect.DeepEqual(c, known) || is == e.loaded.workloads.ended[id] {
 			w.t.Fatalf("step %d: %+v is known as %+v", step, c, known)
 		}
-		if is && e.enforced.paths[c.Cgroup.Path] != id {
-			w.t.Fatalf("step %d: the path of %+v names %d", step, c, e.enforced.paths[c.Cgroup.Path])
+		if is && e.loaded.workloads.paths[c.Cgroup.Path] != id {
+			w.t.Fatalf("step %d: the path of %+v names %d", step, c, e.loaded.workloads.paths[c.Cgroup.Path])
 		}
 	}
 	for id := range w.sockets {
-		if _, known := e.enforced.of(id); !known && w.running[id] == nil && w.wasKnown[id] {
+		if _, known := e.loaded.workloads.of(id); !known && w.running[id] == nil && w.wasKnown[id] {
 			w.t.Fatalf("step %d: a socket of %d, which ended, is nobody's", step, id)
 		}
 	}
-	if len(runs) > 0 || len(paths) != len(e.enforced.workloads) {
-		w.t.Fatalf("step %d: these are not known: %v; paths %v of %v", step, runs, paths, e.enforced.workloads)
+	if len(runs) > 0 || len(paths) != len(e.loaded.workloads.workloads) {
+		w.t.Fatalf("step %d: these are not known: %v; paths %v of %v", step, runs, paths, e.loaded.workloads.workloads)
 	}
 	w.wasKnown = map[uint64]bool{}
-	for id := range e.enforced.workloads {
+	for id := range e.loaded.workloads.workloads {
 		w.wasKnown[id] = true
 	}
-	in := compiler.Input{Policies: e.set.docs.Policies, Workloads: e.enforced.list(), Parents: s.Parents,
-		Unlabelled: unlabelled, Bridges: s.Bridges, Fleet: e.fleet, Remotes: e.remotes, Numbers: e.numbers}
-	in.Options.Epoch = e.epoch
+	in := compiler.Input{Policies: e.set.docs.Policies, Workloads: e.loaded.workloads.list(), Parents: s.Parents,
+		Unlabelled: unlabelled, Bridges: s.Bridges, Fleet: e.fleet, Remotes: e.remotes.Proven,
+		Numbers: e.loaded.numbers}
+	in.Options.Epoch = e.loaded.epoch
 	fresh, err := compiler.Compile(in)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if !sameTable(w.table, &fresh.Table) || !sameTable(w.table, e.loaded) {
+	if !sameTable(w.table, &fresh.Table) || !sameTable(w.table, e.loaded.table) {
 		w.t.Fatalf("step %d: the table differs from a fresh compile:\n%s", step, ruleset.Diff(w.table, &fresh.Table))
 	}
 	w.checkMemory(step)
@@ -365,8 +367,9 @@ func (w *randomWorld) checkMemory(step int) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	want := memory{Version: stateVersion, Epoch: e.epoch, Numbers: e.numbers, Workloads: e.enforced.list(),
-		containers: e.around, Fleet: e.fleet, Identity: e.identity, Remotes: e.remotes}
+	want := memory{Version: stateVersion, Epoch: e.loaded.epoch, Numbers: e.loaded.numbers,
+		Workloads: e.loaded.workloads.list(), containers: e.loaded.containers, Fleet: e.fleet,
+		Identity: e.identity, Remotes: e.remotes.Proven}
 	var text [2]string
 	for i, m := range []memory{want, got} {
 		slices.SortFunc(m.Workloads, func(a, b policy.Workload) int { return int(a.Cgroup.ID) - int(b.Cgroup.ID) })
@@ -409,9 +412,9 @@ func (w *randomWorld) start(dir string) {
 	} else {
 		set = w.policies(randomPolicies)
 	}
-	w.e = &enforcer{kernel: w, connections: w, runs: w, dead: w, state: state, log: slog.New(slog.DiscardHandler),
-		now: func() time.Time { return w.clock }, fleet: &compiler.Fleet{},
-		vouches: func(certificate string) bool { return !w.revoked[certificate] }}
+	w.e = &enforcer{kernel: w, conntrack: w, scanner: w, cgroups: w, state: state, log: slog.New(slog.DiscardHandler),
+		now: func() time.Time { return w.clock }, fleet: &compiler.Fleet{}}
+	w.e.remotes.Trusts = func(certificate string) bool { return !w.revoked[certificate] }
 	if err := w.e.adopt(); err != nil {
 		w.t.Fatal(err)
 	}
@@ -438,16 +441,16 @@ func (w *randomWorld) act() {
 		w.wasKnown = nil // an image's label may make no workload any more
 		_, _ = e.enforce(w.policies([]string{randomPolicies, moreRandomPolicies}[w.IntN(2)]), everything)
 	case 1, 2, 3:
-		_ = e.meet(remote(w.IntN(3), w.IntN(4)))
+		_ = e.learnRemote(remote(w.IntN(3), w.IntN(4)))
 	case 4:
-		w.clock = w.clock.Add(remoteIdle)
-		if n := len(e.remotes); n > 0 {
-			e.proven.note(remoteKey(e.remotes[w.IntN(n)]), w.clock)
+		w.clock = w.clock.Add(remotes.Idle)
+		if n := len(e.remotes.Proven); n > 0 {
+			e.remotes.Note(e.remotes.Proven[w.IntN(n)], w.clock)
 		}
-		e.sweepRemotes()
+		e.removeIdleRemotes()
 	case 5:
 		w.revoked = map[string]bool{fmt.Sprint("ca/", w.IntN(6)): true}
-		e.endRemotes()
+		e.endRevoked()
 		_ = e.reconcile()
 	case 6:
 		if w.IntN(4) == 0 {
@@ -468,7 +471,7 @@ func (w *randomWorld) act() {
 // remove is another program that removes the table.
 func (w *randomWorld) remove() {
 	w.fakeKernel.set(func() { w.table = nil })
-	w.e.mend()
+	w.e.restore()
 }
 
 // After whatever happened, also where the kernel refused a change or said so after it had made it: the table is that of
@@ -500,7 +503,7 @@ func (w *randomWorld) step(n int, made map[string]int) {
 		w.act()
 		w.faults = false
 		made["acts"]++
-		if e.badTable != nil {
+		if e.failures.table != nil {
 			made["failed"]++
 		}
 		w.change()
@@ -510,21 +513,21 @@ func (w *randomWorld) step(n int, made map[string]int) {
 		e = w.e
 		made["starts"]++
 	}
-	takes, epoch, applied := w.takesAway(), e.epoch, len(w.applied)
-	settled := e.settled
+	takes, epoch, applied := w.takesAway(), e.loaded.epoch, len(w.applied)
+	settled := e.loaded.inSync
 	if settled {
-		if d, _ := e.differs(e.set, w.heard()); takes && !d.takes && !d.empty() {
+		if d, _ := e.deltaTo(e.set, w.heard()); takes && !d.takes && !d.empty() {
 			w.t.Fatalf("step %d: somebody loses an allowance: %+v", n, d)
 		} else if !takes && d.takes {
 			made["more epochs"]++
 		}
-		e.buried = time.Time{}
+		e.endedChecked = time.Time{}
 	}
 	if err := e.catchUp(); err != nil {
 		w.t.Fatalf("step %d: %v", n, err)
 	}
 	changed := w.applied[applied:]
-	if takes && len(changed) > 0 && e.epoch == epoch {
+	if takes && len(changed) > 0 && e.loaded.epoch == epoch {
 		w.t.Fatalf("step %d: somebody lost an allowance, and epoch %d stays", n, epoch)
 	}
 	for _, c := range changed {

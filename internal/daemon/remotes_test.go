@@ -17,6 +17,7 @@ import (
 	"thole/datapath/pki"
 	"thole/datapath/pki/pkitest"
 	"thole/datapath/refusal"
+	"thole/internal/remotes"
 	"thole/ruleset"
 	"thole/watch/workload"
 )
@@ -55,9 +56,9 @@ func newRemotesBench(t *testing.T) *remotesBench {
 	}
 	b := &remotesBench{t: t, clock: time.Unix(1_800_000_000, 0)}
 	b.enforcer = &enforcer{
-		kernel: &fakeKernel{}, connections: marks{}, runs: idle{}, dead: graves{},
+		kernel: &fakeKernel{}, conntrack: marks{}, scanner: idle{}, cgroups: graves{},
 		state: state, log: slog.New(slog.DiscardHandler), now: func() time.Time { return b.clock },
-		fleet: &compiler.Fleet{}, set: defaultSet(), epoch: 1, enforced: newRoster(nil, nil),
+		fleet: &compiler.Fleet{}, set: defaultSet(), loaded: loaded{epoch: 1, workloads: newRoster(nil, nil)},
 	}
 	if err := b.reconcile(); err != nil {
 		t.Fatal(err)
@@ -77,10 +78,10 @@ func (b *remotesBench) fill(nodes, each int) {
 	b.t.Helper()
 	for node := range nodes {
 		for label := range each {
-			b.remotes = append(b.remotes, remote(node, label))
+			b.remotes.Proven = append(b.remotes.Proven, remote(node, label))
 		}
 	}
-	b.proven.times(b.remotes, b.clock)
+	b.note()
 	if err := b.reconcile(); err != nil {
 		b.t.Fatal(err)
 	}
@@ -89,37 +90,51 @@ func (b *remotesBench) fill(nodes, each int) {
 // connect has connections of all classes that are known.
 func (b *remotesBench) connect() {
 	var live marks
-	for _, class := range b.result.Remotes {
+	for _, class := range b.loaded.result.Remotes {
 		live = append(live, class)
 	}
-	b.connections = live
+	b.conntrack = live
 }
 
 func (b *remotesBench) known(r policy.Remote) bool {
-	_, ok := b.classes.of(remoteKey(r))
+	_, ok := b.remotes.ClassOf(r)
 	return ok
+}
+
+// number returns the class of a Remote in the loaded table.
+func (b *remotesBench) number(r policy.Remote) uint32 {
+	class, _ := b.remotes.ClassOf(r)
+	return class
+}
+
+// note notes that all that are known were proven just now.
+func (b *remotesBench) note() {
+	for _, r := range b.remotes.Proven {
+		b.remotes.Note(r, b.clock)
+	}
 }
 
 // A node has its share of classes, and no more; those that its connections have stay.
 func TestRemotesOfANode(t *testing.T) {
 	b := newRemotesBench(t)
-	b.fill(1, maxRemotesPerNode)
-	more := remote(0, maxRemotesPerNode)
-	b.clock = b.clock.Add(remoteGrace - 1)
-	if err := b.meet(more); !errors.Is(err, refusal.TooMany) {
+	b.fill(1, remotes.MaxPerNode)
+	more := remote(0, remotes.MaxPerNode)
+	b.clock = b.clock.Add(remotes.Grace - 1)
+	if err := b.learnRemote(more); !errors.Is(err, refusal.TooMany) {
 		t.Errorf("while handshakes may go on: %v", err)
 	}
 	b.clock = b.clock.Add(1)
 	b.connect()
-	if err := b.meet(more); !errors.Is(err, refusal.TooMany) || b.known(more) || len(b.remotes) != maxRemotesPerNode {
-		t.Errorf("while connections have them all: %v, %d known", err, len(b.remotes))
+	err := b.learnRemote(more)
+	if n := len(b.remotes.Proven); !errors.Is(err, refusal.TooMany) || b.known(more) || n != remotes.MaxPerNode {
+		t.Errorf("while connections have them all: %v, %d known", err, len(b.remotes.Proven))
 	}
 	other := remote(1, 0)
-	if err := b.meet(other); err != nil || !b.known(other) {
+	if err := b.learnRemote(other); err != nil || !b.known(other) {
 		t.Errorf("another node: %v", err)
 	}
-	b.connections = slices.DeleteFunc(b.connections.(marks), func(m uint32) bool { return m == b.result.Remotes[7] })
-	err := b.meet(more)
+	b.conntrack = slices.DeleteFunc(b.conntrack.(marks), func(m uint32) bool { return m == b.loaded.result.Remotes[7] })
+	err = b.learnRemote(more)
 	if err != nil || !b.known(more) || b.known(remote(0, 7)) || !b.known(remote(0, 8)) || !b.known(other) {
 		t.Errorf("in the place of one that no connection has: %v", err)
 	}
@@ -128,36 +143,37 @@ func TestRemotesOfANode(t *testing.T) {
 // Where there is no more room, who has most loses what he does not use.
 func TestRemotesOfAll(t *testing.T) {
 	b := newRemotesBench(t)
-	const nodes = maxRemotes/maxRemotesPerNode + 1
-	b.fill(nodes-2, maxRemotesPerNode)
+	const nodes = remotes.Max/remotes.MaxPerNode + 1
+	b.fill(nodes-2, remotes.MaxPerNode)
 	for node := nodes - 2; node < nodes; node++ {
-		for label := range maxRemotesPerNode / 2 {
-			b.remotes = append(b.remotes, remote(node, label))
+		for label := range remotes.MaxPerNode / 2 {
+			b.remotes.Proven = append(b.remotes.Proven, remote(node, label))
 		}
 	}
-	b.proven.times(b.remotes, b.clock)
-	if err := b.reconcile(); err != nil || len(b.result.Remotes) != maxRemotes {
-		t.Fatal(len(b.result.Remotes), err)
+	b.note()
+	if err := b.reconcile(); err != nil || len(b.loaded.result.Remotes) != remotes.Max {
+		t.Fatal(len(b.loaded.result.Remotes), err)
 	}
-	first := b.result.Remotes[0]
-	b.clock = b.clock.Add(remoteGrace)
+	first := b.loaded.result.Remotes[0]
+	b.clock = b.clock.Add(remotes.Grace)
 	b.connect()
-	if err := b.meet(remote(nodes, 0)); !errors.Is(err, refusal.TooMany) || len(b.remotes) != maxRemotes {
+	err := b.learnRemote(remote(nodes, 0))
+	if !errors.Is(err, refusal.TooMany) || len(b.remotes.Proven) != remotes.Max {
 		t.Errorf("while connections have them all: %v", err)
 	}
-	b.connections = marks{first}
-	if err := b.meet(remote(nodes, 0)); err != nil || !b.known(remote(nodes, 0)) {
+	b.conntrack = marks{first}
+	if err := b.learnRemote(remote(nodes, 0)); err != nil || !b.known(remote(nodes, 0)) {
 		t.Errorf("one more node: %v", err)
 	}
 	if !b.known(remote(0, 0)) {
 		t.Error("one that a connection has is gone")
 	}
 	of := map[string]int{}
-	for _, r := range b.remotes {
+	for _, r := range b.remotes.Proven {
 		of[r.Node]++
 	}
 	for node := nodes - 2; node < nodes; node++ {
-		if n := of[fmt.Sprint("node-", node)]; n != maxRemotesPerNode/2 {
+		if n := of[fmt.Sprint("node-", node)]; n != remotes.MaxPerNode/2 {
 			t.Errorf("node %d, which had less than the others, has %d now", node, n)
 		}
 	}
@@ -168,7 +184,7 @@ func TestRemotesOfAll(t *testing.T) {
 func TestRemotesEnd(t *testing.T) {
 	b := newRemotesBench(t)
 	b.fill(2, 2)
-	class, epoch := b.classes.byKey[remoteKey(remote(0, 1))].number, b.epoch
+	class, epoch := b.number(remote(0, 1)), b.loaded.epoch
 	believed := func() []uint32 {
 		table := b.kernel.(*fakeKernel).loaded()
 		at := slices.IndexFunc(table.Sets, func(s ruleset.Set) bool { return s.Name == "remotes" })
@@ -181,41 +197,41 @@ func TestRemotesEnd(t *testing.T) {
 	if !slices.Contains(believed(), class) {
 		t.Fatalf("class %#x is not in %#x", class, believed())
 	}
-	b.connections = marks{class}
-	b.vouches = func(certificate string) bool { return certificate != "ca/0" }
-	b.endRemotes()
+	b.conntrack = marks{class}
+	b.remotes.Trusts = func(certificate string) bool { return certificate != "ca/0" }
+	b.endRevoked()
 	if err := b.reconcile(); err != nil {
 		t.Fatal(err)
 	}
 	kept := b.known(remote(0, 1)) || slices.Contains(believed(), class)
-	if kept || !b.known(remote(1, 1)) || len(believed()) != 2 || b.epoch == epoch {
-		t.Errorf("believed: %#x, epoch %d", believed(), b.epoch)
+	if kept || !b.known(remote(1, 1)) || len(believed()) != 2 || b.loaded.epoch == epoch {
+		t.Errorf("believed: %#x, epoch %d", believed(), b.loaded.epoch)
 	}
-	if err := b.meet(remote(0, 1)); err == nil {
+	if err := b.learnRemote(remote(0, 1)); err == nil {
 		t.Error("a proof that was on its way when its certificate was revoked is taken")
 	}
 	again := remote(0, 1)
 	again.Certificate = "ca/2" // its node has another by now
-	if err := b.meet(again); err != nil || b.classes.byKey[remoteKey(again)].number == class {
+	if err := b.learnRemote(again); err != nil || b.number(again) == class {
 		t.Errorf("the same labels, proven anew: %v", err)
 	}
-	b.sweepRemotes()
-	if n := len(b.remotes); n != 4 { // but for 0/0, which nobody has
+	b.removeIdleRemotes()
+	if n := len(b.remotes.Proven); n != 4 { // but for 0/0, which nobody has
 		t.Errorf("%d are kept", n)
 	}
-	b.connections = marks{}
-	b.sweepRemotes()
-	if n := len(b.remotes); n != 3 {
+	b.conntrack = marks{}
+	b.removeIdleRemotes()
+	if n := len(b.remotes.Proven); n != 3 {
 		t.Errorf("%d are kept after the last connection has ended", n)
 	}
-	if got := b.classes.byKey[remoteKey(again)].number; got == class || got == 0 {
+	if got := b.number(again); got == class || got == 0 {
 		t.Errorf("the other one has class %#x now", got)
 	}
-	epoch = b.epoch
-	b.clock = b.clock.Add(remoteIdle)
-	b.sweepRemotes()
-	if len(b.remotes) != 0 || b.epoch != epoch {
-		t.Errorf("%d are known after they were idle, epoch %d, before %d", len(b.remotes), b.epoch, epoch)
+	epoch = b.loaded.epoch
+	b.clock = b.clock.Add(remotes.Idle)
+	b.removeIdleRemotes()
+	if len(b.remotes.Proven) != 0 || b.loaded.epoch != epoch {
+		t.Errorf("%d are known after they were idle, epoch %d, before %d", len(b.remotes.Proven), b.loaded.epoch, epoch)
 	}
 }
 
@@ -224,27 +240,27 @@ func TestRemotesAfterAFailure(t *testing.T) {
 	b := newRemotesBench(t)
 	b.fill(1, 3)
 	b.connect()
-	b.clock = b.clock.Add(remoteIdle)
+	b.clock = b.clock.Add(remotes.Idle)
 	kept, gone := remote(0, 0), remote(0, 1)
-	b.connections = slices.DeleteFunc(b.connections.(marks), func(m uint32) bool {
-		return m == b.classes.byKey[remoteKey(gone)].number
+	b.conntrack = slices.DeleteFunc(b.conntrack.(marks), func(m uint32) bool {
+		return m == b.number(gone)
 	})
-	had := maps.Clone(b.numbers.Remotes)
+	had := maps.Clone(b.loaded.numbers.Remotes)
 	fake := b.kernel.(*fakeKernel)
 	fake.set(func() { fake.seen, fake.fail = fake.seen-1, errors.New("no buffer space available") })
-	b.forget(map[int]bool{0: true}) // and one is met in the same change
-	if err := b.meet(remote(1, 0)); err == nil || b.known(remote(1, 0)) || !b.known(kept) {
+	b.remotes.Proven = b.remotes.Proven[1:] // and one is met in the same change
+	if err := b.learnRemote(remote(1, 0)); err == nil || b.known(remote(1, 0)) || !b.known(kept) {
 		t.Fatalf("the kernel refused the change: %v", err)
 	}
-	if !maps.Equal(b.numbers.Remotes, had) {
-		t.Errorf("numbers %v; want %v", b.numbers.Remotes, had)
+	if !maps.Equal(b.loaded.numbers.Remotes, had) {
+		t.Errorf("numbers %v; want %v", b.loaded.numbers.Remotes, had)
 	}
 	fake.set(func() { fake.seen, fake.fail = fake.seen-1, nil })
-	b.sweepRemotes()
+	b.removeIdleRemotes()
 	if b.known(gone) || !b.known(remote(0, 2)) {
 		t.Errorf("one that no connection has is known: %t; one that has: %t", b.known(gone), b.known(remote(0, 2)))
 	}
-	if err := b.meet(remote(1, 0)); err != nil || !b.known(remote(1, 0)) {
+	if err := b.learnRemote(remote(1, 0)); err != nil || !b.known(remote(1, 0)) {
 		t.Errorf("it is met again: %v", err)
 	}
 }
@@ -254,18 +270,18 @@ func TestRemotesBelievedAgain(t *testing.T) {
 	b := newRemotesBench(t)
 	b.fill(2, 2)
 	r := remote(0, 1)
-	class := b.classes.byKey[remoteKey(r)].number
+	class := b.number(r)
 	b.connect()
-	b.vouches = func(certificate string) bool { return certificate != "ca/0" }
-	b.endRemotes()
+	b.remotes.Trusts = func(certificate string) bool { return certificate != "ca/0" }
+	b.endRevoked()
 	if err := b.reconcile(); err != nil || b.known(r) || b.Remotes() != 2 {
 		t.Fatalf("known %t, %d are believed: %v", b.known(r), b.Remotes(), err)
 	}
-	b.vouches = func(string) bool { return true }
-	if err := b.meet(r); err != nil || len(b.remotes) != 4 || b.Remotes() != 3 {
-		t.Fatalf("%d are there, %d believed: %v", len(b.remotes), b.Remotes(), err)
+	b.remotes.Trusts = func(string) bool { return true }
+	if err := b.learnRemote(r); err != nil || len(b.remotes.Proven) != 4 || b.Remotes() != 3 {
+		t.Fatalf("%d are there, %d believed: %v", len(b.remotes.Proven), b.Remotes(), err)
 	}
-	if got, ok := b.classes.of(remoteKey(r)); !ok || got != class {
+	if got, ok := b.remotes.ClassOf(r); !ok || got != class {
 		t.Errorf("class %#x, %t; want %#x", got, ok, class)
 	}
 }
@@ -280,8 +296,8 @@ func TestTrustWithoutACertificate(t *testing.T) {
 		t.Fatalf("trust %v, error %v", trust, err)
 	}
 	e := &enforcer{}
-	e.adoptCredentials(nil, trust)
-	if e.identity != nil || e.vouches == nil || e.vouches("other/"+serial.String()) {
+	e.adoptCredentials(credentialsOf(nil, trust))
+	if e.identity != nil || e.remotes.Trusts == nil || e.remotes.Trusts("other/"+serial.String()) {
 		t.Error("the trust is not in force")
 	}
 }

@@ -11,21 +11,21 @@ import (
 
 // A roster are the workloads in the loaded table. The enforcer changes it with the table; requests read it.
 type roster struct {
-	mu        sync.RWMutex               // the enforcer's goroutine needs it to write only
-	workloads map[uint64]policy.Workload // by their cgroup's id
-	ended     map[uint64]bool            // those of them whose cgroup is gone
-	paths     map[string]uint64          // cgroups that say something, by name: these, and unlabelled containers
-	free      map[uint64]string          // those, by id
-	runs      int                        // of thole run, that have not ended
+	mu         sync.RWMutex               // the enforcer's goroutine needs it to write only
+	workloads  map[uint64]policy.Workload // by their cgroup's id
+	ended      map[uint64]bool            // those of them whose cgroup is gone
+	paths      map[string]uint64          // cgroups that say something, by name: these, and unlabelled containers
+	unlabelled map[uint64]string          // those, by id
+	runs       int                        // of thole run, that have not ended
 }
 
 func newRoster(workloads []policy.Workload, free []policy.Unlabelled) *roster {
 	r := &roster{workloads: map[uint64]policy.Workload{}, ended: map[uint64]bool{}, paths: map[string]uint64{}}
-	r.take(&delta{began: workloads, containers: &containers{Unlabelled: free}})
+	r.apply(&delta{began: workloads, containers: &containers{Unlabelled: free}})
 	return r
 }
 
-func (r *roster) enter(w policy.Workload) {
+func (r *roster) add(w policy.Workload) {
 	if before, known := r.workloads[w.Cgroup.ID]; known {
 		r.count(before, -1)
 	}
@@ -43,14 +43,14 @@ func (r *roster) count(w policy.Workload, more int) {
 
 // setFree notes which containers are unlabelled.
 func (r *roster) setFree(unlabelled []policy.Unlabelled) {
-	for id, path := range r.free {
+	for id, path := range r.unlabelled {
 		if _, bound := r.workloads[id]; !bound && r.paths[path] == id {
 			delete(r.paths, path)
 		}
 	}
-	r.free = make(map[uint64]string, len(unlabelled))
+	r.unlabelled = make(map[uint64]string, len(unlabelled))
 	for _, u := range unlabelled {
-		r.free[u.Cgroup.ID] = u.Cgroup.Path
+		r.unlabelled[u.Cgroup.ID] = u.Cgroup.Path
 		if _, bound := r.paths[u.Cgroup.Path]; !bound {
 			r.paths[u.Cgroup.Path] = u.Cgroup.ID
 		}
@@ -75,11 +75,11 @@ func (r *roster) remove(id uint64) {
 	delete(r.ended, id)
 }
 
-// take makes a delta.
-func (r *roster) take(d *delta) { r.takeAnd(d, func(sizes) {}) }
+// apply makes a delta.
+func (r *roster) apply(d *delta) { r.applyAnd(d, func(sizes) {}) }
 
-// takeAnd makes a delta, and then does something before anybody sees it.
-func (r *roster) takeAnd(d *delta, then func(sizes)) {
+// applyAnd makes a delta, and then does something before anybody sees it.
+func (r *roster) applyAnd(d *delta, then func(sizes)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ended := map[uint64]bool{}
@@ -88,7 +88,7 @@ func (r *roster) takeAnd(d *delta, then func(sizes)) {
 		r.remove(w.Cgroup.ID)
 	}
 	for _, w := range slices.Concat(d.began, d.renamed) {
-		r.enter(w)
+		r.add(w)
 		if ended[w.Cgroup.ID] {
 			r.end(w.Cgroup.ID)
 		}
@@ -166,7 +166,7 @@ func (r *roster) sizes() sizes {
 	return sizes{len(r.workloads), len(r.ended), r.runs}
 }
 
-// gone returns how many of them ended.
-func (r *roster) gone() int {
+// endedCount returns how many of them ended.
+func (r *roster) endedCount() int {
 	return r.sizes().ended
 }

@@ -20,12 +20,12 @@ func TestRosterKnowsWhatBecomesAWorkload(t *testing.T) {
 		{"it becomes unlabelled", delta{ended: []policy.Workload{w}, containers: free}},
 		{"it becomes a workload again", delta{began: []policy.Workload{w}, containers: &containers{}}},
 	} {
-		r.take(&step.delta)
+		r.apply(&step.delta)
 		if id, ok := r.named(cgroup.Path); !ok || id != cgroup.ID {
 			t.Errorf("%s: its path names %d, %t", step.name, id, ok)
 		}
 	}
-	r.take(&delta{ended: []policy.Workload{w}})
+	r.apply(&delta{ended: []policy.Workload{w}})
 	if id, ok := r.named(cgroup.Path); ok {
 		t.Errorf("after its end, its path names %d", id)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"thole/compiler/policy"
 	"thole/internal/api"
+	"thole/internal/condition"
 	"thole/policies"
 )
 
@@ -80,6 +81,16 @@ func errNoPolicy(active int) error {
 		"the input has no document of kind Policy, and the active set has %s. "+
 			"To remove all policies on purpose, run `thole cleanup`, which turns Thole off; or "+
 			"`thole apply --allow-empty -f /dev/null`, which a daemon with --policies refuses", now)}
+}
+
+// conditions are what is to be said of an active set.
+func (s policySet) conditions() []condition.Condition {
+	if len(s.docs.Policies) > 0 || s.allowEmpty {
+		return nil
+	}
+	return []condition.Condition{{Code: condition.NoPolicies,
+		Text: "the active set has no policy, so nothing is restricted. Load policies: `thole apply -f PATH`; " +
+			"or confirm that there is to be none: `thole apply --allow-empty -f /dev/null`"}}
 }
 
 // equal reports whether both were read from the same files.

@@ -15,6 +15,7 @@ import (
 	"thole/compiler"
 	"thole/compiler/policy"
 	"thole/internal/api"
+	"thole/internal/remotes"
 )
 
 // The files of the state directory.
@@ -229,7 +230,7 @@ func (m *memory) change(changes []memoryChange) {
 		if c.Containers != nil {
 			m.containers = *c.Containers
 		}
-		m.Remotes = append(withoutRemotes(m.Remotes, c.Forgotten), c.Met...)
+		m.Remotes = append(remotes.Without(m.Remotes, c.Forgotten), c.Met...)
 	}
 	m.Workloads = slices.Collect(maps.Values(workloads))
 }

@@ -31,11 +31,11 @@ func (b *bench) asCompiled() {
 	b.t.Helper()
 	table := b.kernel.loaded()
 	b.ordered(func(e *enforcer) {
-		in := compiler.Input{Policies: e.set.docs.Policies, Workloads: e.enforced.list(), Parents: e.around.Parents,
-			Unlabelled: e.around.Unlabelled}
+		in := compiler.Input{Policies: e.set.docs.Policies, Workloads: e.loaded.workloads.list(),
+			Parents: e.loaded.containers.Parents, Unlabelled: e.loaded.containers.Unlabelled}
 		in.Numbers, in.Options.Epoch = compiler.Loaded(table)
 		result, err := compiler.Compile(in)
-		if err != nil || !sameTable(table, &result.Table) || !sameTable(table, e.loaded) {
+		if err != nil || !sameTable(table, &result.Table) || !sameTable(table, e.loaded.table) {
 			b.t.Errorf("the table is not that of a fresh compile: %v", err)
 		}
 	})
@@ -44,7 +44,7 @@ func (b *bench) asCompiled() {
 // ordered has the daemon do something between two of its changes.
 func (b *bench) ordered(do func(e *enforcer)) {
 	done := make(chan struct{})
-	b.daemon.enforcer.orders <- func() {
+	b.daemon.enforcer.channels.orders <- func() {
 		defer close(done)
 		do(b.daemon.enforcer)
 	}

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"thole/compiler"
 	"thole/compiler/policy"
@@ -31,46 +30,38 @@ type view struct {
 
 // publish makes a view of the enforcer's state.
 func (e *enforcer) publish() {
-	e.view.Store(e.newView(e.enforced.sizes()))
+	e.view.Store(e.newView(e.loaded.workloads.sizes()))
 }
 
 func (e *enforcer) newView(of sizes) *view {
-	problems, notices := condition.Split(slices.Concat(e.setConditions(), e.found))
+	problems, notices := condition.Split(slices.Concat(e.arming.conditions(), e.set.conditions(), e.conditions))
 	return &view{
 		status: api.Status{
-			Enforcing:  e.loaded != nil,
-			Epoch:      e.epoch,
+			Enforcing:  e.loaded.table != nil,
+			Epoch:      e.loaded.epoch,
 			Source:     e.set.source,
 			BuiltIn:    e.set.builtIn,
-			Disarmed:   disarmedSince(e.disarmed),
+			Disarmed:   e.arming.status(),
 			Directory:  e.directory,
-			Applied:    e.applied,
+			Applied:    e.loaded.appliedAt,
 			Policies:   len(e.set.docs.Policies),
 			Workloads:  of.all - of.ended,
 			Runs:       of.runs,
-			Classes:    e.result.Len(),
+			Classes:    e.loaded.result.Len(),
 			Ended:      of.ended,
-			Mended:     e.mended,
-			LastMended: e.mending(),
+			Mended:     e.drift.restored,
+			LastMended: e.drift.status(),
 			Problems:   problems,
 			Notices:    notices,
-			Warnings:   e.warnings,
-			LastError:  cmp.Or(e.badTable, e.badSet, e.unkept, e.unsaved),
+			Warnings:   e.loaded.warnings,
+			LastError:  e.failures.first(),
 		},
-		roster:   e.enforced,
-		result:   e.result,
+		roster:   e.loaded.workloads,
+		result:   e.loaded.result,
 		policies: e.set.docs.Policies,
 		grants:   e.set.docs.Grants,
 		identity: e.identity,
 	}
-}
-
-// disarmedSince is nil where Thole is armed.
-func disarmedSince(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
 }
 
 func (v *view) workloads() []api.Workload {

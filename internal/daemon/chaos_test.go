@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"thole/internal/api"
+	"thole/internal/enforce"
 	"thole/internal/nstest"
 	"thole/internal/nstest/engine"
 	"thole/internal/nstest/faults"
@@ -323,7 +324,7 @@ func (m *machine) witness() *witness {
 	var l *kernel.Listener
 	var err error
 	if doErr := m.host.Do(func() {
-		l, err = kernel.Listen(kernel.Options{}, tableName)
+		l, err = kernel.Listen(kernel.Options{}, enforce.TableName)
 	}); errors.Join(doErr, err) != nil {
 		m.t.Fatal(doErr, err)
 	}

@@ -10,10 +10,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"thole/compiler/policy"
 	"thole/datapath/sockets"
 	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/enforce"
 	"thole/internal/exposure"
 )
 
@@ -23,7 +23,7 @@ import (
 // answer for socketsPause times as long as it took.
 type socketWatch struct {
 	bound func(visit func(sockets.Socket) bool) error
-	root  namer
+	root  enforce.Namer
 	now   func() time.Time
 
 	mu         sync.Mutex // guards what follows, and is held while it is looked
@@ -32,9 +32,15 @@ type socketWatch struct {
 	conditions []condition.Condition
 }
 
-// look returns what is exposed under a view, and what is to be said of it.
-func (w *socketWatch) look(v *view, o exposure.Options) (*api.SocketStatus, []condition.Condition) {
-	if !v.status.Enforcing {
+// enforced is what the loaded table says of sockets (enforce.View).
+type enforced interface {
+	Enforcing() bool
+	Owner(cgroups enforce.Namer, cgroup uint64) exposure.Owner // what a socket of a cgroup belongs to
+}
+
+// look returns what is exposed, and what is to be said of it.
+func (w *socketWatch) look(of enforced, o exposure.Options) (*api.SocketStatus, []condition.Condition) {
+	if !of.Enforcing() {
 		return nil, nil // there is no table that could be bypassed
 	}
 	w.mu.Lock()
@@ -43,7 +49,7 @@ func (w *socketWatch) look(v *view, o exposure.Options) (*api.SocketStatus, []co
 	if began.Before(w.next) {
 		return w.status, w.conditions
 	}
-	listed, complete, err := w.list(v, began.Add(socketsTime))
+	listed, complete, err := w.list(of, began.Add(socketsTime))
 	if err != nil {
 		w.status, w.conditions = nil, []condition.Condition{{Code: condition.SocketsUnlisted, Text: fmt.Sprintf(
 			"%v: exposed sockets are not known", err)}}
@@ -58,7 +64,7 @@ func (w *socketWatch) look(v *view, o exposure.Options) (*api.SocketStatus, []co
 }
 
 // list lists the sockets with their owners. complete is false where a bound was reached.
-func (w *socketWatch) list(v *view, until time.Time) (list []exposure.Socket, complete bool, err error) {
+func (w *socketWatch) list(of enforced, until time.Time) (list []exposure.Socket, complete bool, err error) {
 	complete = true
 	var found []sockets.Socket
 	err = w.bound(func(s sockets.Socket) bool {
@@ -85,7 +91,7 @@ func (w *socketWatch) list(v *view, until time.Time) (list []exposure.Socket, co
 			if !w.now().Before(until) {
 				return list, false, nil
 			}
-			owner = v.owner(w.root, s.Cgroup)
+			owner = of.Owner(w.root, s.Cgroup)
 			owners[s.Cgroup] = owner
 		}
 		list = append(list, exposure.Socket{
@@ -118,30 +124,6 @@ func deviceNames(list []sockets.Socket) (map[int]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// owner says what a socket of a cgroup belongs to. As in the table, the deepest cgroup that says something counts.
-func (v *view) owner(root namer, cgroup uint64) exposure.Owner {
-	id, path := v.roster.above(root, cgroup)
-	if id == 0 {
-		id = cgroup // it may have ended
-	}
-	workload, ok := v.roster.of(id)
-	if !ok {
-		return exposure.Owner{Cgroup: path}
-	}
-	class := v.result.ClassOf(&workload)
-	owner := exposure.Owner{
-		Workload: workload.Name,
-		Cgroup:   path,
-		Side:     uint64(class.Number),
-		Selected: len(class.Ingress)+len(class.Egress) > 0,
-		Users:    workload.Kind == policy.KindRun || workload.Kind == policy.KindUser,
-	}
-	if class.Number == 0 || class.Divided {
-		owner.Side = 1<<63 | id // its own: no class has so high a number
-	}
-	return owner
 }
 
 func apiExposures(found []exposure.Exposure) []api.ExposedPort {

@@ -9,11 +9,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"thole/compiler"
-	"thole/compiler/policy"
 	"thole/datapath/sockets"
-	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/enforce"
 	"thole/internal/exposure"
 )
 
@@ -43,28 +41,16 @@ type noNames struct{}
 
 func (noNames) Named(uint64) (string, error) { return "", errors.New("it is gone") }
 
-// exposedView knows one workload, in cgroup 7, that a policy with these ingress rules selects.
-func exposedView(t *testing.T, ingress string) *view {
-	t.Helper()
-	w := policy.Workload{Name: "db", Kind: policy.KindCgroup, Labels: policy.Labels{"app": "db"},
-		Cgroup: policy.Cgroup{Path: "db", ID: 7}}
-	docs, err := policy.Parse([]policy.File{{Name: "p.yaml", Data: []byte(`apiVersion: thole/v1
-kind: Policy
-metadata: {name: p}
-spec: {selector: {matchLabels: {app: db}}, ingress: ` + ingress + `}
-`)}})
-	if err != nil {
-		t.Fatal(err)
+// oneOwner is a table that knows one workload, in cgroup 7, that a policy selects.
+type oneOwner struct{ enforcing bool }
+
+func (o oneOwner) Enforcing() bool { return o.enforcing }
+
+func (oneOwner) Owner(_ enforce.Namer, cgroup uint64) exposure.Owner {
+	if cgroup != 7 {
+		return exposure.Owner{}
 	}
-	result, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: []policy.Workload{w},
-		Options: compiler.Options{Epoch: 1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &view{
-		status: api.Status{Enforcing: true}, result: &result,
-		roster: newRoster([]policy.Workload{w}, nil),
-	}
+	return exposure.Owner{Workload: "db", Side: 1<<63 | cgroup, Selected: true}
 }
 
 func socketOn(port uint16, cgroup uint64) sockets.Socket {
@@ -110,7 +96,7 @@ func TestExposedSockets(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			watch := socketWatch{bound: test.list.bound, root: noNames{}, now: test.list.now}
-			status, conditions := watch.look(exposedView(t, "[]"), exposure.Options{})
+			status, conditions := watch.look(oneOwner{enforcing: true}, exposure.Options{})
 			examined := -1
 			if status != nil {
 				examined = status.Examined
@@ -126,7 +112,7 @@ func TestExposedSockets(t *testing.T) {
 func TestExposedSocketsSeldom(t *testing.T) {
 	list := fakeList{tick: time.Millisecond}
 	watch := socketWatch{bound: list.bound, root: noNames{}, now: list.now}
-	v := exposedView(t, "[]")
+	v := oneOwner{enforcing: true}
 	watch.look(v, exposure.Options{}) // takes a tick
 	for range socketsPause - 1 {
 		watch.look(v, exposure.Options{})
@@ -138,25 +124,9 @@ func TestExposedSocketsSeldom(t *testing.T) {
 	if list.looks != 2 {
 		t.Errorf("%d looks after the pause, want 2", list.looks)
 	}
-	v.status.Enforcing = false
+	v.enforcing = false
 	list.clock = list.clock.Add(time.Hour)
 	if status, _ := watch.look(v, exposure.Options{}); status != nil || list.looks != 2 {
 		t.Errorf("nothing is enforced: %d looks, %+v", list.looks, status)
-	}
-}
-
-// Members of a class that may not reach each other are owners of their own.
-func TestOwner(t *testing.T) {
-	v := exposedView(t, "[]")
-	got := v.owner(noNames{}, 7)
-	if got.Workload != "db" || !got.Selected || got.Users || got.Side < 1<<63 {
-		t.Errorf("a workload of a divided class: %+v", got)
-	}
-	v = exposedView(t, "[{}]")
-	if got := v.owner(noNames{}, 7); got.Side == 0 || got.Side >= 1<<63 {
-		t.Errorf("a workload of a class that is not divided: %+v", got)
-	}
-	if got := v.owner(noNames{}, 8); got.Side != 0 || got.Workload != "" {
-		t.Errorf("a cgroup that is gone: %+v", got)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"thole/internal/condition"
 	"thole/internal/nstest"
 	"thole/internal/routes"
+	"thole/internal/state"
 )
 
 // fakeRoutes is table local of a test.
@@ -112,7 +113,7 @@ func TestLocalRoutes(t *testing.T) {
 		t.Errorf("armed: %v, %d routes", err, b.routes.ours())
 	}
 	// Another program disarms Thole by the file.
-	if err := (&stateDir{dir: b.config.State}).disarm(); err != nil {
+	if err := state.At(b.config.State).Disarm(); err != nil {
 		t.Fatal(err)
 	}
 	nstest.WaitFor(t, patience, "no routes", func() bool { return b.routes.ours() == 0 })

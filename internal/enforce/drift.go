@@ -1,10 +1,9 @@
-package daemon
+package enforce
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -12,41 +11,28 @@ import (
 	"thole/ruleset/kernel"
 )
 
-// A notifier says which transactions changed our table (kernel.Listener).
-type notifier interface {
-	Next() (kernel.Write, error) // waits; kernel.ErrLost: something was not said
-	Close() error                // ends it
-}
-
-// A listener hears of changes of our table, our own among them, and wakes the enforcer.
-// It is the quick way: what it misses is found by asking (driftPoll).
-type listener struct {
-	from notifier
-	to   chan<- kernel.Write
-	log  *slog.Logger
-}
-
-// Run listens until the context ends.
-func (l *listener) Run(ctx context.Context) error {
-	if l.from == nil {
+// FollowWrites reads the notifications of changes of our table, our own among them, and wakes Run, until the context
+// ends. It is the quick way: a change whose notification is lost is found by reading the generation (driftPoll).
+func (e *Enforcer) FollowWrites(ctx context.Context, from Notifier) error {
+	if from == nil {
 		return nil
 	}
-	defer context.AfterFunc(ctx, func() { _ = l.from.Close() })() // it ends Next
+	defer context.AfterFunc(ctx, func() { _ = from.Close() })() // it ends Next
 	for {
-		w, err := l.from.Next()
+		w, err := from.Next()
 		if ctx.Err() != nil {
 			return nil
 		}
 		var pause <-chan time.Time
 		if err != nil {
-			l.log.Warn("notifications of table changes failed: the table is read instead", "error", err)
+			e.log.Warn("notifications of table changes failed: the table is read instead", "error", err)
 			w = kernel.Write{}
 		}
 		if err != nil && !errors.Is(err, kernel.ErrLost) {
 			pause = time.After(retryFirst)
 		}
 		select {
-		case l.to <- w:
+		case e.channels.writes <- w:
 		case <-ctx.Done():
 			return nil
 		}
@@ -115,7 +101,7 @@ func (d *drift) status() *api.Mending {
 
 // tableWritten checks the table when another program may have changed it. A Write without a
 // generation is one that was lost.
-func (e *enforcer) tableWritten(w kernel.Write) {
+func (e *Enforcer) tableWritten(w kernel.Write) {
 	if w.Generation == 0 || later(w.Generation, e.loaded.generation) {
 		e.drift.notified(w)
 		e.restore()
@@ -128,7 +114,7 @@ func (e *enforcer) tableWritten(w kernel.Write) {
 }
 
 // restore checks whether the table is ours still, and loads it again if it is not.
-func (e *enforcer) restore() {
+func (e *Enforcer) restore() {
 	if drifted, err := e.checkTable(); err != nil || drifted {
 		e.attempt(e.reconcile) // it reports the error, if it persists
 	}
@@ -136,13 +122,13 @@ func (e *enforcer) restore() {
 
 // checkTable notices that another program changed the table, or that Thole was armed or disarmed. The table is read
 // where nftables has seen a transaction that was not ours, and every so often in any case.
-func (e *enforcer) checkTable() (drifted bool, err error) {
+func (e *Enforcer) checkTable() (drifted bool, err error) {
 	turned := e.checkDisarmed()
 	generation, err := e.kernel.Generation()
 	if err != nil || generation == e.loaded.generation && e.now().Sub(e.loaded.readAt) < readBack {
 		return turned, err
 	}
-	table, err := e.kernel.Read(tableName)
+	table, err := e.kernel.Read(TableName)
 	if err != nil {
 		return false, fmt.Errorf("reading the table back: %w", err)
 	}

@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"time"
@@ -6,6 +6,7 @@ import (
 	"thole/compiler"
 	"thole/compiler/mark"
 	"thole/internal/api"
+	"thole/internal/state"
 	"thole/ruleset"
 )
 
@@ -23,7 +24,7 @@ type loaded struct {
 	numbers    compiler.Numbers
 	warnings   []api.Message // of result
 	workloads  *roster
-	containers containers
+	containers state.Containers
 
 	epoch        uint16
 	epochUnknown bool // the table does not say which epochs were used

@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"cmp"
@@ -11,39 +11,84 @@ import (
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/exposure"
+	"thole/internal/state"
 )
 
-// A view is what requests are answered from: the state after the enforcer's last
+// A View is what requests are answered from: the state after the enforcer's last
 // change. It is not written to after it was published, but for the roster and locals. What costs
 // something is made when it is asked for.
-type view struct {
+type View struct {
 	status   api.Status
 	roster   *roster
 	result   *compiler.Result // its table and numbers are the enforcer's alone
 	policies []policy.Policy
 	grants   []policy.LabelGrant
 
-	identity *identity // this node's, in a fleet; nil: not known
+	identity *state.Identity // this node's, in a fleet; nil: not known
 
 	locals sync.Map // datapath.Workload by cgroup, of those that were asked for
 }
 
+// View returns what requests are answered from.
+func (e *Enforcer) View() *View { return e.view.Load() }
+
+// Describe returns a View of workloads that no table contains.
+func Describe(
+	policies []policy.Policy, workloads []policy.Workload, unlabelled []policy.Unlabelled, result *compiler.Result,
+) *View {
+	return &View{roster: newRoster(workloads, unlabelled), result: result, policies: policies}
+}
+
+// Status is what the enforcer says of itself. Its lists are not to be written to.
+func (v *View) Status() api.Status { return v.status }
+
+// Enforcing reports whether a table is loaded.
+func (v *View) Enforcing() bool { return v.status.Enforcing }
+
+// Grants are those of the active set.
+func (v *View) Grants() []policy.LabelGrant { return v.grants }
+
+// Owner says what a socket of a cgroup belongs to. As in the table, the deepest cgroup that says something counts.
+func (v *View) Owner(root Namer, cgroup uint64) exposure.Owner {
+	id, path := v.roster.above(root, cgroup)
+	if id == 0 {
+		id = cgroup // it may have ended
+	}
+	workload, ok := v.roster.of(id)
+	if !ok {
+		return exposure.Owner{Cgroup: path}
+	}
+	class := v.result.ClassOf(&workload)
+	owner := exposure.Owner{
+		Workload: workload.Name,
+		Cgroup:   path,
+		Side:     uint64(class.Number),
+		Selected: len(class.Ingress)+len(class.Egress) > 0,
+		Users:    workload.Kind == policy.KindRun || workload.Kind == policy.KindUser,
+	}
+	if class.Number == 0 || class.Divided {
+		owner.Side = 1<<63 | id // its own: no class has so high a number
+	}
+	return owner
+}
+
 // publish makes a view of the enforcer's state.
-func (e *enforcer) publish() {
+func (e *Enforcer) publish() {
 	e.view.Store(e.newView(e.loaded.workloads.sizes()))
 }
 
-func (e *enforcer) newView(of sizes) *view {
-	problems, notices := condition.Split(slices.Concat(e.arming.conditions(), e.set.conditions(), e.conditions))
-	return &view{
+func (e *Enforcer) newView(of sizes) *View {
+	problems, notices := condition.Split(slices.Concat(e.arming.conditions(), e.set.Conditions(), e.conditions))
+	return &View{
 		status: api.Status{
 			Enforcing: e.loaded.table != nil,
 			Epoch:     e.loaded.epoch,
 			Disarmed:  e.arming.status(),
-			SetStatus: api.SetStatus{Source: e.set.source, BuiltIn: e.set.builtIn, Directory: e.directory},
+			SetStatus: api.SetStatus{Source: e.set.Source, BuiltIn: e.set.BuiltIn, Directory: e.directory},
 			Applied:   e.loaded.appliedAt,
 			Counts: api.Counts{
-				Policies:  len(e.set.docs.Policies),
+				Policies:  len(e.set.Docs.Policies),
 				Workloads: of.all - of.ended,
 				Classes:   e.loaded.result.Len(),
 				Runs:      of.runs,
@@ -55,13 +100,14 @@ func (e *enforcer) newView(of sizes) *view {
 		},
 		roster:   e.loaded.workloads,
 		result:   e.loaded.result,
-		policies: e.set.docs.Policies,
-		grants:   e.set.docs.Grants,
+		policies: e.set.Docs.Policies,
+		grants:   e.set.Docs.Grants,
 		identity: e.identity,
 	}
 }
 
-func (v *view) workloads() []api.Workload {
+// Workloads lists what is labelled now, by name.
+func (v *View) Workloads() []api.Workload {
 	var list []api.Workload
 	for _, w := range v.roster.list() {
 		list = append(list, apiWorkload(w, v.result.ClassOf(&w)))
@@ -70,10 +116,11 @@ func (v *view) workloads() []api.Workload {
 	return list
 }
 
-func (v *view) classes() []api.Class {
+// Classes lists the classes, by number.
+func (v *View) Classes() []api.Class {
 	var list []api.Class
 	for _, c := range v.result.Classes(v.roster.list()) {
-		list = append(list, apiClass(c))
+		list = append(list, Class(c))
 	}
 	return list
 }
@@ -85,11 +132,11 @@ func (p plan) answer(dryRun bool) api.ApplyResponse {
 		Changed:   !p.change.Empty(),
 		DryRun:    dryRun,
 		Epoch:     p.epoch,
-		Policies:  len(p.set.docs.Policies),
+		Policies:  len(p.set.Docs.Policies),
 		Workloads: p.running,
 		Classes:   p.result.Len(),
 		Diff:      p.change.String(),
-		Warnings:  apiMessages(p.result.Warnings),
+		Warnings:  Messages(p.result.Warnings),
 		Problems:  problems,
 		Notices:   notices,
 	}
@@ -131,7 +178,8 @@ func networks(own []policy.Network) []string {
 	return list
 }
 
-func apiClass(c compiler.Class) api.Class {
+// Class is a class as clients see it.
+func Class(c compiler.Class) api.Class {
 	labels := make([]map[string]string, len(c.Labels))
 	for i, l := range c.Labels {
 		labels[i] = maps.Clone(map[string]string(l))
@@ -145,7 +193,8 @@ func apiClass(c compiler.Class) api.Class {
 	}
 }
 
-func (v *view) apiPolicies() []api.Policy {
+// Policies lists the policies of the set, by name.
+func (v *View) Policies() []api.Policy {
 	selected := v.result.Selected(v.roster.list())
 	var out []api.Policy
 	for _, p := range v.policies {
@@ -171,8 +220,8 @@ func byName(a, b api.Workload) int {
 	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Cgroup, b.Cgroup))
 }
 
-// apiMessages are a compiler's warnings as clients see them.
-func apiMessages(warnings []compiler.Warning) []api.Message {
+// Messages are a compiler's warnings as clients see them.
+func Messages(warnings []compiler.Warning) []api.Message {
 	out := make([]api.Message, 0, len(warnings))
 	for _, w := range warnings {
 		out = append(out, api.Message{Where: w.Position.String(), Text: w.Message})
@@ -181,10 +230,10 @@ func apiMessages(warnings []compiler.Warning) []api.Message {
 }
 
 // Knows reports whether a cgroup is in the loaded table, by its id.
-func (e *enforcer) Knows(cgroup uint64) bool {
-	_, known := e.view.Load().roster.of(cgroup)
+func (e *Enforcer) Knows(cgroup uint64) bool {
+	_, known := e.View().roster.of(cgroup)
 	return known
 }
 
 // Grants are those of the active set.
-func (e *enforcer) Grants() []policy.LabelGrant { return e.view.Load().grants }
+func (e *Enforcer) Grants() []policy.LabelGrant { return e.View().Grants() }

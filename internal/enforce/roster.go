@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"maps"
@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"thole/compiler/policy"
+	"thole/internal/state"
 )
 
 // A roster are the workloads in the loaded table. The enforcer changes it with the table; requests read it.
@@ -21,7 +22,7 @@ type roster struct {
 
 func newRoster(workloads []policy.Workload, free []policy.Unlabelled) *roster {
 	r := &roster{workloads: map[uint64]policy.Workload{}, ended: map[uint64]bool{}, paths: map[string]uint64{}}
-	r.apply(&delta{began: workloads, containers: &containers{Unlabelled: free}})
+	r.apply(&delta{began: workloads, containers: &state.Containers{Unlabelled: free}})
 	return r
 }
 
@@ -139,7 +140,7 @@ func (r *roster) named(path string) (id uint64, ok bool) {
 
 // above returns the id of the deepest cgroup that says something, among a cgroup and those above it; 0 if there is
 // none. path is the cgroup's own, "" where it is gone.
-func (r *roster) above(root namer, cgroup uint64) (id uint64, path string) {
+func (r *roster) above(root Namer, cgroup uint64) (id uint64, path string) {
 	path, err := root.Named(cgroup)
 	if err != nil {
 		return 0, ""
@@ -150,11 +151,6 @@ func (r *roster) above(root namer, cgroup uint64) (id uint64, path string) {
 		}
 	}
 	return 0, path
-}
-
-// A namer knows cgroups by their ids.
-type namer interface {
-	Named(id uint64) (cgroup string, err error)
 }
 
 // sizes are how many workloads there are, how many of them ended, and how many are thole run's.

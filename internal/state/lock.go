@@ -1,4 +1,4 @@
-package daemon
+package state
 
 import (
 	"errors"
@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A lock is held by the one daemon of a socket, or by who does a daemon's work
-// where there is none. It ends with the process.
-type lock struct{ file *os.File }
+// A Lock is held by the one daemon of a socket, or by a command that does a daemon's
+// work where there is none. It ends with the process.
+type Lock struct{ file *os.File }
 
-// errLocked says that another process holds the lock.
-var errLocked = errors.New("another daemon runs")
+// ErrLocked says that another process holds the lock.
+var ErrLocked = errors.New("another daemon runs")
 
-// takeLock takes the lock beside the socket, and notes there which state directory belongs to it.
-func takeLock(socket, state string) (*lock, error) {
+// TakeLock takes the lock beside the socket, and notes there which state directory belongs to it.
+func TakeLock(socket, state string) (*Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		return nil, fmt.Errorf("making the socket's directory: %v: are you root?", err)
 	}
@@ -30,12 +30,12 @@ func takeLock(socket, state string) (*lock, error) {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%w on %s: see `thole status --socket %[2]s`, or give this one another --socket",
-				errLocked, socket)
+				ErrLocked, socket)
 		}
 		return nil, fmt.Errorf("locking %s: %v", f.Name(), err)
 	}
 	note(f, state)
-	return &lock{file: f}, nil
+	return &Lock{file: f}, nil
 }
 
 // note writes the state directory into the lock's file. Nothing depends on it but what a command assumes without a
@@ -46,9 +46,9 @@ func note(f *os.File, state string) {
 	}
 }
 
-// StateOf returns the state directory of the last daemon that had this socket since the machine was started, "" if
+// PathOf returns the state directory of the last daemon that had this socket since the machine was started, "" if
 // there was none or it is not known.
-func StateOf(socket string) string {
+func PathOf(socket string) string {
 	data, err := os.ReadFile(socket + ".lock")
 	path, whole := strings.CutSuffix(string(data), "\n")
 	if err != nil || !whole || !filepath.IsAbs(path) {
@@ -57,6 +57,6 @@ func StateOf(socket string) string {
 	return path
 }
 
-// release gives the lock up. The file stays: removing it could take away the lock
-// of who has just opened it.
-func (l *lock) release() error { return l.file.Close() }
+// Release gives the lock up. The file stays: removing it could take away the lock
+// of another process that has just opened it.
+func (l *Lock) Release() error { return l.file.Close() }

@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"errors"
@@ -17,7 +17,10 @@ import (
 	"thole/datapath/pki"
 	"thole/datapath/pki/pkitest"
 	"thole/datapath/refusal"
+	"thole/internal/enforce/enforcetest"
+	"thole/internal/policyset"
 	"thole/internal/remotes"
+	"thole/internal/state"
 	"thole/ruleset"
 	"thole/watch/workload"
 )
@@ -43,22 +46,22 @@ func (idle) Recall(workload.Snapshot)                   {}
 
 // A remotesBench is an enforcer over a fake kernel, without goroutines.
 type remotesBench struct {
-	*enforcer
+	*Enforcer
 	t     *testing.T
 	clock time.Time
 }
 
 func newRemotesBench(t *testing.T) *remotesBench {
 	t.Helper()
-	state, err := openState(t.TempDir())
+	dir, err := state.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &remotesBench{t: t, clock: time.Unix(1_800_000_000, 0)}
-	b.enforcer = &enforcer{
-		kernel: &fakeKernel{}, conntrack: marks{}, scanner: idle{}, cgroups: graves{},
-		state: state, log: slog.New(slog.DiscardHandler), now: func() time.Time { return b.clock },
-		fleet: &compiler.Fleet{}, set: defaultSet(), loaded: loaded{epoch: 1, workloads: newRoster(nil, nil)},
+	b.Enforcer = &Enforcer{
+		kernel: &enforcetest.Kernel{}, conntrack: marks{}, scanner: idle{}, cgroups: graves{},
+		state: dir, log: slog.New(slog.DiscardHandler), now: func() time.Time { return b.clock },
+		fleet: &compiler.Fleet{}, set: policyset.Default(), loaded: loaded{epoch: 1, workloads: newRoster(nil, nil)},
 	}
 	if err := b.reconcile(); err != nil {
 		t.Fatal(err)
@@ -186,7 +189,7 @@ func TestRemotesEnd(t *testing.T) {
 	b.fill(2, 2)
 	class, epoch := b.number(remote(0, 1)), b.loaded.epoch
 	believed := func() []uint32 {
-		table := b.kernel.(*fakeKernel).loaded()
+		table := b.kernel.(*enforcetest.Kernel).Loaded()
 		at := slices.IndexFunc(table.Sets, func(s ruleset.Set) bool { return s.Name == "remotes" })
 		var list []uint32
 		for _, e := range table.Sets[at].Elements {
@@ -246,8 +249,8 @@ func TestRemotesAfterAFailure(t *testing.T) {
 		return m == b.number(gone)
 	})
 	had := maps.Clone(b.loaded.numbers.Remotes)
-	fake := b.kernel.(*fakeKernel)
-	fake.set(func() { fake.seen, fake.fail = fake.seen-1, errors.New("no buffer space available") })
+	fake := b.kernel.(*enforcetest.Kernel)
+	fake.Change(func() { fake.Seen, fake.Fail = fake.Seen-1, errors.New("no buffer space available") })
 	b.remotes.Proven = b.remotes.Proven[1:] // and one is met in the same change
 	if err := b.learnRemote(remote(1, 0)); err == nil || b.known(remote(1, 0)) || !b.known(kept) {
 		t.Fatalf("the kernel refused the change: %v", err)
@@ -255,7 +258,7 @@ func TestRemotesAfterAFailure(t *testing.T) {
 	if !maps.Equal(b.loaded.numbers.Remotes, had) {
 		t.Errorf("numbers %v; want %v", b.loaded.numbers.Remotes, had)
 	}
-	fake.set(func() { fake.seen, fake.fail = fake.seen-1, nil })
+	fake.Change(func() { fake.Seen, fake.Fail = fake.Seen-1, nil })
 	b.removeIdleRemotes()
 	if b.known(gone) || !b.known(remote(0, 2)) {
 		t.Errorf("one that no connection has is known: %t; one that has: %t", b.known(gone), b.known(remote(0, 2)))
@@ -274,12 +277,12 @@ func TestRemotesBelievedAgain(t *testing.T) {
 	b.connect()
 	b.remotes.Trusts = func(certificate string) bool { return certificate != "ca/0" }
 	b.endRevoked()
-	if err := b.reconcile(); err != nil || b.known(r) || b.Remotes() != 2 {
-		t.Fatalf("known %t, %d are believed: %v", b.known(r), b.Remotes(), err)
+	if err := b.reconcile(); err != nil || b.known(r) || b.remotes.Len() != 2 {
+		t.Fatalf("known %t, %d are believed: %v", b.known(r), b.remotes.Len(), err)
 	}
 	b.remotes.Trusts = func(string) bool { return true }
-	if err := b.learnRemote(r); err != nil || len(b.remotes.Proven) != 4 || b.Remotes() != 3 {
-		t.Fatalf("%d are there, %d believed: %v", len(b.remotes.Proven), b.Remotes(), err)
+	if err := b.learnRemote(r); err != nil || len(b.remotes.Proven) != 4 || b.remotes.Len() != 3 {
+		t.Fatalf("%d are there, %d believed: %v", len(b.remotes.Proven), b.remotes.Len(), err)
 	}
 	if got, ok := b.remotes.ClassOf(r); !ok || got != class {
 		t.Errorf("class %#x, %t; want %#x", got, ok, class)
@@ -295,8 +298,8 @@ func TestTrustWithoutACertificate(t *testing.T) {
 	if trust == nil || err == nil {
 		t.Fatalf("trust %v, error %v", trust, err)
 	}
-	e := &enforcer{}
-	e.adoptCredentials(credentialsOf(nil, trust))
+	e := &Enforcer{}
+	e.UseCredentials(CredentialsOf(nil, trust))
 	if e.identity != nil || e.remotes.Trusts == nil || e.remotes.Trusts("other/"+serial.String()) {
 		t.Error("the trust is not in force")
 	}

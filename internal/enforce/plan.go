@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"context"
@@ -14,7 +14,9 @@ import (
 	"thole/compiler/mark"
 	"thole/compiler/policy"
 	"thole/internal/condition"
+	"thole/internal/policyset"
 	"thole/internal/remotes"
+	"thole/internal/state"
 	"thole/ruleset"
 	"thole/watch/workload"
 )
@@ -25,21 +27,21 @@ var errLimit = errors.New("compiling the policies")
 // errDrifted says that the table was not what this daemon had loaded.
 var errDrifted = errors.New("the loaded table is not the one that was expected")
 
-// A scope says how much of what runs is looked at, and of the policies compiled.
+// A scope says how much of what runs is scanned, and of the policies compiled.
 type scope uint8
 
 const (
-	whatChanged scope = iota // of what runs, of which something was heard
-	allThatRuns              // and the policies as they are compiled
-	everything
+	whatChanged scope = iota // what events named since the last scan
+	allThatRuns              // all that runs, and the policies as they are compiled
+	everything               // all that runs, and the policies compiled anew
 )
 
 // A plan is a change of the table that is worked out and not made.
 type plan struct {
-	set        policySet
+	set        policyset.Set
 	found      []condition.Condition // of the last look at all
 	delta      delta
-	containers containers // then
+	containers state.Containers // then
 	remotes    []policy.Remote
 	takes      bool // something living may lose an allowance
 	running    int  // how many workloads run, where all is compiled
@@ -55,20 +57,20 @@ type plan struct {
 	comments bool             // there is somebody to read them
 }
 
-// observe looks at what runs now: at all of it, or where that is enough at what was heard of since. The plan says what
-// differs, and not yet what that changes of the table.
-func (e *enforcer) observe(set policySet, scope scope) plan {
+// observe scans what runs now: all of it, or where that is enough what events named since the last scan. The plan says
+// what differs, and not yet what that changes of the table.
+func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
 	select {
-	case <-e.channels.workloads: // what woke us is seen by this look
+	case <-e.channels.workloads: // what woke us is seen by this scan
 	default:
 	}
-	look := e.scanner.Changes
+	scan := e.scanner.Changes
 	if scope > whatChanged || !e.loaded.inSync || e.remotes.RevocationPending || e.failures.table != nil {
-		look = e.scanner.Scan
+		scan = e.scanner.Scan
 	}
 	p := plan{set: set, containers: e.loaded.containers, remotes: e.remotes.Proven, epoch: e.loaded.epoch,
 		loaded: e.loaded.table, numbers: e.loaded.numbers}
-	p.delta, p.found = e.deltaTo(set, look(set.docs.Bindings))
+	p.delta, p.found = e.deltaTo(set, scan(set.Docs.Bindings))
 	if p.delta.containers != nil {
 		p.containers = *p.delta.containers
 	}
@@ -76,11 +78,13 @@ func (e *enforcer) observe(set policySet, scope scope) plan {
 	return p
 }
 
-func samePolicies(a, b policySet) bool { return reflect.DeepEqual(a.docs.Policies, b.docs.Policies) }
+func samePolicies(a, b policyset.Set) bool {
+	return reflect.DeepEqual(a.Docs.Policies, b.Docs.Policies)
+}
 
 // advance works out a plan as a step of the result that there is, which changes that. ok is false, and nothing is
 // changed, where only a compile can tell.
-func (e *enforcer) advance(p *plan) (ok bool) {
+func (e *Enforcer) advance(p *plan) (ok bool) {
 	d := &p.delta
 	if !e.loaded.inSync || e.remotes.RevocationPending || d.remotesAnew || !samePolicies(e.set, p.set) ||
 		!reflect.DeepEqual(p.containers.Bridges, e.loaded.containers.Bridges) {
@@ -98,12 +102,12 @@ func (e *enforcer) advance(p *plan) (ok bool) {
 		p.epoch = e.loaded.epochAfter(p.takes)
 	}
 	p.patch, p.result = p.step.Patch(p.epoch), e.loaded.result
-	p.change = p.patch.Change(tableName)
+	p.change = p.patch.Change(TableName)
 	return true
 }
 
 // compileAnew works out a plan of all that there is.
-func (e *enforcer) compileAnew(p *plan) error {
+func (e *Enforcer) compileAnew(p *plan) error {
 	if err := e.compile(p); err != nil || p.change.Empty() {
 		return err
 	}
@@ -171,7 +175,7 @@ func cut(label string) string {
 // unresolved returns the enforced workloads whose Workload document stands unchanged
 // and whose cgroup lives, but which the scan did not find: a user's name cannot be
 // resolved just now, or a cgroup not be read. They keep their labels.
-func (e *enforcer) unresolved(set policySet, found []policy.Workload) []policy.Workload {
+func (e *Enforcer) unresolved(set policyset.Set, found []policy.Workload) []policy.Workload {
 	is := map[uint64]bool{}
 	for _, w := range found {
 		is[w.Cgroup.ID] = true
@@ -194,7 +198,7 @@ func (e *enforcer) unresolved(set policySet, found []policy.Workload) []policy.W
 
 // recertified is a workload of the loaded table with what this node's certificate says of it now, which may be
 // something else than when the workload was found.
-func (e *enforcer) recertified(w policy.Workload, binding policy.Binding) policy.Workload {
+func (e *Enforcer) recertified(w policy.Workload, binding policy.Binding) policy.Workload {
 	if e.identity == nil {
 		return w
 	}
@@ -206,21 +210,21 @@ func (e *enforcer) recertified(w policy.Workload, binding policy.Binding) policy
 
 // stillBinds returns the document that bound w in the present set, if it is in the new one and says the same. At the
 // start the present set is empty: then the document has to give the labels that w has.
-func (e *enforcer) stillBinds(now policySet, w policy.Workload) (binding policy.Binding, ok bool) {
+func (e *Enforcer) stillBinds(now policyset.Set, w policy.Workload) (binding policy.Binding, ok bool) {
 	named := func(b policy.Binding) bool { return b.Name == w.Name }
-	i := slices.IndexFunc(now.docs.Bindings, named)
+	i := slices.IndexFunc(now.Docs.Bindings, named)
 	if i < 0 {
 		return binding, false
 	}
-	binding = now.docs.Bindings[i]
-	if j := slices.IndexFunc(e.set.docs.Bindings, named); j >= 0 {
-		return binding, reflect.DeepEqual(binding, e.set.docs.Bindings[j])
+	binding = now.Docs.Bindings[i]
+	if j := slices.IndexFunc(e.set.Docs.Bindings, named); j >= 0 {
+		return binding, reflect.DeepEqual(binding, e.set.Docs.Bindings[j])
 	}
 	return binding, maps.Equal(withRequired(e.identity, binding.Labels), w.Labels)
 }
 
 // compile compiles all that there is then, for the plan's epoch.
-func (e *enforcer) compile(p *plan) error {
+func (e *Enforcer) compile(p *plan) error {
 	workloads := e.loaded.workloads.after(&p.delta)
 	p.running = 0
 	for _, w := range workloads {
@@ -229,7 +233,7 @@ func (e *enforcer) compile(p *plan) error {
 		}
 	}
 	result, err := compiler.Compile(compiler.Input{
-		Policies:   p.set.docs.Policies,
+		Policies:   p.set.Docs.Policies,
 		Workloads:  workloads,
 		Parents:    p.containers.Parents,
 		Unlabelled: p.containers.Unlabelled,
@@ -246,15 +250,15 @@ func (e *enforcer) compile(p *plan) error {
 	return nil
 }
 
-// explain compiles a plan anew, with comments for who reads it.
-func (e *enforcer) explain(p *plan) error {
+// explain compiles a plan anew, with comments for a person.
+func (e *Enforcer) explain(p *plan) error {
 	p.comments = true
 	return e.compile(p)
 }
 
 // commit changes the table as planned. If it fails, the table is as before, and
 // the plan is forgotten.
-func (e *enforcer) commit(p plan) error {
+func (e *Enforcer) commit(p plan) error {
 	if e.checkDisarmed(); e.arming.isDisarmed() { // since it was planned
 		return e.withhold(p)
 	}
@@ -293,7 +297,7 @@ func (p *plan) table() *ruleset.Table {
 }
 
 // withhold loads nothing, because Thole is disarmed. Requests are answered by the plan all the same.
-func (e *enforcer) withhold(p plan) error {
+func (e *Enforcer) withhold(p plan) error {
 	if err := e.unload(); err != nil {
 		return err
 	}
@@ -302,11 +306,11 @@ func (e *enforcer) withhold(p plan) error {
 }
 
 // adoptPlan makes a plan what requests are answered from.
-func (e *enforcer) adoptPlan(p plan) {
+func (e *Enforcer) adoptPlan(p plan) {
 	e.set = p.set
 	e.logConditions(p.found)
 	e.loaded.result, e.loaded.numbers = p.result, p.result.Numbers
-	e.loaded.warnings, e.loaded.containers = apiMessages(p.result.Warnings), p.containers
+	e.loaded.warnings, e.loaded.containers = Messages(p.result.Warnings), p.containers
 	e.loaded.appliedAt = e.now()
 	e.failures.tableChanged()
 	e.remotes.SetLoaded(remotes.Table{Remotes: p.remotes, Classes: p.result.Remotes, Step: p.step != nil,
@@ -316,7 +320,7 @@ func (e *enforcer) adoptPlan(p plan) {
 }
 
 // logConditions logs the conditions that are new.
-func (e *enforcer) logConditions(found []condition.Condition) {
+func (e *Enforcer) logConditions(found []condition.Condition) {
 	for _, c := range found {
 		if slices.Contains(e.conditions, c) {
 			continue
@@ -332,7 +336,7 @@ func (e *enforcer) logConditions(found []condition.Condition) {
 
 // clearEpoch makes an epoch fit to be used: no connection says that it was allowed in it. It
 // does nothing but when epochs come round, or where it is not known which were used.
-func (e *enforcer) clearEpoch(epoch uint16) error {
+func (e *Enforcer) clearEpoch(epoch uint16) error {
 	sweep, needed := mark.SweepBefore(epoch)
 	if e.loaded.epochUnknown {
 		sweep, needed = mark.Sweep{}, true
@@ -352,7 +356,7 @@ func (e *enforcer) clearEpoch(epoch uint16) error {
 
 // load applies a change, after which the table is as wanted. Where the kernel reports an
 // error, what it holds afterwards is what counts.
-func (e *enforcer) load(change ruleset.Change, want func() *ruleset.Table) error {
+func (e *Enforcer) load(change ruleset.Change, want func() *ruleset.Table) error {
 	failure := e.kernel.Apply(change)
 	if failure == nil {
 		// If others were at it meanwhile, what they did is looked at next time.
@@ -361,7 +365,7 @@ func (e *enforcer) load(change ruleset.Change, want func() *ruleset.Table) error
 		}
 		return nil
 	}
-	loaded, err := e.kernel.Read(tableName)
+	loaded, err := e.kernel.Read(TableName)
 	if err != nil {
 		return errors.Join(failure, err)
 	}
@@ -386,10 +390,10 @@ func sameTable(a, b *ruleset.Table) bool {
 }
 
 // storeTable stores what belongs to the loaded table.
-func (e *enforcer) storeTable() {
-	err := e.state.saveMemory(memory{
+func (e *Enforcer) storeTable() {
+	err := e.state.SaveTable(state.TableState{
 		Epoch: e.loaded.epoch, Numbers: e.loaded.numbers, Workloads: e.loaded.workloads.list(),
-		containers: e.loaded.containers,
+		Containers: e.loaded.containers,
 		Fleet:      e.fleet, Identity: e.identity, Remotes: e.remotes.Proven,
 	})
 	e.noteStorage(&e.failures.tableStorage, "the table is changed, but its numbers are not stored: they "+
@@ -398,29 +402,29 @@ func (e *enforcer) storeTable() {
 
 // storeChange stores what a plan changes of that. All is stored where the changes would be more to read. What leaves
 // the table as it is can wait for the next change, with which all is stored.
-func (e *enforcer) storeChange(p plan) {
+func (e *Enforcer) storeChange(p plan) {
 	if p.change.Empty() {
-		if p.step == nil || p.delta.concernsMemory() {
-			e.state.close()
+		if p.step == nil || p.delta.concernsState() {
+			e.state.Close()
 		}
 		return
 	}
 	all := e.loaded.workloads.sizes().all
-	if p.step == nil || !e.state.saveChange(p.memoryChange(), max(leastChanges, all)) {
+	if p.step == nil || !e.state.AppendChange(p.tableChange(), max(leastChanges, all)) {
 		e.storeTable()
 	}
 }
 
-func (p *plan) memoryChange() memoryChange {
-	c := memoryChange{Began: slices.Concat(p.delta.began, p.delta.renamed), Numbers: p.step.Numbers, Epoch: p.epoch,
-		Containers: p.delta.containers, Met: p.delta.learned, Forgotten: p.delta.forgotten}
+func (p *plan) tableChange() state.TableChange {
+	c := state.TableChange{Began: slices.Concat(p.delta.began, p.delta.renamed), Numbers: p.step.Numbers,
+		Epoch: p.epoch, Containers: p.delta.containers, Met: p.delta.learned, Forgotten: p.delta.forgotten}
 	for _, w := range p.delta.ended {
 		c.Ended = append(c.Ended, w.Cgroup.ID)
 	}
 	return c
 }
 
-func (e *enforcer) failed(err error) {
+func (e *Enforcer) failed(err error) {
 	longest := retryLast
 	if e.loaded.table == nil {
 		longest = driftPoll // nothing is enforced meanwhile

@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"fmt"
@@ -9,6 +9,8 @@ import (
 
 	"thole/compiler/policy"
 	"thole/internal/condition"
+	"thole/internal/policyset"
+	"thole/internal/state"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
 )
@@ -20,7 +22,7 @@ type delta struct {
 	renamed      []policy.Workload // of which only what no policy sees is another
 	outlived     []uint64          // of those in the table: whose cgroup is gone now, and left a socket
 
-	containers *containers // nil: as they were
+	containers *state.Containers // nil: as they were
 
 	learned, forgotten []policy.Remote
 	remotesAnew        bool // what is to be said of remotes is more than that
@@ -31,10 +33,10 @@ type delta struct {
 	takes bool
 }
 
-func (d *delta) empty() bool { return len(d.outlived) == 0 && !d.concernsMemory() }
+func (d *delta) empty() bool { return len(d.outlived) == 0 && !d.concernsState() }
 
-// concernsMemory reports whether a memory says something else after it.
-func (d *delta) concernsMemory() bool {
+// concernsState reports whether a memory says something else after it.
+func (d *delta) concernsState() bool {
 	return len(d.began)+len(d.ended)+len(d.renamed)+len(d.learned)+len(d.forgotten) > 0 || d.containers != nil ||
 		d.remotesAnew
 }
@@ -48,7 +50,7 @@ type containers struct {
 
 // deltaTo compares what runs with what the table knows. found is what is to be said of what runs. Where it is not known
 // which workloads that ended left a socket, they stay in the table, and found says why.
-func (e *enforcer) deltaTo(set policySet, running workload.Snapshot) (d delta, found []condition.Condition) {
+func (e *Enforcer) deltaTo(set policyset.Set, running workload.Snapshot) (d delta, found []condition.Condition) {
 	var died map[uint64]policy.Workload // those that ended, and whose cgroup may be gone
 	if running.Partial {
 		died, found = e.compareSome(&d, running), e.conditions
@@ -72,7 +74,7 @@ func (e *enforcer) deltaTo(set policySet, running workload.Snapshot) (d delta, f
 }
 
 // compareSome compares single cgroups.
-func (e *enforcer) compareSome(d *delta, running workload.Snapshot) (died map[uint64]policy.Workload) {
+func (e *Enforcer) compareSome(d *delta, running workload.Snapshot) (died map[uint64]policy.Workload) {
 	died = map[uint64]policy.Workload{}
 	for _, w := range running.Workloads {
 		if id, known := e.loaded.workloads.named(w.Cgroup.Path); known && id != w.Cgroup.ID {
@@ -94,11 +96,11 @@ func (e *enforcer) compareSome(d *delta, running workload.Snapshot) (died map[ui
 }
 
 // compareAll compares all that runs.
-func (e *enforcer) compareAll(
-	d *delta, set policySet, running workload.Snapshot,
+func (e *Enforcer) compareAll(
+	d *delta, set policyset.Set, running workload.Snapshot,
 ) (died map[uint64]policy.Workload, found []condition.Condition) {
-	workloads, unlabelled := policy.Admit(set.docs.Policies, running.Workloads, running.Unlabelled)
-	found = slices.Concat(running.Conditions, doubts(set.docs.Policies, workloads, unlabelled))
+	workloads, unlabelled := policy.Admit(set.Docs.Policies, running.Workloads, running.Unlabelled)
+	found = slices.Concat(running.Conditions, doubts(set.Docs.Policies, workloads, unlabelled))
 	workloads = append(workloads, e.unresolved(set, workloads)...)
 	died = maps.Clone(e.loaded.workloads.workloads)
 	for _, w := range workloads {
@@ -106,7 +108,7 @@ func (e *enforcer) compareAll(
 		delete(died, w.Cgroup.ID)
 		e.compareWorkload(d, before, known, w)
 	}
-	now := containers{Unlabelled: unlabelled, Parents: running.Parents, Bridges: running.Bridges}
+	now := state.Containers{Unlabelled: unlabelled, Parents: running.Parents, Bridges: running.Bridges}
 	if !reflect.DeepEqual(now, e.loaded.containers) {
 		d.containers = &now
 		d.takes = d.takes || e.closesContainers(now)
@@ -115,7 +117,7 @@ func (e *enforcer) compareAll(
 }
 
 // compareWorkload compares one workload that runs with what the table knows of its cgroup.
-func (e *enforcer) compareWorkload(d *delta, before policy.Workload, known bool, w policy.Workload) {
+func (e *Enforcer) compareWorkload(d *delta, before policy.Workload, known bool, w policy.Workload) {
 	switch {
 	case !known:
 		d.began = append(d.began, w)
@@ -131,7 +133,7 @@ func (e *enforcer) compareWorkload(d *delta, before policy.Workload, known bool,
 
 // compareEnded finds out which of the workloads whose cgroup is gone left a socket. Those that did stay in the table.
 // What lives is a workload no more. asked is false where there was nothing to find out, or it is too soon to ask again.
-func (e *enforcer) compareEnded(d *delta, died map[uint64]policy.Workload, partial bool) (asked bool, failed error) {
+func (e *Enforcer) compareEnded(d *delta, died map[uint64]policy.Workload, partial bool) (asked bool, failed error) {
 	dead := map[uint64]policy.Workload{}
 	for id, w := range died {
 		lives, err := e.cgroups.Lives(id)
@@ -179,7 +181,7 @@ func (d *delta) disconnect(w policy.Workload) {
 }
 
 // isRunning returns whether a cgroup is that of a workload that runs.
-func (e *enforcer) isRunning(d *delta, died map[uint64]policy.Workload) func(id uint64) bool {
+func (e *Enforcer) isRunning(d *delta, died map[uint64]policy.Workload) func(id uint64) bool {
 	begins := map[uint64]bool{}
 	for _, w := range d.began {
 		begins[w.Cgroup.ID] = true
@@ -193,7 +195,7 @@ func (e *enforcer) isRunning(d *delta, died map[uint64]policy.Workload) func(id 
 
 // freePaths gives another path to workloads that ended, where a new cgroup has theirs. To the compiler the path is the
 // identity; the kernel knows the old one by its id.
-func (e *enforcer) freePaths(d *delta, died map[uint64]policy.Workload) {
+func (e *Enforcer) freePaths(d *delta, died map[uint64]policy.Workload) {
 	stays := func(w policy.Workload) bool { _, is := died[w.Cgroup.ID]; return is } // though it does not run
 	taken := map[string]bool{}
 	changes := map[uint64]bool{}
@@ -225,7 +227,7 @@ func (e *enforcer) freePaths(d *delta, died map[uint64]policy.Workload) {
 func pathOfEnded(c policy.Cgroup) string { return fmt.Sprintf("%s#%d", c.Path, c.ID) }
 
 // compareRemotes compares what other nodes proved with what the table knows of it: new ones are at the end.
-func (e *enforcer) compareRemotes(d *delta) {
+func (e *Enforcer) compareRemotes(d *delta) {
 	if e.remotes.Changed() {
 		d.learned, d.forgotten, d.remotesAnew = e.remotes.Difference()
 	}
@@ -234,7 +236,7 @@ func (e *enforcer) compareRemotes(d *delta) {
 // hadNoConnections reports whether a new workload had no connections: cgroups of thole run
 // are empty until they are in the table, and a container below a parent that the
 // table knows was closed.
-func (e *enforcer) hadNoConnections(w policy.Workload) bool {
+func (e *Enforcer) hadNoConnections(w policy.Workload) bool {
 	if w.Kind == policy.KindRun {
 		return true
 	}
@@ -246,7 +248,7 @@ func (e *enforcer) hadNoConnections(w policy.Workload) bool {
 
 // closesContainers reports whether containers that were free may be closed now, whatever they
 // are: below another parent, on another bridge, or no more known to be unlabelled.
-func (e *enforcer) closesContainers(now containers) bool {
+func (e *Enforcer) closesContainers(now state.Containers) bool {
 	if missing(others(now.Parents), e.loaded.containers.Parents) || missing(now.Bridges, e.loaded.containers.Bridges) {
 		return true
 	}

@@ -1,19 +1,22 @@
-package daemon
+package enforce
 
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"reflect"
 
 	"thole/compiler/mark"
 	"thole/compiler/policy"
+	"thole/datapath"
 	"thole/datapath/pki"
+	"thole/internal/state"
 )
 
 // What package fleet asks of the loaded table (fleet.Table, fleet.Node).
 
 // Class is a method of fleet.Table.
-func (e *enforcer) Class(r policy.Remote) (class uint32, ok bool) {
+func (e *Enforcer) Class(r policy.Remote) (class uint32, ok bool) {
 	if class, ok = e.remotes.ClassOf(r); ok {
 		e.remotes.Note(r, e.now())
 	}
@@ -21,24 +24,25 @@ func (e *enforcer) Class(r policy.Remote) (class uint32, ok bool) {
 }
 
 // Learn is a method of fleet.Table. The error is datapath.TooMany where there is no more room.
-func (e *enforcer) Learn(ctx context.Context, r policy.Remote) (err error) {
+func (e *Enforcer) Learn(ctx context.Context, r policy.Remote) (err error) {
 	e.remotes.Note(r, e.now())
 	ordered := e.order(ctx, func() { err = e.learnRemote(r) })
 	return errors.Join(ordered, err)
 }
 
 // Believe is a method of fleet.Table. What is not known (nil) stays as it was.
-func (e *enforcer) Believe(ctx context.Context, node *pki.Node, trust *pki.Trust) error {
-	return e.SetCredentials(ctx, credentialsOf(node, trust))
+func (e *Enforcer) Believe(ctx context.Context, node *pki.Node, trust *pki.Trust) error {
+	return e.SetCredentials(ctx, CredentialsOf(node, trust))
 }
 
 // Credentials are what this node's certificate says of its workloads, and whom this node trusts.
 type Credentials struct {
-	Identity *identity                     // nil: as it was
+	Identity *state.Identity               // nil: as it was
 	Trusts   func(certificate string) bool // nil: as it was
 }
 
-func credentialsOf(node *pki.Node, trust *pki.Trust) (c Credentials) {
+// CredentialsOf returns the credentials of files that were read; nil: they could not be.
+func CredentialsOf(node *pki.Node, trust *pki.Trust) (c Credentials) {
 	if node != nil {
 		c.Identity = identityOf(node)
 	}
@@ -50,12 +54,12 @@ func credentialsOf(node *pki.Node, trust *pki.Trust) (c Credentials) {
 
 // SetCredentials has the table follow credentials. A certificate that requires other labels changes every workload of
 // this node, so all that runs is looked at again.
-func (e *enforcer) SetCredentials(ctx context.Context, c Credentials) (err error) {
+func (e *Enforcer) SetCredentials(ctx context.Context, c Credentials) (err error) {
 	ordered := e.order(ctx, func() {
 		before := e.identity
-		e.adoptCredentials(c)
+		e.UseCredentials(c)
 		if !reflect.DeepEqual(before, e.identity) {
-			e.state.close() // the next change is stored together with it
+			e.state.Close() // the next change is stored together with it
 		}
 		e.endRevoked()
 		if err = e.reconcile(); err == nil && !reflect.DeepEqual(before, e.identity) {
@@ -65,7 +69,8 @@ func (e *enforcer) SetCredentials(ctx context.Context, c Credentials) (err error
 	return errors.Join(ordered, err)
 }
 
-func (e *enforcer) adoptCredentials(c Credentials) {
+// UseCredentials is SetCredentials before Start.
+func (e *Enforcer) UseCredentials(c Credentials) {
 	if c.Identity != nil {
 		e.identity = c.Identity
 	}
@@ -75,13 +80,10 @@ func (e *enforcer) adoptCredentials(c Credentials) {
 }
 
 // Forget is a method of fleet.Table. It fails when the daemon stops.
-func (e *enforcer) Forget(ctx context.Context) { _ = e.order(ctx, e.removeIdleRemotes) }
-
-// Remotes is a method of fleet.Node.
-func (e *enforcer) Remotes() int { return e.remotes.Len() }
+func (e *Enforcer) Forget(ctx context.Context) { _ = e.order(ctx, e.removeIdleRemotes) }
 
 // learnRemote has the table contain what another node's workload proved.
-func (e *enforcer) learnRemote(r policy.Remote) error {
+func (e *Enforcer) learnRemote(r policy.Remote) error {
 	if e.remotes.Has(r) {
 		return e.catchUp() // it was not loaded the last time
 	}
@@ -96,7 +98,7 @@ func (e *enforcer) learnRemote(r policy.Remote) error {
 }
 
 // liveRemotes returns the classes of other nodes' workloads that connections have.
-func (e *enforcer) liveRemotes() (map[uint32]bool, error) {
+func (e *Enforcer) liveRemotes() (map[uint32]bool, error) {
 	live := map[uint32]bool{}
 	mask, bits := mark.RemoteMarks()
 	_, err := e.conntrack.Remark(mask, bits, func(ctMark uint32) uint32 {
@@ -109,7 +111,7 @@ func (e *enforcer) liveRemotes() (map[uint32]bool, error) {
 }
 
 // removeIdleRemotes removes what nobody uses.
-func (e *enforcer) removeIdleRemotes() {
+func (e *Enforcer) removeIdleRemotes() {
 	n, err := e.remotes.RemoveIdle(e.now(), e.liveRemotes)
 	if err != nil {
 		e.log.Warn("unused classes of other nodes cannot be removed", "error", err)
@@ -121,20 +123,42 @@ func (e *enforcer) removeIdleRemotes() {
 }
 
 // endRevoked ends what was proven with certificates that are not trusted any more.
-func (e *enforcer) endRevoked() {
+func (e *Enforcer) endRevoked() {
 	for _, r := range e.remotes.EndRevoked() {
 		e.log.Info("labels that a node proved are no longer believed",
 			"node", r.Node, "address", r.Address, "labels", r.Labels.String())
 	}
 }
 
-// userLabels are those that are sent.
-func userLabels(w policy.Workload) map[string]string {
-	labels := map[string]string{}
-	for key, value := range w.Labels {
-		if policy.IsUserLabel(key) {
-			labels[key] = value
-		}
+// A Node is this node, as the engine of a fleet asks for it (fleet.Node).
+type Node struct {
+	enforcer *Enforcer
+	cgroups  Namer
+}
+
+// Node returns this node. cgroups is its cgroup tree.
+func (e *Enforcer) Node(cgroups Namer) Node { return Node{e, cgroups} }
+
+// Remotes returns how many classes of other nodes' workloads the loaded table has.
+func (n Node) Remotes() int { return n.enforcer.remotes.Len() }
+
+// Workload is a method of datapath.Daemon. As in the table, the deepest cgroup that says
+// something counts.
+func (n Node) Workload(cgroup uint64) (datapath.Workload, bool) {
+	v := n.enforcer.View()
+	if w, ok := v.local(cgroup); ok {
+		return w, true
 	}
-	return labels
+	id, _ := v.roster.above(n.cgroups, cgroup)
+	return v.local(id)
+}
+
+// Allows is a method of datapath.Daemon.
+func (n Node) Allows(from, to uint32, port uint16) bool {
+	return n.enforcer.View().result.Allows(from, to, policy.TCP, port)
+}
+
+// AllowsAddress is a method of datapath.Daemon.
+func (n Node) AllowsAddress(from uint32, to netip.AddrPort) bool {
+	return n.enforcer.View().result.AllowsAddress(from, to, policy.TCP)
 }

@@ -1,17 +1,16 @@
-package daemon
+package enforce
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
 	"time"
 
 	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/state"
 	"thole/ruleset"
 )
 
@@ -28,49 +27,6 @@ var errDisarmed = &api.Refusal{
 		"run `thole arm`, or start the command without thole run",
 }
 
-// disarmedFile is the file whose presence disarms. Its time of modification says since when.
-const disarmedFile = "disarmed"
-
-// disarmed returns since when Thole is disarmed; the zero time if it is not.
-func (s *stateDir) disarmed() (time.Time, error) {
-	info, err := os.Lstat(filepath.Join(s.dir, disarmedFile))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return time.Time{}, nil
-	case err != nil:
-		return time.Time{}, fmt.Errorf("finding out whether Thole is disarmed: %v", err)
-	}
-	return info.ModTime(), nil
-}
-
-// disarm makes the file. It has no content, so that a full disk does not keep anybody from turning Thole off.
-func (s *stateDir) disarm() error {
-	err := os.MkdirAll(s.dir, 0o700)
-	var f *os.File
-	if err == nil {
-		f, err = os.OpenFile(filepath.Join(s.dir, disarmedFile), os.O_CREATE|os.O_WRONLY, 0o600)
-	}
-	if err == nil {
-		err = errors.Join(f.Sync(), f.Close(), s.sync())
-	}
-	if err != nil {
-		return fmt.Errorf("storing that Thole is disarmed: %v", err)
-	}
-	return nil
-}
-
-// arm removes the file. ok is false if there was none.
-func (s *stateDir) arm() (ok bool, err error) {
-	err = os.Remove(filepath.Join(s.dir, disarmedFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err = errors.Join(err, s.sync()); err != nil {
-		return true, fmt.Errorf("arming: %v", err)
-	}
-	return true, nil
-}
-
 // arming is whether a table is to be loaded.
 type arming struct {
 	disarmedSince time.Time // zero: Thole is armed
@@ -83,8 +39,8 @@ func (a *arming) isDisarmed() bool { return !a.disarmedSince.IsZero() }
 // read takes over what the file says. changed is true where that is new: somebody disarmed or armed Thole while this
 // daemon did not answer. Where the file cannot be read, what was known counts: a broken disk must neither end the
 // enforcement nor bring it back.
-func (a *arming) read(state *stateDir) (changed bool) {
-	since, err := state.disarmed()
+func (a *arming) read(dir *state.Dir) (changed bool) {
+	since, err := dir.Disarmed()
 	a.unreadable = err
 	if err != nil || since.IsZero() && a.unstored {
 		return false // what could not be written counts until this daemon ends
@@ -118,7 +74,7 @@ func (a *arming) status() *time.Time {
 }
 
 // checkDisarmed reads whether Thole is disarmed. changed is true where that is new.
-func (e *enforcer) checkDisarmed() (changed bool) {
+func (e *Enforcer) checkDisarmed() (changed bool) {
 	changed = e.arming.read(e.state)
 	switch {
 	case !changed:
@@ -132,7 +88,7 @@ func (e *enforcer) checkDisarmed() (changed bool) {
 
 // unload removes the table while Thole is disarmed. What is known of it is forgotten: once armed, all connections are
 // judged anew.
-func (e *enforcer) unload() error {
+func (e *Enforcer) unload() error {
 	if e.loaded.table != nil {
 		if err := e.load(ruleset.Diff(e.loaded.table, nil), func() *ruleset.Table { return nil }); err != nil {
 			return fmt.Errorf("removing the table: %w", err)
@@ -146,10 +102,10 @@ func (e *enforcer) unload() error {
 
 // Disarm removes the table and loads none until Arm, also after a restart. Where that cannot be stored, it holds for as
 // long as this daemon runs.
-func (e *enforcer) Disarm(ctx context.Context) (answer api.DisarmResponse, err error) {
-	answer = api.DisarmResponse{PID: os.Getpid(), StateDir: e.state.dir, Stored: true}
+func (e *Enforcer) Disarm(ctx context.Context) (answer api.DisarmResponse, err error) {
+	answer = api.DisarmResponse{PID: os.Getpid(), StateDir: e.state.Path(), Stored: true}
 	ordered := e.order(ctx, func() {
-		if storeErr := e.state.disarm(); storeErr != nil {
+		if storeErr := e.state.Disarm(); storeErr != nil {
 			answer.Stored, answer.Error = false, storeErr.Error()
 			e.arming.unstored, e.arming.disarmedSince = true, e.now()
 			e.log.Error("disarmed, but this could not be stored for the next daemon", "error", storeErr)
@@ -163,9 +119,9 @@ func (e *enforcer) Disarm(ctx context.Context) (answer api.DisarmResponse, err e
 }
 
 // Arm loads the table that the policies and what runs now make.
-func (e *enforcer) Arm(ctx context.Context) (answer api.ApplyResponse, err error) {
+func (e *Enforcer) Arm(ctx context.Context) (answer api.ApplyResponse, err error) {
 	ordered := e.order(ctx, func() {
-		if _, err = e.state.arm(); err != nil {
+		if _, err = e.state.Arm(); err != nil {
 			return
 		}
 		e.arming.unstored = false
@@ -177,15 +133,3 @@ func (e *enforcer) Arm(ctx context.Context) (answer api.ApplyResponse, err error
 	})
 	return answer, errors.Join(ordered, err)
 }
-
-// DisarmState disarms where no daemon answers: the next one that uses this state directory loads nothing.
-func DisarmState(dir string) error { return (&stateDir{dir: dir}).disarm() }
-
-// StateDisarmed reports whether it is so.
-func StateDisarmed(dir string) bool {
-	since, err := (&stateDir{dir: dir}).disarmed()
-	return err == nil && !since.IsZero()
-}
-
-// ArmState takes that back. ok is false if it was not disarmed.
-func ArmState(dir string) (ok bool, err error) { return (&stateDir{dir: dir}).arm() }

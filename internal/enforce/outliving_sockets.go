@@ -1,18 +1,14 @@
-package daemon
+package enforce
 
-import "thole/compiler/policy"
-
-// A cgroups knows which cgroups are gone, and which of these still have sockets.
-type cgroups interface {
-	Lives(cgroup uint64) (bool, error)
-	Sockets() (map[uint64]bool, error) // ids of the cgroups that sockets were born in
-}
+import (
+	"thole/compiler/policy"
+)
 
 // dropWithoutSockets removes from the workloads whose cgroup is gone those that no socket belongs to. A
 // socket keeps its cgroup when it is passed on to a process elsewhere: the others keep
 // their elements, since without them it would be unlabelled. What cannot be found out
 // is taken as a yes. runs says which cgroups are those of other workloads.
-func dropWithoutSockets(g cgroups, dead map[uint64]policy.Workload, runs func(id uint64) bool) error {
+func dropWithoutSockets(g Cgroups, dead map[uint64]policy.Workload, runs func(id uint64) bool) error {
 	if len(dead) == 0 {
 		return nil
 	}
@@ -40,7 +36,7 @@ func dropWithoutSockets(g cgroups, dead map[uint64]policy.Workload, runs func(id
 // cgroup may have been below one of those that are known, but only below an older
 // one, which has a lower id: the kernel gives ids to cgroups in ascending order. So a
 // socket that lives for ever does not hold all that ends after it was made.
-func youngestOrphan(g cgroups, sockets map[uint64]bool, known func(id uint64) bool) (youngest uint64, err error) {
+func youngestOrphan(g Cgroups, sockets map[uint64]bool, known func(id uint64) bool) (youngest uint64, err error) {
 	for id := range sockets {
 		if id <= youngest || known(id) {
 			continue

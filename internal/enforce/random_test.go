@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"encoding/json"
@@ -19,7 +19,10 @@ import (
 
 	"thole/compiler"
 	"thole/compiler/policy"
+	"thole/internal/enforce/enforcetest"
+	"thole/internal/policyset"
 	"thole/internal/remotes"
+	"thole/internal/state"
 	"thole/ruleset"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
@@ -57,9 +60,9 @@ spec:
 // A randomWorld is what runs on a machine that is not there, and the kernel's answers, some of which are errors.
 type randomWorld struct {
 	*rand.Rand
-	*fakeKernel
+	*enforcetest.Kernel
 	t       *testing.T
-	e       *enforcer
+	e       *Enforcer
 	next    uint64 // id of a cgroup
 	clock   time.Time
 	running map[uint64]*policy.Workload // by id; those without labels are unlabelled containers
@@ -82,7 +85,7 @@ func (w *randomWorld) Apply(c ruleset.Change) error {
 	if w.fault() {
 		return errRandom
 	}
-	if err := w.fakeKernel.Apply(c); err != nil {
+	if err := w.Kernel.Apply(c); err != nil {
 		w.t.Errorf("the change does not fit the table: %v", err)
 		return err
 	}
@@ -96,21 +99,21 @@ func (w *randomWorld) Read(name string) (*ruleset.Table, error) {
 	if w.fault() {
 		return nil, errRandom
 	}
-	return w.fakeKernel.Read(name)
+	return w.Kernel.Read(name)
 }
 
 func (w *randomWorld) Generation() (uint32, error) {
 	if w.fault() && w.IntN(4) == 0 {
 		return 0, errRandom
 	}
-	return w.fakeKernel.Generation()
+	return w.Kernel.Generation()
 }
 
 func (w *randomWorld) Remark(mask, bits uint32, change func(uint32) uint32) (int, error) {
 	if w.fault() {
 		return 0, errRandom
 	}
-	return w.fakeKernel.Remark(mask, bits, change)
+	return w.Kernel.Remark(mask, bits, change)
 }
 
 func (w *randomWorld) Lives(id uint64) (bool, error) { return w.running[id] != nil, nil }
@@ -284,8 +287,8 @@ func (w *randomWorld) change() {
 // takesAway is what decided before there were deltas whether connections are decided again: from all that runs.
 func (w *randomWorld) takesAway() bool {
 	e, s := w.e, w.all()
-	workloads, unlabelled := policy.Admit(e.set.docs.Policies, s.Workloads, s.Unlabelled)
-	now := containers{Unlabelled: unlabelled, Parents: s.Parents, Bridges: s.Bridges}
+	workloads, unlabelled := policy.Admit(e.set.Docs.Policies, s.Workloads, s.Unlabelled)
+	now := state.Containers{Unlabelled: unlabelled, Parents: s.Parents, Bridges: s.Bridges}
 	if !e.loaded.inSync || e.remotes.RevocationPending || e.closesContainers(now) {
 		return true
 	}
@@ -314,7 +317,7 @@ func (w *randomWorld) check(step int) {
 	w.t.Helper()
 	e := w.e
 	s := w.all()
-	workloads, unlabelled := policy.Admit(e.set.docs.Policies, s.Workloads, s.Unlabelled)
+	workloads, unlabelled := policy.Admit(e.set.Docs.Policies, s.Workloads, s.Unlabelled)
 	runs := map[uint64]policy.Workload{}
 	for _, c := range workloads {
 		runs[c.Cgroup.ID] = c
@@ -342,7 +345,7 @@ func (w *randomWorld) check(step int) {
 	for id := range e.loaded.workloads.workloads {
 		w.wasKnown[id] = true
 	}
-	in := compiler.Input{Policies: e.set.docs.Policies, Workloads: e.loaded.workloads.list(), Parents: s.Parents,
+	in := compiler.Input{Policies: e.set.Docs.Policies, Workloads: e.loaded.workloads.list(), Parents: s.Parents,
 		Unlabelled: unlabelled, Bridges: s.Bridges, Fleet: e.fleet, Remotes: e.remotes.Proven,
 		Numbers: e.loaded.numbers}
 	in.Options.Epoch = e.loaded.epoch
@@ -350,28 +353,37 @@ func (w *randomWorld) check(step int) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if !sameTable(w.table, &fresh.Table) || !sameTable(w.table, e.loaded.table) {
-		w.t.Fatalf("step %d: the table differs from a fresh compile:\n%s", step, ruleset.Diff(w.table, &fresh.Table))
+	if !sameTable(w.Table, &fresh.Table) || !sameTable(w.Table, e.loaded.table) {
+		w.t.Fatalf("step %d: the table differs from a fresh compile:\n%s", step, ruleset.Diff(w.Table, &fresh.Table))
 	}
-	w.checkMemory(step)
+	if !e.loaded.inSync || e.loaded.table != &e.loaded.result.Table {
+		w.t.Fatalf("step %d: the table is not known to be the compiled one", step)
+	}
+	for i, r := range e.remotes.Proven {
+		if class, believed := e.remotes.ClassOf(r); class != fresh.Remotes[i] || believed == r.Ended {
+			w.t.Fatalf("step %d: %+v has class %d, believed %t; want class %d", step, r, class, believed,
+				fresh.Remotes[i])
+		}
+	}
+	w.checkStored(step)
 }
 
-// checkMemory compares what is stored with what would be, where that does not wait for the next change.
-func (w *randomWorld) checkMemory(step int) {
+// checkStored compares what is stored with what would be, where that does not wait for the next change.
+func (w *randomWorld) checkStored(step int) {
 	w.t.Helper()
 	e := w.e
-	if e.state.changes == nil {
+	if e.state.Stale() {
 		return
 	}
-	got, err := e.state.memory()
+	got, err := e.state.Table()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	want := memory{Version: stateVersion, Epoch: e.loaded.epoch, Numbers: e.loaded.numbers,
-		Workloads: e.loaded.workloads.list(), containers: e.loaded.containers, Fleet: e.fleet,
+	want := state.TableState{Version: state.Version, Epoch: e.loaded.epoch, Numbers: e.loaded.numbers,
+		Workloads: e.loaded.workloads.list(), Containers: e.loaded.containers, Fleet: e.fleet,
 		Identity: e.identity, Remotes: e.remotes.Proven}
 	var text [2]string
-	for i, m := range []memory{want, got} {
+	for i, m := range []state.TableState{want, got} {
 		slices.SortFunc(m.Workloads, func(a, b policy.Workload) int { return int(a.Cgroup.ID) - int(b.Cgroup.ID) })
 		data, err := json.MarshalIndent(m, "", " ")
 		if err != nil {
@@ -386,33 +398,33 @@ func (w *randomWorld) checkMemory(step int) {
 
 func newRandomWorld(t *testing.T, r *rand.Rand) *randomWorld {
 	t.Helper()
-	w := &randomWorld{Rand: r, t: t, fakeKernel: &fakeKernel{}, next: 1000, clock: time.Unix(1_800_000_000, 0),
+	w := &randomWorld{Rand: r, t: t, Kernel: &enforcetest.Kernel{}, next: 1000, clock: time.Unix(1_800_000_000, 0),
 		running: map[uint64]*policy.Workload{}, sockets: map[uint64]bool{}, revoked: map[string]bool{},
 		touched: map[string]bool{}, everything: true, parents: []policy.Cgroup{{Path: "docker", ID: 2}}}
 	dir := t.TempDir()
 	w.start(dir)
-	t.Cleanup(func() { w.e.state.close() })
+	t.Cleanup(func() { w.e.state.Close() })
 	return w
 }
 
 // start begins a daemon, which finds what the last one left.
 func (w *randomWorld) start(dir string) {
 	w.t.Helper()
-	state, err := openState(dir)
+	stored, err := state.Open(dir)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	set := policySet{}
-	if w.table == nil {
+	set := policyset.Set{}
+	if w.Table == nil {
 		w.wasKnown = nil
 	}
 	if w.e != nil {
-		w.e.state.close()
+		w.e.state.Close()
 		set = w.e.set
 	} else {
 		set = w.policies(randomPolicies)
 	}
-	w.e = &enforcer{kernel: w, conntrack: w, scanner: w, cgroups: w, state: state, log: slog.New(slog.DiscardHandler),
+	w.e = &Enforcer{kernel: w, conntrack: w, scanner: w, cgroups: w, state: stored, log: slog.New(slog.DiscardHandler),
 		now: func() time.Time { return w.clock }, fleet: &compiler.Fleet{}}
 	w.e.remotes.Trusts = func(certificate string) bool { return !w.revoked[certificate] }
 	if err := w.e.adopt(); err != nil {
@@ -424,9 +436,9 @@ func (w *randomWorld) start(dir string) {
 	}
 }
 
-func (w *randomWorld) policies(text string) policySet {
+func (w *randomWorld) policies(text string) policyset.Set {
 	w.t.Helper()
-	set, err := parseSet("test", []policy.File{{Name: "p.yaml", Data: []byte(text)}})
+	set, err := policyset.Parse("test", []policy.File{{Name: "p.yaml", Data: []byte(text)}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -454,9 +466,9 @@ func (w *randomWorld) act() {
 		_ = e.reconcile()
 	case 6:
 		if w.IntN(4) == 0 {
-			_ = e.state.disarm()
+			_ = e.state.Disarm()
 			_ = e.catchUp()
-			_, _ = e.state.arm()
+			_, _ = e.state.Arm()
 			w.everything = true
 		}
 	case 7:
@@ -470,7 +482,7 @@ func (w *randomWorld) act() {
 
 // remove is another program that removes the table.
 func (w *randomWorld) remove() {
-	w.fakeKernel.set(func() { w.table = nil })
+	w.Kernel.Change(func() { w.Table = nil })
 	w.e.restore()
 }
 
@@ -509,11 +521,11 @@ func (w *randomWorld) step(n int, made map[string]int) {
 		w.change()
 	}
 	if w.IntN(12) == 0 {
-		w.start(e.state.dir)
+		w.start(e.state.Path())
 		e = w.e
 		made["starts"]++
 	}
-	takes, epoch, applied := w.takesAway(), e.loaded.epoch, len(w.applied)
+	takes, epoch, applied := w.takesAway(), e.loaded.epoch, len(w.Applied)
 	settled := e.loaded.inSync
 	if settled {
 		if d, _ := e.deltaTo(e.set, w.heard()); takes && !d.takes && !d.empty() {
@@ -526,7 +538,7 @@ func (w *randomWorld) step(n int, made map[string]int) {
 	if err := e.catchUp(); err != nil {
 		w.t.Fatalf("step %d: %v", n, err)
 	}
-	changed := w.applied[applied:]
+	changed := w.Applied[applied:]
 	if takes && len(changed) > 0 && e.loaded.epoch == epoch {
 		w.t.Fatalf("step %d: somebody lost an allowance, and epoch %d stays", n, epoch)
 	}

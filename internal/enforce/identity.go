@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"fmt"
@@ -9,62 +9,60 @@ import (
 	"thole/datapath"
 	"thole/datapath/pki"
 	"thole/internal/condition"
+	"thole/internal/state"
 	"thole/watch/workload"
 )
 
-// An identity is what this node's certificate says of its workloads.
-type identity struct {
-	Node    string        `json:"node"`
-	Require policy.Labels `json:"require,omitempty"`
-}
-
-func identityOf(node *pki.Node) *identity {
-	return &identity{Node: node.Identity.Node, Require: node.Identity.Require}
+func identityOf(node *pki.Node) *state.Identity {
+	return &state.Identity{Node: node.Identity.Node, Require: node.Identity.Require}
 }
 
 // A certifiedScanner puts on what runs what this node's certificate says of it.
 type certifiedScanner struct {
-	scanner
-	*enforcer
+	scanner  Scanner
+	identity func() *state.Identity // nil: it is not known, or there is no fleet
 }
 
-// Scan is a method of scanner.
+// Recall is a method of Scanner.
+func (c certifiedScanner) Recall(loaded workload.Snapshot) { c.scanner.Recall(loaded) }
+
+// Scan is a method of Scanner.
 func (c certifiedScanner) Scan(bindings []policy.Binding) workload.Snapshot {
-	return c.certifyAll(c.scanner.Scan(bindings))
+	return certifyAll(c.identity(), c.scanner.Scan(bindings))
 }
 
-func (c certifiedScanner) certifyAll(s workload.Snapshot) workload.Snapshot {
-	if c.identity == nil {
-		return s
-	}
-	for i := range s.Unlabelled { // a policy may make them workloads; what is required is not theirs
-		if u := &s.Unlabelled[i]; u.Doubtful != nil {
-			u.Facts = withNode(c.identity, u.Facts)
-		}
-	}
-	s.Workloads = slices.Clone(s.Workloads)
-	for i := range s.Workloads {
-		s.Conditions = append(s.Conditions, certify(c.identity, &s.Workloads[i])...)
-	}
-	return s
-}
-
-// Changes is a method of scanner. A problem is for a Scan to tell.
+// Changes is a method of Scanner. A problem is for a Scan to tell.
 func (c certifiedScanner) Changes(bindings []policy.Binding) workload.Snapshot {
-	s := c.scanner.Changes(bindings)
-	if c.identity == nil || !s.Partial {
-		return c.certifyAll(s)
+	s, id := c.scanner.Changes(bindings), c.identity()
+	if id == nil || !s.Partial {
+		return certifyAll(id, s)
 	}
 	for i := range s.Workloads {
-		if certify(c.identity, &s.Workloads[i]) != nil {
+		if certify(id, &s.Workloads[i]) != nil {
 			return c.Scan(bindings)
 		}
 	}
 	return s
 }
 
+func certifyAll(id *state.Identity, s workload.Snapshot) workload.Snapshot {
+	if id == nil {
+		return s
+	}
+	for i := range s.Unlabelled { // a policy may make them workloads; what is required is not theirs
+		if u := &s.Unlabelled[i]; u.Doubtful != nil {
+			u.Facts = withNode(id, u.Facts)
+		}
+	}
+	s.Workloads = slices.Clone(s.Workloads)
+	for i := range s.Workloads {
+		s.Conditions = append(s.Conditions, certify(id, &s.Workloads[i])...)
+	}
+	return s
+}
+
 // certify puts on one workload what its node's certificate says of it.
-func certify(id *identity, w *policy.Workload) (conditions []condition.Condition) {
+func certify(id *state.Identity, w *policy.Workload) (conditions []condition.Condition) {
 	code := condition.CertificateContradicts
 	if w.Kind == policy.KindRun {
 		code = condition.CertificateContradictsRun // a user's thole run suffices
@@ -91,7 +89,7 @@ func certify(id *identity, w *policy.Workload) (conditions []condition.Condition
 }
 
 // withNode adds this node's name to a workload's facts.
-func withNode(id *identity, facts policy.Labels) policy.Labels {
+func withNode(id *state.Identity, facts policy.Labels) policy.Labels {
 	with := policy.Labels{policy.NodeFact: id.Node}
 	maps.Copy(with, facts)
 	return with
@@ -99,7 +97,7 @@ func withNode(id *identity, facts policy.Labels) policy.Labels {
 
 // withRequired returns a workload's labels with those that its node's certificate requires. A
 // label of its own stays: who contradicts the certificate can prove nothing.
-func withRequired(id *identity, labels policy.Labels) policy.Labels {
+func withRequired(id *state.Identity, labels policy.Labels) policy.Labels {
 	if id == nil || len(id.Require) == 0 {
 		return labels
 	}
@@ -108,9 +106,9 @@ func withRequired(id *identity, labels policy.Labels) policy.Labels {
 	return all
 }
 
-// satisfiedBy reports whether a workload has the labels that its node's certificate requires. An image's label of one
+// hasRequired reports whether a workload has the labels that its node's certificate requires. An image's label of one
 // of these keys contradicts the certificate: then nothing is said of the workload.
-func (id *identity) satisfiedBy(w policy.Workload) bool {
+func hasRequired(id *state.Identity, w policy.Workload) bool {
 	if id == nil {
 		return true
 	}
@@ -124,7 +122,7 @@ func (id *identity) satisfiedBy(w policy.Workload) bool {
 
 // local is a workload of this node, as the datapath sees it. It is asked at each packet
 // of a handshake.
-func (v *view) local(cgroup uint64) (datapath.Workload, bool) {
+func (v *View) local(cgroup uint64) (datapath.Workload, bool) {
 	if known, ok := v.locals.Load(cgroup); ok {
 		return known.(datapath.Workload), true
 	}
@@ -133,9 +131,20 @@ func (v *view) local(cgroup uint64) (datapath.Workload, bool) {
 		return datapath.Workload{}, false
 	}
 	local := datapath.Workload{Cgroup: cgroup, Class: v.result.ClassOf(&w).Number}
-	if v.identity.satisfiedBy(w) {
+	if hasRequired(v.identity, w) {
 		local.Labels = userLabels(w)
 	}
 	v.locals.Store(cgroup, local)
 	return local, true
+}
+
+// userLabels are those that are sent.
+func userLabels(w policy.Workload) map[string]string {
+	labels := map[string]string{}
+	for key, value := range w.Labels {
+		if policy.IsUserLabel(key) {
+			labels[key] = value
+		}
+	}
+	return labels
 }

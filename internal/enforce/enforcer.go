@@ -1,4 +1,4 @@
-package daemon
+package enforce
 
 import (
 	"context"
@@ -14,7 +14,9 @@ import (
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/policyset"
 	"thole/internal/remotes"
+	"thole/internal/state"
 	"thole/ruleset/kernel"
 	"thole/watch"
 	"thole/watch/workload"
@@ -23,21 +25,14 @@ import (
 // errStopped says that the enforcer does not work any more.
 var errStopped = errors.New("the daemon is stopping; the loaded table stays in force")
 
-// A scanner says what runs now.
-type scanner interface {
-	Scan([]policy.Binding) workload.Snapshot
-	Changes([]policy.Binding) workload.Snapshot // since the last scan
-	Recall(loaded workload.Snapshot)            // takes over what was known when the loaded table was made
-}
-
-// An enforcer brings the table to what the policy set and the running workloads
+// An Enforcer brings the table to what the policy set and the running workloads
 // make of it. Whatever fails, the table that is loaded stays as it was.
-type enforcer struct {
+type Enforcer struct {
 	kernel    Kernel
-	conntrack conntrack
-	scanner   scanner
-	cgroups   cgroups
-	state     *stateDir
+	conntrack Conntrack
+	scanner   Scanner
+	cgroups   Cgroups
+	state     *state.Dir
 	log       *slog.Logger
 	now       func() time.Time
 
@@ -47,13 +42,13 @@ type enforcer struct {
 	directory string          // that is followed, or ""
 
 	channels channels
-	view     atomic.Pointer[view] // what requests are answered from
+	view     atomic.Pointer[View] // what requests are answered from
 
-	// What follows belongs to the goroutine of Run, and before it to start's.
-	set          policySet // the active one
+	// What follows belongs to the goroutine of Run, and before it to Start's.
+	set          policyset.Set // the active one
 	loaded       loaded
 	remotes      remotes.Set
-	identity     *identity // this node's, in a fleet; nil: not known
+	identity     *state.Identity // this node's, in a fleet; nil: not known
 	drift        drift
 	arming       arming
 	failures     failures
@@ -71,16 +66,9 @@ type channels struct {
 	stopped   chan struct{}      // closed when Run returned
 }
 
-func newChannels() channels {
-	return channels{
-		orders: make(chan func()), waiters: make(chan chan error), writes: make(chan kernel.Write),
-		stopped: make(chan struct{}),
-	}
-}
-
-// start adopts the table that is loaded and makes the first change. A policy set
+// Start adopts the table that is loaded and makes the first change. A policy set
 // that cannot be used is reported and replaced by the last good one.
-func (e *enforcer) start() error {
+func (e *Enforcer) Start() error {
 	if e.checkDisarmed(); e.arming.unreadable != nil {
 		return e.arming.unreadable
 	}
@@ -91,28 +79,28 @@ func (e *enforcer) start() error {
 	if e.set, err = e.firstSet(); err != nil {
 		return err
 	}
-	e.log.Info("policy set", "source", e.set.source, "policies", len(e.set.docs.Policies))
+	e.log.Info("policy set", "source", e.set.Source, "policies", len(e.set.Docs.Policies))
 	if err := e.reconcile(); err != nil {
 		return err
 	}
-	if e.set.source == api.SourceDirectory && e.failures.set == nil {
+	if e.set.Source == api.SourceDirectory && e.failures.set == nil {
 		_ = e.storeSet(e.set) // it is logged, and in the status
 	}
 	return nil
 }
 
 // adopt takes over the table that is loaded, if there is one.
-func (e *enforcer) adopt() error {
+func (e *Enforcer) adopt() error {
 	var err error
 	e.loaded.workloads = newRoster(nil, nil)
 	if e.loaded.generation, err = e.kernel.Generation(); err != nil {
 		return err
 	}
-	if e.loaded.table, err = e.kernel.Read(tableName); err != nil {
+	if e.loaded.table, err = e.kernel.Read(TableName); err != nil {
 		return fmt.Errorf("reading the loaded table, which stays unchanged: %v", err)
 	}
 	e.loaded.readAt = e.now()
-	remembered, err := e.state.memory()
+	remembered, err := e.state.Table()
 	if err != nil {
 		e.log.Warn("the state of the loaded table is lost: connections are decided again", "error", err)
 	}
@@ -124,11 +112,11 @@ func (e *enforcer) adopt() error {
 		e.loaded.epochUnknown = true // what is remembered may be older than the last table
 	}
 	if e.loaded.table == nil {
-		// After a boot, Docker starts containers before it answers: what is only theirs is closed until then.
+		// After a boot, Docker starts containers before it answers: their parent cgroups are closed until then.
 		e.scanner.Recall(workload.Snapshot{Parents: remembered.Parents})
 		return nil
 	}
-	e.loaded.numbers, e.loaded.containers = remembered.Numbers, remembered.containers
+	e.loaded.numbers, e.loaded.containers = remembered.Numbers, remembered.Containers
 	e.loaded.workloads = newRoster(remembered.Workloads, e.loaded.containers.Unlabelled)
 	if e.oneShot {
 		e.fleet = remembered.Fleet
@@ -152,18 +140,18 @@ func (e *enforcer) adopt() error {
 
 // firstSet returns the set of the directory that is followed, else the last good
 // one, else the embedded default.
-func (e *enforcer) firstSet() (policySet, error) {
+func (e *Enforcer) firstSet() (policyset.Set, error) {
 	last, err := e.lastSet()
 	if e.directory == "" {
 		return last, err
 	}
 	files, bad := watch.ReadDirectory(e.directory)
-	var set policySet
+	var set policyset.Set
 	if bad == nil {
-		set, bad = parseSet(api.SourceDirectory, files)
+		set, bad = policyset.Parse(api.SourceDirectory, files)
 	}
 	if bad == nil {
-		set, bad = set.after(last, false)
+		set, bad = set.After(last, false)
 	}
 	if bad == nil {
 		return set, nil
@@ -174,26 +162,26 @@ func (e *enforcer) firstSet() (policySet, error) {
 
 // lastSet returns the last good set, else the embedded default. It fails where the default would replace a set
 // that is enforced and can only not be read.
-func (e *enforcer) lastSet() (policySet, error) {
-	set, ok, err := e.state.policies()
+func (e *Enforcer) lastSet() (policyset.Set, error) {
+	set, ok, err := e.state.Policies()
 	switch {
 	case err != nil && e.loaded.table != nil:
-		return policySet{docs: defaultSet().docs}, fmt.Errorf("the last good policy set: %w. "+
+		return policyset.Set{Docs: policyset.Default().Docs}, fmt.Errorf("the last good policy set: %w. "+
 			"The loaded table stays in force: "+
 			"give a set with --policies, or remove the table with `thole cleanup`", err)
 	case err != nil:
 		_ = e.refuse(fmt.Errorf("the last good policy set: %w", err))
-		return defaultSet(), nil
+		return policyset.Default(), nil
 	case !ok:
-		return defaultSet(), nil
+		return policyset.Default(), nil
 	case e.directory == "":
-		set.source = api.SourceApplied // the directory that it came from is not followed any more
+		set.Source = api.SourceApplied // the directory that it came from is not followed any more
 	}
 	return set, nil
 }
 
 // Run carries out changes until the context ends. It leaves the table as it is.
-func (e *enforcer) Run(ctx context.Context) error {
+func (e *Enforcer) Run(ctx context.Context) error {
 	defer close(e.channels.stopped)
 	for ctx.Err() == nil {
 		again, stop := e.alarm()
@@ -220,7 +208,7 @@ func (e *enforcer) Run(ctx context.Context) error {
 // alarm says when to look again without an event: after a failure, to see whether
 // the sockets that outlived their cgroup are gone, or whether somebody else changed
 // the table.
-func (e *enforcer) alarm() (<-chan time.Time, func() bool) {
+func (e *Enforcer) alarm() (<-chan time.Time, func() bool) {
 	wait := driftPoll
 	switch {
 	case e.failures.table != nil: // however many events come meanwhile
@@ -233,7 +221,7 @@ func (e *enforcer) alarm() (<-chan time.Time, func() bool) {
 }
 
 // again does what the alarm was for.
-func (e *enforcer) again() {
+func (e *Enforcer) again() {
 	if e.failures.table != nil || e.loaded.workloads.endedCount() > 0 {
 		e.attempt(e.catchUp)
 		return
@@ -243,15 +231,15 @@ func (e *enforcer) again() {
 }
 
 // attempt changes the table when nobody waits for the outcome.
-func (e *enforcer) attempt(how func() error) {
+func (e *Enforcer) attempt(how func() error) {
 	if err := how(); err != nil {
 		e.log.Error("the table could not be changed: the previous table stays in force", "error", err)
 	}
 	e.retryStorage()
 }
 
-// answer catches up once for all who wait now.
-func (e *enforcer) answer(first chan error) {
+// answer catches up once for all callers of Sync that wait now.
+func (e *Enforcer) answer(first chan error) {
 	waiting := []chan error{first}
 	for {
 		select {
@@ -273,7 +261,7 @@ func (e *enforcer) answer(first chan error) {
 
 // Sync returns when the table knows the cgroups of thole run that were made before it was
 // called, or that cannot be.
-func (e *enforcer) Sync(ctx context.Context) error {
+func (e *Enforcer) Sync(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
 	case e.channels.waiters <- done:
@@ -294,7 +282,7 @@ func (e *enforcer) Sync(ctx context.Context) error {
 
 // order has a function carried out by Run and waits for it. Once it has begun it
 // is waited for in any case: the caller then knows what became of it.
-func (e *enforcer) order(ctx context.Context, f func()) error {
+func (e *Enforcer) order(ctx context.Context, f func()) error {
 	done := make(chan struct{})
 	select {
 	case e.channels.orders <- func() { f(); close(done) }:
@@ -308,8 +296,8 @@ func (e *enforcer) order(ctx context.Context, f func()) error {
 }
 
 // Apply replaces the policy set.
-func (e *enforcer) Apply(ctx context.Context, req api.ApplyRequest) (answer api.ApplyResponse, err error) {
-	files := compilerFiles(req.Files)
+func (e *Enforcer) Apply(ctx context.Context, req api.ApplyRequest) (answer api.ApplyResponse, err error) {
+	files := policyset.Files(req.Files)
 	if e.directory != "" && !req.DryRun {
 		return answer, &api.Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
 			"the daemon follows the policy directory %s: change the files there, or start it without --policies. "+
@@ -328,12 +316,12 @@ func (e *enforcer) Apply(ctx context.Context, req api.ApplyRequest) (answer api.
 
 // Reload reads the policy directory at once, and loads its set. Without a policy directory it looks at all workloads
 // again, and loads the active set for them.
-func (e *enforcer) Reload(ctx context.Context) (answer api.ApplyResponse, err error) {
+func (e *Enforcer) Reload(ctx context.Context) (answer api.ApplyResponse, err error) {
 	ordered := e.order(ctx, func() { answer, err = e.reload() })
 	return answer, errors.Join(ordered, err)
 }
 
-func (e *enforcer) reload() (api.ApplyResponse, error) {
+func (e *Enforcer) reload() (api.ApplyResponse, error) {
 	if e.directory == "" {
 		return e.replaceBy(e.set)
 	}
@@ -345,19 +333,19 @@ func (e *enforcer) reload() (api.ApplyResponse, error) {
 }
 
 // follow takes over what the directory holds now.
-func (e *enforcer) follow(f watch.Files) {
+func (e *Enforcer) follow(f watch.Files) {
 	if f.Err != nil {
 		_ = e.refuse(f.Err) // it is logged, and there is nobody else to tell
 		return
 	}
-	if e.failures.set == nil && e.set.equal(policySet{source: api.SourceDirectory, files: f.Files}) {
+	if e.failures.set == nil && e.set.Equal(policyset.Set{Source: api.SourceDirectory, Files: f.Files}) {
 		return
 	}
 	_, _ = e.replace(api.SourceDirectory, f.Files, false) // it is logged, too
 }
 
 // refuse records that a policy set cannot be used. The one before stays.
-func (e *enforcer) refuse(err error) error {
+func (e *Enforcer) refuse(err error) error {
 	e.failures.set = &api.Failure{Time: e.now(), Text: err.Error()}
 	e.log.Error("invalid policy set: the last good set stays in force", "error", err)
 	e.publish()
@@ -374,10 +362,10 @@ func refusalOf(err error, more string) *api.Refusal {
 }
 
 // preview says what a policy set would change.
-func (e *enforcer) preview(files []policy.File, allowEmpty bool) (api.ApplyResponse, error) {
-	set, err := parseSet(api.SourceApplied, files)
+func (e *Enforcer) preview(files []policy.File, allowEmpty bool) (api.ApplyResponse, error) {
+	set, err := policyset.Parse(api.SourceApplied, files)
 	if err == nil {
-		set, err = set.after(e.set, allowEmpty)
+		set, err = set.After(e.set, allowEmpty)
 	}
 	var p plan
 	if err == nil {
@@ -395,10 +383,10 @@ func (e *enforcer) preview(files []policy.File, allowEmpty bool) (api.ApplyRespo
 
 // replace makes a policy set the active one: it is parsed, compiled and loaded, or
 // else nothing changes.
-func (e *enforcer) replace(source string, files []policy.File, allowEmpty bool) (api.ApplyResponse, error) {
-	set, err := parseSet(source, files)
+func (e *Enforcer) replace(source string, files []policy.File, allowEmpty bool) (api.ApplyResponse, error) {
+	set, err := policyset.Parse(source, files)
 	if err == nil {
-		set, err = set.after(e.set, allowEmpty)
+		set, err = set.After(e.set, allowEmpty)
 	}
 	if err != nil {
 		return api.ApplyResponse{}, e.refuse(err)
@@ -407,7 +395,7 @@ func (e *enforcer) replace(source string, files []policy.File, allowEmpty bool) 
 }
 
 // replaceBy makes a valid policy set the active one.
-func (e *enforcer) replaceBy(set policySet) (api.ApplyResponse, error) {
+func (e *Enforcer) replaceBy(set policyset.Set) (api.ApplyResponse, error) {
 	defer e.publish()
 	p, err := e.enforce(set, everything)
 	if errors.Is(err, errLimit) {
@@ -421,7 +409,7 @@ func (e *enforcer) replaceBy(set policySet) (api.ApplyResponse, error) {
 		return api.ApplyResponse{}, err
 	}
 	e.failures.set = nil
-	e.log.Info("policy set", "source", set.source, "policies", len(set.docs.Policies))
+	e.log.Info("policy set", "source", set.Source, "policies", len(set.Docs.Policies))
 	answer := p.answer(false)
 	if e.arming.isDisarmed() {
 		answer.Changed, answer.Diff, answer.Disarmed = false, "", e.arming.status()
@@ -431,11 +419,11 @@ func (e *enforcer) replaceBy(set policySet) (api.ApplyResponse, error) {
 
 // storeSet stores a set as the last good one. The default is not: the next version of
 // the program may have another. If it fails, the set is enforced all the same.
-func (e *enforcer) storeSet(set policySet) error {
-	if set.source == api.SourceDefault {
+func (e *Enforcer) storeSet(set policyset.Set) error {
+	if set.Source == api.SourceDefault {
 		return nil
 	}
-	err := e.state.savePolicies(set)
+	err := e.state.SavePolicies(set)
 	e.noteStorage(&e.failures.setStorage, "the policy set is enforced but not stored: it is lost at the next start, "+
 		"unless it can be written before", err)
 	if err != nil {
@@ -445,7 +433,7 @@ func (e *enforcer) storeSet(set policySet) error {
 }
 
 // retryStorage writes again what could not be written, as where the disk was full.
-func (e *enforcer) retryStorage() {
+func (e *Enforcer) retryStorage() {
 	if e.failures.setStorage == nil && e.failures.tableStorage == nil {
 		return
 	}
@@ -460,7 +448,7 @@ func (e *enforcer) retryStorage() {
 
 // noteStorage changes what the status says of a file after it was written, or was not. It is
 // logged when that changes.
-func (e *enforcer) noteStorage(failure **api.Failure, what string, err error) {
+func (e *Enforcer) noteStorage(failure **api.Failure, what string, err error) {
 	switch before := *failure; {
 	case err == nil && before != nil:
 		e.log.Info("stored, after an earlier failure", "was", before.Text)
@@ -471,15 +459,15 @@ func (e *enforcer) noteStorage(failure **api.Failure, what string, err error) {
 	}
 }
 
-// catchUp brings the table to what was heard of since it was last looked.
-func (e *enforcer) catchUp() error {
+// catchUp brings the table to what runs now, of which only what events named is scanned.
+func (e *Enforcer) catchUp() error {
 	defer e.publish()
 	_, err := e.enforce(e.set, whatChanged)
 	return err
 }
 
-// reconcile brings the table to what runs now, all of which is looked at.
-func (e *enforcer) reconcile() error {
+// reconcile brings the table to what runs now, all of which is scanned.
+func (e *Enforcer) reconcile() error {
 	defer e.publish()
 	_, err := e.enforce(e.set, allThatRuns)
 	return err
@@ -487,7 +475,7 @@ func (e *enforcer) reconcile() error {
 
 // enforce plans and commits. Where that fails, it does so again at once, from what is
 // loaded now: somebody else was quicker, or netlink failed this time.
-func (e *enforcer) enforce(set policySet, scope scope) (plan, error) {
+func (e *Enforcer) enforce(set policyset.Set, scope scope) (plan, error) {
 	p, err := e.planAndCommit(set, scope)
 	for again := 1; again < triesAtOnce && err != nil && !errors.Is(err, errLimit); again++ {
 		e.log.Warn("the table could not be changed: trying again", "error", err)
@@ -499,7 +487,7 @@ func (e *enforcer) enforce(set policySet, scope scope) (plan, error) {
 	return p, err
 }
 
-func (e *enforcer) planAndCommit(set policySet, scope scope) (plan, error) {
+func (e *Enforcer) planAndCommit(set policyset.Set, scope scope) (plan, error) {
 	if _, err := e.checkTable(); err != nil {
 		return plan{}, err
 	}

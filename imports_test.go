@@ -31,7 +31,11 @@ var mayImport = map[string][]string{
 	"thole/policies":           {},
 	"thole/internal/condition": {},
 	"thole/internal/exposure":  {},
-	"thole/internal/nlmsg":     {"github.com/mdlayher/netlink", "golang.org/x/sys/..."},
+	"thole/internal/exposure/live": {
+		"thole/datapath/sockets", "thole/internal/api", "thole/internal/condition", "thole/internal/exposure",
+		"golang.org/x/sys/...",
+	},
+	"thole/internal/nlmsg": {"github.com/mdlayher/netlink", "golang.org/x/sys/..."},
 	"thole/internal/routes": {
 		"thole/internal/nlmsg", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
 	},
@@ -80,7 +84,7 @@ var mayImport = map[string][]string{
 	},
 	"thole/internal/daemon": {
 		"thole/compiler", "thole/compiler/policy", "thole/datapath", "thole/datapath/sockets", "thole/internal/api",
-		"thole/internal/condition", "thole/internal/enforce", "thole/internal/exposure", "thole/internal/fleet",
+		"thole/internal/condition", "thole/internal/enforce", "thole/internal/exposure/...", "thole/internal/fleet",
 		"thole/internal/policyset", "thole/internal/remotes", "thole/internal/routes", "thole/internal/state",
 		"thole/ruleset", "thole/ruleset/kernel", "thole/watch/...",
 		"golang.org/x/sync/...", "golang.org/x/sys/...",

@@ -12,6 +12,7 @@ import (
 	"thole/internal/condition"
 	"thole/internal/enforce"
 	"thole/internal/exposure"
+	"thole/internal/exposure/live"
 	"thole/internal/fleet"
 	"thole/internal/routes"
 	"thole/watch/docker"
@@ -52,7 +53,8 @@ type answers struct {
 	kernel   Kernel
 	docker   *docker.Docker // nil: it is not followed
 	fleet    *fleet.Fleet   // nil: there are no other nodes
-	sockets  *socketWatch
+	sockets  *live.Watch
+	root     enforce.Namer
 	local    *routes.Keeper
 	version  string
 	started  time.Time
@@ -79,7 +81,10 @@ func (a *answers) Status() api.Status {
 	state := a.local.State()
 	status.LocalRoutes = apiLocalRoutes(state)
 	more = append(more, localRoutesConditions(state)...)
-	status.Sockets, exposed = a.sockets.look(view, exposure.Options{LocalRoutes: state.Closed()})
+	if view.Enforcing() { // else there is no table that could be bypassed
+		owner := func(cgroup uint64) exposure.Owner { return view.Owner(a.root, cgroup) }
+		status.Sockets, exposed = a.sockets.Look(owner, exposure.Options{LocalRoutes: state.Closed()})
+	}
 	problems, notices := condition.Split(append(more, exposed...))
 	status.Problems = slices.Concat(status.Problems, problems) // the view's stay as they are
 	status.Notices = slices.Concat(status.Notices, notices)

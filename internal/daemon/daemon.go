@@ -16,6 +16,7 @@ import (
 	"thole/datapath/sockets"
 	"thole/internal/api"
 	"thole/internal/enforce"
+	"thole/internal/exposure/live"
 	"thole/internal/fleet"
 	"thole/internal/remotes"
 	"thole/internal/routes"
@@ -117,7 +118,8 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 			kernel:   host.kernel,
 			docker:   d.sources.docker,
 			fleet:    d.fleet,
-			sockets:  &socketWatch{bound: host.bound, root: host.root, now: host.now},
+			sockets:  live.New(host.bound, host.now),
+			root:     host.root,
 			local:    keeper,
 			version:  config.Version,
 			started:  host.now(),

@@ -37,7 +37,8 @@ func TestStateDirectoryCannotBeRead(t *testing.T) {
 	if err != nil || answer.Stored || answer.Error == "" {
 		t.Errorf("disarmed: %+v, %v", answer, err)
 	}
-	if s := b.status(); s.Enforcing || s.Disarmed == nil || b.kernel.Loaded() != nil {
+	// No table could be bypassed, so sockets are not looked at.
+	if s := b.status(); s.Enforcing || s.Disarmed == nil || s.Sockets != nil || b.kernel.Loaded() != nil {
 		t.Errorf("disarmed, but not stored: %+v, table loaded %v", s, b.kernel.Loaded() != nil)
 	}
 	if err := os.Remove(dir); err != nil {

@@ -87,6 +87,13 @@ func (f *fakeRoutes) done() chan struct{} {
 	return f.closed
 }
 
+func codesOf(list []condition.Condition) (codes []condition.Code) {
+	for _, c := range list {
+		codes = append(codes, c.Code)
+	}
+	return codes
+}
+
 // Routes that cannot be made are a problem, and the policies are enforced all the same. They are made when it works.
 // While Thole is disarmed, and where the option is off, there are none.
 func TestLocalRoutes(t *testing.T) {

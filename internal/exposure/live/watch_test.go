@@ -1,4 +1,4 @@
-package daemon
+package live
 
 import (
 	"errors"
@@ -11,7 +11,6 @@ import (
 
 	"thole/datapath/sockets"
 	"thole/internal/condition"
-	"thole/internal/enforce"
 	"thole/internal/exposure"
 )
 
@@ -36,17 +35,8 @@ func (f *fakeList) bound(visit func(sockets.Socket) bool) error {
 
 func (f *fakeList) now() time.Time { f.clock = f.clock.Add(f.tick); return f.clock }
 
-// noNames is a cgroup tree in which everything ended.
-type noNames struct{}
-
-func (noNames) Named(uint64) (string, error) { return "", errors.New("it is gone") }
-
-// oneOwner is a table that knows one workload, in cgroup 7, that a policy selects.
-type oneOwner struct{ enforcing bool }
-
-func (o oneOwner) Enforcing() bool { return o.enforcing }
-
-func (oneOwner) Owner(_ enforce.Namer, cgroup uint64) exposure.Owner {
+// ownerOf knows one workload, in cgroup 7, that a policy selects.
+func ownerOf(cgroup uint64) exposure.Owner {
 	if cgroup != 7 {
 		return exposure.Owner{}
 	}
@@ -87,7 +77,7 @@ func TestExposedSockets(t *testing.T) {
 		{"shared", fakeList{sockets: []sockets.Socket{socketOn(53, 7), socketOn(53, 8)}}, 2,
 			[]condition.Code{condition.SocketExposed}},
 		{
-			"out of time", fakeList{sockets: []sockets.Socket{socketOn(53, 7), socketOn(53, 8)}, tick: socketsTime}, 0,
+			"out of time", fakeList{sockets: []sockets.Socket{socketOn(53, 7), socketOn(53, 8)}, tick: maxTime}, 0,
 			[]condition.Code{condition.SocketsUnexamined},
 		},
 		{"no cgroups", fakeList{sockets: []sockets.Socket{socketOn(53, 0)}}, -1,
@@ -95,8 +85,8 @@ func TestExposedSockets(t *testing.T) {
 		{"it fails", fakeList{err: errors.New("no such protocol")}, -1, []condition.Code{condition.SocketsUnlisted}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			watch := socketWatch{bound: test.list.bound, root: noNames{}, now: test.list.now}
-			status, conditions := watch.look(oneOwner{enforcing: true}, exposure.Options{})
+			watch := New(test.list.bound, test.list.now)
+			status, conditions := watch.Look(ownerOf, exposure.Options{})
 			examined := -1
 			if status != nil {
 				examined = status.Examined
@@ -108,25 +98,19 @@ func TestExposedSockets(t *testing.T) {
 	}
 }
 
-// However often it is asked, looking takes a tenth of the time at most. Where nothing is enforced it is not looked.
+// However often it is asked, looking takes a tenth of the time at most.
 func TestExposedSocketsSeldom(t *testing.T) {
 	list := fakeList{tick: time.Millisecond}
-	watch := socketWatch{bound: list.bound, root: noNames{}, now: list.now}
-	v := oneOwner{enforcing: true}
-	watch.look(v, exposure.Options{}) // takes a tick
-	for range socketsPause - 1 {
-		watch.look(v, exposure.Options{})
+	watch := New(list.bound, list.now)
+	watch.Look(ownerOf, exposure.Options{}) // takes a tick
+	for range pauseRatio - 1 {
+		watch.Look(ownerOf, exposure.Options{})
 	}
 	if list.looks != 1 {
 		t.Errorf("%d looks in ten times the time of one", list.looks)
 	}
-	watch.look(v, exposure.Options{})
+	watch.Look(ownerOf, exposure.Options{})
 	if list.looks != 2 {
 		t.Errorf("%d looks after the pause, want 2", list.looks)
-	}
-	v.enforcing = false
-	list.clock = list.clock.Add(time.Hour)
-	if status, _ := watch.look(v, exposure.Options{}); status != nil || list.looks != 2 {
-		t.Errorf("nothing is enforced: %d looks, %+v", list.looks, status)
 	}
 }

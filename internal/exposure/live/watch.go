@@ -1,4 +1,4 @@
-package daemon
+package live
 
 import (
 	"errors"
@@ -13,17 +13,23 @@ import (
 	"thole/datapath/sockets"
 	"thole/internal/api"
 	"thole/internal/condition"
-	"thole/internal/enforce"
 	"thole/internal/exposure"
 )
 
-// A socketWatch looks for exposed sockets when a status is asked for. It is safe for concurrent use.
+// The bounds of a look at all sockets. None is meant to be met in normal use.
+const (
+	maxSockets = 65_536                 // that are looked at
+	maxTime    = 200 * time.Millisecond // that it may take
+	pauseRatio = 9                      // times what the last look took, until the next: a tenth of one CPU at most
+	maxShown   = 8                      // sockets in the text of a condition
+)
+
+// A Watch looks for exposed sockets when a status is asked for. It is safe for concurrent use.
 //
-// A user may ask often and have many sockets. So a look ends at maxSockets and socketsTime, and what it found is the
-// answer for socketsPause times as long as it took.
-type socketWatch struct {
+// A user may ask often and have many sockets. So a look ends at maxSockets and maxTime, and what it found is the
+// answer for pauseRatio times as long as it took.
+type Watch struct {
 	bound func(visit func(sockets.Socket) bool) error
-	root  enforce.Namer
 	now   func() time.Time
 
 	mu         sync.Mutex // guards what follows, and is held while it is looked
@@ -32,24 +38,23 @@ type socketWatch struct {
 	conditions []condition.Condition
 }
 
-// enforced is what the loaded table says of sockets (enforce.View).
-type enforced interface {
-	Enforcing() bool
-	Owner(cgroups enforce.Namer, cgroup uint64) exposure.Owner // what a socket of a cgroup belongs to
+// New returns a Watch of the sockets that a function lists (sockets.Bound).
+func New(bound func(visit func(sockets.Socket) bool) error, now func() time.Time) *Watch {
+	return &Watch{bound: bound, now: now}
 }
 
-// look returns what is exposed, and what is to be said of it.
-func (w *socketWatch) look(of enforced, o exposure.Options) (*api.SocketStatus, []condition.Condition) {
-	if !of.Enforcing() {
-		return nil, nil // there is no table that could be bypassed
-	}
+// An OwnerOf function says what a socket of a cgroup belongs to.
+type OwnerOf func(cgroup uint64) exposure.Owner
+
+// Look returns what is exposed, and what is to be said of it.
+func (w *Watch) Look(of OwnerOf, o exposure.Options) (*api.SocketStatus, []condition.Condition) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	began := w.now()
 	if began.Before(w.next) {
 		return w.status, w.conditions
 	}
-	listed, complete, err := w.list(of, began.Add(socketsTime))
+	listed, complete, err := w.list(of, began.Add(maxTime))
 	if err != nil {
 		w.status, w.conditions = nil, []condition.Condition{{Code: condition.SocketsUnlisted, Text: fmt.Sprintf(
 			"%v: exposed sockets are not known", err)}}
@@ -59,12 +64,12 @@ func (w *socketWatch) look(of enforced, o exposure.Options) (*api.SocketStatus, 
 		w.conditions = exposedConditions(w.status, found)
 	}
 	ended := w.now()
-	w.next = ended.Add(socketsPause * ended.Sub(began))
+	w.next = ended.Add(pauseRatio * ended.Sub(began))
 	return w.status, w.conditions
 }
 
 // list lists the sockets with their owners. complete is false where a bound was reached.
-func (w *socketWatch) list(of enforced, until time.Time) (list []exposure.Socket, complete bool, err error) {
+func (w *Watch) list(of OwnerOf, until time.Time) (list []exposure.Socket, complete bool, err error) {
 	complete = true
 	var found []sockets.Socket
 	err = w.bound(func(s sockets.Socket) bool {
@@ -91,7 +96,7 @@ func (w *socketWatch) list(of enforced, until time.Time) (list []exposure.Socket
 			if !w.now().Before(until) {
 				return list, false, nil
 			}
-			owner = of.Owner(w.root, s.Cgroup)
+			owner = of(s.Cgroup)
 			owners[s.Cgroup] = owner
 		}
 		list = append(list, exposure.Socket{
@@ -162,7 +167,7 @@ func exposedConditions(s *api.SocketStatus, found []exposure.Exposure) (list []c
 // exposedText names the sockets and says what reaches them.
 func exposedText(e exposure.Exposure) string {
 	var names []string
-	for _, s := range e.Sockets[:min(len(e.Sockets), socketsShown)] {
+	for _, s := range e.Sockets[:min(len(e.Sockets), maxShown)] {
 		names = append(names, s.String())
 	}
 	if more := len(e.Sockets) - len(names); more > 0 {

@@ -32,7 +32,11 @@ var mayImport = map[string][]string{
 	"thole/policies":           {},
 	"thole/internal/condition": {},
 	"thole/internal/exposure":  {},
-	"thole/internal/nlmsg":     {"github.com/mdlayher/netlink", "golang.org/x/sys/..."},
+	"thole/internal/exposure/live": {
+		"thole/datapath/sockets", "thole/internal/api", "thole/internal/condition", "thole/internal/exposure",
+		"golang.org/x/sys/...",
+	},
+	"thole/internal/nlmsg": {"github.com/mdlayher/netlink", "golang.org/x/sys/..."},
 	"thole/internal/routes": {
 		"thole/internal/nlmsg", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
 	},
@@ -65,13 +69,26 @@ var mayImport = map[string][]string{
 		"thole/datapath/refusal", "thole/internal/api", "thole/internal/condition",
 		"golang.org/x/...",
 	},
+	"thole/internal/remotes": {"thole/compiler/policy", "thole/datapath/pki", "thole/datapath/refusal"},
+	"thole/internal/policyset": {
+		"thole/compiler/policy", "thole/internal/api", "thole/internal/condition", "thole/policies",
+	},
+	"thole/internal/state": {
+		"thole/compiler", "thole/compiler/policy", "thole/internal/api", "thole/internal/policyset",
+		"thole/internal/remotes", "golang.org/x/sys/...",
+	},
+	"thole/internal/enforce": {
+		"thole/compiler", "thole/compiler/chains", "thole/compiler/mark", "thole/compiler/policy", "thole/datapath",
+		"thole/datapath/pki", "thole/internal/api", "thole/internal/condition", "thole/internal/exposure",
+		"thole/internal/policyset", "thole/internal/remotes", "thole/internal/state", "thole/ruleset",
+		"thole/ruleset/kernel", "thole/watch", "thole/watch/cgroupfs", "thole/watch/workload",
+	},
 	"thole/internal/daemon": {
-		"thole/internal/api", "thole/internal/fleet", "thole/compiler", "thole/compiler/chains", "thole/compiler/mark",
-		"thole/compiler/policy", "thole/ruleset",
-		"thole/ruleset/kernel", "thole/watch/...", "thole/datapath", "thole/datapath/pki",
-		"thole/datapath/queue", "thole/datapath/refusal", "thole/datapath/sockets", "thole/internal/condition",
-		"thole/internal/exposure", "thole/internal/routes", "thole/policies",
-		"github.com/...", "golang.org/x/...",
+		"thole/compiler", "thole/compiler/policy", "thole/datapath", "thole/datapath/sockets", "thole/internal/api",
+		"thole/internal/condition", "thole/internal/enforce", "thole/internal/exposure/...", "thole/internal/fleet",
+		"thole/internal/policyset", "thole/internal/remotes", "thole/internal/routes", "thole/internal/state",
+		"thole/ruleset", "thole/ruleset/kernel", "thole/watch/...",
+		"golang.org/x/sync/...", "golang.org/x/sys/...",
 	},
 	"thole/internal/doctor": {
 		"thole/datapath/sockets", "thole/internal/condition", "thole/internal/exposure", "thole/ruleset",
@@ -113,6 +130,9 @@ var mayImport = map[string][]string{
 	"thole/internal/paired":        {},
 	"thole/compiler/compilertest": {
 		"thole/compiler", "thole/compiler/chains", "thole/compiler/partition", "thole/ruleset",
+	},
+	"thole/internal/enforce/enforcetest": {
+		"thole/compiler/mark", "thole/ruleset", "thole/ruleset/kernel", "thole/ruleset/rulesettest",
 	},
 	"thole/compiler/reference":      {"thole/compiler", "thole/compiler/policy", "gopkg.in/yaml.v3"},
 	"thole/datapath/pki/pkitest":    {"thole/datapath/pki"},

@@ -6,10 +6,8 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -24,15 +22,6 @@ const (
 	tabColumns       = 4
 )
 
-// larger are what is over a limit yet, and how large it may be: little more than it is. It leaves this list when it is
-// small enough.
-var larger = map[string]int{
-	"lines over 120 columns in internal/daemon/chaos_test.go": 1,
-	"package internal/daemon":                                 4140,
-	"struct internal/api.Status":                              30,
-	"struct internal/daemon.enforcer":                         51,
-}
-
 // A measure is a size of something.
 type measure struct {
 	name        string
@@ -45,20 +34,9 @@ func TestSizes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	over := map[string]bool{}
 	for _, m := range measures {
-		limit := m.limit
-		if known, ok := larger[m.name]; ok {
-			limit = known
-		}
-		if m.size > limit {
-			t.Errorf("%s: %d, want at most %d", m.name, m.size, limit)
-		}
-		over[m.name] = over[m.name] || m.size > m.limit
-	}
-	for _, name := range slices.Sorted(maps.Keys(larger)) {
-		if !over[name] {
-			t.Errorf("%s is small enough now: take it out of the list", name)
+		if m.size > m.limit {
+			t.Errorf("%s: %d, want at most %d", m.name, m.size, m.limit)
 		}
 	}
 }

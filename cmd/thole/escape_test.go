@@ -117,13 +117,16 @@ func evilDaemon(t *testing.T, refuse bool) (socket string) {
 	warnings := []api.Message{{Where: evilLine, Text: evil}}
 	answers := map[string]any{
 		"/v1/status": api.Status{
-			Version: evil, Enforcing: true, Source: api.SourceDirectory, Directory: evil, Mended: 1, Ended: 1,
-			LastMended: &api.Mending{Program: evilLine, PID: 1},
-			Docker:     &api.DockerStatus{Host: evil, Error: evil},
+			ProcessStatus: api.ProcessStatus{Version: evil}, Enforcing: true,
+			SetStatus:   api.SetStatus{Source: api.SourceDirectory, Directory: evil},
+			DriftStatus: api.DriftStatus{Mended: 1, LastMended: &api.Mending{Program: evilLine, PID: 1}},
+			Ended:       1,
+			Docker:      &api.DockerStatus{Host: evil, Error: evil},
 			Fleet: &api.FleetStatus{Node: evil, Error: evil, Networks: []string{evil}, Required: []string{evil},
 				Refused: map[string]uint64{evil: 1}},
-			LastError: &api.Failure{Text: evil}, Problems: found, Notices: found, Warnings: warnings,
-			Counters: map[string]api.Counter{evilLine: {}},
+			LastError: &api.Failure{Text: evil},
+			Findings:  api.Findings{Problems: found, Notices: found, Warnings: warnings},
+			Counters:  map[string]api.Counter{evilLine: {}},
 		},
 		"/v1/workloads": []api.Workload{{Name: evilLine, Namespace: evil, Kind: evil, Labels: labels, Facts: labels,
 			Cgroup: evilLine, Networks: list, Ingress: list, Egress: list, Position: evilLine}},

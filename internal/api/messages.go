@@ -99,40 +99,65 @@ const (
 	SourceApplied   = "applied"   // thole apply
 )
 
-// Status is the daemon's own account of itself.
+// Status is the daemon's own account of itself. In JSON its groups are not seen: all fields are on one level.
 type Status struct {
-	Version   string    `json:"version"`
-	PID       int       `json:"pid"`
-	Started   time.Time `json:"started"`
-	Enforcing bool      `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
-	Epoch     uint16    `json:"epoch"`
+	ProcessStatus
+	Enforcing bool   `json:"enforcing"` // a table that this daemon compiled or adopted is loaded
+	Epoch     uint16 `json:"epoch"`
 	// since when nothing is to be loaded, until thole arm
 	Disarmed *time.Time `json:"disarmed,omitempty"`
-	Source   string     `json:"source"` // SourceDefault, …
+	SetStatus
+	// when the table last changed or was found to be equal
+	Applied time.Time `json:"applied"`
+	Counts
+	DriftStatus
+	// cgroups that ended and are still in the table, because sockets outlive them
+	Ended       int               `json:"ended"`
+	Docker      *DockerStatus     `json:"docker,omitempty"` // absent: it is not followed
+	Fleet       *FleetStatus      `json:"fleet,omitempty"`  // absent: there are no other nodes
+	Connections ConnectionStatus  `json:"connections"`
+	Sockets     *SocketStatus     `json:"sockets,omitempty"` // absent: they were not looked at
+	LocalRoutes LocalRoutesStatus `json:"localRoutes"`
+	LastError   *Failure          `json:"lastError,omitempty"`
+	Findings
+	Counters map[string]Counter `json:"counters,omitempty"` // the table's named counters
+}
+
+// A ProcessStatus says which process the daemon is.
+type ProcessStatus struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+}
+
+// A SetStatus says where the active policy set came from.
+type SetStatus struct {
+	Source string `json:"source"` // SourceDefault, …
 	// the built-in default's policies are in force, beside the documents of the source
 	BuiltIn   bool   `json:"builtIn,omitempty"`
 	Directory string `json:"directory,omitempty"` // with --policies
-	// when the table last changed or was found to be equal
-	Applied   time.Time `json:"applied"`
-	Policies  int       `json:"policies"`
-	Workloads int       `json:"workloads"`
-	Classes   int       `json:"classes"`
-	Runs      int       `json:"runs"` // living cgroups of thole run
+}
+
+// Counts are how many there are of each.
+type Counts struct {
+	Policies  int `json:"policies"`
+	Workloads int `json:"workloads"`
+	Classes   int `json:"classes"`
+	Runs      int `json:"runs"` // living cgroups of thole run
+}
+
+// A DriftStatus says what other programs did to the table.
+type DriftStatus struct {
 	// how often another program's change of the table was found and mended
 	Mended     int      `json:"mended"`
 	LastMended *Mending `json:"lastMended,omitempty"`
-	// cgroups that ended and are still in the table, because sockets outlive them
-	Ended       int                   `json:"ended"`
-	Docker      *DockerStatus         `json:"docker,omitempty"` // absent: it is not followed
-	Fleet       *FleetStatus          `json:"fleet,omitempty"`  // absent: there are no other nodes
-	Connections ConnectionStatus      `json:"connections"`
-	Sockets     *SocketStatus         `json:"sockets,omitempty"` // absent: they were not looked at
-	LocalRoutes LocalRoutesStatus     `json:"localRoutes"`
-	LastError   *Failure              `json:"lastError,omitempty"`
-	Problems    []condition.Condition `json:"problems,omitempty"` // an administrator is needed: thole status exits 1
-	Notices     []condition.Condition `json:"notices,omitempty"`  // what users may cause: they change no exit status
-	Warnings    []Message             `json:"warnings,omitempty"`
-	Counters    map[string]Counter    `json:"counters,omitempty"` // the table's named counters
+}
+
+// Findings are what a person should know.
+type Findings struct {
+	Problems []condition.Condition `json:"problems,omitempty"` // an administrator is needed: thole status exits 1
+	Notices  []condition.Condition `json:"notices,omitempty"`  // what users may cause: they change no exit status
+	Warnings []Message             `json:"warnings,omitempty"`
 }
 
 // Healthy reports whether the node enforces what it was told, as far as the daemon can say.

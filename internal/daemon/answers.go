@@ -10,7 +10,9 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/enforce"
 	"thole/internal/exposure"
+	"thole/internal/exposure/live"
 	"thole/internal/fleet"
 	"thole/internal/routes"
 	"thole/watch/docker"
@@ -18,8 +20,18 @@ import (
 
 // changes are the requests that change something, with what they change beside the table.
 type changes struct {
-	*enforcer
-	local *routes.Keeper
+	enforcer *enforce.Enforcer
+	local    *routes.Keeper
+}
+
+// Apply replaces the policy set.
+func (c changes) Apply(ctx context.Context, req api.ApplyRequest) (api.ApplyResponse, error) {
+	return c.enforcer.Apply(ctx, req)
+}
+
+// Reload reads the policy directory at once.
+func (c changes) Reload(ctx context.Context) (api.ApplyResponse, error) {
+	return c.enforcer.Reload(ctx)
 }
 
 // Disarm removes the table, and then the local routes.
@@ -37,11 +49,12 @@ func (c changes) Arm(ctx context.Context) (api.ApplyResponse, error) {
 
 // answers are what questions are answered from.
 type answers struct {
-	enforcer *enforcer
+	enforcer *enforce.Enforcer
 	kernel   Kernel
 	docker   *docker.Docker // nil: it is not followed
 	fleet    *fleet.Fleet   // nil: there are no other nodes
-	sockets  *socketWatch
+	sockets  *live.Watch
+	root     enforce.Namer
 	local    *routes.Keeper
 	version  string
 	started  time.Time
@@ -49,9 +62,9 @@ type answers struct {
 
 // Status puts together what the parts of the daemon say of themselves.
 func (a *answers) Status() api.Status {
-	counters, err := a.kernel.Counters(tableName)
-	view := a.enforcer.view.Load()
-	status := view.status
+	counters, err := a.kernel.Counters(enforce.TableName)
+	view := a.enforcer.View()
+	status := view.Status()
 	status.Version, status.PID, status.Started = a.version, os.Getpid(), a.started
 	status.Counters = map[string]api.Counter{}
 	for name, c := range counters {
@@ -68,7 +81,10 @@ func (a *answers) Status() api.Status {
 	state := a.local.State()
 	status.LocalRoutes = apiLocalRoutes(state)
 	more = append(more, localRoutesConditions(state)...)
-	status.Sockets, exposed = a.sockets.look(view, exposure.Options{LocalRoutes: state.Closed()})
+	if view.Enforcing() { // else there is no table that could be bypassed
+		owner := func(cgroup uint64) exposure.Owner { return view.Owner(a.root, cgroup) }
+		status.Sockets, exposed = a.sockets.Look(owner, exposure.Options{LocalRoutes: state.Closed()})
+	}
 	problems, notices := condition.Split(append(more, exposed...))
 	status.Problems = slices.Concat(status.Problems, problems) // the view's stay as they are
 	status.Notices = slices.Concat(status.Notices, notices)
@@ -76,10 +92,10 @@ func (a *answers) Status() api.Status {
 }
 
 // Workloads lists what is labelled now, by name.
-func (a *answers) Workloads() []api.Workload { return a.enforcer.view.Load().workloads() }
+func (a *answers) Workloads() []api.Workload { return a.enforcer.View().Workloads() }
 
 // Policies lists the active set, by name.
-func (a *answers) Policies() []api.Policy { return a.enforcer.view.Load().apiPolicies() }
+func (a *answers) Policies() []api.Policy { return a.enforcer.View().Policies() }
 
 // Classes lists the classes of the loaded table, by number.
-func (a *answers) Classes() []api.Class { return a.enforcer.view.Load().classes() }
+func (a *answers) Classes() []api.Class { return a.enforcer.View().Classes() }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"thole/internal/api"
+	"thole/internal/enforce"
 	"thole/internal/nstest"
 	"thole/internal/nstest/engine"
 	"thole/internal/nstest/faults"
@@ -323,7 +324,7 @@ func (m *machine) witness() *witness {
 	var l *kernel.Listener
 	var err error
 	if doErr := m.host.Do(func() {
-		l, err = kernel.Listen(kernel.Options{}, tableName)
+		l, err = kernel.Listen(kernel.Options{}, enforce.TableName)
 	}); errors.Join(doErr, err) != nil {
 		m.t.Fatal(doErr, err)
 	}
@@ -413,7 +414,8 @@ func (w *witness) judge(t *testing.T, when string, aim time.Duration) {
 		when, changes, len(took)+len(anew), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
 	if len(anew) > 0 {
 		slices.Sort(anew)
-		t.Logf("%s: %d of them within a second of a daemon's end, mended by it or the next after: median %v, longest %v", when, len(anew), anew[len(anew)/2], anew[len(anew)-1])
+		t.Logf("%s: %d of them within a second of a daemon's end, mended by it or the next after: median %v, longest %v",
+			when, len(anew), anew[len(anew)/2], anew[len(anew)-1])
 	}
 	if p99 := took[len(took)*99/100]; aim != 0 && p99 > aim {
 		t.Errorf("%s: p99 %v; want at most %v", when, p99, aim)

@@ -15,12 +15,15 @@ import (
 	"thole/datapath"
 	"thole/datapath/sockets"
 	"thole/internal/api"
+	"thole/internal/enforce"
+	"thole/internal/exposure/live"
 	"thole/internal/fleet"
+	"thole/internal/remotes"
 	"thole/internal/routes"
+	"thole/internal/state"
 	"thole/ruleset/kernel"
 	"thole/watch"
 	"thole/watch/cgroupfs"
-	"thole/watch/docker"
 )
 
 // Where things are unless a Config says otherwise.
@@ -59,13 +62,12 @@ func (c Config) withDefaults() Config {
 // A Daemon holds the parts together. Its goroutines are those of Run.
 type Daemon struct {
 	host      *host
-	cgroups   *watch.Cgroups
-	docker    *docker.Docker   // nil: it is not followed
+	sources   sources
+	state     *state.Dir
 	directory *watch.Directory // nil: none is followed
-	enforcer  *enforcer
-	listener  *listener
+	enforcer  *enforce.Enforcer
 	server    *api.Server
-	lock      *lock
+	lock      *state.Lock
 	fleet     *fleet.Fleet   // nil: there are no other nodes
 	routes    *routes.Keeper // nil: there are to be none, and there are none
 	log       *slog.Logger
@@ -91,24 +93,17 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	if d.lock, err = takeLock(config.Socket, config.State); err != nil {
+	if d.lock, err = state.TakeLock(config.Socket, config.State); err != nil {
 		return nil, err
 	}
-	parts, err := newParts(config, host)
-	if err != nil {
+	if d.state, d.sources, err = openState(config, host); err != nil {
 		return nil, err
 	}
-	d.cgroups, d.docker, d.enforcer = parts.cgroups, parts.docker, parts.enforcer
-	d.enforcer.changed = d.cgroups.Changed()
-	d.listener = &listener{from: host.writes, to: d.enforcer.writes, log: config.Logger}
+	d.enforcer = d.newEnforcer(config)
 	if len(config.Fleet) > 0 {
 		d.fleet = openFleet(config, d.enforcer, host)
 	}
-	if config.Policies != "" {
-		d.directory = watch.NewDirectory(config.Policies)
-		d.enforcer.directory, d.enforcer.files = config.Policies, d.directory.Files()
-	}
-	if err := d.enforcer.start(); err != nil {
+	if err := d.enforcer.Start(); err != nil {
 		return nil, fmt.Errorf("enforcing at the start: %w: see `thole doctor`", err)
 	}
 	keeper := keepRoutes(config, host, d.enforcer)
@@ -121,30 +116,45 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 		State: &answers{
 			enforcer: d.enforcer,
 			kernel:   host.kernel,
-			docker:   parts.docker,
+			docker:   d.sources.docker,
 			fleet:    d.fleet,
-			sockets:  &socketWatch{bound: host.bound, root: host.root, now: host.now},
+			sockets:  live.New(host.bound, host.now),
+			root:     host.root,
 			local:    keeper,
 			version:  config.Version,
 			started:  host.now(),
 		},
 		Table:  d.enforcer,
-		Scopes: parts.scopes,
+		Scopes: d.sources.scopes,
 		Now:    host.now,
 		Logger: config.Logger,
 	})
 	return d, err
 }
 
+// newEnforcer makes the enforcer, and what follows the policy directory.
+func (d *Daemon) newEnforcer(config Config) *enforce.Enforcer {
+	c := enforcing(config, d.host, d.state, d.sources.cgroups)
+	c.Changed = d.sources.cgroups.Changed()
+	if len(config.Fleet) > 0 {
+		c.Fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
+	}
+	if config.Policies != "" {
+		d.directory = watch.NewDirectory(config.Policies)
+		c.Directory, c.Files = config.Policies, d.directory.Files()
+	}
+	return enforce.New(c)
+}
+
 // Run works until the context ends, or a part fails. The table stays loaded.
 func (d *Daemon) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return d.cgroups.Run(ctx) })
+	group.Go(func() error { return d.sources.cgroups.Run(ctx) })
 	group.Go(func() error { return d.enforcer.Run(ctx) })
-	group.Go(func() error { return d.listener.Run(ctx) })
+	group.Go(func() error { return d.enforcer.FollowWrites(ctx, d.host.writes) })
 	group.Go(func() error { return d.server.Run(ctx) })
-	if d.docker != nil {
-		group.Go(func() error { return d.docker.Run(ctx) })
+	if d.sources.docker != nil {
+		group.Go(func() error { return d.sources.docker.Run(ctx) })
 	}
 	if d.fleet != nil {
 		group.Go(func() error { return d.fleet.Run(ctx) })
@@ -174,31 +184,29 @@ func (d *Daemon) Reload(ctx context.Context) error {
 // close gives back what New took. The server closes its listener itself.
 func (d *Daemon) close() error {
 	var err error
-	if d.cgroups != nil {
-		err = d.cgroups.Close()
+	if d.sources.cgroups != nil {
+		err = d.sources.cgroups.Close()
 	}
-	if d.enforcer != nil {
-		d.enforcer.state.close()
+	if d.state != nil {
+		d.state.Close()
 	}
 	if d.lock != nil {
-		err = errors.Join(err, d.lock.release())
+		err = errors.Join(err, d.lock.Release())
 	}
 	return errors.Join(err, d.host.close())
 }
 
 // openFleet prepares the enforcer for other nodes.
-func openFleet(config Config, e *enforcer, host *host) *fleet.Fleet {
-	e.fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
-	e.runs = carrier{e.runs, e}
+func openFleet(config Config, e *enforce.Enforcer, host *host) *fleet.Fleet {
 	c := fleet.Config{
-		Networks: config.Fleet, PKI: config.PKI, Queue: config.Queue, MaxClasses: maxRemotes,
+		Networks: config.Fleet, PKI: config.PKI, Queue: config.Queue, MaxClasses: remotes.Max,
 		Engine: host.engine, Now: host.now, Logger: config.Logger,
 	}
 	if tried, ok := host.kernel.(interface{ NativeQueue() (bool, error) }); ok {
 		c.NativeQueue = tried.NativeQueue
 	}
-	f := fleet.Open(c, e, fleetNode{e, host.root})
-	e.adoptCredentials(f.Credentials())
+	f := fleet.Open(c, e, e.Node(host.root))
+	e.UseCredentials(enforce.CredentialsOf(f.Credentials()))
 	return f
 }
 
@@ -207,8 +215,8 @@ type host struct {
 	root    cgroupfs.Root
 	manager watch.Manager // nil: the cgroups of thole run are made by hand
 	kernel  Kernel
-	marks   conntrack
-	writes  notifier
+	marks   enforce.Conntrack
+	writes  enforce.Notifier
 	sockets func() (map[uint64]bool, error)
 	bound   func(visit func(sockets.Socket) bool) error
 	routes  routes.Table
@@ -227,7 +235,7 @@ func openHost() (*host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: are you root? See `thole doctor`", err)
 	}
-	listener, err := kernel.Listen(kernel.Options{}, tableName)
+	listener, err := kernel.Listen(kernel.Options{}, enforce.TableName)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -246,37 +254,36 @@ func (h *host) Lives(cgroup uint64) (bool, error) { return h.root.Lives(cgroup) 
 // Sockets returns the ids of the cgroups that living sockets were born in.
 func (h *host) Sockets() (map[uint64]bool, error) { return h.sockets() }
 
-// parts are what a daemon and a single apply have in common.
-type parts struct {
-	sources
-	enforcer *enforcer
+// A Kernel holds the loaded tables, and counts what they did.
+type Kernel interface {
+	enforce.Kernel
+	Counters(name string) (map[string]kernel.Counter, error)
 }
 
-func newParts(config Config, host *host) (parts, error) {
-	state, err := openState(config.State)
+// openState opens the state directory, and what says which workloads run.
+func openState(config Config, host *host) (*state.Dir, sources, error) {
+	dir, err := state.Open(config.State)
 	if err != nil {
-		return parts{}, err
+		return nil, sources{}, err
 	}
-	key, err := state.key()
+	key, err := dir.Key()
 	if err != nil {
-		return parts{}, err
+		return nil, sources{}, err
 	}
 	found, err := openSources(config, host, key)
-	if err != nil {
-		return parts{}, err
+	return dir, found, err
+}
+
+// enforcing is what a daemon and a single apply have in common.
+func enforcing(config Config, host *host, dir *state.Dir, scanner enforce.Scanner) enforce.Config {
+	return enforce.Config{
+		Kernel:    host.kernel,
+		Conntrack: host.marks,
+		Scanner:   scanner,
+		Cgroups:   host,
+		State:     dir,
+		Logger:    config.Logger,
+		Now:       host.now,
+		Deny:      config.Deny,
 	}
-	return parts{sources: found, enforcer: &enforcer{
-		kernel:      host.kernel,
-		connections: host.marks,
-		runs:        found.cgroups,
-		dead:        host,
-		state:       state,
-		log:         config.Logger,
-		deny:        config.Deny,
-		now:         host.now,
-		orders:      make(chan func()),
-		waiters:     make(chan chan error),
-		writes:      make(chan kernel.Write),
-		stopped:     make(chan struct{}),
-	}}, nil
 }

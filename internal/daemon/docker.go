@@ -3,11 +3,15 @@ package daemon
 import (
 	"context"
 	"os"
+	"time"
 
 	"thole/internal/api"
 	"thole/watch"
 	"thole/watch/docker"
 )
+
+// dockerPatience is how long a start waits for Docker.
+const dockerPatience = 3 * time.Second
 
 // DockerOff as Config.Docker leaves Docker alone.
 const DockerOff = "off"

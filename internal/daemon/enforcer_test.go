@@ -3,27 +3,22 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
 	"thole/compiler/chains"
 	"thole/compiler/mark"
-	"thole/compiler/policy"
 	"thole/internal/api"
-	"thole/internal/condition"
+	"thole/internal/state"
 	"thole/ruleset"
-	"thole/watch/workload"
 )
 
 const badPolicy = `apiVersion: thole/v1
@@ -66,7 +61,7 @@ func TestDefaultUntilASetIsGiven(t *testing.T) {
 func TestBadSetKeepsTheLastGoodOne(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb)
-	before := b.kernel.loaded()
+	before := b.kernel.Loaded()
 	for name, files := range map[string][]api.File{
 		"syntax": {{Name: "bad.yaml", Data: badPolicy}},
 		"none":   {},
@@ -85,14 +80,14 @@ func TestBadSetKeepsTheLastGoodOne(t *testing.T) {
 			if s.LastError == nil || !strings.HasPrefix(err.Error(), s.LastError.Text) {
 				t.Errorf("status %+v; want the error", s.LastError)
 			}
-			if !sameTable(before, b.kernel.loaded()) || s.Policies != 1 {
+			if !sameTable(before, b.kernel.Loaded()) || s.Policies != 1 {
 				t.Error("the table changed")
 			}
 		})
 	}
 	b.stop()
 	b.start()
-	if s := b.status(); s.Source != api.SourceApplied || s.LastError != nil || !sameTable(before, b.kernel.loaded()) {
+	if s := b.status(); s.Source != api.SourceApplied || s.LastError != nil || !sameTable(before, b.kernel.Loaded()) {
 		t.Errorf("after a restart: status %+v", s)
 	}
 	b.apply(allowWeb)
@@ -103,13 +98,13 @@ func TestBadSetKeepsTheLastGoodOne(t *testing.T) {
 
 func TestDryRunChangesNothing(t *testing.T) {
 	b := newBench(t)
-	before, changes := b.kernel.loaded(), b.kernel.changes()
+	before, changes := b.kernel.Loaded(), b.kernel.Changes()
 	files := []api.File{{Name: "web.yaml", Data: allowWeb}}
 	a, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: files, DryRun: true})
 	if err != nil || !a.Changed || !a.DryRun || !strings.Contains(a.Table, "table inet thole") || a.Diff == "" {
 		t.Errorf("dry run: %+v, %v", a, err)
 	}
-	if b.kernel.changes() != changes || !sameTable(before, b.kernel.loaded()) ||
+	if b.kernel.Changes() != changes || !sameTable(before, b.kernel.Loaded()) ||
 		b.status().Source != api.SourceDefault {
 		t.Error("something changed")
 	}
@@ -128,7 +123,7 @@ func TestFollowedDirectory(t *testing.T) {
 	if s := b.status(); s.Source != api.SourceDirectory || s.Directory != dir || s.Policies != 1 {
 		t.Fatalf("status %+v", s)
 	}
-	good := b.kernel.loaded()
+	good := b.kernel.Loaded()
 
 	_, err := b.client.Apply(context.Background(),
 		api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}})
@@ -139,7 +134,7 @@ func TestFollowedDirectory(t *testing.T) {
 
 	write(badPolicy)
 	b.until("the bad file's report", func() bool { return b.status().LastError != nil })
-	if s := b.status(); !strings.Contains(s.LastError.Text, dir+"/a.yaml:6:3") || !sameTable(good, b.kernel.loaded()) {
+	if s := b.status(); !strings.Contains(s.LastError.Text, dir+"/a.yaml:6:3") || !sameTable(good, b.kernel.Loaded()) {
 		t.Errorf("status %+v", s.LastError)
 	}
 	if err := b.daemon.Reload(context.Background()); err == nil {
@@ -147,7 +142,7 @@ func TestFollowedDirectory(t *testing.T) {
 	}
 	b.stop()
 	b.start()
-	if s := b.status(); s.LastError == nil || s.Policies != 1 || !sameTable(good, b.kernel.loaded()) {
+	if s := b.status(); s.LastError == nil || s.Policies != 1 || !sameTable(good, b.kernel.Loaded()) {
 		t.Errorf("after a restart with the bad file: status %+v", s)
 	}
 	write(allowWeb)
@@ -167,11 +162,11 @@ func TestRestartAdoptsWhatIsThere(t *testing.T) {
 	b.until("the unit", func() bool { return b.status().Workloads == 1 })
 	web := b.run("web", map[string]string{"app": "web"})
 	b.run("db", map[string]string{"app": "db"})
-	was, changes := b.status(), b.kernel.changes()
+	was, changes := b.status(), b.kernel.Changes()
 	b.stop()
 	b.start()
-	if b.kernel.changes() != changes {
-		t.Errorf("the table was changed: %s", b.kernel.applied[changes])
+	if b.kernel.Changes() != changes {
+		t.Errorf("the table was changed: %s", b.kernel.Applied[changes])
 	}
 	now := b.status()
 	if now.Runs != 2 || now.Workloads != 3 || now.Epoch != was.Epoch {
@@ -204,16 +199,16 @@ func TestUnreadableLastSet(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb)
 	b.stop()
-	file := filepath.Join(b.config.State, policiesFile)
+	file := filepath.Join(b.config.State, state.PoliciesFile)
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	enforced := b.kernel.loaded()
-	if _, err := b.newDaemon(); err == nil || !strings.Contains(err.Error(), policiesFile) ||
-		!sameTable(enforced, b.kernel.loaded()) {
+	enforced := b.kernel.Loaded()
+	if _, err := b.newDaemon(); err == nil || !strings.Contains(err.Error(), state.PoliciesFile) ||
+		!sameTable(enforced, b.kernel.Loaded()) {
 		t.Errorf("with a table: %v", err)
 	}
-	b.kernel.set(func() { b.kernel.table = nil })
+	b.kernel.Change(func() { b.kernel.Table = nil })
 	b.start()
 	if s := b.status(); s.Source != api.SourceDefault || s.LastError == nil || !s.Enforcing {
 		t.Errorf("without a table: %+v", s)
@@ -240,14 +235,14 @@ func TestUnitsComeAndGo(t *testing.T) {
 func TestFailedChangeIsTriedAgain(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb + bindUnit("nginx.service"))
-	b.kernel.set(func() { b.kernel.fail = errors.New("cannot allocate memory") })
+	b.kernel.Change(func() { b.kernel.Fail = errors.New("cannot allocate memory") })
 	id := b.host.MkCgroup("system.slice/nginx.service")
 	b.until("the failure's report", func() bool { return b.status().LastError != nil })
 	const want = "cannot allocate memory. The previous table stays in force"
 	if s := b.status(); !strings.Contains(s.LastError.Text, want) {
 		t.Errorf("status %+v", s.LastError)
 	}
-	b.kernel.set(func() { b.kernel.fail = nil })
+	b.kernel.Change(func() { b.kernel.Fail = nil })
 	b.until("another try", func() bool { return b.knows(id) && b.status().LastError == nil })
 }
 
@@ -256,14 +251,14 @@ func TestFailedChangeIsTriedAtOnce(t *testing.T) {
 	b := newBench(t)
 	b.apply(allowWeb)
 	failures := 0
-	b.kernel.before = func(ruleset.Change) {
-		b.kernel.mu.Lock()
-		defer b.kernel.mu.Unlock()
-		b.kernel.fail = nil
-		if failures < triesAtOnce-1 {
-			failures++
-			b.kernel.fail = errors.New("no buffer space available")
-		}
+	b.kernel.Before = func(ruleset.Change) {
+		b.kernel.Locked(func() {
+			b.kernel.Fail = nil
+			if failures < triesAtOnce-1 {
+				failures++
+				b.kernel.Fail = errors.New("no buffer space available")
+			}
+		})
 	}
 	if web := b.run("web", map[string]string{"app": "web"}); !b.knows(web.Answer.ID) {
 		t.Error("the workload is not in the table")
@@ -298,11 +293,11 @@ func TestStateIsWrittenAtLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until("the state to be written", func() bool { return b.status().LastError == nil })
-	was, changes := b.status(), b.kernel.changes()
+	was, changes := b.status(), b.kernel.Changes()
 	b.stop()
 	b.start()
-	if n := b.kernel.changes(); n != changes {
-		t.Errorf("the next daemon changed the table: %s", b.kernel.applied[changes])
+	if n := b.kernel.Changes(); n != changes {
+		t.Errorf("the next daemon changed the table: %s", b.kernel.Applied[changes])
 	}
 	if now := b.status(); now.Policies != 1 || now.Source != api.SourceApplied || now.Epoch != was.Epoch ||
 		!b.knows(web.Answer.ID) {
@@ -315,7 +310,7 @@ func TestDriftIsMended(t *testing.T) {
 	b := newBench(t)
 	web := b.run("web", map[string]string{"app": "web"})
 	epoch := b.status().Epoch
-	b.kernel.set(func() { b.kernel.table = nil })
+	b.kernel.Change(func() { b.kernel.Table = nil })
 	db := b.run("db", map[string]string{"app": "db"})
 	if !b.knows(web.Answer.ID) || !b.knows(db.Answer.ID) {
 		t.Error("the table was not mended")
@@ -337,7 +332,7 @@ func TestEpoch(t *testing.T) {
 		if raised := now != epoch; raised != raises {
 			t.Errorf("%s: epoch %d after %d; want raised %v", what, now, epoch, raises)
 		}
-		if loaded := chains.EpochOf(b.kernel.loaded()); loaded != now {
+		if loaded := chains.EpochOf(b.kernel.Loaded()); loaded != now {
 			t.Errorf("%s: the table has epoch %d; the daemon says %d", what, loaded, now)
 		}
 		epoch = now
@@ -363,7 +358,7 @@ func TestEpoch(t *testing.T) {
 	step("a restart", false, func() { b.stop(); b.start() })
 	step("a restart without memory", false, func() {
 		b.stop()
-		if err := os.Remove(filepath.Join(b.config.State, memoryFile)); err != nil {
+		if err := os.Remove(filepath.Join(b.config.State, state.TableFile)); err != nil {
 			t.Fatal(err)
 		}
 		b.start()
@@ -374,38 +369,38 @@ func TestEpoch(t *testing.T) {
 // be, the epoch is not used. Where the last epoch is not known, all are swept.
 func TestEpochsGoRound(t *testing.T) {
 	b := newBench(t)
-	if want := []mark.Sweep{{}}; !slices.Equal(b.kernel.swept(), want) {
-		t.Errorf("at the start, sweeps %v; want %v", b.kernel.swept(), want)
+	if want := []mark.Sweep{{}}; !slices.Equal(b.kernel.Swept(), want) {
+		t.Errorf("at the start, sweeps %v; want %v", b.kernel.Swept(), want)
 	}
 	sets := []string{allowWeb, strings.Replace(allowWeb, "workloads: {matchLabels: {app: web}}", "cidr: 10.0.0.0/8", 1)}
 	b.apply(sets[0])
 	b.stop()
-	b.kernel.set(func() {
-		b.kernel.sweeps = nil
+	b.kernel.Change(func() {
+		b.kernel.Sweeps = nil
 		result, err := compiler.Compile(compiler.Input{Options: compiler.Options{Epoch: mark.MaxEpoch}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.kernel.table = &result.Table
+		b.kernel.Table = &result.Table
 	})
 	b.start()
-	if got := b.status().Epoch; got != mark.MaxEpoch || b.kernel.swept() != nil {
-		t.Fatalf("epoch %d, sweeps %v; want the last epoch, and none", got, b.kernel.swept())
+	if got := b.status().Epoch; got != mark.MaxEpoch || b.kernel.Swept() != nil {
+		t.Fatalf("epoch %d, sweeps %v; want the last epoch, and none", got, b.kernel.Swept())
 	}
-	b.kernel.set(func() { b.kernel.failSweep = errors.New("no buffer space") })
-	before := b.kernel.loaded()
+	b.kernel.Change(func() { b.kernel.FailSweep = errors.New("no buffer space") })
+	before := b.kernel.Loaded()
 	_, err := b.client.Apply(context.Background(), api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: sets[1]}}})
-	if err == nil || !strings.Contains(err.Error(), "no buffer space") || !sameTable(before, b.kernel.loaded()) {
+	if err == nil || !strings.Contains(err.Error(), "no buffer space") || !sameTable(before, b.kernel.Loaded()) {
 		t.Errorf("without a sweep: %v", err)
 	}
 	if s := b.status(); s.LastError == nil || s.Epoch != mark.MaxEpoch {
 		t.Errorf("without a sweep: %+v", s)
 	}
-	b.kernel.set(func() { b.kernel.failSweep, b.kernel.sweeps = nil, nil })
+	b.kernel.Change(func() { b.kernel.FailSweep, b.kernel.Sweeps = nil, nil })
 	b.apply(sets[1])
 	const half = 1 << 27
-	if want := []mark.Sweep{{Mask: half}}; b.status().Epoch != 1 || !slices.Equal(b.kernel.swept(), want) {
-		t.Errorf("epoch %d, sweeps %v; want 1 and %v", b.status().Epoch, b.kernel.swept(), want)
+	if want := []mark.Sweep{{Mask: half}}; b.status().Epoch != 1 || !slices.Equal(b.kernel.Swept(), want) {
+		t.Errorf("epoch %d, sweeps %v; want 1 and %v", b.status().Epoch, b.kernel.Swept(), want)
 	}
 }
 
@@ -443,117 +438,13 @@ func TestSocketsOutliveTheirCgroup(t *testing.T) {
 	}
 }
 
-// graves answers for the kernel.
-type graves struct {
-	living, sockets map[uint64]bool
-	unknown         map[uint64]bool // it cannot be found out whether these live
-	err             error
-}
-
-func (g graves) Lives(id uint64) (bool, error) {
-	if g.unknown[id] {
-		return false, errors.New("it cannot be found out")
-	}
-	return g.living[id], nil
-}
-
-func (g graves) Sockets() (map[uint64]bool, error) { return g.sockets, g.err }
-
-func TestOutlived(t *testing.T) {
-	in := func(id uint64) policy.Workload {
-		return policy.Workload{Cgroup: policy.Cgroup{Path: fmt.Sprint(id), ID: id}}
-	}
-	enforced := []policy.Workload{in(11), in(12), in(14)}
-	running := enforced[:1]
-	tests := []struct {
-		name  string
-		world graves
-		want  []uint64
-	}{
-		{"no sockets", graves{living: map[uint64]bool{11: true}}, nil},
-		{"a socket of one", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{11: true, 12: true}},
-			[]uint64{12}},
-		{"one is only not bound any more", graves{living: map[uint64]bool{11: true, 12: true},
-			sockets: map[uint64]bool{12: true, 14: true}}, []uint64{14}},
-		{"a socket of a child that is gone too",
-			graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{99: true}}, []uint64{12, 14}},
-		{"a socket of a child of the older",
-			graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{13: true}}, []uint64{12}},
-		{"a socket of a cgroup that was gone before",
-			graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{7: true}}, nil},
-		{"a socket of an unlabelled cgroup", graves{living: map[uint64]bool{11: true, 99: true},
-			sockets: map[uint64]bool{99: true, 0: true}}, nil},
-		{"it is not known", graves{living: map[uint64]bool{11: true}, err: errors.New("no")}, []uint64{12, 14}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			e := &enforcer{dead: tt.world, now: time.Now, enforced: newRoster(enforced, nil)}
-			d, found := e.differs(policySet{}, workload.Snapshot{Workloads: running})
-			unknown := slices.Contains(codesOf(found), condition.EndedUnknown)
-			if unknown != (tt.world.err != nil) {
-				t.Errorf("conditions %v", found)
-			}
-			slices.Sort(d.outlived)
-			if !slices.Equal(d.outlived, tt.want) {
-				t.Errorf("got %v; want %v", d.outlived, tt.want)
-			}
-		})
-	}
-}
-
-// A problem with workloads that ended is told once, however often single cgroups are looked at, and until the sockets
-// were listed.
-func TestEndedUnknownIsToldOnce(t *testing.T) {
-	w := policy.Workload{Kind: policy.KindRun, Cgroup: policy.Cgroup{Path: "thole.slice/a", ID: 11}}
-	other := condition.Condition{Code: condition.ImageLabel, Text: "another"}
-	e := &enforcer{dead: graves{err: errors.New("no")}, now: time.Now, found: []condition.Condition{other},
-		enforced: newRoster([]policy.Workload{w}, nil)}
-	look := func() []condition.Code {
-		d, found := e.differs(policySet{}, workload.Snapshot{Partial: true, Gone: []string{w.Cgroup.Path}})
-		e.enforced.take(&d)
-		e.found = found
-		return codesOf(found)
-	}
-	for range 3 {
-		if got := look(); !slices.Equal(got, []condition.Code{condition.ImageLabel, condition.EndedUnknown}) {
-			t.Errorf("conditions %v", got)
-		}
-		e.buried = time.Time{}
-	}
-	e.dead = graves{}
-	if got := look(); !slices.Equal(got, []condition.Code{condition.ImageLabel}) {
-		t.Errorf("after the sockets were listed: %v", got)
-	}
-}
-
-// A container of which it is not known whether it ended stays without its address, and makes way for a new one that has
-// its path and its address.
-func TestUnknownEndMakesWay(t *testing.T) {
-	container := policy.Workload{Kind: policy.KindContainer, Labels: policy.Labels{"app": "web"},
-		Cgroup: policy.Cgroup{Path: "docker/a", ID: 11},
-		Own:    []policy.Network{{Bridge: "docker0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}}}
-	again := container
-	again.Cgroup.ID = 12
-	e := &enforcer{dead: graves{unknown: map[uint64]bool{11: true}}, now: time.Now,
-		enforced: newRoster([]policy.Workload{container}, nil)}
-	d, _ := e.differs(policySet{}, workload.Snapshot{Workloads: []policy.Workload{again}})
-	e.enforced.take(&d)
-	old, ok := e.enforced.of(11)
-	if !ok || old.Own != nil || old.Cgroup.Path != "docker/a#11" || !d.takes {
-		t.Errorf("the old one is there: %t, %+v; takes %t", ok, old, d.takes)
-	}
-	if id, _ := e.enforced.named("docker/a"); id != 12 {
-		t.Errorf("the path names %d", id)
-	}
-}
-
 func TestOneDaemonASocket(t *testing.T) {
 	b := newBench(t)
-	if _, err := b.newDaemon(); !errors.Is(err, errLocked) || !strings.Contains(err.Error(), b.config.Socket) {
+	if _, err := b.newDaemon(); !errors.Is(err, state.ErrLocked) || !strings.Contains(err.Error(), b.config.Socket) {
 		t.Errorf("a second daemon: %v", err)
 	}
 	_, err := applyOnce(b.config, b.daemon.host, api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}})
-	if !errors.Is(err, errLocked) {
+	if !errors.Is(err, state.ErrLocked) {
 		t.Errorf("apply beside a daemon: %v", err)
 	}
 	b.status() // the first one is not disturbed
@@ -565,18 +456,18 @@ func TestApplyWithoutADaemon(t *testing.T) {
 	host := b.daemon.host
 	b.stop()
 	request := api.ApplyRequest{Files: []api.File{{Name: "x.yaml", Data: allowWeb}}, DryRun: true}
-	before := b.kernel.changes()
+	before := b.kernel.Changes()
 	a, err := applyOnce(b.config, host, request)
-	if err != nil || !a.Changed || a.Workloads != 1 || b.kernel.changes() != before {
+	if err != nil || !a.Changed || a.Workloads != 1 || b.kernel.Changes() != before {
 		t.Errorf("dry run: %+v, %v", a, err)
 	}
 	request.DryRun = false
 	a, err = applyOnce(b.config, host, request)
-	if err != nil || !a.Changed || a.Workloads != 1 || b.kernel.changes() != before+1 {
+	if err != nil || !a.Changed || a.Workloads != 1 || b.kernel.Changes() != before+1 {
 		t.Errorf("apply: %+v, %v", a, err)
 	}
 	b.start()
-	if s := b.status(); s.Source != api.SourceApplied || b.kernel.changes() != before+1 {
+	if s := b.status(); s.Source != api.SourceApplied || b.kernel.Changes() != before+1 {
 		t.Errorf("the daemon that came: %+v", s)
 	}
 }
@@ -604,7 +495,7 @@ func TestCleanup(t *testing.T) {
 	if diff := cmp.Diff(CleanupResult{Table: true, Stay: []string{web.Answer.Cgroup}}, got); err != nil || diff != "" {
 		t.Errorf("cleanup: %v, (-want +got)\n%s", err, diff)
 	}
-	if b.kernel.loaded() != nil {
+	if b.kernel.Loaded() != nil {
 		t.Error("the table is still there")
 	}
 	web.end()
@@ -619,5 +510,20 @@ func TestNoDaemon(t *testing.T) {
 	if !errors.Is(err, api.ErrNoDaemon) || err.Error() != "no daemon at "+socket+
 		": start one with `thole daemon`, or see `thole daemon --help`" {
 		t.Errorf("error %v", err)
+	}
+}
+
+// The built-in default stays what it is when the policies are read again.
+func TestReloadOfDefault(t *testing.T) {
+	b := newBench(t)
+	if _, err := b.client.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.status(); !s.BuiltIn || s.Source != api.SourceDefault {
+		t.Errorf("after a reload: %+v", s)
+	}
+	if _, err := b.client.Apply(t.Context(),
+		api.ApplyRequest{Files: []api.File{{Name: "g.yaml", Data: grantAlice}}}); err != nil {
+		t.Errorf("a grant beside the default: %v", err)
 	}
 }

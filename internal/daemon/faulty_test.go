@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"thole/internal/enforce"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 )
@@ -28,8 +29,8 @@ type faulty struct {
 	mu    sync.Mutex // guards r
 	r     *rand.Rand
 	conn  Kernel
-	marks conntrack
-	heard notifier
+	marks enforce.Conntrack
+	heard enforce.Notifier
 	cells func() (map[uint64]bool, error)
 }
 

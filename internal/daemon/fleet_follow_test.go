@@ -18,7 +18,6 @@ import (
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/fleet"
-	"thole/watch/workload"
 )
 
 // A fakeEngine runs until its context ends, or until it is told to fail.
@@ -168,35 +167,4 @@ func TestFleetEngineFails(t *testing.T) {
 
 	m.all()[1].fail <- nil
 	b.until("one more", func() bool { return b.degraded() == "" && len(m.all()) == 3 })
-}
-
-// A workload whose document cannot be resolved just now gets what a new certificate requires, too.
-func TestUnresolvedWithANewCertificate(t *testing.T) {
-	set, err := parseSet(api.SourceApplied, []policy.File{{Name: "w.yaml", Data: []byte(`
-apiVersion: thole/v1
-kind: Workload
-metadata: {name: web, labels: {app: web}}
-spec: {user: nobody}
-`)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	binding := set.docs.Bindings[0]
-	w := policy.Workload{
-		Name: binding.Name, Kind: policy.KindUser, Labels: policy.Labels{"app": "web", "team": "a"},
-		Facts:  policy.Labels{policy.NodeFact: "old", "other": "fact"},
-		Cgroup: policy.Cgroup{Path: "user.slice", ID: 7},
-	}
-	e := &enforcer{
-		set: set, dead: graves{living: map[uint64]bool{7: true}}, enforced: newRoster([]policy.Workload{w}, nil),
-		identity: &identity{Node: "new", Require: policy.Labels{"team": "b"}},
-	}
-	kept := e.unresolved(set, workload.Snapshot{}.Workloads)
-	if len(kept) != 1 || kept[0].Labels["team"] != "b" ||
-		kept[0].Facts[policy.NodeFact] != "new" || kept[0].Facts["other"] != "fact" {
-		t.Errorf("%+v", kept)
-	}
-	if w.Labels["team"] != "a" || w.Facts[policy.NodeFact] != "old" {
-		t.Errorf("the workload of the loaded table was changed: %+v", w)
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"thole/compiler"
 	"thole/compiler/compilertest"
 	"thole/compiler/policy"
+	"thole/internal/enforce"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 	"thole/watch/cgroupfs"
@@ -63,7 +64,7 @@ func (m *machine) read() (table *ruleset.Table) {
 		if conn, err = kernel.Open(kernel.Options{}); err != nil {
 			return
 		}
-		table, err = conn.Read(tableName)
+		table, err = conn.Read(enforce.TableName)
 		err = errors.Join(err, conn.Close())
 	})
 	if err := errors.Join(doErr, err); err != nil {

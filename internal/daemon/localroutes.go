@@ -6,6 +6,7 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/enforce"
 	"thole/internal/routes"
 )
 
@@ -28,8 +29,8 @@ func (n noRoutes) Close() error                  { return nil }
 
 // keepRoutes makes the local routes that the daemon is to keep, or removes those of an earlier daemon. While Thole is
 // disarmed there are none. What fails is in the status.
-func keepRoutes(config Config, host *host, e *enforcer) *routes.Keeper {
-	wanted := func() bool { return config.Routes && e.view.Load().status.Disarmed == nil }
+func keepRoutes(config Config, host *host, e *enforce.Enforcer) *routes.Keeper {
+	wanted := func() bool { return config.Routes && e.View().Status().Disarmed == nil }
 	keeper := routes.NewKeeper(host.routes, wanted, config.Logger)
 	_ = keeper.Sync()
 	return keeper

@@ -13,6 +13,7 @@ import (
 	"thole/internal/condition"
 	"thole/internal/nstest"
 	"thole/internal/routes"
+	"thole/internal/state"
 )
 
 // fakeRoutes is table local of a test.
@@ -86,6 +87,13 @@ func (f *fakeRoutes) done() chan struct{} {
 	return f.closed
 }
 
+func codesOf(list []condition.Condition) (codes []condition.Code) {
+	for _, c := range list {
+		codes = append(codes, c.Code)
+	}
+	return codes
+}
+
 // Routes that cannot be made are a problem, and the policies are enforced all the same. They are made when it works.
 // While Thole is disarmed, and where the option is off, there are none.
 func TestLocalRoutes(t *testing.T) {
@@ -112,7 +120,7 @@ func TestLocalRoutes(t *testing.T) {
 		t.Errorf("armed: %v, %d routes", err, b.routes.ours())
 	}
 	// Another program disarms Thole by the file.
-	if err := (&stateDir{dir: b.config.State}).disarm(); err != nil {
+	if err := state.At(b.config.State).Disarm(); err != nil {
 		t.Fatal(err)
 	}
 	nstest.WaitFor(t, patience, "no routes", func() bool { return b.routes.ours() == 0 })

@@ -19,18 +19,16 @@ import (
 	"testing"
 	"time"
 
-	"thole/compiler/mark"
 	"thole/datapath"
 	"thole/datapath/sockets"
 	"thole/internal/api"
+	"thole/internal/enforce/enforcetest"
 	"thole/internal/fleet"
 	"thole/internal/nstest"
 	"thole/internal/nstest/engine"
 	"thole/internal/nstest/faults"
 	"thole/internal/nstest/probe"
 	"thole/ruleset"
-	"thole/ruleset/kernel"
-	"thole/ruleset/rulesettest"
 	"thole/watch/cgroupfs"
 )
 
@@ -53,6 +51,9 @@ func TestMain(m *testing.M) {
 
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
+
+// triesAtOnce is how often package enforce tries a change before it waits.
+const triesAtOnce = 3
 
 // An outcome is what a client process reports, as one line of JSON.
 type outcome struct {
@@ -237,88 +238,12 @@ func (p *process) end() {
 	_ = p.cmd.Wait()
 }
 
-// fakeKernel holds one table as the kernel would: a change applies to what is
-// there, as a whole, or fails.
-type fakeKernel struct {
-	mu        sync.Mutex
-	table     *ruleset.Table
-	seen      uint32 // the generation
-	applied   []ruleset.Change
-	fail      error        // of the next changes
-	sweeps    []mark.Sweep // that were asked for
-	failSweep error
-	before    func(ruleset.Change) // called, unlocked, before a change
-}
-
-func (k *fakeKernel) Read(string) (*ruleset.Table, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.table, nil
-}
-
-func (k *fakeKernel) Apply(c ruleset.Change) error {
-	k.mu.Lock()
-	before := k.before
-	k.mu.Unlock()
-	if before != nil {
-		before(c)
+// sameTable compares two tables, nil being none.
+func sameTable(a, b *ruleset.Table) bool {
+	if a == nil || b == nil {
+		return a == b
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.fail != nil {
-		return k.fail
-	}
-	want, err := rulesettest.Apply(k.table, c)
-	if err != nil {
-		return fmt.Errorf("no such file or directory: %w", err)
-	}
-	k.table = want
-	k.seen++
-	k.applied = append(k.applied, c)
-	return nil
-}
-
-// Remark notes that it was asked; there are no connections.
-func (k *fakeKernel) Remark(mask, bits uint32, _ func(uint32) uint32) (int, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.sweeps = append(k.sweeps, mark.Sweep{Mask: mask, Bits: bits})
-	return 0, k.failSweep
-}
-
-func (k *fakeKernel) Counters(string) (map[string]kernel.Counter, error) {
-	return map[string]kernel.Counter{"denied": {Packets: 3, Bytes: 180}}, nil
-}
-
-// set changes the kernel under its lock.
-func (k *fakeKernel) set(f func()) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.seen++
-	f()
-}
-
-func (k *fakeKernel) Generation() (uint32, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.seen, nil
-}
-
-func (k *fakeKernel) loaded() *ruleset.Table {
-	t, _ := k.Read("")
-	return t
-}
-
-func (k *fakeKernel) swept() []mark.Sweep {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return slices.Clone(k.sweeps)
-}
-
-func (k *fakeKernel) changes() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return len(k.applied)
+	return ruleset.Same(*a, *b)
 }
 
 // A bench is a daemon in this process, over real cgroups and a fake kernel.
@@ -326,7 +251,7 @@ type bench struct {
 	t      *testing.T
 	host   *nstest.Host
 	root   cgroupfs.Root
-	kernel *fakeKernel
+	kernel *enforcetest.Kernel
 	config Config
 	client *api.Client
 	logs   *logs
@@ -375,7 +300,7 @@ func newBench(t *testing.T, configure ...func(*bench)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, host: host, root: root, kernel: &fakeKernel{}, logs: &logs{}}
+	b := &bench{t: t, host: host, root: root, kernel: &enforcetest.Kernel{}, logs: &logs{}}
 	b.config = Config{
 		State:   filepath.Join(dir, "state"),
 		Socket:  filepath.Join(dir, "run", "thole.sock"),
@@ -476,7 +401,7 @@ func (b *bench) until(what string, cond func() bool) {
 }
 
 // knows reports whether the loaded table has the cgroup in one of its sets.
-func (b *bench) knows(id uint64) bool { return knows(b.kernel.loaded(), id) }
+func (b *bench) knows(id uint64) bool { return knows(b.kernel.Loaded(), id) }
 
 func knows(table *ruleset.Table, id uint64) bool {
 	if table == nil {

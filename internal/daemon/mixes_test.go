@@ -22,7 +22,10 @@ import (
 	"thole/compiler"
 	"thole/compiler/compilertest"
 	"thole/compiler/policy"
+	"thole/internal/enforce"
 	"thole/internal/nstest"
+	"thole/internal/remotes"
+	"thole/internal/state"
 	"thole/ruleset"
 	"thole/ruleset/kernel"
 	"thole/watch"
@@ -68,6 +71,7 @@ type mix struct {
 	table  *countingKernel
 	engine *dockertest.Engine
 	clock  offsetClock
+	marks  liveMarks
 	made   int // how many workloads there were
 
 	runs       map[string]*process // by name
@@ -149,10 +153,21 @@ func (c *offsetClock) forward(d time.Duration) {
 }
 
 // liveMarks are marks of connections that nobody changes.
-type liveMarks []uint32
+type liveMarks struct {
+	mu   sync.Mutex
+	list []uint32
+}
 
-func (m liveMarks) Remark(mask, bits uint32, change func(uint32) uint32) (int, error) {
-	for _, mark := range m {
+func (m *liveMarks) set(list []uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.list = list
+}
+
+func (m *liveMarks) Remark(mask, bits uint32, change func(uint32) uint32) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, mark := range m.list {
 		if mark&mask == bits {
 			change(mark)
 		}
@@ -180,7 +195,7 @@ func newMix(t *testing.T, open func(*testing.T, *nstest.Host) Kernel) *mix {
 		if open != nil {
 			m.table.Kernel = open(t, b.host)
 		}
-		b.replace = func(h *host) { h.kernel, h.marks, h.now = m.table, liveMarks{}, m.clock.now }
+		b.replace = func(h *host) { h.kernel, h.marks, h.now = m.table, &m.marks, m.clock.now }
 	})
 	m.apply(m.set())
 	m.agree("at first")
@@ -290,24 +305,23 @@ func (m *mix) walk(steps int) {
 	}
 }
 
+// mostPause is longer than what the daemon waits after a failed change.
+const mostPause = 200 * time.Millisecond
+
 // agree waits until the table is as it should be. It looks ever less often: what failed is tried again only when the
 // daemon was left alone for a while.
 func (m *mix) agree(when string) {
 	m.t.Helper()
 	var differs string
 	deadline := time.Now().Add(nstest.Patience(patience))
-	for pause := time.Millisecond; ; pause = min(2*pause, 4*retryFirst) {
+	for pause := time.Millisecond; ; pause = min(2*pause, mostPause) {
 		if differs = m.differs(); differs == "" {
 			return
 		}
 		if time.Now().After(deadline) {
 			m.t.Fatalf("%s: after %v:\n%s", when, patience, differs)
 		}
-		select {
-		case <-m.daemon.enforcer.stopped:
-			m.t.Fatalf("%s: the daemon ended", when)
-		case <-time.After(pause):
-		}
+		<-time.After(pause)
 	}
 }
 
@@ -320,13 +334,12 @@ func (m *mix) differs() (text string) {
 	if text = m.runsAsMade(running); text != "" {
 		return "what runs (-want +got):\n" + text
 	}
-	m.ordered(func(e *enforcer) { text = m.compare(e, running) })
-	return text
+	return m.compare(running)
 }
 
 // look looks at all that runs, as a program would that knows nothing yet.
 func (m *mix) look() (running workload.Snapshot, err error) {
-	key, err := os.ReadFile(filepath.Join(m.config.State, keyFile))
+	key, err := os.ReadFile(filepath.Join(m.config.State, state.KeyFile))
 	if err != nil {
 		return running, err
 	}
@@ -376,11 +389,15 @@ func (m *mix) runsAsMade(running workload.Snapshot) string {
 	return cmp.Diff(want, got, cmpopts.EquateEmpty())
 }
 
-// compare compares all that runs with the table and with what the daemon knows of it. It is called between two changes.
-func (m *mix) compare(e *enforcer, running workload.Snapshot) string {
-	table, err := m.table.Read(tableName)
+// compare compares all that runs with the table, and with what the daemon and its state directory say of it.
+func (m *mix) compare(running workload.Snapshot) string {
+	table, err := m.table.Read(enforce.TableName)
 	if err != nil || table == nil {
 		return fmt.Sprintf("there is no table: %v", err)
+	}
+	stored, err := state.At(m.config.State).Table()
+	if err != nil {
+		return err.Error()
 	}
 	docs, err := m.documents()
 	if err != nil {
@@ -389,16 +406,16 @@ func (m *mix) compare(e *enforcer, running workload.Snapshot) string {
 	in := compiler.Input{Policies: docs.Policies, Parents: running.Parents, Bridges: running.Bridges,
 		Fleet: &compiler.Fleet{Networks: m.config.Fleet, Queue: DefaultQueue}, Remotes: m.remotes}
 	in.Workloads, in.Unlabelled = policy.Admit(docs.Policies, running.Workloads, running.Unlabelled)
-	fresh := in.Workloads
 	for id := range m.outlived {
-		w, known := e.enforced.of(id)
-		if !known || !e.enforced.ended[id] {
+		at := slices.IndexFunc(stored.Workloads, func(w policy.Workload) bool { return w.Cgroup.ID == id })
+		if at < 0 {
 			return fmt.Sprintf("a workload that left a socket is not in the table: %d", id)
 		}
-		in.Workloads = append(in.Workloads, w)
+		in.Workloads = append(in.Workloads, stored.Workloads[at])
 	}
 	in.Numbers, in.Options.Epoch = compilertest.Loaded(table)
-	in.Numbers.Remotes, in.Numbers.NextRemote = e.numbers.Remotes, e.numbers.NextRemote // the table has no keys of them
+	// The table has no keys of them.
+	in.Numbers.Remotes, in.Numbers.NextRemote = stored.Numbers.Remotes, stored.Numbers.NextRemote
 	result, err := compiler.Compile(in)
 	if err != nil {
 		return err.Error()
@@ -406,53 +423,91 @@ func (m *mix) compare(e *enforcer, running workload.Snapshot) string {
 	if change := ruleset.Diff(table, &result.Table); !change.Empty() {
 		return "the table and a fresh compile:\n" + change.String()
 	}
-	return m.compareBelief(e, table, &result, fresh, containers{in.Unlabelled, in.Parents, in.Bridges})
+	return m.compareBelief(stored, in, &result)
 }
 
 // compareBelief compares what the daemon and its state directory say with a fresh compile, which the table is.
-func (m *mix) compareBelief(
-	e *enforcer, table *ruleset.Table, fresh *compiler.Result, running []policy.Workload, around containers,
-) string {
-	stored, err := e.state.memory()
-	if err != nil {
-		return err.Error()
+func (m *mix) compareBelief(stored state.TableState, in compiler.Input, fresh *compiler.Result) string {
+	var classes []uint32
+	for _, r := range m.remotes {
+		class, _ := m.daemon.enforcer.Class(r)
+		classes = append(classes, class)
 	}
-	byCgroup := map[uint64]policy.Workload{}
-	for _, w := range running {
-		byCgroup[w.Cgroup.ID] = w
-	}
-	known := map[uint64]policy.Workload{}
-	for _, w := range e.enforced.list() {
-		if !m.outlived[w.Cgroup.ID] {
-			known[w.Cgroup.ID] = w
-		}
-	}
-	_, epoch := compilertest.Loaded(table)
+	status := m.status()
 	options := cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})}
 	for _, c := range []struct {
 		what      string
 		want, got any
 	}{
-		{"the epoch", epoch, e.epoch},
-		{"the stored epoch", epoch, stored.Epoch},
-		{"the workloads", byCgroup, known},
-		{"the other containers", around, e.around},
-		{"the workloads of other nodes", m.remotes, e.remotes},
-		{"those that are stored", m.remotes, stored.Remotes},
-		{"the numbers of workloads", fresh.Numbers.Workloads, e.numbers.Workloads},
-		{"those that are stored", fresh.Numbers.Workloads, stored.Numbers.Workloads},
-		{"the numbers of addresses", fresh.Numbers.Addresses, e.numbers.Addresses},
-		{"the numbers of other nodes' workloads", fresh.Numbers.Remotes, stored.Numbers.Remotes},
-		{"the classes of other nodes' workloads", fresh.Remotes, e.result.Remotes},
+		{"the epoch", in.Options.Epoch, status.Epoch},
+		{"the stored epoch", in.Options.Epoch, stored.Epoch},
+		{"the workloads", m.running(in.Workloads), m.listed()},
+		{"how many ended and left sockets", len(m.outlived), status.Ended},
+		{"the labels of the stored workloads", labelsOf(in.Workloads), labelsOf(stored.Workloads)},
+		{"the stored unlabelled containers", cgroupsOf(in.Unlabelled), cgroupsOf(stored.Unlabelled)},
+		{"the stored parents", in.Parents, stored.Parents},
+		{"the stored bridges", in.Bridges, stored.Bridges},
+		{"the stored workloads of other nodes", m.remotes, stored.Remotes},
+		{"the stored numbers of workloads", fresh.Numbers.Workloads, stored.Numbers.Workloads},
+		{"the stored numbers of addresses", fresh.Numbers.Addresses, stored.Numbers.Addresses},
+		{"the stored numbers of other nodes' workloads", fresh.Numbers.Remotes, stored.Numbers.Remotes},
+		{"the classes of other nodes' workloads", fresh.Remotes, classes},
+		{"how often the table was not the one that the daemon believed", 0, status.Mended},
 	} {
 		if diff := cmp.Diff(c.want, c.got, options); diff != "" {
 			return fmt.Sprintf("%s (-want +got):\n%s", c.what, diff)
 		}
 	}
-	if !e.settled || e.loaded != &e.result.Table || !sameTable(table, e.loaded) {
-		return "the daemon believes that another table is loaded"
-	}
 	return ""
+}
+
+// labelsOf are the labels of workloads by cgroup. Facts that no policy sees are stored with the next change only.
+func labelsOf(list []policy.Workload) map[policy.Cgroup]policy.Labels {
+	labels := map[policy.Cgroup]policy.Labels{}
+	for _, w := range list {
+		labels[w.Cgroup] = w.Labels
+	}
+	return labels
+}
+
+func cgroupsOf(list []policy.Unlabelled) map[policy.Cgroup]bool {
+	cgroups := map[policy.Cgroup]bool{}
+	for _, u := range list {
+		cgroups[u.Cgroup] = true
+	}
+	return cgroups
+}
+
+// A mixedWorkload is one that has not ended.
+type mixedWorkload struct {
+	Name, Kind, Cgroup      string
+	Labels, Facts, Doubtful map[string]string
+}
+
+func (m *mix) running(list []policy.Workload) map[uint64]mixedWorkload {
+	all := map[uint64]mixedWorkload{}
+	for _, w := range list {
+		if !m.outlived[w.Cgroup.ID] {
+			all[w.Cgroup.ID] = mixedWorkload{w.Name, w.Kind.String(), w.Cgroup.Path, w.Labels, w.Facts, w.Doubtful}
+		}
+	}
+	return all
+}
+
+// listed are the workloads that the daemon says there are.
+func (m *mix) listed() map[uint64]mixedWorkload {
+	m.t.Helper()
+	list, err := m.client.Workloads(context.Background())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	all := map[uint64]mixedWorkload{}
+	for _, w := range list {
+		if !m.outlived[w.ID] {
+			all[w.ID] = mixedWorkload{w.Name, w.Kind, w.Cgroup, w.Labels, w.Facts, w.Doubtful}
+		}
+	}
+	return all
 }
 
 // one returns any of the keys of a map; ok is false where there is none.
@@ -539,7 +594,7 @@ func (m *mix) closeSockets() bool {
 	}
 	m.setSockets(func(sockets map[uint64]bool) { clear(sockets) })
 	clear(m.outlived)
-	m.daemon.cgroups.Wake() // as after some seconds
+	m.daemon.sources.cgroups.Wake() // as after some seconds
 	return true
 }
 
@@ -658,12 +713,18 @@ func (m *mix) endUnit() bool {
 	return true
 }
 
+// remote is a workload of another node.
+func remote(node int) policy.Remote {
+	return policy.Remote{Node: fmt.Sprint("node-", node), Labels: policy.Labels{"app": "0"},
+		Address: netip.AddrFrom4([4]byte{10, 0, byte(node >> 8), byte(node)}), Certificate: fmt.Sprint("ca/", node)}
+}
+
 func (m *mix) meetRemote() bool {
 	if len(m.remotes) >= mixedAtOnce {
 		return false
 	}
 	m.made++
-	r := remote(m.made, 0)
+	r := remote(m.made)
 	r.Labels = m.labels()
 	if err := m.daemon.enforcer.Learn(context.Background(), r); err != nil {
 		m.t.Fatal(err)
@@ -680,17 +741,15 @@ func (m *mix) forgetRemotes() bool {
 		return false
 	}
 	var stay []policy.Remote
-	m.ordered(func(e *enforcer) {
-		e.proven.times(e.remotes, e.now())
-		var live liveMarks
-		for i, class := range e.result.Remotes {
-			if i != believed && m.r.IntN(2) == 0 {
-				live, stay = append(live, class), append(stay, m.remotes[i])
-			}
+	var live []uint32
+	for i, r := range m.remotes {
+		class, _ := m.daemon.enforcer.Class(r) // as when it is used: from now on it is idle
+		if i != believed && m.r.IntN(2) == 0 {
+			live, stay = append(live, class), append(stay, r)
 		}
-		e.connections = live
-	})
-	m.clock.forward(remoteIdle + time.Second)
+	}
+	m.marks.set(live)
+	m.clock.forward(remotes.Idle + time.Second)
 	m.daemon.enforcer.Forget(context.Background())
 	m.remotes = stay
 	return true
@@ -705,13 +764,12 @@ func (m *mix) revoke() bool {
 	m.remotes = slices.Clone(m.remotes)
 	m.revoked[m.remotes[at].Certificate], m.remotes[at].Ended = true, true
 	revoked := maps.Clone(m.revoked)
-	m.ordered(func(e *enforcer) {
-		e.vouches = func(certificate string) bool { return !revoked[certificate] }
-		e.endRemotes()
-		if err := e.reconcile(); err != nil {
-			m.t.Error(err)
-		}
+	err := m.daemon.enforcer.SetCredentials(context.Background(), enforce.Credentials{
+		Trusts: func(certificate string) bool { return !revoked[certificate] },
 	})
+	if err != nil {
+		m.t.Error(err)
+	}
 	return true
 }
 

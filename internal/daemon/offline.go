@@ -1,17 +1,16 @@
 package daemon
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"thole/compiler"
 	"thole/compiler/policy"
 	"thole/internal/api"
+	"thole/internal/enforce"
+	"thole/internal/policyset"
+	"thole/internal/state"
 	"thole/watch"
 	"thole/watch/cgroupfs"
 	"thole/watch/docker"
@@ -43,21 +42,6 @@ func openSources(config Config, host *host, key []byte) (sources, error) {
 	return sources{scopes, docker, cgroups}, nil
 }
 
-// readKey returns the key of a state directory, and makes no file. Without a key, no labels were sealed: a random key
-// accepts none.
-func readKey(state string) ([]byte, error) {
-	key, err := os.ReadFile(filepath.Join(state, keyFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		key = make([]byte, keySize)
-		rand.Read(key) // it never fails
-		return key, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the key in the state directory: %v: are you root?", err)
-	}
-	return key, nil
-}
-
 // A Listing is what "thole get" shows. The numbers of its classes are not those of the loaded table.
 type Listing struct {
 	Workloads []api.Workload
@@ -69,14 +53,15 @@ type Listing struct {
 // nothing, and needs no access to the kernel's tables. The loaded table may be older.
 func List(config Config) (Listing, error) {
 	config = config.withDefaults()
-	set, ok, err := (&stateDir{dir: config.State}).policies()
+	dir := state.At(config.State)
+	set, ok, err := dir.Policies()
 	if err != nil {
 		return Listing{}, fmt.Errorf("the last policy set: %w", err)
 	}
 	if !ok {
-		set = defaultSet()
+		set = policyset.Default()
 	}
-	key, err := readKey(config.State)
+	key, err := dir.ReadKey()
 	if err != nil {
 		return Listing{}, err
 	}
@@ -88,14 +73,14 @@ func List(config Config) (Listing, error) {
 	if err != nil {
 		return Listing{}, err
 	}
-	snapshot := found.cgroups.Look(set.docs.Bindings)
-	workloads, unlabelled := policy.Admit(set.docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
-	result, err := compiler.Compile(compiler.Input{Policies: set.docs.Policies, Workloads: workloads})
+	snapshot := found.cgroups.Look(set.Docs.Bindings)
+	workloads, unlabelled := policy.Admit(set.Docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
+	result, err := compiler.Compile(compiler.Input{Policies: set.Docs.Policies, Workloads: workloads})
 	if err = errors.Join(err, found.cgroups.Close()); err != nil {
 		return Listing{}, err
 	}
-	v := &view{roster: newRoster(workloads, unlabelled), result: &result, policies: set.docs.Policies}
-	listing := Listing{Workloads: v.workloads(), Policies: v.apiPolicies(), Classes: v.classes()}
+	v := enforce.Describe(set.Docs.Policies, workloads, unlabelled, &result)
+	listing := Listing{Workloads: v.Workloads(), Policies: v.Policies(), Classes: v.Classes()}
 	for i := range listing.Workloads {
 		listing.Workloads[i].Class = 0 // that of the loaded table is not known
 	}
@@ -123,28 +108,30 @@ var ErrNotWorkload = errors.New("it has documents that are not of kind Workload"
 
 // PlanInventory compiles policies for workloads that are only written down. It reads nothing but its input.
 func PlanInventory(in Inventory) (InventoryPlan, error) {
-	set, err := parseSet(api.SourceApplied, in.Policies)
+	set, err := policyset.Parse(api.SourceApplied, in.Policies)
 	if err == nil {
-		set, err = set.after(defaultSet(), in.AllowEmpty)
+		set, err = set.After(policyset.Default(), in.AllowEmpty)
 	}
 	if err != nil {
 		return InventoryPlan{}, fmt.Errorf("reading policies: %w", err)
 	}
-	workloads, err := inventoryWorkloads(in.Workloads, set.docs.Bindings)
+	workloads, err := inventoryWorkloads(in.Workloads, set.Docs.Bindings)
 	if err != nil {
 		return InventoryPlan{}, fmt.Errorf("reading the inventory: %w", err)
 	}
 	result, err := compiler.Compile(compiler.Input{
-		Policies:  set.docs.Policies,
+		Policies:  set.Docs.Policies,
 		Workloads: workloads,
 		Options:   compiler.Options{Deny: in.Deny, Comments: true},
 	})
 	if err != nil {
 		return InventoryPlan{}, fmt.Errorf("compiling policies: %w", err)
 	}
-	plan := InventoryPlan{Table: result.Table.Text(), Classes: []api.Class{}, Warnings: apiMessages(result.Warnings)}
+	plan := InventoryPlan{
+		Table: result.Table.Text(), Classes: []api.Class{}, Warnings: enforce.Messages(result.Warnings),
+	}
 	for _, c := range result.Classes(workloads) {
-		plan.Classes = append(plan.Classes, apiClass(c))
+		plan.Classes = append(plan.Classes, enforce.Class(c))
 	}
 	return plan, nil
 }
@@ -160,3 +147,19 @@ func inventoryWorkloads(inventory policy.File, besides []policy.Binding) ([]poli
 	}
 	return policy.InventoryWorkloads(slices.Concat(besides, docs.Bindings))
 }
+
+// StateOf returns the state directory of the last daemon that had this socket since the machine was started, "" if
+// there was none or it is not known.
+func StateOf(socket string) string { return state.PathOf(socket) }
+
+// DisarmState disarms where no daemon answers: the next one that uses this state directory loads nothing.
+func DisarmState(dir string) error { return state.At(dir).Disarm() }
+
+// StateDisarmed reports whether it is so.
+func StateDisarmed(dir string) bool {
+	since, err := state.At(dir).Disarmed()
+	return err == nil && !since.IsZero()
+}
+
+// ArmState takes that back. ok is false if it was not disarmed.
+func ArmState(dir string) (ok bool, err error) { return state.At(dir).Arm() }

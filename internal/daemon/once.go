@@ -7,6 +7,8 @@ import (
 
 	"thole/compiler/policy"
 	"thole/internal/api"
+	"thole/internal/enforce"
+	"thole/internal/state"
 	"thole/ruleset"
 	"thole/watch"
 	"thole/watch/workload"
@@ -28,30 +30,23 @@ func applyOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyRespon
 	if req.DryRun {
 		return previewOnce(config, host, req)
 	}
-	lock, err := takeLock(config.Socket, config.State)
+	lock, err := state.TakeLock(config.Socket, config.State)
 	if err != nil {
 		return api.ApplyResponse{}, err
 	}
-	defer lock.release() //nolint:errcheck // it ends with the process at the latest
-	parts, err := newParts(config, host)
+	defer lock.Release() //nolint:errcheck // it ends with the process at the latest
+	dir, found, err := openState(config, host)
 	if err != nil {
 		return api.ApplyResponse{}, err
 	}
-	defer parts.cgroups.Close() //nolint:errcheck // it was not run, and is not needed any more
-	e := parts.enforcer
-	e.runs, e.once = carrier{e.runs, e}, true
-	defer e.state.close()
-	if err := parts.enforcer.adopt(); err != nil {
-		return api.ApplyResponse{}, err
-	}
-	e.set, _ = e.lastSet() // a set that cannot be read counts as one with policies
-	return e.replace(api.SourceApplied, compilerFiles(req.Files), req.AllowEmpty)
+	defer found.cgroups.Close() //nolint:errcheck // it was not run, and is not needed any more
+	return enforce.ApplyOnce(enforcing(config, host, dir, found.cgroups), req)
 }
 
 // previewOnce compiles without a daemon, and without a trace.
 func previewOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResponse, error) {
-	state := &stateDir{dir: config.State}
-	key, err := readKey(config.State)
+	dir := state.At(config.State)
+	key, err := dir.ReadKey()
 	if err != nil {
 		return api.ApplyResponse{}, err
 	}
@@ -60,25 +55,21 @@ func previewOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResp
 		return api.ApplyResponse{}, err
 	}
 	defer found.cgroups.Close() //nolint:errcheck // nothing was waited for
-	e := &enforcer{
-		kernel: host.kernel, dead: host, state: state, log: config.Logger, deny: config.Deny, once: true, now: host.now,
-	}
-	e.runs = carrier{looker{found.cgroups}, e}
-	if err := e.adopt(); err != nil {
-		return api.ApplyResponse{}, err
-	}
-	e.set, _ = e.lastSet()
-	return e.preview(compilerFiles(req.Files), req.AllowEmpty)
+	return enforce.ApplyOnce(enforcing(config, host, dir, readOnlyScanner{found.cgroups}), req)
 }
 
-// A looker scans without removing empty cgroups.
-type looker struct{ cgroups *watch.Cgroups }
+// A readOnlyScanner scans without removing empty cgroups.
+type readOnlyScanner struct{ cgroups *watch.Cgroups }
 
-func (l looker) Recall(loaded workload.Snapshot) { l.cgroups.Recall(loaded) }
+func (s readOnlyScanner) Recall(loaded workload.Snapshot) { s.cgroups.Recall(loaded) }
 
-func (l looker) Changes(bindings []policy.Binding) workload.Snapshot { return l.Scan(bindings) }
+func (s readOnlyScanner) Changes(bindings []policy.Binding) workload.Snapshot {
+	return s.Scan(bindings)
+}
 
-func (l looker) Scan(bindings []policy.Binding) workload.Snapshot { return l.cgroups.Look(bindings) }
+func (s readOnlyScanner) Scan(bindings []policy.Binding) workload.Snapshot {
+	return s.cgroups.Look(bindings)
+}
 
 // CleanupResult says what Cleanup did.
 type CleanupResult struct {
@@ -99,15 +90,15 @@ func Cleanup(context.Context) (CleanupResult, error) {
 
 func cleanup(host *host) (CleanupResult, error) {
 	var result CleanupResult
-	have, err := host.kernel.Read(tableName)
+	have, err := host.kernel.Read(enforce.TableName)
 	result.Table = have != nil || err != nil
 	// What cannot be read may still be deleted: this is the way out.
 	if err != nil {
-		have = &ruleset.Table{Name: tableName}
+		have = &ruleset.Table{Name: enforce.TableName}
 	}
 	if have != nil {
 		if err := host.kernel.Apply(ruleset.Diff(have, nil)); err != nil {
-			return result, fmt.Errorf("removing the table: %w: try `nft delete table inet %s`", err, tableName)
+			return result, fmt.Errorf("removing the table: %w: try `nft delete table inet %s`", err, enforce.TableName)
 		}
 	}
 	result.Stay, err = watch.RemoveEmptyScopes(host.root)

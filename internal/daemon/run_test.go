@@ -24,8 +24,8 @@ import (
 func TestRunLabelsTheCaller(t *testing.T) {
 	b := newBench(t)
 	// The table knows the cgroup while nobody is in it yet.
-	b.kernel.set(func() {
-		b.kernel.before = func(c ruleset.Change) {
+	b.kernel.Change(func() {
+		b.kernel.Before = func(c ruleset.Change) {
 			if id := b.host.CgroupID("thole.slice/web.scope"); id != 0 && knows(c.Want, id) && !knows(c.Have, id) {
 				if pids := b.host.In("thole.slice/web.scope").Pids(); len(pids) > 0 {
 					t.Errorf("processes %v were in the cgroup before the table knew it", pids)
@@ -178,8 +178,8 @@ func TestForgedAttribute(t *testing.T) {
 func TestClosedConnectionLeavesNothing(t *testing.T) {
 	b := newBench(t)
 	changing, goOn := make(chan struct{}), make(chan struct{})
-	b.kernel.set(func() {
-		b.kernel.before = func(ruleset.Change) {
+	b.kernel.Change(func() {
+		b.kernel.Before = func(ruleset.Change) {
 			changing <- struct{}{}
 			<-goOn
 		}
@@ -198,7 +198,7 @@ func TestClosedConnectionLeavesNothing(t *testing.T) {
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
-	b.kernel.set(func() { b.kernel.before = nil })
+	b.kernel.Change(func() { b.kernel.Before = nil })
 	close(goOn)
 	b.until("the end of the cgroup", b.empty)
 	if in, err := os.ReadFile("/proc/self/cgroup"); err != nil || strings.Contains(string(in), "web.scope") {
@@ -209,8 +209,8 @@ func TestClosedConnectionLeavesNothing(t *testing.T) {
 
 func TestFailingKernelRefusesRuns(t *testing.T) {
 	b := newBench(t)
-	b.kernel.set(func() { b.kernel.fail = errors.New("cannot allocate memory") })
-	before := b.kernel.loaded()
+	b.kernel.Change(func() { b.kernel.Fail = errors.New("cannot allocate memory") })
+	before := b.kernel.Loaded()
 	p := startClient(t, 0, b.config.Socket, api.RunRequest{Labels: map[string]string{"app": "web"}})
 	if p.Code != 500 || !strings.Contains(p.Error, "cannot allocate memory") {
 		t.Errorf("answer %d %q", p.Code, p.Error)
@@ -218,10 +218,10 @@ func TestFailingKernelRefusesRuns(t *testing.T) {
 	if !b.empty() {
 		t.Error("a cgroup is left")
 	}
-	if !sameTable(before, b.kernel.loaded()) {
+	if !sameTable(before, b.kernel.Loaded()) {
 		t.Error("the table changed")
 	}
-	b.kernel.set(func() { b.kernel.fail = nil })
+	b.kernel.Change(func() { b.kernel.Fail = nil })
 	b.run("web", map[string]string{"app": "web"})
 }
 

@@ -17,10 +17,11 @@ func TestDaemonState(t *testing.T) {
 		err    error
 		want   Status
 	}{
-		{"runs", api.Status{PID: 1, Enforcing: true}, nil, OK},
+		{"runs", api.Status{ProcessStatus: api.ProcessStatus{PID: 1}, Enforcing: true}, nil, OK},
 		{"none", api.Status{}, fmt.Errorf("asking: %w", api.ErrNoDaemon), Warning},
 		{"does not answer", api.Status{}, errors.New("time-out"), Unknown},
-		{"failed", api.Status{PID: 1, Enforcing: true, LastError: &api.Failure{Text: "no memory"}}, nil, Missing},
+		{"failed", api.Status{ProcessStatus: api.ProcessStatus{PID: 1}, Enforcing: true,
+			LastError: &api.Failure{Text: "no memory"}}, nil, Missing},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := daemonState(test.status, test.err); got.Status != test.want {

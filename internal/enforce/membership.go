@@ -1,0 +1,291 @@
+package enforce
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"reflect"
+	"slices"
+
+	"thole/compiler/policy"
+	"thole/internal/condition"
+	"thole/internal/policyset"
+	"thole/internal/state"
+	"thole/watch/cgroupfs"
+	"thole/watch/workload"
+)
+
+// A delta is what differs between what is in the table and what is to be: of workloads, of containers beside them, and
+// of what other nodes proved.
+type delta struct {
+	began, ended []policy.Workload // what became another workload is in both
+	renamed      []policy.Workload // of which only what no policy sees is another
+	outlived     []uint64          // of those in the table: whose cgroup is gone now, and left a socket
+
+	containers *state.Containers // nil: as they were
+
+	learned, forgotten []policy.Remote
+	remotesAnew        bool // what is to be said of remotes is more than that
+
+	// takes says that something living may lose an allowance, so that connections must be decided again. It is false
+	// only where all that changes is that cgroups begin that had no connections, or that workloads ended and left no
+	// socket.
+	takes bool
+}
+
+func (d *delta) empty() bool { return len(d.outlived) == 0 && !d.concernsState() }
+
+// concernsState reports whether a memory says something else after it.
+func (d *delta) concernsState() bool {
+	return len(d.began)+len(d.ended)+len(d.renamed)+len(d.learned)+len(d.forgotten) > 0 || d.containers != nil ||
+		d.remotesAnew
+}
+
+// containers are what a table knows of containers beside the workloads (compiler.Input).
+type containers struct {
+	Unlabelled []policy.Unlabelled `json:"unlabelled,omitempty"`
+	Parents    []policy.Cgroup     `json:"parents,omitempty"`
+	Bridges    []policy.Bridge     `json:"bridges,omitempty"`
+}
+
+// deltaTo compares what runs with what the table knows. found is what is to be said of what runs. Where it is not known
+// which workloads that ended left a socket, they stay in the table, and found says why.
+func (e *Enforcer) deltaTo(set policyset.Set, running workload.Snapshot) (d delta, found []condition.Condition) {
+	var died map[uint64]policy.Workload // those that ended, and whose cgroup may be gone
+	if running.Partial {
+		died, found = e.compareSome(&d, running), e.conditions
+	} else {
+		died, found = e.compareAll(&d, set, running)
+	}
+	asked, err := e.compareEnded(&d, died, running.Partial)
+	if asked {
+		found = slices.DeleteFunc(slices.Clone(found), func(c condition.Condition) bool {
+			return c.Code == condition.EndedUnknown // of the last time
+		})
+	}
+	if err != nil {
+		found = append(found, condition.Condition{
+			Code: condition.EndedUnknown, Text: fmt.Sprintf("workloads that ended stay in the table: %v", err),
+		})
+	}
+	e.freePaths(&d, died)
+	e.compareRemotes(&d)
+	return d, found
+}
+
+// compareSome compares single cgroups.
+func (e *Enforcer) compareSome(d *delta, running workload.Snapshot) (died map[uint64]policy.Workload) {
+	died = map[uint64]policy.Workload{}
+	for _, w := range running.Workloads {
+		if id, known := e.loaded.workloads.named(w.Cgroup.Path); known && id != w.Cgroup.ID {
+			if old, bound := e.loaded.workloads.of(id); bound {
+				died[id] = old
+			}
+		}
+		before, known := e.loaded.workloads.of(w.Cgroup.ID)
+		e.compareWorkload(d, before, known, w)
+	}
+	for _, cgroup := range running.Gone {
+		if id, known := e.loaded.workloads.named(cgroup); known {
+			if w, bound := e.loaded.workloads.of(id); bound {
+				died[id] = w
+			}
+		}
+	}
+	return died
+}
+
+// compareAll compares all that runs.
+func (e *Enforcer) compareAll(
+	d *delta, set policyset.Set, running workload.Snapshot,
+) (died map[uint64]policy.Workload, found []condition.Condition) {
+	workloads, unlabelled := policy.Admit(set.Docs.Policies, running.Workloads, running.Unlabelled)
+	found = slices.Concat(running.Conditions, doubts(set.Docs.Policies, workloads, unlabelled))
+	workloads = append(workloads, e.unresolved(set, workloads)...)
+	died = maps.Clone(e.loaded.workloads.workloads)
+	for _, w := range workloads {
+		before, known := e.loaded.workloads.of(w.Cgroup.ID)
+		delete(died, w.Cgroup.ID)
+		e.compareWorkload(d, before, known, w)
+	}
+	now := state.Containers{Unlabelled: unlabelled, Parents: running.Parents, Bridges: running.Bridges}
+	if !reflect.DeepEqual(now, e.loaded.containers) {
+		d.containers = &now
+		d.takes = d.takes || e.closesContainers(now)
+	}
+	return died, found
+}
+
+// compareWorkload compares one workload that runs with what the table knows of its cgroup.
+func (e *Enforcer) compareWorkload(d *delta, before policy.Workload, known bool, w policy.Workload) {
+	switch {
+	case !known:
+		d.began = append(d.began, w)
+		d.takes = d.takes || !e.hadNoConnections(w)
+	case !sameIdentity(before, w) || before.Cgroup != w.Cgroup || !reflect.DeepEqual(before.Own, w.Own):
+		d.ended, d.began = append(d.ended, before), append(d.began, w)
+		d.takes = d.takes || !sameIdentity(before, w) || missing(before.Own, w.Own)
+	case before.Name != w.Name || before.Namespace != w.Namespace || before.Kind != w.Kind ||
+		before.Position != w.Position:
+		d.renamed = append(d.renamed, w)
+	}
+}
+
+// compareEnded finds out which of the workloads whose cgroup is gone left a socket. Those that did stay in the table.
+// What lives is a workload no more. asked is false where there was nothing to find out, or it is too soon to ask again.
+func (e *Enforcer) compareEnded(d *delta, died map[uint64]policy.Workload, partial bool) (asked bool, failed error) {
+	dead := map[uint64]policy.Workload{}
+	for id, w := range died {
+		lives, err := e.cgroups.Lives(id)
+		switch {
+		case err != nil:
+			failed = err
+			d.disconnect(w)
+		case lives && !e.loaded.workloads.ended[id]:
+			d.ended, d.takes = append(d.ended, w), true // it is unlabelled now
+		default:
+			dead[id] = w
+		}
+	}
+	if partial && len(dead) == 0 && (e.loaded.workloads.endedCount() == 0 || e.now().Sub(e.endedChecked) < endedPoll) {
+		return failed != nil, failed
+	}
+	for id := range e.loaded.workloads.ended {
+		dead[id] = e.loaded.workloads.workloads[id]
+	}
+	e.endedChecked = e.now()
+	left := maps.Clone(dead)
+	if failed == nil {
+		failed = dropWithoutSockets(e.cgroups, left, e.isRunning(d, died))
+	}
+	for id, w := range dead {
+		d.takes = d.takes || len(w.Own) > 0 // its addresses may be another's now
+		if _, stays := left[id]; !stays {
+			d.ended = append(d.ended, w)
+		} else if !e.loaded.workloads.ended[id] {
+			d.outlived = append(d.outlived, id)
+			d.disconnect(w)
+		}
+	}
+	return true, failed
+}
+
+// disconnect keeps a workload without its addresses, which may be another's now.
+func (d *delta) disconnect(w policy.Workload) {
+	if len(w.Own) == 0 {
+		return
+	}
+	d.ended, d.takes = append(d.ended, w), true
+	w.Own = nil
+	d.began = append(d.began, w)
+}
+
+// isRunning returns whether a cgroup is that of a workload that runs.
+func (e *Enforcer) isRunning(d *delta, died map[uint64]policy.Workload) func(id uint64) bool {
+	begins := map[uint64]bool{}
+	for _, w := range d.began {
+		begins[w.Cgroup.ID] = true
+	}
+	return func(id uint64) bool {
+		_, known := e.loaded.workloads.of(id)
+		_, dead := died[id]
+		return begins[id] || known && !dead && !e.loaded.workloads.ended[id]
+	}
+}
+
+// freePaths gives another path to workloads that ended, where a new cgroup has theirs. To the compiler the path is the
+// identity; the kernel knows the old one by its id.
+func (e *Enforcer) freePaths(d *delta, died map[uint64]policy.Workload) {
+	stays := func(w policy.Workload) bool { _, is := died[w.Cgroup.ID]; return is } // though it does not run
+	taken := map[string]bool{}
+	changes := map[uint64]bool{}
+	for _, w := range d.ended {
+		changes[w.Cgroup.ID] = true
+	}
+	for _, w := range d.began {
+		changes[w.Cgroup.ID] = true
+		if !stays(w) {
+			taken[w.Cgroup.Path] = true
+		}
+	}
+	for i := range d.began {
+		if w := &d.began[i]; stays(*w) && taken[w.Cgroup.Path] {
+			w.Cgroup.Path = pathOfEnded(w.Cgroup)
+		}
+	}
+	for path := range taken {
+		id, _ := e.loaded.workloads.named(path)
+		if old, bound := e.loaded.workloads.of(id); bound && !changes[id] {
+			d.ended = append(d.ended, old)
+			old.Cgroup.Path = pathOfEnded(old.Cgroup)
+			d.began = append(d.began, old)
+		}
+	}
+}
+
+// pathOfEnded tells the cgroup of a workload that ended from a new one of its path.
+func pathOfEnded(c policy.Cgroup) string { return fmt.Sprintf("%s#%d", c.Path, c.ID) }
+
+// compareRemotes compares what other nodes proved with what the table knows of it: new ones are at the end.
+func (e *Enforcer) compareRemotes(d *delta) {
+	if e.remotes.Changed() {
+		d.learned, d.forgotten, d.remotesAnew = e.remotes.Difference()
+	}
+}
+
+// hadNoConnections reports whether a new workload had no connections: cgroups of thole run
+// are empty until they are in the table, and a container below a parent that the
+// table knows was closed.
+func (e *Enforcer) hadNoConnections(w policy.Workload) bool {
+	if w.Kind == policy.KindRun {
+		return true
+	}
+	_, free := e.loaded.workloads.unlabelled[w.Cgroup.ID]
+	return !free && slices.ContainsFunc(e.loaded.containers.Parents, func(p policy.Cgroup) bool {
+		return p.Path == path.Dir(w.Cgroup.Path)
+	})
+}
+
+// closesContainers reports whether containers that were free may be closed now, whatever they
+// are: below another parent, on another bridge, or no more known to be unlabelled.
+func (e *Enforcer) closesContainers(now state.Containers) bool {
+	if missing(others(now.Parents), e.loaded.containers.Parents) || missing(now.Bridges, e.loaded.containers.Bridges) {
+		return true
+	}
+	free := map[uint64]policy.Unlabelled{}
+	for _, u := range now.Unlabelled {
+		free[u.Cgroup.ID] = u
+	}
+	for _, before := range e.loaded.containers.Unlabelled {
+		u, ok := free[before.Cgroup.ID]
+		if ok && !missing(before.Own, u.Own) {
+			continue
+		}
+		if len(before.Own) > 0 {
+			return true // its addresses may be another's now
+		}
+		if lives, err := e.cgroups.Lives(before.Cgroup.ID); err != nil || lives {
+			return true
+		}
+	}
+	return false
+}
+
+// others are the parents but that of thole run's scopes, which is empty when it is made.
+func others(parents []policy.Cgroup) []policy.Cgroup {
+	return slices.DeleteFunc(slices.Clone(parents), func(p policy.Cgroup) bool {
+		return p.Path == cgroupfs.TholeSlice
+	})
+}
+
+// missing reports whether something of one list is not in the other.
+func missing[T any](of, in []T) bool {
+	return slices.ContainsFunc(of, func(a T) bool {
+		return !slices.ContainsFunc(in, func(b T) bool { return reflect.DeepEqual(a, b) })
+	})
+}
+
+// sameIdentity reports whether no policy can tell two states of a cgroup apart.
+func sameIdentity(a, b policy.Workload) bool {
+	return maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Facts, b.Facts) && maps.Equal(a.Doubtful, b.Doubtful)
+}

@@ -1,0 +1,433 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"thole/compiler"
+	"thole/compiler/mark"
+	"thole/compiler/policy"
+	"thole/internal/condition"
+	"thole/internal/policyset"
+	"thole/internal/remotes"
+	"thole/internal/state"
+	"thole/ruleset"
+	"thole/watch/workload"
+)
+
+// errLimit says that policies and workloads together exceed a limit of the compiler.
+var errLimit = errors.New("compiling the policies")
+
+// errDrifted says that the table was not what this daemon had loaded.
+var errDrifted = errors.New("the loaded table is not the one that was expected")
+
+// A scope says how much of what runs is scanned, and of the policies compiled.
+type scope uint8
+
+const (
+	whatChanged scope = iota // what events named since the last scan
+	allThatRuns              // all that runs, and the policies as they are compiled
+	everything               // all that runs, and the policies compiled anew
+)
+
+// A plan is a change of the table that is worked out and not made.
+type plan struct {
+	set        policyset.Set
+	found      []condition.Condition // of the last look at all
+	delta      delta
+	containers state.Containers // then
+	remotes    []policy.Remote
+	takes      bool // something living may lose an allowance
+	running    int  // how many workloads run, where all is compiled
+	epoch      uint16
+
+	step   *compiler.Step // of the result that there is; nil: result is new
+	patch  ruleset.Patch  // of its table, with a step
+	result *compiler.Result
+	change ruleset.Change
+
+	loaded   *ruleset.Table   // what the change is made for
+	numbers  compiler.Numbers // of that
+	comments bool             // there is somebody to read them
+}
+
+// observe scans what runs now: all of it, or where that is enough what events named since the last scan. The plan says
+// what differs, and not yet what that changes of the table.
+func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
+	select {
+	case <-e.channels.workloads: // what woke us is seen by this scan
+	default:
+	}
+	scan := e.scanner.Changes
+	if scope > whatChanged || !e.loaded.inSync || e.remotes.RevocationPending || e.failures.table != nil {
+		scan = e.scanner.Scan
+	}
+	p := plan{set: set, containers: e.loaded.containers, remotes: e.remotes.Proven, epoch: e.loaded.epoch,
+		loaded: e.loaded.table, numbers: e.loaded.numbers}
+	p.delta, p.found = e.deltaTo(set, scan(set.Docs.Bindings))
+	if p.delta.containers != nil {
+		p.containers = *p.delta.containers
+	}
+	p.takes = p.delta.takes || !e.loaded.inSync || e.remotes.RevocationPending || !samePolicies(e.set, set)
+	return p
+}
+
+func samePolicies(a, b policyset.Set) bool {
+	return reflect.DeepEqual(a.Docs.Policies, b.Docs.Policies)
+}
+
+// advance works out a plan as a step of the result that there is, which changes that. ok is false, and nothing is
+// changed, where only a compile can tell.
+func (e *Enforcer) advance(p *plan) (ok bool) {
+	d := &p.delta
+	if !e.loaded.inSync || e.remotes.RevocationPending || d.remotesAnew || !samePolicies(e.set, p.set) ||
+		!reflect.DeepEqual(p.containers.Bridges, e.loaded.containers.Bridges) {
+		return false
+	}
+	c := compiler.Change{Ended: d.ended, Began: d.began, Met: d.learned, Forgotten: d.forgotten}
+	if d.containers != nil {
+		c.Parents, c.Unlabelled = &d.containers.Parents, &d.containers.Unlabelled
+	}
+	if p.step, ok = e.loaded.result.Change(c); !ok {
+		return false
+	}
+	e.loaded.inSync = false // until it is loaded
+	if !p.step.Empty() {
+		p.epoch = e.loaded.epochAfter(p.takes)
+	}
+	p.patch, p.result = p.step.Patch(p.epoch), e.loaded.result
+	p.change = p.patch.Change(TableName)
+	return true
+}
+
+// compileAnew works out a plan of all that there is.
+func (e *Enforcer) compileAnew(p *plan) error {
+	if err := e.compile(p); err != nil || p.change.Empty() {
+		return err
+	}
+	// Again: a number is given again, of which the table may remember something.
+	epoch := e.loaded.epochAfter(p.takes || p.result.Again)
+	if epoch == p.epoch {
+		return nil
+	}
+	p.epoch = epoch
+	return e.compile(p)
+}
+
+// doubts are the notices about containers with labels that their images have too: those that count as a person's
+// labels, and before them all that the policies name.
+func doubts(
+	policies []policy.Policy, workloads []policy.Workload, unlabelled []policy.Unlabelled,
+) []condition.Condition {
+	var list []condition.Condition
+	named := policy.NamedKeys(policies)
+	add := func(name string, facts, doubtful policy.Labels) {
+		var labels, others []string
+		for _, key := range slices.Sorted(maps.Keys(doubtful)) {
+			switch label := key + "=" + doubtful[key]; {
+			case named[key]:
+				labels = append(labels, cut(label))
+			case policy.IsUserLabel(key):
+				others = append(others, cut(label))
+			}
+		}
+		if labels = append(labels, others...); labels == nil {
+			return
+		}
+		if more := len(labels) - doubtsShown; more > 0 {
+			labels = append(labels[:doubtsShown], fmt.Sprintf("%d more", more))
+		}
+		text := fmt.Sprintf("the image %s has the same %s, so nobody can tell who gave it: "+
+			"it may restrict the container, and permits it nothing. "+
+			"Give the container another key or value, or build the image without it",
+			facts[workload.FactImage], strings.Join(labels, ", "))
+		list = append(list, condition.Condition{Code: condition.ImageLabel, Where: "container " + name, Text: text})
+	}
+	for _, w := range workloads {
+		add(w.Name, w.Facts, w.Doubtful)
+	}
+	for _, u := range unlabelled {
+		add(u.Name, u.Facts, u.Doubtful)
+	}
+	return list
+}
+
+const (
+	doubtsShown  = 3   // labels of one container
+	doubtsLength = 130 // bytes of a label: the longest key and value of a person fit
+)
+
+// cut shortens what an image's author may have made long, and leaves out the value that nobody can name.
+func cut(label string) string {
+	label = strings.ReplaceAll(label, policy.UnusableValue, "…")
+	if len(label) > doubtsLength {
+		label = strings.ToValidUTF8(label[:doubtsLength], "") + "…"
+	}
+	return label
+}
+
+// unresolved returns the enforced workloads whose Workload document stands unchanged
+// and whose cgroup lives, but which the scan did not find: a user's name cannot be
+// resolved just now, or a cgroup not be read. They keep their labels.
+func (e *Enforcer) unresolved(set policyset.Set, found []policy.Workload) []policy.Workload {
+	is := map[uint64]bool{}
+	for _, w := range found {
+		is[w.Cgroup.ID] = true
+	}
+	var kept []policy.Workload
+	for _, w := range e.loaded.workloads.list() {
+		if w.Kind < policy.KindUnit || is[w.Cgroup.ID] {
+			continue
+		}
+		binding, ok := e.stillBinds(set, w)
+		if !ok {
+			continue
+		}
+		if lives, err := e.cgroups.Lives(w.Cgroup.ID); err != nil || lives {
+			kept = append(kept, e.recertified(w, binding))
+		}
+	}
+	return kept
+}
+
+// recertified is a workload of the loaded table with what this node's certificate says of it now, which may be
+// something else than when the workload was found.
+func (e *Enforcer) recertified(w policy.Workload, binding policy.Binding) policy.Workload {
+	if e.identity == nil {
+		return w
+	}
+	w.Labels, w.Facts = binding.Labels, maps.Clone(w.Facts)
+	delete(w.Facts, policy.NodeFact)
+	certify(e.identity, &w) // what contradicts was told when it was found
+	return w
+}
+
+// stillBinds returns the document that bound w in the present set, if it is in the new one and says the same. At the
+// start the present set is empty: then the document has to give the labels that w has.
+func (e *Enforcer) stillBinds(now policyset.Set, w policy.Workload) (binding policy.Binding, ok bool) {
+	named := func(b policy.Binding) bool { return b.Name == w.Name }
+	i := slices.IndexFunc(now.Docs.Bindings, named)
+	if i < 0 {
+		return binding, false
+	}
+	binding = now.Docs.Bindings[i]
+	if j := slices.IndexFunc(e.set.Docs.Bindings, named); j >= 0 {
+		return binding, reflect.DeepEqual(binding, e.set.Docs.Bindings[j])
+	}
+	return binding, maps.Equal(withRequired(e.identity, binding.Labels), w.Labels)
+}
+
+// compile compiles all that there is then, for the plan's epoch.
+func (e *Enforcer) compile(p *plan) error {
+	workloads := e.loaded.workloads.after(&p.delta)
+	p.running = 0
+	for _, w := range workloads {
+		if !e.loaded.workloads.ended[w.Cgroup.ID] && !slices.Contains(p.delta.outlived, w.Cgroup.ID) {
+			p.running++
+		}
+	}
+	result, err := compiler.Compile(compiler.Input{
+		Policies:   p.set.Docs.Policies,
+		Workloads:  workloads,
+		Parents:    p.containers.Parents,
+		Unlabelled: p.containers.Unlabelled,
+		Bridges:    p.containers.Bridges,
+		Options:    compiler.Options{Deny: e.deny, Epoch: p.epoch, Comments: p.comments},
+		Numbers:    p.numbers,
+		Fleet:      e.fleet,
+		Remotes:    p.remotes,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %v", errLimit, err)
+	}
+	p.result, p.change = &result, ruleset.Diff(p.loaded, &result.Table)
+	return nil
+}
+
+// explain compiles a plan anew, with comments for a person.
+func (e *Enforcer) explain(p *plan) error {
+	p.comments = true
+	return e.compile(p)
+}
+
+// commit changes the table as planned. If it fails, the table is as before, and
+// the plan is forgotten.
+func (e *Enforcer) commit(p plan) error {
+	if e.checkDisarmed(); e.arming.isDisarmed() { // since it was planned
+		return e.withhold(p)
+	}
+	if !p.change.Empty() {
+		if err := e.clearEpoch(p.epoch); err != nil {
+			return fmt.Errorf("%w. The previous table stays in force", err)
+		}
+		if err := e.load(p.change, p.table); err != nil {
+			return fmt.Errorf("loading the table: %w. The previous table stays in force", err)
+		}
+	}
+	if p.step != nil {
+		p.result.Table.Patch(p.patch)
+	}
+	e.loaded.table = &p.result.Table
+	if e.checkDisarmed(); e.arming.isDisarmed() { // just now: "thole cleanup" found no table yet
+		return e.withhold(p)
+	}
+	e.loaded.epochUnknown, e.loaded.epoch = false, p.epoch
+	e.loaded.inSync, e.remotes.RevocationPending = true, false
+	e.adoptPlan(p)
+	if !p.change.Empty() {
+		e.log.Info("table changed", "epoch", e.loaded.epoch, "steps", len(p.change.Steps),
+			"began", len(p.delta.began), "ended", len(p.delta.ended))
+	}
+	e.storeChange(p)
+	return nil
+}
+
+// table returns what the table becomes.
+func (p *plan) table() *ruleset.Table {
+	if p.step != nil {
+		return p.result.Table.Patched(p.patch)
+	}
+	return &p.result.Table
+}
+
+// withhold loads nothing, because Thole is disarmed. Requests are answered by the plan all the same.
+func (e *Enforcer) withhold(p plan) error {
+	if err := e.unload(); err != nil {
+		return err
+	}
+	e.adoptPlan(p)
+	return nil
+}
+
+// adoptPlan makes a plan what requests are answered from.
+func (e *Enforcer) adoptPlan(p plan) {
+	e.set = p.set
+	e.logConditions(p.found)
+	e.loaded.result, e.loaded.numbers = p.result, p.result.Numbers
+	e.loaded.warnings, e.loaded.containers = Messages(p.result.Warnings), p.containers
+	e.loaded.appliedAt = e.now()
+	e.failures.tableChanged()
+	e.remotes.SetLoaded(remotes.Table{Remotes: p.remotes, Classes: p.result.Remotes, Step: p.step != nil,
+		Learned: p.delta.learned, Forgotten: p.delta.forgotten})
+	// A request that sees the changed workload must not see the status from before the change.
+	e.loaded.workloads.applyAnd(&p.delta, func(of sizes) { e.view.Store(e.newView(of)) })
+}
+
+// logConditions logs the conditions that are new.
+func (e *Enforcer) logConditions(found []condition.Condition) {
+	for _, c := range found {
+		if slices.Contains(e.conditions, c) {
+			continue
+		}
+		kind, level := "problem", slog.LevelWarn
+		if c.Code.IsNotice() {
+			kind, level = "notice", slog.LevelInfo
+		}
+		e.log.Log(context.Background(), level, kind, "code", c.Code, "where", c.Where, "text", c.Text)
+	}
+	e.conditions = found
+}
+
+// clearEpoch makes an epoch fit to be used: no connection says that it was allowed in it. It
+// does nothing but when epochs come round, or where it is not known which were used.
+func (e *Enforcer) clearEpoch(epoch uint16) error {
+	sweep, needed := mark.SweepBefore(epoch)
+	if e.loaded.epochUnknown {
+		sweep, needed = mark.Sweep{}, true
+	}
+	if !needed || epoch == e.loaded.epoch && !e.loaded.epochUnknown {
+		return nil
+	}
+	n, err := e.conntrack.Remark(sweep.Mask, sweep.Bits, sweep.Of)
+	if err != nil {
+		return fmt.Errorf("cannot reuse epoch %d, because conntrack entries still carry it: %w", epoch, err)
+	}
+	if n > 0 {
+		e.log.Info("connections of old epochs are decided again", "epoch", epoch, "connections", n)
+	}
+	return nil
+}
+
+// load applies a change, after which the table is as wanted. Where the kernel reports an
+// error, what it holds afterwards is what counts.
+func (e *Enforcer) load(change ruleset.Change, want func() *ruleset.Table) error {
+	failure := e.kernel.Apply(change)
+	if failure == nil {
+		// If others were at it meanwhile, what they did is looked at next time.
+		if now, err := e.kernel.Generation(); err == nil && now == e.loaded.generation+1 {
+			e.loaded.generation = now
+		}
+		return nil
+	}
+	loaded, err := e.kernel.Read(TableName)
+	if err != nil {
+		return errors.Join(failure, err)
+	}
+	before := e.loaded.table
+	e.loaded.replacedBy(loaded)
+	if sameTable(loaded, want()) {
+		e.log.Warn("the change is loaded although the kernel reported an error", "error", failure)
+		return nil
+	}
+	if !sameTable(loaded, before) {
+		return fmt.Errorf("%w (%v)", errDrifted, failure)
+	}
+	return failure
+}
+
+// sameTable compares two tables, nil being none.
+func sameTable(a, b *ruleset.Table) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return ruleset.Same(*a, *b)
+}
+
+// storeTable stores what belongs to the loaded table.
+func (e *Enforcer) storeTable() {
+	err := e.state.SaveTable(state.TableState{
+		Epoch: e.loaded.epoch, Numbers: e.loaded.numbers, Workloads: e.loaded.workloads.list(),
+		Containers: e.loaded.containers,
+		Fleet:      e.fleet, Identity: e.identity, Remotes: e.remotes.Proven,
+	})
+	e.noteStorage(&e.failures.tableStorage, "the table is changed, but its numbers are not stored: they "+
+		"are lost when the daemon is started again, unless they can be written before", err)
+}
+
+// storeChange stores what a plan changes of that. All is stored where the changes would be more to read. What leaves
+// the table as it is can wait for the next change, with which all is stored.
+func (e *Enforcer) storeChange(p plan) {
+	if p.change.Empty() {
+		if p.step == nil || p.delta.concernsState() {
+			e.state.Close()
+		}
+		return
+	}
+	all := e.loaded.workloads.sizes().all
+	if p.step == nil || !e.state.AppendChange(p.tableChange(), max(leastChanges, all)) {
+		e.storeTable()
+	}
+}
+
+func (p *plan) tableChange() state.TableChange {
+	c := state.TableChange{Began: slices.Concat(p.delta.began, p.delta.renamed), Numbers: p.step.Numbers,
+		Epoch: p.epoch, Containers: p.delta.containers, Met: p.delta.learned, Forgotten: p.delta.forgotten}
+	for _, w := range p.delta.ended {
+		c.Ended = append(c.Ended, w.Cgroup.ID)
+	}
+	return c
+}
+
+func (e *Enforcer) failed(err error) {
+	longest := retryLast
+	if e.loaded.table == nil {
+		longest = driftPoll // nothing is enforced meanwhile
+	}
+	e.failures.tableFailed(e.now(), err, longest)
+}

@@ -49,18 +49,29 @@ func (c carrier) carryAll(s workload.Snapshot) workload.Snapshot {
 	return s
 }
 
-// Changes is a method of scanner. A problem is for a Scan to tell.
+// Changes is a method of scanner. A problem, or the end of one, is for a Scan to tell.
 func (c carrier) Changes(bindings []policy.Binding) workload.Snapshot {
-	s := c.scanner.Changes(bindings)
-	if c.identity == nil || !s.Partial {
-		return c.carryAll(s)
-	}
-	for i := range s.Workloads {
-		if carry(c.identity, &s.Workloads[i]) != nil {
-			return c.Scan(bindings)
-		}
+	s := c.carryAll(c.scanner.Changes(bindings))
+	if s.Partial && (len(s.Conditions) > 0 || c.contradicted(s)) {
+		return c.Scan(bindings)
 	}
 	return s
+}
+
+// contradicted reports whether the last Scan found that a workload contradicts the certificate, and a Partial snapshot
+// is about that workload.
+func (c carrier) contradicted(s workload.Snapshot) bool {
+	was := map[string]bool{} // names
+	for _, found := range c.found {
+		if found.Code == condition.CertificateContradicts || found.Code == condition.CertificateContradictsRun {
+			was[found.Where] = true
+		}
+	}
+	return len(was) > 0 && slices.ContainsFunc(cgroupsOf(s), func(cgroup string) bool {
+		id, _ := c.enforced.named(cgroup)
+		w, bound := c.enforced.of(id)
+		return bound && was[w.Name]
+	})
 }
 
 // carry puts on one workload what its node's certificate says of it.

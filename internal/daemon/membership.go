@@ -6,6 +6,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strings"
 
 	"thole/compiler/policy"
 	"thole/internal/condition"
@@ -51,7 +52,7 @@ type containers struct {
 func (e *enforcer) differs(set policySet, running workload.Snapshot) (d delta, found []condition.Condition) {
 	var died map[uint64]policy.Workload // those that ended, and whose cgroup may be gone
 	if running.Partial {
-		died, found = e.differsAt(&d, running), e.found
+		died, found = e.differsAt(&d, set, running)
 	} else {
 		died, found = e.differsInAll(&d, set, running)
 	}
@@ -72,25 +73,113 @@ func (e *enforcer) differs(set policySet, running workload.Snapshot) (d delta, f
 }
 
 // differsAt compares single cgroups.
-func (e *enforcer) differsAt(d *delta, running workload.Snapshot) (died map[uint64]policy.Workload) {
-	died = map[uint64]policy.Workload{}
-	for _, w := range running.Workloads {
-		if id, known := e.enforced.named(w.Cgroup.Path); known && id != w.Cgroup.ID {
-			if old, bound := e.enforced.of(id); bound {
-				died[id] = old
-			}
-		}
-		before, known := e.enforced.of(w.Cgroup.ID)
-		e.differsIn(d, before, known, w)
+func (e *enforcer) differsAt(
+	d *delta, set policySet, running workload.Snapshot,
+) (died map[uint64]policy.Workload, found []condition.Condition) {
+	workloads, unlabelled := e.admitAt(set, running)
+	before := e.knownAt(cgroupsOf(running))
+	died = maps.Clone(before.workloads)
+	for _, w := range workloads {
+		delete(died, w.Cgroup.ID)
+		known, is := e.enforced.of(w.Cgroup.ID)
+		e.differsIn(d, known, is, w)
 	}
-	for _, cgroup := range running.Gone {
-		if id, known := e.enforced.named(cgroup); known {
-			if w, bound := e.enforced.of(id); bound {
-				died[id] = w
-			}
+	if len(before.unlabelled)+len(unlabelled) > 0 && !reflect.DeepEqual(before.unlabelled, unlabelled) {
+		now := e.around
+		now.Unlabelled = replaced(now.Unlabelled, before.unlabelled, unlabelled)
+		d.containers = &now
+		d.takes = d.takes || e.closes(now)
+	}
+	return died, e.foundAfter(before, doubts(set.docs.Policies, workloads, unlabelled), set)
+}
+
+// admitAt is policy.Admit for single cgroups.
+func (e *enforcer) admitAt(set policySet, running workload.Snapshot) ([]policy.Workload, []policy.Unlabelled) {
+	all := slices.Clone(running.Workloads)
+	for _, u := range running.Unlabelled {
+		for at := path.Dir(u.Cgroup.Path); len(u.Doubtful) > 0 && at != "."; at = path.Dir(at) {
+			all = append(all, slices.Collect(maps.Values(e.knownAt([]string{at}).workloads))...)
 		}
 	}
-	return died
+	around := len(all)
+	all, unlabelled := policy.Admit(set.docs.Policies, all, running.Unlabelled)
+	return slices.Delete(all, len(running.Workloads), around), unlabelled
+}
+
+// known is what the table knows of some cgroups.
+type known struct {
+	workloads  map[uint64]policy.Workload // that have not ended
+	unlabelled []policy.Unlabelled        // by path
+}
+
+// knownAt returns what the table knows of cgroups, which are given by their paths in ascending order.
+func (e *enforcer) knownAt(cgroups []string) known {
+	k := known{workloads: map[uint64]policy.Workload{}}
+	for _, cgroup := range cgroups {
+		id, named := e.enforced.named(cgroup)
+		if w, bound := e.enforced.of(id); named && bound {
+			k.workloads[id] = w
+		}
+		if at, is := slices.BinarySearchFunc(e.around.Unlabelled, cgroup, comparePath); is {
+			k.unlabelled = append(k.unlabelled, e.around.Unlabelled[at])
+		}
+	}
+	return k
+}
+
+func comparePath(u policy.Unlabelled, path string) int { return strings.Compare(u.Cgroup.Path, path) }
+
+// cgroupsOf returns the paths of the cgroups that a Partial snapshot is about, in ascending order.
+func cgroupsOf(s workload.Snapshot) []string {
+	paths := slices.Clone(s.Gone)
+	for i := range s.Workloads {
+		paths = append(paths, s.Workloads[i].Cgroup.Path)
+	}
+	for i := range s.Unlabelled {
+		paths = append(paths, s.Unlabelled[i].Cgroup.Path)
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// replaced returns a list by path, without some of it and with others.
+func replaced(list, without, with []policy.Unlabelled) []policy.Unlabelled {
+	list = slices.Clone(list)
+	for _, u := range without {
+		if at, is := slices.BinarySearchFunc(list, u.Cgroup.Path, comparePath); is {
+			list = slices.Delete(list, at, at+1)
+		}
+	}
+	for _, u := range with {
+		at, _ := slices.BinarySearchFunc(list, u.Cgroup.Path, comparePath)
+		list = slices.Insert(list, at, u)
+	}
+	if len(list) == 0 {
+		return nil // as a snapshot has it
+	}
+	return list
+}
+
+// foundAfter returns what is to be said after a look at single cgroups: instead of the doubts about what the table knew
+// of them, the doubts about what is there now.
+func (e *enforcer) foundAfter(before known, now []condition.Condition, set policySet) []condition.Condition {
+	var were []policy.Workload
+	for id, w := range before.workloads {
+		if !e.enforced.ended[id] {
+			were = append(were, w)
+		}
+	}
+	no := doubts(set.docs.Policies, were, before.unlabelled)
+	if len(no)+len(now) == 0 {
+		return e.found
+	}
+	found := slices.Clone(e.found)
+	for _, c := range no {
+		if at := slices.Index(found, c); at >= 0 {
+			found = slices.Delete(found, at, at+1)
+		}
+	}
+	return append(found, now...)
 }
 
 // differsInAll compares all that runs.

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"thole/compiler"
 	"thole/compiler/mark"
@@ -129,12 +130,12 @@ func doubts(
 	policies []policy.Policy, workloads []policy.Workload, unlabelled []policy.Unlabelled,
 ) []condition.Condition {
 	var list []condition.Condition
-	named := compiler.NamedKeys(policies)
+	named := sync.OnceValue(func() map[string]bool { return compiler.NamedKeys(policies) })
 	add := func(name string, facts, doubtful policy.Labels) {
 		var labels, others []string
 		for _, key := range slices.Sorted(maps.Keys(doubtful)) {
 			switch label := key + "=" + doubtful[key]; {
-			case named[key]:
+			case named()[key]:
 				labels = append(labels, cut(label))
 			case policy.IsUserLabel(key):
 				others = append(others, cut(label))

@@ -323,8 +323,15 @@ func (e *enforcer) adoptPlan(p plan) {
 
 // report logs the conditions that are new.
 func (e *enforcer) report(found []condition.Condition) {
+	if len(found) == len(e.found) && (len(found) == 0 || &found[0] == &e.found[0]) {
+		return // nothing was looked at that can change them
+	}
+	reported := make(map[condition.Condition]bool, len(e.found))
+	for _, c := range e.found {
+		reported[c] = true
+	}
 	for _, c := range found {
-		if slices.Contains(e.found, c) {
+		if reported[c] {
 			continue
 		}
 		kind, level := "problem", slog.LevelWarn
@@ -401,17 +408,18 @@ func (e *enforcer) remember() {
 		"are lost when the daemon is started again, unless they can be written before", err)
 }
 
-// record stores what a plan changes of that. All is stored where the changes would be more to read. What leaves the
-// table as it is can wait for the next change, with which all is stored.
+// record stores what a plan changes of that. All is stored where the changes would be more to read. If the table stays
+// as it is, that can wait for the next change of the table.
 func (e *enforcer) record(p plan) {
-	if p.change.Empty() {
-		if p.step == nil || p.delta.concernsMemory() {
-			e.state.close()
-		}
+	if p.step != nil && !p.delta.concernsMemory() && p.change.Empty() {
 		return
 	}
-	all := e.enforced.sizes().all
-	if p.step == nil || !e.state.saveChange(p.memoryChange(), max(leastChanges, all)) {
+	room := max(leastChanges, e.enforced.sizes().all)
+	switch {
+	case p.step != nil && e.state.saveChange(p.memoryChange(), room):
+	case p.change.Empty():
+		e.state.close() // so that all is stored with the next change
+	default:
 		e.remember()
 	}
 }

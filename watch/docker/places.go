@@ -53,13 +53,13 @@ func (p *place) add(id, name string) {
 // A claim is what the containers of a place say of the place itself.
 type claim struct {
 	containers bool // there are some, or there could be
-	cgroups    bool // there are cgroups that are named like theirs
+	shared     bool // there are cgroups that are named like theirs, in a place that they share with all else
 }
 
 func (p *place) claim() claim {
 	return claim{
 		containers: p.named || len(p.confirmed) > 0 || p.path == defaultPlace,
-		cgroups:    len(p.ids) > 0,
+		shared:     len(p.ids) > 0 && slices.Contains(sharedPlaces, p.path),
 	}
 }
 

@@ -178,7 +178,7 @@ func (s *search) exclusive(p *place) bool {
 		`see "systemd" in the README`
 	switch {
 	case slices.Contains(sharedPlaces, p.path):
-		if p.claimed.cgroups {
+		if p.claimed.shared {
 			s.problem(condition.ContainerParentShared, p.path, "containers share this cgroup with services"+mend)
 		}
 		return false

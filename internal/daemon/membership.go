@@ -95,10 +95,12 @@ func (e *enforcer) differsAt(
 
 // admitAt is policy.Admit for single cgroups.
 func (e *enforcer) admitAt(set policySet, running workload.Snapshot) ([]policy.Workload, []policy.Unlabelled) {
-	all := slices.Clone(running.Workloads)
+	all, anew := slices.Clone(running.Workloads), cgroupsOf(running)
 	for _, u := range running.Unlabelled {
 		for at := path.Dir(u.Cgroup.Path); len(u.Doubtful) > 0 && at != "."; at = path.Dir(at) {
-			all = append(all, slices.Collect(maps.Values(e.knownAt([]string{at}).workloads))...)
+			if _, is := slices.BinarySearch(anew, at); !is {
+				all = append(all, e.running(e.knownAt([]string{at}))...)
+			}
 		}
 	}
 	around := len(all)
@@ -108,7 +110,7 @@ func (e *enforcer) admitAt(set policySet, running workload.Snapshot) ([]policy.W
 
 // known is what the table knows of some cgroups.
 type known struct {
-	workloads  map[uint64]policy.Workload // that have not ended
+	workloads  map[uint64]policy.Workload // by the cgroup's id; also those that ended and left a socket
 	unlabelled []policy.Unlabelled        // by path
 }
 
@@ -125,6 +127,16 @@ func (e *enforcer) knownAt(cgroups []string) known {
 		}
 	}
 	return k
+}
+
+// running returns the workloads that have not ended.
+func (e *enforcer) running(k known) (list []policy.Workload) {
+	for id, w := range k.workloads {
+		if !e.enforced.ended[id] {
+			list = append(list, w)
+		}
+	}
+	return list
 }
 
 func comparePath(u policy.Unlabelled, path string) int { return strings.Compare(u.Cgroup.Path, path) }
@@ -163,18 +175,12 @@ func replaced(list, without, with []policy.Unlabelled) []policy.Unlabelled {
 // foundAfter returns what is to be said after a look at single cgroups: instead of the doubts about what the table knew
 // of them, the doubts about what is there now.
 func (e *enforcer) foundAfter(before known, now []condition.Condition, set policySet) []condition.Condition {
-	var were []policy.Workload
-	for id, w := range before.workloads {
-		if !e.enforced.ended[id] {
-			were = append(were, w)
-		}
-	}
-	no := doubts(set.docs.Policies, were, before.unlabelled)
-	if len(no)+len(now) == 0 {
+	obsolete := doubts(set.docs.Policies, e.running(before), before.unlabelled)
+	if len(obsolete)+len(now) == 0 {
 		return e.found
 	}
 	found := slices.Clone(e.found)
-	for _, c := range no {
+	for _, c := range obsolete {
 		if at := slices.Index(found, c); at >= 0 {
 			found = slices.Delete(found, at, at+1)
 		}

@@ -12,6 +12,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 
 	"thole/compiler"
 	"thole/compiler/policy"
+	"thole/internal/condition"
 	"thole/ruleset"
 	"thole/watch/cgroupfs"
 	"thole/watch/workload"
@@ -68,7 +70,7 @@ type randomWorld struct {
 	revoked map[string]bool
 
 	wasKnown   map[uint64]bool // at the last check
-	touched    map[string]bool // cgroups of thole run, of which something is heard
+	touched    map[string]bool // cgroups of thole run and containers, of which something is heard
 	everything bool            // something else is
 	faults     bool
 }
@@ -135,6 +137,7 @@ func (w *randomWorld) all() (s workload.Snapshot) {
 			s.Workloads = append(s.Workloads, *c)
 		}
 	}
+	slices.SortFunc(s.Unlabelled, func(a, b policy.Unlabelled) int { return comparePath(a, b.Cgroup.Path) })
 	return s
 }
 
@@ -143,18 +146,18 @@ func (w *randomWorld) heard() workload.Snapshot {
 	if w.everything {
 		return w.all()
 	}
-	s := workload.Snapshot{Partial: true}
-	for name := range w.touched {
-		found := false
-		for _, c := range w.running {
-			if c.Cgroup.Path == name && c.Kind == policy.KindRun {
-				s.Workloads, found = append(s.Workloads, *c), true
-			}
-		}
-		if !found {
-			s.Gone = append(s.Gone, name)
-		}
-	}
+	s := w.all()
+	s.Partial, s.Parents, s.Bridges = true, nil, nil
+	gone := maps.Clone(w.touched)
+	s.Workloads = slices.DeleteFunc(s.Workloads, func(c policy.Workload) bool {
+		delete(gone, c.Cgroup.Path)
+		return !w.touched[c.Cgroup.Path]
+	})
+	s.Unlabelled = slices.DeleteFunc(s.Unlabelled, func(u policy.Unlabelled) bool {
+		delete(gone, u.Cgroup.Path)
+		return !w.touched[u.Cgroup.Path]
+	})
+	s.Gone = slices.Sorted(maps.Keys(gone))
 	return s
 }
 
@@ -212,11 +215,22 @@ func (w *randomWorld) begin() {
 }
 
 func (w *randomWorld) touch(c *policy.Workload) {
-	if c.Kind == policy.KindRun {
+	switch {
+	case c.Kind == policy.KindRun, c.Kind == policy.KindContainer && !w.holdsAnother(c):
 		w.touched[c.Cgroup.Path] = true
-	} else {
+	default:
 		w.everything = true
 	}
+}
+
+// holdsAnother reports whether another container is, or may be, in the cgroup of one.
+func (w *randomWorld) holdsAnother(c *policy.Workload) bool {
+	for _, o := range w.running {
+		if strings.HasPrefix(o.Cgroup.Path, c.Cgroup.Path+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // one is one of those that run.
@@ -334,6 +348,9 @@ func (w *randomWorld) check(step int) {
 			w.t.Fatalf("step %d: a socket of %d, which ended, is nobody's", step, id)
 		}
 	}
+	if diff := cmp.Diff(texts(doubts(e.set.docs.Policies, workloads, unlabelled)), texts(e.found)); diff != "" {
+		w.t.Fatalf("step %d: the conditions (-want +got):\n%s", step, diff)
+	}
 	if len(runs) > 0 || len(paths) != len(e.enforced.workloads) {
 		w.t.Fatalf("step %d: these are not known: %v; paths %v of %v", step, runs, paths, e.enforced.workloads)
 	}
@@ -352,6 +369,15 @@ func (w *randomWorld) check(step int) {
 		w.t.Fatalf("step %d: the table differs from a fresh compile:\n%s", step, ruleset.Diff(w.table, &fresh.Table))
 	}
 	w.checkMemory(step)
+}
+
+// texts are those of conditions, in order.
+func texts(conditions []condition.Condition) []string {
+	var texts []string
+	for _, c := range conditions {
+		texts = append(texts, fmt.Sprint(c))
+	}
+	return slices.Sorted(slices.Values(texts))
 }
 
 // checkMemory compares what is stored with what would be, where that does not wait for the next change.
@@ -511,7 +537,7 @@ func (w *randomWorld) step(n int, made map[string]int) {
 		made["starts"]++
 	}
 	takes, epoch, applied := w.takesAway(), e.epoch, len(w.applied)
-	settled := e.settled
+	settled := e.settled && !e.disbelieved // else all that runs is looked at
 	if settled {
 		if d, _ := e.differs(e.set, w.heard()); takes && !d.takes && !d.empty() {
 			w.t.Fatalf("step %d: somebody loses an allowance: %+v", n, d)

@@ -90,7 +90,7 @@ func (e *enforcer) differsAt(
 		d.containers = &now
 		d.takes = d.takes || e.closes(now)
 	}
-	return died, e.foundAfter(before, doubts(set.docs.Policies, workloads, unlabelled), set)
+	return died, e.foundAfter(before, doubts(set, workloads, unlabelled), set)
 }
 
 // admitAt is policy.Admit for single cgroups.
@@ -175,7 +175,7 @@ func replaced(list, without, with []policy.Unlabelled) []policy.Unlabelled {
 // foundAfter returns what is to be said after a look at single cgroups: instead of the doubts about what the table knew
 // of them, the doubts about what is there now.
 func (e *enforcer) foundAfter(before known, now []condition.Condition, set policySet) []condition.Condition {
-	obsolete := doubts(set.docs.Policies, e.running(before), before.unlabelled)
+	obsolete := doubts(set, e.running(before), before.unlabelled)
 	if len(obsolete)+len(now) == 0 {
 		return e.found
 	}
@@ -193,7 +193,7 @@ func (e *enforcer) differsInAll(
 	d *delta, set policySet, running workload.Snapshot,
 ) (died map[uint64]policy.Workload, found []condition.Condition) {
 	workloads, unlabelled := policy.Admit(set.docs.Policies, running.Workloads, running.Unlabelled)
-	found = slices.Concat(running.Conditions, doubts(set.docs.Policies, workloads, unlabelled))
+	found = slices.Concat(running.Conditions, doubts(set, workloads, unlabelled))
 	workloads = append(workloads, e.unresolved(set, workloads)...)
 	died = maps.Clone(e.enforced.workloads)
 	for _, w := range workloads {

@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 
 	"thole/compiler"
 	"thole/compiler/mark"
@@ -126,16 +125,13 @@ func (e *enforcer) epochAfter(p *plan, again bool) uint16 {
 
 // doubts are the notices about containers with labels that their images have too: those that count as a person's
 // labels, and before them all that the policies name.
-func doubts(
-	policies []policy.Policy, workloads []policy.Workload, unlabelled []policy.Unlabelled,
-) []condition.Condition {
+func doubts(set policySet, workloads []policy.Workload, unlabelled []policy.Unlabelled) []condition.Condition {
 	var list []condition.Condition
-	named := sync.OnceValue(func() map[string]bool { return compiler.NamedKeys(policies) })
 	add := func(name string, facts, doubtful policy.Labels) {
 		var labels, others []string
 		for _, key := range slices.Sorted(maps.Keys(doubtful)) {
 			switch label := key + "=" + doubtful[key]; {
-			case named()[key]:
+			case set.names(key):
 				labels = append(labels, cut(label))
 			case policy.IsUserLabel(key):
 				others = append(others, cut(label))

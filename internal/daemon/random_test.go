@@ -348,7 +348,7 @@ func (w *randomWorld) check(step int) {
 			w.t.Fatalf("step %d: a socket of %d, which ended, is nobody's", step, id)
 		}
 	}
-	if diff := cmp.Diff(texts(doubts(e.set.docs.Policies, workloads, unlabelled)), texts(e.found)); diff != "" {
+	if diff := cmp.Diff(texts(doubts(e.set, workloads, unlabelled)), texts(e.found)); diff != "" {
 		w.t.Fatalf("step %d: the conditions (-want +got):\n%s", step, diff)
 	}
 	if len(runs) > 0 || len(paths) != len(e.enforced.workloads) {

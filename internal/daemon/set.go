@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 
+	"thole/compiler"
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/policies"
@@ -16,6 +18,8 @@ type policySet struct {
 	files  []policy.File
 	docs   policy.Documents // those of files, and the built-in default's policies where these are in force
 
+	named func() map[string]bool // the label keys that the policies name; nil: there are no policies
+
 	builtIn    bool // the built-in default's policies are in force, beside the documents of files
 	allowEmpty bool // it has no policy, and somebody asked for that
 }
@@ -26,8 +30,12 @@ func parseSet(source string, files []policy.File) (policySet, error) {
 	if err != nil {
 		return policySet{}, err
 	}
-	return policySet{source: source, files: files, docs: docs}, nil
+	named := sync.OnceValue(func() map[string]bool { return compiler.NamedKeys(docs.Policies) })
+	return policySet{source: source, files: files, docs: docs, named: named}, nil
 }
+
+// names reports whether a policy names a label key.
+func (s *policySet) names(key string) bool { return s.named != nil && s.named()[key] }
 
 // defaultFile is the built-in default as a policy file.
 func defaultFile() policy.File {
@@ -46,7 +54,8 @@ func defaultSet() policySet {
 
 // withDefault puts the built-in default's policies beside documents that hold no policy.
 func (s policySet) withDefault() policySet {
-	s.docs.Policies, s.builtIn = defaultSet().docs.Policies, true
+	of := defaultSet()
+	s.docs.Policies, s.named, s.builtIn = of.docs.Policies, of.named, true
 	return s
 }
 

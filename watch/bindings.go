@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os/user"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -155,6 +156,25 @@ func (r *resolver) glob(pattern string) ([]string, error) {
 		paths = next
 	}
 	return paths, nil
+}
+
+// dependsOn reports whether the cgroups of a binding can become others when this cgroup is created or removed, which is
+// no slice: whether the binding names it, or one below it.
+func dependsOn(b policy.Binding, cgroup string) bool {
+	if b.Unit != "" {
+		return b.Unit == path.Base(cgroup)
+	}
+	if b.Cgroup == "" {
+		return false // the slice of a user
+	}
+	pattern := strings.Trim(b.Cgroup, "/")
+	for name := range strings.SplitSeq(cgroup, "/") {
+		var component string
+		if component, pattern, _ = strings.Cut(pattern, "/"); !match(component, name) {
+			return false
+		}
+	}
+	return true
 }
 
 // settle leaves one workload a cgroup: the one with the smallest kind, then the

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -54,11 +53,11 @@ func NewCgroups(root cgroupfs.Root, scopes *Scopes, engine Engine) (*Cgroups, er
 		changed: make(chan struct{}, 1),
 		inotify: inotify,
 		watched: map[string]uint64{},
-		pending: pendingEvents{everything: true, cgroups: map[string]bool{}},
+		pending: pendingEvents{everything: true},
 	}
 	scopes.touch = c.Touch
 	if engine != nil {
-		engine.OnChange(c.Wake)
+		engine.OnChange(c.engineChanged)
 	}
 	return c, nil
 }
@@ -106,7 +105,7 @@ func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot 
 	}
 	var containers workload.Snapshot
 	if c.engine != nil {
-		containers = c.engine.Find(watchOther)
+		containers, _ = c.engine.Find(nil, watchOther)
 		workloads = append(workloads, containers.Workloads...)
 		conditions = append(conditions, containers.Conditions...)
 	}
@@ -209,15 +208,35 @@ func (c *Cgroups) handle(e fsnotify.Event) {
 	}
 	if cgroup, ok := c.scopeOf(e.Name); ok {
 		c.Touch(cgroup)
-	} else if e.Has(fsnotify.Create|fsnotify.Remove|fsnotify.Rename) && !c.waitsForEngine(e) {
-		c.Wake()
+	} else if e.Has(fsnotify.Create | fsnotify.Remove | fsnotify.Rename) {
+		c.handleOther(e)
 	}
 }
 
-// waitsForEngine reports whether an event is the creation of a container's cgroup about which the engine has to be
-// asked first. A scan is worth while when the engine has answered.
-func (c *Cgroups) waitsForEngine(e fsnotify.Event) bool {
-	return c.engine != nil && e.Has(fsnotify.Create) && c.engine.CgroupCreated(filepath.Base(e.Name))
+// handleOther takes an event of a cgroup that is not thole run's. If the engine has to be asked first, a look is worth
+// while when it has answered.
+func (c *Cgroups) handleOther(e fsnotify.Event) {
+	if c.engine == nil || e.Has(fsnotify.Rename) {
+		c.Wake()
+		return
+	}
+	cgroup := strings.TrimPrefix(e.Name, c.root.Path("")+"/")
+	switch container, pending := c.engine.CgroupChanged(cgroup, e.Has(fsnotify.Create)); {
+	case pending:
+	case container == "":
+		c.Wake()
+	default:
+		c.touchContainers(container)
+	}
+}
+
+// engineChanged says that something may have changed at single containers; at none: anywhere.
+func (c *Cgroups) engineChanged(containers ...string) {
+	if len(containers) == 0 {
+		c.Wake()
+		return
+	}
+	c.touchContainers(containers...)
 }
 
 // Recall takes over what was known when the loaded table was made, for what cannot

@@ -12,7 +12,7 @@
 //	policy directory ── inotify ──► Directory ──► Files
 //
 // Events say only that something changed, and where, never what: the state is read anew
-// each time, all of it (Scan) or that of single cgroups of thole run (Changes), so that a
+// each time, all of it (Scan) or that of single cgroups of thole run and containers (Changes), so that a
 // lost or late event cannot make the picture wrong for longer than until the next one. A
 // snapshot is taken by who applies it, when he applies it: one that waited in a queue
 // could be older than a cgroup that has just been made, and applying it would take that

@@ -12,18 +12,21 @@ import (
 // An Engine is a container engine, for example docker.Docker. All methods may be called by several goroutines at once,
 // but for OnChange.
 type Engine interface {
-	// OnChange sets what is called when Find may return something else than before. It is called once, before the
-	// engine runs.
-	OnChange(changed func())
+	// OnChange sets what is called when Find may return something else than before: with the ids of the containers
+	// that changed, or with none if anything may have changed. OnChange is called once, before the engine runs.
+	OnChange(changed func(containers ...string))
 
-	// CgroupCreated is called with the name of each cgroup that is created, without its path. It returns true if a
-	// new scan of the cgroup tree has to wait for the engine: if this is a container's cgroup, and the engine has to
-	// say first what the container is. The function of OnChange is called when it has.
-	CgroupCreated(name string) (pending bool)
+	// CgroupChanged is called with each cgroup that was created or removed. It returns the id of the container whose
+	// cgroup this is; "": the cgroup may be anything. It returns pending if a look at the cgroup has to wait for the
+	// engine, which has to say first what the container is. The function of OnChange is called when it has.
+	CgroupChanged(cgroup string, created bool) (container string, pending bool)
 
 	// Find returns the containers that have a cgroup now. The function watch is called for each cgroup before it is
 	// read, so that no later change is missed.
-	Find(watch func(cgroup string)) workload.Snapshot
+	//
+	// If only is not nil, the containers with these ids alone are looked at, and the snapshot is Partial. ok is false
+	// where only a look at all containers can tell; then that look must follow.
+	Find(only []string, watch func(cgroup string)) (found workload.Snapshot, ok bool)
 
 	// Recall takes over the containers of a snapshot that an earlier daemon made. They count until the engine answers.
 	Recall(workload.Snapshot)
@@ -45,10 +48,19 @@ func addContainers(snapshot *workload.Snapshot, found workload.Snapshot) {
 		return w != nil
 	})
 	snapshot.Parents, snapshot.Bridges = found.Parents, found.Bridges
-	slices.SortFunc(snapshot.Unlabelled, func(a, b policy.Unlabelled) int {
+	sortByPath(snapshot)
+}
+
+// sortByPath sorts what a snapshot has of cgroups.
+func sortByPath(s *workload.Snapshot) {
+	slices.SortStableFunc(s.Workloads, func(a, b policy.Workload) int {
 		return strings.Compare(a.Cgroup.Path, b.Cgroup.Path)
 	})
-	slices.SortFunc(snapshot.Parents, func(a, b policy.Cgroup) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(s.Unlabelled, func(a, b policy.Unlabelled) int {
+		return strings.Compare(a.Cgroup.Path, b.Cgroup.Path)
+	})
+	slices.SortFunc(s.Parents, func(a, b policy.Cgroup) int { return strings.Compare(a.Path, b.Path) })
+	slices.Sort(s.Gone)
 }
 
 // withoutLabelsOf returns the labels whose keys w does not have.

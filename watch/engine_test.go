@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"path"
 	"testing"
 	"time"
 
@@ -12,22 +13,30 @@ import (
 
 // fakeEngine is an Engine that has to be asked about every cgroup below containers.
 type fakeEngine struct {
-	changed  func()
+	changed  func(...string)
 	created  chan string
 	found    workload.Snapshot
+	partial  workload.Snapshot // of a look at single containers; not Partial: only a look at all can tell
+	looked   []string          // containers that were looked at alone
 	recalled workload.Snapshot
 }
 
-func (f *fakeEngine) OnChange(changed func()) { f.changed = changed }
+func (f *fakeEngine) OnChange(changed func(...string)) { f.changed = changed }
 
-func (f *fakeEngine) CgroupCreated(name string) bool {
-	f.created <- name
-	return true
+func (f *fakeEngine) CgroupChanged(cgroup string, created bool) (string, bool) {
+	if created {
+		f.created <- cgroup
+	}
+	return path.Base(cgroup), created
 }
 
-func (f *fakeEngine) Find(watch func(string)) workload.Snapshot {
+func (f *fakeEngine) Find(only []string, watch func(string)) (workload.Snapshot, bool) {
+	if only != nil {
+		f.looked = only
+		return f.partial, f.partial.Partial
+	}
 	watch("containers")
-	return f.found
+	return f.found, true
 }
 
 func (f *fakeEngine) Recall(s workload.Snapshot) { f.recalled = s }
@@ -54,8 +63,8 @@ func TestScanWaitsForEngine(t *testing.T) {
 		tr.in("containers/" + name).ID()
 		select {
 		case got := <-engine.created:
-			if got != name {
-				t.Errorf("the engine was told of %q, want %q", got, name)
+			if want := "containers/" + name; got != want {
+				t.Errorf("the engine was told of %q, want %q", got, want)
 			}
 		case <-time.After(patience):
 			t.Fatalf("waited %v for the engine to be told of %s", patience, name)

@@ -1,7 +1,9 @@
 package watch
 
 import (
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"thole/compiler/policy"
@@ -9,21 +11,31 @@ import (
 	"thole/watch/workload"
 )
 
-// maxPending is how many single cgroups Changes looks at. Where more changed, a Scan costs little more.
+// maxPending is how many single cgroups and containers may wait for a look at them alone. If more wait, the next look
+// is a Scan, which costs little more than so many single looks.
 const maxPending = 1000
 
 // pendingEvents say where something changed in the tree since it was last read.
 type pendingEvents struct {
-	everything bool
-	cgroups    map[string]bool
+	everything bool            // then what follows is empty
+	cgroups    map[string]bool // of thole run
+	containers map[string]bool // by id
 }
 
-// Touch says that something may have changed at one cgroup.
+// Touch says that something may have changed at one cgroup of thole run.
 func (c *Cgroups) Touch(cgroup string) {
 	c.pendingMu.Lock()
 	defer c.pendingMu.Unlock()
-	if c.pending.cgroups[cgroup] = true; len(c.pending.cgroups) > maxPending {
-		c.pending.everything = true
+	c.pending.add(&c.pending.cgroups, cgroup)
+	c.signal()
+}
+
+// touchContainers says that something may have changed at single containers.
+func (c *Cgroups) touchContainers(ids ...string) {
+	c.pendingMu.Lock()
+	defer c.pendingMu.Unlock()
+	for _, id := range ids {
+		c.pending.add(&c.pending.containers, id)
 	}
 	c.signal()
 }
@@ -32,8 +44,22 @@ func (c *Cgroups) Touch(cgroup string) {
 func (c *Cgroups) Wake() {
 	c.pendingMu.Lock()
 	defer c.pendingMu.Unlock()
-	c.pending.everything = true
+	c.pending = pendingEvents{everything: true}
 	c.signal()
+}
+
+// add adds a name to one of the sets. Where too many wait, everything does.
+func (p *pendingEvents) add(to *map[string]bool, name string) {
+	switch {
+	case p.everything || (*to)[name]:
+	case len(p.cgroups)+len(p.containers) >= maxPending:
+		*p = pendingEvents{everything: true}
+	default:
+		if *to == nil {
+			*to = map[string]bool{}
+		}
+		(*to)[name] = true
+	}
 }
 
 // signal makes Changed receive.
@@ -49,35 +75,70 @@ func (c *Cgroups) takePending() pendingEvents {
 	c.pendingMu.Lock()
 	defer c.pendingMu.Unlock()
 	h := c.pending
-	c.pending = pendingEvents{cgroups: map[string]bool{}}
+	c.pending = pendingEvents{}
 	return h
 }
 
-// Changes looks at those cgroups alone of which something was heard since the last Scan or Changes, and removes empty
-// ones of thole run: the snapshot is Partial. Where only a Scan can tell, because something else was heard, or one
-// cgroup's change may be another's, it returns a Scan's.
+// Changes looks at those cgroups and containers alone of which an event was received since the last Scan or Changes,
+// and removes empty cgroups of thole run: the snapshot is Partial. If only a Scan can tell what changed, Changes
+// returns the snapshot of a Scan. That is so
+//
+//   - for the first look, and for each that follows a Wake: events were lost, resyncInterval is over, a cgroup came or
+//     went that is no container's, or the engine's connection, places or bridges changed;
+//   - if more than maxPending cgroups and containers wait;
+//   - if the parent of thole run's cgroups is another one, or is read for a binding or for containers, too; if a cgroup
+//     of thole run has a problem, or cannot be watched;
+//   - if a binding names the cgroup of a container, or one in it: the binding's workload changes with it;
+//   - if the engine cannot tell: see docker's look.
 func (c *Cgroups) Changes(bindings []policy.Binding) workload.Snapshot {
-	if s, ok := c.lookAtPending(); ok {
+	if s, ok := c.lookAtPending(bindings); ok {
 		return s
 	}
 	return c.Scan(bindings)
 }
 
 // lookAtPending returns a Partial snapshot; ok is false where only a Scan can tell.
-func (c *Cgroups) lookAtPending() (s workload.Snapshot, ok bool) {
+func (c *Cgroups) lookAtPending(bindings []policy.Binding) (s workload.Snapshot, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h := c.takePending()
-	if h.everything {
+	pending := c.takePending()
+	if pending.everything {
 		return s, false
 	}
 	s.Partial = true
-	for cgroup := range h.cgroups {
+	for cgroup := range pending.cgroups {
 		if !c.lookAtScope(&s, cgroup) {
 			return workload.Snapshot{}, false
 		}
 	}
+	if len(pending.containers) > 0 && !c.lookAtContainers(&s, slices.Sorted(maps.Keys(pending.containers)), bindings) {
+		return workload.Snapshot{}, false
+	}
+	sortByPath(&s)
 	return s, true
+}
+
+// lookAtContainers looks at single containers. It needs the lock.
+func (c *Cgroups) lookAtContainers(s *workload.Snapshot, ids []string, bindings []policy.Binding) bool {
+	found, ok := c.engine.Find(ids, func(string) {}) // what is watched already suffices
+	if !ok {
+		return false
+	}
+	cgroups := slices.Clone(found.Gone)
+	for i := range found.Workloads {
+		cgroups = append(cgroups, found.Workloads[i].Cgroup.Path)
+	}
+	for i := range found.Unlabelled {
+		cgroups = append(cgroups, found.Unlabelled[i].Cgroup.Path)
+	}
+	for _, cgroup := range cgroups {
+		if slices.ContainsFunc(bindings, func(b policy.Binding) bool { return dependsOn(b, cgroup) }) {
+			return false
+		}
+	}
+	s.Workloads = append(s.Workloads, found.Workloads...)
+	s.Unlabelled, s.Gone = found.Unlabelled, append(s.Gone, found.Gone...)
+	return true
 }
 
 // lookAtScope looks at one cgroup of thole run. It needs the lock.

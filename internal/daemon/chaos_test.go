@@ -414,8 +414,8 @@ func (w *witness) judge(t *testing.T, when string, aim time.Duration) {
 		when, changes, len(took)+len(anew), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
 	if len(anew) > 0 {
 		slices.Sort(anew)
-		t.Logf("%s: %d of them within a second of a daemon's end, mended by it or the next after: median %v, longest %v",
-			when, len(anew), anew[len(anew)/2], anew[len(anew)-1])
+		t.Logf("%s: %d of them within a second of a daemon's end, mended by it or the next after: median %v, "+
+			"longest %v", when, len(anew), anew[len(anew)/2], anew[len(anew)-1])
 	}
 	if p99 := took[len(took)*99/100]; aim != 0 && p99 > aim {
 		t.Errorf("%s: p99 %v; want at most %v", when, p99, aim)

@@ -39,7 +39,7 @@ func New(c Config) *Enforcer {
 			writes: make(chan kernel.Write), stopped: make(chan struct{}),
 		},
 	}
-	e.scanner = certifiedScanner{c.Scanner, func() *state.Identity { return e.identity }}
+	e.scanner = certifiedScanner{c.Scanner, e}
 	return e
 }
 

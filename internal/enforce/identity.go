@@ -19,8 +19,8 @@ func identityOf(node *pki.Node) *state.Identity {
 
 // A certifiedScanner puts on what runs what this node's certificate says of it.
 type certifiedScanner struct {
-	scanner  Scanner
-	identity func() *state.Identity // nil: it is not known, or there is no fleet
+	scanner Scanner
+	*Enforcer
 }
 
 // Recall is a method of Scanner.
@@ -28,19 +28,14 @@ func (c certifiedScanner) Recall(loaded workload.Snapshot) { c.scanner.Recall(lo
 
 // Scan is a method of Scanner.
 func (c certifiedScanner) Scan(bindings []policy.Binding) workload.Snapshot {
-	return certifyAll(c.identity(), c.scanner.Scan(bindings))
+	return certifyAll(c.identity, c.scanner.Scan(bindings))
 }
 
-// Changes is a method of Scanner. A problem is for a Scan to tell.
+// Changes is a method of Scanner. A problem, or the end of one, is for a Scan to tell.
 func (c certifiedScanner) Changes(bindings []policy.Binding) workload.Snapshot {
-	s, id := c.scanner.Changes(bindings), c.identity()
-	if id == nil || !s.Partial {
-		return certifyAll(id, s)
-	}
-	for i := range s.Workloads {
-		if certify(id, &s.Workloads[i]) != nil {
-			return c.Scan(bindings)
-		}
+	s := certifyAll(c.identity, c.scanner.Changes(bindings))
+	if s.Partial && (len(s.Conditions) > 0 || c.contradicted(s)) {
+		return c.Scan(bindings)
 	}
 	return s
 }
@@ -59,6 +54,22 @@ func certifyAll(id *state.Identity, s workload.Snapshot) workload.Snapshot {
 		s.Conditions = append(s.Conditions, certify(id, &s.Workloads[i])...)
 	}
 	return s
+}
+
+// contradicted reports whether the last Scan found that a workload contradicts the certificate, and a Partial snapshot
+// is about that workload.
+func (c certifiedScanner) contradicted(s workload.Snapshot) bool {
+	was := map[string]bool{} // names
+	for _, found := range c.conditions {
+		if found.Code == condition.CertificateContradicts || found.Code == condition.CertificateContradictsRun {
+			was[found.Where] = true
+		}
+	}
+	return len(was) > 0 && slices.ContainsFunc(cgroupsOf(s), func(cgroup string) bool {
+		id, _ := c.loaded.workloads.named(cgroup)
+		w, bound := c.loaded.workloads.of(id)
+		return bound && was[w.Name]
+	})
 }
 
 // certify puts on one workload what its node's certificate says of it.

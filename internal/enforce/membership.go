@@ -6,6 +6,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strings"
 
 	"thole/compiler/policy"
 	"thole/internal/condition"
@@ -53,7 +54,7 @@ type containers struct {
 func (e *Enforcer) deltaTo(set policyset.Set, running workload.Snapshot) (d delta, found []condition.Condition) {
 	var died map[uint64]policy.Workload // those that ended, and whose cgroup may be gone
 	if running.Partial {
-		died, found = e.compareSome(&d, running), e.conditions
+		died, found = e.compareSome(&d, set, running)
 	} else {
 		died, found = e.compareAll(&d, set, running)
 	}
@@ -74,25 +75,119 @@ func (e *Enforcer) deltaTo(set policyset.Set, running workload.Snapshot) (d delt
 }
 
 // compareSome compares single cgroups.
-func (e *Enforcer) compareSome(d *delta, running workload.Snapshot) (died map[uint64]policy.Workload) {
-	died = map[uint64]policy.Workload{}
-	for _, w := range running.Workloads {
-		if id, known := e.loaded.workloads.named(w.Cgroup.Path); known && id != w.Cgroup.ID {
-			if old, bound := e.loaded.workloads.of(id); bound {
-				died[id] = old
+func (e *Enforcer) compareSome(
+	d *delta, set policyset.Set, running workload.Snapshot,
+) (died map[uint64]policy.Workload, found []condition.Condition) {
+	workloads, unlabelled := e.admitAt(set, running)
+	before := e.knownAt(cgroupsOf(running))
+	died = maps.Clone(before.workloads)
+	for _, w := range workloads {
+		delete(died, w.Cgroup.ID)
+		known, is := e.loaded.workloads.of(w.Cgroup.ID)
+		e.compareWorkload(d, known, is, w)
+	}
+	if len(before.unlabelled)+len(unlabelled) > 0 && !reflect.DeepEqual(before.unlabelled, unlabelled) {
+		now := e.loaded.containers
+		now.Unlabelled = replaced(now.Unlabelled, before.unlabelled, unlabelled)
+		d.containers = &now
+		d.takes = d.takes || e.closesContainers(now)
+	}
+	return died, e.foundAfter(before, doubts(set, workloads, unlabelled), set)
+}
+
+// admitAt is policy.Admit for single cgroups.
+func (e *Enforcer) admitAt(set policyset.Set, running workload.Snapshot) ([]policy.Workload, []policy.Unlabelled) {
+	all, anew := slices.Clone(running.Workloads), cgroupsOf(running)
+	for _, u := range running.Unlabelled {
+		for at := path.Dir(u.Cgroup.Path); len(u.Doubtful) > 0 && at != "."; at = path.Dir(at) {
+			if _, is := slices.BinarySearch(anew, at); !is {
+				all = append(all, e.running(e.knownAt([]string{at}))...)
 			}
 		}
-		before, known := e.loaded.workloads.of(w.Cgroup.ID)
-		e.compareWorkload(d, before, known, w)
 	}
-	for _, cgroup := range running.Gone {
-		if id, known := e.loaded.workloads.named(cgroup); known {
-			if w, bound := e.loaded.workloads.of(id); bound {
-				died[id] = w
-			}
+	around := len(all)
+	all, unlabelled := policy.Admit(set.Docs.Policies, all, running.Unlabelled)
+	return slices.Delete(all, len(running.Workloads), around), unlabelled
+}
+
+// known is what the table knows of some cgroups.
+type known struct {
+	workloads  map[uint64]policy.Workload // by the cgroup's id; also those that ended and left a socket
+	unlabelled []policy.Unlabelled        // by path
+}
+
+// knownAt returns what the table knows of cgroups, which are given by their paths in ascending order.
+func (e *Enforcer) knownAt(cgroups []string) known {
+	k := known{workloads: map[uint64]policy.Workload{}}
+	for _, cgroup := range cgroups {
+		id, named := e.loaded.workloads.named(cgroup)
+		if w, bound := e.loaded.workloads.of(id); named && bound {
+			k.workloads[id] = w
+		}
+		if at, is := slices.BinarySearchFunc(e.loaded.containers.Unlabelled, cgroup, comparePath); is {
+			k.unlabelled = append(k.unlabelled, e.loaded.containers.Unlabelled[at])
 		}
 	}
-	return died
+	return k
+}
+
+// running returns the workloads that have not ended.
+func (e *Enforcer) running(k known) (list []policy.Workload) {
+	for id, w := range k.workloads {
+		if !e.loaded.workloads.ended[id] {
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+func comparePath(u policy.Unlabelled, path string) int { return strings.Compare(u.Cgroup.Path, path) }
+
+// cgroupsOf returns the paths of the cgroups that a Partial snapshot is about, in ascending order.
+func cgroupsOf(s workload.Snapshot) []string {
+	paths := slices.Clone(s.Gone)
+	for i := range s.Workloads {
+		paths = append(paths, s.Workloads[i].Cgroup.Path)
+	}
+	for i := range s.Unlabelled {
+		paths = append(paths, s.Unlabelled[i].Cgroup.Path)
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// replaced returns a list by path, without some of it and with others.
+func replaced(list, without, with []policy.Unlabelled) []policy.Unlabelled {
+	list = slices.Clone(list)
+	for _, u := range without {
+		if at, is := slices.BinarySearchFunc(list, u.Cgroup.Path, comparePath); is {
+			list = slices.Delete(list, at, at+1)
+		}
+	}
+	for _, u := range with {
+		at, _ := slices.BinarySearchFunc(list, u.Cgroup.Path, comparePath)
+		list = slices.Insert(list, at, u)
+	}
+	if len(list) == 0 {
+		return nil // as a snapshot has it
+	}
+	return list
+}
+
+// foundAfter returns what is to be said after a look at single cgroups: instead of the doubts about what the table knew
+// of them, the doubts about what is there now.
+func (e *Enforcer) foundAfter(before known, now []condition.Condition, set policyset.Set) []condition.Condition {
+	obsolete := doubts(set, e.running(before), before.unlabelled)
+	if len(obsolete)+len(now) == 0 {
+		return e.conditions
+	}
+	found := slices.Clone(e.conditions)
+	for _, c := range obsolete {
+		if at := slices.Index(found, c); at >= 0 {
+			found = slices.Delete(found, at, at+1)
+		}
+	}
+	return append(found, now...)
 }
 
 // compareAll compares all that runs.
@@ -100,7 +195,7 @@ func (e *Enforcer) compareAll(
 	d *delta, set policyset.Set, running workload.Snapshot,
 ) (died map[uint64]policy.Workload, found []condition.Condition) {
 	workloads, unlabelled := policy.Admit(set.Docs.Policies, running.Workloads, running.Unlabelled)
-	found = slices.Concat(running.Conditions, doubts(set.Docs.Policies, workloads, unlabelled))
+	found = slices.Concat(running.Conditions, doubts(set, workloads, unlabelled))
 	workloads = append(workloads, e.unresolved(set, workloads)...)
 	died = maps.Clone(e.loaded.workloads.workloads)
 	for _, w := range workloads {

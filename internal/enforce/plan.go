@@ -122,16 +122,13 @@ func (e *Enforcer) compileAnew(p *plan) error {
 
 // doubts are the notices about containers with labels that their images have too: those that count as a person's
 // labels, and before them all that the policies name.
-func doubts(
-	policies []policy.Policy, workloads []policy.Workload, unlabelled []policy.Unlabelled,
-) []condition.Condition {
+func doubts(set policyset.Set, workloads []policy.Workload, unlabelled []policy.Unlabelled) []condition.Condition {
 	var list []condition.Condition
-	named := policy.NamedKeys(policies)
 	add := func(name string, facts, doubtful policy.Labels) {
 		var labels, others []string
 		for _, key := range slices.Sorted(maps.Keys(doubtful)) {
 			switch label := key + "=" + doubtful[key]; {
-			case named[key]:
+			case set.Names(key):
 				labels = append(labels, cut(label))
 			case policy.IsUserLabel(key):
 				others = append(others, cut(label))
@@ -321,8 +318,15 @@ func (e *Enforcer) adoptPlan(p plan) {
 
 // logConditions logs the conditions that are new.
 func (e *Enforcer) logConditions(found []condition.Condition) {
+	if len(found) == len(e.conditions) && (len(found) == 0 || &found[0] == &e.conditions[0]) {
+		return // nothing was looked at that can change them
+	}
+	reported := make(map[condition.Condition]bool, len(e.conditions))
+	for _, c := range e.conditions {
+		reported[c] = true
+	}
 	for _, c := range found {
-		if slices.Contains(e.conditions, c) {
+		if reported[c] {
 			continue
 		}
 		kind, level := "problem", slog.LevelWarn
@@ -400,17 +404,18 @@ func (e *Enforcer) storeTable() {
 		"are lost when the daemon is started again, unless they can be written before", err)
 }
 
-// storeChange stores what a plan changes of that. All is stored where the changes would be more to read. What leaves
-// the table as it is can wait for the next change, with which all is stored.
+// storeChange stores what a plan changes of that. All is stored where the changes would be more to read. If the table
+// stays as it is, that can wait for the next change of the table.
 func (e *Enforcer) storeChange(p plan) {
-	if p.change.Empty() {
-		if p.step == nil || p.delta.concernsState() {
-			e.state.Close()
-		}
+	if p.step != nil && !p.delta.concernsState() && p.change.Empty() {
 		return
 	}
-	all := e.loaded.workloads.sizes().all
-	if p.step == nil || !e.state.AppendChange(p.tableChange(), max(leastChanges, all)) {
+	room := max(leastChanges, e.loaded.workloads.sizes().all)
+	switch {
+	case p.step != nil && e.state.AppendChange(p.tableChange(), room):
+	case p.change.Empty():
+		e.state.Close() // so that all is stored with the next change
+	default:
 		e.storeTable()
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 
 	"thole/compiler"
 	"thole/compiler/policy"
+	"thole/internal/condition"
 	"thole/internal/enforce/enforcetest"
 	"thole/internal/policyset"
 	"thole/internal/remotes"
@@ -72,7 +74,7 @@ type randomWorld struct {
 	revoked map[string]bool
 
 	wasKnown   map[uint64]bool // at the last check
-	touched    map[string]bool // cgroups of thole run, of which something is heard
+	touched    map[string]bool // cgroups of thole run and containers, of which something is heard
 	everything bool            // something else is
 	faults     bool
 }
@@ -139,6 +141,7 @@ func (w *randomWorld) all() (s workload.Snapshot) {
 			s.Workloads = append(s.Workloads, *c)
 		}
 	}
+	slices.SortFunc(s.Unlabelled, func(a, b policy.Unlabelled) int { return comparePath(a, b.Cgroup.Path) })
 	return s
 }
 
@@ -147,18 +150,18 @@ func (w *randomWorld) heard() workload.Snapshot {
 	if w.everything {
 		return w.all()
 	}
-	s := workload.Snapshot{Partial: true}
-	for name := range w.touched {
-		found := false
-		for _, c := range w.running {
-			if c.Cgroup.Path == name && c.Kind == policy.KindRun {
-				s.Workloads, found = append(s.Workloads, *c), true
-			}
-		}
-		if !found {
-			s.Gone = append(s.Gone, name)
-		}
-	}
+	s := w.all()
+	s.Partial, s.Parents, s.Bridges = true, nil, nil
+	gone := maps.Clone(w.touched)
+	s.Workloads = slices.DeleteFunc(s.Workloads, func(c policy.Workload) bool {
+		delete(gone, c.Cgroup.Path)
+		return !w.touched[c.Cgroup.Path]
+	})
+	s.Unlabelled = slices.DeleteFunc(s.Unlabelled, func(u policy.Unlabelled) bool {
+		delete(gone, u.Cgroup.Path)
+		return !w.touched[u.Cgroup.Path]
+	})
+	s.Gone = slices.Sorted(maps.Keys(gone))
 	return s
 }
 
@@ -216,11 +219,22 @@ func (w *randomWorld) begin() {
 }
 
 func (w *randomWorld) touch(c *policy.Workload) {
-	if c.Kind == policy.KindRun {
+	switch {
+	case c.Kind == policy.KindRun, c.Kind == policy.KindContainer && !w.holdsAnother(c):
 		w.touched[c.Cgroup.Path] = true
-	} else {
+	default:
 		w.everything = true
 	}
+}
+
+// holdsAnother reports whether another container is, or may be, in the cgroup of one.
+func (w *randomWorld) holdsAnother(c *policy.Workload) bool {
+	for _, o := range w.running {
+		if strings.HasPrefix(o.Cgroup.Path, c.Cgroup.Path+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // one is one of those that run.
@@ -338,6 +352,9 @@ func (w *randomWorld) check(step int) {
 			w.t.Fatalf("step %d: a socket of %d, which ended, is nobody's", step, id)
 		}
 	}
+	if diff := cmp.Diff(texts(doubts(e.set, workloads, unlabelled)), texts(e.conditions)); diff != "" {
+		w.t.Fatalf("step %d: the conditions (-want +got):\n%s", step, diff)
+	}
 	if len(runs) > 0 || len(paths) != len(e.loaded.workloads.workloads) {
 		w.t.Fatalf("step %d: these are not known: %v; paths %v of %v", step, runs, paths, e.loaded.workloads.workloads)
 	}
@@ -366,6 +383,15 @@ func (w *randomWorld) check(step int) {
 		}
 	}
 	w.checkStored(step)
+}
+
+// texts are those of conditions, in order.
+func texts(conditions []condition.Condition) []string {
+	var texts []string
+	for _, c := range conditions {
+		texts = append(texts, fmt.Sprint(c))
+	}
+	return slices.Sorted(slices.Values(texts))
 }
 
 // checkStored compares what is stored with what would be, where that does not wait for the next change.
@@ -526,7 +552,7 @@ func (w *randomWorld) step(n int, made map[string]int) {
 		made["starts"]++
 	}
 	takes, epoch, applied := w.takesAway(), e.loaded.epoch, len(w.Applied)
-	settled := e.loaded.inSync
+	settled := e.loaded.inSync && !e.remotes.RevocationPending // else all that runs is looked at
 	if settled {
 		looked := w.heard()
 		if e.failures.table != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 
 	"thole/compiler/policy"
 	"thole/internal/api"
@@ -17,6 +18,8 @@ type Set struct {
 	Files  []policy.File
 	Docs   policy.Documents // those of Files, and the built-in default's policies where these are in force
 
+	named func() map[string]bool // the label keys that the policies name; nil: there are no policies
+
 	BuiltIn    bool // the built-in default's policies are in force, beside the documents of Files
 	AllowEmpty bool // it has no policy, and somebody asked for that
 }
@@ -27,8 +30,12 @@ func Parse(source string, files []policy.File) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	return Set{Source: source, Files: files, Docs: docs}, nil
+	named := sync.OnceValue(func() map[string]bool { return policy.NamedKeys(docs.Policies) })
+	return Set{Source: source, Files: files, Docs: docs, named: named}, nil
 }
+
+// Names reports whether a policy names a label key.
+func (s *Set) Names(key string) bool { return s.named != nil && s.named()[key] }
 
 // DefaultFile is the built-in default as a policy file.
 func DefaultFile() policy.File {
@@ -47,7 +54,8 @@ func Default() Set {
 
 // WithDefault puts the built-in default's policies beside documents that hold no policy.
 func (s Set) WithDefault() Set {
-	s.Docs.Policies, s.BuiltIn = Default().Docs.Policies, true
+	of := Default()
+	s.Docs.Policies, s.named, s.BuiltIn = of.Docs.Policies, of.named, true
 	return s
 }
 

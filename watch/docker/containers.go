@@ -4,6 +4,8 @@ import (
 	"maps"
 	"path"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 
 	"thole/compiler/policy"
@@ -14,26 +16,31 @@ import (
 type containers struct {
 	places  *places
 	queues  queues
-	changed func() // is called without the lock
+	changed func(ids ...string) // is called without the lock, with the ids of the containers that changed
 
 	mu       sync.Mutex               // guards what follows; search holds it while it reads the cgroup tree
 	records  map[string]*record       // by id; a record is replaced, and never changed
 	unknown  map[string]bool          // ids in the names of cgroups, of which the engine has no container
-	cgroups  map[string]policy.Cgroup // by id: of the containers that had one at the last search
-	reported map[string]bool          // ids of the containers of which the last search has a problem: see notJudged
+	cgroups  map[string]policy.Cgroup // by id: of the containers that had one when they were looked at last
+	reported map[string]bool          // ids of the containers of which the last search has a problem
+	read     map[string]*place        // by path: what the last search read, and look changed since; nil: it failed
 }
 
-func newContainers(places *places, queues queues, changed func()) *containers {
+func newContainers(places *places, queues queues, changed func(ids ...string)) *containers {
 	return &containers{
 		places: places, queues: queues, changed: changed,
 		records: map[string]*record{}, unknown: map[string]bool{}, cgroups: map[string]policy.Cgroup{},
 	}
 }
 
-// known reports whether a container has a record.
-func (c *containers) known(id string) bool {
+// created stores that a container's cgroup was created, and reports whether the container has a record.
+func (c *containers) created(id, cgroup string) (known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	parent, name := path.Split(cgroup)
+	if p := c.read[strings.TrimSuffix(parent, "/")]; p != nil {
+		p.add(id, name)
+	}
 	return c.records[id] != nil
 }
 
@@ -43,14 +50,14 @@ func (c *containers) count() int {
 	return len(c.records)
 }
 
-// anyRuns reports whether a container had a cgroup at the last search.
+// anyRuns reports whether a container had a cgroup when it was looked at last.
 func (c *containers) anyRuns() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.cgroups) > 0
 }
 
-// cgroup returns the cgroup that a container had at the last search; the zero cgroup if it had none.
+// cgroup returns the cgroup that a container had when it was looked at last; the zero cgroup if it had none.
 func (c *containers) cgroup(id string) policy.Cgroup {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,28 +112,35 @@ func (c *containers) storeListed(ids []string, list []container) {
 		c.listed(listed)
 	}
 	c.mu.Unlock()
-	c.changed()
+	c.notify(ids)
+}
+
+// notify calls changed, unless no container changed.
+func (c *containers) notify(ids []string) {
+	if len(ids) > 0 {
+		c.changed(ids...)
+	}
 }
 
 // storeAll stores a listing of all containers. The records before it that it does not list are removed; those that
 // were stored while the engine answered stay.
 func (c *containers) storeAll(before map[string]*record, list []container) {
 	c.mu.Lock()
-	changed := len(c.unknown) > 0 // the engine is asked about them again
+	changed := slices.Collect(maps.Keys(c.unknown)) // the engine is asked about them again
 	clear(c.unknown)
 	for _, listed := range list {
-		changed = c.listed(listed) || changed
+		if c.listed(listed) {
+			changed = append(changed, listed.id)
+		}
 		delete(before, listed.id)
 	}
 	for id := range before {
-		changed = true
+		changed = append(changed, id)
 		delete(c.records, id)
 	}
 	c.forgetPlaces()
 	c.mu.Unlock()
-	if changed {
-		c.changed()
-	}
+	c.notify(changed)
 }
 
 // listed stores one container of a listing, and reports whether a search can return something else. It needs the lock.
@@ -182,7 +196,7 @@ func (c *containers) store(id string, r *record) {
 	changed := !before.same(r) || before != nil && r != nil && c.notJudgedMayChange(id, before, r)
 	c.mu.Unlock()
 	if changed {
-		c.changed()
+		c.changed(id)
 	}
 }
 
@@ -208,6 +222,6 @@ func (c *containers) attach(id string, r *record, cgroup policy.Cgroup, networks
 	}
 	c.mu.Unlock()
 	if changed {
-		c.changed()
+		c.changed(id)
 	}
 }

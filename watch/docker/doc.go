@@ -10,9 +10,12 @@
 // or more before the first instruction; the engine's event comes at about the same time as that instruction. So the
 // cgroup tree decides which containers the engine is asked about:
 //
-//	CgroupCreated ──► created  ── List ─────┐
+//	CgroupChanged ──► created  ── List ─────┐
 //	Find ───────────► starting ── Networks ─┼──► containers ── search ──► Snapshot
 //	events, Find ───► inspect  ── Inspect ──┘
+//
+// After a change of single containers, Find looks at these alone. What cannot be decided by that needs a search: the
+// cases are listed at look.
 //
 // List answers at once also about a container that is being started, with its labels; Inspect waits until the start is
 // done, and tells how the container is connected. The labels of a container never change: a record remains while the
@@ -32,7 +35,7 @@
 //	client       the engine's API: List, Inspect, Networks, Events
 //	queues       the containers that the engine is to be asked about
 //	containers   the records, and which containers have a cgroup
-//	search       one reading of the cgroup tree
+//	search       one reading of the cgroup tree, or a look at single containers: the same code for each container
 //	places       the cgroups below which the engine puts containers
 //	bridges      the bridges of the engine's networks, and their ports
 //	startWatch   the containers that are being connected to a bridge

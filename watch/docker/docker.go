@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"errors"
+	"path"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,7 +21,7 @@ const (
 type Docker struct {
 	dial    func(context.Context, Host) (client, func() error, error)
 	now     func() time.Time
-	changed func() // see OnChange
+	changed func(containers ...string) // see OnChange
 
 	connection *connection
 	queues     queues
@@ -31,33 +32,53 @@ type Docker struct {
 
 // New makes one that is not connected yet.
 func New(root cgroupfs.Root, host Host) *Docker {
-	d := &Docker{dial: dial, now: time.Now, changed: func() {}, queues: newQueues()}
+	d := &Docker{dial: dial, now: time.Now, changed: func(...string) {}, queues: newQueues()}
 	notify := func() { d.changed() }
 	d.connection = newConnection(host, d.now)
 	d.places = newPlaces(root, notify)
 	d.bridges = newBridges(hostLinks{}, notify)
-	d.containers = newContainers(d.places, d.queues, notify)
+	d.containers = newContainers(d.places, d.queues, func(ids ...string) { d.changed(ids...) })
 	return d
 }
 
-// OnChange sets what is called when Find may return something else than before. It must be set before Run.
-func (d *Docker) OnChange(changed func()) { d.changed = changed }
+// OnChange sets what is called when Find may return something else than before: with the ids of the containers that
+// changed, or with none if anything may have. It must be set before Run.
+func (d *Docker) OnChange(changed func(containers ...string)) { d.changed = changed }
 
-// CgroupCreated is called with the name of a cgroup that was created. If it is the cgroup of a container whose labels
-// are not known, the engine is asked for them, and CgroupCreated returns true: the function of OnChange is called
-// when the engine has answered.
-func (d *Docker) CgroupCreated(name string) (pending bool) {
-	id, ok := containerID(name)
-	if !ok || d.containers.known(id) {
-		return false
+// CgroupChanged is called with a cgroup that was created or removed. It returns the id of the container whose cgroup
+// it is; "": it may be anything. If the labels of a container whose cgroup was created are not known, the engine is
+// asked for them, and CgroupChanged returns pending: the function of OnChange is called when the engine has answered.
+func (d *Docker) CgroupChanged(cgroup string, created bool) (container string, pending bool) {
+	id, ok := containerID(path.Base(cgroup))
+	if !ok {
+		return "", false
+	}
+	if !created {
+		return id, false
+	}
+	if d.containers.created(id, cgroup) {
+		return id, false
 	}
 	d.queues.created.add(id)
-	return true
+	return "", true
 }
 
 // Find returns the containers that run: those that have a cgroup. The engine will be asked about those of which
 // something is not known yet.
-func (d *Docker) Find(watch func(cgroup string)) workload.Snapshot {
+//
+// If only is not nil, Find looks at these containers alone. ok is false where that does not suffice: in the cases that
+// are listed at look, and while the engine does not answer, since the problem of its absence depends on all containers.
+func (d *Docker) Find(only []string, watch func(cgroup string)) (found workload.Snapshot, ok bool) {
+	if only == nil {
+		return d.findAll(watch), true
+	}
+	if !d.connection.state().Connected {
+		return found, false
+	}
+	return d.containers.look(only)
+}
+
+func (d *Docker) findAll(watch func(cgroup string)) workload.Snapshot {
 	exclusive, shared := d.bridges.found()
 	found, notJudged := d.containers.search(d.connection.host.Address, watch)
 	found.Bridges = exclusive
@@ -86,7 +107,7 @@ func (d *Docker) Recall(s workload.Snapshot) {
 
 // Load asks the engine once about all containers that run. If no container has a cgroup, the engine is not called.
 func (d *Docker) Load(ctx context.Context) error {
-	if d.Find(func(string) {}); !d.containers.anyRuns() {
+	if d.findAll(func(string) {}); !d.containers.anyRuns() {
 		return nil
 	}
 	s, err := d.connect(ctx)
@@ -95,7 +116,7 @@ func (d *Docker) Load(ctx context.Context) error {
 		return err
 	}
 	defer s.close() //nolint:errcheck // all was answered
-	d.Find(func(string) {})
+	d.findAll(func(string) {})
 	return s.inspectQueued(ctx)
 }
 

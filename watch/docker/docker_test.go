@@ -457,7 +457,7 @@ func TestLoad(t *testing.T) {
 	if err := d.Load(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if found := d.Find(func(string) {}); len(found.Workloads) != 1 || found.Workloads[0].Name != "name-a" {
+	if found, _ := d.Find(nil, func(string) {}); len(found.Workloads) != 1 || found.Workloads[0].Name != "name-a" {
 		t.Errorf("loaded: %+v", found)
 	}
 }

@@ -24,7 +24,9 @@ type fakeEngine struct {
 	held          chan struct{} // Inspect waits until it is closed; nil: it does not
 	onEvent       func(event)   // nil: nobody called Events
 	pending       []event       // events before the call of Events
+	connections   int           // so far
 	inspectCalls  int
+	failures      int // of the next inspections
 	networksCalls int
 }
 
@@ -37,6 +39,7 @@ func (f *fakeEngine) dial(context.Context, Host) (client, func() error, error) {
 		return nil, nil, f.away
 	}
 	f.broken = make(chan struct{})
+	f.connections++
 	return f, func() error { return nil }, nil
 }
 
@@ -98,6 +101,10 @@ func (f *fakeEngine) Inspect(ctx context.Context, id string) (container, error) 
 	defer f.mu.Unlock()
 	if f.away != nil {
 		return container{}, f.away
+	}
+	if f.failures > 0 {
+		f.failures--
+		return container{}, errAway
 	}
 	c, ok := f.containers[id]
 	if !ok {

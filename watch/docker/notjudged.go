@@ -22,29 +22,35 @@ const maxListingsWithoutCgroup = 3
 // lives now existed when c.cgroups was read: that a container is being started, restarted or stopped makes no
 // problem.
 func (c *containers) notJudged() []condition.Condition {
-	c.reported = map[string]bool{}
 	var problems []condition.Condition
 	for _, id := range slices.Sorted(maps.Keys(c.records)) {
-		r := c.records[id]
-		_, found := c.cgroups[id]
-		if !r.running || found && !r.modeUnknown {
-			continue
-		}
-		lives := found || r.process.lives()
-		if !lives && r.listingsWithoutCgroup < maxListingsWithoutCgroup {
-			c.queues.inspect.add(id) // it has ended or is restarted, or its first process is not known yet
-			continue
-		}
-		c.reported[id] = true
-		if !found {
-			problems = append(problems, r.notFound(lives))
-		}
-		if r.modeUnknown {
-			reason := fmt.Sprintf("its network mode %q is unknown", r.facts[workload.FactNetwork])
-			problems = append(problems, r.problem(reason, ""))
-		}
+		problems = append(problems, c.notJudgedOf(id)...)
 	}
 	slices.SortStableFunc(problems, func(a, b condition.Condition) int { return cmp.Compare(a.Where, b.Where) })
+	return problems
+}
+
+// notJudgedOf returns the problems of one container, as notJudged does. If c.cgroups may lack a cgroup that was just
+// created, a problem is for notJudged to tell.
+func (c *containers) notJudgedOf(id string) (problems []condition.Condition) {
+	r := c.records[id]
+	_, found := c.cgroups[id]
+	if r == nil || !r.running || found && !r.modeUnknown {
+		return nil
+	}
+	lives := found || r.process.lives()
+	if !lives && r.listingsWithoutCgroup < maxListingsWithoutCgroup {
+		c.queues.inspect.add(id) // it has ended or is restarted, or its first process is not known yet
+		return nil
+	}
+	c.reported[id] = true
+	if !found {
+		problems = append(problems, r.notFound(lives))
+	}
+	if r.modeUnknown {
+		reason := fmt.Sprintf("its network mode %q is unknown", r.facts[workload.FactNetwork])
+		problems = append(problems, r.problem(reason, ""))
+	}
 	return problems
 }
 

@@ -33,10 +33,34 @@ func newPlaces(root cgroupfs.Root, changed func()) *places {
 
 // A place is a cgroup below which there may be containers.
 type place struct {
-	path   string
-	named  bool              // the engine named it
-	ids    map[string]string // container id → name of its cgroup
-	others []string          // names of cgroups that are no container's
+	path      string
+	named     bool              // the engine named it
+	ids       map[string]string // container id → name of its cgroup
+	confirmed map[string]bool   // the ids of which the engine has a container
+	ambiguous bool              // a container has two cgroups there
+	others    []string          // names of cgroups that are no container's
+	claimed   claim             // at the last search
+}
+
+// add adds the cgroup of a container.
+func (p *place) add(id, name string) {
+	if before, ok := p.ids[id]; ok && before != name {
+		p.ambiguous = true
+	}
+	p.ids[id] = name
+}
+
+// A claim is what the containers of a place say of the place itself.
+type claim struct {
+	containers bool // there are some, or there could be
+	shared     bool // there are cgroups that are named like theirs, in a place that they share with all else
+}
+
+func (p *place) claim() claim {
+	return claim{
+		containers: p.named || len(p.confirmed) > 0 || p.path == defaultPlace,
+		shared:     len(p.ids) > 0 && slices.Contains(sharedPlaces, p.path),
+	}
 }
 
 // buildCgroup is where Docker builds images, beside the containers.
@@ -107,7 +131,7 @@ func (p *places) forget(inUse map[string]bool) {
 }
 
 // read returns where containers are or could be. The function watch is called for each cgroup before it is read.
-func (p *places) read(watch func(cgroup string)) ([]place, error) {
+func (p *places) read(watch func(cgroup string)) ([]*place, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	watch("")
@@ -115,7 +139,7 @@ func (p *places) read(watch func(cgroup string)) ([]place, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := []place{p.place("", top)}
+	found := []*place{p.place("", top)}
 	for _, parent := range slices.Sorted(maps.Keys(p.named)) {
 		for i, c := range parent { // as far as it exists
 			if c == '/' {
@@ -142,11 +166,11 @@ func (p *places) read(watch func(cgroup string)) ([]place, error) {
 }
 
 // place makes a place of the names of the cgroups in it. It needs the lock.
-func (p *places) place(path string, names []string) place {
-	made := place{path: path, named: p.named[path], ids: map[string]string{}}
+func (p *places) place(path string, names []string) *place {
+	made := &place{path: path, named: p.named[path], ids: map[string]string{}, confirmed: map[string]bool{}}
 	for _, name := range names {
 		if id, ok := containerID(name); ok {
-			made.ids[id] = name
+			made.add(id, name)
 		} else if name != buildCgroup {
 			made.others = append(made.others, name)
 		}

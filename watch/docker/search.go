@@ -3,7 +3,6 @@ package docker
 import (
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
@@ -13,7 +12,7 @@ import (
 	"thole/watch/workload"
 )
 
-// A search is one reading of the cgroup tree. It holds the lock of the containers.
+// A search is one reading of the cgroup tree, or a look at single containers. It holds the lock of the containers.
 type search struct {
 	containers *containers
 	root       cgroupfs.Root
@@ -32,14 +31,86 @@ func (c *containers) search(
 	if err != nil {
 		s.problem(condition.CgroupsUnreadable, "", err.Error())
 	}
-	c.cgroups = map[string]policy.Cgroup{}
+	c.cgroups, c.reported, c.read = map[string]policy.Cgroup{}, map[string]bool{}, nil
 	for _, p := range places {
 		s.place(p)
 	}
 	if err == nil {
 		notJudged = c.notJudged()
+		c.read = map[string]*place{}
+		for _, p := range places {
+			c.read[p.path] = p
+		}
 	}
 	return s.found, notJudged
+}
+
+// look looks at single containers, as search does at all. Each of them is in found, or its cgroup is Gone, unless no
+// cgroup of it was seen. ok is false where only a search can tell, because what is said of a container may concern more
+// than its own cgroup:
+//
+//   - the last search could not read the cgroup tree;
+//   - the container has a problem, or had one at the last search: it is refused, unknown to the engine, or not judged;
+//   - it has two cgroups, or another place of containers is in its cgroup;
+//   - it is the first one of its place, or was the last: then the place may become closed, or be so no more.
+func (c *containers) look(ids []string) (found workload.Snapshot, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := search{containers: c, root: c.places.root, found: workload.Snapshot{Partial: true}}
+	for _, id := range ids {
+		if c.read == nil || c.reported[id] || !s.again(id) {
+			return workload.Snapshot{}, false
+		}
+	}
+	return s.found, true
+}
+
+// again looks at one container. It returns false where only a search can tell.
+func (s *search) again(id string) bool {
+	c := s.containers
+	p, ok := c.placeOf(id)
+	if !ok {
+		return false
+	}
+	delete(c.cgroups, id)
+	if p != nil && !s.againAt(p, id) {
+		return false
+	}
+	return len(c.notJudgedOf(id)) == 0
+}
+
+// againAt looks at one container's cgroup in a place.
+func (s *search) againAt(p *place, id string) bool {
+	cgroup := policy.Cgroup{Path: cgroupfs.Join(p.path, p.ids[id])}
+	for path := range s.containers.read {
+		if strings.HasPrefix(path+"/", cgroup.Path+"/") {
+			return false
+		}
+	}
+	s.cgroup(p, id, cgroup.Path)
+	switch {
+	case p.confirmed[id]:
+	case p.ids[id] != "" && s.containers.unknown[id]:
+		return false
+	default:
+		s.found.Gone = append(s.found.Gone, cgroup.Path)
+	}
+	return p.claim() == p.claimed && len(s.found.Conditions)+len(s.found.Parents) == 0
+}
+
+// placeOf returns the place where a container's cgroup was seen; nil: nowhere. ok is false if it was seen twice. It
+// needs the lock.
+func (c *containers) placeOf(id string) (found *place, ok bool) {
+	for _, p := range c.read {
+		if p.ids[id] == "" {
+			continue
+		}
+		if found != nil || p.ambiguous {
+			return nil, false
+		}
+		found = p
+	}
+	return found, true
 }
 
 func (s *search) problem(code condition.Code, where, text string) {
@@ -47,26 +118,26 @@ func (s *search) problem(code condition.Code, where, text string) {
 }
 
 // place adds the containers of one place, and the place itself if it belongs to containers alone.
-func (s *search) place(p place) {
-	hasContainers := p.named
-	var unconfirmed []string // cgroups named like a container that the engine does not have, or has not told yet
+func (s *search) place(p *place) {
 	for _, id := range slices.Sorted(maps.Keys(p.ids)) {
-		cgroup := policy.Cgroup{Path: cgroupfs.Join(p.path, p.ids[id])}
-		var err error
-		if cgroup.ID, err = s.root.ID(cgroup.Path); err != nil {
-			continue // it disappeared
-		}
-		if s.container(id, cgroup) {
-			hasContainers = true
-		} else {
-			unconfirmed = append(unconfirmed, cgroup.Path)
-		}
+		s.cgroup(p, id, cgroupfs.Join(p.path, p.ids[id]))
 	}
-	if !hasContainers && p.path != defaultPlace {
-		return
+	p.claimed = p.claim()
+	if p.claimed.containers && s.exclusive(p) {
+		s.closePlace(p)
 	}
-	if s.exclusive(p) {
-		s.closePlace(p, unconfirmed)
+}
+
+// cgroup adds the container that has a cgroup in a place, if the cgroup exists and the engine has told that there is
+// such a container.
+func (s *search) cgroup(p *place, id, path string) {
+	cgroup := policy.Cgroup{Path: path}
+	delete(p.confirmed, id)
+	var err error
+	if cgroup.ID, err = s.root.ID(path); err != nil {
+		delete(p.ids, id) // it disappeared
+	} else if s.container(id, cgroup) {
+		p.confirmed[id] = true
 	}
 }
 
@@ -89,6 +160,7 @@ func (s *search) container(id string, cgroup policy.Cgroup) bool {
 	}
 	switch {
 	case r.refused != "":
+		c.reported[id] = true
 		s.found.Parents = append(s.found.Parents, cgroup) // it holds one container alone, whose labels are not known
 		s.problem(condition.ContainerRefused, "container "+r.name, r.refused+"; it is closed")
 	case len(r.labels) > 0:
@@ -100,13 +172,13 @@ func (s *search) container(id string, cgroup policy.Cgroup) bool {
 }
 
 // exclusive reports whether a place belongs to containers alone.
-func (s *search) exclusive(p place) bool {
+func (s *search) exclusive(p *place) bool {
 	const mend = `: a container that starts while the daemon is down is unrestricted until the daemon is back. ` +
 		`Give Docker a slice of its own, "cgroup-parent": "docker.slice" in /etc/docker/daemon.json; ` +
 		`see "systemd" in the README`
 	switch {
 	case slices.Contains(sharedPlaces, p.path):
-		if len(p.ids) > 0 {
+		if p.claimed.shared {
 			s.problem(condition.ContainerParentShared, p.path, "containers share this cgroup with services"+mend)
 		}
 		return false
@@ -120,7 +192,7 @@ func (s *search) exclusive(p place) bool {
 
 // closePlace adds a place that belongs to containers alone: what is not known below it is closed. The cgroup of
 // builds is known.
-func (s *search) closePlace(p place, unconfirmed []string) {
+func (s *search) closePlace(p *place) {
 	id, err := s.root.ID(p.path)
 	if err != nil {
 		return
@@ -130,9 +202,10 @@ func (s *search) closePlace(p place, unconfirmed []string) {
 	if build.ID, err = s.root.ID(build.Path); err == nil {
 		s.found.Unlabelled = append(s.found.Unlabelled, policy.Unlabelled{Cgroup: build})
 	}
-	for _, cgroup := range unconfirmed {
-		if id, _ := containerID(path.Base(cgroup)); s.containers.unknown[id] {
-			s.problem(condition.ContainerUnknown, cgroup,
+	for _, id := range slices.Sorted(maps.Keys(p.ids)) {
+		if !p.confirmed[id] && s.containers.unknown[id] {
+			s.containers.reported[id] = true
+			s.problem(condition.ContainerUnknown, cgroupfs.Join(p.path, p.ids[id]),
 				"Docker at "+s.address+" has no such container: this cgroup is closed")
 		}
 	}

@@ -6,10 +6,10 @@ import (
 )
 
 // A Snapshot is what ran at one moment. A Partial one says of single cgroups what became of them since the snapshot
-// before, and of all else that it is as it was.
+// before, and of all else that it is as it was: it has no Parents, Bridges and Conditions.
 type Snapshot struct {
 	Partial bool
-	Gone    []string // of a Partial one: cgroups that are no workload, or not any more; those of Workloads are
+	Gone    []string // of a Partial one: cgroups that are neither in Workloads nor in Unlabelled, or not any more
 
 	Workloads  []policy.Workload     // one a cgroup, by path
 	Unlabelled []policy.Unlabelled   // containers without labels, by path

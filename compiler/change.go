@@ -372,7 +372,7 @@ func (s *Step) meet(r policy.Remote) {
 // forget removes what another node proved.
 func (s *Step) forget(r *policy.Remote) {
 	cs := s.result.classes
-	key := identity(r.Workload())
+	key := identity(r.Workload(cs.settings))
 	at := slices.IndexFunc(cs.remotes, func(c *workloadClass) bool { return identity(c.first) == key })
 	c := cs.remotes[at]
 	s.part(c)

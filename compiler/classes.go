@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"encoding/binary"
+	"maps"
 	"slices"
 
 	"thole/compiler/partition"
@@ -42,6 +43,7 @@ type classes struct {
 	free  []int  // ids that were given back
 
 	policies               []policy.Policy // by name
+	settings               *policy.Settings
 	criteria               criteria
 	byLabelKey, byMatchKey map[string]*workloadClass
 
@@ -56,8 +58,9 @@ type classes struct {
 }
 
 // newClasses divides addresses and ports. There is no workload yet.
-func newClasses(policies []policy.Policy) *classes {
+func newClasses(policies []policy.Policy, settings *policy.Settings) *classes {
 	cs := &classes{
+		settings:     settings,
 		policies:     policies,
 		addresses:    partition.Addresses(policies),
 		ports:        partition.Ports(policies),
@@ -222,7 +225,19 @@ func (cs *classes) classOf(w *policy.Workload) *workloadClass {
 // and address.
 func identity(w *policy.Workload) string {
 	if w.Cgroup.Path == "" {
-		return w.Name + " " + w.Labels.String()
+		return w.Name + " " + given(w).String()
 	}
 	return w.Cgroup.Path
+}
+
+// given returns the labels of a workload of another node, those that do not count on this one as well: all that its
+// node proved, by which it is told from others.
+func given(w *policy.Workload) policy.Labels {
+	all := maps.Clone(w.Labels)
+	for key, value := range w.Facts {
+		if key != policy.NodeFact {
+			all[key] = value
+		}
+	}
+	return all
 }

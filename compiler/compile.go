@@ -33,7 +33,9 @@ const (
 // Input is all that a table depends on.
 type Input struct {
 	Policies []policy.Policy
-	// at most one of a cgroup path or address; of containers, those that Admit made of these policies
+	Settings policy.Settings // say which labels of other nodes' workloads count
+
+	// at most one of a cgroup path or address; as Documents.Identify returned them for these policies and Settings
 	Workloads []policy.Workload
 
 	// Parents are cgroups below which there are containers alone. What is below one
@@ -97,7 +99,7 @@ func Compile(in Input) (Result, error) {
 		return w.Kind == policy.KindAddress
 	})
 
-	cs := newClasses(policies)
+	cs := newClasses(policies, &in.Settings)
 	members := cs.group(byIdentity(in.Workloads))
 	if in.Fleet != nil {
 		for i := range in.Remotes {

@@ -20,7 +20,7 @@ type Fleet struct {
 // addRemote makes a class of what another node proved, also where no policy tells two of them apart: the connections of
 // today keep its number when the policies of tomorrow do.
 func (cs *classes) addRemote(r *policy.Remote) *workloadClass {
-	c := &workloadClass{remote: r, first: r.Workload(), size: 1}
+	c := &workloadClass{remote: r, first: r.Workload(cs.settings), size: 1}
 	cs.remotes = append(cs.remotes, c)
 	return c
 }

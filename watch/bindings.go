@@ -147,7 +147,7 @@ func (r *resolver) glob(pattern string) ([]string, error) {
 				return nil, err
 			}
 			for _, name := range names {
-				if match(component, name) {
+				if policy.Glob(component, name) {
 					next = append(next, cgroupfs.Join(parent, name))
 				}
 			}

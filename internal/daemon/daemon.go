@@ -189,7 +189,6 @@ func (d *Daemon) close() error {
 // openFleet prepares the enforcer for other nodes.
 func openFleet(config Config, e *enforcer, host *host) *fleet.Fleet {
 	e.fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
-	e.runs = carrier{e.runs, e}
 	c := fleet.Config{
 		Networks: config.Fleet, PKI: config.PKI, Queue: config.Queue, MaxClasses: maxRemotes,
 		Engine: host.engine, Now: host.now, Logger: config.Logger,

@@ -75,13 +75,14 @@ func TestRequiredLabelAndDoubtfulOne(t *testing.T) {
 	id := &identity{Node: "n", Require: policy.Labels{"team": "a"}}
 	same := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"},
 		Doubtful: policy.Labels{"team": "a"}}
-	if found := carry(id, &same); found != nil || same.Labels["team"] != "a" || len(same.Doubtful) > 0 ||
+	if found := carry(id, &policy.Settings{}, &same); found != nil || same.Labels["team"] != "a" ||
+		len(same.Doubtful) > 0 ||
 		!id.requiredOf(same) {
 		t.Errorf("the same value: %+v, %v", same, found)
 	}
 	other := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"},
 		Doubtful: policy.Labels{"team": "b"}}
-	found := carry(id, &other)
+	found := carry(id, &policy.Settings{}, &other)
 	if len(found) != 1 || found[0].Code != condition.CertificateContradicts || id.requiredOf(other) {
 		t.Errorf("another value: %+v, %v", other, found)
 	}

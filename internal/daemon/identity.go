@@ -22,71 +22,50 @@ func identityOf(node *pki.Node) *identity {
 	return &identity{Node: node.Identity.Node, Require: node.Identity.Require}
 }
 
-// A carrier puts on what runs what this node's certificate says of it.
-type carrier struct {
-	scanner
-	*enforcer
-}
-
-// Scan is a method of scanner.
-func (c carrier) Scan(bindings []policy.Binding) workload.Snapshot {
-	return c.carryAll(c.scanner.Scan(bindings))
-}
-
-func (c carrier) carryAll(s workload.Snapshot) workload.Snapshot {
-	if c.identity == nil {
+// identified is what was found to run, as the documents of a set and this node's certificate say who it is.
+func (e *enforcer) identified(set policySet, found workload.Snapshot) workload.Snapshot {
+	s := found
+	s.Workloads, s.Unlabelled = set.docs.Identify(found.Workloads, found.Unlabelled)
+	if e.identity == nil {
 		return s
 	}
-	for i := range s.Unlabelled { // a policy may make them workloads; what is required is not theirs
-		if u := &s.Unlabelled[i]; u.Doubtful != nil {
-			u.Facts = withNode(c.identity, u.Facts)
-		}
-	}
-	s.Workloads = slices.Clone(s.Workloads)
+	s.Conditions = slices.Clone(s.Conditions)
 	for i := range s.Workloads {
-		s.Conditions = append(s.Conditions, carry(c.identity, &s.Workloads[i])...)
+		s.Conditions = append(s.Conditions, carry(e.identity, &set.docs.Settings, &s.Workloads[i])...)
 	}
 	return s
 }
 
-// Changes is a method of scanner. A problem is for a Scan to tell.
-func (c carrier) Changes(bindings []policy.Binding) workload.Snapshot {
-	s := c.scanner.Changes(bindings)
-	if c.identity == nil || !s.Partial {
-		return c.carryAll(s)
-	}
-	for i := range s.Workloads {
-		if carry(c.identity, &s.Workloads[i]) != nil {
-			return c.Scan(bindings)
-		}
-	}
-	return s
-}
-
-// carry puts on one workload what its node's certificate says of it.
-func carry(id *identity, w *policy.Workload) (conditions []condition.Condition) {
+// carry puts on one workload what its node's certificate says of it. A label of its own stays: who contradicts the
+// certificate can prove nothing. A workload without a label that counts is a stranger to other nodes.
+func carry(id *identity, settings *policy.Settings, w *policy.Workload) (conditions []condition.Condition) {
 	code := condition.CertificateContradicts
 	if w.Kind == policy.KindRun {
 		code = condition.CertificateContradictsRun // a user's thole run suffices
 	}
-	doubtful := maps.Clone(w.Doubtful)
+	w.Facts = withNode(id, w.Facts)
+	if len(w.Labels) == 0 {
+		return nil // other nodes hear nothing of it
+	}
+	w.Labels, w.Doubtful, w.DoubtfulFacts = maps.Clone(w.Labels), maps.Clone(w.Doubtful), maps.Clone(w.DoubtfulFacts)
 	for key, value := range id.Require {
-		has, ok := w.Labels[key]
-		if doubt, is := w.Doubtful[key]; is && doubt == value {
-			delete(doubtful, key) // the certificate says so, whoever else does
-		} else if is {
-			has, ok = doubt, true
+		has, ok := w.Label(key)
+		if w.Doubts(key) && has == value {
+			delete(w.Doubtful, key) // the certificate says so, whoever else does
+			delete(w.DoubtfulFacts, key)
+			ok = false
 		}
-		if ok && has != value {
+		switch {
+		case ok && has != value:
 			conditions = append(conditions, condition.Condition{Code: code, Where: w.Name, Text: fmt.Sprintf(
 				"its label %s=%s contradicts this node's certificate, which requires %[1]s=%[3]s: other nodes "+
 					"receive no labels of this workload", key, has, value)})
+		case !ok && settings.Counts(key):
+			w.Labels[key] = value
+		case !ok:
+			w.Facts[key] = value
 		}
 	}
-	w.Labels = carried(id, w.Labels)
-	maps.DeleteFunc(w.Labels, func(key, _ string) bool { _, is := doubtful[key]; return is })
-	w.Doubtful = doubtful
-	w.Facts = withNode(id, w.Facts)
 	return conditions
 }
 
@@ -97,17 +76,6 @@ func withNode(id *identity, facts policy.Labels) policy.Labels {
 	return with
 }
 
-// carried are a workload's labels with those that its node's certificate requires. A
-// label of its own stays: who contradicts the certificate can prove nothing.
-func carried(id *identity, labels policy.Labels) policy.Labels {
-	if id == nil || len(id.Require) == 0 {
-		return labels
-	}
-	all := maps.Clone(id.Require)
-	maps.Copy(all, labels)
-	return all
-}
-
 // requiredOf reports whether a workload has the labels that its node's certificate requires. An image's label of one of
 // these keys contradicts the certificate: then nothing is said of the workload.
 func (id *identity) requiredOf(w policy.Workload) bool {
@@ -115,7 +83,7 @@ func (id *identity) requiredOf(w policy.Workload) bool {
 		return true
 	}
 	for key := range id.Require {
-		if _, ok := w.Labels[key]; !ok {
+		if _, ok := w.Certain(key); !ok {
 			return false
 		}
 	}
@@ -134,7 +102,7 @@ func (v *view) local(cgroup uint64) (datapath.Workload, bool) {
 	}
 	local := datapath.Workload{Cgroup: cgroup, Class: v.result.ClassOf(&w).Number}
 	if v.identity.requiredOf(w) {
-		local.Labels = userLabels(w)
+		local.Labels = sentLabels(w)
 	}
 	v.locals.Store(cgroup, local)
 	return local, true

@@ -97,8 +97,8 @@ func (e *enforcer) differsAt(d *delta, running workload.Snapshot) (died map[uint
 func (e *enforcer) differsInAll(
 	d *delta, set policySet, running workload.Snapshot,
 ) (died map[uint64]policy.Workload, found []condition.Condition) {
-	workloads, unlabelled := policy.Admit(set.docs.Policies, running.Workloads, running.Unlabelled)
-	found = slices.Concat(running.Conditions, doubts(set.docs.Policies, workloads, unlabelled))
+	workloads, unlabelled := running.Workloads, running.Unlabelled
+	found = slices.Concat(running.Conditions, doubts(&set.docs, workloads, unlabelled))
 	workloads = append(workloads, e.unresolved(set, workloads)...)
 	died = maps.Clone(e.enforced.workloads)
 	for _, w := range workloads {
@@ -297,5 +297,6 @@ func missing[T any](of, in []T) bool {
 
 // sameIdentity reports whether no policy can tell two states of a cgroup apart.
 func sameIdentity(a, b policy.Workload) bool {
-	return maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Facts, b.Facts) && maps.Equal(a.Doubtful, b.Doubtful)
+	return maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Facts, b.Facts) && maps.Equal(a.Doubtful, b.Doubtful) &&
+		maps.Equal(a.DoubtfulFacts, b.DoubtfulFacts) && a.Named == b.Named
 }

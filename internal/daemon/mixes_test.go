@@ -387,7 +387,7 @@ func (m *mix) compare(e *enforcer, running workload.Snapshot) string {
 	}
 	in := compiler.Input{Policies: docs.Policies, Parents: running.Parents, Bridges: running.Bridges,
 		Fleet: &compiler.Fleet{Networks: m.config.Fleet, Queue: DefaultQueue}, Remotes: m.remotes}
-	in.Workloads, in.Unlabelled = policy.Admit(docs.Policies, running.Workloads, running.Unlabelled)
+	in.Workloads, in.Unlabelled = docs.Identify(running.Workloads, running.Unlabelled)
 	fresh := in.Workloads
 	for id := range m.outlived {
 		w, known := e.enforced.of(id)

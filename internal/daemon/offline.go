@@ -89,8 +89,9 @@ func List(config Config) (Listing, error) {
 		return Listing{}, err
 	}
 	snapshot := found.cgroups.Look(set.docs.Bindings)
-	workloads, unlabelled := policy.Admit(set.docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
-	result, err := compiler.Compile(compiler.Input{Policies: set.docs.Policies, Workloads: workloads})
+	workloads, unlabelled := set.docs.Identify(snapshot.Workloads, snapshot.Unlabelled)
+	result, err := compiler.Compile(compiler.Input{Policies: set.docs.Policies, Settings: set.docs.Settings,
+		Workloads: workloads})
 	if err = errors.Join(err, found.cgroups.Close()); err != nil {
 		return Listing{}, err
 	}
@@ -134,8 +135,10 @@ func PlanInventory(in Inventory) (InventoryPlan, error) {
 	if err != nil {
 		return InventoryPlan{}, fmt.Errorf("reading the inventory: %w", err)
 	}
+	workloads, _ = set.docs.Identify(workloads, nil)
 	result, err := compiler.Compile(compiler.Input{
 		Policies:  set.docs.Policies,
+		Settings:  set.docs.Settings,
 		Workloads: workloads,
 		Options:   compiler.Options{Deny: in.Deny, Comments: true},
 	})
@@ -155,7 +158,7 @@ func inventoryWorkloads(inventory policy.File, besides []policy.Binding) ([]poli
 	if err != nil {
 		return nil, err
 	}
-	if len(docs.Policies) > 0 || len(docs.Grants) > 0 {
+	if len(docs.Policies) > 0 || len(docs.Grants) > 0 || docs.Settings.Position != (policy.Position{}) {
 		return nil, fmt.Errorf("%s: %w", inventory.Name, ErrNotWorkload)
 	}
 	return policy.InventoryWorkloads(slices.Concat(besides, docs.Bindings))

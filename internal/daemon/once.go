@@ -39,7 +39,7 @@ func applyOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyRespon
 	}
 	defer parts.cgroups.Close() //nolint:errcheck // it was not run, and is not needed any more
 	e := parts.enforcer
-	e.runs, e.once = carrier{e.runs, e}, true
+	e.once = true
 	defer e.state.close()
 	if err := parts.enforcer.adopt(); err != nil {
 		return api.ApplyResponse{}, err
@@ -63,7 +63,7 @@ func previewOnce(config Config, host *host, req api.ApplyRequest) (api.ApplyResp
 	e := &enforcer{
 		kernel: host.kernel, dead: host, state: state, log: config.Logger, deny: config.Deny, once: true, now: host.now,
 	}
-	e.runs = carrier{looker{found.cgroups}, e}
+	e.runs = looker{found.cgroups}
 	if err := e.adopt(); err != nil {
 		return api.ApplyResponse{}, err
 	}

@@ -67,7 +67,11 @@ func (e *enforcer) observe(set policySet, scope scope) plan {
 		look = e.runs.Scan
 	}
 	p := plan{set: set, around: e.around, remotes: e.remotes, epoch: e.epoch, loaded: e.loaded, numbers: e.numbers}
-	p.delta, p.found = e.differs(set, look(set.docs.Bindings))
+	running := e.identified(set, look(set.docs.Bindings))
+	if running.Partial && len(running.Conditions) > 0 {
+		running = e.identified(set, e.runs.Scan(set.docs.Bindings)) // a problem is for a scan to tell
+	}
+	p.delta, p.found = e.differs(set, running)
 	if p.delta.containers != nil {
 		p.around = *p.delta.containers
 	}
@@ -75,7 +79,9 @@ func (e *enforcer) observe(set policySet, scope scope) plan {
 	return p
 }
 
-func samePolicies(a, b policySet) bool { return reflect.DeepEqual(a.docs.Policies, b.docs.Policies) }
+func samePolicies(a, b policySet) bool {
+	return reflect.DeepEqual(a.docs.Policies, b.docs.Policies) && reflect.DeepEqual(a.docs.Settings, b.docs.Settings)
+}
 
 // advance works out a plan as a step of the result that there is, which changes that. ok is false, and nothing is
 // changed, where only a compile can tell.
@@ -126,17 +132,17 @@ func (e *enforcer) epochAfter(p *plan, again bool) uint16 {
 // doubts are the notices about containers with labels that their images have too: those that count as a person's
 // labels, and before them all that the policies name.
 func doubts(
-	policies []policy.Policy, workloads []policy.Workload, unlabelled []policy.Unlabelled,
+	docs *policy.Documents, workloads []policy.Workload, unlabelled []policy.Unlabelled,
 ) []condition.Condition {
 	var list []condition.Condition
-	named := compiler.NamedKeys(policies)
+	named := compiler.NamedKeys(docs.Policies)
 	add := func(name string, facts, doubtful policy.Labels) {
 		var labels, others []string
 		for _, key := range slices.Sorted(maps.Keys(doubtful)) {
 			switch label := key + "=" + doubtful[key]; {
 			case named[key]:
 				labels = append(labels, cut(label))
-			case policy.IsUserLabel(key):
+			case docs.Settings.Counts(key):
 				others = append(others, cut(label))
 			}
 		}
@@ -153,7 +159,7 @@ func doubts(
 		list = append(list, condition.Condition{Code: condition.ImageLabel, Where: "container " + name, Text: text})
 	}
 	for _, w := range workloads {
-		add(w.Name, w.Facts, w.Doubtful)
+		add(w.Name, w.Facts, w.AllDoubtful())
 	}
 	for _, u := range unlabelled {
 		add(u.Name, u.Facts, u.Doubtful)
@@ -193,22 +199,22 @@ func (e *enforcer) unresolved(set policySet, found []policy.Workload) []policy.W
 			continue
 		}
 		if lives, err := e.dead.Lives(w.Cgroup.ID); err != nil || lives {
-			kept = append(kept, e.carriedAgain(w, binding))
+			kept = append(kept, e.boundBy(set, binding, w))
 		}
 	}
 	return kept
 }
 
-// carriedAgain is a workload of the loaded table with what this node's certificate says of it now, which may be
-// something else than when the workload was found.
-func (e *enforcer) carriedAgain(w policy.Workload, binding policy.Binding) policy.Workload {
-	if e.identity == nil {
-		return w
+// boundBy is a workload of the loaded table with the labels of its document, as the set's Settings and this node's
+// certificate are now.
+func (e *enforcer) boundBy(set policySet, binding policy.Binding, w policy.Workload) policy.Workload {
+	facts := maps.Clone(w.Facts)
+	delete(facts, policy.NodeFact)
+	for key := range binding.Labels {
+		delete(facts, key) // it may count now
 	}
-	w.Labels, w.Facts = binding.Labels, maps.Clone(w.Facts)
-	delete(w.Facts, policy.NodeFact)
-	carry(e.identity, &w) // what contradicts was told when it was found
-	return w
+	w.Labels, w.Facts = binding.Labels, facts
+	return e.identified(set, workload.Snapshot{Workloads: []policy.Workload{w}}).Workloads[0]
 }
 
 // stillBinds returns the document that bound w in the present set, if it is in the new one and says the same. At the
@@ -223,7 +229,7 @@ func (e *enforcer) stillBinds(now policySet, w policy.Workload) (binding policy.
 	if j := slices.IndexFunc(e.set.docs.Bindings, named); j >= 0 {
 		return binding, reflect.DeepEqual(binding, e.set.docs.Bindings[j])
 	}
-	return binding, maps.Equal(carried(e.identity, binding.Labels), w.Labels)
+	return binding, maps.Equal(e.boundBy(now, binding, w).Labels, w.Labels)
 }
 
 // compile compiles all that there is then, for the plan's epoch.
@@ -237,6 +243,7 @@ func (e *enforcer) compile(p *plan) error {
 	}
 	result, err := compiler.Compile(compiler.Input{
 		Policies:   p.set.docs.Policies,
+		Settings:   p.set.docs.Settings,
 		Workloads:  workloads,
 		Parents:    p.around.Parents,
 		Unlabelled: p.around.Unlabelled,

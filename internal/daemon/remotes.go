@@ -284,15 +284,21 @@ func remoteKey(r policy.Remote) string {
 	return string(b)
 }
 
-// userLabels are those that are sent.
-func userLabels(w policy.Workload) map[string]string {
-	labels := map[string]string{}
-	for key, value := range w.Labels {
-		if policy.IsUserLabel(key) {
-			labels[key] = value
+// sentLabels are a workload's labels that other nodes receive: a person's, whichever count on this node. Of a workload
+// without any that counts, other nodes receive none.
+func sentLabels(w policy.Workload) map[string]string {
+	sent := map[string]string{}
+	if len(w.Labels) == 0 {
+		return sent
+	}
+	for _, labels := range [...]policy.Labels{w.Labels, w.Facts} {
+		for key, value := range labels {
+			if policy.IsUserLabel(key) && value != policy.UnusableValue {
+				sent[key] = value
+			}
 		}
 	}
-	return labels
+	return sent
 }
 
 // remoteClasses are the classes of Remotes in the loaded table. The enforcer changes them with the table; the datapath

@@ -23,6 +23,7 @@ type view struct {
 	result   *compiler.Result // its table and numbers are the enforcer's alone
 	policies []policy.Policy
 	grants   []policy.LabelGrant
+	settings policy.Settings
 
 	identity *identity // this node's, in a fleet; nil: not known
 
@@ -61,6 +62,7 @@ func (e *enforcer) newView(of sizes) *view {
 		result:   e.result,
 		policies: e.set.docs.Policies,
 		grants:   e.set.docs.Grants,
+		settings: e.set.docs.Settings,
 		identity: e.identity,
 	}
 }
@@ -118,7 +120,7 @@ func apiWorkload(w policy.Workload, class compiler.Class) api.Workload {
 		Kind:      w.Kind.String(),
 		Labels:    w.Labels,
 		Facts:     w.Facts,
-		Doubtful:  w.Doubtful,
+		Doubtful:  w.AllDoubtful(),
 		Cgroup:    w.Cgroup.Path,
 		ID:        w.Cgroup.ID,
 		Networks:  networks(w.Own),
@@ -200,3 +202,6 @@ func (e *enforcer) Knows(cgroup uint64) bool {
 
 // Grants are those of the active set.
 func (e *enforcer) Grants() []policy.LabelGrant { return e.view.Load().grants }
+
+// Settings are those of the active set.
+func (e *enforcer) Settings() *policy.Settings { return &e.view.Load().settings }

@@ -155,10 +155,10 @@ func TestIsUserLabel(t *testing.T) {
 		"io.kubernetes.pod.name": false, "desktop.docker.io/ports": false, "traefik.enable": false, "caddy": false,
 		"caddy_1.reverse_proxy": false, "com.centurylinklabs.watchtower.enable": false,
 		"io.podman.compose.project": false,
-		"PODMAN_SYSTEMD_UNIT": false, "io.buildah.version": false, "org.testcontainers": false,
+		"PODMAN_SYSTEMD_UNIT":       false, "io.buildah.version": false, "org.testcontainers": false,
 		"com.gitlab.gitlab-runner.job.id": false, "devcontainer.local_folder": false,
 		"io.portainer.accesscontrol.teams": false,
-		"com.hashicorp.nomad.alloc_id": false,
+		"com.hashicorp.nomad.alloc_id":     false,
 	} {
 		if got := policy.IsUserLabel(key); got != want {
 			t.Errorf("%s: %v, want %v", key, got, want)

@@ -517,7 +517,7 @@ func (w *randomWorld) step(n int, made map[string]int) {
 		if e.badTable != nil {
 			looked = w.all() // as the daemon does after a failure
 		}
-		if d, _ := e.differs(e.set, looked); takes && !d.takes && !d.empty() {
+		if d, _ := e.differs(e.set, e.identified(e.set, looked)); takes && !d.takes && !d.empty() {
 			w.t.Fatalf("step %d: somebody loses an allowance: %+v", n, d)
 		} else if !takes && d.takes {
 			made["more epochs"]++

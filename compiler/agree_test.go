@@ -44,8 +44,8 @@ func TestSimulatorAgrees(t *testing.T) {
 // from the evaluator's, or "".
 func disagrees(c reference.Case) string {
 	workloads, unlabelled := withContainers(c)
-	if is, _ := c.Divide(); len(workloads) != len(is) {
-		return fmt.Sprintf("the compiler says that %d are workloads, the evaluator %d", len(workloads), len(is))
+	if is := c.Count(); len(workloads) != is {
+		return fmt.Sprintf("the compiler says that %d are workloads, the evaluator %d", len(workloads), is)
 	}
 	result, err := compiler.Compile(compiler.Input{
 		Policies: c.Policies, Workloads: workloads, Unlabelled: unlabelled,
@@ -60,7 +60,7 @@ func disagrees(c reference.Case) string {
 		if elsewhere(c, conn) {
 			continue
 		}
-		want := reference.Judge(c.Policies, conn)
+		want := reference.Judge(c.Set, conn)
 		if got := host.simulate(sim, conn); got != want {
 			return conn.String() + ": the simulator says " + got.String() + ", the evaluator " + want.String()
 		}
@@ -69,7 +69,7 @@ func disagrees(c reference.Case) string {
 		}
 		allowed := want.Allowed
 		if back, here := reversed(conn); here {
-			allowed = allowed || reference.Judge(c.Policies, back).Allowed
+			allowed = allowed || reference.Judge(c.Set, back).Allowed
 		}
 		if got := host.answered(sim, conn); got != allowed {
 			return fmt.Sprintf("%s, allowed in an older epoch: the simulator lets answers pass: %v; the evaluator "+
@@ -77,7 +77,7 @@ func disagrees(c reference.Case) string {
 		}
 	}
 	for _, f := range c.Flows {
-		want := reference.JudgeFlow(c.Policies, f)
+		want := reference.JudgeFlow(c.Set, f)
 		if got := host.simulateFlow(sim, f); !slices.Equal(got, want) {
 			return fmt.Sprintf("%s\nthe simulator lets packets pass: %v; the evaluator says %v", f, got, want)
 		}
@@ -107,26 +107,20 @@ var (
 	bridges     = []policy.Bridge{{Name: docker0, Networks: []netip.Prefix{containers4, containers6}}}
 )
 
-// withContainers returns the workloads of a case, as Admit says. Those that have an address run in
+// withContainers returns the workloads of a case, as Identify says. Those that have an address run in
 // containers with a network of their own.
 func withContainers(c reference.Case) ([]policy.Workload, []policy.Unlabelled) {
-	var workloads []policy.Workload
-	var unlabelled []policy.Unlabelled
-	for i, w := range c.Workloads {
-		w := *w
+	workloads, unlabelled := c.Found()
+	for i := range workloads {
+		w := &workloads[i]
 		if w.Kind == policy.KindAddress {
 			w.Kind = policy.KindContainer
 			w.Cgroup = policy.Cgroup{Path: fmt.Sprintf("docker/%d", i), ID: 1<<42 + uint64(i)}
 			w.Own = []policy.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{w.Address}}}
 		}
-		if len(w.Labels) == 0 {
-			unlabelled = append(unlabelled, policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts,
-				Doubtful: w.Doubtful})
-			continue
-		}
-		workloads = append(workloads, w)
 	}
-	return policy.Admit(c.Policies, workloads, unlabelled)
+	docs := policy.Documents{Policies: c.Policies, Settings: c.Settings}
+	return docs.Identify(workloads, unlabelled)
 }
 
 // elsewhere: of what containers with a network of their own send and receive, only

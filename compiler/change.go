@@ -373,7 +373,7 @@ func (s *Step) meet(r policy.Remote) {
 // forget removes what another node proved.
 func (s *Step) forget(r *policy.Remote) {
 	cs := s.result.classes
-	key := identity(r.Workload())
+	key := identity(cs.PeerOf(r))
 	at := slices.IndexFunc(cs.Remotes, func(c *classes.Class) bool { return identity(c.First) == key })
 	c := cs.Remotes[at]
 	s.part(c)

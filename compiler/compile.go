@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -34,7 +35,9 @@ const (
 // Input is all that a table depends on.
 type Input struct {
 	Policies []policy.Policy
-	// at most one of a cgroup path or address; of containers, those that Admit made of these policies
+	Settings policy.Settings // say which labels of other nodes' workloads count
+
+	// at most one of a cgroup path or address; as Documents.Identify returned them for these policies and Settings
 	Workloads []policy.Workload
 
 	// Parents are cgroups below which there are containers alone. What is below one
@@ -103,7 +106,7 @@ func Compile(in Input) (Result, error) {
 		remotes = nil
 	}
 	workloads := byIdentity(in.Workloads)
-	cs, of := classes.New(policies, workloads, remotes)
+	cs, of := classes.New(policies, &in.Settings, workloads, remotes)
 	members := make([]member, len(workloads))
 	for i, w := range workloads {
 		members[i] = member{Workload: w, class: of[i]}
@@ -236,7 +239,19 @@ func (r *Result) Selected(workloads []policy.Workload) map[string]int {
 // and address.
 func identity(w *policy.Workload) string {
 	if w.Cgroup.Path == "" {
-		return w.Name + " " + w.Labels.String()
+		return w.Name + " " + proven(w).String()
 	}
 	return w.Cgroup.Path
+}
+
+// proven returns the labels of a workload of another node, those that do not count on this one as well: all that its
+// node proved, by which it is told from others.
+func proven(w *policy.Workload) policy.Labels {
+	all := maps.Clone(w.Labels)
+	for key, value := range w.Facts {
+		if key != policy.NodeFact {
+			all[key] = value
+		}
+	}
+	return all
 }

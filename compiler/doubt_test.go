@@ -36,7 +36,7 @@ func TestImageTakesNobodyOutOfASlice(t *testing.T) {
 	for _, doubtful := range []policy.Labels{nil, {"app": "nobody"}, {"app": "db", "env": "dev"}} {
 		u := policy.Unlabelled{Name: "c", Cgroup: policy.Cgroup{Path: "docker.slice/c", ID: 101},
 			Facts: policy.Labels{"thole/kind": "container", "thole/container": "c"}, Doubtful: doubtful}
-		workloads, rest := policy.Admit(docs.Policies, []policy.Workload{slice}, []policy.Unlabelled{u})
+		workloads, rest := docs.Identify([]policy.Workload{slice}, []policy.Unlabelled{u})
 		r, err := compiler.Compile(compiler.Input{Policies: docs.Policies, Workloads: workloads, Unlabelled: rest})
 		if err != nil {
 			t.Fatal(err)

@@ -73,11 +73,11 @@ type judges struct {
 // disagree reports whether the two judge differently, each with a blindness.
 func (j judges) disagree(evaluator, simulator blindness) bool {
 	if j.flow != nil {
-		return !slices.Equal(reference.JudgeFlow(j.Policies, j.flow.Without(evaluator.ignores)), j.run(simulator))
+		return !slices.Equal(reference.JudgeFlow(j.Set, j.flow.Without(evaluator.ignores)), j.run(simulator))
 	}
-	want := reference.Judge(j.Policies, j.connection.Without(evaluator.ignores))
+	want := reference.Judge(j.Set, j.connection.Without(evaluator.ignores))
 	if j.connection.Has(reference.Tunnelled) && evaluator.ignores == reference.Tunnelled {
-		want.Allowed = want.Allowed && reference.Judge(j.Policies, around(j.connection)).Allowed
+		want.Allowed = want.Allowed && reference.Judge(j.Set, around(j.connection)).Allowed
 	}
 	return want.Allowed != j.run(simulator)[0]
 }

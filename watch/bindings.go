@@ -148,7 +148,7 @@ func (r *resolver) glob(pattern string) ([]string, error) {
 				return nil, err
 			}
 			for _, name := range names {
-				if match(component, name) {
+				if policy.Glob(component, name) {
 					next = append(next, cgroupfs.Join(parent, name))
 				}
 			}
@@ -170,7 +170,7 @@ func dependsOn(b policy.Binding, cgroup string) bool {
 	pattern := strings.Trim(b.Cgroup, "/")
 	for name := range strings.SplitSeq(cgroup, "/") {
 		var component string
-		if component, pattern, _ = strings.Cut(pattern, "/"); !match(component, name) {
+		if component, pattern, _ = strings.Cut(pattern, "/"); !policy.Glob(component, name) {
 			return false
 		}
 	}

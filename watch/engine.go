@@ -34,7 +34,7 @@ type Engine interface {
 
 // addContainers completes a snapshot with what an engine found beside the workloads, which are in the snapshot
 // already. If a Workload document gives labels to the cgroup of an unlabelled container, the container has these
-// labels, and its own doubtful ones.
+// labels, and its own that do not count or are doubtful.
 func addContainers(snapshot *workload.Snapshot, found workload.Snapshot) {
 	byCgroup := map[string]*policy.Workload{}
 	for i := range snapshot.Workloads {
@@ -44,6 +44,10 @@ func addContainers(snapshot *workload.Snapshot, found workload.Snapshot) {
 		w := byCgroup[u.Cgroup.Path]
 		if w != nil {
 			w.Doubtful = withoutLabelsOf(w, u.Doubtful)
+			if facts := withoutLabelsOf(w, u.Facts); len(facts) > 0 {
+				maps.Copy(facts, w.Facts)
+				w.Facts = facts
+			}
 		}
 		return w != nil
 	})

@@ -106,7 +106,7 @@ func (q *criteria) enter(i int, s *policy.Selector) {
 // of its doubtful labels meets neither In nor Exists.
 func (q *criteria) candidates(w *policy.Workload) []int {
 	list := slices.Clone(q.others)
-	for _, labels := range [...]policy.Labels{w.Labels, w.Facts, w.Doubtful} {
+	for _, labels := range [...]policy.Labels{w.Labels, w.Facts, w.Doubtful, w.DoubtfulFacts} {
 		for k, v := range labels {
 			if _, ok := q.place[k]; ok {
 				list = append(append(list, q.byValue[label{k, v}]...), q.byKey[k]...)
@@ -154,7 +154,7 @@ func (q *criteria) matchKey(w *policy.Workload, given []selectorMatch) string {
 func (q *criteria) values(b []byte, places map[string]int, w *policy.Workload) []byte {
 	var few [16]int // on the stack, for most
 	has := few[:0]
-	for _, labels := range [...]policy.Labels{w.Labels, w.Facts, w.Doubtful} {
+	for _, labels := range [...]policy.Labels{w.Labels, w.Facts, w.Doubtful, w.DoubtfulFacts} {
 		for k := range labels {
 			if at, ok := places[k]; ok {
 				has = append(has, at)
@@ -166,24 +166,17 @@ func (q *criteria) values(b []byte, places map[string]int, w *policy.Workload) [
 	b = binary.AppendUvarint(b, uint64(len(has)))
 	for _, at := range has {
 		v, _ := w.Label(q.seen[at])
-		_, doubtful := w.Doubtful[q.seen[at]]
-		b = appendFlag(appendString(binary.AppendUvarint(b, uint64(at)), v), doubtful)
+		b = appendFlag(appendString(binary.AppendUvarint(b, uint64(at)), v), w.Doubts(q.seen[at]))
 	}
 	return b
 }
 
-// labels appends the user labels, where they are asked for.
+// labels appends the labels that count, where they are asked for.
 func (q *criteria) labels(b []byte, w *policy.Workload) []byte {
 	if !q.userLabels {
 		return b
 	}
-	b = appendLabels(binary.AppendUvarint(b, uint64(len(w.Labels))), w.Labels)
-	for _, k := range slices.Sorted(maps.Keys(w.Doubtful)) {
-		if policy.IsUserLabel(k) {
-			b = appendString(appendString(b, k), w.Doubtful[k])
-		}
-	}
-	return b
+	return appendLabels(appendLabels(binary.AppendUvarint(b, uint64(len(w.Labels))), w.Labels), w.Doubtful)
 }
 
 // appendLabels appends labels by their keys: equal labels give equal bytes.

@@ -77,7 +77,7 @@ func (x *labelIndex) labels(w *policy.Workload) iter.Seq[label] {
 		}
 		for _, labels := range [...]policy.Labels{w.Labels, w.Doubtful} {
 			for k, v := range labels {
-				if policy.IsUserLabel(k) && !yield(label{k, v}) {
+				if !yield(label{k, v}) {
 					return
 				}
 			}
@@ -132,7 +132,7 @@ func (x *labelIndex) candidates(w *policy.Workload) []int {
 	var fewest []int
 	some := false
 	for k, v := range w.Labels { // each is there in every reading, so that a peer must have it
-		if list := x.byLabel[label{k, v}]; policy.IsUserLabel(k) && (!some || len(list) < len(fewest)) {
+		if list := x.byLabel[label{k, v}]; !some || len(list) < len(fewest) {
 			fewest, some = list, true
 		}
 	}

@@ -20,7 +20,7 @@ func TestRowsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := policy.Workload{Name: "first", Kind: policy.KindRun, Labels: policy.Labels{"k0": "1"}}
-	set, of := New(docs.Policies, []*policy.Workload{&first}, nil)
+	set, of := New(docs.Policies, &policy.Settings{}, []*policy.Workload{&first}, nil)
 	rl := of[0].RuleLists[Ingress]
 	most := 0
 	for n := 2; n < 1<<12; n++ {

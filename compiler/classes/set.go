@@ -21,6 +21,7 @@ type Set struct {
 	Peers []Peer
 	free  []int // ids that were given back
 
+	settings               *policy.Settings
 	policies               []policy.Policy // by name
 	criteria               criteria
 	byLabelKey, byMatchKey map[string]*Class
@@ -36,9 +37,12 @@ type Set struct {
 }
 
 // New divides addresses, ports and workloads by what policies can tell apart, and finds what each class is judged by.
-// It returns the class of each workload, too. The policies are sorted by name, and must not change.
-func New(policies []policy.Policy, workloads []*policy.Workload, remotes []policy.Remote) (*Set, []*Class) {
-	cs := newSet(policies)
+// It returns the class of each workload, too. The policies are sorted by name, and must not change. The settings say
+// which labels of other nodes' workloads count.
+func New(
+	policies []policy.Policy, settings *policy.Settings, workloads []*policy.Workload, remotes []policy.Remote,
+) (*Set, []*Class) {
+	cs := newSet(policies, settings)
 	of := make([]*Class, len(workloads))
 	for i, w := range workloads {
 		c, made := cs.ClassFor(w)
@@ -59,8 +63,9 @@ func New(policies []policy.Policy, workloads []*policy.Workload, remotes []polic
 }
 
 // newSet divides addresses and ports. There is no workload yet.
-func newSet(policies []policy.Policy) *Set {
+func newSet(policies []policy.Policy, settings *policy.Settings) *Set {
 	cs := &Set{
+		settings:     settings,
 		policies:     policies,
 		Addresses:    partition.Addresses(policies),
 		Ports:        partition.Ports(policies),
@@ -83,6 +88,9 @@ func newSet(policies []policy.Policy) *Set {
 	}
 	return cs
 }
+
+// PeerOf returns what another node proved as the peer that selectors see.
+func (cs *Set) PeerOf(r *policy.Remote) *policy.Workload { return r.Workload(cs.settings) }
 
 // enter makes c a peer, and puts it into the lists of the peers that selectors and addresses match.
 func (cs *Set) enter(c *Class) {
@@ -215,7 +223,7 @@ func (cs *Set) ClassFor(w *policy.Workload) (c *Class, made bool) {
 // ClassForRemote makes a class of what another node proved, also where no policy tells two of them apart: the
 // connections of today keep its number when the policies of tomorrow do. Enter is to make it a peer.
 func (cs *Set) ClassForRemote(r *policy.Remote) *Class {
-	c := &Class{Remote: r, First: r.Workload(), Size: 1}
+	c := &Class{Remote: r, First: cs.PeerOf(r), Size: 1}
 	cs.Remotes = append(cs.Remotes, c)
 	return c
 }

@@ -6,6 +6,7 @@ const (
 	kindPolicy   = "Policy"
 	kindGrant    = "LabelGrant"
 	kindWorkload = "Workload"
+	kindSettings = "Settings"
 )
 
 // The shapes of what all kinds have.
@@ -47,6 +48,8 @@ func (d *decoder) document(n rawNode, into *documentSet) {
 		d.addGrant(into, d.grant(d.mapping(meta, metadataShape), spec))
 	case kindWorkload:
 		d.addBinding(into, d.binding(d.mapping(meta, workloadMetadataShape), spec))
+	case kindSettings:
+		d.addSettings(into, d.settings(d.mapping(meta, metadataShape), spec))
 	}
 }
 
@@ -56,8 +59,8 @@ func (d *decoder) header(m mapping) (kind string, known bool) {
 	if n, ok := d.need(m, "apiVersion", "apiVersion: "+apiVersion); ok {
 		_, known = d.oneOf(n, apiVersion)
 	}
-	if n, ok := d.need(m, "kind", "kind: Policy, LabelGrant or Workload"); ok {
-		kind, ok = d.oneOf(n, kindPolicy, kindGrant, kindWorkload)
+	if n, ok := d.need(m, "kind", "kind: Policy, LabelGrant, Workload or Settings"); ok {
+		kind, ok = d.oneOf(n, kindPolicy, kindGrant, kindWorkload, kindSettings)
 		return kind, known && ok
 	}
 	return "", false

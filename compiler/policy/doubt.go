@@ -2,8 +2,6 @@ package policy
 
 import (
 	"maps"
-	"slices"
-	"strings"
 )
 
 // A label of a container that its image has too, with the same value, is doubtful: nobody can tell whether the person
@@ -31,9 +29,13 @@ func UseOf(deny bool) Use {
 // Selects reports whether w meets every requirement, in the given use.
 func (s Selector) Selects(w *Workload, u Use) bool {
 	for _, r := range s.Requirements {
-		met := r.met(w.Label(r.Key))
-		if _, doubtful := w.Doubtful[r.Key]; doubtful && met == (u == Permitting) {
+		value, ok := w.Label(r.Key)
+		met := r.met(value, ok)
+		if w.Doubts(r.Key) && met == (u == Permitting) {
 			met = r.met("", false)
+		}
+		if value == UnusableValue && r.Operator == NotIn && u == Permitting {
+			met = false // nobody knows whether it is one of them
 		}
 		if !met {
 			return false
@@ -43,15 +45,34 @@ func (s Selector) Selects(w *Workload, u Use) bool {
 }
 
 // OnlyDoubtful reports whether w is a workload only because of doubtful labels.
-func (w *Workload) OnlyDoubtful() bool { return len(w.Labels) == 0 && len(w.Doubtful) > 0 }
+func (w *Workload) OnlyDoubtful() bool {
+	return len(w.Labels) == 0 && !w.Named && len(w.Doubtful)+len(w.DoubtfulFacts) > 0
+}
 
-// Certain returns a label whose origin is known.
-func (w *Workload) Certain(key string) (string, bool) {
-	if v, ok := w.Labels[key]; ok {
-		return v, true
+// AllDoubtful returns the doubtful labels, also those that would not count.
+func (w *Workload) AllDoubtful() Labels {
+	if len(w.DoubtfulFacts) == 0 {
+		return w.Doubtful
 	}
-	v, ok := w.Facts[key]
-	return v, ok
+	all := maps.Clone(w.DoubtfulFacts)
+	maps.Copy(all, w.Doubtful)
+	return all
+}
+
+// Doubts reports whether w's label with the key is doubtful.
+func (w *Workload) Doubts(key string) bool {
+	_, counts := w.Doubtful[key]
+	_, fact := w.DoubtfulFacts[key]
+	return counts || fact
+}
+
+// Certain returns a label whose origin and value are known.
+func (w *Workload) Certain(key string) (string, bool) {
+	v, ok := w.Labels[key]
+	if !ok {
+		v, ok = w.Facts[key]
+	}
+	return v, ok && v != UnusableValue
 }
 
 // Match reports whether two workloads have the labels with equal values. An absent label equals nothing, and who has
@@ -76,17 +97,15 @@ func (s *SameLabels) Match(a, b *Workload, u Use) bool {
 	return true
 }
 
-// mayEqual reports whether some reading of both workloads' doubtful labels gives them equal user labels, at least one.
+// mayEqual reports whether some reading of both workloads' doubtful labels gives them equal labels that count, at least
+// one.
 func mayEqual(a, b *Workload) bool {
 	common := false
 	for _, side := range [2]*Workload{a, b} {
 		for _, labels := range [2]Labels{side.Labels, side.Doubtful} {
 			for k := range labels {
-				if !IsUserLabel(k) {
-					continue
-				}
-				v, inA := a.userLabel(k)
-				w, inB := b.userLabel(k)
+				v, inA := a.mayCount(k)
+				w, inB := b.mayCount(k)
 				_, certainA := a.Labels[k]
 				_, certainB := b.Labels[k]
 				switch {
@@ -101,115 +120,11 @@ func mayEqual(a, b *Workload) bool {
 	return common
 }
 
-// userLabel returns a label of a person, or one that may be.
-func (w *Workload) userLabel(key string) (string, bool) {
+// mayCount returns a label that counts in some reading.
+func (w *Workload) mayCount(key string) (string, bool) {
 	if v, ok := w.Labels[key]; ok {
 		return v, true
 	}
 	v, ok := w.Doubtful[key]
 	return v, ok
-}
-
-// Admit decides which containers are workloads through doubtful labels alone: those of which a selector of an enforced
-// policy, in restricting use, names a doubtful label positively (In, Exists, a key of sameLabels). All other containers
-// without labels stay unlabelled, so that the label of an image isolates nobody whom no policy means.
-//
-// An unlabelled container in the cgroup of another workload belongs to that one. A container that is admitted there has
-// the labels and facts of that one beside its own, so that no image takes its containers out of what restricts them.
-func Admit(policies []Policy, workloads []Workload, unlabelled []Unlabelled) ([]Workload, []Unlabelled) {
-	if !slices.ContainsFunc(unlabelled, func(u Unlabelled) bool { return len(u.Doubtful) > 0 }) {
-		return workloads, unlabelled
-	}
-	named := restrictedKeys(policies)
-	workloads = slices.Clone(workloads)
-	byPath := make(map[string]*Workload, len(workloads))
-	for i := range workloads {
-		if w := &workloads[i]; w.Cgroup.Path != "" && byPath[w.Cgroup.Path] == nil {
-			byPath[w.Cgroup.Path] = w
-		}
-	}
-	var admitted []Workload
-	var rest []Unlabelled
-	for _, u := range unlabelled {
-		if !u.hasAny(named) {
-			rest = append(rest, u)
-			continue
-		}
-		admitted = append(admitted, u.workload(byPath))
-	}
-	return append(workloads, admitted...), rest
-}
-
-// workload is the container as one, with what the deepest of the workloads around it says. Those are given by the path
-// of their cgroup.
-func (u *Unlabelled) workload(all map[string]*Workload) Workload {
-	w := Workload{
-		Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: maps.Clone(u.Facts), Doubtful: u.Doubtful,
-		Cgroup: u.Cgroup, Own: u.Own,
-	}
-	var around *Workload
-	path := u.Cgroup.Path
-	for at := strings.LastIndexByte(path, '/'); at >= 0 && around == nil; at = strings.LastIndexByte(path[:at], '/') {
-		around = all[path[:at]]
-	}
-	if around == nil {
-		return w
-	}
-	w.Labels = around.Labels
-	maps.Copy(w.Facts, around.Facts)
-	w.Doubtful = maps.Clone(w.Doubtful)
-	for _, labels := range [...]Labels{around.Labels, around.Facts, around.Doubtful} {
-		for k := range labels {
-			delete(w.Doubtful, k)
-		}
-	}
-	for k, v := range around.Doubtful {
-		if w.Doubtful == nil {
-			w.Doubtful = Labels{}
-		}
-		w.Doubtful[k] = v
-	}
-	return w
-}
-
-func (u *Unlabelled) hasAny(keys map[string]bool) bool {
-	for k := range u.Doubtful {
-		if keys[k] {
-			return true
-		}
-	}
-	return false
-}
-
-// restrictedKeys returns the keys that the enforced policies name positively where a match restricts: in their own
-// selectors and in the peers of their deny rules.
-func restrictedKeys(policies []Policy) map[string]bool {
-	named := map[string]bool{}
-	add := func(s *Selector) {
-		for _, r := range s.Requirements {
-			if r.Operator == In || r.Operator == Exists {
-				named[r.Key] = true
-			}
-		}
-	}
-	for i := range policies {
-		p := &policies[i]
-		if p.Audit {
-			continue
-		}
-		add(&p.Selector)
-		for _, r := range slices.Concat(p.Ingress.Deny, p.Egress.Deny) {
-			for _, peer := range r.Peers {
-				switch {
-				case peer.Workloads != nil:
-					add(peer.Workloads)
-				case peer.SameLabels != nil:
-					for _, k := range peer.SameLabels.Keys {
-						named[k] = true
-					}
-				}
-			}
-		}
-	}
-	return named
 }

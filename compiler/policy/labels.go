@@ -95,14 +95,16 @@ type Cgroup struct {
 	ID   uint64 // its inode number, which the kernel calls the cgroup id; 0: not known (inventories)
 }
 
-// A Workload is a cgroup with user labels (or, in an inventory, an address with labels). No key is in two of Labels,
-// Facts and Doubtful.
+// A Workload is a cgroup with labels (or, in an inventory, an address with labels). No key is in two of Labels, Facts,
+// Doubtful and DoubtfulFacts. Identify divides the labels that count from those that do not.
 type Workload struct {
 	Name, Namespace string
 	Kind            Kind
-	Labels          Labels     // user labels: at least one, unless a doubtful label makes it a workload (Admit)
-	Facts           Labels     // what is selectable and not a user label: tools' labels, thole/*
-	Doubtful        Labels     `json:",omitempty"` // what a container and its image both have, user labels and tools'
+	Labels          Labels     // those that count: at least one, unless a policy makes a container a workload
+	Facts           Labels     // what can be selected and does not count: tools' labels, excluded ones, thole/*
+	Doubtful        Labels     `json:",omitempty"` // what a container and its image both have, and would count
+	DoubtfulFacts   Labels     `json:",omitempty"` // likewise, and would not count
+	Named           bool       `json:",omitempty"` // no label counts, and a policy names a fact: a workload by that
 	Cgroup          Cgroup     // Kind != KindAddress
 	Address         netip.Addr // Kind == KindAddress
 	Own             []Network  // of a container with networks of its own; none: the host's
@@ -123,15 +125,25 @@ type Bridge struct {
 	Networks []netip.Prefix // whose addresses are its containers', but for this node's own
 }
 
-// Unlabelled is a container that is known to carry no user labels.
+// Unlabelled is a container that is known to have no label that counts.
 type Unlabelled struct {
 	Cgroup Cgroup
 	Own    []Network
 
-	// Of one with doubtful labels, which a policy may make a workload (Admit); else empty.
+	// Of one with other labels, by which a policy may make it a workload (Identify); else empty.
 	Name     string `json:",omitempty"`
 	Facts    Labels `json:",omitempty"`
 	Doubtful Labels `json:",omitempty"`
+}
+
+// Selectable reports whether the container has a label that a person, a tool or its image gave.
+func (u *Unlabelled) Selectable() bool {
+	for key := range u.Facts {
+		if !strings.HasPrefix(key, daemonPrefix) {
+			return true
+		}
+	}
+	return len(u.Doubtful) > 0
 }
 
 // HasOwnNetwork says that w is not on the host network.
@@ -142,7 +154,7 @@ func (w *Workload) HasOwnNetwork() bool {
 
 // Label returns the value that selectors see, where doubtful labels are read as being there.
 func (w *Workload) Label(key string) (string, bool) {
-	for _, labels := range [...]Labels{w.Labels, w.Facts, w.Doubtful} {
+	for _, labels := range [...]Labels{w.Labels, w.Facts, w.Doubtful, w.DoubtfulFacts} {
 		if v, ok := labels[key]; ok {
 			return v, true
 		}

@@ -48,6 +48,9 @@ func Parse(files []File) (Documents, error) {
 			return Documents{}, err
 		}
 	}
+	if err := all.checkCounts(); err != nil {
+		return Documents{}, err
+	}
 	return all.sorted(), nil
 }
 

@@ -30,6 +30,7 @@ var frames = map[string]func(text string) string{
 		return "apiVersion: thole/v1\nkind: LabelGrant\nmetadata: {name: g}\nspec:\n" + indent(spec)
 	},
 	"workload": func(text string) string { return "apiVersion: thole/v1\nkind: Workload\n" + text },
+	"settings": func(text string) string { return "apiVersion: thole/v1\nkind: Settings\n" + text },
 }
 
 func policyWith(spec string) string {

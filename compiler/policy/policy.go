@@ -31,6 +31,7 @@ type Documents struct {
 	Policies []Policy     // by name
 	Bindings []Binding    // the Workload documents, by name
 	Grants   []LabelGrant // by name
+	Settings Settings     // zero: what holds without a Settings document
 }
 
 // A Policy says what the workloads that it selects may receive and send.

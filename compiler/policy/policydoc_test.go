@@ -35,7 +35,8 @@ func TestPolicyDocBlocks(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if len(docs.Policies)+len(docs.Bindings)+len(docs.Grants) == 0 && err == nil {
+		if len(docs.Policies)+len(docs.Bindings)+len(docs.Grants) == 0 && docs.Settings.Position == (Position{}) &&
+			err == nil {
 			t.Errorf("a block without documents: %s", doc[b[2]:b[3]])
 		}
 	}
@@ -78,7 +79,7 @@ func TestPolicyDocKeys(t *testing.T) {
 	var known, told []string
 	for _, s := range []shape{
 		documentShape, metadataShape, workloadMetadataShape, policyShape, denyShape, ingressRuleShape, egressRuleShape,
-		peerShape, selectorShape, expressionShape, grantShape, workloadShape,
+		peerShape, selectorShape, expressionShape, grantShape, workloadShape, settingsShape, identityLabelsShape,
 	} {
 		known = append(known, s.keys...)
 	}
@@ -143,6 +144,12 @@ var docFrames = map[string]func(r docRow) string{
 		rest := map[string]string{"users": "labels: {a: [b]}", "groups": "require: {a: b}", "labels": "users: [a]",
 			"require": "groups: [a]"}
 		return frames["grant"](r.example + "\n" + rest[r.key])
+	},
+	"Settings": func(r docRow) string {
+		if slices.Contains(identityLabelsShape.keys, r.key) {
+			return frames["settings"]("metadata: {name: settings}\nspec: {identityLabels: {" + r.example + "}}")
+		}
+		return frames["settings"]("metadata: {name: settings}\nspec: {" + r.example + "}")
 	},
 	"Workload": func(r docRow) string {
 		return frames["workload"]("metadata: {name: a, labels: {a: b}}\nspec: {" + r.example + "}")

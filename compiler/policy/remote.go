@@ -9,7 +9,7 @@ import (
 // A Remote is what a workload of another node proved of itself. Policies of this node
 // do not select it; it is a peer, whose class is in compiler.Result.Remotes.
 type Remote struct {
-	Labels  Labels     // user labels
+	Labels  Labels     // those that its node proved
 	Node    string     // thole/node
 	Address netip.Addr // from which it speaks, or at which it is spoken to
 
@@ -24,11 +24,13 @@ type Remote struct {
 	Ended       bool   `json:",omitempty"`
 }
 
-// Workload returns r as the peer that selectors see. Its name and labels tell it from
-// all others.
-func (r *Remote) Workload() *Workload {
+// Workload returns r as the peer that selectors see; the settings of this node say which of its labels count here. Its
+// name and labels tell it from all others.
+func (r *Remote) Workload(settings *Settings) *Workload {
 	name := strings.Join(append([]string{r.Node, r.Address.String(), r.Certificate}, r.Unsaid...), " ")
-	return &Workload{Name: name, Labels: r.Labels, Facts: Labels{NodeFact: r.Node}}
+	w := &Workload{Name: name, Labels: r.Labels, Facts: Labels{NodeFact: r.Node}}
+	settings.divider().divide(w)
+	return w
 }
 
 // NodeFact is the key of the fact on which node a workload runs.

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 )
 
@@ -36,6 +37,58 @@ func (d *decoder) addBinding(s *documentSet, b Binding) {
 		s.bound[target] = b.Position
 	}
 	s.docs.Bindings = append(s.docs.Bindings, b)
+}
+
+func (d *decoder) addSettings(s *documentSet, settings Settings) {
+	d.named(s, kindSettings, settingsName, settings.Position)
+	s.docs.Settings = settings
+}
+
+// checkCounts fails at the first document that gives labels of which none counts: what has only such labels would be a
+// workload that sameLabels: all never matches.
+func (s *documentSet) checkCounts() error {
+	settings := &s.docs.Settings
+	var first *SyntaxError
+	check := func(at Position, what string, labels Labels) {
+		if labels == nil || settings.CountsAny(labels) || first != nil && !earlier(at, first.Position) {
+			return
+		}
+		first = &SyntaxError{at, fmt.Sprintf("none of the labels of %s counts: {%s}%s; allowed: at least one label "+
+			"whose key counts", what, labels, settings.where())}
+	}
+	for _, b := range s.docs.Bindings {
+		check(b.Position, "the workload "+quote(b.Name), b.Labels)
+	}
+	for _, g := range s.docs.Grants {
+		all := maps.Clone(g.Require)
+		if all == nil {
+			all = Labels{}
+		}
+		for key := range g.Labels {
+			all[key] = "…"
+		}
+		check(g.Position, "the grant "+quote(g.Name), all)
+	}
+	if first != nil {
+		return first
+	}
+	return nil
+}
+
+// where says which document decides what counts.
+func (s *Settings) where() string {
+	if s.Position == (Position{}) {
+		return ""
+	}
+	return " (Settings are at " + s.Position.String() + ")"
+}
+
+// earlier reports whether a stands before b, in another file or in the same.
+func earlier(a, b Position) bool {
+	if a.File != b.File {
+		return a.File < b.File
+	}
+	return before(a, b)
 }
 
 // named fails if the set has another document of this kind and name.

@@ -41,23 +41,18 @@ func checkLabelKey(s string) error {
 	return nil
 }
 
-// foreignKeys are the prefixes of the labels that tools and the daemon set
-// themselves. They can be selected, and are no user labels.
-var foreignKeys = []string{"thole/", "com.docker.", "org.opencontainers.", "io.kubernetes.", "desktop.docker."}
+// reservedKeys are the prefixes of keys that no document may give. They can be selected.
+var reservedKeys = []string{daemonPrefix, "com.docker.", "org.opencontainers.", "io.kubernetes.", "desktop.docker."}
 
-// foreignPrefix returns the prefix that makes a key no user label, or "".
-func foreignPrefix(key string) string {
-	for _, prefix := range foreignKeys {
+// reservedPrefix returns the prefix that reserves a key, or "".
+func reservedPrefix(key string) string {
+	for _, prefix := range reservedKeys {
 		if strings.HasPrefix(key, prefix) {
 			return prefix
 		}
 	}
 	return ""
 }
-
-// IsUserLabel reports whether labels with this key are a person's: neither a tool's
-// nor the daemon's.
-func IsUserLabel(key string) bool { return foreignPrefix(key) == "" }
 
 // CheckContainerLabel accepts the labels that a container may have. Docker takes any
 // text, and people write sentences, paths and rules. What is no word of a selector
@@ -83,13 +78,14 @@ func IsLabelText(s string) bool {
 	return len(s) <= MaxLabelText && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// UnusableValue stands for the value of a label of an image that no policy can name, as one of several lines: the key
-// is there all the same.
+// UnusableValue stands for the value of a container's label that no policy can name, as one of several lines: the key
+// is there all the same. Such a label does not count. An allow rule with NotIn does not match it, because nobody knows
+// its value.
 const UnusableValue = "\x00"
 
 // CheckUserLabelKey accepts the keys that a document may give.
 func CheckUserLabelKey(s string) error {
-	switch prefix := foreignPrefix(s); prefix {
+	switch prefix := reservedPrefix(s); prefix {
 	case "":
 		return checkLabelKey(s)
 	case "thole/":

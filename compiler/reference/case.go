@@ -9,9 +9,16 @@ import (
 	"thole/compiler/policy"
 )
 
-// A Case is a set of policies, the workloads of a node, and connections to judge.
+// A Set is what an administrator wrote: what verdicts depend on beside workloads.
+type Set struct {
+	Policies []policy.Policy // by name
+	Settings policy.Settings
+}
+
+// A Case is a set of policies, the workloads of a node, and connections to judge. The labels of the workloads are as
+// they were found: Set says which of them count.
 type Case struct {
-	Policies    []policy.Policy    // by name
+	Set
 	Workloads   []*policy.Workload // their names, cgroups and addresses differ
 	Connections []Connection       // between these workloads, unlabelled and the outside
 	Flows       []Flow             // likewise, where sockets share addresses and ports
@@ -22,16 +29,19 @@ type Case struct {
 func (c Case) String() string {
 	var b strings.Builder
 	b.Write(YAML(c.Policies))
+	if s := c.Settings; len(s.Include)+len(s.Exclude)+len(s.TrustImages) > 0 {
+		fmt.Fprintf(&b, "# settings: include %q, exclude %q, trust images %q\n", s.Include, s.Exclude, s.TrustImages)
+	}
 	for _, w := range c.Workloads {
 		fmt.Fprintf(&b, "# workload %s\n", describe(w))
 	}
 	for _, connection := range c.Connections {
-		fmt.Fprintf(&b, "# %s: %s\n", connection, Judge(c.Policies, connection))
+		fmt.Fprintf(&b, "# %s: %s\n", connection, Judge(c.Set, connection))
 	}
 	for _, f := range c.Flows {
 		fmt.Fprintf(&b, "# a flow of %s:\n", f.transport())
 		for i, line := range strings.Split(f.String(), "\n") {
-			fmt.Fprintf(&b, "#   %s: %s\n", line, fate(JudgeFlow(c.Policies, f), i))
+			fmt.Fprintf(&b, "#   %s: %s\n", line, fate(JudgeFlow(c.Set, f), i))
 		}
 	}
 	return b.String()
@@ -51,18 +61,32 @@ func fate(verdicts []bool, i int) string {
 
 // IsWorkload reports whether one of the case's workloads is one to its policies; else it is an unlabelled container.
 func (c Case) IsWorkload(w *policy.Workload) bool {
-	return known(c.Policies, Endpoint{Workload: w}).Workload != nil
+	return identify(c.Set, w) != nil
 }
 
-// Divide returns the case's workloads, and the containers that are none: those whose doubtful labels no policy means.
-func (c Case) Divide() (workloads []policy.Workload, unlabelled []policy.Unlabelled) {
+// Count returns how many of the case's workloads are workloads to its policies.
+func (c Case) Count() int {
+	n := 0
 	for _, w := range c.Workloads {
 		if c.IsWorkload(w) {
-			workloads = append(workloads, *w)
-		} else {
-			unlabelled = append(unlabelled, policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts,
-				Doubtful: w.Doubtful})
+			n++
 		}
+	}
+	return n
+}
+
+// Found returns what a daemon would find: containers without a label of a person are not among the workloads.
+func (c Case) Found() (workloads []policy.Workload, unlabelled []policy.Unlabelled) {
+	for _, w := range c.Workloads {
+		if len(w.Labels) > 0 {
+			workloads = append(workloads, *w)
+			continue
+		}
+		u := policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful}
+		if !u.Selectable() {
+			u = policy.Unlabelled{Cgroup: w.Cgroup}
+		}
+		unlabelled = append(unlabelled, u)
 	}
 	return workloads, unlabelled
 }
@@ -80,7 +104,9 @@ func describe(w *policy.Workload) string {
 // of the copies.
 func (c Case) clone() Case {
 	copies := make(map[*policy.Workload]*policy.Workload)
-	var d Case
+	d := Case{Set: Set{Settings: c.Settings}}
+	d.Settings.Include, d.Settings.Exclude = slices.Clone(c.Settings.Include), slices.Clone(c.Settings.Exclude)
+	d.Settings.TrustImages = slices.Clone(c.Settings.TrustImages)
 	for _, w := range c.Workloads {
 		workload := *w
 		workload.Labels, workload.Facts, workload.Doubtful = maps.Clone(w.Labels), maps.Clone(w.Facts),

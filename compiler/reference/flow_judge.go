@@ -9,15 +9,13 @@ import (
 
 // JudgeFlow says which packets of f pass. The list ends with the packet that ends the flow: a connection of TCP whose
 // packet is refused sends no more.
-func JudgeFlow(policies []policy.Policy, f Flow) []bool {
+func JudgeFlow(s Set, f Flow) []bool {
 	f.Packets = slices.Clone(f.Packets)
-	for _, e := range f.endpoints() {
-		*e = known(policies, *e)
-	}
+	s.identifyAll(f.endpoints()...)
 	if f.Protocol == protocolTCP {
-		return judgeStream(policies, f)
+		return judgeStream(s, f)
 	}
-	return judgeDatagrams(policies, f)
+	return judgeDatagrams(s, f)
 }
 
 // found is the end whose socket nftables finds for p. A receiver that is bound to a device looks like no workload's:
@@ -35,7 +33,7 @@ func (p Packet) found() Endpoint {
 
 // A tuple is what is remembered of a flow of UDP.
 type tuple struct {
-	policies []policy.Policy
+	set Set
 	Flow
 
 	known bool  // conntrack has an entry
@@ -44,8 +42,8 @@ type tuple struct {
 	asker party // the last sender of such a request
 }
 
-func judgeDatagrams(policies []policy.Policy, f Flow) []bool {
-	t := tuple{policies: policies, Flow: f}
+func judgeDatagrams(s Set, f Flow) []bool {
+	t := tuple{set: s, Flow: f}
 	var verdicts []bool
 	for _, p := range f.Packets {
 		if !t.known {
@@ -78,7 +76,7 @@ func (t *tuple) passes(p Packet) bool {
 }
 
 func (t *tuple) allows(from, to Endpoint, back bool) bool {
-	return Judge(t.policies, t.connection(from, to, back)).Allowed
+	return Judge(t.set, t.connection(from, to, back)).Allowed
 }
 
 func (t *tuple) request(p Packet) bool {
@@ -96,7 +94,7 @@ func (t *tuple) request(p Packet) bool {
 // processes receive what comes.
 func (t *tuple) answerFromOutside(p Packet) bool {
 	to := p.found()
-	return to.unlabelled() || t.asked && t.asker.is(t.policies, to)
+	return to.unlabelled() || t.asked && t.asker.is(t.set.Policies, to)
 }
 
 // answerHere: "A datagram that goes back on this node passes if it is an answer to what is allowed, or if it would be
@@ -110,7 +108,7 @@ func (t *tuple) answerHere(p Packet) bool {
 	case p.From.unlabelled() && to.unlabelled():
 		return true
 	case t.asked && t.allows(t.asker.Endpoint, p.From, t.back):
-		return t.asker.is(t.policies, to) && t.allows(to, p.From, t.back)
+		return t.asker.is(t.set.Policies, to) && t.allows(to, p.From, t.back)
 	case p.Finds == FindsNothing && p.From.Workload != nil:
 		return false // it may be an answer to who may not have it
 	default:
@@ -120,7 +118,7 @@ func (t *tuple) answerHere(p Packet) bool {
 
 // A stream is what is remembered of a connection of TCP.
 type stream struct {
-	policies []policy.Policy
+	set Set
 	Flow
 
 	opener   party // the sender of the last packet that was judged
@@ -130,8 +128,8 @@ type stream struct {
 	decided  bool  // the socket that has the connection is known, and may be reached by opener
 }
 
-func judgeStream(policies []policy.Policy, f Flow) []bool {
-	s := stream{policies: policies, Flow: f}
+func judgeStream(set Set, f Flow) []bool {
+	s := stream{set: set, Flow: f}
 	var verdicts []bool
 	for _, p := range f.Packets {
 		passes, ends := s.passes(p)
@@ -165,7 +163,7 @@ func (s *stream) passes(p Packet) (passes, ends bool) {
 }
 
 func (s *stream) allows(from, to Endpoint) bool {
-	return Judge(s.policies, s.connection(from, to, false)).Allowed
+	return Judge(s.set, s.connection(from, to, false)).Allowed
 }
 
 // opens judges a SYN. On this node a listener behind a socket in TIME_WAIT is found; for a SYN from outside it is not.
@@ -188,14 +186,14 @@ func (s *stream) data(p Packet) (passes, ends bool) {
 		return s.leaves(p), false
 	case p.Finds == FindsNothing:
 		// Before the first answer the client has to send it again. Afterwards each answer is judged.
-		return s.answered && s.opener.is(s.policies, p.From), false
+		return s.answered && s.opener.is(s.set.Policies, p.From), false
 	case s.decided:
 		return s.intrudes(p), false
 	case p.Finds == FindsRequest:
 		return s.asked && !s.answered, false // if there was no judgement, likewise
 	}
 	passes = s.allows(p.From, p.found())
-	if !passes && s.answered && s.opener.Workload != nil && !s.opener.is(s.policies, p.From) {
+	if !passes && s.answered && s.opener.Workload != nil && !s.opener.is(s.set.Policies, p.From) {
 		return false, false // it cannot end another's connection
 	}
 	s.opener = remember(p.From, p.found())
@@ -207,7 +205,7 @@ func (s *stream) data(p Packet) (passes, ends bool) {
 
 // belongs reports whether the workload that opened the decided connection has sent p.
 func (s *stream) belongs(p Packet) bool {
-	return s.opener.is(s.policies, p.From) && s.allows(p.From, p.To)
+	return s.opener.is(s.set.Policies, p.From) && s.allows(p.From, p.To)
 }
 
 // settle: server may be reached by the opener.
@@ -271,10 +269,10 @@ func (p party) is(policies []policy.Policy, e Endpoint) bool {
 
 // alike reports whether no policy tells two workloads apart.
 func alike(policies []policy.Policy, a, b *policy.Workload) bool {
-	if (len(a.Labels) == 0) != (len(b.Labels) == 0) {
+	if onlyDoubtful(a) != onlyDoubtful(b) {
 		return false
 	}
-	c := Case{Policies: policies}
+	c := Case{Set: Set{Policies: policies}}
 	for _, s := range selectors(&c) {
 		for _, u := range []use{permits, restricts} {
 			if selectorMatches(*s, u, a) != selectorMatches(*s, u, b) {
@@ -292,7 +290,7 @@ func alike(policies []policy.Policy, a, b *policy.Workload) bool {
 
 // alikeIn reports whether two workloads have the same values of what s compares.
 func alikeIn(s policy.SameLabels, a, b *policy.Workload) bool {
-	if s.All && (!maps.Equal(a.Labels, b.Labels) || !maps.Equal(userLabels(a.Doubtful), userLabels(b.Doubtful))) {
+	if s.All && (!maps.Equal(a.Labels, b.Labels) || !maps.Equal(a.Doubtful, b.Doubtful)) {
 		return false
 	}
 	for _, key := range s.Keys {
@@ -303,13 +301,6 @@ func alikeIn(s policy.SameLabels, a, b *policy.Workload) bool {
 		}
 	}
 	return true
-}
-
-// userLabels returns a copy of labels without those that tools and the daemon set.
-func userLabels(labels policy.Labels) policy.Labels {
-	some := maps.Clone(labels)
-	maps.DeleteFunc(some, func(key, _ string) bool { return !policy.IsUserLabel(key) })
-	return some
 }
 
 // reachesEquals reports whether another workload that no policy tells apart from w may reach w by everything, and
@@ -328,7 +319,7 @@ func reachesEquals(policies []policy.Policy, w *policy.Workload) bool {
 // transports are all protocols, ports and types that policies can tell apart, without ends.
 func transports(policies []policy.Policy) []Connection {
 	all := []Connection{{Protocol: protocolSCTP}, {Protocol: 47}}
-	for _, port := range mentionedPorts(Case{Policies: policies}) {
+	for _, port := range mentionedPorts(Case{Set: Set{Policies: policies}}) {
 		all = append(all, Connection{Protocol: protocolTCP, Port: port}, Connection{Protocol: protocolUDP, Port: port})
 	}
 	for kind := range 256 {

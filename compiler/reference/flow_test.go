@@ -83,8 +83,8 @@ func checkPacket(t *testing.T, f Flow, p Packet) {
 func TestNothingIsExchangedAgainstThePolicies(t *testing.T) {
 	seeded(t, 2000, func(t *testing.T, _ *rand.Rand, c Case) {
 		for _, f := range c.Flows {
-			for i, passes := range JudgeFlow(c.Policies, f) {
-				if passes && !mayPass(c.Policies, f, f.Packets[i]) {
+			for i, passes := range JudgeFlow(c.Set, f) {
+				if passes && !mayPass(c.Set, f, f.Packets[i]) {
 					t.Errorf("packet %d passes:\n%s", i, f)
 				}
 			}
@@ -92,8 +92,8 @@ func TestNothingIsExchangedAgainstThePolicies(t *testing.T) {
 	})
 }
 
-func mayPass(policies []policy.Policy, f Flow, p Packet) bool {
-	may := func(from, to Endpoint, back bool) bool { return Judge(policies, f.connection(from, to, back)).Allowed }
+func mayPass(s Set, f Flow, p Packet) bool {
+	may := func(from, to Endpoint, back bool) bool { return Judge(s, f.connection(from, to, back)).Allowed }
 	switch {
 	case p.Kind == Answer:
 		return slices.ContainsFunc(f.Packets, func(q Packet) bool { return !q.Back && may(q.From, p.From, false) })
@@ -224,7 +224,7 @@ func TestStories(t *testing.T) {
 		},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			if diff := cmp.Diff(s.want, JudgeFlow(policies, s.flow)); diff != "" {
+			if diff := cmp.Diff(s.want, JudgeFlow(Set{Policies: policies}, s.flow)); diff != "" {
 				t.Errorf("%s (-want +got): %s\n%s", s.because, diff, s.flow)
 			}
 		})

@@ -70,8 +70,9 @@ type Verdict struct {
 }
 
 // Judge says what policies mean for c.
-func Judge(policies []policy.Policy, c Connection) Verdict {
-	c.From, c.To = known(policies, c.From), known(policies, c.To)
+func Judge(s Set, c Connection) Verdict {
+	policies := s.Policies
+	s.identifyAll(&c.From, &c.To)
 	c.To = destination(c)
 	if alwaysPasses(c) {
 		return Verdict{Allowed: true}
@@ -80,51 +81,6 @@ func Judge(policies []policy.Policy, c Connection) Verdict {
 		return Verdict{}
 	}
 	return Verdict{Allowed: true, WouldDeny: wouldDeny(policies, c)}
-}
-
-// known is an end as the policies see it.
-//
-// "A container that has doubtful labels and no user label is a workload if and
-// only if a selector of an enforced policy that restricts (a policy's own, or a
-// peer's in a deny rule) names one of their keys positively; otherwise it is
-// unlabelled."
-func known(policies []policy.Policy, e Endpoint) Endpoint {
-	if e.Workload == nil || len(e.Workload.Labels) > 0 {
-		return e
-	}
-	for _, p := range enforced(policies) {
-		if names(p.Selector, e.Workload) {
-			return e
-		}
-		for _, rules := range [][]policy.Rule{p.Ingress.Deny, p.Egress.Deny} {
-			for _, rule := range rules {
-				for _, peer := range rule.Peers {
-					if peer.Workloads != nil && names(*peer.Workloads, e.Workload) {
-						return e
-					}
-					if peer.SameLabels == nil {
-						continue
-					}
-					for _, key := range peer.SameLabels.Keys {
-						if doubtful(e.Workload, key) {
-							return e
-						}
-					}
-				}
-			}
-		}
-	}
-	return Endpoint{}
-}
-
-// names reports whether a selector names a doubtful label of w positively.
-func names(s policy.Selector, w *policy.Workload) bool {
-	for _, r := range s.Requirements {
-		if (r.Operator == policy.In || r.Operator == policy.Exists) && doubtful(w, r.Key) {
-			return true
-		}
-	}
-	return false
 }
 
 // destination is the end that the policies are asked about.

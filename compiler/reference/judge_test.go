@@ -123,7 +123,7 @@ type judgement struct {
 
 func (j judgement) run(t *testing.T) {
 	t.Run(j.name, func(t *testing.T) {
-		if diff := cmp.Diff(j.want, Judge(j.policies, j.connection)); diff != "" {
+		if diff := cmp.Diff(j.want, Judge(Set{Policies: j.policies}, j.connection)); diff != "" {
 			t.Errorf("%s\n%s(-want +got)\n%s", j.connection, YAML(j.policies), diff)
 		}
 	})

@@ -1,9 +1,7 @@
 package reference
 
 import (
-	"maps"
 	"net/netip"
-	"slices"
 
 	"thole/compiler/policy"
 )
@@ -47,7 +45,7 @@ func ruleMatches(rule policy.Rule, u use, selected *policy.Workload, peer Endpoi
 // "A container that only doubtful labels make a workload is matched neither by
 // workloads nor by unlabelled in an allow rule, and by both in a deny rule."
 func peerMatches(p policy.Peer, u use, selected *policy.Workload, end Endpoint) bool {
-	either := end.Workload != nil && len(end.Workload.Labels) == 0
+	either := end.Workload != nil && onlyDoubtful(end.Workload)
 	switch {
 	case p.Workloads != nil && either && u == permits:
 		return false
@@ -97,40 +95,16 @@ func sameLabels(s policy.SameLabels, u use, selected, peer *policy.Workload) boo
 		if !have || !has || mine != theirs {
 			return false
 		}
-		// Read as absent, a doubtful label equals nothing.
-		if u == permits && (doubtful(selected, key) || doubtful(peer, key)) {
+		// Read as absent, a doubtful label equals nothing; nor does a value that nobody knows.
+		if u == permits && (doubtful(selected, key) || doubtful(peer, key) || mine == policy.UnusableValue) {
 			return false
 		}
 	}
 	return true
 }
 
-func doubtful(w *policy.Workload, key string) bool {
-	_, ok := w.Doubtful[key]
-	return ok
-}
-
 // equalAll reports whether two workloads have the same user labels, at least one.
 func equalAll(a, b policy.Labels) bool { return len(a) > 0 && subset(a, b) && subset(b, a) }
-
-// readings returns the user labels of w with every choice of its doubtful ones.
-func readings(w *policy.Workload) []policy.Labels {
-	all := []policy.Labels{w.Labels}
-	for key, value := range w.Doubtful {
-		if !policy.IsUserLabel(key) {
-			continue
-		}
-		for _, without := range slices.Clone(all) {
-			with := maps.Clone(without)
-			if with == nil {
-				with = policy.Labels{}
-			}
-			with[key] = value
-			all = append(all, with)
-		}
-	}
-	return all
-}
 
 // subset reports whether every label of a is in b.
 func subset(a, b policy.Labels) bool {
@@ -179,6 +153,10 @@ func selectorMatches(s policy.Selector, u use, w *policy.Workload) bool {
 			} else {
 				met = met || without
 			}
+		}
+		// "Exists matches it, In never, NotIn not in allow rules."
+		if value == policy.UnusableValue && r.Operator == policy.NotIn && u == permits {
+			met = false
 		}
 		if !met {
 			return false

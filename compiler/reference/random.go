@@ -30,7 +30,10 @@ func Random(r *rand.Rand, size int) Case {
 	for i := range 1 + r.IntN(size) {
 		c.Policies = append(c.Policies, g.policy(fmt.Sprintf("p%02d", i)))
 	}
-	c.Workloads = g.workloads(2 + r.IntN(size+1))
+	if g.chance(60) {
+		c.Settings = g.settings()
+	}
+	c.Workloads = g.workloads(2+r.IntN(size+1), c.Settings)
 	c.Connections = g.connections(c)
 	c.Flows = g.flows(c)
 	return c
@@ -77,8 +80,27 @@ func factWords() []word {
 	return []word{
 		{"com.docker.compose.project", []string{"", "shop"}},
 		{"com.docker.compose.service", []string{"db", "web"}},
+		{"thole/image", []string{"other/db", "registry/web"}},
 		{"thole/kind", []string{"address", "container", "run", "unit"}},
 	}
+}
+
+// settings makes Settings of which at least one list says something. The key app counts always: what has it is a
+// workload.
+func (g generator) settings() policy.Settings {
+	var s policy.Settings
+	for len(s.Include)+len(s.Exclude)+len(s.TrustImages) == 0 {
+		if g.chance(70) {
+			s.Include = some(g, 2, []string{"*.compose.project", "com.docker.*", "ti?r"})
+		}
+		if g.chance(70) {
+			s.Exclude = some(g, 2, []string{"?n*", "env", "ghost", "tier"})
+		}
+		if g.chance(60) {
+			s.TrustImages = some(g, 2, []string{"other/db", "registry/*"})
+		}
+	}
+	return s
 }
 
 // policyWords are what selectors and sameLabels speak of: all of these, and a
@@ -90,7 +112,7 @@ func policyWords() []word {
 
 // workloads makes n workloads. Their cgroups are nested, so that which is the
 // deepest bound one matters.
-func (g generator) workloads(n int) []*policy.Workload {
+func (g generator) workloads(n int, settings policy.Settings) []*policy.Workload {
 	paths := []string{
 		"system.slice/db.service", "thole.slice", "thole.slice/a", "thole.slice/a/sub",
 		"thole.slice/a/sub/sub", "thole.slice/ab", "user.slice/user-1000.slice", "x.slice",
@@ -113,8 +135,10 @@ func (g generator) workloads(n int) []*policy.Workload {
 		w.Labels = g.userLabels()
 		w.Facts = g.facts(w.Kind)
 		if w.Kind == policy.KindContainer || w.Kind == policy.KindAddress {
+			g.spoil(w.Facts)
 			g.doubt(w, i)
 		}
+		g.place(w, i, settings)
 		all = append(all, w)
 	}
 	return all
@@ -148,9 +172,33 @@ func (g generator) facts(kind policy.Kind) policy.Labels {
 	return facts
 }
 
-// doubt makes some labels of a container doubtful. One that has a network of its own keeps a label that is not. One
-// that does not has a cgroup in which no other workload's is: it may be unlabelled, and would belong to a workload
-// around it.
+// spoil makes the value of a tool's label one that no policy can name.
+func (g generator) spoil(facts policy.Labels) {
+	for _, key := range slices.Sorted(maps.Keys(facts)) {
+		if !strings.HasPrefix(key, "thole/") && g.chance(30) {
+			facts[key] = policy.UnusableValue
+		}
+	}
+}
+
+// place gives a container on the host network that may be unlabelled a cgroup in which no other workload's is: it would
+// belong to a workload around it. One that has a network of its own gets a label that counts.
+func (g generator) place(w *policy.Workload, number int, settings policy.Settings) {
+	certain := false
+	for key := range w.Labels {
+		certain = certain || counts(settings, key)
+	}
+	switch {
+	case certain:
+	case w.Kind == policy.KindContainer:
+		w.Cgroup.Path = fmt.Sprintf("docker.slice/%d", number)
+	case w.Kind == policy.KindAddress:
+		delete(w.Doubtful, "app")
+		w.Labels["app"] = "web"
+	}
+}
+
+// doubt makes some labels of a container doubtful. One that has a network of its own keeps a label that is not.
 func (g generator) doubt(w *policy.Workload, number int) {
 	if g.chance(30) {
 		return

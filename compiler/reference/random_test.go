@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -62,8 +63,8 @@ func TestRandomIsPossible(t *testing.T) {
 func checkWorkloads(t *testing.T, workloads []*policy.Workload) {
 	places := make(map[any]bool)
 	for _, w := range workloads {
-		if len(w.Labels) == 0 && (len(w.Doubtful) == 0 || w.Kind != policy.KindContainer) {
-			t.Errorf("%s has no user label, and is no container with doubtful ones", describe(w))
+		if len(w.Labels) == 0 && w.Kind != policy.KindContainer {
+			t.Errorf("%s has no user label, and is no container", describe(w))
 		}
 		for key := range w.Doubtful {
 			_, given := w.Labels[key]
@@ -143,7 +144,7 @@ func TestRandomReachesEverything(t *testing.T) {
 		connections += len(c.Connections)
 		for _, connection := range c.Connections {
 			countConnection(seen, connection)
-			countVerdict(seen, c.Policies, connection)
+			countVerdict(seen, c.Set, connection)
 			countReasons(seen, c.Policies, connection)
 			countDoubt(seen, c, connection)
 		}
@@ -291,8 +292,8 @@ func countConnection(seen map[string]int, c Connection) {
 	}
 }
 
-func countVerdict(seen map[string]int, policies []policy.Policy, c Connection) {
-	v := Judge(policies, c)
+func countVerdict(seen map[string]int, s Set, c Connection) {
+	v := Judge(s, c)
 	if v.Allowed {
 		seen["allowed"]++
 	} else {
@@ -303,7 +304,7 @@ func countVerdict(seen map[string]int, policies []policy.Policy, c Connection) {
 	}
 	seen["would be denied"]++
 	c.To = destination(c)
-	for _, p := range policies {
+	for _, p := range s.Policies {
 		switch {
 		case p.Name != v.WouldDeny:
 		case egressOf(c).deniedBy(p):
@@ -321,12 +322,12 @@ func countDoubt(seen map[string]int, c Case, connection Connection) {
 	for _, e := range []Endpoint{connection.From, connection.To} {
 		switch {
 		case e.Workload == nil || len(e.Workload.Doubtful) == 0:
-		case len(e.Workload.Labels) > 0:
-			seen["a doubtful label beside others"]++
-		case c.IsWorkload(e.Workload):
+		case !c.IsWorkload(e.Workload):
+			seen["an unlabelled container with doubtful labels"]++
+		case onlyDoubtful(identify(c.Set, e.Workload)):
 			seen["a workload by doubtful labels alone"]++
 		default:
-			seen["an unlabelled container with doubtful labels"]++
+			seen["a doubtful label beside others"]++
 		}
 	}
 	certain := c.clone()
@@ -336,9 +337,48 @@ func countDoubt(seen map[string]int, c Case, connection Connection) {
 		}
 	}
 	i := slices.Index(c.Connections, connection)
-	if Judge(certain.Policies, certain.Connections[i]) != Judge(c.Policies, connection) {
+	if Judge(certain.Set, certain.Connections[i]) != Judge(c.Set, connection) {
 		seen["a verdict because of a doubt"]++
 	}
+}
+
+// TestSettingsMatter counts the cases with a connection whose verdict is another because of what Settings say, or
+// because of a label that does not count.
+func TestSettingsMatter(t *testing.T) {
+	facts := func(drop func(key, value string) bool) func(*Case) {
+		return func(d *Case) {
+			for _, w := range d.Workloads {
+				maps.DeleteFunc(w.Facts, drop)
+			}
+		}
+	}
+	without := map[string]func(*Case){
+		"included keys":     func(d *Case) { d.Settings.Include = nil },
+		"excluded keys":     func(d *Case) { d.Settings.Exclude = nil },
+		"trusted images":    func(d *Case) { d.Settings.TrustImages = nil },
+		"a tool's label":    facts(func(key, _ string) bool { return !strings.HasPrefix(key, "thole/") }),
+		"an unusable value": facts(func(_, value string) bool { return value == policy.UnusableValue }),
+	}
+	const cases, percent = 500, 1
+	seen := map[string]int{}
+	seeded(t, cases, func(_ *testing.T, _ *rand.Rand, c Case) {
+		for what, edit := range without {
+			d := c.clone()
+			edit(&d)
+			for i := range c.Connections {
+				if Judge(d.Set, d.Connections[i]) != Judge(c.Set, c.Connections[i]) {
+					seen[what]++
+					break
+				}
+			}
+		}
+	})
+	for what := range without {
+		if seen[what] < cases*percent/100 {
+			t.Errorf("%s: they matter in %d of %d cases, want at least %d%%", what, seen[what], cases, percent)
+		}
+	}
+	t.Log(seen)
 }
 
 // countReasons counts why enforced policies decide as they do.
@@ -367,26 +407,30 @@ func TestLaws(t *testing.T) {
 	seeded(t, 500, func(t *testing.T, r *rand.Rand, c Case) {
 		shuffled := slices.Clone(c.Policies)
 		r.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+		with := func(policies []policy.Policy) Set { return Set{policies, c.Settings} }
 		allEnforced := slices.Clone(c.Policies)
 		for i := range allEnforced {
 			allEnforced[i].Audit = false
 		}
 		for _, connection := range c.Connections {
-			got := Judge(c.Policies, connection)
+			got := Judge(c.Set, connection)
 			law := func(name string, holds bool) {
 				if !holds {
 					t.Errorf("%s: %s: %s", connection, got, name)
 				}
 			}
-			law("the order of policies says nothing", Judge(shuffled, connection) == got)
-			law("audit policies change nothing", Judge(enforced(c.Policies), connection).Allowed == got.Allowed)
+			law("the order of policies says nothing", Judge(with(shuffled), connection) == got)
+			law("audit policies change nothing", Judge(with(enforced(c.Policies)), connection).Allowed == got.Allowed)
 			law("only what is allowed would be denied", got.Allowed || got.WouldDeny == "")
 			// Enforcing a policy may make a container a workload that only doubtful labels make one.
-			same := known(allEnforced, connection.From) == known(c.Policies, connection.From) &&
-				known(allEnforced, connection.To) == known(c.Policies, connection.To)
+			same := true
+			for _, e := range []Endpoint{connection.From, connection.To} {
+				same = same && (e.Workload == nil || cmp.Equal(identify(with(allEnforced), e.Workload),
+					identify(c.Set, e.Workload), cmpopts.EquateComparable(netip.Addr{})))
+			}
 			if got.Allowed && same {
 				law("what would be denied is denied once it is enforced",
-					Judge(allEnforced, connection).Allowed == (got.WouldDeny == ""))
+					Judge(with(allEnforced), connection).Allowed == (got.WouldDeny == ""))
 			}
 			law("a named policy is an audit policy", got.WouldDeny == "" ||
 				slices.ContainsFunc(c.Policies, func(p policy.Policy) bool {
@@ -403,7 +447,7 @@ func TestLaws(t *testing.T) {
 func TestShrink(t *testing.T) {
 	fails := func(c Case) bool {
 		return slices.ContainsFunc(c.Connections, func(connection Connection) bool {
-			v := Judge(c.Policies, connection)
+			v := Judge(c.Set, connection)
 			return v.WouldDeny != "" && connection.From.outside()
 		})
 	}
@@ -438,8 +482,8 @@ func TestShrink(t *testing.T) {
 
 func TestString(t *testing.T) {
 	c := Case{
-		Policies: set(audited(ingress("p", has("app", "web"),
-			allow(peersOnly(cidr("192.0.2.0/24", "192.0.2.1/32")))))),
+		Set: Set{Policies: set(audited(ingress("p", has("app", "web"),
+			allow(peersOnly(cidr("192.0.2.0/24", "192.0.2.1/32"))))))},
 		Workloads: []*policy.Workload{web, box},
 		Connections: []Connection{
 			tcp(end(box), end(web), 80),

@@ -68,7 +68,14 @@ func cuts() []cut {
 	return []cut{
 		cutConnection, cutFlow, cutPacket, cutWorkload, cutPolicy, cutDirection, cutRule, cutPeer, cutPort,
 		cutExcept, cutSameKey, cutRequirement, cutValue, cutLabel, cutFact, cutDoubt, cutMark,
+		cutPattern,
 	}
+}
+
+// cutPattern takes a pattern of the Settings.
+func cutPattern(c *Case, i int) bool {
+	s := &c.Settings
+	return cutFrom(i, 0, &s.Include, &s.Exclude, &s.TrustImages)
 }
 
 func cutConnection(c *Case, i int) bool { return cutFrom(i, 0, &c.Connections) }

@@ -81,6 +81,10 @@ func (r *runner) admit(a asker, req RunRequest) (watch.Run, error) {
 	if err != nil {
 		return watch.Run{}, &Refusal{Code: http.StatusForbidden, Message: err.Error()}
 	}
+	if !r.table.Settings().CountsAny(labels) {
+		return watch.Run{}, &Refusal{Code: http.StatusBadRequest, Message: fmt.Sprintf(
+			"none of the labels %s counts (identityLabels of the Settings): give at least one that counts", labels)}
+	}
 	return watch.Run{Labels: labels, UID: c.uid, User: c.user, Started: r.now().UTC()}, nil
 }
 

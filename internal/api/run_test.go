@@ -47,6 +47,7 @@ type knowsAll struct{}
 func (knowsAll) Sync(context.Context) error  { return nil }
 func (knowsAll) Knows(uint64) bool           { return true }
 func (knowsAll) Grants() []policy.LabelGrant { return nil }
+func (knowsAll) Settings() *policy.Settings  { return &policy.Settings{} }
 
 // A runBench is a runner on a host of its own.
 type runBench struct {

@@ -38,6 +38,7 @@ type Table interface {
 	Sync(context.Context) error  // returns when it knows the cgroups of thole run that were made before
 	Knows(cgroup uint64) bool    // by its id
 	Grants() []policy.LabelGrant // who may give which labels
+	Settings() *policy.Settings  // which labels count
 }
 
 // A Config is what a server answers with.

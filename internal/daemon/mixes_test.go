@@ -405,7 +405,7 @@ func (m *mix) compare(running workload.Snapshot) string {
 	}
 	in := compiler.Input{Policies: docs.Policies, Parents: running.Parents, Bridges: running.Bridges,
 		Fleet: &compiler.Fleet{Networks: m.config.Fleet, Queue: DefaultQueue}, Remotes: m.remotes}
-	in.Workloads, in.Unlabelled = policy.Admit(docs.Policies, running.Workloads, running.Unlabelled)
+	in.Workloads, in.Unlabelled = docs.Identify(running.Workloads, running.Unlabelled)
 	for id := range m.outlived {
 		at := slices.IndexFunc(stored.Workloads, func(w policy.Workload) bool { return w.Cgroup.ID == id })
 		if at < 0 {

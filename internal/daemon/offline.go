@@ -74,8 +74,9 @@ func List(config Config) (Listing, error) {
 		return Listing{}, err
 	}
 	snapshot := found.cgroups.Look(set.Docs.Bindings)
-	workloads, unlabelled := policy.Admit(set.Docs.Policies, snapshot.Workloads, snapshot.Unlabelled)
-	result, err := compiler.Compile(compiler.Input{Policies: set.Docs.Policies, Workloads: workloads})
+	workloads, unlabelled := set.Docs.Identify(snapshot.Workloads, snapshot.Unlabelled)
+	result, err := compiler.Compile(compiler.Input{Policies: set.Docs.Policies, Settings: set.Docs.Settings,
+		Workloads: workloads})
 	if err = errors.Join(err, found.cgroups.Close()); err != nil {
 		return Listing{}, err
 	}
@@ -119,8 +120,10 @@ func PlanInventory(in Inventory) (InventoryPlan, error) {
 	if err != nil {
 		return InventoryPlan{}, fmt.Errorf("reading the inventory: %w", err)
 	}
+	workloads, _ = set.Docs.Identify(workloads, nil)
 	result, err := compiler.Compile(compiler.Input{
 		Policies:  set.Docs.Policies,
+		Settings:  set.Docs.Settings,
 		Workloads: workloads,
 		Options:   compiler.Options{Deny: in.Deny, Comments: true},
 	})
@@ -142,7 +145,7 @@ func inventoryWorkloads(inventory policy.File, besides []policy.Binding) ([]poli
 	if err != nil {
 		return nil, err
 	}
-	if len(docs.Policies) > 0 || len(docs.Grants) > 0 {
+	if len(docs.Policies) > 0 || len(docs.Grants) > 0 || docs.Settings.Position != (policy.Position{}) {
 		return nil, fmt.Errorf("%s: %w", inventory.Name, ErrNotWorkload)
 	}
 	return policy.InventoryWorkloads(slices.Concat(besides, docs.Bindings))

@@ -126,7 +126,7 @@ func (b *bench) judge(c reference.Case) string {
 			continue
 		}
 		b.judged++
-		want := reference.Judge(c.Policies, conn)
+		want := reference.Judge(c.Set, conn)
 		if !want.Allowed {
 			b.denied++
 		}
@@ -141,7 +141,7 @@ func (b *bench) judge(c reference.Case) string {
 		}
 		b.judged++
 		s.count(reference.FlowSituations, f.Has)
-		if diff := s.flowDiffers(f, reference.JudgeFlow(c.Policies, f)); diff != "" {
+		if diff := s.flowDiffers(f, reference.JudgeFlow(c.Set, f)); diff != "" {
 			return f.String() + ":\n" + diff
 		}
 	}
@@ -158,7 +158,7 @@ func (b *bench) count(all []reference.Situation, has func(reference.Situation) b
 
 // load makes the case's cgroups and loads its table.
 func (s *stage) load() error {
-	workloads, unlabelled := s.c.Divide()
+	workloads, unlabelled := s.c.Found()
 	for i := range workloads {
 		if w := &workloads[i]; w.Kind != policy.KindAddress {
 			w.Cgroup.ID = s.node.MkCgroup(w.Cgroup.Path)
@@ -167,7 +167,8 @@ func (s *stage) load() error {
 	for i := range unlabelled {
 		unlabelled[i].Cgroup.ID = s.node.MkCgroup(unlabelled[i].Cgroup.Path)
 	}
-	workloads, unlabelled = policy.Admit(s.c.Policies, workloads, unlabelled)
+	docs := policy.Documents{Policies: s.c.Policies, Settings: s.c.Settings}
+	workloads, unlabelled = docs.Identify(workloads, unlabelled)
 	result, err := compiler.Compile(compiler.Input{
 		Policies: s.c.Policies, Workloads: workloads, Unlabelled: unlabelled, Options: compiler.Options{Epoch: 7},
 	})

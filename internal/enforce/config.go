@@ -31,16 +31,15 @@ type Config struct {
 
 // New returns an Enforcer that did nothing yet: see Start.
 func New(c Config) *Enforcer {
-	e := &Enforcer{
-		kernel: c.Kernel, conntrack: c.Conntrack, cgroups: c.Cgroups, state: c.State, log: c.Logger, now: c.Now,
+	return &Enforcer{
+		scanner: c.Scanner,
+		kernel:  c.Kernel, conntrack: c.Conntrack, cgroups: c.Cgroups, state: c.State, log: c.Logger, now: c.Now,
 		deny: c.Deny, fleet: c.Fleet, directory: c.Directory,
 		channels: channels{
 			workloads: c.Changed, files: c.Files, orders: make(chan func()), waiters: make(chan chan error),
 			writes: make(chan kernel.Write), stopped: make(chan struct{}),
 		},
 	}
-	e.scanner = certifiedScanner{c.Scanner, e}
-	return e
 }
 
 // ApplyOnce does what a running Enforcer would do with a request, where none runs. What is known of other nodes stays.

@@ -48,13 +48,14 @@ func TestRequiredLabelAndDoubtfulOne(t *testing.T) {
 	id := &state.Identity{Node: "n", Require: policy.Labels{"team": "a"}}
 	same := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"},
 		Doubtful: policy.Labels{"team": "a"}}
-	if found := certify(id, &same); found != nil || same.Labels["team"] != "a" || len(same.Doubtful) > 0 ||
+	if found := certify(id, &policy.Settings{}, &same); found != nil || same.Labels["team"] != "a" ||
+		len(same.Doubtful) > 0 ||
 		!hasRequired(id, same) {
 		t.Errorf("the same value: %+v, %v", same, found)
 	}
 	other := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"},
 		Doubtful: policy.Labels{"team": "b"}}
-	found := certify(id, &other)
+	found := certify(id, &policy.Settings{}, &other)
 	if len(found) != 1 || found[0].Code != condition.CertificateContradicts || hasRequired(id, other) {
 		t.Errorf("another value: %+v, %v", other, found)
 	}

@@ -78,7 +78,7 @@ func (e *Enforcer) deltaTo(set policyset.Set, running workload.Snapshot) (d delt
 func (e *Enforcer) compareSome(
 	d *delta, set policyset.Set, running workload.Snapshot,
 ) (died map[uint64]policy.Workload, found []condition.Condition) {
-	workloads, unlabelled := e.admitAt(set, running)
+	workloads, unlabelled := running.Workloads, running.Unlabelled
 	before := e.knownAt(cgroupsOf(running))
 	died = maps.Clone(before.workloads)
 	for _, w := range workloads {
@@ -93,21 +93,6 @@ func (e *Enforcer) compareSome(
 		d.takes = d.takes || e.closesContainers(now)
 	}
 	return died, e.foundAfter(before, doubts(set, workloads, unlabelled), set)
-}
-
-// admitAt is policy.Admit for single cgroups.
-func (e *Enforcer) admitAt(set policyset.Set, running workload.Snapshot) ([]policy.Workload, []policy.Unlabelled) {
-	all, anew := slices.Clone(running.Workloads), cgroupsOf(running)
-	for _, u := range running.Unlabelled {
-		for at := path.Dir(u.Cgroup.Path); len(u.Doubtful) > 0 && at != "."; at = path.Dir(at) {
-			if _, is := slices.BinarySearch(anew, at); !is {
-				all = append(all, e.running(e.knownAt([]string{at}))...)
-			}
-		}
-	}
-	around := len(all)
-	all, unlabelled := policy.Admit(set.Docs.Policies, all, running.Unlabelled)
-	return slices.Delete(all, len(running.Workloads), around), unlabelled
 }
 
 // known is what the table knows of some cgroups.
@@ -194,7 +179,7 @@ func (e *Enforcer) foundAfter(before known, now []condition.Condition, set polic
 func (e *Enforcer) compareAll(
 	d *delta, set policyset.Set, running workload.Snapshot,
 ) (died map[uint64]policy.Workload, found []condition.Condition) {
-	workloads, unlabelled := policy.Admit(set.Docs.Policies, running.Workloads, running.Unlabelled)
+	workloads, unlabelled := running.Workloads, running.Unlabelled
 	found = slices.Concat(running.Conditions, doubts(set, workloads, unlabelled))
 	workloads = append(workloads, e.unresolved(set, workloads)...)
 	died = maps.Clone(e.loaded.workloads.workloads)
@@ -382,5 +367,6 @@ func missing[T any](of, in []T) bool {
 
 // sameIdentity reports whether no policy can tell two states of a cgroup apart.
 func sameIdentity(a, b policy.Workload) bool {
-	return maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Facts, b.Facts) && maps.Equal(a.Doubtful, b.Doubtful)
+	return maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Facts, b.Facts) && maps.Equal(a.Doubtful, b.Doubtful) &&
+		maps.Equal(a.DoubtfulFacts, b.DoubtfulFacts) && a.Named == b.Named
 }

@@ -70,7 +70,12 @@ func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
 	}
 	p := plan{set: set, containers: e.loaded.containers, remotes: e.remotes.Proven, epoch: e.loaded.epoch,
 		loaded: e.loaded.table, numbers: e.loaded.numbers}
-	p.delta, p.found = e.deltaTo(set, scan(set.Docs.Bindings))
+	found := e.identified(set, scan(set.Docs.Bindings))
+	if found.Partial && (len(found.Conditions) > 0 || e.contradicted(found)) {
+		// A problem, or the end of one, is for a Scan to tell.
+		found = e.identified(set, e.scanner.Scan(set.Docs.Bindings))
+	}
+	p.delta, p.found = e.deltaTo(set, found)
 	if p.delta.containers != nil {
 		p.containers = *p.delta.containers
 	}
@@ -79,7 +84,7 @@ func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
 }
 
 func samePolicies(a, b policyset.Set) bool {
-	return reflect.DeepEqual(a.Docs.Policies, b.Docs.Policies)
+	return reflect.DeepEqual(a.Docs.Policies, b.Docs.Policies) && reflect.DeepEqual(a.Docs.Settings, b.Docs.Settings)
 }
 
 // advance works out a plan as a step of the result that there is, which changes that. ok is false, and nothing is
@@ -130,7 +135,7 @@ func doubts(set policyset.Set, workloads []policy.Workload, unlabelled []policy.
 			switch label := key + "=" + doubtful[key]; {
 			case set.Names(key):
 				labels = append(labels, cut(label))
-			case policy.IsUserLabel(key):
+			case set.Docs.Settings.Counts(key):
 				others = append(others, cut(label))
 			}
 		}
@@ -147,7 +152,7 @@ func doubts(set policyset.Set, workloads []policy.Workload, unlabelled []policy.
 		list = append(list, condition.Condition{Code: condition.ImageLabel, Where: "container " + name, Text: text})
 	}
 	for _, w := range workloads {
-		add(w.Name, w.Facts, w.Doubtful)
+		add(w.Name, w.Facts, w.AllDoubtful())
 	}
 	for _, u := range unlabelled {
 		add(u.Name, u.Facts, u.Doubtful)
@@ -187,22 +192,22 @@ func (e *Enforcer) unresolved(set policyset.Set, found []policy.Workload) []poli
 			continue
 		}
 		if lives, err := e.cgroups.Lives(w.Cgroup.ID); err != nil || lives {
-			kept = append(kept, e.recertified(w, binding))
+			kept = append(kept, e.boundBy(set, binding, w))
 		}
 	}
 	return kept
 }
 
-// recertified is a workload of the loaded table with what this node's certificate says of it now, which may be
-// something else than when the workload was found.
-func (e *Enforcer) recertified(w policy.Workload, binding policy.Binding) policy.Workload {
-	if e.identity == nil {
-		return w
+// boundBy is a workload of the loaded table with the labels of its document, as the set's Settings and this node's
+// certificate are now.
+func (e *Enforcer) boundBy(set policyset.Set, binding policy.Binding, w policy.Workload) policy.Workload {
+	facts := maps.Clone(w.Facts)
+	delete(facts, policy.NodeFact)
+	for key := range binding.Labels {
+		delete(facts, key) // it may count now
 	}
-	w.Labels, w.Facts = binding.Labels, maps.Clone(w.Facts)
-	delete(w.Facts, policy.NodeFact)
-	certify(e.identity, &w) // what contradicts was told when it was found
-	return w
+	w.Labels, w.Facts = binding.Labels, facts
+	return e.identified(set, workload.Snapshot{Workloads: []policy.Workload{w}}).Workloads[0]
 }
 
 // stillBinds returns the document that bound w in the present set, if it is in the new one and says the same. At the
@@ -217,7 +222,7 @@ func (e *Enforcer) stillBinds(now policyset.Set, w policy.Workload) (binding pol
 	if j := slices.IndexFunc(e.set.Docs.Bindings, named); j >= 0 {
 		return binding, reflect.DeepEqual(binding, e.set.Docs.Bindings[j])
 	}
-	return binding, maps.Equal(withRequired(e.identity, binding.Labels), w.Labels)
+	return binding, maps.Equal(e.boundBy(now, binding, w).Labels, w.Labels)
 }
 
 // compile compiles all that there is then, for the plan's epoch.
@@ -231,6 +236,7 @@ func (e *Enforcer) compile(p *plan) error {
 	}
 	result, err := compiler.Compile(compiler.Input{
 		Policies:   p.set.Docs.Policies,
+		Settings:   p.set.Docs.Settings,
 		Workloads:  workloads,
 		Parents:    p.containers.Parents,
 		Unlabelled: p.containers.Unlabelled,

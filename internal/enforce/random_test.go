@@ -301,7 +301,7 @@ func (w *randomWorld) change() {
 // takesAway is what decided before there were deltas whether connections are decided again: from all that runs.
 func (w *randomWorld) takesAway() bool {
 	e, s := w.e, w.all()
-	workloads, unlabelled := policy.Admit(e.set.Docs.Policies, s.Workloads, s.Unlabelled)
+	workloads, unlabelled := e.set.Docs.Identify(s.Workloads, s.Unlabelled)
 	now := state.Containers{Unlabelled: unlabelled, Parents: s.Parents, Bridges: s.Bridges}
 	if !e.loaded.inSync || e.remotes.RevocationPending || e.closesContainers(now) {
 		return true
@@ -331,7 +331,7 @@ func (w *randomWorld) check(step int) {
 	w.t.Helper()
 	e := w.e
 	s := w.all()
-	workloads, unlabelled := policy.Admit(e.set.Docs.Policies, s.Workloads, s.Unlabelled)
+	workloads, unlabelled := e.set.Docs.Identify(s.Workloads, s.Unlabelled)
 	runs := map[uint64]policy.Workload{}
 	for _, c := range workloads {
 		runs[c.Cgroup.ID] = c
@@ -558,7 +558,7 @@ func (w *randomWorld) step(n int, made map[string]int) {
 		if e.failures.table != nil {
 			looked = w.all() // as the daemon does after a failure
 		}
-		if d, _ := e.deltaTo(e.set, looked); takes && !d.takes && !d.empty() {
+		if d, _ := e.deltaTo(e.set, e.identified(e.set, looked)); takes && !d.takes && !d.empty() {
 			w.t.Fatalf("step %d: somebody loses an allowance: %+v", n, d)
 		} else if !takes && d.takes {
 			made["more epochs"]++

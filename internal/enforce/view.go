@@ -24,6 +24,7 @@ type View struct {
 	result   *compiler.Result // its table and numbers are the enforcer's alone
 	policies []policy.Policy
 	grants   []policy.LabelGrant
+	settings policy.Settings
 
 	identity *state.Identity // this node's, in a fleet; nil: not known
 
@@ -102,6 +103,7 @@ func (e *Enforcer) newView(of sizes) *View {
 		result:   e.loaded.result,
 		policies: e.set.Docs.Policies,
 		grants:   e.set.Docs.Grants,
+		settings: e.set.Docs.Settings,
 		identity: e.identity,
 	}
 }
@@ -153,7 +155,7 @@ func apiWorkload(w policy.Workload, class compiler.Class) api.Workload {
 		Kind:      w.Kind.String(),
 		Labels:    w.Labels,
 		Facts:     w.Facts,
-		Doubtful:  w.Doubtful,
+		Doubtful:  w.AllDoubtful(),
 		Cgroup:    w.Cgroup.Path,
 		ID:        w.Cgroup.ID,
 		Networks:  networks(w.Own),
@@ -237,3 +239,6 @@ func (e *Enforcer) Knows(cgroup uint64) bool {
 
 // Grants are those of the active set.
 func (e *Enforcer) Grants() []policy.LabelGrant { return e.View().Grants() }
+
+// Settings are those of the active set.
+func (e *Enforcer) Settings() *policy.Settings { return &e.View().settings }

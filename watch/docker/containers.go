@@ -88,16 +88,19 @@ func (c *containers) recall(s workload.Snapshot) {
 		}
 	}
 	for _, w := range s.Workloads {
-		if w.Kind != policy.KindContainer && len(w.Doubtful) > 0 { // a document gave it the other labels
-			add(w.Cgroup.Path, &record{name: w.Name, doubtful: w.Doubtful})
+		doubtful := w.AllDoubtful()
+		if w.Kind != policy.KindContainer && len(doubtful) > 0 { // a document gave it the other labels
+			add(w.Cgroup.Path, &record{name: w.Name, doubtful: doubtful})
 		}
 		if w.Kind == policy.KindContainer {
-			add(w.Cgroup.Path, &record{name: w.Name, labels: w.Labels, facts: w.Facts, doubtful: w.Doubtful,
+			labels, facts := asFound(w.Labels, w.Facts)
+			add(w.Cgroup.Path, &record{name: w.Name, labels: labels, facts: facts, doubtful: doubtful,
 				attached: attachment{w.Cgroup.ID, w.Own}})
 		}
 	}
 	for _, u := range s.Unlabelled {
-		add(u.Cgroup.Path, &record{name: u.Name, facts: u.Facts, doubtful: u.Doubtful,
+		labels, facts := asFound(nil, u.Facts)
+		add(u.Cgroup.Path, &record{name: u.Name, labels: labels, facts: facts, doubtful: u.Doubtful,
 			attached: attachment{u.Cgroup.ID, u.Own}})
 	}
 }

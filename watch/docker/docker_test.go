@@ -233,14 +233,16 @@ func TestOthersAmongContainers(t *testing.T) {
 // A container whose labels cannot be taken is closed, wherever it is.
 func TestRefusedContainerIsClosed(t *testing.T) {
 	tr, docker := newDockerTree(t)
-	docker.put(containerWith("a", "app", "two\nlines"))
+	refused := containerWith("a", "app", "web")
+	refused.image = removedImage
+	docker.put(refused)
 	cgroup := "system.slice/docker-" + idOf("a") + ".scope"
 	tr.in(cgroup)
 	s := tr.until("the closed container", nil, func(s workload.Snapshot) bool { return len(s.Parents) == 1 })
 	if got := paths(s.Parents); got[0] != cgroup || len(s.Workloads)+len(s.Unlabelled) > 0 {
 		t.Errorf("closed are %q, want %s; workloads %q", got, cgroup, names(s))
 	}
-	if got := problemsOf(s); !strings.Contains(got, "container name-a: the label \"app\" has a control character") {
+	if got := problemsOf(s); !strings.Contains(got, "container name-a: its image was removed") {
 		t.Errorf("problems %q", got)
 	}
 }

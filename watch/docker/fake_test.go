@@ -14,6 +14,9 @@ import (
 	"thole/watch/workload"
 )
 
+// removedImage is the image of containers whose image was removed.
+const removedImage = "removed"
+
 // fakeEngine is a client whose engine has these containers and networks.
 type fakeEngine struct {
 	mu            sync.Mutex
@@ -62,7 +65,7 @@ func (f *fakeEngine) set(change func()) {
 
 func (f *fakeEngine) put(c container) {
 	f.set(func() {
-		if c.imageLabels == nil {
+		if c.imageLabels == nil && c.image != removedImage {
 			c.imageLabels = map[string]string{}
 		}
 		f.containers[c.id] = c

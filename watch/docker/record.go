@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"thole/compiler/policy"
 	"thole/watch/workload"
@@ -14,7 +15,7 @@ import (
 // the engine does not answer.
 type record struct {
 	name     string
-	labels   policy.Labels // a person's; none: it is unlabelled, unless a doubtful one makes it a workload
+	labels   policy.Labels // a person's; none: it is unlabelled, unless another one makes it a workload (Identify)
 	facts    policy.Labels
 	doubtful policy.Labels // that its image has too, with the same value
 	refused  string        // why its labels cannot be used: it is closed
@@ -72,14 +73,31 @@ func (r *record) divideLabels(c container) {
 				r.doubtful = policy.Labels{}
 			}
 			r.doubtful[key] = value
-		case policy.IsUserLabel(key) && err != nil:
-			r.refused = err.Error()
+		case key == "" || len(key) > policy.MaxLabelText || !utf8.ValidString(key): // likewise
+		case err != nil:
+			r.facts[key] = policy.UnusableValue
 		case policy.IsUserLabel(key):
 			r.labels[key] = value
-		case err == nil:
+		default:
 			r.facts[key] = value
 		}
 	}
+}
+
+// asFound divides the labels of a workload of an earlier daemon as divideLabels does: that daemon's Settings may have
+// been others.
+func asFound(labels, facts policy.Labels) (persons, others policy.Labels) {
+	persons, others = policy.Labels{}, policy.Labels{}
+	for _, all := range [...]policy.Labels{labels, facts} {
+		for key, value := range all {
+			if policy.IsUserLabel(key) && value != policy.UnusableValue {
+				persons[key] = value
+			} else {
+				others[key] = value
+			}
+		}
+	}
+	return persons, others
 }
 
 func (c container) facts() policy.Labels {
@@ -170,9 +188,11 @@ func (r *record) workload(cgroup policy.Cgroup) policy.Workload {
 
 // unlabelled is a container without labels of a person, with what a policy needs to make it a workload.
 func (r *record) unlabelled(cgroup policy.Cgroup) policy.Unlabelled {
-	u := policy.Unlabelled{Cgroup: cgroup, Own: r.networks(cgroup)}
-	if len(r.doubtful) > 0 {
-		u.Name, u.Facts, u.Doubtful = r.name, r.facts, r.doubtful
+	u := policy.Unlabelled{
+		Cgroup: cgroup, Own: r.networks(cgroup), Name: r.name, Facts: r.facts, Doubtful: r.doubtful,
+	}
+	if !u.Selectable() {
+		return policy.Unlabelled{Cgroup: cgroup, Own: r.networks(cgroup)}
 	}
 	return u
 }

@@ -1,11 +1,11 @@
-package watch
+package policy
 
 import (
 	"strings"
 	"testing"
 )
 
-func TestMatch(t *testing.T) {
+func TestGlob(t *testing.T) {
 	tests := []struct {
 		pattern, name string
 		want          bool
@@ -30,8 +30,8 @@ func TestMatch(t *testing.T) {
 		{`dev\x2d*`, `dev\x2dsda`, true},
 	}
 	for _, tt := range tests {
-		if got := match(tt.pattern, tt.name); got != tt.want {
-			t.Errorf("match(%q, %q) = %v; want %v", tt.pattern, tt.name, got, tt.want)
+		if got := Glob(tt.pattern, tt.name); got != tt.want {
+			t.Errorf("Glob(%q, %q) = %v; want %v", tt.pattern, tt.name, got, tt.want)
 		}
 	}
 }

@@ -139,6 +139,7 @@ var mayImport = map[string][]string{
 	"thole/watch/docker/dockertest": {},
 	"thole/compiler/mutants":        {"thole/compiler/reference", "thole/ruleset"},
 	"thole/ruleset/rulesettest":     {"thole/ruleset"},
+	"thole/ruleset/simulator":       {"thole/ruleset"},
 }
 
 func TestDirectionOfImports(t *testing.T) {

@@ -6,21 +6,22 @@ import (
 	"thole/compiler/mark"
 	"thole/compiler/reference"
 	"thole/ruleset"
+	"thole/ruleset/simulator"
 )
 
 // A wire runs the packets of one flow through a table, with what the kernel remembers of them.
 type wire struct {
 	host
-	sim *ruleset.Simulator
+	sim *simulator.Simulator
 	reference.Flow
 
 	known bool // conntrack has an entry
 	back  bool // its first packet was one from the server's port
-	ct    ruleset.Conntrack
+	ct    simulator.Conntrack
 }
 
 // simulateFlow says which packets pass. It ends with the first one that is refused in a connection of TCP.
-func (h host) simulateFlow(sim *ruleset.Simulator, f reference.Flow) []bool {
+func (h host) simulateFlow(sim *simulator.Simulator, f reference.Flow) []bool {
 	w := wire{host: h, sim: sim, Flow: f}
 	var verdicts []bool
 	for _, p := range f.Packets {
@@ -50,7 +51,7 @@ func (w *wire) ended(p reference.Packet, passes bool, before uint32) bool {
 // send has OUTPUT see the packet if its sender is on this node, and INPUT if its receiver is.
 func (w *wire) send(p reference.Packet) (passes bool) {
 	if !w.known {
-		w.ct, w.back = ruleset.Conntrack{}, p.Back
+		w.ct, w.back = simulator.Conntrack{}, p.Back
 	}
 	packet := w.packet(p)
 	onNode := !p.From.Address.IsValid() && !p.To.Address.IsValid()
@@ -90,7 +91,7 @@ func (w *wire) otherProgram() {
 }
 
 // find sets what nftables finds for a packet at INPUT.
-func (w *wire) find(p reference.Packet, packet *ruleset.Packet) {
+func (w *wire) find(p reference.Packet, packet *simulator.Packet) {
 	packet.Socket, packet.Hidden = w.socket(p.To), nil
 	switch p.Finds {
 	case reference.FindsOther:
@@ -98,9 +99,9 @@ func (w *wire) find(p reference.Packet, packet *ruleset.Packet) {
 	case reference.FindsNothing:
 		packet.Socket = nil
 	case reference.FindsRequest:
-		packet.Socket = &ruleset.Socket{Request: true}
+		packet.Socket = &simulator.Socket{Request: true}
 	case reference.FindsTimeWait:
-		packet.Socket = &ruleset.Socket{Request: true}
+		packet.Socket = &simulator.Socket{Request: true}
 		if !p.From.Address.IsValid() { // early demultiplexing attaches it to what comes from outside
 			packet.Hidden = w.socket(p.To)
 		} else {
@@ -110,8 +111,8 @@ func (w *wire) find(p reference.Packet, packet *ruleset.Packet) {
 }
 
 // packet is p as its sender makes it.
-func (w *wire) packet(p reference.Packet) ruleset.Packet {
-	packet := ruleset.Packet{
+func (w *wire) packet(p reference.Packet) simulator.Packet {
+	packet := simulator.Packet{
 		Conntrack: &w.ct, State: ruleset.StateEstablished, L4Proto: w.Protocol,
 		FromPort: reference.ClientPort, Port: w.Port,
 		From: address(p.From, w.IPv6), To: address(p.To, w.IPv6), Mark: p.Mark, Priority: p.Priority, RouteType: 1,

@@ -14,6 +14,7 @@ import (
 	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/ruleset"
+	"thole/ruleset/simulator"
 )
 
 var (
@@ -54,7 +55,7 @@ func disagrees(c reference.Case) string {
 	if err != nil {
 		return err.Error()
 	}
-	sim := ruleset.NewSimulator(&result.Table)
+	sim := simulator.New(&result.Table)
 	host := hostOf(c)
 	for _, conn := range c.Connections {
 		if elsewhere(c, conn) {
@@ -144,7 +145,7 @@ func elsewhere(in reference.Case, c reference.Connection) bool {
 }
 
 // simulate runs the first packet of a connection through OUTPUT, INPUT or both.
-func (h host) simulate(sim *ruleset.Simulator, c reference.Connection) reference.Verdict {
+func (h host) simulate(sim *simulator.Simulator, c reference.Connection) reference.Verdict {
 	p := packet(c)
 	var logged []string
 	p.Kind = kind(c)
@@ -195,7 +196,7 @@ func kind(c reference.Connection) string {
 
 // wrapped says whether OUTPUT lets the packet pass that a tunnel puts around one that it has let pass: it has the same
 // socket, mark and priority.
-func (h host) wrapped(sim *ruleset.Simulator, c reference.Connection, inner ruleset.Packet) bool {
+func (h host) wrapped(sim *simulator.Simulator, c reference.Connection, inner simulator.Packet) bool {
 	outer := packet(reference.Connection{To: reference.Endpoint{Address: c.Tunnel}, Protocol: ruleset.ProtoUDP,
 		Port: tunnelPort, IPv6: c.IPv6})
 	outer.Socket, outer.Mark, outer.Priority = h.socket(c.From), inner.Mark, inner.Priority
@@ -207,7 +208,7 @@ const tunnelPort = 4789
 
 // answered says whether answers pass on a connection that was allowed in an older epoch
 // and on which only they are sent.
-func (h host) answered(sim *ruleset.Simulator, c reference.Connection) bool {
+func (h host) answered(sim *simulator.Simulator, c reference.Connection) bool {
 	p := packet(c)
 	// not on this node
 	asker, answerer := c.From.Address.IsValid() || p.IifName != "", c.To.Address.IsValid() || p.OifName != ""
@@ -249,9 +250,9 @@ var (
 )
 
 // packet is the first packet of c, as it leaves OUTPUT's routing decision.
-func packet(c reference.Connection) ruleset.Packet {
-	p := ruleset.Packet{
-		State: ruleset.StateNew, Conntrack: &ruleset.Conntrack{}, L4Proto: c.Protocol, Port: c.Port,
+func packet(c reference.Connection) simulator.Packet {
+	p := simulator.Packet{
+		State: ruleset.StateNew, Conntrack: &simulator.Conntrack{}, L4Proto: c.Protocol, Port: c.Port,
 		ICMPType: c.ICMPType, Oif: ruleset.IfindexLo, RouteType: ruleset.RTNLocal, From: own4, To: own4,
 	}
 	if c.IPv6 {
@@ -281,7 +282,7 @@ func packet(c reference.Connection) ruleset.Packet {
 }
 
 // translate has NAT on OUTPUT lead p to where it goes. Oif is still the interface to the address that was called.
-func translate(p *ruleset.Packet, c reference.Connection) {
+func translate(p *simulator.Packet, c reference.Connection) {
 	p.Conntrack.Status |= ruleset.StatusDNAT
 	p.Conntrack.Caller, p.Conntrack.Called, p.Conntrack.Reached = p.From, c.Called, netip.AddrPortFrom(p.To, c.Port)
 	p.Oif = 2
@@ -308,12 +309,12 @@ func hostOf(c reference.Case) host {
 
 // socket returns one that was born below e's cgroup, in a cgroup that nothing
 // binds; that of something unlabelled has nothing bound above it either.
-func (h host) socket(e reference.Endpoint) *ruleset.Socket {
+func (h host) socket(e reference.Endpoint) *simulator.Socket {
 	path := "elsewhere/below"
 	if e.Workload != nil {
 		path = e.Workload.Cgroup.Path + "/below"
 	}
-	var s ruleset.Socket
+	var s simulator.Socket
 	for i, r := range path + "/" {
 		if r == '/' {
 			id, ok := h[path[:i]]

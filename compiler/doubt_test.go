@@ -11,6 +11,7 @@ import (
 	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/ruleset"
+	"thole/ruleset/simulator"
 )
 
 const slicePolicies = `apiVersion: thole/v1
@@ -44,7 +45,7 @@ func TestImageTakesNobodyOutOfASlice(t *testing.T) {
 		h := host{"docker.slice": 100, "docker.slice/c": 101}
 		call := reference.Connection{To: reference.Endpoint{Workload: &policy.Workload{Cgroup: u.Cgroup}},
 			Protocol: ruleset.ProtoTCP, Port: 80}
-		if v := h.simulate(ruleset.NewSimulator(&r.Table), call); v.Allowed {
+		if v := h.simulate(simulator.New(&r.Table), call); v.Allowed {
 			t.Errorf("doubtful %v: an unlabelled process reaches the container", doubtful)
 		}
 		if doubtful == nil {

@@ -9,6 +9,7 @@ import (
 	"thole/compiler/mutants"
 	"thole/compiler/reference"
 	"thole/ruleset"
+	"thole/ruleset/simulator"
 )
 
 // caughtWithin is how many random cases a mutant of a judge may pass unnoticed. Most are caught within the first
@@ -65,7 +66,7 @@ func without(s reference.Situation) blindness { return blindness{s} }
 type judges struct {
 	reference.Case
 	host
-	sim        *ruleset.Simulator
+	sim        *simulator.Simulator
 	flow       *reference.Flow
 	connection reference.Connection
 }
@@ -108,7 +109,7 @@ func caught(t *testing.T, found func(judges) bool, change func(*ruleset.Table)) 
 	}
 	for tried, n := 0, uint64(0); tried < caughtWithin; n++ {
 		c := reference.Random(rand.New(rand.NewPCG(from, n)), 1+int(n%4))
-		j := judges{Case: c, host: hostOf(c), sim: ruleset.NewSimulator(changed(t, c, change))}
+		j := judges{Case: c, host: hostOf(c), sim: simulator.New(changed(t, c, change))}
 		for i := range c.Flows {
 			j.flow = &c.Flows[i]
 			if tried++; found(j) {

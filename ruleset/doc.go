@@ -5,8 +5,8 @@
 //
 // A [Table] holds chains of rules made of a few statements, and sets and maps of
 // elements. Text prints it as an nft script, Diff says how one table becomes
-// another, and a Simulator runs a packet through it. Package ruleset/kernel
-// loads it. All four read the same value, so that what is printed is what is
+// another. Package ruleset/kernel loads it, and package ruleset/simulator runs
+// packets through it. All four read the same value, so that what is printed is what is
 // loaded and what was tested.
 //
 // The statements are those that nftables has (nft(8)) and that our table needs;

@@ -134,17 +134,6 @@ func (f Field) Bytes() int { return f.shape().bytes }
 // HostEndian says that a register holds the field in the machine's byte order.
 func (f Field) HostEndian() bool { return f.shape().host }
 
-// inTransport says that f is in the header of TCP, UDP or ICMP, or behind it.
-func (f Field) inTransport() bool {
-	switch f {
-	case THSport, THDport, TCPFlags, TCPOption, TCPToken, TCPSequence, ICMPTypeOf, ICMPv6TypeOf,
-		InnerByte, InnerWord:
-		return true
-	default:
-		return false
-	}
-}
-
 // Needs returns the matches of which one must hold before f can be read: f is in a
 // header of one family or protocol. There are none if every packet has f.
 func (f Field) Needs() []Match {

@@ -1,8 +1,10 @@
-package ruleset
+package simulator
 
 import (
 	"fmt"
 	"net/netip"
+
+	nft "thole/ruleset"
 )
 
 // A Conntrack is a connection's entry: what the table keeps of it.
@@ -63,26 +65,26 @@ type Path struct {
 
 // An Outcome is what a base chain did with a packet.
 type Outcome struct {
-	Verdict  VerdictKind // Accept or Drop
-	Rejected bool        // with an answer; Verdict is Drop
-	Queued   bool        // userspace has the verdict; Accept until then
-	Counted  []string    // the counters that counted it, in order
+	Verdict  nft.VerdictKind // Accept or Drop
+	Rejected bool            // with an answer; Verdict is Drop
+	Queued   bool            // userspace has the verdict; Accept until then
+	Counted  []string        // the counters that counted it, in order
 	Logged   []string
 }
 
 // A Simulator runs packets through a table of family inet. It does what the kernel does (linux:
 // net/netfilter/nf_tables_core.c, nft_do_chain), slowly. It remembers what rules add to sets.
 type Simulator struct {
-	table  *Table
-	chains map[string]*Chain
-	hashed map[string]map[string]*Element // sets without ranges, by key
-	sets   map[string]*Set
+	table  *nft.Table
+	chains map[string]*nft.Chain
+	hashed map[string]map[string]*nft.Element // sets without ranges, by key
+	sets   map[string]*nft.Set
 }
 
-// NewSimulator returns one for t, which must not change any more.
-func NewSimulator(t *Table) *Simulator {
-	s := &Simulator{table: t, chains: map[string]*Chain{}, hashed: map[string]map[string]*Element{},
-		sets: map[string]*Set{}}
+// New returns one for t, which must not change any more.
+func New(t *nft.Table) *Simulator {
+	s := &Simulator{table: t, chains: map[string]*nft.Chain{}, hashed: map[string]map[string]*nft.Element{},
+		sets: map[string]*nft.Set{}}
 	for i := range t.Chains {
 		s.chains[t.Chains[i].Name] = &t.Chains[i]
 	}
@@ -90,7 +92,7 @@ func NewSimulator(t *Table) *Simulator {
 		set := &t.Sets[i]
 		s.sets[set.Name] = set
 		if !set.Interval {
-			index := make(map[string]*Element, len(set.Elements))
+			index := make(map[string]*nft.Element, len(set.Elements))
 			for j := range set.Elements {
 				index[hashKey(set.Elements[j].Key)] = &set.Elements[j]
 			}
@@ -100,15 +102,15 @@ func NewSimulator(t *Table) *Simulator {
 	return s
 }
 
-func hashKey(key []Value) string {
-	words := make([]Word, len(key))
+func hashKey(key []nft.Value) string {
+	words := make([]nft.Word, len(key))
 	for i, v := range key {
 		words[i] = v.From
 	}
 	return hashWords(words)
 }
 
-func hashWords(words []Word) string {
+func hashWords(words []nft.Word) string {
 	b := make([]byte, 0, 64)
 	for _, w := range words {
 		b = append(b, w[:]...)
@@ -117,10 +119,10 @@ func hashWords(words []Word) string {
 }
 
 // readAll returns the fields' values, false where the kernel could not load one.
-func readAll(key []Expr, p *Packet) ([]Word, bool) {
-	words := make([]Word, len(key))
+func readAll(key []nft.Expr, p *Packet) ([]nft.Word, bool) {
+	words := make([]nft.Word, len(key))
 	for i, e := range key {
-		w, ok := e.read(p)
+		w, ok := p.read(e)
 		if !ok {
 			return nil, false
 		}
@@ -131,8 +133,8 @@ func readAll(key []Expr, p *Packet) ([]Word, bool) {
 
 // Run passes p through the base chain at hook. It changes p's conntrack mark, mark
 // and priority, as the rules say.
-func (s *Simulator) Run(hook Hook, p *Packet) Outcome {
-	out := Outcome{Verdict: Accept}
+func (s *Simulator) Run(hook nft.Hook, p *Packet) Outcome {
+	out := Outcome{Verdict: nft.Accept}
 	for i := range s.table.Chains {
 		if c := &s.table.Chains[i]; c.Hook == hook {
 			s.chain(c, p, &out)
@@ -142,17 +144,17 @@ func (s *Simulator) Run(hook Hook, p *Packet) Outcome {
 }
 
 // chain runs one chain and says whether a final verdict was reached.
-func (s *Simulator) chain(c *Chain, p *Packet, out *Outcome) (final bool) {
+func (s *Simulator) chain(c *nft.Chain, p *Packet, out *Outcome) (final bool) {
 	for i := range c.Rules {
 		switch v := s.rule(&c.Rules[i], p, out); v.Kind {
-		case NoVerdict:
-		case Return:
+		case nft.NoVerdict:
+		case nft.Return:
 			return false
-		case Jump:
+		case nft.Jump:
 			if s.chain(s.chains[v.Chain], p, out) {
 				return true
 			}
-		case Goto:
+		case nft.Goto:
 			return s.chain(s.chains[v.Chain], p, out)
 		default:
 			out.Verdict = v.Kind
@@ -163,71 +165,71 @@ func (s *Simulator) chain(c *Chain, p *Packet, out *Outcome) (final bool) {
 }
 
 // rule runs the statements until one does not hold or a verdict is reached.
-func (s *Simulator) rule(r *Rule, p *Packet, out *Outcome) Verdict {
+func (s *Simulator) rule(r *nft.Rule, p *Packet, out *Outcome) nft.Verdict {
 	for _, st := range r.Statements {
 		switch st := st.(type) {
-		case Match:
-			if !st.holds(p) {
-				return Verdict{}
+		case nft.Match:
+			if !p.holds(st) {
+				return nft.Verdict{}
 			}
-		case InSet:
+		case nft.InSet:
 			if s.lookup(st.Set, st.Key, p) == nil {
-				return Verdict{}
+				return nft.Verdict{}
 			}
-		case ByMap:
+		case nft.ByMap:
 			e := s.lookup(st.Map, st.Key, p)
 			if e == nil {
-				return Verdict{}
+				return nft.Verdict{}
 			}
 			return e.Verdict
-		case SetByMap:
+		case nft.SetByMap:
 			e := s.lookup(st.Map, st.Key, p)
 			if e == nil || !p.set(st.Target, 0, e.Number) {
-				return Verdict{}
+				return nft.Verdict{}
 			}
-		case SetBits:
+		case nft.SetBits:
 			if !p.set(st.Target, st.And, st.Or) {
-				return Verdict{}
+				return nft.Verdict{}
 			}
-		case Copy:
-			v, ok := Expr{Field: st.Source}.number(p)
+		case nft.Copy:
+			v, ok := p.number(nft.Expr{Field: st.Source})
 			if !ok || !p.set(st.Target, 0, v&st.And|st.Or) {
-				return Verdict{}
+				return nft.Verdict{}
 			}
-		case Rewrite:
+		case nft.Rewrite:
 			if !p.rewrite(st) {
-				return Verdict{}
+				return nft.Verdict{}
 			}
-		case Flip:
+		case nft.Flip:
 			p.flip(st.Field)
-		case Update:
+		case nft.Update:
 			if !s.update(st, p) {
-				return Verdict{}
+				return nft.Verdict{}
 			}
-		case Notrack, Limit: // packets come seldom
-		case Queue:
+		case nft.Notrack, nft.Limit: // packets come seldom
+		case nft.Queue:
 			out.Queued = true
-			return Verdict{Kind: Accept}
-		case Count:
+			return nft.Verdict{Kind: nft.Accept}
+		case nft.Count:
 			out.Counted = append(out.Counted, st.Counter)
-		case Log:
+		case nft.Log:
 			out.Logged = append(out.Logged, st.Prefix)
-		case Reject:
+		case nft.Reject:
 			out.Rejected = true
-			return Verdict{Kind: Drop}
-		case Verdict:
+			return nft.Verdict{Kind: nft.Drop}
+		case nft.Verdict:
 			return st
 		default:
-			panic(fmt.Sprintf("ruleset: no simulation of %T", st))
+			panic(fmt.Sprintf("simulator: no simulation of %T", st))
 		}
 	}
-	return Verdict{}
+	return nft.Verdict{}
 }
 
 // rewrite puts an address into the packet.
-func (p *Packet) rewrite(r Rewrite) bool {
+func (p *Packet) rewrite(r nft.Rewrite) bool {
 	to, ok := p.tuple(r.Source)
-	if !ok || to.Is4() != (r.Target == IPDaddr) {
+	if !ok || to.Is4() != (r.Target == nft.IPDaddr) {
 		return false
 	}
 	if p.Routes == nil {
@@ -239,19 +241,19 @@ func (p *Packet) rewrite(r Rewrite) bool {
 }
 
 // tuple returns an address of one of conntrack's tuples.
-func (p *Packet) tuple(f Field) (a netip.Addr, ok bool) {
+func (p *Packet) tuple(f nft.Field) (a netip.Addr, ok bool) {
 	if p.Conntrack == nil {
 		return a, false
 	}
 	switch f {
-	case CtOriginalIPSaddr, CtOriginalIP6Saddr:
+	case nft.CtOriginalIPSaddr, nft.CtOriginalIP6Saddr:
 		a = p.Conntrack.Caller
-	case CtOriginalIPDaddr, CtOriginalIP6Daddr:
+	case nft.CtOriginalIPDaddr, nft.CtOriginalIP6Daddr:
 		a = p.Conntrack.Called.Addr()
-	case CtReplyIPSaddr, CtReplyIP6Saddr:
+	case nft.CtReplyIPSaddr, nft.CtReplyIP6Saddr:
 		a = p.Conntrack.Reached.Addr()
 	}
-	return a, a.IsValid() && a.Is4() == (f.Bytes() == IPv4Addr.Bytes())
+	return a, a.IsValid() && a.Is4() == (f.Bytes() == nft.IPv4Addr.Bytes())
 }
 
 // port returns a port of one of the tuples.
@@ -263,23 +265,23 @@ func (c *Conntrack) port(of func(*Conntrack) netip.AddrPort) (uint32, bool) {
 }
 
 // flip changes the highest bit of a field. Another source port finds another socket.
-func (p *Packet) flip(f Field) {
+func (p *Packet) flip(f nft.Field) {
 	switch f {
-	case THSport:
+	case nft.THSport:
 		p.FromPort ^= 0x8000
 		p.Socket, p.Hidden = p.Hidden, p.Socket
-	case TCPSequence:
+	case nft.TCPSequence:
 		p.OutOfWindow = !p.OutOfWindow
 	}
 }
 
 // set writes a mark. Without a conntrack entry it writes nothing, and fails only where
 // it would have to read the mark first (linux: net/netfilter/nft_ct.c).
-func (p *Packet) set(target Field, and, or uint32) bool {
+func (p *Packet) set(target nft.Field, and, or uint32) bool {
 	switch target {
-	case MetaMark:
+	case nft.MetaMark:
 		p.Mark = p.Mark&and | or
-	case MetaPriority:
+	case nft.MetaPriority:
 		p.Priority = p.Priority&and | or
 	default:
 		if p.Conntrack == nil {
@@ -291,7 +293,7 @@ func (p *Packet) set(target Field, and, or uint32) bool {
 }
 
 // update adds the key to the set, for good, unless it is full. Packets come seldom: no Limit is reached.
-func (s *Simulator) update(u Update, p *Packet) bool {
+func (s *Simulator) update(u nft.Update, p *Packet) bool {
 	if s.lookup(u.Set, u.Key, p) != nil {
 		return true
 	}
@@ -300,13 +302,13 @@ func (s *Simulator) update(u Update, p *Packet) bool {
 	if !ok || uint32(len(index)) >= s.sets[u.Set].Size {
 		return false
 	}
-	index[hashWords(words)] = &Element{}
+	index[hashWords(words)] = &nft.Element{}
 	return true
 }
 
 // lookup returns the element for the key, or nil if there is none or a field can
 // not be read.
-func (s *Simulator) lookup(set string, key []Expr, p *Packet) *Element {
+func (s *Simulator) lookup(set string, key []nft.Expr, p *Packet) *nft.Element {
 	words, ok := readAll(key, p)
 	if !ok {
 		return nil
@@ -323,7 +325,7 @@ func (s *Simulator) lookup(set string, key []Expr, p *Packet) *Element {
 	return nil
 }
 
-func inside(words []Word, key []Value) bool {
+func inside(words []nft.Word, key []nft.Value) bool {
 	for i, w := range words {
 		if w.Compare(key[i].From) < 0 || w.Compare(key[i].To) > 0 {
 			return false
@@ -332,142 +334,155 @@ func inside(words []Word, key []Value) bool {
 	return true
 }
 
-func (m Match) holds(p *Packet) bool {
-	w, ok := m.Left.read(p)
+// holds reports whether a match holds for the packet.
+func (p *Packet) holds(m nft.Match) bool {
+	w, ok := p.read(m.Left)
 	if !ok {
 		return false
 	}
 	v := uint32(w.Uint64())
 	switch m.Op {
-	case Equal:
+	case nft.Equal:
 		return v == m.Value
-	case NotEqual:
+	case nft.NotEqual:
 		return v != m.Value
-	case AtLeast:
+	case nft.AtLeast:
 		return v >= m.Value
-	case Any:
+	case nft.Any:
 		return v&m.Value != 0
-	case Masked:
+	case nft.Masked:
 		return v&m.Mask == m.Value
-	case MaskedNot:
+	case nft.MaskedNot:
 		return v&m.Mask != m.Value
 	default: // InRange
 		return m.From.Compare(w) <= 0 && w.Compare(m.To) <= 0
 	}
 }
 
-// read returns the field's value, false where the kernel could not load it.
-func (e Expr) read(p *Packet) (Word, bool) {
+// read returns a field's value, false where the kernel could not load it.
+func (p *Packet) read(e nft.Expr) (nft.Word, bool) {
 	switch e.Field {
-	case SocketCgroup:
+	case nft.SocketCgroup:
 		if p.Socket == nil || p.Socket.Request || len(p.Socket.Cgroups) < int(e.Level) {
-			return Word{}, false
+			return nft.Word{}, false
 		}
-		return Number(p.Socket.Cgroups[e.Level-1]).From, true
-	case MetaIifName:
-		return Interface(p.IifName).From, true
-	case MetaOifName:
-		return Interface(p.OifName).From, true
-	case CtOriginalIPSaddr, CtOriginalIP6Saddr, CtOriginalIPDaddr, CtOriginalIP6Daddr, CtReplyIPSaddr, CtReplyIP6Saddr:
+		return nft.Number(p.Socket.Cgroups[e.Level-1]).From, true
+	case nft.MetaIifName:
+		return nft.Interface(p.IifName).From, true
+	case nft.MetaOifName:
+		return nft.Interface(p.OifName).From, true
+	case nft.CtOriginalIPSaddr, nft.CtOriginalIP6Saddr, nft.CtOriginalIPDaddr, nft.CtOriginalIP6Daddr,
+		nft.CtReplyIPSaddr, nft.CtReplyIP6Saddr:
 		a, ok := p.tuple(e.Field)
 		if !ok {
-			return Word{}, false
+			return nft.Word{}, false
 		}
-		return Address(a).From, true
-	case IPSaddr, IP6Saddr:
-		return Address(p.From).From, p.From.Is4() == (e.Field == IPSaddr)
-	case IPDaddr, IP6Daddr:
-		return Address(p.To).From, p.To.Is4() == (e.Field == IPDaddr)
+		return nft.Address(a).From, true
+	case nft.IPSaddr, nft.IP6Saddr:
+		return nft.Address(p.From).From, p.From.Is4() == (e.Field == nft.IPSaddr)
+	case nft.IPDaddr, nft.IP6Daddr:
+		return nft.Address(p.To).From, p.To.Is4() == (e.Field == nft.IPDaddr)
 	}
-	v, ok := e.number(p)
+	v, ok := p.number(e)
 	if e.Mask != 0 {
 		v &= e.Mask
 	}
-	return Number(uint64(v)).From, ok
+	return nft.Number(uint64(v)).From, ok
 }
 
 // number reads the fields of at most four bytes.
-func (e Expr) number(p *Packet) (uint32, bool) {
-	if e.Field.inTransport() {
+func (p *Packet) number(e nft.Expr) (uint32, bool) {
+	if inTransport(e.Field) {
 		return p.transport(e.Field)
 	}
 	switch e.Field {
-	case CtDirection, CtState, CtMark, CtStatus, CtOriginalProtoDst, CtReplyProtoSrc:
+	case nft.CtDirection, nft.CtState, nft.CtMark, nft.CtStatus, nft.CtOriginalProtoDst, nft.CtReplyProtoSrc:
 		return p.connection(e.Field)
-	case MetaMark:
+	case nft.MetaMark:
 		return p.Mark, true
-	case MetaPriority:
+	case nft.MetaPriority:
 		return p.Priority, true
-	case MetaL4Proto:
+	case nft.MetaL4Proto:
 		return uint32(p.L4Proto), true
-	case MetaNFProto:
-		return p.version(NFProtoIPv4, NFProtoIPv6), true
-	case MetaProtocol:
-		return p.version(EtherIPv4, EtherIPv6), true
-	case MetaIif:
+	case nft.MetaNFProto:
+		return p.version(nft.NFProtoIPv4, nft.NFProtoIPv6), true
+	case nft.MetaProtocol:
+		return p.version(nft.EtherIPv4, nft.EtherIPv6), true
+	case nft.MetaIif:
 		return p.Iif, true
-	case MetaOif:
+	case nft.MetaOif:
 		return p.Oif, true
-	case SocketMark, SkUID:
+	case nft.SocketMark, nft.SkUID:
 		return 0, p.Socket != nil && !p.Socket.Request
-	case SocketTransparent:
+	case nft.SocketTransparent:
 		return 0, p.Socket != nil
-	case FibDaddrType:
+	case nft.FibDaddrType:
 		return p.RouteType, true
-	case FibSaddrType:
+	case nft.FibSaddrType:
 		return p.SourceType, true
-	case MetaOifKind:
+	case nft.MetaOifKind:
 		return 1, p.Kind != ""
-	case RtIPsec:
+	case nft.RtIPsec:
 		return map[bool]uint32{true: 1}[p.IPsec], true
-	case FragmentOffset:
-		return FragmentMask, p.Fragment
+	case nft.FragmentOffset:
+		return nft.FragmentMask, p.Fragment
 	}
-	panic(fmt.Sprintf("ruleset: no simulation of field %d", e.Field))
+	panic(fmt.Sprintf("simulator: no simulation of field %d", e.Field))
+}
+
+// inTransport says that f is in the header of TCP, UDP or ICMP, or behind it.
+func inTransport(f nft.Field) bool {
+	switch f {
+	case nft.THSport, nft.THDport, nft.TCPFlags, nft.TCPOption, nft.TCPToken, nft.TCPSequence,
+		nft.ICMPTypeOf, nft.ICMPv6TypeOf, nft.InnerByte, nft.InnerWord:
+		return true
+	default:
+		return false
+	}
 }
 
 // connection reads what conntrack knows of the packet.
-func (p *Packet) connection(f Field) (uint32, bool) {
+func (p *Packet) connection(f nft.Field) (uint32, bool) {
 	known := p.Conntrack != nil
 	switch {
-	case f == CtState:
+	case f == nft.CtState:
 		return p.State, true
-	case f == CtDirection && known:
+	case f == nft.CtDirection && known:
 		return p.Direction, true
-	case f == CtMark && known:
+	case f == nft.CtMark && known:
 		return p.Conntrack.Mark, true
-	case f == CtStatus && known:
+	case f == nft.CtStatus && known:
 		return p.Conntrack.Status, true
-	case f == CtOriginalProtoDst:
+	case f == nft.CtOriginalProtoDst:
 		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Called })
-	case f == CtReplyProtoSrc:
+	case f == nft.CtReplyProtoSrc:
 		return p.Conntrack.port(func(c *Conntrack) netip.AddrPort { return c.Reached })
 	}
 	return 0, false
 }
 
 // transport reads the header of TCP, UDP or ICMP, and what is behind it. A fragment has it only if it is the first.
-func (p *Packet) transport(f Field) (uint32, bool) {
+func (p *Packet) transport(f nft.Field) (uint32, bool) {
 	if p.Fragment {
 		return 0, false
 	}
 	switch f {
-	case THSport:
+	case nft.THSport:
 		return uint32(p.FromPort), true
-	case THDport:
+	case nft.THDport:
 		return uint32(p.Port), true
-	case TCPOption, TCPToken:
-		return 0, p.L4Proto == ProtoTCP
-	case TCPFlags:
-		return uint32(p.TCPFlags), p.L4Proto == ProtoTCP
-	case ICMPTypeOf:
-		return uint32(p.ICMPType), p.L4Proto == ProtoICMP
-	case ICMPv6TypeOf:
-		return uint32(p.ICMPType), p.L4Proto == ProtoICMPv6
-	case InnerByte, InnerWord:
+	case nft.TCPOption, nft.TCPToken:
+		return 0, p.L4Proto == nft.ProtoTCP
+	case nft.TCPFlags:
+		return uint32(p.TCPFlags), p.L4Proto == nft.ProtoTCP
+	case nft.ICMPTypeOf:
+		return uint32(p.ICMPType), p.L4Proto == nft.ProtoICMP
+	case nft.ICMPv6TypeOf:
+		return uint32(p.ICMPType), p.L4Proto == nft.ProtoICMPv6
+	case nft.InnerByte, nft.InnerWord:
 		return 0, p.Carries
 	}
-	panic(fmt.Sprintf("ruleset: no simulation of field %d", f))
+	panic(fmt.Sprintf("simulator: no simulation of field %d", f))
 }
 
 // version is one of two numbers, by the packet's version of IP.

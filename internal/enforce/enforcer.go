@@ -100,41 +100,41 @@ func (e *Enforcer) adopt() error {
 		return fmt.Errorf("reading the loaded table, which stays unchanged: %v", err)
 	}
 	e.loaded.readAt = e.now()
-	remembered, err := e.state.Table()
+	stored, err := e.state.Table()
 	if err != nil {
 		e.log.Warn("the state of the loaded table is lost: connections are decided again", "error", err)
 	}
 	// Connections keep their marks also where a table was removed: its epochs are over.
-	e.loaded.epoch = max(remembered.Epoch, 1)
+	e.loaded.epoch = max(stored.Epoch, 1)
 	if epoch := chains.EpochOf(e.loaded.table); epoch != 0 {
 		e.loaded.epoch = epoch
 	} else {
-		e.loaded.epochUnknown = true // what is remembered may be older than the last table
+		e.loaded.epochUnknown = true // what is stored may be older than the last table
 	}
 	if e.loaded.table == nil {
 		// After a boot, Docker starts containers before it answers: their parent cgroups are closed until then.
-		e.scanner.Recall(workload.Snapshot{Parents: remembered.Parents})
+		e.scanner.Recall(workload.Snapshot{Parents: stored.Parents})
 		return nil
 	}
-	e.loaded.numbers, e.loaded.containers = remembered.Numbers, remembered.Containers
-	e.loaded.workloads = newRoster(remembered.Workloads, e.loaded.containers.Unlabelled)
+	e.loaded.numbers, e.loaded.containers = stored.Numbers, stored.Containers
+	e.loaded.workloads = newRoster(stored.Workloads, e.loaded.containers.Unlabelled)
 	if e.oneShot {
-		e.fleet = remembered.Fleet
+		e.fleet = stored.Fleet
 	}
 	if e.fleet != nil {
 		if e.identity == nil {
-			e.identity = remembered.Identity
+			e.identity = stored.Identity
 		}
-		e.remotes.Proven = remembered.Remotes // connections have their classes
+		e.remotes.Proven = stored.Remotes // connections have their classes
 		e.endRevoked()
 	}
 	e.scanner.Recall(workload.Snapshot{
-		Workloads:  remembered.Workloads,
-		Unlabelled: remembered.Unlabelled,
-		Parents:    remembered.Parents,
-		Bridges:    remembered.Bridges,
+		Workloads:  stored.Workloads,
+		Unlabelled: stored.Unlabelled,
+		Parents:    stored.Parents,
+		Bridges:    stored.Bridges,
 	})
-	e.log.Info("adopted the loaded table", "epoch", e.loaded.epoch, "workloads", len(remembered.Workloads))
+	e.log.Info("adopted the loaded table", "epoch", e.loaded.epoch, "workloads", len(stored.Workloads))
 	return nil
 }
 

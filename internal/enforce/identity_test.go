@@ -29,7 +29,7 @@ spec: {user: nobody}
 		Cgroup: policy.Cgroup{Path: "user.slice", ID: 7},
 	}
 	e := &Enforcer{
-		set: set, cgroups: graves{living: map[uint64]bool{7: true}},
+		set: set, cgroups: fakeCgroups{living: map[uint64]bool{7: true}},
 		loaded:   loaded{workloads: newRoster([]policy.Workload{w}, nil)},
 		identity: &state.Identity{Node: "new", Require: policy.Labels{"team": "b"}},
 	}

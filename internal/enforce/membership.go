@@ -36,17 +36,10 @@ type delta struct {
 
 func (d *delta) empty() bool { return len(d.outlived) == 0 && !d.concernsState() }
 
-// concernsState reports whether a memory says something else after it.
+// concernsState reports whether the stored state of the table is another one after it.
 func (d *delta) concernsState() bool {
 	return len(d.began)+len(d.ended)+len(d.renamed)+len(d.learned)+len(d.forgotten) > 0 || d.containers != nil ||
 		d.remotesAnew
-}
-
-// containers are what a table knows of containers beside the workloads (compiler.Input).
-type containers struct {
-	Unlabelled []policy.Unlabelled `json:"unlabelled,omitempty"`
-	Parents    []policy.Cgroup     `json:"parents,omitempty"`
-	Bridges    []policy.Bridge     `json:"bridges,omitempty"`
 }
 
 // deltaTo compares what runs with what the table knows. found is what is to be said of what runs. Where it is not known

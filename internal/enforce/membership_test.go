@@ -76,7 +76,7 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 		{"a bridge ends", running{nil, containers{Bridges: []policy.Bridge{{Name: "docker0"}}}}, running{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := &Enforcer{cgroups: graves{living: map[uint64]bool{1: true, 2: true}}, now: time.Now,
+			e := &Enforcer{cgroups: fakeCgroups{living: map[uint64]bool{1: true, 2: true}}, now: time.Now,
 				loaded: loaded{inSync: true, containers: tt.before.containers,
 					workloads: newRoster(tt.before.workloads, tt.before.Unlabelled)}}
 			d, _ := e.deltaTo(policyset.Set{}, workload.Snapshot{Workloads: tt.now.workloads,
@@ -88,21 +88,21 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 	}
 }
 
-// graves answers for the kernel.
-type graves struct {
+// fakeCgroups answers for the kernel.
+type fakeCgroups struct {
 	living, sockets map[uint64]bool
 	unknown         map[uint64]bool // it cannot be found out whether these live
 	err             error
 }
 
-func (g graves) Lives(id uint64) (bool, error) {
+func (g fakeCgroups) Lives(id uint64) (bool, error) {
 	if g.unknown[id] {
 		return false, errors.New("it cannot be found out")
 	}
 	return g.living[id], nil
 }
 
-func (g graves) Sockets() (map[uint64]bool, error) { return g.sockets, g.err }
+func (g fakeCgroups) Sockets() (map[uint64]bool, error) { return g.sockets, g.err }
 
 func TestOutlived(t *testing.T) {
 	in := func(id uint64) policy.Workload {
@@ -112,23 +112,23 @@ func TestOutlived(t *testing.T) {
 	running := enforced[:1]
 	tests := []struct {
 		name  string
-		world graves
+		world fakeCgroups
 		want  []uint64
 	}{
-		{"no sockets", graves{living: map[uint64]bool{11: true}}, nil},
-		{"a socket of one", graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{11: true, 12: true}},
-			[]uint64{12}},
-		{"one is only not bound any more", graves{living: map[uint64]bool{11: true, 12: true},
+		{"no sockets", fakeCgroups{living: map[uint64]bool{11: true}}, nil},
+		{"a socket of one",
+			fakeCgroups{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{11: true, 12: true}}, []uint64{12}},
+		{"one is only not bound any more", fakeCgroups{living: map[uint64]bool{11: true, 12: true},
 			sockets: map[uint64]bool{12: true, 14: true}}, []uint64{14}},
 		{"a socket of a child that is gone too",
-			graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{99: true}}, []uint64{12, 14}},
+			fakeCgroups{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{99: true}}, []uint64{12, 14}},
 		{"a socket of a child of the older",
-			graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{13: true}}, []uint64{12}},
+			fakeCgroups{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{13: true}}, []uint64{12}},
 		{"a socket of a cgroup that was gone before",
-			graves{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{7: true}}, nil},
-		{"a socket of an unlabelled cgroup", graves{living: map[uint64]bool{11: true, 99: true},
+			fakeCgroups{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{7: true}}, nil},
+		{"a socket of an unlabelled cgroup", fakeCgroups{living: map[uint64]bool{11: true, 99: true},
 			sockets: map[uint64]bool{99: true, 0: true}}, nil},
-		{"it is not known", graves{living: map[uint64]bool{11: true}, err: errors.New("no")}, []uint64{12, 14}},
+		{"it is not known", fakeCgroups{living: map[uint64]bool{11: true}, err: errors.New("no")}, []uint64{12, 14}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -151,7 +151,7 @@ func TestOutlived(t *testing.T) {
 func TestEndedUnknownIsToldOnce(t *testing.T) {
 	w := policy.Workload{Kind: policy.KindRun, Cgroup: policy.Cgroup{Path: "thole.slice/a", ID: 11}}
 	other := condition.Condition{Code: condition.ImageLabel, Text: "another"}
-	e := &Enforcer{cgroups: graves{err: errors.New("no")}, now: time.Now, conditions: []condition.Condition{other},
+	e := &Enforcer{cgroups: fakeCgroups{err: errors.New("no")}, now: time.Now, conditions: []condition.Condition{other},
 		loaded: loaded{workloads: newRoster([]policy.Workload{w}, nil)}}
 	look := func() []condition.Code {
 		d, found := e.deltaTo(policyset.Set{}, workload.Snapshot{Partial: true, Gone: []string{w.Cgroup.Path}})
@@ -165,7 +165,7 @@ func TestEndedUnknownIsToldOnce(t *testing.T) {
 		}
 		e.endedChecked = time.Time{}
 	}
-	e.cgroups = graves{}
+	e.cgroups = fakeCgroups{}
 	if got := look(); !slices.Equal(got, []condition.Code{condition.ImageLabel}) {
 		t.Errorf("after the sockets were listed: %v", got)
 	}
@@ -179,7 +179,7 @@ func TestUnknownEndMakesWay(t *testing.T) {
 		Own:    []policy.Network{{Bridge: "docker0", Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}}}}
 	again := container
 	again.Cgroup.ID = 12
-	e := &Enforcer{cgroups: graves{unknown: map[uint64]bool{11: true}}, now: time.Now,
+	e := &Enforcer{cgroups: fakeCgroups{unknown: map[uint64]bool{11: true}}, now: time.Now,
 		loaded: loaded{workloads: newRoster([]policy.Workload{container}, nil)}}
 	d, _ := e.deltaTo(policyset.Set{}, workload.Snapshot{Workloads: []policy.Workload{again}})
 	e.loaded.workloads.apply(&d)

@@ -59,7 +59,7 @@ func newRemotesBench(t *testing.T) *remotesBench {
 	}
 	b := &remotesBench{t: t, clock: time.Unix(1_800_000_000, 0)}
 	b.Enforcer = &Enforcer{
-		kernel: &enforcetest.Kernel{}, conntrack: marks{}, scanner: idle{}, cgroups: graves{},
+		kernel: &enforcetest.Kernel{}, conntrack: marks{}, scanner: idle{}, cgroups: fakeCgroups{},
 		state: dir, log: slog.New(slog.DiscardHandler), now: func() time.Time { return b.clock },
 		fleet: &compiler.Fleet{}, set: policyset.Default(), loaded: loaded{epoch: 1, workloads: newRoster(nil, nil)},
 	}

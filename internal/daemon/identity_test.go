@@ -49,15 +49,16 @@ func TestCertificateInPartialSnapshot(t *testing.T) {
 				Doubtful: policy.Labels{"app": "a"}, Facts: policy.Labels{policy.NodeFact: "n1"}}}}},
 		{"one that is gone", workload.Snapshot{Partial: true, Gone: []string{"docker/y"}},
 			workload.Snapshot{Partial: true, Gone: []string{"docker/y"}}},
-		{"one that contradicts", workload.Snapshot{Partial: true, Workloads: []policy.Workload{{Name: "x", Cgroup: at,
-			Labels: policy.Labels{"env": "dev"}}}}, workload.Snapshot{}},
+		{"one that contradicts", workload.Snapshot{Partial: true, Workloads: []policy.Workload{{Name: "x",
+			Cgroup: at, Labels: policy.Labels{"env": "dev"}}}}, workload.Snapshot{}},
 		{"the end of one that contradicted", workload.Snapshot{Partial: true, Gone: []string{"docker/bad"}},
 			workload.Snapshot{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			from := &onePartial{partial: tt.partial}
 			got := carrier{from, e}.Changes(nil)
-			if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}))
+			if diff != "" {
 				t.Errorf("the snapshot (-want +got):\n%s", diff)
 			}
 			if all := !tt.want.Partial; all != (from.scans == 1) {

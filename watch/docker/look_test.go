@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -483,4 +484,66 @@ func (l *looker) lookBy(d *Docker) workload.Snapshot {
 		l.t.Fatal(err)
 	}
 	return s
+}
+
+// A look at a container alone suffices, unless the container concerns more than its own cgroup.
+func TestLookSuffices(t *testing.T) {
+	const first, second = "a", "b"
+	refused := containerWith(second, "app", "bad\x01")
+	for _, tt := range []struct {
+		name    string
+		before  []string // cgroups of the first container, and others
+		created string   // a cgroup of the second one; "": none
+		second  container
+		away    bool
+		want    bool
+	}{
+		{name: "the first in Docker's own cgroup", created: "docker/ID", want: true},
+		{name: "another", before: []string{"docker/FIRST"}, created: "docker/ID", want: true},
+		{name: "it has no cgroup", want: true},
+		{name: "its cgroup is nowhere that was read", created: "a/b/ID", want: true},
+		{name: "the first of a slice", created: "my.slice/docker-ID.scope"},
+		{name: "another of a slice", before: []string{"my.slice/docker-FIRST.scope"},
+			created: "my.slice/docker-ID.scope", want: true},
+		{name: "the first among services", created: "system.slice/docker-ID.scope"},
+		{name: "another among services", before: []string{"system.slice/docker-FIRST.scope"},
+			created: "system.slice/docker-ID.scope", want: true},
+		{name: "it is refused", before: []string{"docker/FIRST"}, created: "docker/ID", second: refused},
+		{name: "it has two cgroups", before: []string{"docker/FIRST", "my.slice/docker-FIRST.scope", "docker/ID"},
+			created: "my.slice/docker-ID.scope"},
+		{name: "the engine is away", created: "docker/ID", away: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tr := newTree(t)
+			d := newFakeEngine(tr, &fakeEngine{})
+			expand := strings.NewReplacer("FIRST", idOf(first), "ID", idOf(second))
+			for _, cgroup := range append(tt.before, "docker", "my.slice", "system.slice", "a/b") {
+				tr.in(expand.Replace(cgroup))
+			}
+			if tt.second.id == "" {
+				tt.second = containerWith(second, "app", "web")
+			}
+			for _, c := range []container{containerWith(first, "app", "web"), tt.second} {
+				if c.imageLabels = map[string]string{}; c.id == idOf(second) {
+					d.findAll(func(string) {})
+				}
+				d.containers.storeListed([]string{c.id}, []container{c})
+			}
+			d.connection.opened()
+			if tt.away {
+				d.connection.lost(errAway)
+			}
+			if tt.created != "" {
+				cgroup := expand.Replace(tt.created)
+				tr.in(cgroup)
+				if id, pending := d.CgroupChanged(cgroup, true); id != idOf(second) || pending {
+					t.Errorf("the cgroup is that of %q, pending %v", id, pending)
+				}
+			}
+			found, got := d.Find([]string{idOf(second)}, func(string) {})
+			if got != tt.want || got && !found.Partial {
+				t.Errorf("a look at it alone suffices: %v, want %v", got, tt.want)
+			}
+		})
+	}
 }

@@ -1,7 +1,11 @@
 package enforce
 
 import (
+	"net/netip"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"thole/compiler/policy"
 	"thole/internal/api"
@@ -63,5 +67,68 @@ func TestRequiredLabelAndDoubtfulOne(t *testing.T) {
 		Values: []string{"b"}}}}
 	if !deny.Selects(&other, policy.Restricting) {
 		t.Errorf("another value is hidden: %+v", other)
+	}
+}
+
+// onePartial is a Scanner that has one Partial snapshot to give.
+type onePartial struct {
+	partial workload.Snapshot
+	scans   int
+}
+
+func (s *onePartial) Scan([]policy.Binding) workload.Snapshot {
+	s.scans++
+	return workload.Snapshot{}
+}
+
+func (s *onePartial) Changes([]policy.Binding) workload.Snapshot { return s.partial }
+
+func (s *onePartial) Recall(workload.Snapshot) {}
+
+// A look at single containers has what the node's certificate says of them. That a container contradicts the
+// certificate, or does so no more, is for a look at all to tell.
+func TestCertificateInPartialSnapshot(t *testing.T) {
+	known := policy.Workload{Name: "bad", Cgroup: policy.Cgroup{Path: "docker/bad", ID: 1}}
+	at := policy.Cgroup{Path: "docker/x", ID: 2}
+	container := func(labels, facts policy.Labels) policy.Workload {
+		return policy.Workload{Name: "x", Cgroup: at, Labels: labels, Facts: facts}
+	}
+	node := policy.Labels{policy.NodeFact: "n1"}
+	doubtful := []policy.Unlabelled{{Cgroup: at, Doubtful: policy.Labels{"app": "a"}}}
+	for _, tt := range []struct {
+		name    string
+		partial workload.Snapshot
+		want    workload.Snapshot // not Partial: of a look at all
+	}{
+		{"a workload",
+			workload.Snapshot{Partial: true, Workloads: []policy.Workload{container(policy.Labels{"app": "x"}, nil)}},
+			workload.Snapshot{Partial: true, Workloads: []policy.Workload{
+				container(policy.Labels{"app": "x", "env": "prod"}, node)}}},
+		{"an unlabelled one", workload.Snapshot{Partial: true, Unlabelled: doubtful},
+			workload.Snapshot{Partial: true, Unlabelled: doubtful}},
+		{"one that is gone", workload.Snapshot{Partial: true, Gone: []string{"docker/y"}},
+			workload.Snapshot{Partial: true, Gone: []string{"docker/y"}}},
+		{"one that contradicts",
+			workload.Snapshot{Partial: true, Workloads: []policy.Workload{container(policy.Labels{"env": "dev"}, nil)}},
+			workload.Snapshot{}},
+		{"the end of one that contradicted", workload.Snapshot{Partial: true, Gone: []string{"docker/bad"}},
+			workload.Snapshot{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			from := &onePartial{partial: tt.partial}
+			e := &Enforcer{
+				scanner: from, identity: &state.Identity{Node: "n1", Require: policy.Labels{"env": "prod"}},
+				loaded:     loaded{workloads: newRoster([]policy.Workload{known}, nil), inSync: true},
+				conditions: []condition.Condition{{Code: condition.CertificateContradicts, Where: "bad"}},
+			}
+			got := e.scan(policyset.Set{}, whatChanged)
+			diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}))
+			if diff != "" {
+				t.Errorf("the snapshot (-want +got):\n%s", diff)
+			}
+			if all := !tt.want.Partial; all != (from.scans == 1) {
+				t.Errorf("%d looks at all; want one: %v", from.scans, all)
+			}
+		})
 	}
 }

@@ -64,23 +64,26 @@ func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
 	case <-e.channels.workloads: // what woke us is seen by this scan
 	default:
 	}
-	scan := e.scanner.Changes
-	if scope > whatChanged || !e.loaded.inSync || e.remotes.RevocationPending || e.failures.table != nil {
-		scan = e.scanner.Scan
-	}
 	p := plan{set: set, containers: e.loaded.containers, remotes: e.remotes.Proven, epoch: e.loaded.epoch,
 		loaded: e.loaded.table, numbers: e.loaded.numbers}
-	found := e.identified(set, scan(set.Docs.Bindings))
-	if found.Partial && (len(found.Conditions) > 0 || e.contradicted(found)) {
-		// A problem, or the end of one, is for a Scan to tell.
-		found = e.identified(set, e.scanner.Scan(set.Docs.Bindings))
-	}
-	p.delta, p.found = e.deltaTo(set, found)
+	p.delta, p.found = e.deltaTo(set, e.scan(set, scope))
 	if p.delta.containers != nil {
 		p.containers = *p.delta.containers
 	}
 	p.takes = p.delta.takes || !e.loaded.inSync || e.remotes.RevocationPending || !samePolicies(e.set, set)
 	return p
+}
+
+// scan looks at what runs, and says who it is. A Partial snapshot is enough where the loaded table is what it should be.
+func (e *Enforcer) scan(set policyset.Set, scope scope) workload.Snapshot {
+	if scope > whatChanged || !e.loaded.inSync || e.remotes.RevocationPending || e.failures.table != nil {
+		return e.identified(set, e.scanner.Scan(set.Docs.Bindings))
+	}
+	found := e.identified(set, e.scanner.Changes(set.Docs.Bindings))
+	if found.Partial && (len(found.Conditions) > 0 || e.contradicted(found)) {
+		return e.identified(set, e.scanner.Scan(set.Docs.Bindings)) // a problem, or its end, is for all to tell
+	}
+	return found
 }
 
 func samePolicies(a, b policyset.Set) bool {

@@ -13,6 +13,9 @@ type Settings struct {
 	Position         Position // of the document; zero: there is none
 }
 
+// Given reports whether there is a Settings document.
+func (s *Settings) Given() bool { return s.Position != Position{} }
+
 // Counts reports whether labels with this key count on this node: those that are included, and of the others those
 // that neither are excluded nor belong to a tool.
 func (s *Settings) Counts(key string) bool {

@@ -77,7 +77,7 @@ func (s *documentSet) checkCounts() error {
 
 // where says which document decides what counts.
 func (s *Settings) where() string {
-	if s.Position == (Position{}) {
+	if !s.Given() {
 		return ""
 	}
 	return " (Settings are at " + s.Position.String() + ")"

@@ -145,7 +145,7 @@ func inventoryWorkloads(inventory policy.File, besides []policy.Binding) ([]poli
 	if err != nil {
 		return nil, err
 	}
-	if len(docs.Policies) > 0 || len(docs.Grants) > 0 || docs.Settings.Position != (policy.Position{}) {
+	if len(docs.Policies) > 0 || len(docs.Grants) > 0 || docs.Settings.Given() {
 		return nil, fmt.Errorf("%s: %w", inventory.Name, ErrNotWorkload)
 	}
 	return policy.InventoryWorkloads(slices.Concat(besides, docs.Bindings))

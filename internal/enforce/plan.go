@@ -74,7 +74,7 @@ func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
 	return p
 }
 
-// scan looks at what runs, and says who it is. A Partial snapshot is enough where the loaded table is what it should be.
+// scan looks at what runs, and says who it is. A Partial snapshot is enough if the loaded table is what it should be.
 func (e *Enforcer) scan(set policyset.Set, scope scope) workload.Snapshot {
 	if scope > whatChanged || !e.loaded.inSync || e.remotes.RevocationPending || e.failures.table != nil {
 		return e.identified(set, e.scanner.Scan(set.Docs.Bindings))

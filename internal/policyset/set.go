@@ -73,7 +73,7 @@ func (s Set) After(active Set, allowEmpty bool) (Set, error) {
 	case len(active.Docs.Policies) == 0:
 		s.AllowEmpty = active.AllowEmpty
 		return s, nil
-	case active.BuiltIn && len(s.Docs.Grants)+len(s.Docs.Bindings) > 0:
+	case active.BuiltIn && (len(s.Docs.Grants)+len(s.Docs.Bindings) > 0 || s.Docs.Settings.Given()):
 		return s.WithDefault(), nil
 	}
 	return Set{}, errNoPolicy(len(active.Docs.Policies))

@@ -21,6 +21,7 @@ spec:
 		"[web]}}\n"
 	aWorkload = "apiVersion: thole/v1\nkind: Workload\nmetadata: {name: w, labels: {app: web}}\nspec: {unit: " +
 		"w.service}\n"
+	someSettings = "apiVersion: thole/v1\nkind: Settings\nmetadata: {name: settings}\nspec: {trustImages: [a/*]}\n"
 )
 
 func parsed(t *testing.T, source string, texts ...string) Set {
@@ -64,6 +65,8 @@ func TestSetAfter(t *testing.T) {
 		{"nothing after the default", Default(), "", false, refused},
 		{"a grant after the default", Default(), aGrant, false, want{policies: 1, builtIn: true}},
 		{"a workload after the default", Default(), aWorkload, false, want{policies: 1, builtIn: true}},
+		{"settings after the default", Default(), someSettings, false, want{policies: 1, builtIn: true}},
+		{"settings after a policy", applied, someSettings, false, refused},
 		{"a grant after the default beside a grant", beside, aGrant, false, want{policies: 1, builtIn: true}},
 		{"nothing after the default beside a grant", beside, "# none\n", false, refused},
 		{"nothing after a policy", applied, "", false, refused},

@@ -117,6 +117,7 @@ func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot 
 	}
 	snapshot := settle(workloads)
 	addContainers(&snapshot, containers)
+	snapshot.Unasked = containers.Unasked
 	if id, err := c.root.ID(cgroupfs.TholeSlice); err == nil {
 		// A scope is in the table before its first process is in it. What is below the
 		// slice and not in the table is a socket that outlived its scope, or no scope of ours.

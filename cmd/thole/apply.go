@@ -23,6 +23,7 @@ type applyOptions struct {
 	inventory     string
 	dryRun        bool
 	allowEmpty    bool
+	builtIn       bool
 	output        string
 	deny          string
 	state, socket string
@@ -31,7 +32,7 @@ type applyOptions struct {
 func newApply(proc *process) *cobra.Command {
 	var o applyOptions
 	cmd := &cobra.Command{
-		Use:   "apply -f PATH… [--dry-run [--inventory FILE]] [--allow-empty] [-o FORMAT] [--deny HOW]",
+		Use:   "apply (-f PATH… | --default) [--dry-run [--inventory FILE]] [--allow-empty] [-o FORMAT] [--deny HOW]",
 		Short: "Compile policies into the kernel, or show what would be loaded",
 		Long: `Apply replaces the whole policy set: it compiles the policies for the workloads
 that run now into one nftables table, and loads the difference in one transaction.
@@ -53,6 +54,10 @@ failed command or a truncated file. To remove all policies on purpose, use
 and Workload documents may be applied alone: the built-in policy stays in force
 beside them.
 
+With --default, the built-in policy is the whole set, and is enforced. This also
+decides after a first start on a host where labelled workloads ran already: there
+the built-in policy only records until somebody applies a set.
+
 While Thole is disarmed ("thole cleanup") the set is stored and not enforced.
 
 With -o json the output is one object: what changed and the warnings; with
@@ -64,6 +69,7 @@ Warnings go to standard error. Exit status: 0 if the set is enforced, or could b
   sudo thole apply -f web.yaml -f db.yaml --dry-run
   thole apply -f policies --inventory workloads.yaml --dry-run > table.nft
   cat web.yaml | sudo thole apply -f -
+  sudo thole apply --default
   sudo thole apply --allow-empty -f /dev/null`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -79,6 +85,7 @@ Warnings go to standard error. Exit status: 0 if the set is enforced, or could b
 		"several times")
 	f.StringVar(&o.inventory, "inventory", "", "take the workloads from this `FILE`; needs --dry-run")
 	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing, print the table")
+	f.BoolVar(&o.builtIn, "default", false, "enforce the built-in policy")
 	f.BoolVar(&o.allowEmpty, "allow-empty", false, "accept an input without any policy: nothing is restricted then")
 	fileNames(cmd, "file", "yaml", "yml")
 	fileNames(cmd, "inventory", "yaml", "yml")
@@ -90,6 +97,13 @@ Warnings go to standard error. Exit status: 0 if the set is enforced, or could b
 }
 
 func apply(cmd *cobra.Command, proc *process, o applyOptions) error {
+	if o.builtIn {
+		if len(o.paths) > 0 || o.inventory != "" || o.allowEmpty {
+			return try(errors.New("applying policies: --default takes no other set: the built-in policy is one"),
+				"thole apply --default")
+		}
+		return applyLive(cmd, proc, o, nil)
+	}
 	if len(o.paths) == 0 {
 		return try(errors.New("applying policies: no file is given"), "thole apply -f PATH")
 	}
@@ -138,7 +152,7 @@ func planInventory(proc *process, o applyOptions, files []policy.File) error {
 
 // applyLive lets the daemon apply the files; without one it is done here.
 func applyLive(cmd *cobra.Command, proc *process, o applyOptions, files []policy.File) error {
-	request := api.ApplyRequest{DryRun: o.dryRun, AllowEmpty: o.allowEmpty}
+	request := api.ApplyRequest{DryRun: o.dryRun, AllowEmpty: o.allowEmpty, Default: o.builtIn}
 	for _, f := range files {
 		request.Files = append(request.Files, api.File{Name: f.Name, Data: string(f.Data)})
 	}

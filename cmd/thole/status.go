@@ -207,6 +207,8 @@ func source(s api.Status) string {
 		from = `given by "thole apply"`
 	}
 	switch {
+	case from == "" && s.Default != "":
+		return "the default set, which only records"
 	case from == "":
 		return "the default set"
 	case s.BuiltIn:

@@ -50,6 +50,7 @@ type ApplyRequest struct {
 	DryRun bool   `json:"dryRun,omitempty"`
 
 	AllowEmpty bool `json:"allowEmpty,omitempty"` // Files may have no policy: nothing is restricted then
+	Default    bool `json:"default,omitempty"`    // enforce the built-in default; there are no Files then
 }
 
 // An ApplyResponse says what a new policy set changed, or would change.
@@ -135,6 +136,7 @@ type SetStatus struct {
 	Source string `json:"source"` // SourceDefault, …
 	// the built-in default's policies are in force, beside the documents of the source
 	BuiltIn   bool   `json:"builtIn,omitempty"`
+	Default   string `json:"default,omitempty"`   // "audit" or "undecided": these policies only record
 	Directory string `json:"directory,omitempty"` // with --policies
 }
 

@@ -24,6 +24,7 @@ const (
 	FleetDegraded          Code = "fleet-degraded"
 	LocalRoutesFailed      Code = "local-routes-failed"
 	NoPolicies             Code = "no-policies"
+	DefaultAudited         Code = "default-audited"
 	PKIUnwatched           Code = "pki-unwatched"
 	ScopeRefused           Code = "scope-refused"
 	SocketExposed          Code = "socket-exposed"

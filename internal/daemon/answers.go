@@ -73,6 +73,9 @@ func (a *answers) Status() api.Status {
 	status.Docker = apiDocker(a.docker)
 	status.Fleet = a.fleet.Status()
 	more := a.fleet.Conditions()
+	if status.Default != "" {
+		more = append(more, defaultRecords(status))
+	}
 	if err != nil {
 		more = append(more, condition.Condition{Code: condition.CountersUnreadable,
 			Text: fmt.Sprintf("the counters cannot be read: %v", err)})
@@ -89,6 +92,14 @@ func (a *answers) Status() api.Status {
 	status.Problems = slices.Concat(status.Problems, problems) // the view's stay as they are
 	status.Notices = slices.Concat(status.Notices, notices)
 	return status
+}
+
+// defaultRecords is the problem that nobody decided whether the built-in default is enforced.
+func defaultRecords(s api.Status) condition.Condition {
+	return condition.Condition{Code: condition.DefaultAudited, Text: fmt.Sprintf(
+		"the built-in default only records, because labelled workloads ran before Thole did: it restricts nothing, and "+
+			"would have refused %d connections. To enforce it, run `thole apply --default`; or give your own policies: "+
+			"`thole apply -f PATH`", s.Counters["would_deny_same-labels"].Packets)}
 }
 
 // Workloads lists what is labelled now, by name.

@@ -18,6 +18,7 @@ import (
 	"thole/internal/enforce"
 	"thole/internal/exposure/live"
 	"thole/internal/fleet"
+	"thole/internal/policyset"
 	"thole/internal/remotes"
 	"thole/internal/routes"
 	"thole/internal/state"
@@ -46,7 +47,8 @@ type Config struct {
 	Queue    uint16         // NFQUEUE for the packets between nodes; 0: DefaultQueue
 	Routes   bool           // packets of this node to its own addresses are routed over lo (package routes)
 	Version  string
-	Logger   *slog.Logger // nil: slog.Default()
+	Default  *policyset.DefaultMode // what the built-in default does; nil: as before, or decided at the first start
+	Logger   *slog.Logger           // nil: slog.Default()
 }
 
 func (c Config) withDefaults() Config {
@@ -136,6 +138,7 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 func (d *Daemon) newEnforcer(config Config) *enforce.Enforcer {
 	c := enforcing(config, d.host, d.state, d.sources.cgroups)
 	c.Changed = d.sources.cgroups.Changed()
+	c.Default = config.Default
 	if len(config.Fleet) > 0 {
 		c.Fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
 	}

@@ -23,10 +23,11 @@ type Config struct {
 	Now       func() time.Time
 
 	Deny      compiler.DenyMode
-	Fleet     *compiler.Fleet    // nil: there are no other nodes
-	Directory string             // the policy directory that is followed, or ""
-	Files     <-chan watch.Files // of it
-	Changed   <-chan struct{}    // what runs may have changed
+	Fleet     *compiler.Fleet        // nil: there are no other nodes
+	Directory string                 // the policy directory that is followed, or ""
+	Default   *policyset.DefaultMode // what the built-in default does; nil: as it was, or what is decided at the first start
+	Files     <-chan watch.Files     // of it
+	Changed   <-chan struct{}        // what runs may have changed
 }
 
 // New returns an Enforcer that did nothing yet: see Start.
@@ -34,7 +35,7 @@ func New(c Config) *Enforcer {
 	return &Enforcer{
 		scanner: c.Scanner,
 		kernel:  c.Kernel, conntrack: c.Conntrack, cgroups: c.Cgroups, state: c.State, log: c.Logger, now: c.Now,
-		deny: c.Deny, fleet: c.Fleet, directory: c.Directory,
+		deny: c.Deny, fleet: c.Fleet, directory: c.Directory, defaultMode: c.Default,
 		channels: channels{
 			workloads: c.Changed, files: c.Files, orders: make(chan func()), waiters: make(chan chan error),
 			writes: make(chan kernel.Write), stopped: make(chan struct{}),
@@ -52,7 +53,7 @@ func ApplyOnce(c Config, req api.ApplyRequest) (api.ApplyResponse, error) {
 	}
 	e.set, _ = e.lastSet() // a set that cannot be read counts as one with policies
 	if req.DryRun {
-		return e.preview(policyset.Files(req.Files), req.AllowEmpty)
+		return e.preview(req)
 	}
-	return e.replace(api.SourceApplied, policyset.Files(req.Files), req.AllowEmpty)
+	return e.apply(req)
 }

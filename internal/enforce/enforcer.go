@@ -41,6 +41,8 @@ type Enforcer struct {
 	oneShot   bool            // there is no daemon: what the last one knew of other nodes stays
 	directory string          // that is followed, or ""
 
+	defaultMode *policyset.DefaultMode // what somebody said at the start that the built-in default does; nil: nobody did
+
 	channels channels
 	view     atomic.Pointer[View] // what requests are answered from
 
@@ -54,6 +56,8 @@ type Enforcer struct {
 	failures     failures
 	conditions   []condition.Condition // of the last scan
 	endedChecked time.Time             // when it was last checked whether sockets outlive their cgroup
+	unasked      bool                  // at the last scan of all, an engine had not said what its containers are
+	tableStored  bool                  // an earlier daemon worked on this host
 }
 
 // channels wake the goroutine of Run.
@@ -83,10 +87,27 @@ func (e *Enforcer) Start() error {
 	if err := e.reconcile(); err != nil {
 		return err
 	}
-	if e.set.Source == api.SourceDirectory && e.failures.set == nil {
+	if e.failures.set == nil {
 		_ = e.storeSet(e.set) // it is logged, and in the status
 	}
+	e.decideDefault()
 	return nil
+}
+
+// decideDefault decides at the first start on a host whether the built-in default is enforced. Where labelled workloads
+// run already, it would cut what works: then it only records, until somebody decides. Until an engine has said which of
+// its containers are labelled, nothing is decided.
+func (e *Enforcer) decideDefault() {
+	if e.set.Default != policyset.Undecided || e.unasked || !e.loaded.inSync {
+		return
+	}
+	mode := policyset.Enforced
+	if of := e.loaded.workloads.sizes(); of.all > of.ended {
+		mode = policyset.Audited
+		e.log.Warn("labelled workloads run already: the built-in default only records, also after a restart; to enforce "+
+			"it, run `thole apply --default`; or give your own policies: `thole apply -f PATH`", "workloads", of.all-of.ended)
+	}
+	_, _ = e.replaceBy(e.set.WithDefault(mode)) // if it fails, that is logged, and tried again
 }
 
 // adopt takes over the table that is loaded, if there is one.
@@ -104,6 +125,7 @@ func (e *Enforcer) adopt() error {
 	if err != nil {
 		e.log.Warn("the state of the loaded table is lost: connections are decided again", "error", err)
 	}
+	e.tableStored = stored.Epoch != 0 || e.loaded.table != nil || err != nil
 	// Connections keep their marks also where a table was removed: its epochs are over.
 	e.loaded.epoch = max(stored.Epoch, 1)
 	if epoch := chains.EpochOf(e.loaded.table); epoch != 0 {
@@ -173,11 +195,26 @@ func (e *Enforcer) lastSet() (policyset.Set, error) {
 		_ = e.refuse(fmt.Errorf("the last good policy set: %w", err))
 		return policyset.Default(), nil
 	case !ok:
-		return policyset.Default(), nil
-	case e.directory == "":
-		set.Source = api.SourceApplied // the directory that it came from is not followed any more
+		return e.firstDefault(), nil
+	case e.directory == "" && set.Source == api.SourceDirectory:
+		set.Source = api.SourceApplied // that directory is not followed any more
+	}
+	if set.BuiltIn && e.defaultMode != nil {
+		set = set.WithDefault(*e.defaultMode)
 	}
 	return set, nil
+}
+
+// firstDefault is the built-in default where no set is stored. It is undecided what it does at the first start on a
+// host, unless somebody said so. An earlier version, which stored nothing of the default, enforced it.
+func (e *Enforcer) firstDefault() policyset.Set {
+	switch {
+	case e.defaultMode != nil:
+		return policyset.Default().WithDefault(*e.defaultMode)
+	case e.directory != "" || e.tableStored:
+		return policyset.Default()
+	}
+	return policyset.Default().WithDefault(policyset.Undecided)
 }
 
 // Run carries out changes until the context ends. It leaves the table as it is.
@@ -297,7 +334,6 @@ func (e *Enforcer) order(ctx context.Context, f func()) error {
 
 // Apply replaces the policy set.
 func (e *Enforcer) Apply(ctx context.Context, req api.ApplyRequest) (answer api.ApplyResponse, err error) {
-	files := policyset.Files(req.Files)
 	if e.directory != "" && !req.DryRun {
 		return answer, &api.Refusal{Code: http.StatusConflict, Message: fmt.Sprintf(
 			"the daemon follows the policy directory %s: change the files there, or start it without --policies. "+
@@ -305,10 +341,10 @@ func (e *Enforcer) Apply(ctx context.Context, req api.ApplyRequest) (answer api.
 	}
 	ordered := e.order(ctx, func() {
 		if req.DryRun {
-			answer, err = e.preview(files, req.AllowEmpty)
+			answer, err = e.preview(req)
 			e.attempt(e.reconcile) // what was looked at and is watched now is the other set's
 		} else {
-			answer, err = e.replace(api.SourceApplied, files, req.AllowEmpty)
+			answer, err = e.apply(req)
 		}
 	})
 	return answer, errors.Join(ordered, err)
@@ -361,12 +397,30 @@ func refusalOf(err error, more string) *api.Refusal {
 	return answer
 }
 
-// preview says what a policy set would change.
-func (e *Enforcer) preview(files []policy.File, allowEmpty bool) (api.ApplyResponse, error) {
-	set, err := policyset.Parse(api.SourceApplied, files)
-	if err == nil {
-		set, err = set.After(e.set, allowEmpty)
+// requested is the set that a request asks for.
+func (e *Enforcer) requested(req api.ApplyRequest) (policyset.Set, error) {
+	if req.Default {
+		return policyset.Default(), nil
 	}
+	set, err := policyset.Parse(api.SourceApplied, policyset.Files(req.Files))
+	if err != nil {
+		return set, err
+	}
+	return set.After(e.set, req.AllowEmpty)
+}
+
+// apply makes the set that a request asks for the active one.
+func (e *Enforcer) apply(req api.ApplyRequest) (api.ApplyResponse, error) {
+	set, err := e.requested(req)
+	if err != nil {
+		return api.ApplyResponse{}, e.refuse(err)
+	}
+	return e.replaceBy(set)
+}
+
+// preview says what a policy set would change.
+func (e *Enforcer) preview(req api.ApplyRequest) (api.ApplyResponse, error) {
+	set, err := e.requested(req)
 	var p plan
 	if err == nil {
 		p = e.observe(set, everything)
@@ -417,12 +471,8 @@ func (e *Enforcer) replaceBy(set policyset.Set) (api.ApplyResponse, error) {
 	return answer, e.storeSet(set)
 }
 
-// storeSet stores a set as the last good one. The default is not: the next version of
-// the program may have another. If it fails, the set is enforced all the same.
+// storeSet stores a set as the last good one. If it fails, the set is enforced all the same.
 func (e *Enforcer) storeSet(set policyset.Set) error {
-	if set.Source == api.SourceDefault {
-		return nil
-	}
 	err := e.state.SavePolicies(set)
 	e.noteStorage(&e.failures.setStorage, "the policy set is enforced but not stored: it is lost at the next start, "+
 		"unless it can be written before", err)
@@ -463,6 +513,7 @@ func (e *Enforcer) noteStorage(failure **api.Failure, what string, err error) {
 func (e *Enforcer) catchUp() error {
 	defer e.publish()
 	_, err := e.enforce(e.set, whatChanged)
+	e.decideDefault()
 	return err
 }
 

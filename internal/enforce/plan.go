@@ -74,14 +74,21 @@ func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
 	return p
 }
 
+// scanAll looks at all that runs.
+func (e *Enforcer) scanAll(set policyset.Set) workload.Snapshot {
+	found := e.scanner.Scan(set.Docs.Bindings)
+	e.unasked = found.Unasked
+	return e.identified(set, found)
+}
+
 // scan looks at what runs, and says who it is. A Partial snapshot is enough if the loaded table is what it should be.
 func (e *Enforcer) scan(set policyset.Set, scope scope) workload.Snapshot {
 	if scope > whatChanged || !e.loaded.inSync || e.remotes.RevocationPending || e.failures.table != nil {
-		return e.identified(set, e.scanner.Scan(set.Docs.Bindings))
+		return e.scanAll(set)
 	}
 	found := e.identified(set, e.scanner.Changes(set.Docs.Bindings))
 	if found.Partial && (len(found.Conditions) > 0 || e.contradicted(found)) {
-		return e.identified(set, e.scanner.Scan(set.Docs.Bindings)) // a problem, or its end, is for all to tell
+		return e.scanAll(set) // a problem, or its end, is for all to tell
 	}
 	return found
 }

@@ -86,8 +86,9 @@ func (e *Enforcer) newView(of sizes) *View {
 			Enforcing: e.loaded.table != nil,
 			Epoch:     e.loaded.epoch,
 			Disarmed:  e.arming.status(),
-			SetStatus: api.SetStatus{Source: e.set.Source, BuiltIn: e.set.BuiltIn, Directory: e.directory},
-			Applied:   e.loaded.appliedAt,
+			SetStatus: api.SetStatus{Source: e.set.Source, BuiltIn: e.set.BuiltIn, Default: string(e.set.Default),
+				Directory: e.directory},
+			Applied: e.loaded.appliedAt,
 			Counts: api.Counts{
 				Policies:  len(e.set.Docs.Policies),
 				Workloads: of.all - of.ended,

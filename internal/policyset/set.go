@@ -21,6 +21,7 @@ type Set struct {
 	named func() map[string]bool // the label keys that the policies name; nil: there are no policies
 
 	BuiltIn    bool // the built-in default's policies are in force, beside the documents of Files
+	Default    DefaultMode
 	AllowEmpty bool // it has no policy, and somebody asked for that
 }
 
@@ -42,6 +43,16 @@ func DefaultFile() policy.File {
 	return policy.File{Name: "same-labels.yaml", Data: policies.Default}
 }
 
+// A DefaultMode says what the built-in default's policies do, where they are in force.
+type DefaultMode string
+
+// The modes of the built-in default.
+const (
+	Enforced  DefaultMode = ""
+	Audited   DefaultMode = "audit"     // they only record
+	Undecided DefaultMode = "undecided" // likewise, until it is known whether labelled workloads ran before the first start
+)
+
 // Default is the set that is active until one is given.
 func Default() Set {
 	set, err := Parse(api.SourceDefault, []policy.File{DefaultFile()})
@@ -53,9 +64,12 @@ func Default() Set {
 }
 
 // WithDefault puts the built-in default's policies beside documents that hold no policy.
-func (s Set) WithDefault() Set {
+func (s Set) WithDefault(mode DefaultMode) Set {
 	of := Default()
-	s.Docs.Policies, s.named, s.BuiltIn = of.Docs.Policies, of.named, true
+	s.Docs.Policies, s.named, s.BuiltIn, s.Default = of.Docs.Policies, of.named, true, mode
+	for i := range s.Docs.Policies {
+		s.Docs.Policies[i].Audit = mode != Enforced
+	}
 	return s
 }
 
@@ -74,7 +88,7 @@ func (s Set) After(active Set, allowEmpty bool) (Set, error) {
 		s.AllowEmpty = active.AllowEmpty
 		return s, nil
 	case active.BuiltIn && (len(s.Docs.Grants)+len(s.Docs.Bindings) > 0 || s.Docs.Settings.Given()):
-		return s.WithDefault(), nil
+		return s.WithDefault(active.Default), nil
 	}
 	return Set{}, errNoPolicy(len(active.Docs.Policies))
 }
@@ -103,7 +117,7 @@ func (s Set) Conditions() []condition.Condition {
 
 // Equal reports whether both were read from the same files.
 func (s Set) Equal(t Set) bool {
-	return s.Source == t.Source && slices.EqualFunc(s.Files, t.Files, func(a, b policy.File) bool {
+	return s.Source == t.Source && s.Default == t.Default && slices.EqualFunc(s.Files, t.Files, func(a, b policy.File) bool {
 		return a.Name == b.Name && slices.Equal(a.Data, b.Data)
 	})
 }

@@ -50,8 +50,10 @@ type StoredSet struct {
 	Source  string     `json:"source"`
 	Files   []api.File `json:"files"`
 	// the first file is the built-in default of the program that wrote this
-	BuiltIn    bool `json:"builtIn,omitempty"`
-	AllowEmpty bool `json:"allowEmpty,omitempty"` // there is no policy, and somebody asked for that
+	BuiltIn bool `json:"builtIn,omitempty"`
+	// what that default does: a program that does not know of this enforces it
+	Default    policyset.DefaultMode `json:"default,omitempty"`
+	AllowEmpty bool                  `json:"allowEmpty,omitempty"` // there is no policy, and somebody asked for that
 }
 
 // A TableState belongs to the table that is loaded. Without it all is still right, but
@@ -147,8 +149,12 @@ func (s *Dir) ReadKey() ([]byte, error) {
 
 // SavePolicies keeps a set as the last good one.
 func (s *Dir) SavePolicies(set policyset.Set) error {
-	stored := StoredSet{Version: Version, Source: set.Source, BuiltIn: set.BuiltIn, AllowEmpty: set.AllowEmpty}
+	stored := StoredSet{Version: Version, Source: set.Source, BuiltIn: set.BuiltIn, Default: set.Default,
+		AllowEmpty: set.AllowEmpty}
 	files := set.Files
+	if set.Source == api.SourceDefault {
+		files = nil // the next version of the program may have another
+	}
 	if set.BuiltIn { // a program that does not know of BuiltIn enforces it too
 		files = append([]policy.File{policyset.DefaultFile()}, files...)
 	}
@@ -179,7 +185,7 @@ func (s *Dir) Policies() (set policyset.Set, ok bool, err error) {
 		return set, false, err
 	}
 	if stored.BuiltIn {
-		set = set.WithDefault()
+		set = set.WithDefault(stored.Default)
 	}
 	set.AllowEmpty = stored.AllowEmpty
 	return set, true, nil

@@ -85,6 +85,7 @@ func (d *Docker) findAll(watch func(cgroup string)) workload.Snapshot {
 	found.Conditions = append(found.Conditions, shared...)
 	found.Conditions = append(found.Conditions, d.connection.problem(d.containers.anyRuns())...)
 	found.Conditions = append(found.Conditions, notJudged...)
+	found.Unasked = d.containers.anyRuns() && !d.connection.hasAnswered()
 	return found
 }
 

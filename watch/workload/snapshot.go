@@ -16,4 +16,5 @@ type Snapshot struct {
 	Parents    []policy.Cgroup       // cgroups that belong to containers alone, by path
 	Bridges    []policy.Bridge       // ascending
 	Conditions []condition.Condition // what an administrator or a user should know
+	Unasked    bool                  // containers run of which an engine has not said yet what they are
 }

@@ -196,6 +196,8 @@ func (l *looker) label(c *looked) {
 		c.imageLabels = map[string]string{"app": app}
 	case 4:
 		c.labels = map[string]string{"app": "bad\x01"}
+	case 5:
+		c.labels, c.image = map[string]string{"app": app}, removedImage
 	default:
 		c.labels = map[string]string{"app": app}
 	}
@@ -489,7 +491,8 @@ func (l *looker) lookBy(d *Docker) workload.Snapshot {
 // A look at a container alone suffices, unless the container concerns more than its own cgroup.
 func TestLookSuffices(t *testing.T) {
 	const first, second = "a", "b"
-	refused := containerWith(second, "app", "bad\x01")
+	refused := containerWith(second, "app", "web")
+	refused.image = removedImage
 	for _, tt := range []struct {
 		name    string
 		before  []string // cgroups of the first container, and others
@@ -524,7 +527,10 @@ func TestLookSuffices(t *testing.T) {
 				tt.second = containerWith(second, "app", "web")
 			}
 			for _, c := range []container{containerWith(first, "app", "web"), tt.second} {
-				if c.imageLabels = map[string]string{}; c.id == idOf(second) {
+				if c.image != removedImage {
+					c.imageLabels = map[string]string{}
+				}
+				if c.id == idOf(second) {
 					d.findAll(func(string) {})
 				}
 				d.containers.storeListed([]string{c.id}, []container{c})

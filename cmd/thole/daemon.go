@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"thole/internal/daemon"
-	"thole/internal/policyset"
 )
 
 // daemonOptions are the flags of "thole daemon".
@@ -84,8 +83,8 @@ Exit status: 0 if a signal ended it; 1 if it could not start or continue.`,
 	f := cmd.Flags()
 	f.StringVar(&o.policies, "policies", "", "follow the policy files in this `DIR`")
 	dirNames(cmd, "policies")
-	choiceFlag(cmd, &o.builtIn, "default", "", "what the built-in policy does while it is active (`HOW`; default: what it "+
-		"did before; at the first start, audit if labelled workloads run)", "auto", "enforce", "audit")
+	choiceFlag(cmd, &o.builtIn, "default", "", "`HOW` the built-in policy works while it is active; auto: as before, "+
+		"and after the first start as audit if labelled workloads ran already", "auto", "enforce", "audit")
 	dockerFlag(cmd, &o.docker)
 	f.StringSliceVar(&o.fleet, "fleet", nil, "networks of the other nodes (`CIDR`), with which labels are "+
 		"exchanged; may be given several times")
@@ -102,16 +101,6 @@ Exit status: 0 if a signal ended it; 1 if it could not start or continue.`,
 	choiceFlag(cmd, &o.logFormat, "log-format", "", "the log's `FORMAT`", "text", "json")
 	choiceFlag(cmd, &o.logLevel, "log-level", "", "the lowest `LEVEL` that is logged", "info", "debug", "warn", "error")
 	return cmd
-}
-
-// defaultMode is the value of --default; nil: it was not given.
-func defaultMode(how string) *policyset.DefaultMode {
-	modes := map[string]policyset.DefaultMode{"enforce": policyset.Enforced, "audit": policyset.Audited}
-	mode, given := modes[how]
-	if !given {
-		return nil
-	}
-	return &mode
 }
 
 func runDaemon(ctx context.Context, proc *process, o daemonOptions) error {
@@ -134,7 +123,7 @@ func runDaemon(ctx context.Context, proc *process, o daemonOptions) error {
 		PKI:      o.pki,
 		Queue:    o.queue,
 		Policies: o.policies,
-		Default:  defaultMode(o.builtIn),
+		Default:  o.builtIn,
 		State:    o.state,
 		Socket:   o.socket,
 		Docker:   o.docker,

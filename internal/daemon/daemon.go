@@ -47,8 +47,8 @@ type Config struct {
 	Queue    uint16         // NFQUEUE for the packets between nodes; 0: DefaultQueue
 	Routes   bool           // packets of this node to its own addresses are routed over lo (package routes)
 	Version  string
-	Default  *policyset.DefaultMode // what the built-in default does; nil: as before, or decided at the first start
-	Logger   *slog.Logger           // nil: slog.Default()
+	Default  string       // what the built-in default does: "enforce", "audit"; else what it did, or see POLICY.md
+	Logger   *slog.Logger // nil: slog.Default()
 }
 
 func (c Config) withDefaults() Config {
@@ -138,7 +138,12 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 func (d *Daemon) newEnforcer(config Config) *enforce.Enforcer {
 	c := enforcing(config, d.host, d.state, d.sources.cgroups)
 	c.Changed = d.sources.cgroups.Changed()
-	c.Default = config.Default
+	switch config.Default {
+	case "enforce":
+		c.Default = new(policyset.Enforced)
+	case "audit":
+		c.Default = new(policyset.Audited)
+	}
 	if len(config.Fleet) > 0 {
 		c.Fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
 	}

@@ -58,7 +58,8 @@ func TestFirstStartOnALiveHost(t *testing.T) {
 	must(t, m.apply("apiVersion: thole/v1\nkind: LabelGrant\nmetadata: {name: g}\nspec: {users: [nobody], "+
 		"labels: {app: [x]}}\n"))
 	records("beside a grant")
-	if code, out := m.exitStatus("", "apply", "--default", "--dry-run"); code != 0 || !strings.Contains(out, "table inet") {
+	code, out := m.exitStatus("", "apply", "--default", "--dry-run")
+	if code != 0 || !strings.Contains(out, "table inet") {
 		t.Errorf("a dry run exits %d: %s", code, out)
 	}
 	records("after a dry run")

@@ -25,7 +25,7 @@ type Config struct {
 	Deny      compiler.DenyMode
 	Fleet     *compiler.Fleet        // nil: there are no other nodes
 	Directory string                 // the policy directory that is followed, or ""
-	Default   *policyset.DefaultMode // what the built-in default does; nil: as it was, or what is decided at the first start
+	Default   *policyset.DefaultMode // of the built-in default; nil: as before, or decided at the first start
 	Files     <-chan watch.Files     // of it
 	Changed   <-chan struct{}        // what runs may have changed
 }
@@ -35,7 +35,7 @@ func New(c Config) *Enforcer {
 	return &Enforcer{
 		scanner: c.Scanner,
 		kernel:  c.Kernel, conntrack: c.Conntrack, cgroups: c.Cgroups, state: c.State, log: c.Logger, now: c.Now,
-		deny: c.Deny, fleet: c.Fleet, directory: c.Directory, defaultMode: c.Default,
+		deny: c.Deny, fleet: c.Fleet, directory: c.Directory, builtIn: builtIn{asked: c.Default},
 		channels: channels{
 			workloads: c.Changed, files: c.Files, orders: make(chan func()), waiters: make(chan chan error),
 			writes: make(chan kernel.Write), stopped: make(chan struct{}),

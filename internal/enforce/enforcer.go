@@ -40,8 +40,7 @@ type Enforcer struct {
 	fleet     *compiler.Fleet // nil: there are no other nodes
 	oneShot   bool            // there is no daemon: what the last one knew of other nodes stays
 	directory string          // that is followed, or ""
-
-	defaultMode *policyset.DefaultMode // what somebody said at the start that the built-in default does; nil: nobody did
+	builtIn   builtIn
 
 	channels channels
 	view     atomic.Pointer[View] // what requests are answered from
@@ -56,8 +55,13 @@ type Enforcer struct {
 	failures     failures
 	conditions   []condition.Condition // of the last scan
 	endedChecked time.Time             // when it was last checked whether sockets outlive their cgroup
-	unasked      bool                  // at the last scan of all, an engine had not said what its containers are
-	tableStored  bool                  // an earlier daemon worked on this host
+}
+
+// A builtIn is what decides at a start whether the built-in default is enforced.
+type builtIn struct {
+	asked          *policyset.DefaultMode // what somebody asked for; nil: nobody did
+	enforcedBefore bool                   // an earlier daemon worked on this host
+	unasked        bool                   // at the last scan of all, an engine had not said what its containers are
 }
 
 // channels wake the goroutine of Run.
@@ -98,14 +102,15 @@ func (e *Enforcer) Start() error {
 // run already, it would cut what works: then it only records, until somebody decides. Until an engine has said which of
 // its containers are labelled, nothing is decided.
 func (e *Enforcer) decideDefault() {
-	if e.set.Default != policyset.Undecided || e.unasked || !e.loaded.inSync {
+	if e.set.Default != policyset.Undecided || e.builtIn.unasked || !e.loaded.inSync {
 		return
 	}
 	mode := policyset.Enforced
 	if of := e.loaded.workloads.sizes(); of.all > of.ended {
 		mode = policyset.Audited
-		e.log.Warn("labelled workloads run already: the built-in default only records, also after a restart; to enforce "+
-			"it, run `thole apply --default`; or give your own policies: `thole apply -f PATH`", "workloads", of.all-of.ended)
+		e.log.Warn("labelled workloads run already: the built-in default only records, also after a restart. "+
+			"To enforce it, run `thole apply --default`; or give your own policies: `thole apply -f PATH`",
+			"workloads", of.all-of.ended)
 	}
 	_, _ = e.replaceBy(e.set.WithDefault(mode)) // if it fails, that is logged, and tried again
 }
@@ -125,7 +130,7 @@ func (e *Enforcer) adopt() error {
 	if err != nil {
 		e.log.Warn("the state of the loaded table is lost: connections are decided again", "error", err)
 	}
-	e.tableStored = stored.Epoch != 0 || e.loaded.table != nil || err != nil
+	e.builtIn.enforcedBefore = stored.Epoch != 0 || e.loaded.table != nil || err != nil
 	// Connections keep their marks also where a table was removed: its epochs are over.
 	e.loaded.epoch = max(stored.Epoch, 1)
 	if epoch := chains.EpochOf(e.loaded.table); epoch != 0 {
@@ -199,19 +204,19 @@ func (e *Enforcer) lastSet() (policyset.Set, error) {
 	case e.directory == "" && set.Source == api.SourceDirectory:
 		set.Source = api.SourceApplied // that directory is not followed any more
 	}
-	if set.BuiltIn && e.defaultMode != nil {
-		set = set.WithDefault(*e.defaultMode)
+	if set.BuiltIn && e.builtIn.asked != nil {
+		set = set.WithDefault(*e.builtIn.asked)
 	}
 	return set, nil
 }
 
 // firstDefault is the built-in default where no set is stored. It is undecided what it does at the first start on a
-// host, unless somebody said so. An earlier version, which stored nothing of the default, enforced it.
+// host, unless somebody said so. An earlier version stored nothing of the default, and enforced it.
 func (e *Enforcer) firstDefault() policyset.Set {
 	switch {
-	case e.defaultMode != nil:
-		return policyset.Default().WithDefault(*e.defaultMode)
-	case e.directory != "" || e.tableStored:
+	case e.builtIn.asked != nil:
+		return policyset.Default().WithDefault(*e.builtIn.asked)
+	case e.directory != "" || e.builtIn.enforcedBefore:
 		return policyset.Default()
 	}
 	return policyset.Default().WithDefault(policyset.Undecided)

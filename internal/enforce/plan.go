@@ -77,7 +77,7 @@ func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
 // scanAll looks at all that runs.
 func (e *Enforcer) scanAll(set policyset.Set) workload.Snapshot {
 	found := e.scanner.Scan(set.Docs.Bindings)
-	e.unasked = found.Unasked
+	e.builtIn.unasked = found.Unasked
 	return e.identified(set, found)
 }
 

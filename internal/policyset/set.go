@@ -50,7 +50,7 @@ type DefaultMode string
 const (
 	Enforced  DefaultMode = ""
 	Audited   DefaultMode = "audit"     // they only record
-	Undecided DefaultMode = "undecided" // likewise, until it is known whether labelled workloads ran before the first start
+	Undecided DefaultMode = "undecided" // likewise, until it is known what runs at the first start on a host
 )
 
 // Default is the set that is active until one is given.
@@ -117,9 +117,8 @@ func (s Set) Conditions() []condition.Condition {
 
 // Equal reports whether both were read from the same files.
 func (s Set) Equal(t Set) bool {
-	return s.Source == t.Source && s.Default == t.Default && slices.EqualFunc(s.Files, t.Files, func(a, b policy.File) bool {
-		return a.Name == b.Name && slices.Equal(a.Data, b.Data)
-	})
+	same := func(a, b policy.File) bool { return a.Name == b.Name && slices.Equal(a.Data, b.Data) }
+	return s.Source == t.Source && s.Default == t.Default && slices.EqualFunc(s.Files, t.Files, same)
 }
 
 // Files are the files of a request.

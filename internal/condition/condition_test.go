@@ -13,7 +13,8 @@ import (
 func problems() []Code {
 	return []Code{
 		BindingOverlap, BindingUnresolved, BridgeShared, CertificateContradicts, CgroupsUnreadable, CgroupsUnwatched,
-		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable, DefaultAudited,
+		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable,
+		DefaultAudited,
 		Disarmed, DockerAway, EndedUnknown, FleetDegraded, LocalRoutesFailed, NoPolicies, PKIUnwatched, ScopeRefused,
 		SocketExposed, SocketsUnlisted, StateUnreadable,
 	}

@@ -191,7 +191,10 @@ func settle(workloads []policy.Workload) workload.Snapshot {
 	var s workload.Snapshot
 	for _, w := range workloads {
 		if n := len(s.Workloads); n > 0 && s.Workloads[n-1].Cgroup.Path == w.Cgroup.Path {
-			winner := s.Workloads[n-1]
+			winner := &s.Workloads[n-1]
+			if winner.Kind == policy.KindContainer && winner.Document == nil {
+				winner.Document = &w
+			}
 			code := condition.BindingOverlap
 			if winner.Kind == policy.KindRun || w.Kind == policy.KindRun {
 				code = condition.BindingOverlapRun // a user's thole run suffices

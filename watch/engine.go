@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -43,11 +42,7 @@ func addContainers(snapshot *workload.Snapshot, found workload.Snapshot) {
 	snapshot.Unlabelled = slices.DeleteFunc(found.Unlabelled, func(u policy.Unlabelled) bool {
 		w := byCgroup[u.Cgroup.Path]
 		if w != nil {
-			w.Doubtful = withoutLabelsOf(w, u.Doubtful)
-			if facts := withoutLabelsOf(w, u.Facts); len(facts) > 0 {
-				maps.Copy(facts, w.Facts)
-				w.Facts = facts
-			}
+			*w = w.With(u)
 		}
 		return w != nil
 	})
@@ -65,11 +60,4 @@ func sortByPath(s *workload.Snapshot) {
 	})
 	slices.SortFunc(s.Parents, func(a, b policy.Cgroup) int { return strings.Compare(a.Path, b.Path) })
 	slices.Sort(s.Gone)
-}
-
-// withoutLabelsOf returns the labels whose keys w does not have.
-func withoutLabelsOf(w *policy.Workload, labels policy.Labels) policy.Labels {
-	rest := maps.Clone(labels)
-	maps.DeleteFunc(rest, func(key, _ string) bool { _, has := w.Label(key); return has })
-	return rest
 }

@@ -54,9 +54,10 @@ failed command or a truncated file. To remove all policies on purpose, use
 and Workload documents may be applied alone: the built-in policy stays in force
 beside them.
 
-With --default, the built-in policy is the whole set, and is enforced. This also
-decides after a first start on a host where labelled workloads ran already: there
-the built-in policy only records until somebody applies a set.
+With --default, the built-in policy takes the place of all policies, and is
+enforced. Documents that are beside it already stay. This also decides after a
+first start on a host where labelled workloads ran already: there the built-in
+policy only records until somebody applies a set.
 
 While Thole is disarmed ("thole cleanup") the set is stored and not enforced.
 

@@ -24,11 +24,18 @@ func (d *Documents) Identify(workloads []Workload, unlabelled []Unlabelled) ([]W
 	var containers []Unlabelled
 	for i := range workloads {
 		w := workloads[i]
+		document := w.Document
+		w.Document = nil
 		counts.divide(&w)
-		if w.Kind == KindContainer && len(w.Labels) == 0 {
-			containers = append(containers, w.asUnlabelled())
-		} else {
+		switch {
+		case w.Kind != KindContainer || len(w.Labels) > 0:
 			found = append(found, w)
+		case document != nil:
+			bound := document.With(w.asUnlabelled())
+			counts.divide(&bound)
+			found = append(found, bound)
+		default:
+			containers = append(containers, w.asUnlabelled())
 		}
 	}
 	for i := range unlabelled {
@@ -49,28 +56,42 @@ func (d *Documents) Identify(workloads []Workload, unlabelled []Unlabelled) ([]W
 // A divider divides the labels of workloads by whether they count.
 type divider struct {
 	settings *Settings
-	plain    bool            // there is nothing but the list of tools, by which they are divided where they are found
 	counts   map[string]bool // by key: most workloads have the same
 }
 
-func (s *Settings) divider() *divider {
-	plain := len(s.Include)+len(s.Exclude)+len(s.TrustImages) == 0
-	return &divider{settings: s, plain: plain, counts: map[string]bool{}}
-}
+func (s *Settings) divider() *divider { return &divider{settings: s, counts: map[string]bool{}} }
 
-func (d *divider) keyCounts(key string) bool {
+// count reports whether a label that is not doubtful counts. A value that no policy can name does not.
+func (d *divider) count(key, value string) bool {
 	counts, known := d.counts[key]
 	if !known {
 		counts = d.settings.Counts(key)
 		d.counts[key] = counts
 	}
-	return counts
+	return counts && value != UnusableValue
 }
 
-// divide divides the labels of one. A value that no policy can name does not count. Its maps are not changed, but
-// replaced.
+// divided reports whether the labels of a workload are divided already, as those of most are found.
+func (d *divider) divided(w *Workload) bool {
+	if len(w.Doubtful)+len(w.DoubtfulFacts) > 0 {
+		return false
+	}
+	for key, value := range w.Labels {
+		if !d.count(key, value) {
+			return false
+		}
+	}
+	for key, value := range w.Facts {
+		if d.count(key, value) {
+			return false
+		}
+	}
+	return true
+}
+
+// divide divides the labels of one. Its maps are not changed, but replaced.
 func (d *divider) divide(w *Workload) {
-	if d.plain && len(w.Doubtful) == 0 && len(w.DoubtfulFacts) == 0 {
+	if d.divided(w) {
 		return
 	}
 	trusted := d.settings.trusts(w.Facts[imageFact])
@@ -78,7 +99,7 @@ func (d *divider) divide(w *Workload) {
 	add := func(from Labels, doubtful bool) {
 		for key, value := range from {
 			into := &divided.Facts
-			switch counts := d.keyCounts(key) && value != UnusableValue; {
+			switch counts := d.count(key, value); {
 			case doubtful && counts:
 				into = &divided.Doubtful
 			case doubtful:
@@ -121,6 +142,28 @@ func (w *Workload) asUnlabelled() Unlabelled {
 		return Unlabelled{Cgroup: w.Cgroup, Own: w.Own}
 	}
 	return u
+}
+
+// With is a workload that a document made of the cgroup of an unlabelled container: it has the document's labels, and
+// the container's own that do not count or are doubtful.
+func (w *Workload) With(u Unlabelled) Workload {
+	with := *w
+	with.Facts, with.Doubtful = maps.Clone(u.Facts), Labels{}
+	if with.Facts == nil {
+		with.Facts = Labels{}
+	}
+	maps.DeleteFunc(with.Facts, func(key, _ string) bool { _, has := w.Labels[key]; return has })
+	maps.Copy(with.Facts, w.Facts)
+	for key, value := range u.Doubtful {
+		_, label := with.Labels[key]
+		if _, fact := with.Facts[key]; !label && !fact {
+			with.Doubtful[key] = value
+		}
+	}
+	if len(with.Doubtful) == 0 {
+		with.Doubtful = nil
+	}
+	return with
 }
 
 // admit makes workloads of those containers of which a policy names a label.

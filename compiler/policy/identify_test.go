@@ -165,3 +165,49 @@ func TestIsUserLabel(t *testing.T) {
 		}
 	}
 }
+
+// A container whose cgroup a Workload document names has the document's labels if none of its own counts, whether it
+// has labels that Settings exclude or none at all.
+func TestIdentifyBoundContainer(t *testing.T) {
+	docs, err := policy.Parse([]policy.File{{Name: "a.yaml",
+		Data: []byte(everything + settings("{identityLabels: {exclude: [build.*]}}"))}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	document := &policy.Workload{Name: "dmz", Kind: policy.KindCgroup, Labels: policy.Labels{"zone": "dmz"},
+		Facts: policy.Labels{"thole/kind": "cgroup"}}
+	for own, want := range map[string]policy.Labels{"build.id": {"zone": "dmz"}, "app": {"app": "x"}} {
+		workloads, rest := docs.Identify([]policy.Workload{{Name: "c", Kind: policy.KindContainer,
+			Labels: policy.Labels{own: "x"}, Facts: policy.Labels{"com.docker.compose.service": "db"},
+			Document: document}}, nil)
+		if len(workloads) != 1 || len(rest) != 0 || workloads[0].Document != nil {
+			t.Fatalf("%s: workloads %+v, unlabelled %+v", own, workloads, rest)
+		}
+		w := workloads[0]
+		if diff := cmp.Diff(want, w.Labels); diff != "" {
+			t.Errorf("%s: labels (-want +got)\n%s", own, diff)
+		}
+		if v, _ := w.Label("com.docker.compose.service"); v != "db" {
+			t.Errorf("%s: the tool's label is lost: %+v", own, w)
+		}
+	}
+}
+
+// What is not a container is divided as well: the label of a tool does not count, whoever gave it, with and without
+// Settings.
+func TestIdentifyToolsLabelOfRun(t *testing.T) {
+	for _, more := range []string{"", settings("{trustImages: [a/*]}")} {
+		docs, err := policy.Parse([]policy.File{{Name: "a.yaml", Data: []byte(everything + more)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		workloads, _ := docs.Identify([]policy.Workload{{Name: "r", Kind: policy.KindRun,
+			Labels: policy.Labels{"app": "web", "caddy": "a"}, Facts: policy.Labels{"thole/kind": "run"}}}, nil)
+		if diff := cmp.Diff(policy.Labels{"app": "web"}, workloads[0].Labels); diff != "" {
+			t.Errorf("labels (-want +got)\n%s", diff)
+		}
+		if workloads[0].Facts["caddy"] != "a" {
+			t.Errorf("the label cannot be selected any more: %+v", workloads[0])
+		}
+	}
+}

@@ -109,6 +109,10 @@ type Workload struct {
 	Address         netip.Addr // Kind == KindAddress
 	Own             []Network  // of a container with networks of its own; none: the host's
 	Position        Position   // of the Workload document, if there is one
+
+	// Of a container as it was found, whose cgroup a Workload document names, too: the workload that it is if none of
+	// its own labels counts. Identify removes it.
+	Document *Workload `json:"-"`
 }
 
 // A Network is how a container with a network of its own is known on this node: by

@@ -143,7 +143,26 @@ func write(t *testing.T, docs Documents) []byte {
 		}
 		add(kindWorkload, metadata, writeBinding(b))
 	}
+	if docs.Settings.Given() {
+		add(kindSettings, map[string]any{"name": settingsName}, writeSettings(docs.Settings))
+	}
 	return text
+}
+
+func writeSettings(s Settings) map[string]any {
+	spec, labels := map[string]any{}, map[string]any{}
+	for key, patterns := range map[string][]string{"include": s.Include, "exclude": s.Exclude} {
+		if patterns != nil {
+			labels[key] = patterns
+		}
+	}
+	if len(labels) > 0 {
+		spec["identityLabels"] = labels
+	}
+	if s.TrustImages != nil {
+		spec["trustImages"] = s.TrustImages
+	}
+	return spec
 }
 
 func writePolicy(p Policy) map[string]any {

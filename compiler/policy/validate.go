@@ -44,10 +44,11 @@ func (d *decoder) addSettings(s *documentSet, settings Settings) {
 	s.docs.Settings = settings
 }
 
-// checkCounts fails at the first document that gives labels of which none counts: what has only such labels would be a
-// workload that sameLabels: all never matches.
-func (s *documentSet) checkCounts() error {
-	settings := &s.docs.Settings
+// CheckLabels fails at the first document that gives labels of which none counts: what has only such labels would be a
+// workload that sameLabels: all never matches. Parse does not ask for it, so that what an earlier version accepted and
+// stored can still be read. The error is a *SyntaxError.
+func (d *Documents) CheckLabels() error {
+	settings := &d.Settings
 	var first *SyntaxError
 	check := func(at Position, what string, labels Labels) {
 		if labels == nil || settings.CountsAny(labels) || first != nil && !earlier(at, first.Position) {
@@ -56,10 +57,10 @@ func (s *documentSet) checkCounts() error {
 		first = &SyntaxError{at, fmt.Sprintf("none of the labels of %s counts: {%s}%s; allowed: at least one label "+
 			"whose key counts", what, labels, settings.where())}
 	}
-	for _, b := range s.docs.Bindings {
+	for _, b := range d.Bindings {
 		check(b.Position, "the workload "+quote(b.Name), b.Labels)
 	}
-	for _, g := range s.docs.Grants {
+	for _, g := range d.Grants {
 		all := maps.Clone(g.Require)
 		if all == nil {
 			all = Labels{}

@@ -97,8 +97,8 @@ func (a *answers) Status() api.Status {
 // defaultRecords is the problem that nobody decided whether the built-in default is enforced.
 func defaultRecords(s api.Status) condition.Condition {
 	return condition.Condition{Code: condition.DefaultAudited, Text: fmt.Sprintf(
-		"the built-in default only records, because labelled workloads ran before Thole did: it restricts nothing, "+
-			"and would have refused %d connections. To enforce it, run `thole apply --default`; or give your own "+
+		"the built-in default only records, because nobody decided to enforce it: it restricts nothing, and "+
+			"would have refused %d connections. To enforce it, run `thole apply --default`; or give your own "+
 			"policies: `thole apply -f PATH`", s.Counters["would_deny_same-labels"].Packets)}
 }
 

@@ -116,7 +116,7 @@ func PlanInventory(in Inventory) (InventoryPlan, error) {
 	if err != nil {
 		return InventoryPlan{}, fmt.Errorf("reading policies: %w", err)
 	}
-	workloads, err := inventoryWorkloads(in.Workloads, set.Docs.Bindings)
+	workloads, err := inventoryWorkloads(in.Workloads, &set.Docs)
 	if err != nil {
 		return InventoryPlan{}, fmt.Errorf("reading the inventory: %w", err)
 	}
@@ -140,7 +140,7 @@ func PlanInventory(in Inventory) (InventoryPlan, error) {
 }
 
 // inventoryWorkloads returns the workloads of an inventory, and those of Workload documents beside the policies.
-func inventoryWorkloads(inventory policy.File, besides []policy.Binding) ([]policy.Workload, error) {
+func inventoryWorkloads(inventory policy.File, set *policy.Documents) ([]policy.Workload, error) {
 	docs, err := policy.Parse([]policy.File{inventory})
 	if err != nil {
 		return nil, err
@@ -148,7 +148,11 @@ func inventoryWorkloads(inventory policy.File, besides []policy.Binding) ([]poli
 	if len(docs.Policies) > 0 || len(docs.Grants) > 0 || docs.Settings.Given() {
 		return nil, fmt.Errorf("%s: %w", inventory.Name, ErrNotWorkload)
 	}
-	return policy.InventoryWorkloads(slices.Concat(besides, docs.Bindings))
+	docs.Settings = set.Settings
+	if err := docs.CheckLabels(); err != nil {
+		return nil, err
+	}
+	return policy.InventoryWorkloads(slices.Concat(set.Bindings, docs.Bindings))
 }
 
 // StateOf returns the state directory of the last daemon that had this socket since the machine was started, "" if

@@ -77,6 +77,10 @@ func TestFirstStartOnALiveHost(t *testing.T) {
 		t.Fatalf("apply --default exits %d: %s", code, out)
 	}
 	enforces("once it is applied")
+	if out := m.Shell(m.thole + " get grants -o json 2>/dev/null || cat /run/state/policies.json"); !strings.Contains(
+		out, "nobody") {
+		t.Errorf("the grant beside the default is lost: %s", out)
+	}
 	m.kill()
 	m.start(followDocker)
 	enforces("after a restart")

@@ -88,6 +88,9 @@ func (e *Enforcer) Start() error {
 		return err
 	}
 	e.log.Info("policy set", "source", e.set.Source, "policies", len(e.set.Docs.Policies))
+	if e.set.Default == policyset.Undecided {
+		_ = e.storeSet(e.set) // first, so that a crash leaves no table that looks like an enforced default
+	}
 	if err := e.reconcile(); err != nil {
 		return err
 	}
@@ -112,7 +115,10 @@ func (e *Enforcer) decideDefault() {
 			"To enforce it, run `thole apply --default`; or give your own policies: `thole apply -f PATH`",
 			"workloads", of.all-of.ended)
 	}
-	_, _ = e.replaceBy(e.set.WithDefault(mode)) // if it fails, that is logged, and tried again
+	set := e.set.WithDefault(mode)
+	if e.storeSet(set) == nil { // first, for the same reason
+		_, _ = e.replaceBy(set) // if it fails, that is logged, and tried again
+	}
 }
 
 // adopt takes over the table that is loaded, if there is one.
@@ -404,7 +410,10 @@ func refusalOf(err error, more string) *api.Refusal {
 
 // requested is the set that a request asks for.
 func (e *Enforcer) requested(req api.ApplyRequest) (policyset.Set, error) {
-	if req.Default {
+	switch {
+	case req.Default && e.set.BuiltIn: // its other documents stay
+		return e.set.WithDefault(policyset.Enforced), nil
+	case req.Default:
 		return policyset.Default(), nil
 	}
 	set, err := policyset.Parse(api.SourceApplied, policyset.Files(req.Files))

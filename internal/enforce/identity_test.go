@@ -29,7 +29,7 @@ spec: {user: nobody}
 	binding := set.Docs.Bindings[0]
 	w := policy.Workload{
 		Name: binding.Name, Kind: policy.KindUser, Labels: policy.Labels{"app": "web", "team": "a"},
-		Facts:  policy.Labels{policy.NodeFact: "old", "other": "fact"},
+		Facts:  policy.Labels{policy.NodeFact: "old", "com.docker.compose.service": "db"},
 		Cgroup: policy.Cgroup{Path: "user.slice", ID: 7},
 	}
 	e := &Enforcer{
@@ -39,7 +39,7 @@ spec: {user: nobody}
 	}
 	kept := e.unresolved(set, workload.Snapshot{}.Workloads)
 	if len(kept) != 1 || kept[0].Labels["team"] != "b" ||
-		kept[0].Facts[policy.NodeFact] != "new" || kept[0].Facts["other"] != "fact" {
+		kept[0].Facts[policy.NodeFact] != "new" || kept[0].Facts["com.docker.compose.service"] != "db" {
 		t.Errorf("%+v", kept)
 	}
 	if w.Labels["team"] != "a" || w.Facts[policy.NodeFact] != "old" {

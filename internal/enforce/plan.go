@@ -86,7 +86,11 @@ func (e *Enforcer) scan(set policyset.Set, scope scope) workload.Snapshot {
 	if scope > whatChanged || !e.loaded.inSync || e.remotes.RevocationPending || e.failures.table != nil {
 		return e.scanAll(set)
 	}
-	found := e.identified(set, e.scanner.Changes(set.Docs.Bindings))
+	changes := e.scanner.Changes(set.Docs.Bindings)
+	if changes.Partial && e.identity != nil && len(e.identity.Require) > 0 && len(e.around(changes)) > 0 {
+		return e.scanAll(set) // what is around was found without the labels that the certificate requires
+	}
+	found := e.identified(set, changes)
 	if found.Partial && (len(found.Conditions) > 0 || e.contradicted(found)) {
 		return e.scanAll(set) // a problem, or its end, is for all to tell
 	}

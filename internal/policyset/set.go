@@ -27,6 +27,15 @@ type Set struct {
 
 // Parse reads files as one set. Whether it may take the place of the active one is for After to say.
 func Parse(source string, files []policy.File) (Set, error) {
+	set, err := ParseStored(source, files)
+	if err == nil {
+		err = set.Docs.CheckLabels()
+	}
+	return set, err
+}
+
+// ParseStored is Parse for a set that was accepted, perhaps by an earlier version.
+func ParseStored(source string, files []policy.File) (Set, error) {
 	docs, err := policy.Parse(files)
 	if err != nil {
 		return Set{}, err

@@ -37,6 +37,18 @@ func parsed(t *testing.T, source string, texts ...string) Set {
 	return set
 }
 
+// What an earlier version accepted and stored can be read, though it would be refused now.
+func TestParseStored(t *testing.T) {
+	files := []policy.File{{Name: "old.yaml", Data: []byte("apiVersion: thole/v1\nkind: Workload\n" +
+		"metadata: {name: w, labels: {traefik.enable: \"true\"}}\nspec: {unit: w.service}\n")}}
+	if _, err := Parse(api.SourceApplied, files); err == nil {
+		t.Error("labels of which none counts are accepted")
+	}
+	if set, err := ParseStored(api.SourceApplied, files); err != nil || len(set.Docs.Bindings) != 1 {
+		t.Errorf("%+v, %v", set, err)
+	}
+}
+
 // Which inputs may take the place of which active set.
 func TestSetAfter(t *testing.T) {
 	applied := parsed(t, api.SourceApplied, aPolicy)

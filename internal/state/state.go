@@ -33,6 +33,9 @@ const keySize = 32
 // maxFileSize bounds what is read of a file.
 const maxFileSize = 64 << 20
 
+// maxChanges bounds the bytes of changes that are appended before all is written anew.
+const maxChanges = 16 << 20
+
 // A Dir is the directory in which the daemon keeps what must survive it. The
 // table and the cgroups are not there: the kernel keeps them.
 type Dir struct {
@@ -42,6 +45,7 @@ type Dir struct {
 	// what was appended belong to the goroutine that changes the table.
 	changes  *os.File
 	appended int
+	bytes    int // of these
 }
 
 // A StoredSet is a policy set as its source files, to be read again.
@@ -181,7 +185,7 @@ func (s *Dir) Policies() (set policyset.Set, ok bool, err error) {
 	if stored.BuiltIn {
 		stored.Files = stored.Files[1:]
 	}
-	if set, err = policyset.Parse(stored.Source, policyset.Files(stored.Files)); err != nil {
+	if set, err = policyset.ParseStored(stored.Source, policyset.Files(stored.Files)); err != nil {
 		return set, false, err
 	}
 	if stored.BuiltIn {
@@ -211,7 +215,7 @@ func (s *Dir) Close() {
 	if s.changes != nil {
 		_ = s.changes.Close() // each write was checked
 	}
-	s.changes, s.appended = nil, 0
+	s.changes, s.appended, s.bytes = nil, 0, 0
 }
 
 // Stale reports whether TableFile is to be written as a whole before changes are appended to it.
@@ -224,6 +228,9 @@ func (s *Dir) AppendChange(c TableChange, room int) (ok bool) {
 		return false
 	}
 	data, err := json.Marshal(c)
+	if s.bytes += len(data); s.bytes > maxChanges {
+		return false
+	}
 	if err == nil {
 		_, err = s.changes.Write(append(data, '\n'))
 	}

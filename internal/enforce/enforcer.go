@@ -45,7 +45,7 @@ type Enforcer struct {
 	channels channels
 	view     atomic.Pointer[View] // what requests are answered from
 
-	// What follows belongs to the goroutine of Run, and before it to Start's.
+	// Only the goroutine of Run uses the fields below; before Run begins, the one of Start.
 	set          policyset.Set // the active one
 	loaded       loaded
 	remotes      remotes.Set
@@ -88,15 +88,16 @@ func (e *Enforcer) Start() error {
 		return err
 	}
 	e.log.Info("policy set", "source", e.set.Source, "policies", len(e.set.Docs.Policies))
-	if e.set.Default == policyset.Undecided {
-		_ = e.storeSet(e.set) // first, so that a crash leaves no table that looks like an enforced default
+	store := func(source string) {
+		if e.set.Source == source && e.failures.set == nil {
+			_ = e.storeSet(e.set) // if it fails, that is logged, and in the status
+		}
 	}
+	store(api.SourceDefault) // before its table, which an earlier daemon could have made of an enforced default
 	if err := e.reconcile(); err != nil {
 		return err
 	}
-	if e.failures.set == nil {
-		_ = e.storeSet(e.set) // it is logged, and in the status
-	}
+	store(api.SourceDirectory)
 	e.decideDefault()
 	return nil
 }
@@ -111,14 +112,16 @@ func (e *Enforcer) decideDefault() {
 	mode := policyset.Enforced
 	if of := e.loaded.workloads.sizes(); of.all > of.ended {
 		mode = policyset.Audited
-		e.log.Warn("labelled workloads run already: the built-in default only records, also after a restart. "+
-			"To enforce it, run `thole apply --default`; or give your own policies: `thole apply -f PATH`",
-			"workloads", of.all-of.ended)
 	}
 	set := e.set.WithDefault(mode)
-	if e.storeSet(set) == nil { // first, for the same reason
-		_, _ = e.replaceBy(set) // if it fails, that is logged, and tried again
+	if e.storeSet(set) != nil { // before it is loaded, so that the next daemon does what this one did
+		return
 	}
+	if mode == policyset.Audited {
+		e.log.Warn("labelled workloads run already: the built-in default only records, also after a restart. " +
+			"To enforce it, run `thole apply --default`; or give your own policies: `thole apply -f PATH`")
+	}
+	_, _ = e.replaceBy(set) // if it fails, that is logged, and tried again
 }
 
 // adopt takes over the table that is loaded, if there is one.

@@ -13,7 +13,7 @@ import (
 	"thole/internal/state"
 )
 
-// What package fleet asks of the loaded table (fleet.Table, fleet.Node).
+// This file answers the questions of package fleet about the loaded table (fleet.Table, fleet.Node).
 
 // Class is a method of fleet.Table.
 func (e *Enforcer) Class(r policy.Remote) (class uint32, ok bool) {

@@ -205,7 +205,7 @@ func (e *Enforcer) compareWorkload(d *delta, before policy.Workload, known bool,
 }
 
 // compareEnded finds out which of the workloads whose cgroup is gone left a socket. Those that did stay in the table.
-// What lives is a workload no more. asked is false where there was nothing to find out, or it is too soon to ask again.
+// A cgroup that still lives is no workload any more. asked is false if there was nothing to ask, or if it is too soon.
 func (e *Enforcer) compareEnded(d *delta, died map[uint64]policy.Workload, partial bool) (asked bool, failed error) {
 	dead := map[uint64]policy.Workload{}
 	for id, w := range died {

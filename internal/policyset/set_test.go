@@ -37,7 +37,7 @@ func parsed(t *testing.T, source string, texts ...string) Set {
 	return set
 }
 
-// What an earlier version accepted and stored can be read, though it would be refused now.
+// A stored set can be read even if this version would refuse it as a new one.
 func TestParseStored(t *testing.T) {
 	files := []policy.File{{Name: "old.yaml", Data: []byte("apiVersion: thole/v1\nkind: Workload\n" +
 		"metadata: {name: w, labels: {traefik.enable: \"true\"}}\nspec: {unit: w.service}\n")}}

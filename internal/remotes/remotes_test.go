@@ -17,7 +17,8 @@ func remote(node string, label int) policy.Remote {
 		Address: netip.AddrFrom4([4]byte{10, 0, 0, 1}), Certificate: "ca/" + node}
 }
 
-// What differs between the loaded table and what is known is told as new ones and removed ones, or as more than that.
+// The difference between the loaded table and the known remotes is a list of new ones and a list of removed ones. Where
+// these cannot express it, the whole list is compiled anew.
 func TestDifference(t *testing.T) {
 	a, b, c := remote("a", 1), remote("b", 2), remote("c", 3)
 	ended := b

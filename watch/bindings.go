@@ -22,6 +22,8 @@ type resolver struct {
 	lookupUser func(name string) (*user.User, error)
 	watch      func(cgroup string)
 
+	withoutEngine bool // there are no containers
+
 	units map[string][]string // unit → its cgroups; nil until a binding asks
 }
 
@@ -50,9 +52,14 @@ func (r *resolver) resolve(b policy.Binding) ([]policy.Workload, error) {
 	case b.Cgroup != "":
 		w.Kind = policy.KindCgroup
 		paths, err = r.glob(b.Cgroup)
-	default: // container and address: for inventories
+	case b.Address.IsValid():
 		return nil, fmt.Errorf(
-			"workload %q names a container or an address, which only an inventory can: it has no effect here", b.Name)
+			"workload %q names an address, which only an inventory can: it has no effect here", b.Name)
+	case r.withoutEngine:
+		return nil, fmt.Errorf(
+			"workload %q names containers, and no container engine is followed: it has no effect, see --docker", b.Name)
+	default:
+		return nil, nil // see bindContainers
 	}
 	if err != nil {
 		return nil, err

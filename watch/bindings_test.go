@@ -2,6 +2,7 @@ package watch
 
 import (
 	"maps"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -133,7 +134,9 @@ func TestBindingsThatCanNotBe(t *testing.T) {
 		want    string
 	}{
 		{policy.Binding{User: "no-such-user"}, "useradd"},
-		{policy.Binding{Container: "web"}, "inventory"},
+		{policy.Binding{Address: netip.MustParseAddr("192.0.2.1")}, "inventory"},
+		{policy.Binding{Container: "web"}, "no container engine is followed"},
+		{policy.Binding{Compose: policy.Compose{Project: "a", Service: "b"}}, "no container engine is followed"},
 		{policy.Binding{Cgroup: "../.."}, "below the cgroup root"},
 	}
 	for _, tt := range tests {

@@ -37,6 +37,7 @@ type Cgroups struct {
 	watched map[string]uint64 // path → id of what is watched
 	slice   uint64            // the id of the parent of thole run's, at the last Scan
 	bound   bool              // something else is looked for below it
+	overlap bool              // at the last Scan, two bindings named one container
 }
 
 // NewCgroups watches below root. It must be run (Run) or closed (Close); the
@@ -93,7 +94,7 @@ func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot 
 		c.bound = c.bound || cgroup == cgroupfs.TholeSlice || strings.HasPrefix(cgroup, cgroupfs.TholeSlice+"/")
 		watch(cgroup)
 	}
-	resolver := resolver{root: c.root, lookupUser: user.Lookup, watch: watchOther}
+	resolver := resolver{root: c.root, lookupUser: user.Lookup, watch: watchOther, withoutEngine: c.engine == nil}
 	for _, b := range bindings {
 		found, err := resolver.resolve(b)
 		if err != nil {
@@ -106,6 +107,9 @@ func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot 
 	var containers workload.Snapshot
 	if c.engine != nil {
 		containers, _ = c.engine.Find(nil, watchOther)
+		overlaps := bindContainers(bindings, &containers)
+		c.overlap = len(overlaps) > 0
+		conditions = append(conditions, overlaps...)
 		workloads = append(workloads, containers.Workloads...)
 		conditions = append(conditions, containers.Conditions...)
 	}

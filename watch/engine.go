@@ -1,10 +1,14 @@
 package watch
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"thole/compiler/policy"
+	"thole/internal/condition"
 	"thole/watch/workload"
 )
 
@@ -29,6 +33,82 @@ type Engine interface {
 
 	// Recall takes over the containers of a snapshot that an earlier daemon made. They count until the engine answers.
 	Recall(workload.Snapshot)
+}
+
+// bindContainers gives the labels of bindings to the containers that they name. A container keeps its own labels; where
+// it has the same key, the binding's value counts. Of several bindings that name one container, the first by its name
+// that names the container itself counts, else the first one.
+func bindContainers(bindings []policy.Binding, found *workload.Snapshot) (overlaps []condition.Condition) {
+	bindings = slices.DeleteFunc(slices.Clone(bindings), func(b policy.Binding) bool {
+		return b.Container == "" && b.Compose == policy.Compose{}
+	})
+	if len(bindings) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(bindings, func(a, b policy.Binding) int {
+		return cmp.Compare(len(b.Container), 0) - cmp.Compare(len(a.Container), 0)
+	})
+	bind := func(w *policy.Workload) (bound bool) {
+		var by *policy.Binding
+		for i := range bindings {
+			b := &bindings[i]
+			switch {
+			case !b.BindsContainer(w.Name, w.Label):
+			case by == nil:
+				by = b
+			default:
+				overlaps = append(overlaps, condition.Condition{
+					Code: condition.BindingOverlap, Where: b.Position.String(), Text: fmt.Sprintf(
+						"workload %q has no effect on the container %s: it has the labels of %q", b.Name, w.Name,
+						by.Name),
+				})
+			}
+		}
+		if by == nil {
+			return false
+		}
+		give(w, by)
+		return true
+	}
+	found.Workloads = slices.Clone(found.Workloads)
+	for i := range found.Workloads {
+		bind(&found.Workloads[i])
+	}
+	var rest []policy.Unlabelled
+	for _, u := range found.Unlabelled {
+		switch w := u.Workload(); {
+		case bind(&w) && len(w.Labels) > 0:
+			found.Workloads = append(found.Workloads, w)
+		default:
+			u.Doubtful = w.Doubtful
+			rest = append(rest, u)
+		}
+	}
+	found.Unlabelled = rest
+	return overlaps
+}
+
+// give gives a container the labels of a binding that names it. A container whose Compose labels are its image's may be
+// somebody else's: then the labels are as doubtful as those.
+func give(w *policy.Workload, b *policy.Binding) {
+	w.Labels, w.Facts, w.Doubtful = maps.Clone(w.Labels), maps.Clone(w.Facts), maps.Clone(w.Doubtful)
+	into := &w.Labels
+	if !b.BindsContainer(w.Name, w.Certain) {
+		into = &w.Doubtful
+	}
+	if *into == nil {
+		*into = policy.Labels{}
+	}
+	for key, value := range b.Labels {
+		if into == &w.Labels {
+			delete(w.Facts, key)
+			delete(w.Doubtful, key)
+		} else if _, certain := w.Certain(key); certain {
+			continue
+		}
+		(*into)[key] = value
+	}
+	w.Namespace, w.Position = b.Namespace, b.Position
 }
 
 // addContainers completes a snapshot with what an engine found beside the workloads, which are in the snapshot

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"path"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,5 +122,61 @@ func TestContainersInSnapshot(t *testing.T) {
 	tr.cgroups.Recall(got)
 	if diff := cmp.Diff(got, engine.recalled, byValue); diff != "" {
 		t.Errorf("recalled (-want +got):\n%s", diff)
+	}
+}
+
+// A document gives its labels to the containers that it names, whatever they have of their own.
+func TestBindContainers(t *testing.T) {
+	type labels = policy.Labels
+	compose := labels{"com.docker.compose.project": "shop", "com.docker.compose.service": "db"}
+	at := func(name string) policy.Cgroup { return policy.Cgroup{Path: "docker/" + name, ID: uint64(len(name))} }
+	found := workload.Snapshot{
+		Workloads: []policy.Workload{
+			{Name: "own", Kind: policy.KindContainer, Labels: labels{"app": "web", "env": "prod"}, Cgroup: at("own")},
+			{Name: "other", Kind: policy.KindContainer, Labels: labels{"app": "web"}, Cgroup: at("other")},
+		},
+		Unlabelled: []policy.Unlabelled{
+			{Name: "shop-db-1", Facts: compose, Doubtful: labels{"tier": "web"}, Cgroup: at("shop-db-1")},
+			{Name: "shop-db-2", Facts: compose, Cgroup: at("shop-db-2")},
+			{Name: "plain", Cgroup: at("plain")},
+			{Name: "evil", Doubtful: compose, Cgroup: at("evil")}, // its image says so
+		},
+	}
+	bindings := []policy.Binding{
+		{Name: "a-service", Labels: labels{"tier": "db"}, Compose: policy.Compose{Project: "shop", Service: "db"}},
+		{Name: "b-own", Labels: labels{"app": "api"}, Container: "own"},
+		{Name: "c-second", Labels: labels{"app": "second"}, Container: "shop-db-2"},
+		{Name: "d-unit", Labels: labels{"app": "unit"}, Unit: "a.service"},
+		{Name: "e-absent", Labels: labels{"app": "absent"}, Container: "absent"},
+		{Name: "f-another", Labels: labels{"tier": "db"}, Compose: policy.Compose{Project: "shop", Service: "web"}},
+	}
+	overlaps := bindContainers(bindings, &found)
+	got := map[string]labels{}
+	for _, w := range found.Workloads {
+		got[w.Name] = w.Labels
+		for key := range w.Labels {
+			_, fact := w.Facts[key]
+			if _, doubtful := w.Doubtful[key]; fact || doubtful {
+				t.Errorf("%s has %s twice", w.Name, key)
+			}
+		}
+	}
+	want := map[string]labels{
+		"own": {"app": "api", "env": "prod"}, "other": {"app": "web"}, "shop-db-1": {"tier": "db"},
+		"shop-db-2": {"app": "second"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("labels (-want +got):\n%s", diff)
+	}
+	if len(found.Unlabelled) != 2 || found.Unlabelled[0].Name != "plain" ||
+		found.Unlabelled[1].Doubtful["tier"] != "db" {
+		t.Errorf("unlabelled: %v", found.Unlabelled)
+	}
+	wantOverlap := `"a-service" has no effect on the container shop-db-2`
+	if len(overlaps) != 1 || !strings.Contains(overlaps[0].Text, wantOverlap) {
+		t.Errorf("overlaps: %v", overlaps)
+	}
+	if compose["tier"] != "" || len(compose) != 2 {
+		t.Errorf("the labels that were found are changed: %v", compose)
 	}
 }

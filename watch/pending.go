@@ -89,6 +89,7 @@ func (c *Cgroups) takePending() pendingEvents {
 //   - if the parent of thole run's cgroups is another one, or is read for a binding or for containers, too; if a cgroup
 //     of thole run has a problem, or cannot be watched;
 //   - if a binding names the cgroup of a container, or one in it: the binding's workload changes with it;
+//   - if two bindings name one container, or did at the last Scan;
 //   - if the engine cannot tell: see docker's look.
 func (c *Cgroups) Changes(bindings []policy.Binding) workload.Snapshot {
 	if s, ok := c.lookAtPending(bindings); ok {
@@ -121,7 +122,7 @@ func (c *Cgroups) lookAtPending(bindings []policy.Binding) (s workload.Snapshot,
 // lookAtContainers looks at single containers. It needs the lock.
 func (c *Cgroups) lookAtContainers(s *workload.Snapshot, ids []string, bindings []policy.Binding) bool {
 	found, ok := c.engine.Find(ids, func(string) {}) // what is watched already suffices
-	if !ok {
+	if !ok || c.overlap || len(bindContainers(bindings, &found)) > 0 {
 		return false
 	}
 	cgroups := slices.Clone(found.Gone)

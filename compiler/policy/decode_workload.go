@@ -15,12 +15,14 @@ import (
 var (
 	workloadMetadataShape = strict.Shape{Keys: []string{"name", "namespace", "labels"}}
 	workloadShape         = strict.Shape{
-		Keys: []string{"unit", "user", "cgroup", "container", "address"},
+		Keys: []string{"unit", "user", "cgroup", "container", "compose", "address"},
 		Instead: map[string]string{
 			"labels": "they belong in metadata", "service": "it is unit: NAME.service",
 			"uid": "it is user", "path": "it is cgroup", "ip": "it is address",
+			"project": "it belongs in compose", "image": "it is container: NAME, or compose",
 		},
 	}
+	composeShape = strict.Shape{Keys: []string{"project", "service"}}
 )
 
 // binding reads a Workload document.
@@ -53,9 +55,34 @@ func (d *decoder) bound(m strict.Mapping, b *Binding) {
 	if n, ok := m.Values["container"]; ok {
 		b.Container = d.Checked(n, "a container's name", checkContainer)
 	}
+	if n, ok := m.Values["compose"]; ok {
+		b.Compose = d.compose(n)
+	}
 	if n, ok := m.Values["address"]; ok {
 		b.Address = strict.Parsed(d.Decoder, n, "an address such as 10.0.0.1", parseAddress)
 	}
+}
+
+// compose reads the name of a Compose service.
+func (d *decoder) compose(n strict.Node) (c Compose) {
+	m := d.Mapping(n, composeShape)
+	if n, ok := d.Need(m, "project", "project: shop"); ok {
+		c.Project = d.Checked(n, "a project's name", checkCompose)
+	}
+	if n, ok := d.Need(m, "service", "service: db"); ok {
+		c.Service = d.Checked(n, "a service's name", checkCompose)
+	}
+	return c
+}
+
+// composeName is what Compose accepts as the name of a service; those of projects are a part of it.
+var composeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
+
+func checkCompose(s string) error {
+	if !composeName.MatchString(s) {
+		return fmt.Errorf("invalid name of Compose %s: must be letters, digits, _ . -", strict.Quote(s))
+	}
+	return nil
 }
 
 // unitName are the characters of systemd's unit_name_is_valid, and the types of units that have a cgroup.

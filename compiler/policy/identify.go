@@ -39,7 +39,7 @@ func (d *Documents) Identify(workloads []Workload, unlabelled []Unlabelled) ([]W
 		}
 	}
 	for i := range unlabelled {
-		w := unlabelled[i].asWorkload()
+		w := unlabelled[i].Workload()
 		counts.divide(&w)
 		if len(w.Labels) == 0 {
 			containers = append(containers, w.asUnlabelled())
@@ -127,8 +127,8 @@ func (d *divider) divide(w *Workload) {
 // imageFact is the key of the fact of which image a container is.
 const imageFact = "thole/image"
 
-// asWorkload is the container, as if it were one.
-func (u *Unlabelled) asWorkload() Workload {
+// Workload is the container, as if it were one.
+func (u *Unlabelled) Workload() Workload {
 	return Workload{
 		Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: u.Facts, Doubtful: u.Doubtful, Cgroup: u.Cgroup,
 		Own: u.Own,
@@ -184,7 +184,7 @@ func (d *Documents) admit(workloads []Workload, containers []Unlabelled) ([]Work
 			rest = append(rest, u)
 			continue
 		}
-		w := u.asWorkload()
+		w := u.Workload()
 		counts.divide(&w)
 		w.joinLabels(around(u.Cgroup.Path, byPath))
 		w.Named = certain && len(w.Labels) == 0

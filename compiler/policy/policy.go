@@ -157,16 +157,39 @@ var ICMPTypes = []ICMPType{
 }
 
 // A Binding is a Workload document: it gives labels to what runs in a cgroup.
-// Exactly one of Unit, User, Cgroup, Container and Address is set.
+// Exactly one of Unit, User, Cgroup, Container, Compose and Address is set.
 type Binding struct {
 	Name, Namespace string
 	Labels          Labels
 	Unit            string     // a systemd unit
 	User            string     // a user name or uid
 	Cgroup          string     // a path below the cgroup root; * and ? match within one component
-	Container       string     // inventories only
+	Container       string     // a container's name
+	Compose         Compose    // the containers of a Compose service
 	Address         netip.Addr // inventories only
 	Position        Position
+}
+
+// A Compose names a service of a Compose project.
+type Compose struct{ Project, Service string }
+
+// The keys of the labels by which Compose names the service of a container.
+const (
+	composeProject = "com.docker.compose.project"
+	composeService = "com.docker.compose.service"
+)
+
+// BindsContainer reports whether b gives its labels to a container, of which the name and the labels are given.
+func (b *Binding) BindsContainer(name string, labels func(key string) (string, bool)) bool {
+	if b.Container != "" {
+		return b.Container == name
+	}
+	if b.Compose == (Compose{}) {
+		return false
+	}
+	project, _ := labels(composeProject)
+	service, _ := labels(composeService)
+	return b.Compose == Compose{project, service}
 }
 
 // A LabelGrant says which labels users who are not root may give to what they

@@ -80,7 +80,8 @@ func TestPolicyDocKeys(t *testing.T) {
 	var known, told []string
 	for _, s := range []strict.Shape{
 		documentShape, metadataShape, workloadMetadataShape, policyShape, denyShape, ingressRuleShape, egressRuleShape,
-		peerShape, selectorShape, expressionShape, grantShape, workloadShape, settingsShape, identityLabelsShape,
+		peerShape, selectorShape, expressionShape, grantShape, workloadShape, composeShape, settingsShape,
+		identityLabelsShape,
 	} {
 		known = append(known, s.Keys...)
 	}
@@ -153,6 +154,9 @@ var docFrames = map[string]func(r docRow) string{
 		return frames["settings"]("metadata: {name: settings}\nspec: {" + r.example + "}")
 	},
 	"Workload": func(r docRow) string {
+		if rest := map[string]string{"project": "service: a", "service": "project: a"}[r.key]; rest != "" {
+			r.example = "compose: {" + r.example + ", " + rest + "}"
+		}
 		return frames["workload"]("metadata: {name: a, labels: {a: b}}\nspec: {" + r.example + "}")
 	},
 }

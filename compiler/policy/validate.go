@@ -115,6 +115,8 @@ func (b *Binding) target() string {
 		return "the cgroup " + b.Cgroup
 	case b.Container != "":
 		return "the container " + b.Container
+	case b.Compose != Compose{}:
+		return "the service " + b.Compose.Service + " of the Compose project " + b.Compose.Project
 	case b.Address.IsValid():
 		return "the address " + b.Address.String()
 	}
@@ -156,6 +158,9 @@ func (b *Binding) workload() Workload {
 		w.Kind, w.Cgroup.Path = KindCgroup, b.Cgroup
 	case b.Container != "":
 		w.Kind, w.Cgroup.Path = KindContainer, "docker/"+b.Container
+	case b.Compose != Compose{}:
+		w.Kind, w.Cgroup.Path = KindContainer, "docker/"+b.Compose.Project+"-"+b.Compose.Service+"-1"
+		w.Facts = Labels{composeProject: b.Compose.Project, composeService: b.Compose.Service}
 	default:
 		w.Kind = KindAddress
 	}

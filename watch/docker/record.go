@@ -186,13 +186,10 @@ func (r *record) workload(cgroup policy.Cgroup) policy.Workload {
 	}
 }
 
-// unlabelled is a container without labels of a person, with what a policy needs to make it a workload.
+// unlabelled is a container without labels of a person, with what makes it a workload where a policy or a Workload
+// document names it.
 func (r *record) unlabelled(cgroup policy.Cgroup) policy.Unlabelled {
-	u := policy.Unlabelled{
+	return policy.Unlabelled{
 		Cgroup: cgroup, Own: r.networks(cgroup), Name: r.name, Facts: r.facts, Doubtful: r.doubtful,
 	}
-	if !u.Selectable() {
-		return policy.Unlabelled{Cgroup: cgroup, Own: r.networks(cgroup)}
-	}
-	return u
 }

@@ -42,7 +42,7 @@ type Input struct {
 
 	// Parents are cgroups below which there are containers alone. What is below one
 	// and is neither a workload nor unlabelled is not known yet: it reaches nobody and
-	// nobody reaches it, silently, so that TCP tries again.
+	// nobody reaches it, silently, so that TCP tries again. Where no policy is enforced, nothing is closed.
 	Parents    []policy.Cgroup
 	Unlabelled []policy.Unlabelled
 	Bridges    []policy.Bridge

@@ -340,7 +340,11 @@ func (l *lowering) sortLevels() {
 	slices.SortFunc(l.levels, func(a, b chains.Level) int { return cmp.Compare(b.Depth, a.Depth) })
 }
 
+// bindParent closes what is not known below a cgroup: a policy could select it. As long as none is enforced, none can.
 func (l *lowering) bindParent(p policy.Cgroup) {
+	if !slices.ContainsFunc(l.policies, func(p policy.Policy) bool { return !p.Audit }) {
+		return
+	}
 	if at := l.level(p); !at.Unknown {
 		at.Unknown = true
 		l.declare(chains.UnknownSets(at.Depth))

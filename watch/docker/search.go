@@ -162,7 +162,7 @@ func (s *search) container(id string, cgroup policy.Cgroup) bool {
 	case r.refused != "":
 		c.reported[id] = true
 		s.found.Parents = append(s.found.Parents, cgroup) // it holds one container alone, whose labels are not known
-		s.problem(condition.ContainerRefused, "container "+r.name, r.refused+"; it is closed")
+		s.problem(condition.ContainerRefused, "container "+r.name, r.refused+"; while a policy is enforced, it is closed")
 	case len(r.labels) > 0:
 		s.found.Workloads = append(s.found.Workloads, r.workload(cgroup))
 	default:
@@ -206,7 +206,7 @@ func (s *search) closePlace(p *place) {
 		if !p.confirmed[id] && s.containers.unknown[id] {
 			s.containers.reported[id] = true
 			s.problem(condition.ContainerUnknown, cgroupfs.Join(p.path, p.ids[id]),
-				"Docker at "+s.address+" has no such container: this cgroup is closed")
+				"Docker at "+s.address+" has no such container: while a policy is enforced, this cgroup is closed")
 		}
 	}
 }

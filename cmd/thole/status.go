@@ -80,8 +80,8 @@ func writeStatus(w io.Writer, s api.Status) error {
 	if s.Mended > 0 {
 		rows = append(rows, []string{"mended", mended(s)})
 	}
-	if s.Ended > 0 {
-		rows = append(rows, []string{"ended", fmt.Sprintf("%d cgroups whose sockets live on", s.Ended)})
+	if s.Ended+s.EndedUnknown > 0 {
+		rows = append(rows, []string{"ended", ended(s)})
 	}
 	if s.LastError != nil {
 		rows = append(rows, []string{"error", fmt.Sprintf("%s: %s", s.LastError.Time.Format(time.DateTime),
@@ -142,6 +142,14 @@ func enforcing(s api.Status) string {
 		return "no"
 	}
 	return fmt.Sprintf("yes, epoch %d, since %s", s.Epoch, s.Applied.Format(time.DateTime))
+}
+
+func ended(s api.Status) string {
+	text := fmt.Sprintf("%d cgroups that sockets may outlive", s.Ended)
+	if s.EndedUnknown > 0 {
+		text += fmt.Sprintf("; %d older ones are unknown: packets of their sockets are discarded", s.EndedUnknown)
+	}
+	return text
 }
 
 func mended(s api.Status) string {

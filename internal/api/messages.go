@@ -112,14 +112,16 @@ type Status struct {
 	Applied time.Time `json:"applied"`
 	Counts
 	DriftStatus
-	// cgroups that ended and are still in the table, because sockets outlive them
-	Ended       int               `json:"ended"`
-	Docker      *DockerStatus     `json:"docker,omitempty"` // absent: it is not followed
-	Fleet       *FleetStatus      `json:"fleet,omitempty"`  // absent: there are no other nodes
-	Connections ConnectionStatus  `json:"connections"`
-	Sockets     *SocketStatus     `json:"sockets,omitempty"` // absent: they were not looked at
-	LocalRoutes LocalRoutesStatus `json:"localRoutes"`
-	LastError   *Failure          `json:"lastError,omitempty"`
+	// cgroups of workloads that are gone and are still in the table, because sockets may outlive them
+	Ended int `json:"ended"`
+	// older ones whose labels are not kept: what their sockets send and receive is discarded
+	EndedUnknown int               `json:"endedUnknown"`
+	Docker       *DockerStatus     `json:"docker,omitempty"` // absent: it is not followed
+	Fleet        *FleetStatus      `json:"fleet,omitempty"`  // absent: there are no other nodes
+	Connections  ConnectionStatus  `json:"connections"`
+	Sockets      *SocketStatus     `json:"sockets,omitempty"` // absent: they were not looked at
+	LocalRoutes  LocalRoutesStatus `json:"localRoutes"`
+	LastError    *Failure          `json:"lastError,omitempty"`
 	Findings
 	Counters map[string]Counter `json:"counters,omitempty"` // the table's named counters
 }

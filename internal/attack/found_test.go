@@ -302,8 +302,7 @@ func TestInjectedMulticast(t *testing.T) {
 }
 
 // A jailed process has a child take other, equal labels; the child makes a socket,
-// hands it over and ends. The socket's cgroup is gone, nothing lists it, and it is
-// unlabelled.
+// hands it over and ends. The socket's cgroup is gone, and nothing lists it.
 func TestUnboundSocketOutlivesItsScope(t *testing.T) {
 	m := newMachine(t)
 	m.apply(jailPolicy)
@@ -318,7 +317,7 @@ func TestUnboundSocketOutlivesItsScope(t *testing.T) {
 	tcp := child.socket("0.0.0.0:0", unix.SOCK_STREAM).pass(jail)
 	denied(t, "the child's own socket", reachesUDP(child, "", "127.0.0.1:6000", u))
 	child.end()
-	m.gone("child")
+	m.ended("child")
 
 	udp.sendTo("127.0.0.1:6000", "secret")
 	denied(t, "UDP from a socket whose cgroup is gone", u.got() != "")

@@ -51,17 +51,23 @@ metadata: {name: alice}
 spec: {users: ["1234"], labels: {app: [jail]}}
 `
 
-// gone waits until the table knows the scope no more.
+// gone waits until nothing is left of the scope.
 func (m *machine) gone(name string) {
+	m.t.Helper()
+	m.ended(name)
+	nstest.WaitFor(m.t, 10*time.Second, "the table without "+name, func() bool { return m.status().Ended == 0 })
+}
+
+// ended waits until the daemon knows that the scope is gone.
+func (m *machine) ended(name string) {
 	m.t.Helper()
 	nstest.WaitFor(m.t, 10*time.Second, "the end of "+name, func() bool {
 		_, err := os.Stat(m.CgroupDir("thole.slice/" + name + ".scope"))
 		return os.IsNotExist(err)
 	})
 	running := strings.Count(m.Shell("ls /sys/fs/cgroup/thole.slice"), ".scope")
-	nstest.WaitFor(m.t, 10*time.Second, "the table without "+name, func() bool {
-		s := m.status()
-		return s.Ended == 0 && s.Workloads == running
+	nstest.WaitFor(m.t, 10*time.Second, "the daemon to notice the end of "+name, func() bool {
+		return m.status().Workloads == running
 	})
 }
 

@@ -20,6 +20,7 @@ const (
 	CountersUnreadable     Code = "counters-unreadable"
 	Disarmed               Code = "disarmed"
 	DockerAway             Code = "docker-away"
+	EndedDropped           Code = "ended-dropped"
 	EndedUnknown           Code = "ended-unknown"
 	FleetDegraded          Code = "fleet-degraded"
 	LocalRoutesFailed      Code = "local-routes-failed"

@@ -226,6 +226,7 @@ type host struct {
 	marks   enforce.Conntrack
 	writes  enforce.Notifier
 	sockets func() (map[uint64]bool, error)
+	dying   func(cgroup string) (id uint64, some bool, err error)
 	bound   func(visit func(sockets.Socket) bool) error
 	routes  routes.Table
 	now     func() time.Time
@@ -251,13 +252,16 @@ func openHost() (*host, error) {
 	return &host{
 		routes: table,
 		root:   root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener,
-		sockets: socketCgroups, bound: sockets.Bound, now: time.Now, engine: fleet.NewEngine,
+		sockets: socketCgroups, dying: root.Dying, bound: sockets.Bound, now: time.Now, engine: fleet.NewEngine,
 		close: func() error { return errors.Join(listener.Close(), conn.Close(), table.Close()) },
 	}, nil
 }
 
 // Lives reports whether a cgroup with this id exists.
 func (h *host) Lives(cgroup uint64) (bool, error) { return h.root.Lives(cgroup) }
+
+// Dying says what is left of the cgroups that were removed below one.
+func (h *host) Dying(cgroup string) (id uint64, some bool, err error) { return h.dying(cgroup) }
 
 // Sockets returns the ids of the cgroups that living sockets were born in.
 func (h *host) Sockets() (map[uint64]bool, error) { return h.sockets() }

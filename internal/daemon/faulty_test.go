@@ -32,6 +32,7 @@ type faulty struct {
 	marks enforce.Conntrack
 	heard enforce.Notifier
 	cells func() (map[uint64]bool, error)
+	left  func(string) (uint64, bool, error)
 }
 
 const faultRate = 20
@@ -82,6 +83,7 @@ func (f *faulty) run(ctx context.Context, config Config) error {
 	}
 	f.conn, f.marks, f.heard, f.cells = h.kernel, h.marks, h.writes, h.sockets
 	h.kernel, h.marks, h.writes, h.sockets = f, f, f, f.Sockets
+	f.left, h.dying = h.dying, f.Dying
 	d, err := newDaemon(config, h)
 	if err != nil {
 		return err
@@ -137,6 +139,13 @@ func (f *faulty) Remark(mask, bits uint32, change func(uint32) uint32) (int, err
 		return 0, err
 	}
 	return f.marks.Remark(mask, bits, change)
+}
+
+func (f *faulty) Dying(cgroup string) (id uint64, some bool, err error) {
+	if err := f.fault("dying"); err != nil {
+		return 0, false, err
+	}
+	return f.left(cgroup)
 }
 
 func (f *faulty) Sockets() (map[uint64]bool, error) {

@@ -327,6 +327,7 @@ func (b *bench) newDaemon() (*Daemon, error) {
 		kernel:  b.kernel,
 		marks:   b.kernel,
 		sockets: b.socketCgroups,
+		dying:   b.dying,
 		bound:   func(func(sockets.Socket) bool) error { return nil },
 		routes:  &b.routes,
 		now:     time.Now,
@@ -337,6 +338,13 @@ func (b *bench) newDaemon() (*Daemon, error) {
 		b.replace(h)
 	}
 	return newDaemon(b.config, h)
+}
+
+// dying says of every cgroup that something is left of what was removed below it, as long as there are sockets.
+func (b *bench) dying(cgroup string) (id uint64, some bool, err error) {
+	id, some, err = b.root.Dying(cgroup)
+	held, _ := b.socketCgroups() // it does not fail
+	return id, some || len(held) > 0, err
 }
 
 func (b *bench) socketCgroups() (map[uint64]bool, error) {

@@ -76,6 +76,7 @@ type mix struct {
 
 	runs       map[string]*process // by name
 	outlived   map[uint64]bool     // cgroups of thole run that are gone, and left a socket
+	ended      map[uint64]bool     // cgroups that are gone, and are in the table
 	containers map[string]*mixedContainer
 	units      map[string]bool // by cgroup
 	remotes    []policy.Remote
@@ -292,6 +293,9 @@ func (m *mix) walk(steps int) {
 		n++
 		m.agree(fmt.Sprintf("step %d: %s", n, s.name))
 	}
+	m.closeSockets()
+	m.until("what ended to leave the table", func() bool { return m.status().Ended == 0 })
+	m.agree("when nothing is left of what ended")
 	k := m.table
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -406,12 +410,19 @@ func (m *mix) compare(running workload.Snapshot) string {
 	in := compiler.Input{Policies: docs.Policies, Parents: running.Parents, Bridges: running.Bridges,
 		Fleet: &compiler.Fleet{Networks: m.config.Fleet, Queue: DefaultQueue}, Remotes: m.remotes}
 	in.Workloads, in.Unlabelled = docs.Identify(running.Workloads, running.Unlabelled)
+	m.ended = map[uint64]bool{}
+	for _, w := range stored.Workloads {
+		runs := func(r policy.Workload) bool { return r.Cgroup.ID == w.Cgroup.ID }
+		if lives, err := m.root.Lives(w.Cgroup.ID); err != nil || lives || slices.ContainsFunc(in.Workloads, runs) {
+			continue
+		}
+		m.ended[w.Cgroup.ID] = true
+		in.Workloads = append(in.Workloads, w)
+	}
 	for id := range m.outlived {
-		at := slices.IndexFunc(stored.Workloads, func(w policy.Workload) bool { return w.Cgroup.ID == id })
-		if at < 0 {
+		if !m.ended[id] {
 			return fmt.Sprintf("a workload that left a socket is not in the table: %d", id)
 		}
-		in.Workloads = append(in.Workloads, stored.Workloads[at])
 	}
 	in.Numbers, in.Options.Epoch = compilertest.Loaded(table)
 	// The table has no keys of them.
@@ -442,7 +453,7 @@ func (m *mix) compareBelief(stored state.TableState, in compiler.Input, fresh *c
 		{"the epoch", in.Options.Epoch, status.Epoch},
 		{"the stored epoch", in.Options.Epoch, stored.Epoch},
 		{"the workloads", m.running(in.Workloads), m.listed()},
-		{"how many ended and left sockets", len(m.outlived), status.Ended},
+		{"how many ended", len(m.ended), status.Ended},
 		{"the labels of the stored workloads", labelsOf(in.Workloads), labelsOf(stored.Workloads)},
 		{"the stored unlabelled containers", cgroupsOf(in.Unlabelled), cgroupsOf(stored.Unlabelled)},
 		{"the stored parents", in.Parents, stored.Parents},
@@ -487,7 +498,7 @@ type mixedWorkload struct {
 func (m *mix) running(list []policy.Workload) map[uint64]mixedWorkload {
 	all := map[uint64]mixedWorkload{}
 	for _, w := range list {
-		if !m.outlived[w.Cgroup.ID] {
+		if !m.ended[w.Cgroup.ID] {
 			all[w.Cgroup.ID] = mixedWorkload{w.Name, w.Kind.String(), w.Cgroup.Path, w.Labels, w.Facts, w.Doubtful}
 		}
 	}
@@ -503,7 +514,7 @@ func (m *mix) listed() map[uint64]mixedWorkload {
 	}
 	all := map[uint64]mixedWorkload{}
 	for _, w := range list {
-		if !m.outlived[w.ID] {
+		if !m.ended[w.ID] {
 			all[w.ID] = mixedWorkload{w.Name, w.Kind, w.Cgroup, w.Labels, w.Facts, w.Doubtful}
 		}
 	}
@@ -782,6 +793,9 @@ func (m *mix) changePolicies() bool {
 
 // restartDaemon has a daemon begin that finds all as the one before left it: it changes nothing.
 func (m *mix) restartDaemon() bool {
+	if len(m.outlived) == 0 {
+		m.until("what ended to leave the table", func() bool { return m.status().Ended == 0 })
+	}
 	changes := m.table.changes()
 	m.stop()
 	m.start()
@@ -808,11 +822,17 @@ func (m *mix) changeWithoutDaemon() bool {
 
 // refuseChange has the kernel refuse the next change, or all tries of it at once. It is made all the same.
 func (m *mix) refuseChange() bool {
-	tries := 1 + m.r.IntN(2)
-	if m.r.IntN(4) == 0 {
-		m.table.refuseNext(triesAtOnce) // the daemon tries again after a while
-		return m.beginContainer() || m.endContainer()
+	tries, begin, end := 1+m.r.IntN(2), (*mix).beginRun, (*mix).endRun
+	if m.r.IntN(4) == 0 { // the daemon tries again after a while
+		tries, begin, end = triesAtOnce, (*mix).beginContainer, (*mix).endContainer
 	}
 	m.table.refuseNext(tries)
-	return m.beginRun() || m.endRun()
+	if begin(m) {
+		return true
+	}
+	m.table.refuseNext(0) // there are too many, and an end alone changes nothing
+	end(m)
+	m.agree("with room for one more")
+	m.table.refuseNext(tries)
+	return begin(m)
 }

@@ -7,8 +7,8 @@ import (
 )
 
 // socketCgroups returns the ids of the cgroups to which the sockets of this network
-// namespace belong: those that are bound, connected or listening. (One that is not
-// cannot receive, and who holds it could as well open his own.)
+// namespace belong: those that are bound, connected or listening. The kernel does not
+// list others.
 func socketCgroups() (map[uint64]bool, error) {
 	ids := map[uint64]bool{}
 	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE, unix.IPPROTO_RAW,

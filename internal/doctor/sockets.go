@@ -24,7 +24,7 @@ func socketListing() Finding {
 	}
 	if err != nil {
 		return f.warning(err.Error(),
-			"exposed sockets cannot be named, and the cgroup of an ended workload stays in the table",
+			"exposed sockets cannot be named",
 			"boot a kernel (5.9 or newer) with CONFIG_INET_TCP_DIAG and CONFIG_INET_UDP_DIAG")
 	}
 	return f

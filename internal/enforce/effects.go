@@ -29,10 +29,13 @@ type Scanner interface {
 	Recall(loaded workload.Snapshot)            // takes over what was known when the loaded table was made
 }
 
-// A Cgroups knows which cgroups are gone, and which of these still have sockets.
+// A Cgroups knows which cgroups are gone, and what is left of them.
 type Cgroups interface {
 	Lives(cgroup uint64) (bool, error)
-	Sockets() (map[uint64]bool, error) // ids of the cgroups that sockets were born in
+	// Dying returns the id of the cgroup of that path ("": the root), 0 if there is none, and whether the kernel still
+	// has some of the cgroups that were removed below it.
+	Dying(path string) (id uint64, some bool, err error)
+	Sockets() (map[uint64]bool, error) // ids of the cgroups that listed sockets were made in
 }
 
 // A Notifier says which transactions changed our table (kernel.Listener).

@@ -46,15 +46,15 @@ type Enforcer struct {
 	view     atomic.Pointer[View] // what requests are answered from
 
 	// Only the goroutine of Run uses the fields below; before Run begins, the one of Start.
-	set          policyset.Set // the active one
-	loaded       loaded
-	remotes      remotes.Set
-	identity     *state.Identity // this node's, in a fleet; nil: not known
-	drift        drift
-	arming       arming
-	failures     failures
-	conditions   []condition.Condition // of the last scan
-	endedChecked time.Time             // when it was last checked whether sockets outlive their cgroup
+	set        policyset.Set // the active one
+	loaded     loaded
+	remotes    remotes.Set
+	identity   *state.Identity // this node's, in a fleet; nil: not known
+	drift      drift
+	arming     arming
+	failures   failures
+	conditions []condition.Condition // of the last scan
+	ending     ending
 }
 
 // A builtIn is what decides at a start whether the built-in default is enforced.
@@ -154,6 +154,7 @@ func (e *Enforcer) adopt() error {
 	}
 	e.loaded.numbers, e.loaded.containers = stored.Numbers, stored.Containers
 	e.loaded.workloads = newRoster(stored.Workloads, e.loaded.containers.Unlabelled)
+	e.ending.unknown, e.ending.dropped = stored.Unknown, stored.Dropped
 	if e.oneShot {
 		e.fleet = stored.Fleet
 	}
@@ -257,15 +258,15 @@ func (e *Enforcer) Run(ctx context.Context) error {
 }
 
 // alarm says when to look again without an event: after a failure, to see whether
-// the sockets that outlived their cgroup are gone, or whether somebody else changed
-// the table.
+// something is left of workloads that ended, or whether somebody else changed the
+// table.
 func (e *Enforcer) alarm() (<-chan time.Time, func() bool) {
 	wait := driftPoll
 	switch {
 	case e.failures.table != nil: // however many events come meanwhile
 		wait = e.failures.retryIn(e.now())
 	case e.loaded.workloads.endedCount() > 0:
-		wait = endedPoll
+		wait = min(wait, e.ending.wait)
 	}
 	t := time.NewTimer(wait)
 	return t.C, t.Stop

@@ -12,8 +12,18 @@ const (
 	// how often the generation is read, to see whether another program changed the table
 	driftPoll = time.Second
 	readBack  = time.Minute // how often the table is read in any case
-	// how often sockets that outlive their cgroup are looked for, while there are some
-	endedPoll = 2 * time.Second
+	// how often it is looked whether something is left of workloads that ended, while there are some
+	endedFirst     = 50 * time.Millisecond // after one ended; doubles
+	endedPoll      = driftPoll
+	releasedAtOnce = 128 // of them, where nothing is left
+	openedAtOnce   = 2048
+
+	// Workloads that ended and keep their labels: their classes and members have numbers, of which there are 16,383.
+	// Beyond it the oldest become unknown, some at once: each time connections are decided again.
+	maxEnded   = 1024
+	lostAtOnce = 128
+	// Unknown cgroups, each an element of a set. Beyond it the oldest leave the table, which is a problem.
+	maxUnknown = 65_536
 
 	// Changes that are appended to the state of the table before it is written anew; as many as there are workloads, if
 	// that is more.

@@ -21,7 +21,12 @@ import (
 type delta struct {
 	began, ended []policy.Workload // what became another workload is in both
 	renamed      []policy.Workload // of which only what no policy sees is another
-	outlived     []uint64          // of those in the table: whose cgroup is gone now, and left a socket
+	outlived     []uint64          // of those in the table: whose cgroup is gone now
+
+	// what is unknown from now on, and what of it leaves the table; how many more of these left it without a proof
+	closed  []policy.Cgroup
+	opened  []uint64
+	dropped int
 
 	containers *state.Containers // nil: as they were
 
@@ -29,8 +34,8 @@ type delta struct {
 	remotesAnew        bool // what is to be said of remotes is more than that
 
 	// takes says that something living may lose an allowance, so that connections must be decided again. It is false
-	// only where all that changes is that cgroups begin that had no connections, or that workloads ended and left no
-	// socket.
+	// only where all that changes is that cgroups begin that had no connections, or that workloads ended and nothing is
+	// left of them.
 	takes bool
 }
 
@@ -39,20 +44,20 @@ func (d *delta) empty() bool { return len(d.outlived) == 0 && !d.concernsState()
 // concernsState reports whether the stored state of the table is another one after it.
 func (d *delta) concernsState() bool {
 	return len(d.began)+len(d.ended)+len(d.renamed)+len(d.learned)+len(d.forgotten) > 0 || d.containers != nil ||
-		d.remotesAnew
+		d.remotesAnew || len(d.closed)+len(d.opened) > 0 || d.dropped != 0
 }
 
-// deltaTo compares what runs with what the table knows. found is what is to be said of what runs. Where it is not known
-// which workloads that ended left a socket, they stay in the table, and found says why.
+// deltaTo compares what runs with what the table knows. found is what is to be said of what runs. Where it cannot be
+// found out whether something is left of workloads that ended, they stay in the table, and found says why.
 func (e *Enforcer) deltaTo(set policyset.Set, running workload.Snapshot) (d delta, found []condition.Condition) {
-	var died map[uint64]policy.Workload // those that ended, and whose cgroup may be gone
+	var died map[uint64]policy.Workload // those that do not run, and whose cgroup may be gone
 	if running.Partial {
 		died, found = e.compareSome(&d, set, running)
 	} else {
 		died, found = e.compareAll(&d, set, running)
 	}
-	asked, err := e.compareEnded(&d, died, running.Partial)
-	if asked {
+	checked, err := e.compareEnded(&d, died, running.Partial)
+	if checked {
 		found = slices.DeleteFunc(slices.Clone(found), func(c condition.Condition) bool {
 			return c.Code == condition.EndedUnknown // of the last time
 		})
@@ -90,7 +95,7 @@ func (e *Enforcer) compareSome(
 
 // known is what the table knows of some cgroups.
 type known struct {
-	workloads  map[uint64]policy.Workload // by the cgroup's id; also those that ended and left a socket
+	workloads  map[uint64]policy.Workload // by the cgroup's id; also those that ended
 	unlabelled []policy.Unlabelled        // by path
 }
 
@@ -185,6 +190,7 @@ func (e *Enforcer) compareAll(
 	if !reflect.DeepEqual(now, e.loaded.containers) {
 		d.containers = &now
 		d.takes = d.takes || e.closesContainers(now)
+		e.closeParents(d, now.Parents)
 	}
 	return died, found
 }
@@ -204,45 +210,6 @@ func (e *Enforcer) compareWorkload(d *delta, before policy.Workload, known bool,
 	}
 }
 
-// compareEnded finds out which of the workloads whose cgroup is gone left a socket. Those that did stay in the table.
-// A cgroup that still lives is no workload any more. asked is false if there was nothing to ask, or if it is too soon.
-func (e *Enforcer) compareEnded(d *delta, died map[uint64]policy.Workload, partial bool) (asked bool, failed error) {
-	dead := map[uint64]policy.Workload{}
-	for id, w := range died {
-		lives, err := e.cgroups.Lives(id)
-		switch {
-		case err != nil:
-			failed = err
-			d.disconnect(w)
-		case lives && !e.loaded.workloads.ended[id]:
-			d.ended, d.takes = append(d.ended, w), true // it is unlabelled now
-		default:
-			dead[id] = w
-		}
-	}
-	if partial && len(dead) == 0 && (e.loaded.workloads.endedCount() == 0 || e.now().Sub(e.endedChecked) < endedPoll) {
-		return failed != nil, failed
-	}
-	for id := range e.loaded.workloads.ended {
-		dead[id] = e.loaded.workloads.workloads[id]
-	}
-	e.endedChecked = e.now()
-	left := maps.Clone(dead)
-	if failed == nil {
-		failed = dropWithoutSockets(e.cgroups, left, e.isRunning(d, died))
-	}
-	for id, w := range dead {
-		d.takes = d.takes || len(w.Own) > 0 // its addresses may be another's now
-		if _, stays := left[id]; !stays {
-			d.ended = append(d.ended, w)
-		} else if !e.loaded.workloads.ended[id] {
-			d.outlived = append(d.outlived, id)
-			d.disconnect(w)
-		}
-	}
-	return true, failed
-}
-
 // disconnect keeps a workload without its addresses, which may be another's now.
 func (d *delta) disconnect(w policy.Workload) {
 	if len(w.Own) == 0 {
@@ -251,19 +218,6 @@ func (d *delta) disconnect(w policy.Workload) {
 	d.ended, d.takes = append(d.ended, w), true
 	w.Own = nil
 	d.began = append(d.began, w)
-}
-
-// isRunning returns whether a cgroup is that of a workload that runs.
-func (e *Enforcer) isRunning(d *delta, died map[uint64]policy.Workload) func(id uint64) bool {
-	begins := map[uint64]bool{}
-	for _, w := range d.began {
-		begins[w.Cgroup.ID] = true
-	}
-	return func(id uint64) bool {
-		_, known := e.loaded.workloads.of(id)
-		_, dead := died[id]
-		return begins[id] || known && !dead && !e.loaded.workloads.ended[id]
-	}
 }
 
 // freePaths gives another path to workloads that ended, where a new cgroup has theirs. To the compiler the path is the

@@ -3,6 +3,8 @@ package enforce
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"thole/internal/condition"
 	"thole/internal/policyset"
 	"thole/internal/state"
+	"thole/watch/cgroupfs"
 	"thole/watch/workload"
 )
 
@@ -92,6 +95,8 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 type fakeCgroups struct {
 	living, sockets map[uint64]bool
 	unknown         map[uint64]bool // it cannot be found out whether these live
+	held            map[string]bool // cgroups below which something is left of removed ones
+	young           map[string]bool // cgroups that were made after all that ended
 	err             error
 }
 
@@ -104,50 +109,71 @@ func (g fakeCgroups) Lives(id uint64) (bool, error) {
 
 func (g fakeCgroups) Sockets() (map[uint64]bool, error) { return g.sockets, g.err }
 
-func TestOutlived(t *testing.T) {
-	in := func(id uint64) policy.Workload {
-		return policy.Workload{Cgroup: policy.Cgroup{Path: fmt.Sprint(id), ID: id}}
+func (g fakeCgroups) Dying(cgroup string) (id uint64, some bool, err error) {
+	if g.young[cgroup] {
+		return 1000, false, g.err
 	}
-	enforced := []policy.Workload{in(11), in(12), in(14)}
-	running := enforced[:1]
+	return 1, g.held[cgroup], g.err
+}
+
+// What ended stays in the table until it is proven, at a later look, that nothing holds its cgroup.
+func TestEndedStayUntilProven(t *testing.T) {
+	in := func(path string, id uint64) policy.Workload {
+		return policy.Workload{Kind: policy.KindCgroup, Cgroup: policy.Cgroup{Path: path, ID: id}}
+	}
+	enforced := []policy.Workload{in("a/one", 11), in("a/two", 12), in("b/three", 13), in("four", 14)}
+	living := map[uint64]bool{11: true}
+	set := func(cgroups ...string) map[string]bool {
+		all := map[string]bool{}
+		for _, c := range cgroups {
+			all[c] = true
+		}
+		return all
+	}
 	tests := []struct {
 		name  string
 		world fakeCgroups
-		want  []uint64
+		left  []uint64 // that ended
 	}{
-		{"no sockets", fakeCgroups{living: map[uint64]bool{11: true}}, nil},
-		{"a socket of one",
-			fakeCgroups{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{11: true, 12: true}}, []uint64{12}},
-		{"one is only not bound any more", fakeCgroups{living: map[uint64]bool{11: true, 12: true},
-			sockets: map[uint64]bool{12: true, 14: true}}, []uint64{14}},
-		{"a socket of a child that is gone too",
-			fakeCgroups{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{99: true}}, []uint64{12, 14}},
-		{"a socket of a child of the older",
-			fakeCgroups{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{13: true}}, []uint64{12}},
-		{"a socket of a cgroup that was gone before",
-			fakeCgroups{living: map[uint64]bool{11: true}, sockets: map[uint64]bool{7: true}}, nil},
-		{"a socket of an unlabelled cgroup", fakeCgroups{living: map[uint64]bool{11: true, 99: true},
-			sockets: map[uint64]bool{99: true, 0: true}}, nil},
-		{"it is not known", fakeCgroups{living: map[uint64]bool{11: true}, err: errors.New("no")}, []uint64{12, 14}},
+		{"nothing is left", fakeCgroups{}, nil},
+		{"something is left", fakeCgroups{held: set("", "a", "b")}, []uint64{12, 13, 14}},
+		{"something is left, but not below one", fakeCgroups{held: set("", "a")}, []uint64{12, 14}},
+		{"something was left, but not now", fakeCgroups{held: set("a", "b")}, nil},
+		{"a new cgroup has the name of one above", fakeCgroups{held: set(""), young: set("a", "b")},
+			[]uint64{12, 13, 14}},
+		{"it cannot be found out", fakeCgroups{err: errors.New("no")}, []uint64{12, 13, 14}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			tt.world.living = living
 			e := &Enforcer{cgroups: tt.world, now: time.Now, loaded: loaded{workloads: newRoster(enforced, nil)}}
-			d, found := e.deltaTo(policyset.Set{}, workload.Snapshot{Workloads: running})
-			unknown := slices.Contains(codesOf(found), condition.EndedUnknown)
-			if unknown != (tt.world.err != nil) {
+			look := func() (left []uint64, found []condition.Condition) {
+				d, found := e.deltaTo(policyset.Set{}, workload.Snapshot{Workloads: enforced[:1]})
+				e.loaded.workloads.apply(&d)
+				e.ending.checked = time.Time{} // some time goes by
+				return slices.Sorted(maps.Keys(e.loaded.workloads.ended)), found
+			}
+			for range 2 {
+				if left, _ := look(); !slices.Equal(left, []uint64{12, 13, 14}) {
+					t.Errorf("at first %v ended", left)
+				}
+			}
+			left, found := look()
+			if !slices.Equal(left, tt.left) {
+				t.Errorf("at a later look %v stay, want %v", left, tt.left)
+			}
+			if unknown := slices.Contains(codesOf(found), condition.EndedUnknown); unknown != (tt.world.err != nil) {
 				t.Errorf("conditions %v", found)
 			}
-			slices.Sort(d.outlived)
-			if !slices.Equal(d.outlived, tt.want) {
-				t.Errorf("got %v; want %v", d.outlived, tt.want)
+			if _, runs := e.loaded.workloads.of(11); !runs {
+				t.Error("what runs is gone")
 			}
 		})
 	}
 }
 
-// A problem with workloads that ended is told once, however often single cgroups are looked at, and until the sockets
-// were listed.
+// A problem with workloads that ended is told once, however often single cgroups are looked at, and until the kernel
+// answered.
 func TestEndedUnknownIsToldOnce(t *testing.T) {
 	w := policy.Workload{Kind: policy.KindRun, Cgroup: policy.Cgroup{Path: "thole.slice/a", ID: 11}}
 	other := condition.Condition{Code: condition.ImageLabel, Text: "another"}
@@ -157,17 +183,92 @@ func TestEndedUnknownIsToldOnce(t *testing.T) {
 		d, found := e.deltaTo(policyset.Set{}, workload.Snapshot{Partial: true, Gone: []string{w.Cgroup.Path}})
 		e.loaded.workloads.apply(&d)
 		e.conditions = found
+		e.ending.checked = time.Time{}
 		return codesOf(found)
 	}
+	look() // it ends
+	look() // and is one for the next look
 	for range 3 {
 		if got := look(); !slices.Equal(got, []condition.Code{condition.ImageLabel, condition.EndedUnknown}) {
 			t.Errorf("conditions %v", got)
 		}
-		e.endedChecked = time.Time{}
 	}
 	e.cgroups = fakeCgroups{}
 	if got := look(); !slices.Equal(got, []condition.Code{condition.ImageLabel}) {
-		t.Errorf("after the sockets were listed: %v", got)
+		t.Errorf("after the kernel answered: %v", got)
+	}
+}
+
+// Of too many workloads that ended, the oldest become unknown, first those of which no socket is listed. Of too many
+// that are unknown, the oldest leave the table, and that is a problem, until nothing is left.
+func TestTooManyEnded(t *testing.T) {
+	const slice = 5
+	var next uint64 = 100
+	e := &Enforcer{cgroups: fakeCgroups{held: map[string]bool{"": true, "job": true, cgroupfs.TholeSlice: true},
+		sockets: map[uint64]bool{100: true}}, now: time.Now,
+		log: slog.New(slog.DiscardHandler), loaded: loaded{workloads: newRoster(nil, nil),
+			containers: state.Containers{Parents: []policy.Cgroup{{Path: cgroupfs.TholeSlice, ID: slice}}}}}
+	running := workload.Snapshot{Parents: e.loaded.containers.Parents}
+	look := func() (d delta) {
+		d, _ = e.deltaTo(policyset.Set{}, running)
+		p := plan{delta: d, unknown: e.unknownAfter(&d)}
+		e.adoptEnding(&p)
+		e.loaded.workloads.apply(&d)
+		e.ending.checked = time.Time{} // some time goes by
+		return d
+	}
+	end := func(n int, under string) {
+		var list []policy.Workload
+		for range n {
+			list = append(list, policy.Workload{Cgroup: policy.Cgroup{Path: fmt.Sprint(under, "/", next), ID: next}})
+			next++
+		}
+		e.loaded.workloads.apply(&delta{began: list})
+		look()
+	}
+	end(maxEnded, "job")
+	if d := look(); !d.empty() || e.loaded.workloads.endedCount() != maxEnded {
+		t.Fatalf("at the limit %d ended, %d are unknown", e.loaded.workloads.endedCount(), len(e.ending.unknown))
+	}
+	end(1, "job")
+	look()
+	left := maxEnded - lostAtOnce
+	if n := e.loaded.workloads.endedCount(); n != left || len(e.ending.unknown) != lostAtOnce+1 {
+		t.Fatalf("beyond the limit %d keep their labels, %d are unknown", n, len(e.ending.unknown))
+	}
+	if first := e.ending.unknown[0].ID; first != 101 {
+		t.Errorf("%d is the first to become unknown", first)
+	}
+	if _, kept := e.loaded.workloads.of(100); !kept {
+		t.Error("one of which a socket is listed became unknown before others")
+	}
+
+	unknown := len(e.ending.unknown)
+	end(2*maxEnded, cgroupfs.TholeSlice)
+	end(maxEnded, cgroupfs.TholeSlice)
+	look()
+	if more := len(e.ending.unknown) - unknown; more != left {
+		t.Errorf("%d more are unknown; want the %d others: thole run's are below a slice that is closed", more, left)
+	}
+	running.Parents = nil
+	look()
+	if last := e.ending.unknown[len(e.ending.unknown)-1]; last.ID != slice {
+		t.Errorf("the slice is gone, and was closed; the last that is unknown is %+v", last)
+	}
+
+	for len(e.ending.conditions()) == 0 {
+		end(16*maxEnded, "job")
+		look()
+	}
+	if n := len(e.ending.unknown); n != maxUnknown || e.ending.dropped == 0 {
+		t.Errorf("%d are unknown, %d were dropped", n, e.ending.dropped)
+	}
+	e.cgroups = fakeCgroups{}
+	for len(e.ending.unknown)+e.loaded.workloads.endedCount()+len(e.ending.conditions()) > 0 {
+		if d := look(); d.empty() {
+			t.Fatalf("nothing is left of what ended, and these stay: %d, %d; %v", e.loaded.workloads.endedCount(),
+				len(e.ending.unknown), e.ending.conditions())
+		}
 	}
 }
 

@@ -42,6 +42,7 @@ type plan struct {
 	found      []condition.Condition // of the last look at all
 	delta      delta
 	containers state.Containers // then
+	unknown    []policy.Cgroup  // then
 	remotes    []policy.Remote
 	takes      bool // something living may lose an allowance
 	running    int  // how many workloads run, where all is compiled
@@ -70,6 +71,7 @@ func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
 	if p.delta.containers != nil {
 		p.containers = *p.delta.containers
 	}
+	p.unknown = e.unknownAfter(&p.delta)
 	p.takes = p.delta.takes || !e.loaded.inSync || e.remotes.RevocationPending || !samePolicies(e.set, set)
 	return p
 }
@@ -111,7 +113,11 @@ func (e *Enforcer) advance(p *plan) (ok bool) {
 	}
 	c := compiler.Change{Ended: d.ended, Began: d.began, Met: d.learned, Forgotten: d.forgotten}
 	if d.containers != nil {
-		c.Parents, c.Unlabelled = &d.containers.Parents, &d.containers.Unlabelled
+		c.Unlabelled = &d.containers.Unlabelled
+	}
+	if len(d.closed)+len(d.opened) > 0 || !slices.Equal(p.containers.Parents, e.loaded.containers.Parents) {
+		closed := p.closedCgroups()
+		c.Parents = &closed
 	}
 	if p.step, ok = e.loaded.result.Change(c); !ok {
 		return false
@@ -198,7 +204,7 @@ func (e *Enforcer) unresolved(set policyset.Set, found []policy.Workload) []poli
 	}
 	var kept []policy.Workload
 	for _, w := range e.loaded.workloads.list() {
-		if w.Kind < policy.KindUnit || is[w.Cgroup.ID] {
+		if w.Kind < policy.KindUnit || is[w.Cgroup.ID] || e.loaded.workloads.ended[w.Cgroup.ID] {
 			continue
 		}
 		binding, ok := e.stillBinds(set, w)
@@ -252,7 +258,7 @@ func (e *Enforcer) compile(p *plan) error {
 		Policies:   p.set.Docs.Policies,
 		Settings:   p.set.Docs.Settings,
 		Workloads:  workloads,
-		Parents:    p.containers.Parents,
+		Parents:    p.closedCgroups(),
 		Unlabelled: p.containers.Unlabelled,
 		Bridges:    p.containers.Bridges,
 		Options:    compiler.Options{Deny: e.deny, Epoch: p.epoch, Comments: p.comments},
@@ -329,6 +335,7 @@ func (e *Enforcer) adoptPlan(p plan) {
 	e.loaded.result, e.loaded.numbers = p.result, p.result.Numbers
 	e.loaded.warnings, e.loaded.containers = Messages(p.result.Warnings), p.containers
 	e.loaded.appliedAt = e.now()
+	e.adoptEnding(&p)
 	e.failures.tableChanged()
 	e.remotes.SetLoaded(remotes.Table{Remotes: p.remotes, Classes: p.result.Remotes, Step: p.step != nil,
 		Learned: p.delta.learned, Forgotten: p.delta.forgotten})
@@ -417,8 +424,8 @@ func sameTable(a, b *ruleset.Table) bool {
 func (e *Enforcer) storeTable() {
 	err := e.state.SaveTable(state.TableState{
 		Epoch: e.loaded.epoch, Numbers: e.loaded.numbers, Workloads: e.loaded.workloads.list(),
-		Containers: e.loaded.containers,
-		Fleet:      e.fleet, Identity: e.identity, Remotes: e.remotes.Proven,
+		Containers: e.loaded.containers, Unknown: e.ending.unknown, Dropped: e.ending.dropped,
+		Fleet: e.fleet, Identity: e.identity, Remotes: e.remotes.Proven,
 	})
 	e.noteStorage(&e.failures.tableStorage, "the table is changed, but its numbers are not stored: they "+
 		"are lost when the daemon is started again, unless they can be written before", err)
@@ -442,7 +449,8 @@ func (e *Enforcer) storeChange(p plan) {
 
 func (p *plan) tableChange() state.TableChange {
 	c := state.TableChange{Began: slices.Concat(p.delta.began, p.delta.renamed), Numbers: p.step.Numbers,
-		Epoch: p.epoch, Containers: p.delta.containers, Met: p.delta.learned, Forgotten: p.delta.forgotten}
+		Epoch: p.epoch, Containers: p.delta.containers, Met: p.delta.learned, Forgotten: p.delta.forgotten,
+		Closed: p.delta.closed, Opened: p.delta.opened, Dropped: p.delta.dropped}
 	for _, w := range p.delta.ended {
 		c.Ended = append(c.Ended, w.Cgroup.ID)
 	}

@@ -122,6 +122,13 @@ func (w *randomWorld) Lives(id uint64) (bool, error) { return w.running[id] != n
 
 func (w *randomWorld) Sockets() (map[uint64]bool, error) { return w.sockets, nil }
 
+func (w *randomWorld) Dying(string) (id uint64, some bool, err error) {
+	for held := range w.sockets {
+		some = some || w.running[held] == nil
+	}
+	return 1, some, nil
+}
+
 func (w *randomWorld) Recall(workload.Snapshot) {}
 
 func (w *randomWorld) Scan([]policy.Binding) workload.Snapshot {
@@ -362,7 +369,8 @@ func (w *randomWorld) check(step int) {
 	for id := range e.loaded.workloads.workloads {
 		w.wasKnown[id] = true
 	}
-	in := compiler.Input{Policies: e.set.Docs.Policies, Workloads: e.loaded.workloads.list(), Parents: s.Parents,
+	closed := (&plan{containers: e.loaded.containers, unknown: e.ending.unknown}).closedCgroups()
+	in := compiler.Input{Policies: e.set.Docs.Policies, Workloads: e.loaded.workloads.list(), Parents: closed,
 		Unlabelled: unlabelled, Bridges: s.Bridges, Fleet: e.fleet, Remotes: e.remotes.Proven,
 		Numbers: e.loaded.numbers}
 	in.Options.Epoch = e.loaded.epoch
@@ -407,7 +415,7 @@ func (w *randomWorld) checkStored(step int) {
 	}
 	want := state.TableState{Version: state.Version, Epoch: e.loaded.epoch, Numbers: e.loaded.numbers,
 		Workloads: e.loaded.workloads.list(), Containers: e.loaded.containers, Fleet: e.fleet,
-		Identity: e.identity, Remotes: e.remotes.Proven}
+		Identity: e.identity, Remotes: e.remotes.Proven, Unknown: e.ending.unknown, Dropped: e.ending.dropped}
 	var text [2]string
 	for i, m := range []state.TableState{want, got} {
 		slices.SortFunc(m.Workloads, func(a, b policy.Workload) int { return int(a.Cgroup.ID) - int(b.Cgroup.ID) })
@@ -563,7 +571,7 @@ func (w *randomWorld) step(n int, made map[string]int) {
 		} else if !takes && d.takes {
 			made["more epochs"]++
 		}
-		e.endedChecked = time.Time{}
+		e.ending.checked = time.Time{}
 	}
 	if err := e.catchUp(); err != nil {
 		w.t.Fatalf("step %d: %v", n, err)

@@ -15,13 +15,16 @@ type roster struct {
 	mu         sync.RWMutex               // the enforcer's goroutine needs it to write only
 	workloads  map[uint64]policy.Workload // by their cgroup's id
 	ended      map[uint64]bool            // those of them whose cgroup is gone
+	order      map[uint64]uint64          // of these: which was noticed first
+	ends       uint64                     // that were noticed
 	paths      map[string]uint64          // cgroups that say something, by name: these, and unlabelled containers
 	unlabelled map[uint64]string          // those, by id
 	runs       int                        // of thole run, that have not ended
 }
 
 func newRoster(workloads []policy.Workload, free []policy.Unlabelled) *roster {
-	r := &roster{workloads: map[uint64]policy.Workload{}, ended: map[uint64]bool{}, paths: map[string]uint64{}}
+	r := &roster{workloads: map[uint64]policy.Workload{}, ended: map[uint64]bool{},
+		order: map[uint64]uint64{}, paths: map[string]uint64{}}
 	r.apply(&delta{began: workloads, containers: &state.Containers{Unlabelled: free}})
 	return r
 }
@@ -65,6 +68,10 @@ func (r *roster) end(id uint64) {
 	r.count(w, -1)
 	w.Own = nil
 	r.workloads[id], r.ended[id] = w, true
+	if r.order[id] == 0 {
+		r.ends++
+		r.order[id] = r.ends
+	}
 }
 
 func (r *roster) remove(id uint64) {
@@ -74,6 +81,7 @@ func (r *roster) remove(id uint64) {
 	}
 	delete(r.workloads, id)
 	delete(r.ended, id)
+	delete(r.order, id)
 }
 
 // apply makes a delta.
@@ -83,14 +91,15 @@ func (r *roster) apply(d *delta) { r.applyAnd(d, func(sizes) {}) }
 func (r *roster) applyAnd(d *delta, then func(sizes)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ended := map[uint64]bool{}
+	order := map[uint64]uint64{} // of those that had ended before
 	for _, w := range d.ended {
-		ended[w.Cgroup.ID] = r.ended[w.Cgroup.ID]
+		order[w.Cgroup.ID] = r.order[w.Cgroup.ID]
 		r.remove(w.Cgroup.ID)
 	}
 	for _, w := range slices.Concat(d.began, d.renamed) {
 		r.add(w)
-		if ended[w.Cgroup.ID] {
+		if was := order[w.Cgroup.ID]; was != 0 {
+			r.order[w.Cgroup.ID] = was
 			r.end(w.Cgroup.ID)
 		}
 	}

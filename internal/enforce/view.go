@@ -80,7 +80,8 @@ func (e *Enforcer) publish() {
 }
 
 func (e *Enforcer) newView(of sizes) *View {
-	problems, notices := condition.Split(slices.Concat(e.arming.conditions(), e.set.Conditions(), e.conditions))
+	problems, notices := condition.Split(slices.Concat(e.arming.conditions(), e.set.Conditions(),
+		e.ending.conditions(), e.conditions))
 	return &View{
 		status: api.Status{
 			Enforcing: e.loaded.table != nil,
@@ -95,10 +96,11 @@ func (e *Enforcer) newView(of sizes) *View {
 				Classes:   e.loaded.result.Len(),
 				Runs:      of.runs,
 			},
-			DriftStatus: api.DriftStatus{Mended: e.drift.restored, LastMended: e.drift.status()},
-			Ended:       of.ended,
-			LastError:   e.failures.first(),
-			Findings:    api.Findings{Problems: problems, Notices: notices, Warnings: e.loaded.warnings},
+			DriftStatus:  api.DriftStatus{Mended: e.drift.restored, LastMended: e.drift.status()},
+			Ended:        of.ended,
+			EndedUnknown: len(e.ending.unknown),
+			LastError:    e.failures.first(),
+			Findings:     api.Findings{Problems: problems, Notices: notices, Warnings: e.loaded.warnings},
 		},
 		roster:   e.loaded.workloads,
 		result:   e.loaded.result,

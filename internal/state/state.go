@@ -70,6 +70,8 @@ type TableState struct {
 	Fleet     *compiler.Fleet   `json:"fleet,omitempty"`
 	Identity  *Identity         `json:"identity,omitempty"`
 	Remotes   []policy.Remote   `json:"remotes,omitempty"`
+	Unknown   []policy.Cgroup   `json:"unknown,omitempty"` // cgroups that are gone, and whose labels are not known
+	Dropped   int               `json:"dropped,omitempty"` // how many of those left the table without a proof
 	Containers
 }
 
@@ -98,6 +100,9 @@ type TableChange struct {
 	Containers *Containers     `json:"containers,omitempty"` // nil: as they were
 	Met        []policy.Remote `json:"met,omitempty"`
 	Forgotten  []policy.Remote `json:"forgotten,omitempty"`
+	Closed     []policy.Cgroup `json:"closed,omitempty"` // more that are unknown
+	Opened     []uint64        `json:"opened,omitempty"` // ids of those that are not any more
+	Dropped    int             `json:"dropped,omitempty"`
 }
 
 // Version is that of the files' format.
@@ -287,6 +292,15 @@ func (m *TableState) change(changes []TableChange) {
 			m.Containers = *c.Containers
 		}
 		m.Remotes = append(remotes.Without(m.Remotes, c.Forgotten), c.Met...)
+		m.Unknown = append(m.Unknown, c.Closed...)
+		if len(c.Opened) > 0 {
+			opened := slices.Sorted(slices.Values(c.Opened))
+			m.Unknown = slices.DeleteFunc(m.Unknown, func(u policy.Cgroup) bool {
+				_, is := slices.BinarySearch(opened, u.ID)
+				return is
+			})
+		}
+		m.Dropped += c.Dropped
 	}
 	m.Workloads = slices.Collect(maps.Values(workloads))
 }

@@ -100,7 +100,12 @@ func (r Root) Path(cgroup string) string { return filepath.Join(r.dir, cgroup) }
 // ID returns the number by which the kernel knows the cgroup. It is never given a
 // second time while the machine runs.
 func (r Root) ID(cgroup string) (uint64, error) {
-	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, r.Path(cgroup), 0)
+	return idAt(unix.AT_FDCWD, r.Path(cgroup), 0, cgroup)
+}
+
+// idAt returns the id of the cgroup of a path from an open directory on.
+func idAt(dir int, path string, flags int, cgroup string) (uint64, error) {
+	handle, _, err := unix.NameToHandleAt(dir, path, flags)
 	if err != nil {
 		return 0, fmt.Errorf("cgroup %s: asking for its id: %w", cgroup, err)
 	}
@@ -175,18 +180,57 @@ func (r Root) Children(cgroup string) ([]string, error) {
 	return names, nil
 }
 
+// Dying returns the id of a cgroup, and whether the kernel still has some of the cgroups that were removed below it. A
+// socket that was made in one of those is a reason for that, also where no list has the socket; pages in the page cache
+// are another. If there is no such cgroup, its id is 0.
+func (r Root) Dying(cgroup string) (id uint64, some bool, err error) {
+	dir, err := unix.Open(r.Path(cgroup), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if Gone(err) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("cgroup %s: %v", cgroup, err)
+	}
+	defer unix.Close(dir)
+	if id, err = idAt(dir, "", unix.AT_EMPTY_PATH, cgroup); err != nil {
+		return 0, false, err
+	}
+	// Of this directory, whatever has its path by now.
+	data, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/%s", dir, statFile))
+	if Gone(err) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("cgroup %s: %v", cgroup, err)
+	}
+	dying, ok := valueOf(data, "nr_dying_descendants")
+	if !ok {
+		return 0, false, fmt.Errorf("cgroup %s: %s has no line \"nr_dying_descendants\"", cgroup, statFile)
+	}
+	return id, dying != "0", nil
+}
+
 // Populated reports whether a process lives in the cgroup or below.
 func (r Root) Populated(cgroup string) (bool, error) {
 	data, err := os.ReadFile(filepath.Join(r.Path(cgroup), EventsFile))
 	if err != nil {
 		return false, err
 	}
-	for line := range strings.Lines(string(data)) {
-		if key, value, _ := strings.Cut(strings.TrimSpace(line), " "); key == "populated" {
-			return value != "0", nil
+	populated, ok := valueOf(data, "populated")
+	if !ok {
+		return false, fmt.Errorf("cgroup %s: %s has no line \"populated\"", cgroup, EventsFile)
+	}
+	return populated != "0", nil
+}
+
+// valueOf returns the value of a key, in a file that has lines of keys and values.
+func valueOf(file []byte, key string) (value string, ok bool) {
+	for line := range strings.Lines(string(file)) {
+		if k, v, _ := strings.Cut(strings.TrimSpace(line), " "); k == key {
+			return v, true
 		}
 	}
-	return false, fmt.Errorf("cgroup %s: %s has no line \"populated\"", cgroup, EventsFile)
+	return "", false
 }
 
 // Remove removes an empty cgroup and the empty ones below it. It fails with EBUSY
@@ -206,6 +250,9 @@ func (r Root) Remove(cgroup string) error {
 	}
 	return nil
 }
+
+// statFile counts what is below a cgroup.
+const statFile = "cgroup.stat"
 
 // EventsFile tells, also by inotify, whether a cgroup is populated.
 const EventsFile = "cgroup.events"

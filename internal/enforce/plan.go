@@ -329,6 +329,7 @@ func (e *Enforcer) adoptPlan(p plan) {
 	e.loaded.result, e.loaded.numbers = p.result, p.result.Numbers
 	e.loaded.warnings, e.loaded.containers = Messages(p.result.Warnings), p.containers
 	e.loaded.appliedAt = e.now()
+	e.loaded.version++
 	e.failures.tableChanged()
 	e.remotes.SetLoaded(remotes.Table{Remotes: p.remotes, Classes: p.result.Remotes, Step: p.step != nil,
 		Learned: p.delta.learned, Forgotten: p.delta.forgotten})
@@ -450,6 +451,7 @@ func (p *plan) tableChange() state.TableChange {
 }
 
 func (e *Enforcer) failed(err error) {
+	e.loaded.version++ // an answer that was made meanwhile may have seen a step that was undone
 	longest := retryLast
 	if e.loaded.table == nil {
 		longest = driftPoll // nothing is enforced meanwhile

@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"thole/compiler/policy":        {"thole/compiler/policy/strict"},
 	"thole/compiler/policy/strict": {"gopkg.in/yaml.v3"},
 	"thole/policies":               {},
+	"thole/internal/account":       {},
 	"thole/internal/condition":     {},
 	"thole/internal/exposure":      {},
 	"thole/internal/exposure/live": {
@@ -47,6 +48,7 @@ var mayImport = map[string][]string{
 		"thole/compiler/policy", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/workload",
 		"github.com/containerd/cgroups/v3/...", "github.com/fsnotify/fsnotify",
 		"github.com/coreos/go-systemd/v22/...", "github.com/godbus/dbus/v5", "golang.org/x/sys/...",
+		"golang.org/x/time/...",
 	},
 	"thole/watch/docker": {
 		"thole/compiler/policy", "thole/internal/condition", "thole/internal/nlmsg", "thole/watch/cgroupfs",
@@ -85,8 +87,9 @@ var mayImport = map[string][]string{
 		"thole/ruleset/kernel", "thole/watch", "thole/watch/cgroupfs", "thole/watch/workload",
 	},
 	"thole/internal/daemon": {
-		"thole/compiler", "thole/compiler/policy", "thole/datapath", "thole/datapath/sockets", "thole/internal/api",
-		"thole/internal/condition", "thole/internal/enforce", "thole/internal/exposure/...", "thole/internal/fleet",
+		"thole/compiler", "thole/compiler/policy", "thole/datapath", "thole/datapath/sockets", "thole/internal/account",
+		"thole/internal/api", "thole/internal/condition", "thole/internal/enforce", "thole/internal/exposure/...",
+		"thole/internal/fleet",
 		"thole/internal/policyset", "thole/internal/remotes", "thole/internal/routes", "thole/internal/state",
 		"thole/ruleset", "thole/ruleset/kernel", "thole/watch/...",
 		"golang.org/x/sync/...", "golang.org/x/sys/...",

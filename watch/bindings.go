@@ -3,6 +3,7 @@ package watch
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"os/user"
 	"path"
 	"slices"
@@ -21,6 +22,7 @@ type resolver struct {
 	root       cgroupfs.Root
 	lookupUser func(name string) (*user.User, error)
 	watch      func(cgroup string)
+	patterns   *patternLook
 
 	withoutEngine bool // there are no containers
 
@@ -51,7 +53,7 @@ func (r *resolver) resolve(b policy.Binding) ([]policy.Workload, error) {
 		}
 	case b.Cgroup != "":
 		w.Kind = policy.KindCgroup
-		paths, err = r.glob(b.Cgroup)
+		paths, err = r.glob(b)
 	case b.Address.IsValid():
 		return nil, fmt.Errorf(
 			"workload %q names an address, which only an inventory can: it has no effect here", b.Name)
@@ -139,30 +141,75 @@ func (r *resolver) user(name string) (*user.User, error) {
 	return u, nil
 }
 
-// glob returns the existing cgroups that match the pattern, component by component.
-func (r *resolver) glob(pattern string) ([]string, error) {
+// glob returns the existing cgroups that match a binding's pattern, component by component.
+func (r *resolver) glob(b policy.Binding) ([]string, error) {
 	paths := []string{""}
-	for component := range strings.SplitSeq(strings.Trim(pattern, "/"), "/") {
+	number := 0
+	for component := range strings.SplitSeq(strings.Trim(b.Cgroup, "/"), "/") {
 		if component == "" || component == "." || component == ".." {
 			return nil, fmt.Errorf(
-				"the cgroup pattern %q has the component %q: write a path below the cgroup root", pattern, component)
+				"the cgroup pattern %q has the component %q: write a path below the cgroup root", b.Cgroup, component)
 		}
 		var next []string
+		bounded := map[uint32][]candidate{} // by who may make them
 		for _, parent := range paths {
-			r.watch(parent)
-			names, err := r.root.Children(parent)
+			who, user, watched := r.patterns.enter(b, parent)
+			if watched {
+				r.watch(parent)
+			}
+			var matching []string
+			var err error
+			if user {
+				matching, err = r.childrenOfUser(b, parent, component, who)
+			} else {
+				matching, err = r.childrenLike(parent, component)
+			}
 			if err != nil {
 				return nil, err
 			}
-			for _, name := range names {
-				if policy.Glob(component, name) {
-					next = append(next, cgroupfs.Join(parent, name))
+			if !user {
+				next = append(next, matching...)
+				continue
+			}
+			for _, path := range matching {
+				if id, err := r.root.ID(path); err == nil {
+					bounded[who] = append(bounded[who], candidate{path, id})
 				}
 			}
 		}
+		for _, who := range slices.Sorted(maps.Keys(bounded)) {
+			next = append(next, r.patterns.fit(b, number, who, bounded[who])...)
+		}
 		paths = next
+		number++
 	}
 	return paths, nil
+}
+
+// childrenLike returns the cgroups in one whose names match.
+func (r *resolver) childrenLike(parent, component string) ([]string, error) {
+	names, err := r.root.Children(parent)
+	return matching(parent, names, component), err
+}
+
+// childrenOfUser is childrenLike where a user may make cgroups. Of too many it returns none: those in the table keep
+// their labels (enforce), and the others are closed.
+func (r *resolver) childrenOfUser(b policy.Binding, parent, component string, who uint32) ([]string, error) {
+	names, complete, err := r.root.ChildrenUpTo(parent, maxPatternEntries)
+	if err == nil && !complete {
+		r.patterns.exceed(b, parent, who)
+	}
+	return matching(parent, names, component), err
+}
+
+// matching returns the paths of those names that match.
+func matching(parent string, names []string, component string) (paths []string) {
+	for _, name := range names {
+		if policy.Glob(component, name) {
+			paths = append(paths, cgroupfs.Join(parent, name))
+		}
+	}
+	return paths
 }
 
 // dependsOn reports whether the cgroups of a binding can become others when this cgroup is created or removed, which is

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,8 @@ type Cgroups struct {
 	scopes  *Scopes
 	engine  Engine        // nil: no containers are looked for
 	changed chan struct{} // size 1: something changed since the last Scan began
+
+	patterns *patterns
 
 	pendingMu sync.Mutex // guards pending
 	pending   pendingEvents
@@ -57,6 +60,7 @@ func NewCgroups(root cgroupfs.Root, scopes *Scopes, engine Engine) (*Cgroups, er
 		pending: pendingEvents{everything: true},
 	}
 	scopes.touch = c.Touch
+	c.patterns = newPatterns(root, scopes.ledger, c.Wake)
 	if engine != nil {
 		engine.OnChange(c.engineChanged)
 	}
@@ -94,7 +98,9 @@ func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot 
 		c.bound = c.bound || cgroup == cgroupfs.TholeSlice || strings.HasPrefix(cgroup, cgroupfs.TholeSlice+"/")
 		watch(cgroup)
 	}
-	resolver := resolver{root: c.root, lookupUser: user.Lookup, watch: watchOther, withoutEngine: c.engine == nil}
+	patterns := c.patterns.look()
+	resolver := resolver{root: c.root, lookupUser: user.Lookup, watch: watchOther, patterns: patterns,
+		withoutEngine: c.engine == nil}
 	for _, b := range bindings {
 		found, err := resolver.resolve(b)
 		if err != nil {
@@ -120,6 +126,7 @@ func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot 
 				"see `sysctl fs.inotify.max_user_watches`", resyncInterval, unwatched)})
 	}
 	snapshot := settle(workloads)
+	containers.Parents = withParents(containers.Parents, patterns.end())
 	addContainers(&snapshot, containers)
 	snapshot.Unasked = containers.Unasked
 	if id, err := c.root.ID(cgroupfs.TholeSlice); err == nil {
@@ -128,7 +135,7 @@ func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot 
 		snapshot.Parents = append(snapshot.Parents, policy.Cgroup{Path: cgroupfs.TholeSlice, ID: id})
 		c.slice = id
 	}
-	snapshot.Conditions = append(conditions, snapshot.Conditions...)
+	snapshot.Conditions = slices.Concat(conditions, patterns.conditions, snapshot.Conditions)
 	return snapshot
 }
 
@@ -208,12 +215,19 @@ func (c *Cgroups) Run(ctx context.Context) error {
 // handle takes an event that can change a snapshot: a cgroup came or went, or the last
 // process left a scope.
 func (c *Cgroups) handle(e fsnotify.Event) {
+	changes := e.Has(fsnotify.Create | fsnotify.Remove | fsnotify.Rename)
+	if dir, is := c.patterns.in(strings.TrimPrefix(e.Name, c.root.Path("")+"/"), changes); is {
+		if c.patterns.event(dir, changes, c.allPending()) {
+			c.Wake()
+		}
+		return
+	}
 	if e.Op == fsnotify.Chmod {
 		return // its labels were stored
 	}
 	if cgroup, ok := c.scopeOf(e.Name); ok {
 		c.Touch(cgroup)
-	} else if e.Has(fsnotify.Create | fsnotify.Remove | fsnotify.Rename) {
+	} else if changes {
 		c.handleOther(e)
 	}
 }
@@ -247,10 +261,21 @@ func (c *Cgroups) engineChanged(containers ...string) {
 // Recall takes over what was known when the loaded table was made, for what cannot
 // be asked at once.
 func (c *Cgroups) Recall(s workload.Snapshot) {
+	c.scopes.recall(s.Workloads)
+	s.Parents = slices.DeleteFunc(slices.Clone(s.Parents), func(p policy.Cgroup) bool {
+		_, users, _ := c.root.Writer(p.Path)
+		return users // it was closed for a pattern, not for containers
+	})
 	if c.engine != nil {
 		c.engine.Recall(s)
 	}
 }
 
 // Close ends the watch of one that is not run.
-func (c *Cgroups) Close() error { return c.inotify.Close() }
+func (c *Cgroups) Close() error {
+	c.patterns.stop()
+	return c.inotify.Close()
+}
+
+// PatternUse says how near users are to the limits of what they make where patterns look.
+func (c *Cgroups) PatternUse() PatternUse { return c.patterns.use() }

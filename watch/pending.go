@@ -48,6 +48,13 @@ func (c *Cgroups) Wake() {
 	c.signal()
 }
 
+// allPending reports whether a look at all cgroups is to come.
+func (c *Cgroups) allPending() bool {
+	c.pendingMu.Lock()
+	defer c.pendingMu.Unlock()
+	return c.pending.everything
+}
+
 // add adds a name to one of the sets. Where too many wait, everything does.
 func (p *pendingEvents) add(to *map[string]bool, name string) {
 	switch {

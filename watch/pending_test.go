@@ -43,8 +43,8 @@ func TestChanges(t *testing.T) {
 	if tr.id(second.Cgroup.Path) != 0 || tr.id(first.Cgroup.Path) == 0 {
 		t.Error("the empty scope was not removed, or one that has not begun was")
 	}
-	if total, _ := tr.scopes.Count(1000); total != 1 {
-		t.Errorf("%d scopes are known; want 1", total)
+	if use, _ := tr.scopes.Use(1000, nil); use.Runs != 1 {
+		t.Errorf("%d scopes are known; want 1", use.Runs)
 	}
 
 	for what, f := range map[string]func(){

@@ -40,7 +40,7 @@ type Scopes struct {
 	// By name: scopes whose process is yet to be moved in. The function releases what holds one; nil: it is being made.
 	starting map[string]func()
 	known    map[string]Run // by name: those whose seal was found good
-	ofUser   map[uint32]int // how many of them a user started
+	uses     uses           // of these, and of those that ended
 }
 
 // NewScopes takes charge of the scopes below root. The key is what proves their
@@ -51,7 +51,7 @@ func NewScopes(root cgroupfs.Root, key []byte, manager Manager) (*Scopes, error)
 		return nil, err
 	}
 	s := &Scopes{root: root, seal: seal, manager: manager, touch: func(string) {},
-		starting: map[string]func(){}, known: map[string]Run{}, ofUser: map[uint32]int{}}
+		starting: map[string]func(){}, known: map[string]Run{}, uses: newUses()}
 	if manager != nil {
 		s.prefix = unitPrefix
 	}
@@ -201,7 +201,7 @@ func (s *Scopes) Discard(run Run) error {
 func (s *Scopes) know(run Run) {
 	s.forget(run.Name)
 	s.known[run.Name] = run
-	s.ofUser[run.UID]++
+	s.uses.begin(run.Cgroup.ID, run.UID, run.Labels)
 }
 
 func (s *Scopes) forget(name string) {
@@ -210,16 +210,7 @@ func (s *Scopes) forget(name string) {
 		return
 	}
 	delete(s.known, name)
-	if s.ofUser[run.UID]--; s.ofUser[run.UID] == 0 {
-		delete(s.ofUser, run.UID)
-	}
-}
-
-// Count returns how many scopes live, and how many of them a user started.
-func (s *Scopes) Count(uid uint32) (total, ofUser int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.known), s.ofUser[uid]
+	s.uses.end(run.Cgroup.ID)
 }
 
 // list returns the scopes that live, by name, and removes the empty ones if sweep

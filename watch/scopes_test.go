@@ -79,8 +79,8 @@ func TestScopeLivesAsLongAsItsProcess(t *testing.T) {
 		t.Errorf("a second one of the name: %v; want fs.ErrExist", err)
 	}
 	tr.in("thole.slice/web.scope/child/grandchild").ID() // what runs in it may make cgroups
-	if total, ofUser := tr.scopes.Count(1000); total != 1 || ofUser != 1 {
-		t.Errorf("Count = %d, %d; want 1, 1", total, ofUser)
+	if use, total := tr.scopes.Use(1000, run.Labels); total != 1 || use != (Use{Runs: 1, Labels: 1, Has: true}) {
+		t.Errorf("Use = %+v, %d; want one run", use, total)
 	}
 
 	end(p)
@@ -88,8 +88,8 @@ func TestScopeLivesAsLongAsItsProcess(t *testing.T) {
 	if id := tr.id(run.Cgroup.Path); id != 0 {
 		t.Errorf("the cgroup is still there")
 	}
-	if total, _ := tr.scopes.Count(1000); total != 0 {
-		t.Errorf("Count = %d; want 0", total)
+	if use, total := tr.scopes.Use(1000, nil); total != 0 || use != (Use{}) {
+		t.Errorf("Use = %+v, %d; want none", use, total)
 	}
 }
 

@@ -70,7 +70,11 @@ func writeStatus(w io.Writer, s api.Status) error {
 		{"workloads", fmt.Sprintf("%d in %s; %d of thole run", s.Workloads, plural(s.Classes, "class", "classes"),
 			s.Runs)},
 	}
-	rows = append(rows, []string{"connections", connections(s.Connections)}, []string{"decoys", decoys(s.LocalRoutes)})
+	rows = append(rows, []string{"connections", connections(s.Connections)}, []string{"answers", answers(s.Answers)})
+	for _, b := range s.Bounds {
+		rows = append(rows, []string{"bound", bound(b)})
+	}
+	rows = append(rows, []string{"decoys", decoys(s.LocalRoutes)})
 	if s.Docker != nil {
 		rows = append(rows, []string{"docker", dockerState(*s.Docker)})
 	}
@@ -120,6 +124,20 @@ func connections(c api.ConnectionStatus) string {
 	return fmt.Sprintf("%d now, %d at most; limits: %d for each user, %d in total; "+
 		"%d evicted, %d refused, %d closed as silent",
 		c.Now, c.Most, c.MaxPerUser, c.Max, c.Evicted, c.Refused, c.Silent)
+}
+
+// answers is about what "thole get" was answered with.
+func answers(a api.AnswerStatus) string {
+	return fmt.Sprintf("%d made for a new state of the table, %d sent as they were made before", a.Made, a.Kept)
+}
+
+// bound is one limit, and how near it is.
+func bound(b api.Bound) string {
+	text := fmt.Sprintf("%s: %d of %d", b.Name, b.Now, b.Max)
+	if b.Beyond > 0 {
+		text += fmt.Sprintf("; %d times beyond", b.Beyond)
+	}
+	return text
 }
 
 // decoys says whether a socket that is bound to lo may be judged in the place of another.

@@ -32,6 +32,7 @@ type connections struct {
 
 	most                      int // connections at once, root's too
 	evicted, refused, expired uint64
+	beyondUser, beyondTotal   uint64 // how often each limit was met; that of root counts as a user's
 }
 
 // connectionLimits are how many connections there may be at once.
@@ -54,7 +55,7 @@ type conn interface {
 // A place is one connection among the others.
 type place struct {
 	conn conn
-	uid  uint32
+	user uint32 // who is charged
 
 	// The place in connections.
 	number  uint64     // grows from place to place
@@ -88,7 +89,7 @@ func (c *connections) admit(new *place) bool {
 func (c *connections) exchange(new *place) (out *place) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	victim, ok := c.makeRoom(new.uid)
+	victim, ok := c.makeRoom(new.user)
 	if !ok {
 		c.refused++
 		return new
@@ -102,18 +103,20 @@ func (c *connections) exchange(new *place) (out *place) {
 }
 
 // makeRoom returns the place that a new connection of a user replaces; nil if none needs to be replaced.
-func (c *connections) makeRoom(uid uint32) (victim *place, ok bool) {
-	limit, own := c.limits.user, c.users[uid]
-	if uid == 0 {
+func (c *connections) makeRoom(user uint32) (victim *place, ok bool) {
+	limit, own := c.limits.user, c.users[user]
+	if user == 0 {
 		limit = c.limits.root
 	}
 	if own != nil && own.len() >= limit {
+		c.beyondUser++
 		victim = oldest(&own.silent)
 		return victim, victim != nil
 	}
-	if uid == 0 || c.total < c.limits.total {
+	if user == 0 || c.total < c.limits.total {
 		return nil, true
 	}
+	c.beyondTotal++
 	largest := c.largest()
 	if largest.len() > own.len() {
 		return largest.first(), true
@@ -126,8 +129,8 @@ func (c *connections) makeRoom(uid uint32) (victim *place, ok bool) {
 // connection was there first. It looks at every user; only a reached total or a lack of files makes that necessary.
 func (c *connections) largest() *userConnections {
 	var found *userConnections
-	for uid, u := range c.users {
-		if uid == 0 {
+	for user, u := range c.users {
+		if user == 0 {
 			continue
 		}
 		if found == nil || u.len() > found.len() || u.len() == found.len() && u.before(found) {
@@ -159,16 +162,16 @@ func (c *connections) shed() bool {
 
 // add gives a connection its place. The caller holds mu.
 func (c *connections) add(p *place) {
-	u := c.users[p.uid]
+	u := c.users[p.user]
 	if u == nil {
 		u = &userConnections{}
-		c.users[p.uid] = u
+		c.users[p.user] = u
 	}
 	p.number, p.list = c.next, &u.silent
 	c.next++
 	p.element = p.list.PushBack(p)
 	p.expiry = time.AfterFunc(silentTimeout, func() { c.expire(p) })
-	if p.uid != 0 {
+	if p.user != 0 {
 		c.total++
 	}
 	c.most = max(c.most, c.now())
@@ -181,7 +184,7 @@ func (c *connections) now() int { return c.total + c.users[0].len() }
 func (c *connections) heard(p *place) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	u := c.users[p.uid]
+	u := c.users[p.user]
 	if p.list == nil || p.list != &u.silent {
 		return
 	}
@@ -194,7 +197,7 @@ func (c *connections) heard(p *place) {
 // expire closes a connection that was silent for too long.
 func (c *connections) expire(p *place) {
 	c.mu.Lock()
-	late := p.list != nil && p.list == &c.users[p.uid].silent
+	late := p.list != nil && p.list == &c.users[p.user].silent
 	if late {
 		c.expired++
 		c.remove(p)
@@ -219,10 +222,10 @@ func (c *connections) remove(p *place) {
 	p.expiry.Stop()
 	p.list.Remove(p.element)
 	p.list = nil
-	if c.users[p.uid].len() == 0 {
-		delete(c.users, p.uid)
+	if c.users[p.user].len() == 0 {
+		delete(c.users, p.user)
 	}
-	if p.uid != 0 {
+	if p.user != 0 {
 		c.total--
 	}
 }

@@ -29,7 +29,7 @@ func newCrowd(t *testing.T, limits connectionLimits) crowd {
 
 // connect connects as a user. It reports whether the connection was admitted.
 func (c crowd) connect(uid uint32) (*place, bool) {
-	p := &place{conn: &fakeConn{}, uid: uid}
+	p := &place{conn: &fakeConn{}, user: uid}
 	return p, c.admit(p)
 }
 

@@ -15,13 +15,21 @@ const (
 	requestTimeout = 30 * time.Second // reading, deciding and answering
 	maxHeaderBytes = 16 << 10
 
-	// Of one user. Root has only the first limit, and those in total.
+	// A request that is too much is refused after a while, so that who asks again at once does not cost all CPUs.
+	refusalDelay = 250 * time.Millisecond
+
+	// Of one user, with the subordinate uids that it holds (package account). Root has only the first limit, and those
+	// in total.
 	maxConnectionsOfRoot  = 128  // at once; see connections for what happens to more
 	maxConnectionsPerUser = 128  // at once, of every other user
 	maxConcurrentPerUser  = 32   // requests at once: more are answered with a refusal
 	requestsPerSecond     = 100  // refill of a user's bucket
 	requestsBurst         = 200  // its size
-	maxRunsPerUser        = 1000 // living cgroups of thole run
+	maxRunsPerUser        = 1000 // cgroups of thole run that live, or that ended and left a socket
+	maxLabelSetsPerUser   = 256  // distinct label sets of these: each may be a class of the table
+	answerBytesPerSecond  = 8 << 20
+	answerBurst           = 32 << 20 // bytes that a user may receive at once
+	maxAnswering          = 16 << 20 // bytes of answers that a user has not read yet; one answer always fits
 
 	// Of a client.
 	connectPatience = 10 * time.Second // for a daemon to which others connect faster than it accepts

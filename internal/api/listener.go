@@ -15,7 +15,9 @@ import (
 
 // listen opens the socket. Who holds the lock may remove the one that a daemon
 // before left behind. Everybody may connect: what he may do is decided by who he is.
-func listen(path string, log *slog.Logger) (*userListener, error) {
+//
+// account says whom a uid is charged to.
+func listen(path string, account func(uid uint32) uint32, log *slog.Logger) (*userListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("removing the old socket: %v", err)
 	}
@@ -26,7 +28,8 @@ func listen(path string, log *slog.Logger) (*userListener, error) {
 	if err := os.Chmod(path, 0o666); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s to all users: %v", path, err), l.Close())
 	}
-	return &userListener{UnixListener: l, log: log, connections: newConnections(fileLimits(raiseFiles(log)))}, nil
+	return &userListener{UnixListener: l, log: log, account: account,
+		connections: newConnections(fileLimits(raiseFiles(log)))}, nil
 }
 
 // raiseFiles asks for as many file descriptors as the daemon may need, and returns how many it may have.
@@ -62,6 +65,7 @@ func fileLimits(files uint64) connectionLimits {
 type userListener struct {
 	*net.UnixListener
 	connections *connections
+	account     func(uid uint32) uint32 // whom a uid is charged to
 	log         *slog.Logger
 }
 
@@ -69,6 +73,7 @@ type userListener struct {
 type userConn struct {
 	*net.UnixConn
 	place
+	uid uint32 // who it is; what it costs is charged to the place's user
 	pid int
 	all *connections
 }
@@ -93,7 +98,8 @@ func (l *userListener) Accept() (net.Conn, error) {
 			_ = conn.Close()
 			continue
 		}
-		c := &userConn{UnixConn: conn, place: place{uid: cred.Uid}, pid: int(cred.Pid), all: l.connections}
+		c := &userConn{UnixConn: conn, place: place{user: l.account(cred.Uid)}, uid: cred.Uid, pid: int(cred.Pid),
+			all: l.connections}
 		c.conn = c
 		if l.connections.admit(&c.place) {
 			return c, nil

@@ -17,7 +17,7 @@ import (
 func TestAcceptWithoutFiles(t *testing.T) {
 	log := &syncBuffer{}
 	path := filepath.Join(t.TempDir(), "s")
-	listener, err := listen(path, slog.New(slog.NewTextHandler(log, nil)))
+	listener, err := listen(path, itself, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func TestAcceptWithoutFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(client)
-	silent := &place{uid: 1000, conn: &fakeConn{}}
+	silent := &place{user: 1000, conn: &fakeConn{}}
 	listener.connections.admit(silent)
 
 	restore := takeFiles(t)

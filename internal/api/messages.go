@@ -119,6 +119,8 @@ type Status struct {
 	Docker       *DockerStatus     `json:"docker,omitempty"` // absent: it is not followed
 	Fleet        *FleetStatus      `json:"fleet,omitempty"`  // absent: there are no other nodes
 	Connections  ConnectionStatus  `json:"connections"`
+	Bounds       []Bound           `json:"bounds"` // by what they are about
+	Answers      AnswerStatus      `json:"answers"`
 	Sockets      *SocketStatus     `json:"sockets,omitempty"` // absent: they were not looked at
 	LocalRoutes  LocalRoutesStatus `json:"localRoutes"`
 	LastError    *Failure          `json:"lastError,omitempty"`
@@ -177,6 +179,12 @@ type ConnectionStatus struct {
 	Refused    uint64 `json:"refused"`    // ended because there was no room
 	Silent     uint64 `json:"silent"`     // closed because they sent no complete request in time
 	Lingering  int    `json:"lingering"`  // evicted or refused, and not closed yet
+}
+
+// An AnswerStatus is the account of the answers to "thole get". An answer is made once for each state of the table.
+type AnswerStatus struct {
+	Made uint64 `json:"made"` // since the daemon began
+	Kept uint64 `json:"kept"` // sent as they had been made before
 }
 
 // A LocalRoutesStatus says whether packets of this node to its own addresses are routed over lo alone, which closes

@@ -23,14 +23,19 @@ import (
 // it, so the process is moved last; and a process can end at any moment and its
 // pid be given to another, so it is looked at again after it was moved.
 type runner struct {
-	scopes *watch.Scopes
-	table  Table
-	log    *slog.Logger
-	now    func() time.Time
+	scopes  *watch.Scopes
+	table   Table
+	account func(uid uint32) uint32 // whom a uid is charged to
+	log     *slog.Logger
+	now     func() time.Time
 
-	mu     sync.Mutex // makes counting and creating one step
+	mu     sync.Mutex // makes counting and creating one step, and guards what follows
 	number int        // of the last derived name
+	beyond refusedRuns
 }
+
+// refusedRuns are how many runs were refused for want of room.
+type refusedRuns struct{ runs, runsOfUser, labelSets uint64 }
 
 // An asker is who asks for labels, and whether he still waits for them.
 type asker interface {
@@ -97,7 +102,7 @@ var (
 func (r *runner) create(run watch.Run, req RunRequest) (watch.Run, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.room(run.UID); err != nil {
+	if err := r.room(run); err != nil {
 		return run, err
 	}
 	if req.Name != "" {
@@ -120,20 +125,40 @@ func (r *runner) create(run watch.Run, req RunRequest) (watch.Run, error) {
 	}
 }
 
-// room fails when there are as many cgroups as there may be.
-func (r *runner) room(uid uint32) error {
-	total, ofUser := r.scopes.Count(uid)
+// room fails when there are as many cgroups, or label sets, as there may be.
+func (r *runner) room(run watch.Run) error {
+	use, total := r.scopes.Use(run.UID, run.Labels)
+	if total >= maxRuns {
+		_, total = r.scopes.MostUse() // some may have ended
+	}
+	user := chargedTo(run.UID, r.account(run.UID))
 	switch {
 	case total >= maxRuns:
+		r.beyond.runs++
 		return &Refusal{Code: http.StatusTooManyRequests, Message: fmt.Sprintf(
-			"thole run has %d living workloads, which is the maximum: end some, see `thole get workloads`",
-			total)}
-	case uid != 0 && ofUser >= maxRunsPerUser:
+			"thole run has %d workloads, which is the maximum: end some, see `thole get workloads`", total)}
+	case run.UID == 0:
+		return nil
+	case use.Runs >= maxRunsPerUser:
+		r.beyond.runsOfUser++
 		return &Refusal{Code: http.StatusTooManyRequests, Message: fmt.Sprintf(
-			"uid %d has %d living workloads of thole run, which is the maximum for a user: end some, see `thole "+
-				"get workloads`", uid, ofUser)}
+			"%s has %d workloads of thole run, which is the maximum for a user: end some, see `thole get "+
+				"workloads`; %d of them ended, and sockets outlive them", user, use.Runs, use.Ended)}
+	case !use.Has && use.Labels >= maxLabelSetsPerUser:
+		r.beyond.labelSets++
+		return &Refusal{Code: http.StatusTooManyRequests, Message: fmt.Sprintf(
+			"%s has workloads of thole run with %d different sets of labels, which is the maximum for a user: use "+
+				"one of them, or end some, see `thole get workloads`", user, use.Labels)}
 	}
 	return nil
+}
+
+// chargedTo names a user as messages do, with who holds the uid.
+func chargedTo(uid, user uint32) string {
+	if uid == user {
+		return fmt.Sprintf("uid %d", uid)
+	}
+	return fmt.Sprintf("uid %d, whose subordinate uid %d is,", user, uid)
 }
 
 // deriveName makes the first part of a name from a command.

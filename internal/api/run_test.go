@@ -49,6 +49,8 @@ func (knowsAll) Knows(uint64) bool           { return true }
 func (knowsAll) Grants() []policy.LabelGrant { return nil }
 func (knowsAll) Settings() *policy.Settings  { return &policy.Settings{} }
 
+func itself(uid uint32) uint32 { return uid }
+
 // A runBench is a runner on a host of its own.
 type runBench struct {
 	*runner
@@ -67,7 +69,7 @@ func newRunBench(t *testing.T) *runBench {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	return &runBench{&runner{scopes: scopes, table: knowsAll{}, log: log, now: time.Now}, t, root}
+	return &runBench{&runner{scopes: scopes, table: knowsAll{}, account: itself, log: log, now: time.Now}, t, root}
 }
 
 // ask has web run by who asks.

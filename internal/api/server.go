@@ -27,10 +27,10 @@ type Changes interface {
 
 // State is what questions are answered from.
 type State interface {
-	Status() Status // without Connections
-	Workloads() []Workload
-	Policies() []Policy
-	Classes() []Class
+	Status() Status // without Connections and Answers; of the Bounds those of others
+	Workloads() Listing[Workload]
+	Policies() Listing[Policy]
+	Classes() Listing[Class]
 }
 
 // A Table is the loaded table, as far as thole run must know it.
@@ -47,7 +47,8 @@ type Config struct {
 	Changes Changes
 	State   State
 	Table   Table
-	Scopes  *watch.Scopes // the cgroups of thole run
+	Scopes  *watch.Scopes           // the cgroups of thole run
+	Account func(uid uint32) uint32 // whom a uid is charged to
 	Now     func() time.Time
 	Logger  *slog.Logger
 }
@@ -60,12 +61,13 @@ type Server struct {
 	state    State
 	runner   *runner
 	limiter  *limiter
+	caches   []*listingCache // of the questions
 	log      *slog.Logger
 }
 
 // Listen makes the socket. Nobody is answered before Run.
 func Listen(c Config) (*Server, error) {
-	listener, err := listen(c.Socket, c.Logger)
+	listener, err := listen(c.Socket, c.Account, c.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +75,7 @@ func Listen(c Config) (*Server, error) {
 		listener: listener,
 		changes:  c.Changes,
 		state:    c.State,
-		runner:   &runner{scopes: c.Scopes, table: c.Table, log: c.Logger, now: c.Now},
+		runner:   &runner{scopes: c.Scopes, table: c.Table, account: c.Account, log: c.Logger, now: c.Now},
 		limiter:  newLimiter(c.Now),
 		log:      c.Logger,
 	}, nil
@@ -126,9 +128,9 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("POST "+pathDisarm, answer(s, onlyRoot, 0, s.postDisarm))
 	mux.Handle("POST "+pathArm, answer(s, onlyRoot, 0, s.postArm))
 	mux.Handle("GET "+pathStatus, answer(s, anyone, 0, s.getStatus))
-	mux.Handle("GET "+pathWorkloads, answer(s, anyone, 0, s.getWorkloads))
-	mux.Handle("GET "+pathPolicies, answer(s, anyone, 0, s.getPolicies))
-	mux.Handle("GET "+pathClasses, answer(s, anyone, 0, s.getClasses))
+	mux.Handle("GET "+pathWorkloads, listing(s, s.state.Workloads))
+	mux.Handle("GET "+pathPolicies, listing(s, s.state.Policies))
+	mux.Handle("GET "+pathClasses, listing(s, s.state.Classes))
 	return mux
 }
 
@@ -163,19 +165,11 @@ func (s *Server) postArm(ctx context.Context, from *userConn, _ nothing) (ApplyR
 func (s *Server) getStatus(context.Context, *userConn, nothing) (Status, error) {
 	status := s.state.Status()
 	status.Connections = s.listener.connections.status()
+	status.Bounds = append(s.bounds(), status.Bounds...)
+	for _, c := range s.caches {
+		c.count(&status.Answers)
+	}
 	return status, nil
-}
-
-func (s *Server) getWorkloads(context.Context, *userConn, nothing) ([]Workload, error) {
-	return s.state.Workloads(), nil
-}
-
-func (s *Server) getPolicies(context.Context, *userConn, nothing) ([]Policy, error) {
-	return s.state.Policies(), nil
-}
-
-func (s *Server) getClasses(context.Context, *userConn, nothing) ([]Class, error) {
-	return s.state.Classes(), nil
 }
 
 // nothing is the body of a request that needs none.
@@ -189,41 +183,61 @@ const (
 	onlyRoot permission = true
 )
 
-// answer makes a handler of a function: it bounds what one user can ask for, reads
-// the request, and writes the answer or the reason why there is none.
+// admitted makes a handler of a function. It bounds what one user can ask for.
+func (s *Server) admitted(who permission, f func(http.ResponseWriter, *http.Request, *userConn)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from := r.Context().Value(connKey{}).(*userConn)
+		leave, err := s.limiter.enter(from.user)
+		if err == nil {
+			defer leave()
+			if r.Method == http.MethodGet {
+				err = s.limiter.mayReceive(from.user)
+			}
+		}
+		if err != nil {
+			select {
+			case <-time.After(refusalDelay):
+			case <-r.Context().Done():
+			}
+			w.Header().Set("Retry-After", "1")
+			s.fail(w, r, from.uid, &Refusal{Code: http.StatusTooManyRequests, Message: err.Error()})
+			return
+		}
+		if who == onlyRoot && from.uid != 0 {
+			s.fail(w, r, from.uid, &Refusal{Code: http.StatusForbidden, Message: fmt.Sprintf(
+				"only root may do this, and you are uid %d: try `sudo`", from.uid)})
+			return
+		}
+		f(w, r, from)
+	})
+}
+
+// answer makes a handler of a function: it reads the request, and writes the answer or the reason why there is none.
 func answer[Req, Resp any](s *Server, who permission, maxBody int64,
 	f func(context.Context, *userConn, Req) (Resp, error),
 ) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from := r.Context().Value(connKey{}).(*userConn)
-		uid := from.uid
-		leave, err := s.limiter.enter(uid)
-		if err != nil {
-			w.Header().Set("Retry-After", "1")
-			s.fail(w, r, uid, &Refusal{Code: http.StatusTooManyRequests, Message: err.Error()})
-			return
-		}
-		defer leave()
-		if who == onlyRoot && uid != 0 {
-			s.fail(w, r, uid, &Refusal{Code: http.StatusForbidden, Message: fmt.Sprintf(
-				"only root may do this, and you are uid %d: try `sudo`", uid)})
-			return
-		}
+	return s.admitted(who, func(w http.ResponseWriter, r *http.Request, from *userConn) {
 		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 		defer cancel()
 		var req Req
 		if err := readBody(w, r, maxBody, &req); err != nil {
-			s.fail(w, r, uid, err)
+			s.fail(w, r, from.uid, err)
 			return
 		}
 		from.heard()
 		resp, err := f(ctx, from, req)
 		if err != nil {
-			s.fail(w, r, uid, err)
+			s.fail(w, r, from.uid, err)
 			return
 		}
-		writeJSON(w, http.StatusOK, resp)
+		s.send(w, from, http.StatusOK, encoded(resp))
 	})
+}
+
+// send charges an answer to the user, and writes it.
+func (s *Server) send(w http.ResponseWriter, to *userConn, code int, data []byte) {
+	defer s.limiter.charge(to.user, len(data))()
+	writeData(w, code, data)
 }
 
 // readBody decodes a bounded body that has nothing but known fields.
@@ -259,8 +273,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, uid uint32, err er
 	writeJSON(w, refusal.Code, problemBody{Error: refusal.Message, Reason: refusal.Reason})
 }
 
-func writeJSON(w http.ResponseWriter, code int, v any) {
+func writeJSON(w http.ResponseWriter, code int, v any) { writeData(w, code, encoded(v)) }
+
+func writeData(w http.ResponseWriter, code int, data []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // who does not read his answer is not waited for
+	_, _ = w.Write(data) // who does not read his answer is not waited for
 }

@@ -26,6 +26,8 @@ const (
 	LocalRoutesFailed      Code = "local-routes-failed"
 	NoPolicies             Code = "no-policies"
 	DefaultAudited         Code = "default-audited"
+	PatternChurn           Code = "pattern-churn"
+	PatternFull            Code = "pattern-full"
 	PKIUnwatched           Code = "pki-unwatched"
 	ScopeRefused           Code = "scope-refused"
 	SocketExposed          Code = "socket-exposed"

@@ -15,8 +15,8 @@ func problems() []Code {
 		BindingOverlap, BindingUnresolved, BridgeShared, CertificateContradicts, CgroupsUnreadable, CgroupsUnwatched,
 		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable,
 		DefaultAudited,
-		Disarmed, DockerAway, EndedDropped, EndedUnknown, FleetDegraded, LocalRoutesFailed, NoPolicies, PKIUnwatched,
-		ScopeRefused,
+		Disarmed, DockerAway, EndedDropped, EndedUnknown, FleetDegraded, LocalRoutesFailed, NoPolicies, PatternChurn,
+		PatternFull, PKIUnwatched, ScopeRefused,
 		SocketExposed, SocketsUnlisted, StateUnreadable,
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"thole/internal/exposure/live"
 	"thole/internal/fleet"
 	"thole/internal/routes"
+	"thole/watch"
 	"thole/watch/docker"
 )
 
@@ -51,6 +52,7 @@ func (c changes) Arm(ctx context.Context) (api.ApplyResponse, error) {
 type answers struct {
 	enforcer *enforce.Enforcer
 	kernel   Kernel
+	cgroups  *watch.Cgroups
 	docker   *docker.Docker // nil: it is not followed
 	fleet    *fleet.Fleet   // nil: there are no other nodes
 	sockets  *live.Watch
@@ -70,6 +72,7 @@ func (a *answers) Status() api.Status {
 	for name, c := range counters {
 		status.Counters[name] = api.Counter(c)
 	}
+	status.Bounds = patternBounds(a.cgroups.PatternUse())
 	status.Docker = apiDocker(a.docker)
 	status.Fleet = a.fleet.Status()
 	more := a.fleet.Conditions()
@@ -94,6 +97,14 @@ func (a *answers) Status() api.Status {
 	return status
 }
 
+// patternBounds are the limits of what users make where patterns look.
+func patternBounds(use watch.PatternUse) []api.Bound {
+	return []api.Bound{
+		{Name: api.BoundPatternCgroups, Now: uint64(use.Cgroups), Max: uint64(use.MaxCgroups), Beyond: use.Full},
+		{Name: api.BoundPatternLooks, Now: uint64(use.Looks), Max: uint64(use.MaxLooks), Beyond: use.Churned},
+	}
+}
+
 // defaultRecords is the problem that nobody decided whether the built-in default is enforced.
 func defaultRecords(s api.Status) condition.Condition {
 	return condition.Condition{Code: condition.DefaultAudited, Text: fmt.Sprintf(
@@ -103,10 +114,19 @@ func defaultRecords(s api.Status) condition.Condition {
 }
 
 // Workloads lists what is labelled now, by name.
-func (a *answers) Workloads() []api.Workload { return a.enforcer.View().Workloads() }
+func (a *answers) Workloads() api.Listing[api.Workload] {
+	v := a.enforcer.View()
+	return api.Listing[api.Workload]{Version: v.Version(), Make: v.Workloads}
+}
 
 // Policies lists the active set, by name.
-func (a *answers) Policies() []api.Policy { return a.enforcer.View().Policies() }
+func (a *answers) Policies() api.Listing[api.Policy] {
+	v := a.enforcer.View()
+	return api.Listing[api.Policy]{Version: v.Version(), Make: v.Policies}
+}
 
 // Classes lists the classes of the loaded table, by number.
-func (a *answers) Classes() []api.Class { return a.enforcer.View().Classes() }
+func (a *answers) Classes() api.Listing[api.Class] {
+	v := a.enforcer.View()
+	return api.Listing[api.Class]{Version: v.Version(), Make: v.Classes}
+}

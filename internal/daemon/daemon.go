@@ -14,6 +14,7 @@ import (
 	"thole/compiler"
 	"thole/datapath"
 	"thole/datapath/sockets"
+	"thole/internal/account"
 	"thole/internal/api"
 	"thole/internal/enforce"
 	"thole/internal/exposure/live"
@@ -102,6 +103,8 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 		return nil, err
 	}
 	d.enforcer = d.newEnforcer(config)
+	accounts := account.Open(account.SubordinateFile, host.now, config.Logger)
+	d.sources.scopes.FollowTable(watch.Ledger{Account: accounts.Of, InTable: d.enforcer.Knows})
 	if len(config.Fleet) > 0 {
 		d.fleet = openFleet(config, d.enforcer, host)
 	}
@@ -112,12 +115,20 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	if config.Routes || keeper.State().Err != nil {
 		d.routes = keeper
 	}
-	d.server, err = api.Listen(api.Config{
+	d.server, err = d.listen(config, accounts, keeper)
+	return d, err
+}
+
+// listen opens the daemon's socket.
+func (d *Daemon) listen(config Config, accounts *account.Accounts, keeper *routes.Keeper) (*api.Server, error) {
+	host := d.host
+	return api.Listen(api.Config{
 		Socket:  config.Socket,
 		Changes: changes{d.enforcer, keeper},
 		State: &answers{
 			enforcer: d.enforcer,
 			kernel:   host.kernel,
+			cgroups:  d.sources.cgroups,
 			docker:   d.sources.docker,
 			fleet:    d.fleet,
 			sockets:  live.New(host.bound, host.now),
@@ -126,12 +137,12 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 			version:  config.Version,
 			started:  host.now(),
 		},
-		Table:  d.enforcer,
-		Scopes: d.sources.scopes,
-		Now:    host.now,
-		Logger: config.Logger,
+		Table:   d.enforcer,
+		Scopes:  d.sources.scopes,
+		Account: accounts.Of,
+		Now:     host.now,
+		Logger:  config.Logger,
 	})
-	return d, err
 }
 
 // newEnforcer makes the enforcer, and what follows the policy directory.

@@ -181,6 +181,8 @@ func playRole(role string) {
 		err = holdSilent()
 	case roleAsker:
 		err = runErrands()
+	case roleGreedy:
+		err = beGreedy()
 	case roleMarker:
 		err = play(sendMarked)
 	}

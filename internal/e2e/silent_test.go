@@ -260,7 +260,12 @@ type besieged struct {
 // besiege starts the daemon of a program, below the words of before, without which its share of the processors is
 // that of any program.
 func besiege(t *testing.T, program string, before ...string) *besieged {
-	m := &machine{Host: nstest.New(t), t: t, thole: program}
+	return besiegeOn(&machine{Host: nstest.New(t), t: t, thole: program}, before...)
+}
+
+// besiegeOn is besiege on a machine that a test has already.
+func besiegeOn(m *machine, before ...string) *besieged {
+	t, program := m.t, m.thole
 	m.Shell("install -m 755 " + program + " /run/program")
 	b := &besieged{machine: m, program: "/run/program"}
 	command := append(before, program, "daemon", "--state", "/run/state", "--docker", "off")

@@ -25,6 +25,7 @@ type loaded struct {
 	warnings   []api.Message // of result
 	workloads  *roster
 	containers state.Containers
+	version    uint64 // grows whenever the workloads, or what the set says of them, may be others
 
 	epoch        uint16
 	epochUnknown bool // the table does not say which epochs were used

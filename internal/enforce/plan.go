@@ -336,6 +336,7 @@ func (e *Enforcer) adoptPlan(p plan) {
 	e.loaded.warnings, e.loaded.containers = Messages(p.result.Warnings), p.containers
 	e.loaded.appliedAt = e.now()
 	e.adoptEnding(&p)
+	e.loaded.version++
 	e.failures.tableChanged()
 	e.remotes.SetLoaded(remotes.Table{Remotes: p.remotes, Classes: p.result.Remotes, Step: p.step != nil,
 		Learned: p.delta.learned, Forgotten: p.delta.forgotten})
@@ -458,6 +459,7 @@ func (p *plan) tableChange() state.TableChange {
 }
 
 func (e *Enforcer) failed(err error) {
+	e.loaded.version++ // an answer that was made meanwhile may have seen a step that was undone
 	longest := retryLast
 	if e.loaded.table == nil {
 		longest = driftPoll // nothing is enforced meanwhile

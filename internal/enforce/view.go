@@ -20,6 +20,7 @@ import (
 // something is made when it is asked for.
 type View struct {
 	status   api.Status
+	version  uint64 // of what Workloads, Policies and Classes return
 	roster   *roster
 	result   *compiler.Result // its table and numbers are the enforcer's alone
 	policies []policy.Policy
@@ -43,6 +44,9 @@ func Describe(
 
 // Status is what the enforcer says of itself. Its lists are not to be written to.
 func (v *View) Status() api.Status { return v.status }
+
+// Version tells apart what Workloads, Policies and Classes return: it grows with each change of that.
+func (v *View) Version() uint64 { return v.version }
 
 // Enforcing reports whether a table is loaded.
 func (v *View) Enforcing() bool { return v.status.Enforcing }
@@ -102,6 +106,7 @@ func (e *Enforcer) newView(of sizes) *View {
 			LastError:    e.failures.first(),
 			Findings:     api.Findings{Problems: problems, Notices: notices, Warnings: e.loaded.warnings},
 		},
+		version:  e.loaded.version,
 		roster:   e.loaded.workloads,
 		result:   e.loaded.result,
 		policies: e.set.Docs.Policies,
@@ -234,9 +239,13 @@ func Messages(warnings []compiler.Warning) []api.Message {
 	return out
 }
 
-// Knows reports whether a cgroup is in the loaded table, by its id.
+// Knows reports whether a cgroup is in the loaded table, by its id. Before the first table is loaded, none is.
 func (e *Enforcer) Knows(cgroup uint64) bool {
-	_, known := e.View().roster.of(cgroup)
+	v := e.View()
+	if v == nil {
+		return false
+	}
+	_, known := v.roster.of(cgroup)
 	return known
 }
 

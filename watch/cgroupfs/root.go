@@ -210,6 +210,54 @@ func (r Root) Dying(cgroup string) (id uint64, some bool, err error) {
 	return id, dying != "0", nil
 }
 
+// ChildrenUpTo is Children where that may be many: complete is false, and there are no names, if the cgroup has more
+// than so many.
+func (r Root) ChildrenUpTo(cgroup string, most int) (names []string, complete bool, err error) {
+	dir, err := os.Open(r.Path(cgroup))
+	if Gone(err) {
+		return nil, true, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("cgroup %s: %v", cgroup, err)
+	}
+	defer dir.Close()
+	for {
+		entries, err := dir.ReadDir(256)
+		for _, e := range entries {
+			if e.IsDir() {
+				names = append(names, e.Name())
+			}
+		}
+		switch {
+		case len(names) > most:
+			return nil, false, nil
+		case err == io.EOF || Gone(err):
+			slices.Sort(names)
+			return names, true, nil
+		case err != nil:
+			return nil, false, fmt.Errorf("cgroup %s: %v", cgroup, err)
+		}
+	}
+}
+
+// Anybody is the uid of a Writer who may be any user.
+const Anybody = 1<<32 - 1
+
+// Writer returns who may make cgroups in one, if that is another than root.
+func (r Root) Writer(cgroup string) (uid uint32, is bool, err error) {
+	var stat unix.Stat_t
+	if err := unix.Lstat(r.Path(cgroup), &stat); err != nil {
+		return 0, false, fmt.Errorf("cgroup %s: %w", cgroup, err)
+	}
+	switch {
+	case stat.Uid != 0:
+		return stat.Uid, true, nil
+	case stat.Mode&0o022 != 0:
+		return Anybody, true, nil
+	}
+	return 0, false, nil
+}
+
 // Populated reports whether a process lives in the cgroup or below.
 func (r Root) Populated(cgroup string) (bool, error) {
 	data, err := os.ReadFile(filepath.Join(r.Path(cgroup), EventsFile))

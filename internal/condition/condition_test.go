@@ -16,7 +16,7 @@ func problems() []Code {
 		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable,
 		DefaultAudited,
 		Disarmed, DockerAway, EndedUnknown, FleetDegraded, LocalRoutesFailed, NoPolicies, PKIUnwatched, ScopeRefused,
-		SocketExposed, SocketsUnlisted, StateUnreadable,
+		SocketExposed, SocketsUnlisted, StateUnreadable, UnitNotCovered, UnitsUnknown,
 	}
 }
 

@@ -42,17 +42,19 @@ var mayImport = map[string][]string{
 	"thole/internal/routes": {
 		"thole/internal/nlmsg", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
 	},
-	"thole/watch/cgroupfs": {"golang.org/x/sys/..."},
+	"thole/watch/cgroupfs": {"thole/watch/process", "golang.org/x/sys/..."},
+	"thole/watch/process":  {"golang.org/x/sys/..."},
 	"thole/watch/workload": {"thole/compiler/policy", "thole/internal/condition"},
 	"thole/watch": {
-		"thole/compiler/policy", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/workload",
+		"thole/compiler/policy", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/process",
+		"thole/watch/workload",
 		"github.com/containerd/cgroups/v3/...", "github.com/fsnotify/fsnotify",
 		"github.com/coreos/go-systemd/v22/...", "github.com/godbus/dbus/v5", "golang.org/x/sys/...",
 		"golang.org/x/time/...",
 	},
 	"thole/watch/docker": {
 		"thole/compiler/policy", "thole/internal/condition", "thole/internal/nlmsg", "thole/watch/cgroupfs",
-		"thole/watch/workload",
+		"thole/watch/process", "thole/watch/workload",
 		"github.com/containerd/errdefs/...", "github.com/docker/docker/...", "github.com/mdlayher/netlink/...",
 		"golang.org/x/sync/...", "golang.org/x/sys/...",
 	},
@@ -100,7 +102,8 @@ var mayImport = map[string][]string{
 		"github.com/...", "golang.org/x/...",
 	},
 	"thole/cmd/thole": {
-		"thole/compiler", "thole/compiler/policy", "thole/watch", "thole/datapath/pki", "thole/internal/api",
+		"thole/compiler", "thole/compiler/policy", "thole/watch", "thole/watch/process",
+		"thole/datapath/pki", "thole/internal/api",
 		"thole/internal/daemon", "thole/internal/condition", "thole/internal/doctor",
 		"github.com/spf13/...", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/...",
 		"gopkg.in/yaml.v3",

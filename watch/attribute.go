@@ -16,6 +16,7 @@ import (
 
 	"thole/compiler/policy"
 	"thole/watch/cgroupfs"
+	"thole/watch/process"
 )
 
 // attributeName is the extended attribute of a cgroup's directory that holds its
@@ -30,6 +31,9 @@ type Run struct {
 	UID     uint32        `json:"uid"` // of who started it
 	User    string        `json:"user,omitempty"`
 	Started time.Time     `json:"started"`
+
+	Command    process.Process `json:"command"` // the process that asked, which becomes the command
+	KillOnMove bool            `json:"killOnMove,omitempty"`
 
 	Cgroup policy.Cgroup `json:"-"`
 }

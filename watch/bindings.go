@@ -23,10 +23,13 @@ type resolver struct {
 	lookupUser func(name string) (*user.User, error)
 	watch      func(cgroup string)
 	patterns   *patternLook
+	known      *knownUnits
+	bindings   []policy.Binding // all of them
 
 	withoutEngine bool // there are no containers
 
 	units map[string][]string // unit → its cgroups; nil until a binding asks
+	ran   map[string]bool     // the bindings of units that have a cgroup now
 }
 
 // resolve returns the workloads of one binding. A binding whose cgroup does not
@@ -38,7 +41,7 @@ func (r *resolver) resolve(b policy.Binding) ([]policy.Workload, error) {
 	switch {
 	case b.Unit != "":
 		w.Kind = policy.KindUnit
-		paths, err = r.unit(b.Unit)
+		return r.unitAndSockets(w, b)
 	case b.User != "":
 		w.Kind = policy.KindUser
 		var u *user.User
@@ -66,7 +69,22 @@ func (r *resolver) resolve(b policy.Binding) ([]policy.Workload, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.existing(w, paths, strings.ContainsAny(b.Cgroup, "*?")), nil
+	return r.existing(w, paths, policy.IsPattern(b.Cgroup)), nil
+}
+
+// unitAndSockets returns the workloads of a binding of a unit: the unit itself, or several of a template, and the
+// socket units that start it.
+func (r *resolver) unitAndSockets(w policy.Workload, b policy.Binding) ([]policy.Workload, error) {
+	paths, err := r.unit(b.Unit)
+	if err != nil {
+		return nil, err
+	}
+	found := r.existing(w, paths, policy.IsPattern(b.Unit))
+	r.ran[b.Name] = len(found) > 0
+	for _, socket := range r.known.socketsOf(b, r.bindings) {
+		found = append(found, r.existing(w, r.units[socket], true)...)
+	}
+	return found, nil
 }
 
 // existing returns a copy of w for each path that exists. Where a pattern names
@@ -92,8 +110,8 @@ func (r *resolver) existing(w policy.Workload, paths []string, several bool) []p
 	return found
 }
 
-// unit returns the cgroups of a system unit: the directories of that name in the
-// tree of slices. (systemd keeps system units directly in slices; the units of a
+// unit returns the cgroups of a system unit, or of the units that a pattern matches: the directories of that name in
+// the tree of slices. (systemd keeps system units directly in slices; the units of a
 // user's own manager are below a service, user@UID.service, and are not looked at:
 // that user could name them as he likes.)
 func (r *resolver) unit(name string) ([]string, error) {
@@ -103,7 +121,16 @@ func (r *resolver) unit(name string) ([]string, error) {
 			return nil, err
 		}
 	}
-	return r.units[name], nil
+	if !policy.IsPattern(name) {
+		return r.units[name], nil
+	}
+	var paths []string
+	for unit, of := range r.units {
+		if policy.Glob(name, unit) {
+			paths = append(paths, of...)
+		}
+	}
+	return paths, nil
 }
 
 func (r *resolver) readSlices(parent string) error {
@@ -216,7 +243,7 @@ func matching(parent string, names []string, component string) (paths []string) 
 // no slice: whether the binding names it, or one below it.
 func dependsOn(b policy.Binding, cgroup string) bool {
 	if b.Unit != "" {
-		return b.Unit == path.Base(cgroup)
+		return policy.Glob(b.Unit, path.Base(cgroup))
 	}
 	if b.Cgroup == "" {
 		return false // the slice of a user

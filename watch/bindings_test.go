@@ -42,6 +42,9 @@ func TestBindingsFollowTheTree(t *testing.T) {
 			"site.slice/site-backend.slice/db.service", policy.KindUnit, nil},
 		{"unit with an escape", policy.Binding{Unit: `srv\x2dwww.mount`}, []string{"system.slice/srv.mount"},
 			`system.slice/srv\x2dwww.mount`, policy.KindUnit, nil},
+		{"instances of a template", policy.Binding{Unit: "worker@*.service"},
+			[]string{"system.slice/worker.service", "system.slice/system-worker.slice/other@1.service"},
+			"system.slice/system-worker.slice/worker@1.service", policy.KindUnit, nil},
 		{"slice", policy.Binding{Unit: "batch.slice"}, []string{"other"}, "batch.slice", policy.KindUnit, nil},
 		{"uid", policy.Binding{User: "4242"}, []string{"user.slice/user-42.slice"},
 			"user.slice/user-4242.slice", policy.KindUser, policy.Labels{workload.FactUID: "4242"}},
@@ -72,7 +75,7 @@ func (tt bindingTest) run(t *testing.T, host *nstest.Host) {
 	facts := policy.Labels{workload.FactKind: tt.kind.String()}
 	maps.Copy(facts, tt.facts)
 	name := "it"
-	if strings.Contains(tt.binding.Cgroup, "*") {
+	if policy.IsPattern(tt.binding.Cgroup + tt.binding.Unit) {
 		name = "it:" + tt.make
 	}
 	want := workload.Snapshot{Workloads: []policy.Workload{{

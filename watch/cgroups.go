@@ -40,7 +40,8 @@ type Cgroups struct {
 	watched map[string]uint64 // path → id of what is watched
 	slice   uint64            // the id of the parent of thole run's, at the last Scan
 	bound   bool              // something else is looked for below it
-	overlap bool              // at the last Scan, two bindings named one container
+	units   knownUnits
+	overlap bool // at the last Scan, two bindings named one container
 }
 
 // NewCgroups watches below root. It must be run (Run) or closed (Close); the
@@ -98,9 +99,10 @@ func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot 
 		c.bound = c.bound || cgroup == cgroupfs.TholeSlice || strings.HasPrefix(cgroup, cgroupfs.TholeSlice+"/")
 		watch(cgroup)
 	}
+	c.units.refresh(bindings, time.Now())
 	patterns := c.patterns.look()
 	resolver := resolver{root: c.root, lookupUser: user.Lookup, watch: watchOther, patterns: patterns,
-		withoutEngine: c.engine == nil}
+		known: &c.units, bindings: bindings, ran: map[string]bool{}, withoutEngine: c.engine == nil}
 	for _, b := range bindings {
 		found, err := resolver.resolve(b)
 		if err != nil {
@@ -110,6 +112,7 @@ func (c *Cgroups) scan(bindings []policy.Binding, sweep bool) workload.Snapshot 
 		}
 		workloads = append(workloads, found...)
 	}
+	conditions = append(conditions, c.units.conditions(bindings, resolver.ran)...)
 	var containers workload.Snapshot
 	if c.engine != nil {
 		containers, _ = c.engine.Find(nil, watchOther)
@@ -235,6 +238,9 @@ func (c *Cgroups) handle(e fsnotify.Event) {
 // handleOther takes an event of a cgroup that is not thole run's. If the engine has to be asked first, a look is worth
 // while when it has answered.
 func (c *Cgroups) handleOther(e fsnotify.Event) {
+	if e.Has(fsnotify.Create) {
+		c.units.cgroupCreated(e.Name)
+	}
 	if c.engine == nil || e.Has(fsnotify.Rename) {
 		c.Wake()
 		return
@@ -258,6 +264,9 @@ func (c *Cgroups) engineChanged(containers ...string) {
 	c.touchContainers(containers...)
 }
 
+// AskUnits has systemd asked about units. It is called before the first Scan, or never where there is no systemd.
+func (c *Cgroups) AskUnits(units Units) { c.units.from = units }
+
 // Recall takes over what was known when the loaded table was made, for what cannot
 // be asked at once.
 func (c *Cgroups) Recall(s workload.Snapshot) {
@@ -266,6 +275,7 @@ func (c *Cgroups) Recall(s workload.Snapshot) {
 		_, users, _ := c.root.Writer(p.Path)
 		return users // it was closed for a pattern, not for containers
 	})
+	c.units.recall(s.Workloads)
 	if c.engine != nil {
 		c.engine.Recall(s)
 	}

@@ -94,7 +94,7 @@ func (c *Cgroups) takePending() pendingEvents {
 //     went that is no container's, or the engine's connection, places or bridges changed;
 //   - if more than maxPending cgroups and containers wait;
 //   - if the parent of thole run's cgroups is another one, or is read for a binding or for containers, too; if a cgroup
-//     of thole run has a problem, or cannot be watched;
+//     of thole run has a problem, or cannot be watched, or if its command was moved out of it;
 //   - if a binding names the cgroup of a container, or one in it: the binding's workload changes with it;
 //   - if two bindings name one container, or did at the last Scan;
 //   - if the engine cannot tell: see docker's look.
@@ -160,9 +160,9 @@ func (c *Cgroups) lookAtScope(s *workload.Snapshot, cgroup string) bool {
 			failed = true
 		}
 	}
-	run, lives, problem := c.scopes.lookAt(strings.TrimPrefix(cgroup, cgroupfs.TholeSlice+"/"), watch)
+	run, lives, tell := c.scopes.lookAt(strings.TrimPrefix(cgroup, cgroupfs.TholeSlice+"/"), watch)
 	switch {
-	case problem || failed:
+	case tell || failed:
 		return false
 	case lives:
 		s.Workloads = append(s.Workloads, run.workload())

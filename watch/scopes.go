@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"golang.org/x/sys/unix"
@@ -41,6 +42,7 @@ type Scopes struct {
 	starting map[string]func()
 	known    map[string]Run // by name: those whose seal was found good
 	uses     uses           // of these, and of those that ended
+	moved    movedCommands
 }
 
 // NewScopes takes charge of the scopes below root. The key is what proves their
@@ -245,21 +247,30 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 	}
 	for name := range s.known {
 		if !living[name] {
-			s.forget(name)
+			s.ended(name, sweep)
 		}
 	}
-	return runs, problems
+	return runs, append(problems, s.moved.conditions(time.Now())...)
 }
 
-// lookAt looks at one cgroup of the slice, as list does.
-func (s *Scopes) lookAt(dir string, watch func(cgroup string)) (run Run, lives, problem bool) {
+// ended forgets a run whose scope is gone or empty. If sweep is set, it is found out whether its command lives
+// elsewhere. It needs the lock.
+func (s *Scopes) ended(name string, sweep bool) {
+	if run, known := s.known[name]; known && sweep {
+		s.moved.look(s, run, time.Now())
+	}
+	s.forget(name)
+}
+
+// lookAt looks at one cgroup of the slice, as list does. tell reports that list has something to tell.
+func (s *Scopes) lookAt(dir string, watch func(cgroup string)) (run Run, lives, tell bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	run, lives, why := s.read(dir, true, watch)
 	if name, ours := s.nameOf(dir); ours && !lives {
-		s.forget(name)
+		s.ended(name, true)
 	}
-	return run, lives, why != ""
+	return run, lives, why != "" || s.moved.news
 }
 
 // read returns the run whose cgroup is dir, if there is one and it is not still being
@@ -275,7 +286,7 @@ func (s *Scopes) read(dir string, sweep bool, watch func(cgroup string)) (run Ru
 	switch {
 	case starting && release == nil: // its labels are being stored
 		return run, false, ""
-	case !starting && sweep && s.manager == nil && s.removeEmpty(cgroup):
+	case !starting && sweep && s.empty(name, cgroup):
 		return run, false, ""
 	}
 	run, err := s.verify(name, cgroup)
@@ -298,14 +309,21 @@ func (s *Scopes) nameOf(dir string) (string, bool) {
 	return strings.CutPrefix(name, s.prefix)
 }
 
-// removeEmpty removes the scope if no process is in it. One that cannot be
-// removed is looked at again the next time.
-func (s *Scopes) removeEmpty(cgroup string) bool {
+// empty looks whether a process is in the scope. If there is none, it is found out whether the command lives elsewhere,
+// and the scope is removed, or left to systemd. gone reports that it is not there any more. One that cannot be removed
+// is looked at again the next time.
+func (s *Scopes) empty(name, cgroup string) (gone bool) {
 	populated, err := s.root.Populated(cgroup)
 	if cgroupfs.Gone(err) {
 		return true
 	}
-	return err == nil && !populated && s.root.Remove(cgroup) == nil
+	if err != nil || populated {
+		return false
+	}
+	if run, known := s.known[name]; known {
+		s.moved.look(s, run, time.Now())
+	}
+	return s.manager == nil && s.root.Remove(cgroup) == nil
 }
 
 // verify returns the run that is stored on the cgroup. A seal is checked once: an

@@ -358,6 +358,40 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// TestRunMoved: a command that is moved out of its cgroup is named in the status; with --kill-on-move it ends.
+func TestRunMoved(t *testing.T) {
+	m := newMachine(t)
+	m.startDaemon()
+	session := m.In("user.slice/session-1.scope")
+	session.ID()
+	move := func(args ...string) *nstest.Process {
+		p := m.In("").Start("thole", append([]string{"run", "--socket", m.socket, "-l", "app=web", "--name", "shell"},
+			args...)...)
+		nstest.WaitFor(t, patience, "sleep to be executed", func() bool { return commandName(p.Pid) == "sleep" })
+		m.Shell("echo " + strconv.Itoa(p.Pid) + " >/sys/fs/cgroup/user.slice/session-1.scope/cgroup.procs")
+		return p
+	}
+	says := func(text string) func() bool {
+		return func() bool {
+			r := m.succeed("status", "--socket", m.socket)
+			return strings.Contains(r.stdout, "thole.slice/shell.scope: another program moved the command") &&
+				strings.Contains(r.stdout, text)
+		}
+	}
+	p := move("sleep", "1000")
+	nstest.WaitFor(t, patience, "a notice", says("session-1.scope: what it does there does not have the labels"))
+	if commandName(p.Pid) != "sleep" {
+		t.Error("it was ended")
+	}
+	p.Kill()
+	p = move("--kill-on-move", "sleep", "1000")
+	nstest.WaitFor(t, patience, "a notice", says("user.slice/session-1.scope. It was ended (--kill-on-move)"))
+	ended, ok := errors.AsType[*exec.ExitError](p.Wait())
+	if !ok || ended.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("it ended with %v, want SIGKILL", ended)
+	}
+}
+
 func commandName(pid int) string {
 	name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
 	if err != nil {

@@ -18,6 +18,7 @@ type process struct {
 	environ        func() []string
 	exec           func(path string, argv, env []string) error // returns only on failure
 	uid            int
+	pid            int
 }
 
 func thisProcess() *process {
@@ -31,6 +32,7 @@ func thisProcess() *process {
 		environ:  os.Environ,
 		exec:     syscall.Exec,
 		uid:      os.Geteuid(),
+		pid:      os.Getpid(),
 	}
 }
 

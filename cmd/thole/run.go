@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -11,18 +13,28 @@ import (
 
 	"thole/compiler/policy"
 	"thole/internal/api"
+	processes "thole/watch/process"
 )
 
 func newRun(proc *process) *cobra.Command {
 	var labels []string
 	var name, socket string
+	var killOnMove bool
 	cmd := &cobra.Command{
-		Use:   "run --label KEY=VALUE… [--name NAME] [--socket PATH] [--] COMMAND [ARGUMENT…]",
+		Use: "run --label KEY=VALUE… [--name NAME] [--kill-on-move] [--socket PATH] [--] " +
+			"COMMAND [ARGUMENT…]",
 		Short: "Start a command with labels",
 		Long: `Run starts a command as a labelled workload. The daemon makes a cgroup, stores
 the labels on it and moves the calling process into it. Only then does the
 command replace the thole process, with the same signals, terminal and standard
-input. Processes that the command starts have the same labels.
+input. Processes that the command starts have the same labels, as long as no
+other program moves them into another cgroup. These programs move themselves: on
+systemd, "su", "su -l", "runuser -l" and "sudo -i" (by PAM); and container engines
+start containers elsewhere. If the command itself was moved, thole status has a
+notice; with --kill-on-move, the daemon ends the command and what it started.
+
+Run may not be the command of a systemd unit (ExecStart=), because the unit would
+lose its process: give the unit the labels with a Workload document.
 
 Users other than root need a LabelGrant document that allows the labels.
 
@@ -54,7 +66,10 @@ cases nothing was started.`,
 			if err != nil {
 				return err
 			}
-			request := api.RunRequest{Name: name, Labels: set, Command: argv[0]}
+			if err := notOfUnit(proc, argv[0]); err != nil {
+				return err
+			}
+			request := api.RunRequest{Name: name, Labels: set, Command: argv[0], KillOnMove: killOnMove}
 			if _, err := api.NewClient(socket).Run(cmd.Context(), request); err != nil {
 				return asking("labelling "+argv[0], socket, err)
 			}
@@ -67,9 +82,32 @@ cases nothing was started.`,
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().StringArrayVarP(&labels, "label", "l", nil, "a label, `KEY=VALUE`; may be given several times")
 	cmd.Flags().StringVar(&name, "name", "", "the workload's `NAME` in listings (default: the command's)")
+	cmd.Flags().BoolVar(&killOnMove, "kill-on-move", false,
+		"end the command when another program moves it into another cgroup")
 	socketFlag(cmd, &socket)
 	noFileCompletion(cmd, "label", "name")
 	return cmd
+}
+
+// notOfUnit refuses what systemd executes as a unit's own process: moved into a cgroup of thole run, it would escape
+// the unit's limits (MemoryMax=) and `systemctl stop`. systemd says by SYSTEMD_EXEC_PID which process that is; others
+// inherit the variable (systemd.exec(5)).
+func notOfUnit(proc *process, command string) error {
+	if proc.getenv("SYSTEMD_EXEC_PID") != strconv.Itoa(proc.pid) {
+		return nil
+	}
+	spec := "unit: NAME.service"
+	cgroup := processes.Cgroup(proc.pid)
+	unit := path.Base(cgroup)
+	switch {
+	case strings.Contains(cgroup, ".service/") && strings.HasSuffix(unit, ".service"):
+		spec = "cgroup: " + strings.TrimPrefix(cgroup, "/") // of a user's own service manager
+	case strings.HasSuffix(unit, ".service"):
+		spec = "unit: " + unit
+	}
+	return fmt.Errorf("labelling %s: it is the process of a systemd unit (SYSTEMD_EXEC_PID), and would leave the "+
+		"unit: neither the unit's limits, such as MemoryMax=, nor `systemctl stop` would affect it. Execute %[1]s "+
+		"without `thole run`, and give the unit the labels with a Workload document: spec: {%s}", command, spec)
 }
 
 func parseLabels(args []string) (policy.Labels, error) {

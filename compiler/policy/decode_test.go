@@ -167,6 +167,8 @@ const inventory = `
 - unit: getty@tty1.service
 - unit: a-b.slice
 - unit: my-app@1.service
+- unit: worker@*.service
+- unit: "worker@a?.service"
 - user: 1000
 - user: alice
 - cgroup: machine.slice/*.scope
@@ -198,6 +200,8 @@ func TestGoodWorkloads(t *testing.T) {
 		{Unit: "getty@tty1.service"},
 		{Unit: "a-b.slice"},
 		{Unit: "my-app@1.service"},
+		{Unit: "worker@*.service"},
+		{Unit: "worker@a?.service"},
 		{User: "1000"},
 		{User: "alice"},
 		{Cgroup: "machine.slice/*.scope"},
@@ -227,6 +231,8 @@ func TestInventoryWorkloads(t *testing.T) {
 		{Kind: KindUnit, Cgroup: Cgroup{Path: "system.slice/system-getty.slice/getty@tty1.service"}},
 		{Kind: KindUnit, Cgroup: Cgroup{Path: "a.slice/a-b.slice"}},
 		{Kind: KindUnit, Cgroup: Cgroup{Path: `system.slice/system-my\x2dapp.slice/my-app@1.service`}},
+		{Kind: KindUnit, Cgroup: Cgroup{Path: "system.slice/system-worker.slice/worker@*.service"}},
+		{Kind: KindUnit, Cgroup: Cgroup{Path: "system.slice/system-worker.slice/worker@a?.service"}},
 		{Kind: KindUser, Cgroup: Cgroup{Path: "user.slice/user-1000.slice"}},
 		{Kind: KindUser, Cgroup: Cgroup{Path: "user.slice/user-alice.slice"}},
 		{Kind: KindCgroup, Cgroup: Cgroup{Path: "machine.slice/*.scope"}},

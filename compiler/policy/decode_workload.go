@@ -85,17 +85,28 @@ func checkCompose(s string) error {
 	return nil
 }
 
-// unitName are the characters of systemd's unit_name_is_valid, and the types of units that have a cgroup.
-var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.(service|scope|slice|socket|mount|swap)$`)
+// unitName are the characters of systemd's unit_name_is_valid, and the types of units that have a cgroup. A unitPattern
+// names several instances of a template.
+var (
+	unitName    = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+\.(service|scope|slice|socket|mount|swap)$`)
+	unitPattern = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+@[A-Za-z0-9:_.\\@*?-]+\.(service|socket|mount|swap)$`)
+)
+
+// IsPattern reports whether a unit or a cgroup of a Workload document names several: * and ? stand for characters.
+func IsPattern(s string) bool { return strings.ContainsAny(s, "*?") }
 
 func checkUnit(s string) error {
 	switch {
 	case len(s) > 255:
 		return fmt.Errorf("a unit name of %d bytes; allowed: 255", len(s))
 	case unitName.MatchString(s) && strings.Contains(s, "@."):
-		return fmt.Errorf("%s is a template; allowed: one of its instances, NAME@INSTANCE", strict.Quote(s))
-	case unitName.MatchString(s):
+		return fmt.Errorf("%s is a template; allowed: one of its instances, NAME@INSTANCE, or several, such as %s",
+			strict.Quote(s), strict.Quote(strings.Replace(s, "@.", "@*.", 1)))
+	case unitName.MatchString(s), unitPattern.MatchString(s):
 		return nil
+	case IsPattern(s):
+		return fmt.Errorf("invalid pattern %s: must be instances of a template, such as worker@*.service, with * or "+
+			"? after the @", strict.Quote(s))
 	case !strings.Contains(s, ".") && unitName.MatchString(s+".service"):
 		return fmt.Errorf("%s has no type (did you mean %s?); allowed: a unit such as nginx.service", strict.Quote(s),
 			strict.Quote(s+".service"))

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 
 	"thole/compiler/policy"
+	"thole/watch/process"
 )
 
 // A caller is a user who asks for labels.
@@ -19,6 +20,8 @@ type caller struct {
 	uid    uint32
 	user   string   // "" if the uid has no name
 	groups []string // names and numbers
+
+	process process.Process // that asks
 }
 
 // newCaller looks the names up. An id without a name keeps its number alone.

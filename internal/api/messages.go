@@ -28,6 +28,9 @@ type RunRequest struct {
 	Name    string            `json:"name,omitempty"` // "": derived from Command
 	Labels  map[string]string `json:"labels"`
 	Command string            `json:"command"` // only for a derived name; nothing is decided by it
+
+	// The process is ended if another program moves it into another cgroup.
+	KillOnMove bool `json:"killOnMove,omitempty"`
 }
 
 // A RunResponse says what the caller is now.

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -12,15 +11,16 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"thole/watch/process"
 )
 
 // A peer is the process at the other end of a connection, as the kernel says. The
 // pidfd holds on to that very process: while it lives, its pid is nobody else's.
 type peer struct {
-	pid     int
+	process process.Process // it has no Started until newPeer has returned
 	uid     uint32
 	groups  []uint32 // its group and supplementary groups, when it connected
-	started string   // its start time, in ticks since boot
 
 	mu    sync.Mutex
 	pidfd int // -1 when closed: then nothing is known of the process any more
@@ -59,13 +59,13 @@ func newPeer(conn *net.UnixConn) (*peer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("process of a connection: %v", err)
 	}
-	p := &peer{pid: int(cred.Pid), uid: cred.Uid, pidfd: -1}
+	p := &peer{process: process.Process{PID: int(cred.Pid)}, uid: cred.Uid, pidfd: -1}
 	var asked error
 	err = raw.Control(func(fd uintptr) { asked = p.ask(int(fd), cred.Gid) })
 	if err = errors.Join(err, asked); err != nil {
 		return nil, fmt.Errorf("process of a connection: %w", err)
 	}
-	if p.started, err = startTime(p.pid); err != nil {
+	if p.process = process.Find(p.process.PID); p.process == (process.Process{}) {
 		p.close()
 		return nil, errPeerGone
 	}
@@ -97,10 +97,10 @@ func (p *peer) ask(socket int, gid uint32) error {
 // it: what it is given then is what it may ask for itself.
 func (p *peer) openPID() error {
 	var err error
-	if p.pidfd, err = unix.PidfdOpen(p.pid, 0); err != nil {
+	if p.pidfd, err = unix.PidfdOpen(p.process.PID, 0); err != nil {
 		return errPeerGone
 	}
-	ids, err := statusIDs(p.pid, "Uid:")
+	ids, err := statusIDs(p.process.PID, "Uid:")
 	if err != nil || len(ids) < 2 || ids[1] != p.uid || p.check() != nil {
 		p.close()
 		return errPeerGone
@@ -130,7 +130,7 @@ func (p *peer) check() error {
 	if !p.alive() {
 		return errPeerGone
 	}
-	if now, err := startTime(p.pid); p.started != "" && (err != nil || now != p.started) {
+	if p.process.Started != "" && !p.process.Lives() {
 		return errPeerGone
 	}
 	return nil
@@ -186,20 +186,6 @@ func statusIDs(pid int, key string) ([]uint32, error) {
 		}
 	}
 	return ids, nil
-}
-
-// startTime returns field 22 of /proc/PID/stat. The second field may have spaces
-// and parentheses in it.
-func startTime(pid int) (string, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "", err
-	}
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 20 {
-		return "", fmt.Errorf("/proc/%d/stat has too few fields", pid)
-	}
-	return string(fields[19]), nil
 }
 
 // closed reports whether the peer hung up. A client sends one request and waits, so

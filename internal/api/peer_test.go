@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"thole/watch/process"
 )
 
 func TestPeerKnowsItsProcess(t *testing.T) {
@@ -21,10 +23,8 @@ func TestPeerKnowsItsProcess(t *testing.T) {
 	if err := dead.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	own, err := startTime(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	own := process.Find(os.Getpid())
+	earlier := process.Process{PID: own.PID, Started: "1"}
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		t.Fatal(err)
@@ -34,10 +34,10 @@ func TestPeerKnowsItsProcess(t *testing.T) {
 		peer *peer
 		want error
 	}{
-		{"itself", &peer{pid: os.Getpid(), pidfd: self, started: own}, nil},
-		{"its pid is another's", &peer{pid: os.Getpid(), pidfd: pidfd, started: own}, errPeerGone},
-		{"another start", &peer{pid: os.Getpid(), pidfd: self, started: "1"}, errPeerGone},
-		{"closed", &peer{pid: os.Getpid(), pidfd: -1, started: own}, errPeerGone},
+		{"itself", &peer{process: own, pidfd: self}, nil},
+		{"its pid is another's", &peer{process: own, pidfd: pidfd}, errPeerGone},
+		{"another start", &peer{process: earlier, pidfd: self}, errPeerGone},
+		{"closed", &peer{process: own, pidfd: -1}, errPeerGone},
 	}
 	for _, tt := range tests {
 		if err := tt.peer.check(); !errors.Is(err, tt.want) {
@@ -50,12 +50,12 @@ func TestPeerKnowsItsProcess(t *testing.T) {
 
 // Before Linux 6.5 the pid is looked up after the connection was made.
 func TestPeerWithoutSOPeerPidfd(t *testing.T) {
-	p := &peer{pid: os.Getpid(), uid: uint32(os.Geteuid())}
+	p := &peer{process: process.Process{PID: os.Getpid()}, uid: uint32(os.Geteuid())}
 	if err := p.openPID(); err != nil || !p.alive() {
 		t.Errorf("own process: %v", err)
 	}
 	p.close()
-	other := &peer{pid: os.Getpid(), uid: 4242}
+	other := &peer{process: process.Process{PID: os.Getpid()}, uid: 4242}
 	if err := other.openPID(); !errors.Is(err, errPeerGone) {
 		t.Errorf("a process of another user: %v; want %v", err, errPeerGone)
 	}

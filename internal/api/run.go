@@ -90,7 +90,10 @@ func (r *runner) admit(a asker, req RunRequest) (watch.Run, error) {
 		return watch.Run{}, &Refusal{Code: http.StatusBadRequest, Message: fmt.Sprintf(
 			"none of the labels %s counts (identityLabels of the Settings): give at least one that counts", labels)}
 	}
-	return watch.Run{Labels: labels, UID: c.uid, User: c.user, Started: r.now().UTC()}, nil
+	return watch.Run{
+		Labels: labels, UID: c.uid, User: c.user, Started: r.now().UTC(),
+		Command: c.process, KillOnMove: req.KillOnMove,
+	}, nil
 }
 
 var (
@@ -222,13 +225,16 @@ type connAsker struct {
 
 func (a connAsker) caller() (caller, error) {
 	p := a.peer
+	groups := p.groups
 	if p.uid == 0 {
-		return newCaller(0, nil), nil
+		groups = nil
 	}
-	return newCaller(p.uid, p.groups), nil
+	c := newCaller(p.uid, groups)
+	c.process = p.process
+	return c, nil
 }
 
-func (a connAsker) process() (int, error) { return a.peer.pid, a.peer.check() }
+func (a connAsker) process() (int, error) { return a.peer.process.PID, a.peer.check() }
 
 func (a connAsker) waiting() error {
 	if closed(a.conn) {

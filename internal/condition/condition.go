@@ -33,6 +33,8 @@ const (
 	SocketExposed          Code = "socket-exposed"
 	SocketsUnlisted        Code = "sockets-unlisted"
 	StateUnreadable        Code = "state-unreadable"
+	UnitNotCovered         Code = "unit-not-covered"
+	UnitsUnknown           Code = "units-unknown"
 )
 
 // Notices.
@@ -40,13 +42,16 @@ const (
 	BindingOverlapRun         Code = "binding-overlap-run"
 	CertificateContradictsRun Code = "certificate-contradicts-run"
 	ImageLabel                Code = "image-label"
+	RunMoved                  Code = "run-moved"
 	SocketExposedUser         Code = "socket-exposed-user"
 	SocketsUnexamined         Code = "sockets-unexamined"
+	UnitAbsent                Code = "unit-absent"
 )
 
 // Notices returns the codes of all notices, ascending.
 func Notices() []Code {
-	return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel, SocketExposedUser, SocketsUnexamined}
+	return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel, RunMoved, SocketExposedUser,
+		SocketsUnexamined, UnitAbsent}
 }
 
 // IsNotice reports whether conditions of this code are notices; all others are problems.

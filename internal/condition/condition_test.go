@@ -17,7 +17,7 @@ func problems() []Code {
 		DefaultAudited,
 		Disarmed, DockerAway, EndedDropped, EndedUnknown, FleetDegraded, LocalRoutesFailed, NoPolicies, PatternChurn,
 		PatternFull, PKIUnwatched, ScopeRefused,
-		SocketExposed, SocketsUnlisted, StateUnreadable,
+		SocketExposed, SocketsUnlisted, StateUnreadable, UnitNotCovered, UnitsUnknown,
 	}
 }
 

@@ -233,6 +233,7 @@ func openFleet(config Config, e *enforce.Enforcer, host *host) *fleet.Fleet {
 type host struct {
 	root    cgroupfs.Root
 	manager watch.Manager // nil: the cgroups of thole run are made by hand
+	units   watch.Units   // nil: there is no systemd
 	kernel  Kernel
 	marks   enforce.Conntrack
 	writes  enforce.Notifier
@@ -262,7 +263,8 @@ func openHost() (*host, error) {
 	table := openRoutes()
 	return &host{
 		routes: table,
-		root:   root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener,
+		root:   root, manager: watch.FindManager(), units: watch.FindUnits(),
+		kernel: conn, marks: conn, writes: listener,
 		sockets: socketCgroups, dying: root.Dying, bound: sockets.Bound, now: time.Now, engine: fleet.NewEngine,
 		close: func() error { return errors.Join(listener.Close(), conn.Close(), table.Close()) },
 	}, nil

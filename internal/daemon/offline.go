@@ -38,6 +38,7 @@ func openSources(config Config, host *host, key []byte) (sources, error) {
 	if err != nil {
 		return sources{}, err
 	}
+	cgroups.AskUnits(host.units)
 	askOnce(docker)
 	return sources{scopes, docker, cgroups}, nil
 }
@@ -69,7 +70,7 @@ func List(config Config) (Listing, error) {
 	if err != nil {
 		return Listing{}, err
 	}
-	found, err := openSources(config, &host{root: root, manager: watch.FindManager()}, key)
+	found, err := openSources(config, &host{root: root, manager: watch.FindManager(), units: watch.FindUnits()}, key)
 	if err != nil {
 		return Listing{}, err
 	}

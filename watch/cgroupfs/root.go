@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"thole/watch/process"
 )
 
 // TholeSlice is the parent of the cgroups of thole run, below the root.
@@ -27,14 +29,9 @@ type Root struct{ dir string }
 // hosts have it at /sys/fs/cgroup/unified, and a container may see a mount whose
 // root is outside of its namespace.)
 func OpenRoot() (Root, error) {
-	f, err := os.Open("/proc/thread-self/mountinfo")
+	mounts, err := mountsHere()
 	if err != nil {
-		return Root{}, fmt.Errorf("looking for the cgroup v2 mount: %v", err)
-	}
-	defer f.Close()
-	mounts, err := cgroupMounts(f)
-	if err != nil {
-		return Root{}, fmt.Errorf("reading /proc/thread-self/mountinfo: %v", err)
+		return Root{}, err
 	}
 	// A later mount hides an earlier one on the same place.
 	for _, dir := range slices.Backward(mounts) {
@@ -59,6 +56,20 @@ func RootAt(dir string) (Root, error) {
 	return Root{dir: filepath.Clean(dir)}, nil
 }
 
+// mountsHere returns the cgroupMounts of this thread.
+func mountsHere() ([]string, error) {
+	f, err := os.Open("/proc/thread-self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("looking for the cgroup v2 mount: %v", err)
+	}
+	defer f.Close()
+	mounts, err := cgroupMounts(f)
+	if err != nil {
+		return nil, fmt.Errorf("reading /proc/thread-self/mountinfo: %v", err)
+	}
+	return mounts, nil
+}
+
 // cgroupMounts returns the mount points of cgroup v2 whose root is the namespace's
 // own, in the order of mountinfo (proc_pid_mountinfo(5)).
 func cgroupMounts(mountinfo io.Reader) ([]string, error) {
@@ -73,6 +84,39 @@ func cgroupMounts(mountinfo io.Reader) ([]string, error) {
 		found = append(found, unescape(fields[4]))
 	}
 	return found, lines.Err()
+}
+
+// OfProcess returns the cgroup of the process that has a number now: its path below the root. A process that is
+// elsewhere, or in the root itself, has a path that begins with "/", as this process sees it; one that has ended has
+// none. Processes are named that way by the kernel, in the cgroup namespace of this process.
+func (r Root) OfProcess(pid int) (cgroup string, err error) {
+	seen := process.Cgroup(pid)
+	above, err := r.seenAs()
+	if err != nil {
+		return "", err
+	}
+	if below, ok := strings.CutPrefix(seen, above+"/"); ok && below != "" {
+		return below, nil
+	}
+	return seen, nil
+}
+
+// seenAs returns the path by which the kernel names the root in this process's cgroup namespace; "" if it is the
+// namespace's own.
+func (r Root) seenAs() (string, error) {
+	mounts, err := mountsHere()
+	if err != nil {
+		return "", err
+	}
+	for _, mount := range slices.Backward(mounts) {
+		if r.dir == mount {
+			return "", nil
+		}
+		if below, ok := strings.CutPrefix(r.dir, mount+"/"); ok {
+			return "/" + below, nil
+		}
+	}
+	return "", fmt.Errorf("%s is below no mount point of the cgroup v2 tree", r.dir)
 }
 
 // unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.

@@ -90,3 +90,26 @@ func TestOpenRoot(t *testing.T) {
 		t.Errorf("OpenRoot = %s with id %d; want /sys/fs/cgroup with id %d", root.Dir(), id, host.CgroupID(""))
 	}
 }
+
+func TestOfProcess(t *testing.T) {
+	host := nstest.New(t)
+	root, err := RootAt(host.CgroupDir("tree"))
+	if err == nil {
+		t.Fatal("there is a cgroup that nobody made")
+	}
+	host.MkCgroup("tree")
+	if root, err = RootAt(host.CgroupDir("tree")); err != nil {
+		t.Fatal(err)
+	}
+	for _, cgroup := range []string{"tree/a/b", "tree-of-others", "tree"} {
+		p := host.In(cgroup).Start("sleep", "infinity")
+		got, err := root.OfProcess(p.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want, below := strings.CutPrefix(cgroup, "tree/"); below && got != want ||
+			!below && (!strings.HasPrefix(got, "/") || !strings.HasSuffix(got, "/"+cgroup)) {
+			t.Errorf("a process in %s is said to be in %q", cgroup, got)
+		}
+	}
+}

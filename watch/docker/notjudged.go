@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"thole/internal/condition"
+	"thole/watch/process"
 	"thole/watch/workload"
 )
 
@@ -38,7 +39,7 @@ func (c *containers) notJudgedOf(id string) (problems []condition.Condition) {
 	if r == nil || !r.running || found && !r.modeUnknown {
 		return nil
 	}
-	lives := found || r.process.lives()
+	lives := found || r.process.Lives()
 	if !lives && r.listingsWithoutCgroup < maxListingsWithoutCgroup {
 		c.queues.inspect.add(id) // it has ended or is restarted, or its first process is not known yet
 		return nil
@@ -58,7 +59,7 @@ func (c *containers) notJudgedOf(id string) (problems []condition.Condition) {
 func (r *record) notFound(lives bool) condition.Condition {
 	place := ""
 	if lives {
-		place = fmt.Sprintf("; its process %d is in the cgroup %s", r.process.pid, cgroupOf(r.process.pid))
+		place = fmt.Sprintf("; its process %d is in the cgroup %s", r.process.PID, process.Cgroup(r.process.PID))
 	}
 	return r.problem("it runs, and its cgroup was not found", place)
 }

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"thole/compiler/policy"
+	"thole/watch/process"
 	"thole/watch/workload"
 )
 
@@ -28,8 +29,8 @@ type record struct {
 	modeUnknown bool              // of its network: see details
 
 	running               bool
-	process               process // its first one, as of the last inspection; zero: unknown, or it had ended
-	listingsWithoutCgroup int     // listings in a row; at most maxListingsWithoutCgroup
+	process               process.Process // its first one, as of the last inspection; zero: unknown, or it had ended
+	listingsWithoutCgroup int             // listings in a row; at most maxListingsWithoutCgroup
 }
 
 // An attachment is how one run of a container is connected to bridges. Each time the container is started it has
@@ -153,7 +154,7 @@ func (r *record) same(other *record) bool {
 	a, b := *r, *other
 	for _, r := range []*record{&a, &b} {
 		r.inspected, r.inspectedAs, r.places, r.endpoints = false, 0, nil, nil
-		r.running, r.process, r.listingsWithoutCgroup = false, process{}, 0 // see notJudgedMayChange
+		r.running, r.process, r.listingsWithoutCgroup = false, process.Process{}, 0 // see notJudgedMayChange
 	}
 	return reflect.DeepEqual(a, b)
 }

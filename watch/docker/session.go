@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"thole/watch/process"
 )
 
 const (
@@ -124,7 +126,7 @@ func (s *session) inspect(ctx context.Context, id string) error {
 	r := newRecord(c)
 	r.inspectedAs = cgroup
 	if c.running {
-		r.process = findProcess(c.details.pid)
+		r.process = process.Find(c.details.pid)
 	}
 	networks, err := s.bridges.networksOf(ctx, s.client, c)
 	if err != nil {

@@ -37,13 +37,15 @@ const (
 	BindingOverlapRun         Code = "binding-overlap-run"
 	CertificateContradictsRun Code = "certificate-contradicts-run"
 	ImageLabel                Code = "image-label"
+	NetworkShared             Code = "network-shared"
 	SocketExposedUser         Code = "socket-exposed-user"
 	SocketsUnexamined         Code = "sockets-unexamined"
 )
 
 // Notices returns the codes of all notices, ascending.
 func Notices() []Code {
-	return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel, SocketExposedUser, SocketsUnexamined}
+	return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel, NetworkShared, SocketExposedUser,
+		SocketsUnexamined}
 }
 
 // IsNotice reports whether conditions of this code are notices; all others are problems.

@@ -3,8 +3,8 @@
 // Package condition names everything that "thole status" may report as a problem or a notice.
 //
 // A problem needs an administrator: thole status exits 1 while there is one. A notice is something that a user
-// may cause alone, with "thole run" or with the image of a container: it never changes an exit status, so that no
-// user can make a node look broken.
+// may cause alone, with "thole run" or with the image of a container, or by which more is refused than each policy says
+// and nothing is unprotected: it never changes an exit status, so that no user can make a node look broken.
 //
 // Other packages make Conditions; this package only says which kinds there are. docs/OPERATIONS.md has the same
 // table for people, and a test holds the two together.

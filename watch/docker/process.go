@@ -5,6 +5,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // A process is a process of this machine. The moment of its start distinguishes it from a later one of the same
@@ -44,6 +45,18 @@ func cgroupOf(pid int) string {
 		}
 	}
 	return ""
+}
+
+// networkNamespace returns the id of the network namespace of a container that was inspected; 0: it does not run.
+func networkNamespace(c container) uint64 {
+	info, err := os.Stat("/proc/" + strconv.Itoa(c.details.pid) + "/ns/net")
+	if err != nil {
+		return 0
+	}
+	if _, ok := placeOfProcess(c.details.pid, c.id); !ok {
+		return 0 // it has ended, and the number may be another's
+	}
+	return info.Sys().(*syscall.Stat_t).Ino
 }
 
 // placeOfProcess returns the parent of the container's cgroup that a process is in. ok is false if the process is not

@@ -76,7 +76,8 @@ func newBench(t *testing.T) *bench {
 	b := &bench{t: t, node: nstest.New(t), seen: map[reference.Situation]int{}}
 	b.outside = everywhereElse(t, b.node)
 	b.inside = nstest.New(t)
-	b.bridge, b.container = nstest.Link(b.node, "172.17.0.1/16", "fd00:17::1/64", b.inside, "", "")
+	b.bridge, b.container = nstest.Link(b.node, "172.17.0.1/16", "fd00:17::1/64",
+		b.inside, "172.17.255.2/16", "fd00:17::ff:2/64")
 	b.veth = strings.TrimSpace(b.node.Shell("ip -o -4 addr show to 10.0.0.1 | cut -d' ' -f2"))
 	b.node.Shell("ip link add tunnel type vxlan id 7 dstport 4789 local 10.0.0.1 remote 10.0.0.2")
 	b.outside.Shell("ip link add tunnel address " + tunnelMAC +

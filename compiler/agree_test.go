@@ -89,7 +89,7 @@ func disagrees(c reference.Case) string {
 // reversed returns the request that an answer may be instead, where both ends are on the host network of this node.
 func reversed(c reference.Connection) (back reference.Connection, here bool) {
 	own := func(e reference.Endpoint) bool {
-		return !e.Address.IsValid() && (e.Workload == nil || e.Workload.Kind != policy.KindAddress)
+		return !e.Address.IsValid() && !e.OwnAddress().IsValid()
 	}
 	here = own(c.From) && own(c.To)
 	c.From, c.To, c.Port, c.Called = c.To, c.From, answeredPort, netip.AddrPort{}
@@ -111,15 +111,7 @@ var (
 // withContainers returns the workloads of a case, as Identify says. Those that have an address run in
 // containers with a network of their own.
 func withContainers(c reference.Case) ([]policy.Workload, []policy.Unlabelled) {
-	workloads, unlabelled := c.Found()
-	for i := range workloads {
-		w := &workloads[i]
-		if w.Kind == policy.KindAddress {
-			w.Kind = policy.KindContainer
-			w.Cgroup = policy.Cgroup{Path: fmt.Sprintf("docker/%d", i), ID: 1<<42 + uint64(i)}
-			w.Own = []policy.Network{{Bridge: docker0, Port: "veth0", Addresses: []netip.Addr{w.Address}}}
-		}
-	}
+	workloads, unlabelled := c.Found(docker0, "veth0")
 	docs := policy.Documents{Policies: c.Policies, Settings: c.Settings}
 	return docs.Identify(workloads, unlabelled)
 }
@@ -133,7 +125,7 @@ func elsewhere(in reference.Case, c reference.Connection) bool {
 			*e = reference.Endpoint{}
 		}
 	}
-	own := func(e reference.Endpoint) bool { return e.Workload != nil && e.Workload.Kind == policy.KindAddress }
+	own := func(e reference.Endpoint) bool { return e.OwnAddress().IsValid() }
 	switch {
 	case own(c.From):
 		return c.To.Workload == nil || own(c.To) || c.Protocol != ruleset.ProtoTCP && c.Protocol != ruleset.ProtoUDP
@@ -269,14 +261,14 @@ func packet(c reference.Connection) simulator.Packet {
 		p.To, p.Oif, p.RouteType = c.Group, 2, ruleset.RTNMulticast
 	case c.To.Address.IsValid():
 		p.To, p.Oif, p.RouteType = c.To.Address, 2, 1
-	case c.To.Workload != nil && c.To.Workload.Address.IsValid():
-		p.To, p.Oif, p.OifName, p.RouteType = c.To.Workload.Address, toBridge, docker0, 1
+	case c.To.OwnAddress().IsValid():
+		p.To, p.Oif, p.OifName, p.RouteType = c.To.OwnAddress(), toBridge, docker0, 1
 	}
 	if c.Called.IsValid() {
 		translate(&p, c)
 	}
-	if c.From.Workload != nil && c.From.Workload.Address.IsValid() {
-		p.From, p.IifName = c.From.Workload.Address, docker0
+	if c.From.OwnAddress().IsValid() {
+		p.From, p.IifName = c.From.OwnAddress(), docker0
 	}
 	return p
 }

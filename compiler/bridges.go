@@ -9,7 +9,9 @@ import (
 
 // bindNetworks enters the containers with a network of their own. INPUT knows them by
 // their address on their bridge, OUTPUT by their address alone: NAT may have led there.
-func (l *lowering) bindNetworks(bridges []policy.Bridge, unlabelled []policy.Unlabelled, members []member) {
+func (l *lowering) bindNetworks(
+	bridges []policy.Bridge, unlabelled []policy.Unlabelled, members []member, namespaces []*namespace,
+) {
 	if len(bridges) == 0 {
 		return
 	}
@@ -24,15 +26,20 @@ func (l *lowering) bindNetworks(bridges []policy.Bridge, unlabelled []policy.Unl
 	var own []policy.Network
 	for _, m := range members {
 		if len(m.Own) > 0 {
-			l.bindNetwork(m.Own, m.class.Number, l.commentOf(m.Workload))
+			if m.Sharing.Namespace == "" {
+				l.bindNetwork(m.Own, m.class.Number, l.commentOf(m.Workload))
+			}
 			own = append(own, m.Own...)
 		}
 	}
 	for _, u := range unlabelled {
-		b, _ := l.bindingAbove(u.Cgroup.Path)
-		l.bindNetwork(u.Own, b.class, "unlabelled")
+		if u.Sharing.Namespace == "" {
+			b, _ := l.bindingAbove(u.Cgroup.Path)
+			l.bindNetwork(u.Own, b.class, "unlabelled")
+		}
 		own = append(own, u.Own...)
 	}
+	l.bindNamespaces(namespaces)
 	l.bridge = chains.BridgeTable(onPorts(own))
 }
 

@@ -111,6 +111,7 @@ func renumbered(numbers map[string]uint32, drop []string, set map[string]uint32)
 //
 //   - a workload that begins or ends has networks of its own, or contains an unlabelled container; or such a container
 //     has networks of its own;
+//   - a class comes or goes while containers of several classes share a network namespace;
 //   - one begins that is there, or ends that is not; or no number is left;
 //   - the elements of r have comments, in which others are counted.
 func (r *Result) Change(c Change) (s *Step, ok bool) {
@@ -142,7 +143,7 @@ func (r *Result) Change(c Change) (s *Step, ok bool) {
 
 // canChange reports whether Change can tell.
 func (r *Result) canChange(c *Change) bool {
-	if r.lowering.options.Comments || !r.numbersLeft(len(c.Began), len(c.Met)) {
+	if r.lowering.options.Comments || !r.numbersLeft(len(c.Began), len(c.Met)) || r.changesNamespaces(c) {
 		return false
 	}
 	ended := map[string]bool{} // paths
@@ -178,7 +179,25 @@ func (r *Result) canChange(c *Change) bool {
 				return true
 			}
 		}
-		return len(u.Own) > 0
+		return len(u.Own) > 0 || u.Sharing.Namespace != ""
+	})
+}
+
+// changesNamespaces reports whether a class may come or go beside those of shared network namespaces, which are judged
+// by all other classes.
+func (r *Result) changesNamespaces(c *Change) bool {
+	if len(r.classes.Namespaces) == 0 {
+		return false
+	}
+	left := map[*classes.Class]int{}
+	for i := range c.Ended {
+		class := r.classes.ClassOf(&c.Ended[i])
+		if left[class]++; class == nil || left[class] >= class.Size {
+			return true
+		}
+	}
+	return len(c.Met)+len(c.Forgotten) > 0 || slices.ContainsFunc(c.Began, func(w policy.Workload) bool {
+		return r.classes.ClassOf(&w) == nil
 	})
 }
 
@@ -226,7 +245,9 @@ func compareParents(had, has []policy.Cgroup) (gone, come []policy.Cgroup) {
 
 func compareUnlabelled(had, has []policy.Unlabelled) (gone, come []policy.Unlabelled) {
 	return compare(had, has, func(u *policy.Unlabelled) policy.Cgroup { return u.Cgroup },
-		func(a, b *policy.Unlabelled) bool { return reflect.DeepEqual(a.Own, b.Own) })
+		func(a, b *policy.Unlabelled) bool {
+			return reflect.DeepEqual(a.Own, b.Own) && a.Sharing == b.Sharing
+		})
 }
 
 func (s *Step) change(c *Change) {

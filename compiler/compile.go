@@ -61,6 +61,8 @@ type Result struct {
 	Warnings []Warning
 	Remotes  []uint32 // the number of the class of each of Input.Remotes
 
+	SharedNetworks []SharedNetwork // by the cgroup of the owner; no Change changes them
+
 	// Again: a number is given that somebody else had in this epoch. The table needs the next epoch.
 	Again bool
 
@@ -111,13 +113,15 @@ func Compile(in Input) (Result, error) {
 	for i, w := range workloads {
 		members[i] = member{Workload: w, class: of[i]}
 	}
-	numbers, err := numberClasses(cs, members, in.Numbers)
+	namespaces := namespacesOf(cs, members, in.Unlabelled)
+	numbers, err := numberClasses(cs, members, namespaces, in.Numbers)
 	if err != nil {
 		return Result{}, err
 	}
 	again := numbers.free(in.Numbers, max(in.Options.Epoch, 1))
-	r := Result{Numbers: numbers, Again: again, mu: &sync.RWMutex{}, classes: cs, unfiltered: unfiltered}
-	r.lowering, r.Table = lower(in, policies, cs, members)
+	r := Result{Numbers: numbers, Again: again, SharedNetworks: sharedNetworks(namespaces), mu: &sync.RWMutex{},
+		classes: cs, unfiltered: unfiltered}
+	r.lowering, r.Table = lower(in, policies, cs, members, namespaces)
 	r.takeNumbers(members)
 	r.describeClasses()
 	return r, nil
@@ -135,6 +139,9 @@ func (r *Result) describeClasses() {
 func (r *Result) takeNumbers(members []member) {
 	r.taken = make(map[uint32]bool, len(members)+len(r.classes.Workloads))
 	for _, c := range r.classes.Workloads {
+		r.taken[c.Number] = true
+	}
+	for _, c := range r.classes.Namespaces {
 		r.taken[c.Number] = true
 	}
 	for i := range members {

@@ -66,7 +66,9 @@ type member struct {
 func (m member) binding() binding { return binding{m.class.Number, m.memberNumber} }
 
 // lower makes the table that does what the policies say of these classes.
-func lower(in Input, policies []policy.Policy, cs *classes.Set, members []member) (*lowering, nft.Table) {
+func lower(
+	in Input, policies []policy.Policy, cs *classes.Set, members []member, namespaces []*namespace,
+) (*lowering, nft.Table) {
 	l := &lowering{
 		classes: cs, policies: policies, options: in.Options, fleet: in.Fleet,
 		containers: containers{in.Parents, in.Unlabelled, map[string]int{}},
@@ -78,7 +80,7 @@ func lower(in Input, policies []policy.Policy, cs *classes.Set, members []member
 	l.declare(chains.ClassSets())
 	l.bindWorkloads(members)
 	l.bindContainers(in.Parents, in.Unlabelled)
-	l.bindNetworks(in.Bridges, in.Unlabelled, members)
+	l.bindNetworks(in.Bridges, in.Unlabelled, members, namespaces)
 	l.bindFleet()
 	l.bindAddresses()
 	l.replaceDynamic()
@@ -86,6 +88,10 @@ func lower(in Input, policies []policy.Policy, cs *classes.Set, members []member
 		l.write(c, classes.Ingress)
 		l.write(c, classes.Egress)
 		l.leaving(c)
+	}
+	for _, c := range cs.Namespaces { // nothing on the host network has such a class: nothing of it leaves there
+		l.write(c, classes.Ingress)
+		l.write(c, classes.Egress)
 	}
 	for _, c := range cs.Remotes {
 		l.believe(c)
@@ -416,7 +422,7 @@ func (l *lowering) rankPeers() {
 	peers := l.classes.Peers
 	l.byRank = make([]int, 0, len(peers))
 	l.byRank = append(l.byRank, 0)
-	for _, c := range l.classes.Workloads {
+	for _, c := range slices.Concat(l.classes.Workloads, l.classes.Namespaces) {
 		l.byRank = append(l.byRank, c.ID)
 	}
 	slices.SortFunc(l.byRank[1:], func(a, b int) int { return cmp.Compare(peers[a].Number(), peers[b].Number()) })
@@ -469,7 +475,8 @@ func (l *lowering) grouping(rl *classes.RuleList, d classes.Direction) *grouping
 // classes. Where both sides allow a pair everything, one element says so for both.
 func (l *lowering) write(c *classes.Class, d classes.Direction) {
 	l.rankPeers()
-	usual, others, lead := l.grouping(c.RuleLists[d], d).lines(l.ranked(c.SameLabels[d]))
+	exceptions := l.ranked(slices.Concat(c.SameLabels[d], c.Namespaces[d]))
+	usual, others, lead := l.grouping(c.RuleLists[d], d).lines(exceptions)
 	l.setLead(c, d, lead)
 	if d == classes.Egress {
 		l.introduce(c)

@@ -123,14 +123,21 @@ func number(what string, groups [][]string, had map[string]uint32, first, last u
 
 // numberClasses numbers all classes, keeping what had says where it can. The members are those of the classes of this
 // node, in the order of the classes' first ones.
-func numberClasses(cs *classes.Set, members []member, had Numbers) (has Numbers, err error) {
+func numberClasses(
+	cs *classes.Set, members []member, namespaces []*namespace, had Numbers,
+) (has Numbers, err error) {
 	var numbers []uint32
 	var lowest uint32
 	has.Next = had.Next
 	at := make(map[*classes.Class]int, len(cs.Workloads))
-	groups := make([][]string, len(cs.Workloads))
-	for i, c := range cs.Workloads {
+	groups := make([][]string, len(cs.Workloads)+len(cs.Namespaces))
+	for i, c := range slices.Concat(cs.Workloads, cs.Namespaces) {
 		at[c] = i
+	}
+	for _, n := range namespaces {
+		if n.isShared() {
+			groups[at[n.class]] = append(groups[at[n.class]], n.keys()...)
+		}
 	}
 	for i := range members {
 		groups[at[members[i].class]] = append(groups[at[members[i].class]], keysOf(members[i].Workload)...)
@@ -145,10 +152,10 @@ func numberClasses(cs *classes.Set, members []member, had Numbers) (has Numbers,
 	if err != nil {
 		return has, err
 	}
-	for i, c := range cs.Workloads {
+	for c, i := range at {
 		c.Number = numbers[i]
 	}
-	rest := numbers[len(cs.Workloads):]
+	rest := numbers[len(at):]
 	for i := range members {
 		if members[i].class.Divided {
 			members[i].memberNumber, rest = rest[0], rest[1:]

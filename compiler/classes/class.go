@@ -15,6 +15,7 @@ type Class struct {
 	First  *policy.Workload // the first member, also when that has ended
 	Size   int              // how many members there are; the compiler counts those that come and go after New
 	Remote *policy.Remote   // on another node; Policies is nil
+	Shared []int            // what shares a network namespace, as peers, ascending; First and Policies are empty
 
 	// A class that may not reach itself is divided: each member has a number of its own,
 	// by which the kernel knows it from the others, since each may reach itself.
@@ -23,6 +24,10 @@ type Class struct {
 	Policies   []*policy.Policy // those that select it, at least to restrict it, by name
 	RuleLists  [2]*RuleList     // by direction; nil of a class of another node
 	SameLabels [2][]Exception   // by direction: the peers that sameLabels adds to the rule list's, ascending
+
+	// Namespaces are, by direction, the classes of shared network namespaces, as peers, of which the class says
+	// something else than its rule list says, ascending.
+	Namespaces [2][]Exception
 
 	permits            []bool // which of Policies also permit it something
 	selected           string // Policies and permits as a key: equal for classes with equal rule lists
@@ -41,6 +46,9 @@ func (c *Class) Isolating(d Direction) []string {
 }
 
 func (c *Class) String() string {
+	if c.Shared != nil {
+		return "a shared network namespace"
+	}
 	s := c.First.Labels.String()
 	if c.Size > 1 {
 		s += fmt.Sprintf(" (and %d more)", c.Size-1)
@@ -76,6 +84,14 @@ func addressID(class int) int { return 1 + class }
 
 // IsRemote reports whether the peer is a workload of another node.
 func (p Peer) IsRemote() bool { return p.Class != nil && p.Class.Remote != nil }
+
+// shared returns what shares the network namespace that the peer is; nil: it is none.
+func (p Peer) shared() []int {
+	if p.Class == nil {
+		return nil
+	}
+	return p.Class.Shared
+}
 
 // Number returns the number by which the table knows the peer.
 func (p Peer) Number() uint32 {

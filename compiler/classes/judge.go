@@ -29,6 +29,9 @@ type Judgement struct {
 	Policy *policy.Policy // WouldDeny: the audit policy that is recorded
 	why    reason
 
+	// isolates: WouldDeny, because no rule of the audit policy allows it, and not because one denies it.
+	isolates bool
+
 	// Unsaid: egress is isolated, and no rule speaks of this peer. What was called, if that is
 	// another address, may still be allowed.
 	Unsaid bool
@@ -235,6 +238,9 @@ func rowOf(list []Exception, id int, others *Row) *Row {
 // Judge says whether c, as the given side of connections with a peer, allows them. For egress the peer is no class of
 // addresses. That a workload may reach itself whatever it says is for the members' own numbers.
 func (cs *Set) Judge(c *Class, d Direction, id int) *Row {
+	if shared := cs.Peers[id].shared(); shared != nil {
+		return rowOf(c.Namespaces[d], id, c.RuleLists[d].Others)
+	}
 	return rowOf(c.SameLabels[d], id, c.RuleLists[d].rowOf(id))
 }
 
@@ -352,7 +358,7 @@ func (rl *RuleList) decide(h *firstMatches) Judgement {
 		return Judgement{Ruling: WouldDeny, Policy: rl.entries[h[auditDenies]-1].policy, why: why(auditDenies)}
 	case rl.audited != nil && h[allows] == 0 && h[auditAllows] == 0:
 		return Judgement{Ruling: WouldDeny, Policy: rl.audited, why: reason{rl.audited, rl.audited.Position},
-			Unsaid: unsaid}
+			isolates: true, Unsaid: unsaid}
 	default:
 		return Judgement{Ruling: Allow, why: why(allows)}
 	}

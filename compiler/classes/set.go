@@ -13,8 +13,10 @@ import (
 type Set struct {
 	Workloads []*Class // of this node, in the order of their first members
 	Remotes   []*Class // of other nodes, in the order in which they came
-	Addresses *partition.AddressClasses
-	Ports     *partition.PortClasses
+	// Namespaces are those of network namespaces that several classes share.
+	Namespaces []*Class
+	Addresses  *partition.AddressClasses
+	Ports      *partition.PortClasses
 
 	// Peers are by their id: 0 is what is unlabelled on this node; then come the classes of addresses; then those of
 	// workloads, of this node and of others, as they came. Of a class that left there is an empty one.
@@ -25,6 +27,7 @@ type Set struct {
 	policies               []policy.Policy // by name
 	criteria               criteria
 	byLabelKey, byMatchKey map[string]*Class
+	byShared               map[string]*Class // of Namespaces
 
 	remotesAt [][]int // by class of addresses: the peers on other nodes that speak from there, ascending
 
@@ -72,6 +75,7 @@ func newSet(policies []policy.Policy, settings *policy.Settings) *Set {
 		criteria:     newCriteria(policies),
 		byLabelKey:   map[string]*Class{},
 		byMatchKey:   map[string]*Class{},
+		byShared:     map[string]*Class{},
 		ruleLists:    [2]map[string]*RuleList{{}, {}},
 		matchers:     map[*policy.Rule]*matcher{},
 		labelIndexes: map[labelIndexKey]*labelIndex{},

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 
+	"thole/compiler"
+	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/ruleset"
 )
@@ -12,66 +14,100 @@ import (
 type Mutant struct {
 	Name    string
 	Ignores reference.Situation
-	Change  func(*ruleset.Table)
+	Change  func(*ruleset.Table)  // of the compiled table; nil: none
+	Input   func(*compiler.Input) // of what it is compiled of; nil: none
 
 	// Rare: real sockets show it seldom, because it takes raw ones, a socket in TIME_WAIT, data before an answer that
 	// is denied, or two addresses of which policies say different things.
 	Rare bool
 }
 
+// Compile returns the mutant's table of an input; the zero Mutant is the right one.
+func (m Mutant) Compile(in compiler.Input) (*ruleset.Table, error) {
+	if m.Input != nil {
+		m.Input(&in)
+	}
+	result, err := compiler.Compile(in)
+	if err == nil && m.Change != nil {
+		m.Change(&result.Table)
+	}
+	return &result.Table, err
+}
+
 // All has a table for each situation. The names of chains are those of docs/ARCHITECTURE.md.
 var All = []Mutant{
 	{
-		"no answer is judged: the listener that was found decides", reference.SharedListener,
-		accepting("answer_here"), false,
+		Name: "no answer is judged: the listener that was found decides", Ignores: reference.SharedListener,
+		Change: accepting("answer_here"),
 	},
 	{
-		"no answer is judged: nobody that was found decides", reference.BoundListener,
-		accepting("answer_here"), false,
+		Name: "no answer is judged: nobody that was found decides", Ignores: reference.BoundListener,
+		Change: accepting("answer_here"),
 	},
 	{
-		"data for a socket that is not found stays in the window", reference.BoundListener,
-		leavingOutRules("input_data_nobody", "bound to a device"), true,
+		Name: "data for a socket that is not found stays in the window", Ignores: reference.BoundListener,
+		Change: leavingOutRules("input_data_nobody", "bound to a device"), Rare: true,
 	},
 	{
-		"a listener behind a TIME_WAIT is not looked for", reference.HiddenListener,
-		leavingOutRules("input_syn_nobody", "hides the listener"), true,
-	},
-	{"whoever sends on a decided connection of TCP", reference.SecondSender, accepting("output_same"), true},
-	{
-		"whoever sends on a decided flow of UDP to the outside", reference.SecondSender,
-		accepting("leaves_same"), false,
-	},
-	{"whoever answers over UDP", reference.SecondAnswerer, accepting("output_reply_udp"), false},
-	{"an answer is for the present owner of the port", reference.PortChanged, accepting("input_reply"), false},
-	{
-		"unlabelled processes say which workload they are", reference.PacketMark,
-		leavingOutRules("output_by_nobody", "nobody but us"), false,
+		Name: "a listener behind a TIME_WAIT is not looked for", Ignores: reference.HiddenListener,
+		Change: leavingOutRules("input_syn_nobody", "hides the listener"), Rare: true,
 	},
 	{
-		"the priority of a SYN says who listens", reference.PacketPriority,
-		leavingOutStatement("input_syn_nobody", ruleset.SetBits{Target: ruleset.MetaPriority}), false,
+		Name: "whoever sends on a decided connection of TCP", Ignores: reference.SecondSender,
+		Change: accepting("output_same"), Rare: true,
 	},
 	{
-		"marks of other programs are numbers of workloads", reference.ConntrackMark,
-		leavingOutRules("input_reply_nobody", "an unlabelled process sent it"), false,
+		Name: "whoever sends on a decided flow of UDP to the outside", Ignores: reference.SecondSender,
+		Change: accepting("leaves_same"),
 	},
 	{
-		"the address that is reached outside counts alone", reference.CalledElsewhere,
-		leavingOutRules("leave", "NAT changed"), true,
+		Name: "whoever answers over UDP", Ignores: reference.SecondAnswerer,
+		Change: accepting("output_reply_udp"),
 	},
 	{
-		"the receiver on this node counts alone", reference.CalledElsewhere,
-		leavingOutRules("ask", "called another address"), false,
+		Name: "an answer is for the present owner of the port", Ignores: reference.PortChanged,
+		Change: accepting("input_reply"),
 	},
 	{
-		"the packet around another one is its sender's", reference.Tunnelled,
-		leavingOutRules("output_leaves", "around a packet"), false,
+		Name: "unlabelled processes say which workload they are", Ignores: reference.PacketMark,
+		Change: leavingOutRules("output_by_nobody", "nobody but us"),
 	},
 	{
-		"marks of other programs are denied answers", reference.ConntrackMark,
-		leavingOutRules("answer_unlabelled", "another program's"), false,
+		Name: "the priority of a SYN says who listens", Ignores: reference.PacketPriority,
+		Change: leavingOutStatement("input_syn_nobody", ruleset.SetBits{Target: ruleset.MetaPriority}),
 	},
+	{
+		Name: "marks of other programs are numbers of workloads", Ignores: reference.ConntrackMark,
+		Change: leavingOutRules("input_reply_nobody", "an unlabelled process sent it"),
+	},
+	{
+		Name: "the address that is reached outside counts alone", Ignores: reference.CalledElsewhere,
+		Change: leavingOutRules("leave", "NAT changed"), Rare: true,
+	},
+	{
+		Name: "the receiver on this node counts alone", Ignores: reference.CalledElsewhere,
+		Change: leavingOutRules("ask", "called another address"),
+	},
+	{
+		Name: "the packet around another one is its sender's", Ignores: reference.Tunnelled,
+		Change: leavingOutRules("output_leaves", "around a packet"),
+	},
+	{
+		Name: "marks of other programs are denied answers", Ignores: reference.ConntrackMark,
+		Change: leavingOutRules("answer_unlabelled", "another program's"),
+	},
+	{Name: "whoever owns a shared network counts alone", Ignores: reference.SharedNetwork, Input: sharingNothing},
+}
+
+// sharingNothing has nobody share a network namespace.
+func sharingNothing(in *compiler.Input) {
+	in.Workloads, in.Unlabelled = slices.Clone(in.Workloads), slices.Clone(in.Unlabelled)
+	for i := range in.Workloads {
+		in.Workloads[i].Sharing = policy.Sharing{}
+	}
+	for i := range in.Unlabelled {
+		in.Unlabelled[i].Sharing = policy.Sharing{}
+	}
 }
 
 // accepting returns a change that has a chain accept everything.

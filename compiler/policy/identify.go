@@ -131,15 +131,26 @@ const imageFact = "thole/image"
 func (u *Unlabelled) Workload() Workload {
 	return Workload{
 		Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: u.Facts, Doubtful: u.Doubtful, Cgroup: u.Cgroup,
-		Own: u.Own,
+		Own: u.Own, Sharing: u.Sharing,
 	}
 }
 
 // asUnlabelled is a container without a label that counts.
 func (w *Workload) asUnlabelled() Unlabelled {
-	u := Unlabelled{Name: w.Name, Facts: w.Facts, Doubtful: w.AllDoubtful(), Cgroup: w.Cgroup, Own: w.Own}
-	if !u.Selectable() {
-		return Unlabelled{Cgroup: w.Cgroup, Own: w.Own}
+	u := Unlabelled{
+		Name: w.Name, Facts: w.Facts, Doubtful: w.AllDoubtful(), Cgroup: w.Cgroup, Own: w.Own, Sharing: w.Sharing,
+	}
+	return u.Reduced()
+}
+
+// Reduced is the container without what matters to nobody: the less there is, the less changes.
+func (u Unlabelled) Reduced() Unlabelled {
+	if u.Selectable() {
+		return u
+	}
+	u.Facts, u.Doubtful = nil, nil
+	if u.Sharing.Namespace == "" {
+		u.Name = ""
 	}
 	return u
 }
@@ -148,6 +159,7 @@ func (w *Workload) asUnlabelled() Unlabelled {
 // the container's own that do not count or are doubtful.
 func (w *Workload) With(u Unlabelled) Workload {
 	with := *w
+	with.Own, with.Sharing = u.Own, u.Sharing
 	with.Facts, with.Doubtful = maps.Clone(u.Facts), Labels{}
 	if with.Facts == nil {
 		with.Facts = Labels{}

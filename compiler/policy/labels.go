@@ -108,6 +108,7 @@ type Workload struct {
 	Cgroup          Cgroup     // Kind != KindAddress
 	Address         netip.Addr // Kind == KindAddress
 	Own             []Network  // of a container with networks of its own; none: the host's
+	Sharing         Sharing    `json:",omitzero"` // of a container that shares its network namespace with others
 	Position        Position   // of the Workload document, if there is one
 
 	// Of a container as it was found, whose cgroup a Workload document names, too: the workload that it is if none of
@@ -123,6 +124,13 @@ type Network struct {
 	Addresses []netip.Addr // at least one
 }
 
+// A Sharing says that a container shares a network namespace, other than the host's, with other containers: any of them
+// can use each address and port of the namespace. So a connection is allowed only if it is allowed for each of them.
+type Sharing struct {
+	Namespace string `json:",omitempty"` // the path of the owner's cgroup, the same for all of them; "": it shares none
+	Infra     bool   `json:",omitempty"` // it only keeps the namespace open, and so does not count
+}
+
 // A Bridge is one to which containers alone are connected.
 type Bridge struct {
 	Name     string         // of its interface: "docker0"
@@ -131,10 +139,12 @@ type Bridge struct {
 
 // Unlabelled is a container that is known to have no label that counts.
 type Unlabelled struct {
-	Cgroup Cgroup
-	Own    []Network
+	Cgroup  Cgroup
+	Own     []Network
+	Sharing Sharing `json:",omitzero"`
 
-	// Of one with other labels, by which a policy may make it a workload (Identify); else empty.
+	// Of one with other labels, by which a policy may make it a workload (Identify); else empty, but for the name of
+	// one that shares a network namespace.
 	Name     string `json:",omitempty"`
 	Facts    Labels `json:",omitempty"`
 	Doubtful Labels `json:",omitempty"`
@@ -150,10 +160,15 @@ func (u *Unlabelled) Selectable() bool {
 	return len(u.Doubtful) > 0
 }
 
+// JoinedNetwork is how the fact thole/network of a container begins that has joined the network namespace of another
+// one, which may be the host's.
+const JoinedNetwork = "container:"
+
 // HasOwnNetwork says that w is not on the host network.
 func (w *Workload) HasOwnNetwork() bool {
 	network := w.Facts["thole/network"]
-	return len(w.Own) > 0 || network != "" && network != "host" && network != "none"
+	return len(w.Own) > 0 || w.Sharing.Namespace != "" ||
+		network != "" && network != "host" && network != "none" && !strings.HasPrefix(network, JoinedNetwork)
 }
 
 // Label returns the value that selectors see, where doubtful labels are read as being there.

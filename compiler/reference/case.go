@@ -3,10 +3,12 @@ package reference
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"thole/compiler/policy"
+	"thole/compiler/reference/policyyaml"
 )
 
 // A Set is what an administrator wrote: what verdicts depend on beside workloads.
@@ -20,6 +22,7 @@ type Set struct {
 type Case struct {
 	Set
 	Workloads   []*policy.Workload // their names, cgroups and addresses differ
+	Namespaces  []*Namespace       // of containers that are not among Workloads
 	Connections []Connection       // between these workloads, unlabelled and the outside
 	Flows       []Flow             // likewise, where sockets share addresses and ports
 }
@@ -28,12 +31,18 @@ type Case struct {
 // connections with their verdicts.
 func (c Case) String() string {
 	var b strings.Builder
-	b.Write(YAML(c.Policies))
+	b.Write(policyyaml.YAML(c.Policies))
 	if s := c.Settings; len(s.Include)+len(s.Exclude)+len(s.TrustImages) > 0 {
 		fmt.Fprintf(&b, "# settings: include %q, exclude %q, trust images %q\n", s.Include, s.Exclude, s.TrustImages)
 	}
 	for _, w := range c.Workloads {
 		fmt.Fprintf(&b, "# workload %s\n", describe(w))
+	}
+	for _, n := range c.Namespaces {
+		fmt.Fprintf(&b, "# network namespace of %s\n", n)
+		for _, w := range n.Containers {
+			fmt.Fprintf(&b, "#   container %s\n", describe(w))
+		}
 	}
 	for _, connection := range c.Connections {
 		fmt.Fprintf(&b, "# %s: %s\n", connection, Judge(c.Set, connection))
@@ -67,7 +76,7 @@ func (c Case) IsWorkload(w *policy.Workload) bool {
 // Count returns how many of the case's workloads are workloads to its policies.
 func (c Case) Count() int {
 	n := 0
-	for _, w := range c.Workloads {
+	for _, w := range c.all() {
 		if c.IsWorkload(w) {
 			n++
 		}
@@ -75,18 +84,50 @@ func (c Case) Count() int {
 	return n
 }
 
-// Found returns what a daemon would find: containers without a label of a person are not among the workloads.
-func (c Case) Found() (workloads []policy.Workload, unlabelled []policy.Unlabelled) {
-	for _, w := range c.Workloads {
+// all returns the workloads, and the containers in namespaces.
+func (c Case) all() []*policy.Workload {
+	all := slices.Clone(c.Workloads)
+	for _, n := range c.Namespaces {
+		all = append(all, n.Containers...)
+	}
+	return all
+}
+
+// Found returns what a daemon would find: containers without a label of a person are not among the workloads. What has
+// an address is in a container with a network of its own, which is connected to a port of a bridge.
+func (c Case) Found(bridge, port string) (workloads []policy.Workload, unlabelled []policy.Unlabelled) {
+	add := func(w policy.Workload) {
 		if len(w.Labels) > 0 {
-			workloads = append(workloads, *w)
-			continue
+			workloads = append(workloads, w)
+			return
 		}
-		u := policy.Unlabelled{Cgroup: w.Cgroup, Name: w.Name, Facts: w.Facts, Doubtful: w.Doubtful}
-		if !u.Selectable() {
-			u = policy.Unlabelled{Cgroup: w.Cgroup}
+		u := policy.Unlabelled{Cgroup: w.Cgroup, Own: w.Own, Sharing: w.Sharing, Name: w.Name, Facts: w.Facts,
+			Doubtful: w.Doubtful}
+		unlabelled = append(unlabelled, u.Reduced())
+	}
+	inContainer := func(w *policy.Workload) policy.Workload {
+		in := *w
+		in.Kind, in.Cgroup.Path = policy.KindContainer, "docker/"+w.Name
+		in.Cgroup.ID = 1<<42 + uint64(len(workloads)+len(unlabelled))
+		in.Own = []policy.Network{{Bridge: bridge, Port: port, Addresses: []netip.Addr{w.Address}}}
+		return in
+	}
+	for _, w := range c.Workloads {
+		if w.Kind == policy.KindAddress {
+			add(inContainer(w))
+		} else {
+			add(*w)
 		}
-		unlabelled = append(unlabelled, u)
+	}
+	for _, n := range c.Namespaces {
+		for i, w := range n.Containers {
+			in := inContainer(w)
+			in.Sharing.Namespace = "docker/" + n.Containers[0].Name
+			if in.Sharing.Infra = i == 0 && n.Infra; i > 0 {
+				in.Own = nil
+			}
+			add(in)
+		}
 	}
 	return workloads, unlabelled
 }
@@ -107,16 +148,28 @@ func (c Case) clone() Case {
 	d := Case{Set: Set{Settings: c.Settings}}
 	d.Settings.Include, d.Settings.Exclude = slices.Clone(c.Settings.Include), slices.Clone(c.Settings.Exclude)
 	d.Settings.TrustImages = slices.Clone(c.Settings.TrustImages)
-	for _, w := range c.Workloads {
+	for _, w := range c.all() {
 		workload := *w
 		workload.Labels, workload.Facts, workload.Doubtful = maps.Clone(w.Labels), maps.Clone(w.Facts),
 			maps.Clone(w.Doubtful)
 		copies[w] = &workload
-		d.Workloads = append(d.Workloads, &workload)
+	}
+	for _, w := range c.Workloads {
+		d.Workloads = append(d.Workloads, copies[w])
+	}
+	namespaces := make(map[*Namespace]*Namespace)
+	for _, n := range c.Namespaces {
+		namespace := Namespace{Infra: n.Infra}
+		for _, w := range n.Containers {
+			namespace.Containers = append(namespace.Containers, copies[w])
+		}
+		namespaces[n] = &namespace
+		d.Namespaces = append(d.Namespaces, &namespace)
 	}
 	for _, connection := range c.Connections {
-		connection.From.Workload = copies[connection.From.Workload]
-		connection.To.Workload = copies[connection.To.Workload]
+		for _, e := range []*Endpoint{&connection.From, &connection.To} {
+			e.Workload, e.Namespace = copies[e.Workload], namespaces[e.Namespace]
+		}
 		d.Connections = append(d.Connections, connection)
 	}
 	for _, f := range c.Flows {
@@ -180,11 +233,25 @@ func (e Endpoint) String() string {
 	switch {
 	case e.Workload != nil:
 		return e.Workload.Name
+	case e.Namespace != nil:
+		return e.Namespace.String()
 	case e.outside():
 		return e.Address.String()
 	default:
 		return "unlabelled"
 	}
+}
+
+// String lists the containers of the namespace.
+func (n *Namespace) String() string {
+	text := n.Containers[0].Name
+	if n.Infra {
+		text += " (infra)"
+	}
+	for _, w := range n.Containers[1:] {
+		text += "+" + w.Name
+	}
+	return text
 }
 
 func (c Connection) String() string {

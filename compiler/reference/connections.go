@@ -9,7 +9,13 @@ import (
 // connections makes connections for c, biased to where its policies change their
 // mind: mentioned ports, edges of prefixes, and what lies beside them.
 func (g generator) connections(c Case) []Connection {
-	n := connector{generator: g, workloads: c.Workloads, ports: mentionedPorts(c)}
+	n := connector{generator: g, ports: mentionedPorts(c)}
+	for _, w := range c.Workloads {
+		n.workloads = append(n.workloads, Endpoint{Workload: w})
+	}
+	for _, namespace := range c.Namespaces {
+		n.workloads = append(n.workloads, Endpoint{Namespace: namespace})
+	}
 	n.outside, n.groups = mentionedAddresses(c)
 	var all []Connection
 	for range 30 {
@@ -21,7 +27,7 @@ func (g generator) connections(c Case) []Connection {
 // A connector makes connections of one case.
 type connector struct {
 	generator
-	workloads       []*policy.Workload
+	workloads       []Endpoint   // workloads, and the namespaces that containers share
 	ports           []uint16     // worth trying
 	outside, groups []netip.Addr // worth trying; both families in each
 }
@@ -30,7 +36,7 @@ func (n connector) connection() Connection {
 	c := n.ends()
 	n.transport(&c)
 	switch {
-	case c.From.outside() || c.Group.IsValid() || c.From.Workload != nil && !c.From.onHostNetwork():
+	case c.From.outside() || c.Group.IsValid() || c.From.OwnAddress().IsValid():
 	case n.chance(15):
 		n.call(&c)
 	case c.To.outside() && !alwaysPasses(c) && n.chance(20):
@@ -64,15 +70,15 @@ func nodeAddresses() []netip.Addr {
 // ends makes a connection without its transport.
 func (n connector) ends() Connection {
 	v6 := n.chance(50)
-	one := Endpoint{Workload: pick(n.generator, n.workloads)}
-	if one.Workload.Address.IsValid() {
-		v6 = one.Workload.Address.Is6()
+	one := pick(n.generator, n.workloads)
+	if own := one.OwnAddress(); own.IsValid() {
+		v6 = own.Is6()
 	}
 	c := Connection{IPv6: v6}
 	world := Endpoint{Address: n.address(n.outside, v6)}
 	switch share := n.r.IntN(100); {
 	case share < 35:
-		c.From, c.To = one, n.neighbour(one.Workload, v6)
+		c.From, c.To = one, n.neighbour(one, v6)
 	case share < 40:
 		c.From, c.To = one, one
 	case share < 60:
@@ -97,17 +103,17 @@ func (n connector) ends() Connection {
 
 // neighbour is a workload other than self that can speak the family, or else the
 // unlabelled rest of this node.
-func (n connector) neighbour(self *policy.Workload, v6 bool) Endpoint {
-	var reachable []*policy.Workload
-	for _, w := range n.workloads {
-		if w != self && (w.Kind != policy.KindAddress || w.Address.Is6() == v6) {
-			reachable = append(reachable, w)
+func (n connector) neighbour(self Endpoint, v6 bool) Endpoint {
+	var reachable []Endpoint
+	for _, e := range n.workloads {
+		if own := e.OwnAddress(); e != self && (!own.IsValid() || own.Is6() == v6) {
+			reachable = append(reachable, e)
 		}
 	}
 	if reachable == nil {
 		return Endpoint{}
 	}
-	return Endpoint{Workload: pick(n.generator, reachable)}
+	return pick(n.generator, reachable)
 }
 
 // address picks one of the family. There is always one of each.

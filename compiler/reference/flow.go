@@ -84,10 +84,11 @@ const (
 const (
 	CalledElsewhere Situation = "a called address" // NAT on this node led the connection to another one
 	Tunnelled       Situation = "a tunnel"         // the packet around it has the sender's socket
+	SharedNetwork   Situation = "a shared network" // several containers may be an end
 )
 
 // ConnectionSituations are all situations of a Connection.
-var ConnectionSituations = []Situation{CalledElsewhere, Tunnelled}
+var ConnectionSituations = []Situation{CalledElsewhere, Tunnelled, SharedNetwork}
 
 // Has reports whether the situation is c's.
 func (c Connection) Has(s Situation) bool {
@@ -96,6 +97,8 @@ func (c Connection) Has(s Situation) bool {
 		return c.Called.IsValid()
 	case Tunnelled:
 		return c.Tunnel.IsValid()
+	case SharedNetwork:
+		return c.From.Namespace != nil || c.To.Namespace != nil
 	default:
 		return false
 	}
@@ -108,6 +111,12 @@ func (c Connection) Without(s Situation) Connection {
 		c.Called, c.CalledHere = netip.AddrPort{}, false
 	case Tunnelled:
 		c.Tunnel = netip.Addr{}
+	case SharedNetwork: // whoever has the address is the container that owns the network
+		for _, e := range []*Endpoint{&c.From, &c.To} {
+			if e.Namespace != nil {
+				e.Workload, e.Namespace = e.Namespace.Containers[0], nil
+			}
+		}
 	}
 	return c
 }

@@ -309,7 +309,7 @@ func reachesEquals(policies []policy.Policy, w *policy.Workload) bool {
 	equal := *w
 	for _, c := range transports(policies) {
 		c.From, c.To = Endpoint{Workload: &equal}, Endpoint{Workload: w}
-		if !allows(enforced(policies), c) || wouldDeny(policies, c) != "" {
+		if !allows(enforced(policies), c) || wouldDeny(policies, []Connection{c}) != "" {
 			return false
 		}
 	}

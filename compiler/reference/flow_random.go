@@ -6,6 +6,9 @@ import "math/rand/v2"
 func MoreOf(s Situation, r *rand.Rand, c Case, many int) Case {
 	g := generator{r}
 	c.Connections, c.Flows = nil, nil
+	if s == SharedNetwork && len(c.Namespaces) == 0 {
+		return c
+	}
 	for range 100 * many {
 		for _, connection := range g.connections(c) {
 			if connection.Has(s) && len(c.Connections) < many {
@@ -30,7 +33,7 @@ func (g generator) flows(c Case) []Flow {
 	n.outside, _ = mentionedAddresses(c)
 	for _, w := range c.Workloads {
 		if (Endpoint{Workload: w}).onHostNetwork() {
-			n.workloads = append(n.workloads, w)
+			n.workloads = append(n.workloads, Endpoint{Workload: w})
 		}
 	}
 	var all []Flow
@@ -79,7 +82,7 @@ func (n connector) here() Endpoint {
 	if len(n.workloads) == 0 || n.chance(25) {
 		return Endpoint{}
 	}
-	return Endpoint{Workload: pick(n.generator, n.workloads)}
+	return pick(n.generator, n.workloads)
 }
 
 // datagrams sends from any client to any server and back.

@@ -18,12 +18,50 @@ const (
 // An Endpoint is one end of a connection: a workload of this node, an address
 // outside this node, or (the zero Endpoint) what on this node is not a workload.
 type Endpoint struct {
-	Workload *policy.Workload // two endpoints are the same workload when the pointers are equal
-	Address  netip.Addr       // outside this node, without a zone; never IPv4 in IPv6
+	Workload  *policy.Workload // two endpoints are the same workload when the pointers are equal
+	Namespace *Namespace       // a network namespace of this node, other than the host's, that containers share
+	Address   netip.Addr       // outside this node, without a zone; never IPv4 in IPv6
+}
+
+// A Namespace is a network namespace that containers share. It has the address of the first one, and each of them may
+// be the one that sends or receives.
+type Namespace struct {
+	Containers []*policy.Workload // as in Case.Workloads; all have the address
+	Infra      bool               // the first one only keeps the namespace open
+}
+
+// each returns the ends that e may be.
+//
+// "A pod's infra container is left out of this rule."
+func (e Endpoint) each() []Endpoint {
+	if e.Namespace == nil {
+		return []Endpoint{e}
+	}
+	containers := e.Namespace.Containers
+	if e.Namespace.Infra && len(containers) > 1 {
+		containers = containers[1:]
+	}
+	var all []Endpoint
+	for _, w := range containers {
+		all = append(all, Endpoint{Workload: w})
+	}
+	return all
 }
 
 func (e Endpoint) outside() bool    { return e.Address.IsValid() }
-func (e Endpoint) unlabelled() bool { return e.Workload == nil && !e.outside() }
+func (e Endpoint) unlabelled() bool { return e.Workload == nil && e.Namespace == nil && !e.outside() }
+
+// OwnAddress is the address of a container with a network of its own, on this node.
+func (e Endpoint) OwnAddress() netip.Addr {
+	switch {
+	case e.Namespace != nil:
+		return e.Namespace.Containers[0].Address
+	case e.Workload != nil:
+		return e.Workload.Address
+	default:
+		return netip.Addr{}
+	}
+}
 
 // onHostNetwork reports whether e is a workload that is found by a socket's
 // cgroup, and not by an address of its own.
@@ -70,17 +108,27 @@ type Verdict struct {
 }
 
 // Judge says what policies mean for c.
+//
+// "Containers that share a network namespace: a connection is allowed only if it would be allowed for every one of
+// them."
 func Judge(s Set, c Connection) Verdict {
-	policies := s.Policies
-	s.identifyAll(&c.From, &c.To)
-	c.To = destination(c)
-	if alwaysPasses(c) {
-		return Verdict{Allowed: true}
+	var judged []Connection // of each container that may be an end, with each that may be the other
+	for _, from := range c.From.each() {
+		for _, to := range c.To.each() {
+			one := c
+			one.From, one.To = from, to
+			s.identifyAll(&one.From, &one.To)
+			one.To = destination(one)
+			if alwaysPasses(one) {
+				continue
+			}
+			if !allows(enforced(s.Policies), one) {
+				return Verdict{}
+			}
+			judged = append(judged, one)
+		}
 	}
-	if !allows(enforced(policies), c) {
-		return Verdict{}
-	}
-	return Verdict{Allowed: true, WouldDeny: wouldDeny(policies, c)}
+	return Verdict{Allowed: true, WouldDeny: wouldDeny(s.Policies, judged)}
 }
 
 // destination is the end that the policies are asked about.
@@ -152,34 +200,39 @@ func allows(policies []policy.Policy, c Connection) bool {
 // "Where the verdict with them would be deny and without them is allow, the
 // connection is allowed and recorded as would-be-denied, with the policy's name."
 //
-// Which name, if there are several, is decided at [Verdict].
-func wouldDeny(policies []policy.Policy, c Connection) string {
-	for _, half := range []half{egressOf(c), ingressOf(c)} {
-		if half.allows(policies) && !half.denies(policies) {
-			continue
-		}
+// Which name, if there are several, is decided at [Verdict]. Of what shares a network namespace, each that denies
+// counts.
+func wouldDeny(policies []policy.Policy, all []Connection) string {
+	for _, side := range []func(Connection) half{egressOf, ingressOf} {
 		var denying, isolating []string
-		for _, p := range policies {
-			if !p.Audit {
+		for _, c := range all {
+			half := side(c)
+			if half.allows(policies) && !half.denies(policies) {
 				continue
 			}
-			if half.deniedBy(p) {
-				denying = append(denying, p.Name)
+			for _, p := range policies {
+				if !p.Audit {
+					continue
+				}
+				if half.deniedBy(p) {
+					denying = append(denying, p.Name)
+				}
+				if half.isolatedBy(p) {
+					isolating = append(isolating, p.Name)
+				}
 			}
-			if half.isolatedBy(p) {
-				isolating = append(isolating, p.Name)
-			}
+		}
+		if len(denying) == 0 {
+			denying = isolating
 		}
 		if len(denying) > 0 {
 			return first(denying)
 		}
-		return first(isolating)
 	}
 	return ""
 }
 
-// first returns the least of names, of which there is at least one: what only
-// audit policies deny, one of them denies or isolates.
+// first returns the least of names, of which there is at least one.
 func first(names []string) string {
 	least := names[0]
 	for _, name := range names {

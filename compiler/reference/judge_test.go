@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler/policy"
+	"thole/compiler/reference/policyyaml"
 )
 
 // The workloads of the table tests. All but box are on the host network.
@@ -124,7 +125,7 @@ type judgement struct {
 func (j judgement) run(t *testing.T) {
 	t.Run(j.name, func(t *testing.T) {
 		if diff := cmp.Diff(j.want, Judge(Set{Policies: j.policies}, j.connection)); diff != "" {
-			t.Errorf("%s\n%s(-want +got)\n%s", j.connection, YAML(j.policies), diff)
+			t.Errorf("%s\n%s(-want +got)\n%s", j.connection, policyyaml.YAML(j.policies), diff)
 		}
 	})
 }

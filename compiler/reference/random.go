@@ -34,6 +34,9 @@ func Random(r *rand.Rand, size int) Case {
 		c.Settings = g.settings()
 	}
 	c.Workloads = g.workloads(2+r.IntN(size+1), c.Settings)
+	if g.chance(30) {
+		c.Namespaces = g.namespaces(len(c.Workloads))
+	}
 	c.Connections = g.connections(c)
 	c.Flows = g.flows(c)
 	return c
@@ -144,6 +147,33 @@ func (g generator) workloads(n int, settings policy.Settings) []*policy.Workload
 	return all
 }
 
+// namespaces makes one or two network namespaces that containers share. The first containers have so many names and
+// addresses already.
+func (g generator) namespaces(taken int) []*Namespace {
+	var all []*Namespace
+	for range 1 + g.r.IntN(2) {
+		n := &Namespace{Infra: g.chance(25)}
+		address := g.ownAddress(taken)
+		for range 2 + g.r.IntN(2) {
+			w := &policy.Workload{Name: fmt.Sprintf("w%02d", taken), Kind: policy.KindAddress, Address: address,
+				Labels: policy.Labels{}, Facts: g.facts(policy.KindAddress)}
+			if g.chance(75) {
+				w.Labels = g.userLabels()
+			}
+			g.spoil(w.Facts)
+			if g.chance(30) {
+				w.Doubtful = policy.Labels{}
+				g.doubtSome(w, w.Labels, 0)
+				g.doubtSome(w, w.Facts, 0)
+			}
+			n.Containers = append(n.Containers, w)
+			taken++
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
 // ownAddress is the address of the i-th workload, if it is in a network of its own.
 func (g generator) ownAddress(i int) netip.Addr {
 	host := i + 2
@@ -204,21 +234,23 @@ func (g generator) doubt(w *policy.Workload, number int) {
 		return
 	}
 	w.Doubtful = policy.Labels{}
-	move := func(labels policy.Labels, least int) {
-		for _, key := range slices.Sorted(maps.Keys(labels)) {
-			if len(labels) > least && g.chance(65) && !strings.HasPrefix(key, "thole/") {
-				w.Doubtful[key] = labels[key]
-				delete(labels, key)
-			}
-		}
-	}
 	if w.Kind == policy.KindAddress {
-		move(w.Labels, 1)
+		g.doubtSome(w, w.Labels, 1)
 	} else {
-		move(w.Labels, 0)
+		g.doubtSome(w, w.Labels, 0)
 		w.Cgroup.Path = fmt.Sprintf("docker.slice/%d", number)
 	}
-	move(w.Facts, 0)
+	g.doubtSome(w, w.Facts, 0)
+}
+
+// doubtSome makes some of a workload's labels doubtful, and leaves so many.
+func (g generator) doubtSome(w *policy.Workload, labels policy.Labels, least int) {
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if len(labels) > least && g.chance(65) && !strings.HasPrefix(key, "thole/") {
+			w.Doubtful[key] = labels[key]
+			delete(labels, key)
+		}
+	}
 }
 
 func (g generator) policy(name string) policy.Policy {

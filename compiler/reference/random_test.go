@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"thole/compiler/policy"
+	"thole/compiler/reference/policyyaml"
 )
 
 // seeded calls check for n random cases, and prints the seed of a failing one.
@@ -424,7 +425,7 @@ func TestLaws(t *testing.T) {
 			law("only what is allowed would be denied", got.Allowed || got.WouldDeny == "")
 			// Enforcing a policy may make a container a workload that only doubtful labels make one.
 			same := true
-			for _, e := range []Endpoint{connection.From, connection.To} {
+			for _, e := range append(connection.From.each(), connection.To.each()...) {
 				same = same && (e.Workload == nil || cmp.Equal(identify(with(allEnforced), e.Workload),
 					identify(c.Set, e.Workload), cmpopts.EquateComparable(netip.Addr{})))
 			}
@@ -437,10 +438,12 @@ func TestLaws(t *testing.T) {
 					return p.Audit && p.Name == got.WouldDeny
 				}))
 			law("who is no workload may reach who is none",
-				connection.From.Workload != nil || connection.To.Workload != nil || got == allowed)
+				mayBeWorkload(connection.From) || mayBeWorkload(connection.To) || got == allowed)
 		}
 	})
 }
+
+func mayBeWorkload(e Endpoint) bool { return e.Workload != nil || e.Namespace != nil }
 
 // TestShrink makes cases small in which a call from outside would be denied: one
 // policy that denies or isolates, one workload and the call are left.
@@ -470,7 +473,7 @@ func TestShrink(t *testing.T) {
 		if !fails(small) {
 			t.Errorf("does not fail:\n%s", small)
 		}
-		if len(small.Policies) != 1 || len(small.Workloads) != 1 || len(small.Connections) != 1 ||
+		if len(small.Policies) != 1 || len(small.all()) != 1 || len(small.Connections) != 1 ||
 			len(rules(&small)) > 1 || len(selectors(&small)) > 1 {
 			t.Errorf("not small:\n%s", small)
 		}
@@ -517,13 +520,13 @@ spec:
 	}
 }
 
-// TestRoundTrip: what YAML prints, Parse reads as the same policies.
+// TestRoundTrip: what policyyaml prints, Parse reads as the same policies.
 func TestRoundTrip(t *testing.T) {
 	seeded(t, 500, func(t *testing.T, _ *rand.Rand, c Case) { checkRoundTrip(t, c.Policies) })
 }
 
 func checkRoundTrip(t *testing.T, policies []policy.Policy) {
-	text := YAML(policies)
+	text := policyyaml.YAML(policies)
 	documents, err := policy.Parse([]policy.File{{Name: "random.yaml", Data: text}})
 	if err != nil {
 		t.Errorf("%v\n%s", err, text)

@@ -66,7 +66,7 @@ type cut func(c *Case, i int) bool
 // cuts are all that Shrink tries, the large before the small.
 func cuts() []cut {
 	return []cut{
-		cutConnection, cutFlow, cutPacket, cutWorkload, cutPolicy, cutDirection, cutRule, cutPeer, cutPort,
+		cutConnection, cutFlow, cutPacket, cutWorkload, cutSharer, cutPolicy, cutDirection, cutRule, cutPeer, cutPort,
 		cutExcept, cutSameKey, cutRequirement, cutValue, cutLabel, cutFact, cutDoubt, cutMark,
 		cutPattern,
 	}
@@ -134,6 +134,23 @@ func cutWorkload(c *Case, i int) bool {
 		return c.From.Workload == gone || c.To.Workload == gone
 	})
 	c.Flows = slices.DeleteFunc(c.Flows, func(f Flow) bool { return f.mentions(gone) })
+	return true
+}
+
+// cutSharer takes a container out of a network namespace; the connections of one without containers go, too.
+func cutSharer(c *Case, i int) bool {
+	var lists []*[]*policy.Workload
+	for _, n := range c.Namespaces {
+		lists = append(lists, &n.Containers)
+	}
+	if !cutFrom(i, 0, lists...) {
+		return false
+	}
+	empty := func(n *Namespace) bool { return n != nil && len(n.Containers) == 0 }
+	c.Namespaces = slices.DeleteFunc(c.Namespaces, empty)
+	c.Connections = slices.DeleteFunc(c.Connections, func(c Connection) bool {
+		return empty(c.From.Namespace) || empty(c.To.Namespace)
+	})
 	return true
 }
 
@@ -223,7 +240,7 @@ func cutValue(c *Case, i int) bool {
 
 // cutLabel takes a user label; a workload keeps at least one.
 func cutLabel(c *Case, i int) bool {
-	for _, w := range c.Workloads {
+	for _, w := range c.all() {
 		if len(w.Labels) > 1 && cutKey(w.Labels, &i) {
 			return true
 		}
@@ -232,7 +249,7 @@ func cutLabel(c *Case, i int) bool {
 }
 
 func cutFact(c *Case, i int) bool {
-	for _, w := range c.Workloads {
+	for _, w := range c.all() {
 		if cutKey(w.Facts, &i) {
 			return true
 		}
@@ -242,7 +259,7 @@ func cutFact(c *Case, i int) bool {
 
 // cutDoubt makes a doubtful label one that somebody gave.
 func cutDoubt(c *Case, i int) bool {
-	for _, w := range c.Workloads {
+	for _, w := range c.all() {
 		for _, key := range slices.Sorted(maps.Keys(w.Doubtful)) {
 			if i--; i >= 0 {
 				continue

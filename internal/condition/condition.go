@@ -43,6 +43,7 @@ const (
 	CertificateContradictsRun Code = "certificate-contradicts-run"
 	ImageLabel                Code = "image-label"
 	RunMoved                  Code = "run-moved"
+	NetworkShared             Code = "network-shared"
 	SocketExposedUser         Code = "socket-exposed-user"
 	SocketsUnexamined         Code = "sockets-unexamined"
 	UnitAbsent                Code = "unit-absent"
@@ -50,7 +51,7 @@ const (
 
 // Notices returns the codes of all notices, ascending.
 func Notices() []Code {
-	return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel, RunMoved, SocketExposedUser,
+	return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel, NetworkShared, RunMoved, SocketExposedUser,
 		SocketsUnexamined, UnitAbsent}
 }
 

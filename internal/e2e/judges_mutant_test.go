@@ -20,7 +20,7 @@ func TestKernelCatchesMutants(t *testing.T) {
 			continue
 		}
 		t.Run(m.Name, func(t *testing.T) {
-			b.change, b.judged = m.Change, 0
+			b.mutant, b.judged = m, 0
 			from := *seed
 			if from == 0 {
 				from = rand.Uint64()

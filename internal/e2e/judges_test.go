@@ -11,11 +11,11 @@ import (
 	"testing"
 
 	"thole/compiler"
+	"thole/compiler/mutants"
 	"thole/compiler/policy"
 	"thole/compiler/reference"
 	"thole/internal/nstest"
 	"thole/internal/nstest/probe"
-	"thole/ruleset"
 )
 
 var (
@@ -29,6 +29,8 @@ var (
 //
 //	outside ── 10.0.0.2 ═══ veth ═══ 10.0.0.1 ── node
 //	every address that is not the node's       workloads in their cgroups
+//	                                             │
+//	containers with networks of their own ═══ 172.17.0.1
 func TestKernelAgrees(t *testing.T) {
 	if *seed == 0 {
 		*seed = rand.Uint64()
@@ -61,17 +63,21 @@ func TestKernelAgrees(t *testing.T) {
 // A bench is a node and its outside, on which cases are set up one after the other.
 type bench struct {
 	t                     *testing.T
-	node, outside         *nstest.Host
+	node, outside, inside *nstest.Host
 	veth                  string // the node's device to the outside
+	bridge, container     string // the node's device to the containers, and theirs
 	judged, denied, cases int
 	flows                 int // that were begun: each has a port of its own
 	seen                  map[reference.Situation]int
-	change                func(*ruleset.Table) // makes a mutant of the table; nil: none
+	mutant                mutants.Mutant // that is loaded
 }
 
 func newBench(t *testing.T) *bench {
 	b := &bench{t: t, node: nstest.New(t), seen: map[reference.Situation]int{}}
 	b.outside = everywhereElse(t, b.node)
+	b.inside = nstest.New(t)
+	b.bridge, b.container = nstest.Link(b.node, "172.17.0.1/16", "fd00:17::1/64",
+		b.inside, "172.17.255.2/16", "fd00:17::ff:2/64")
 	b.veth = strings.TrimSpace(b.node.Shell("ip -o -4 addr show to 10.0.0.1 | cut -d' ' -f2"))
 	b.node.Shell("ip link add tunnel type vxlan id 7 dstport 4789 local 10.0.0.1 remote 10.0.0.2")
 	b.outside.Shell("ip link add tunnel address " + tunnelMAC +
@@ -110,6 +116,8 @@ type stage struct {
 	probes map[*policy.Workload]*probe.Process
 	free   *probe.Process // unlabelled, on the node
 	world  *probe.Process // outside
+	boxes  *probe.Process // in containers with networks of their own
+	made   []string       // cgroups
 }
 
 // judge runs the connections of a case that sockets can make, and returns how the
@@ -156,29 +164,52 @@ func (b *bench) count(all []reference.Situation, has func(reference.Situation) b
 	}
 }
 
-// load makes the case's cgroups and loads its table.
+// load makes the case's cgroups and addresses, and loads its table.
 func (s *stage) load() error {
-	workloads, unlabelled := s.c.Found()
+	workloads, unlabelled := s.c.Found(s.bridge, "")
 	for i := range workloads {
-		if w := &workloads[i]; w.Kind != policy.KindAddress {
-			w.Cgroup.ID = s.node.MkCgroup(w.Cgroup.Path)
-		}
+		s.make(&workloads[i].Cgroup)
 	}
 	for i := range unlabelled {
-		unlabelled[i].Cgroup.ID = s.node.MkCgroup(unlabelled[i].Cgroup.Path)
+		s.make(&unlabelled[i].Cgroup)
 	}
+	s.address("add", "nodad")
 	docs := policy.Documents{Policies: s.c.Policies, Settings: s.c.Settings}
 	workloads, unlabelled = docs.Identify(workloads, unlabelled)
-	result, err := compiler.Compile(compiler.Input{
+	networks := []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16"), netip.MustParsePrefix("fd00:17::/64")}
+	table, err := s.mutant.Compile(compiler.Input{
 		Policies: s.c.Policies, Workloads: workloads, Unlabelled: unlabelled, Options: compiler.Options{Epoch: 7},
+		Bridges: []policy.Bridge{{Name: s.bridge, Networks: networks}},
 	})
 	if err != nil {
 		return err
 	}
-	if s.change != nil {
-		s.change(&result.Table)
+	return s.node.Nft(table.Text())
+}
+
+func (s *stage) make(cgroup *policy.Cgroup) {
+	cgroup.ID = s.node.MkCgroup(cgroup.Path)
+	s.made = append(s.made, cgroup.Path)
+}
+
+// address adds or deletes the addresses of containers with networks of their own.
+func (s *stage) address(verb, options string) {
+	all := map[netip.Addr]bool{}
+	for _, w := range s.c.Workloads {
+		all[w.Address] = true
 	}
-	return s.node.Nft(result.Table.Text())
+	for _, n := range s.c.Namespaces {
+		all[n.Containers[0].Address] = true
+	}
+	delete(all, netip.Addr{})
+	var script strings.Builder
+	for a := range all {
+		bits := map[bool]int{false: 16, true: 64}[a.Is6()]
+		fmt.Fprintf(&script, "ip addr %s %s/%d dev %s %s\n", verb, a, bits, s.container, options)
+	}
+	if script.Len() > 0 {
+		s.inside.Shell(script.String())
+	}
 }
 
 func (s *stage) clear() {
@@ -191,11 +222,13 @@ func (s *stage) clear() {
 	if s.world != nil {
 		s.world.Stop()
 	}
+	if s.boxes != nil {
+		s.boxes.Stop()
+	}
 	s.node.Nft("flush ruleset")
-	for _, w := range s.c.Workloads {
-		if w.Kind != policy.KindAddress {
-			s.remove(w.Cgroup.Path)
-		}
+	s.address("del", "")
+	for _, path := range s.made {
+		s.remove(path)
 	}
 }
 
@@ -203,9 +236,8 @@ func (s *stage) clear() {
 // removes both.
 func (s *stage) remove(path string) {
 	for ; path != "." && path != ""; path, _ = parent(path) {
-		for _, w := range s.c.Workloads {
-			if w.Kind != policy.KindAddress && strings.HasPrefix(w.Cgroup.Path, path+"/") &&
-				s.node.CgroupID(w.Cgroup.Path) != 0 {
+		for _, other := range s.made {
+			if strings.HasPrefix(other, path+"/") && s.node.CgroupID(other) != 0 {
 				return
 			}
 		}
@@ -231,6 +263,11 @@ func (s *stage) probe(e reference.Endpoint) *probe.Process {
 			s.world = probe.Start(s.outside.In("world"), "world")
 		}
 		return s.world
+	case e.OwnAddress().IsValid():
+		if s.boxes == nil {
+			s.boxes = probe.Start(s.inside.In("containers"), "inside")
+		}
+		return s.boxes
 	case e.Workload == nil:
 		if s.free == nil {
 			s.free = probe.Start(s.node.In("elsewhere"), "free")
@@ -247,8 +284,10 @@ func (s *stage) probe(e reference.Endpoint) *probe.Process {
 
 // possible says whether a socket can make the connection and see its end.
 func (s *stage) possible(c reference.Connection) bool {
-	for _, e := range []reference.Endpoint{c.From, c.To} {
-		if e.Workload != nil && e.Workload.Kind == policy.KindAddress {
+	for e, other := range map[reference.Endpoint]reference.Endpoint{c.From: c.To, c.To: c.From} {
+		// Only a workload on the host network is judged together with a container.
+		if e.OwnAddress().IsValid() && (c.Called.IsValid() || other.OwnAddress().IsValid() || other.Workload == nil ||
+			!s.c.IsWorkload(other.Workload)) {
 			return false
 		}
 		if a := e.Address; a.IsValid() && !usable(a) {
@@ -262,14 +301,19 @@ func (s *stage) possible(c reference.Connection) bool {
 	case 6, 17:
 		return c.Port != 0 && !c.Group.IsValid()
 	case 1:
-		return c.ICMPType == 8 && !c.From.Address.IsValid() && !c.Group.IsValid()
+		return c.ICMPType == 8 && s.here(c.From) && !c.Group.IsValid()
 	case 58:
-		return c.ICMPType == 128 && !c.From.Address.IsValid() && !c.Group.IsValid()
+		return c.ICMPType == 128 && s.here(c.From) && !c.Group.IsValid()
 	}
 	return false
 }
 
-// translatable says whether NAT can lead the connection from the address that was called. The bench has no bridges.
+// here says whether sockets of this node's network namespace are an end's.
+func (s *stage) here(e reference.Endpoint) bool {
+	return !e.Address.IsValid() && !e.OwnAddress().IsValid()
+}
+
+// translatable says whether NAT can lead the connection from the address that was called. To containers there is none.
 func (s *stage) translatable(c reference.Connection) bool {
 	called := c.Called.Addr()
 	known := called == nodeAddress[c.IPv6] || !c.CalledHere
@@ -292,8 +336,13 @@ func (s *stage) differs(c reference.Connection, want reference.Verdict) string {
 	if c.Called.IsValid() {
 		host = nodeAddress[c.IPv6]
 	}
-	if c.To.Address.IsValid() {
+	switch {
+	case c.To.Address.IsValid():
 		host = c.To.Address
+	case c.To.OwnAddress().IsValid():
+		host = c.To.OwnAddress()
+	case c.From.OwnAddress().IsValid():
+		host = bridgeAddress[c.IPv6]
 	}
 	before := s.recorded()
 	end := s.lead(c, host)
@@ -319,6 +368,11 @@ func (s *stage) differs(c reference.Connection, want reference.Verdict) string {
 	return ""
 }
 
+// bridgeAddress is the node's for containers.
+var bridgeAddress = map[bool]netip.Addr{
+	false: netip.MustParseAddr("172.17.0.1"), true: netip.MustParseAddr("fd00:17::1"),
+}
+
 // recorded returns how often each audit policy was recorded.
 func (s *stage) recorded() map[string]string {
 	if !slices.ContainsFunc(s.c.Policies, func(p policy.Policy) bool { return p.Audit }) {
@@ -342,6 +396,8 @@ func (s *stage) connect(c reference.Connection, host netip.Addr) probe.Verdict {
 	source := ""
 	if c.From.Address.IsValid() {
 		source = netip.AddrPortFrom(c.From.Address, 0).String()
+	} else if own := c.From.OwnAddress(); own.IsValid() {
+		source = netip.AddrPortFrom(own, 0).String()
 	}
 	switch c.Protocol {
 	case 6:

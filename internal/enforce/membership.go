@@ -200,10 +200,11 @@ func (e *Enforcer) compareWorkload(d *delta, before policy.Workload, known bool,
 	switch {
 	case !known:
 		d.began = append(d.began, w)
-		d.takes = d.takes || !e.hadNoConnections(w)
-	case !sameIdentity(before, w) || before.Cgroup != w.Cgroup || !reflect.DeepEqual(before.Own, w.Own):
+		d.takes = d.takes || !e.hadNoConnections(w) || w.Sharing.Namespace != ""
+	case !sameIdentity(before, w) || before.Cgroup != w.Cgroup || !reflect.DeepEqual(before.Own, w.Own) ||
+		before.Sharing != w.Sharing:
 		d.ended, d.began = append(d.ended, before), append(d.began, w)
-		d.takes = d.takes || !sameIdentity(before, w) || missing(before.Own, w.Own)
+		d.takes = d.takes || !sameIdentity(before, w) || missing(before.Own, w.Own) || before.Sharing != w.Sharing
 	case before.Name != w.Name || before.Namespace != w.Namespace || before.Kind != w.Kind ||
 		before.Position != w.Position:
 		d.renamed = append(d.renamed, w)
@@ -212,11 +213,11 @@ func (e *Enforcer) compareWorkload(d *delta, before policy.Workload, known bool,
 
 // disconnect keeps a workload without its addresses, which may be another's now.
 func (d *delta) disconnect(w policy.Workload) {
-	if len(w.Own) == 0 {
+	if len(w.Own) == 0 && w.Sharing.Namespace == "" {
 		return
 	}
 	d.ended, d.takes = append(d.ended, w), true
-	w.Own = nil
+	w.Own, w.Sharing = nil, policy.Sharing{}
 	d.began = append(d.began, w)
 }
 
@@ -279,16 +280,22 @@ func (e *Enforcer) closesContainers(now state.Containers) bool {
 	if missing(others(now.Parents), e.loaded.containers.Parents) || missing(now.Bridges, e.loaded.containers.Bridges) {
 		return true
 	}
-	free := map[uint64]policy.Unlabelled{}
+	free, had := map[uint64]policy.Unlabelled{}, map[uint64]policy.Sharing{}
+	for _, before := range e.loaded.containers.Unlabelled {
+		had[before.Cgroup.ID] = before.Sharing
+	}
 	for _, u := range now.Unlabelled {
 		free[u.Cgroup.ID] = u
+		if u.Sharing != had[u.Cgroup.ID] {
+			return true // others share its network namespace, or do no more
+		}
 	}
 	for _, before := range e.loaded.containers.Unlabelled {
 		u, ok := free[before.Cgroup.ID]
 		if ok && !missing(before.Own, u.Own) {
 			continue
 		}
-		if len(before.Own) > 0 {
+		if len(before.Own) > 0 || before.Sharing.Namespace != "" {
 			return true // its addresses may be another's now
 		}
 		if lives, err := e.cgroups.Lives(before.Cgroup.ID); err != nil || lives {

@@ -75,6 +75,17 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 			running{nil, containers{Parents: parents,
 				Unlabelled: []policy.Unlabelled{{Cgroup: cgroup("docker/a", 3), Own: []policy.Network{network}}}}},
 			running{nil, containers{Parents: parents}}, true},
+		{"a container joins the network of another",
+			running{[]policy.Workload{container("docker/a", 2, network)}, containers{Parents: parents}},
+			running{[]policy.Workload{sharing(container("docker/a", 2, network))}, containers{Parents: parents,
+				Unlabelled: []policy.Unlabelled{{Cgroup: cgroup("docker/b", 3), Sharing: shared}}}}, true},
+		{"an unlabelled container joins the network of an unlabelled one",
+			running{nil, containers{Parents: parents, Unlabelled: []policy.Unlabelled{free("docker/a", 2)}}},
+			running{nil, containers{Parents: parents,
+				Unlabelled: []policy.Unlabelled{{Cgroup: cgroup("docker/a", 2), Sharing: shared}}}}, true},
+		{"a container that joined another's network ends",
+			running{[]policy.Workload{sharing(container("docker/b", 3))}, containers{Parents: parents}},
+			running{nil, containers{Parents: parents}}, true},
 		{"a bridge begins", running{}, running{nil, containers{Bridges: []policy.Bridge{{Name: "docker0"}}}}, true},
 		{"a bridge ends", running{nil, containers{Bridges: []policy.Bridge{{Name: "docker0"}}}}, running{}, false},
 	} {
@@ -89,6 +100,13 @@ func TestContainersThatTakeAllowancesAway(t *testing.T) {
 			}
 		})
 	}
+}
+
+var shared = policy.Sharing{Namespace: "docker/a"}
+
+func sharing(w policy.Workload) policy.Workload {
+	w.Sharing = shared
+	return w
 }
 
 // fakeCgroups answers for the kernel.

@@ -68,6 +68,7 @@ func (e *Enforcer) observe(set policyset.Set, scope scope) plan {
 	p := plan{set: set, containers: e.loaded.containers, remotes: e.remotes.Proven, epoch: e.loaded.epoch,
 		loaded: e.loaded.table, numbers: e.loaded.numbers}
 	p.delta, p.found = e.deltaTo(set, e.scan(set, scope))
+	p.found = withSharedNetworks(p.found, e.loaded.result)
 	if p.delta.containers != nil {
 		p.containers = *p.delta.containers
 	}
@@ -180,6 +181,35 @@ func doubts(set policyset.Set, workloads []policy.Workload, unlabelled []policy.
 	return list
 }
 
+// withSharedNetworks returns conditions with the notices about the network namespaces of a result that containers of
+// different labels share, instead of those of an earlier one.
+func withSharedNetworks(found []condition.Condition, r *compiler.Result) []condition.Condition {
+	is := func(c condition.Condition) bool { return c.Code == condition.NetworkShared }
+	if !slices.ContainsFunc(found, is) && (r == nil || len(r.SharedNetworks) == 0) {
+		return found
+	}
+	found = slices.DeleteFunc(slices.Clone(found), is)
+	for _, n := range r.SharedNetworks {
+		var containers []string
+		for _, c := range n.Containers[:min(sharersShown, len(n.Containers))] {
+			containers = append(containers, cut(c))
+		}
+		if more := len(n.Containers) - sharersShown; more > 0 {
+			containers = append(containers, fmt.Sprintf("%d more", more))
+		}
+		found = append(found, condition.Condition{
+			Code: condition.NetworkShared, Where: "container " + n.Owner,
+			Text: fmt.Sprintf("these containers share its network, and the policies treat them differently: %s. A "+
+				"connection of this network is allowed only if it is allowed for each of them. "+
+				"Give them the same labels, or networks of their own", strings.Join(containers, "; ")),
+		})
+	}
+	return found
+}
+
+// sharersShown is how many containers of one shared network are named.
+const sharersShown = 5
+
 const (
 	doubtsShown  = 3   // labels of one container
 	doubtsLength = 130 // bytes of a label: the longest key and value of a person fit
@@ -270,6 +300,7 @@ func (e *Enforcer) compile(p *plan) error {
 		return fmt.Errorf("%w: %v", errLimit, err)
 	}
 	p.result, p.change = &result, ruleset.Diff(p.loaded, &result.Table)
+	p.found = withSharedNetworks(p.found, p.result)
 	return nil
 }
 

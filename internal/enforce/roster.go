@@ -66,7 +66,7 @@ func (r *roster) setFree(unlabelled []policy.Unlabelled) {
 func (r *roster) end(id uint64) {
 	w := r.workloads[id]
 	r.count(w, -1)
-	w.Own = nil
+	w.Own, w.Sharing = nil, policy.Sharing{}
 	r.workloads[id], r.ended[id] = w, true
 	if r.order[id] == 0 {
 		r.ends++

@@ -53,6 +53,7 @@ type container struct {
 	labels      map[string]string // those of the image included
 	imageLabels map[string]string // nil: its image is gone
 	endpoints   map[string]string // only of one that was listed: the ids of its endpoints, by the id of the network
+	infra       bool              // it only keeps the network namespace of a pod open
 	details     *details          // nil: it was only listed
 }
 

@@ -23,6 +23,7 @@ type containers struct {
 	unknown  map[string]bool          // ids in the names of cgroups, of which the engine has no container
 	cgroups  map[string]policy.Cgroup // by id: of the containers that had one when they were looked at last
 	reported map[string]bool          // ids of the containers of which the last search has a problem
+	sharing  map[string]bool          // ids of those that shared, or may have shared, a network namespace then
 	read     map[string]*place        // by path: what the last search read, and look changed since; nil: it failed
 }
 
@@ -95,13 +96,13 @@ func (c *containers) recall(s workload.Snapshot) {
 		if w.Kind == policy.KindContainer {
 			labels, facts := asFound(w.Labels, w.Facts)
 			add(w.Cgroup.Path, &record{name: w.Name, labels: labels, facts: facts, doubtful: doubtful,
-				attached: attachment{w.Cgroup.ID, w.Own}})
+				attached: attachment{cgroup: w.Cgroup.ID, networks: w.Own}, sharing: w.Sharing, infra: w.Sharing.Infra})
 		}
 	}
 	for _, u := range s.Unlabelled {
 		labels, facts := asFound(nil, u.Facts)
 		add(u.Cgroup.Path, &record{name: u.Name, labels: labels, facts: facts, doubtful: u.Doubtful,
-			attached: attachment{u.Cgroup.ID, u.Own}})
+			attached: attachment{cgroup: u.Cgroup.ID, networks: u.Own}, sharing: u.Sharing, infra: u.Sharing.Infra})
 	}
 }
 
@@ -220,7 +221,7 @@ func (c *containers) attach(id string, r *record, cgroup policy.Cgroup, networks
 	changed := c.records[id] == r && !reflect.DeepEqual(r.networks(cgroup), networks)
 	if changed {
 		attached := *r
-		attached.attached = attachment{cgroup.ID, networks}
+		attached.attached = attachment{cgroup: cgroup.ID, networks: networks}
 		c.records[id] = &attached
 	}
 	c.mu.Unlock()

@@ -21,6 +21,8 @@
 // done, and tells how the container is connected. The labels of a container never change: a record remains while the
 // engine is away, and across restarts of the daemon (Recall).
 //
+// Containers that share a network namespace (share) can use each other's addresses and ports: the snapshot says which.
+//
 // Containers are not known in two cases:
 //
 //   - They began while the engine did not answer. If their parent belongs to containers alone (Snapshot.Parents), they

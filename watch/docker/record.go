@@ -27,6 +27,8 @@ type record struct {
 	attached    attachment
 	endpoints   map[string]string // by the id of the network: when a listing has others, it is inspected again
 	modeUnknown bool              // of its network: see details
+	infra       bool              // see container
+	sharing     policy.Sharing    // only of a record that was recalled: what an earlier daemon found
 
 	running               bool
 	process               process.Process // its first one, as of the last inspection; zero: unknown, or it had ended
@@ -36,20 +38,26 @@ type record struct {
 // An attachment is how one run of a container is connected to bridges. Each time the container is started it has
 // another cgroup, and may have other addresses.
 type attachment struct {
-	cgroup   uint64
-	networks []policy.Network
+	cgroup    uint64
+	networks  []policy.Network
+	namespace uint64 // the id of the network namespace of its first process; 0: not known
 }
 
 // newRecord makes a record of what the engine said. How the container is attached is not known by that alone.
 func newRecord(c container) *record {
-	r := &record{name: c.name, inspected: c.details != nil, endpoints: c.endpoints, running: c.running}
+	r := &record{name: c.name, inspected: c.details != nil, endpoints: c.endpoints, running: c.running,
+		infra: c.infra}
 	r.divideLabels(c)
+	r.infra = r.infra || r.facts[podSandboxKey] == podSandbox
 	maps.Copy(r.facts, c.facts())
 	if c.details != nil {
 		r.modeUnknown = c.details.modeUnknown
 	}
 	return r
 }
+
+// Kubernetes' engines for Docker label the container that keeps a pod's network namespace open.
+const podSandboxKey, podSandbox = "io.kubernetes.docker.type", "podsandbox"
 
 // divideLabels divides a container's labels into those of a person, those of tools (facts), and those of which nobody
 // can tell whether they are the image's (doubtful).
@@ -177,7 +185,16 @@ func (r *record) withoutBridge() bool {
 	return r.networkName() == "host" || r.networkName() == "none"
 }
 
-// networkName is host, none, bridge or the name of the network with which the container was made.
+// joined returns the container whose network namespace the container has joined, by its id or name; "": none.
+func (r *record) joined() string {
+	container, joined := strings.CutPrefix(r.networkName(), policy.JoinedNetwork)
+	if !joined {
+		return ""
+	}
+	return container
+}
+
+// networkName is host, none, bridge, the name of the network with which the container was made, or "container:ID".
 func (r *record) networkName() string { return r.facts[workload.FactNetwork] }
 
 func (r *record) workload(cgroup policy.Cgroup) policy.Workload {

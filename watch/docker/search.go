@@ -35,6 +35,7 @@ func (c *containers) search(
 	for _, p := range places {
 		s.place(p)
 	}
+	s.share()
 	if err == nil {
 		notJudged = c.notJudged()
 		c.read = map[string]*place{}
@@ -51,6 +52,7 @@ func (c *containers) search(
 //
 //   - the last search could not read the cgroup tree;
 //   - the container has a problem, or had one at the last search: it is refused, unknown to the engine, or not judged;
+//   - it shares a network namespace with another container, or did at the last search;
 //   - it has two cgroups, or another place of containers is in its cgroup;
 //   - it is the first one of its place, or was the last: then the place may become closed, or be so no more.
 func (c *containers) look(ids []string) (found workload.Snapshot, ok bool) {
@@ -58,7 +60,8 @@ func (c *containers) look(ids []string) (found workload.Snapshot, ok bool) {
 	defer c.mu.Unlock()
 	s := search{containers: c, root: c.places.root, found: workload.Snapshot{Partial: true}}
 	for _, id := range ids {
-		if c.read == nil || c.reported[id] || !s.again(id) {
+		r := c.records[id]
+		if c.read == nil || c.reported[id] || c.sharing[id] || r != nil && r.joined() != "" || !s.again(id) {
 			return workload.Snapshot{}, false
 		}
 	}
@@ -154,7 +157,7 @@ func (s *search) container(id string, cgroup policy.Cgroup) bool {
 	}
 	if !r.complete(cgroup) {
 		c.queues.inspect.add(id)
-		if !r.withoutBridge() {
+		if !r.withoutBridge() && r.joined() == "" {
 			c.queues.starting.add(id)
 		}
 	}

@@ -132,7 +132,7 @@ func (s *session) inspect(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	r.attached = attachment{cgroup, networks}
+	r.attached = attachment{cgroup, networks, networkNamespace(c)}
 	r.places = s.places.learn(c, cgroup)
 	s.containers.store(id, r)
 	return nil

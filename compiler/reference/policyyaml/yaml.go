@@ -1,4 +1,4 @@
-package reference
+package policyyaml
 
 import (
 	"bytes"

@@ -18,7 +18,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Debian packages of the tests and the demo. Nothing is started by their installation: policy-rc.d forbids it.
 # A Docker engine that is there is never replaced.
 PACKAGES = nftables iproute2 iptables util-linux curl iperf3 tshark nginx-light haproxy dnsmasq-base ncat conntrack procps busybox-static \
-	unbound bind9-dnsutils postgresql redis-server openssh-server openssh-client chrony podman $(shell command -v dockerd >/dev/null || echo docker.io)
+	unbound bind9-dnsutils postgresql redis-server openssh-server openssh-client chrony podman slirp4netns $(shell command -v dockerd >/dev/null || echo docker.io)
 
 # What the virtual machines need beside these.
 VM_PACKAGES = qemu-system-x86 mmdebstrap e2fsprogs

@@ -48,8 +48,9 @@ other, and all workloads may connect to the outside.
 
 The daemon follows Docker's containers at the socket that the docker command uses
 (DOCKER_HOST, the current context, /var/run/docker.sock), or at --docker HOST.
-While Docker does not answer, the containers that the daemon knows stay in the
-table.
+HOST may also be the socket of root's Podman, unix:///run/podman/podman.sock. The
+daemon follows one engine. While the engine does not answer, the containers that
+the daemon knows stay in the table.
 
 With --fleet, nodes prove labels to each other: connections of labelled workloads
 to and from these networks carry their labels, signed with the certificate in the

@@ -32,7 +32,8 @@ It changes nothing else. For each missing feature, doctor describes the effect a
 the repair.
 
 Doctor also names the container engine that the daemon follows or would follow. If
-the daemon has the option --docker, give the same one here.
+the daemon has the option --docker, give the same one here. It warns of processes
+that send for the containers of rootless engines: policies cannot distinguish these.
 
 Exit status: 0 if enforcement is complete, with or without warnings; 1 if a needed
 feature is missing or could not be checked.`,

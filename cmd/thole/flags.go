@@ -43,8 +43,9 @@ func denyFlag(cmd *cobra.Command, value *string) {
 }
 
 func dockerFlag(cmd *cobra.Command, value *string) {
-	cmd.Flags().StringVar(value, "docker", "", "the `HOST` of Docker's API (unix:///run/docker.sock), or off")
-	completeFlag(cmd, "docker", daemon.DockerOff, "unix:///var/run/docker.sock")
+	const usage = "the `HOST` of Docker's or Podman's API (unix:///run/docker.sock), or off"
+	cmd.Flags().StringVar(value, "docker", "", usage)
+	completeFlag(cmd, "docker", daemon.DockerOff, "unix:///var/run/docker.sock", "unix:///run/podman/podman.sock")
 }
 
 func denyMode(word string) compiler.DenyMode {

@@ -60,6 +60,7 @@ func Examine(ctx context.Context, m Machine) []Finding {
 		[]Finding{peerPidfd(), conntrackTable(), conntrackMarks(), socketListing()},
 		foreignRules(ctx, m.Table),
 		[]Finding{bridges(), nftProgram(), engine(ctx, m.Docker)},
+		rootlessNetworks("/proc"),
 		disarmed(m.Disarmed),
 		enforcement(ctx, m.Daemon, m.Table),
 	)

@@ -47,14 +47,18 @@ func (f Finding) engine(e docker.EngineInfo, address string) Finding {
 		cmp.Or(e.Name, "unknown"), e.Version, e.API, cmp.Or(e.CgroupDriver, "unknown"), address)
 	const (
 		open = "no policy protects or restricts them"
-		mend = "run containers that a policy concerns with Docker, or give Docker's address: --docker unix:///path"
+		mend = "run containers that a policy concerns with Docker or Podman, and give its address: " +
+			"--docker unix:///path"
 	)
-	switch e.Name {
-	case docker.EngineDocker:
+	switch {
+	case e.Rootless:
+		return f.warning(f.Found+", rootless", "the user who runs this engine decides which labels its containers "+
+			"have, and its containers on bridges are behind one process: policies cannot distinguish them",
+			"give the address of root's engine: --docker unix:///path")
+	case e.Name == docker.EngineDocker, e.Name == docker.EnginePodman:
 		return f
-	case docker.EnginePodman:
-		return f.warning(f.Found, "containers of Podman are not recognised yet: "+open, mend)
 	default:
-		return f.warning(f.Found, "containers of an engine that is not Docker may not be recognised: then "+open, mend)
+		return f.warning(f.Found, "containers of an engine that is neither Docker nor Podman may not be "+
+			"recognised: then "+open, mend)
 	}
 }

@@ -14,14 +14,13 @@ import (
 )
 
 func TestEngineIsJudged(t *testing.T) {
-	const podman = "containers of Podman are not recognised yet: no policy protects or restricts them"
 	for _, tt := range []struct {
 		name         string
 		want         Status
 		found, after string
 	}{
 		{docker.EngineDocker, OK, "Docker 1.2, API version 1.41, cgroup driver systemd, at unix:///a", ""},
-		{docker.EnginePodman, Warning, "Podman 1.2, API version 1.41, cgroup driver systemd, at unix:///a", podman},
+		{docker.EnginePodman, OK, "Podman 1.2, API version 1.41, cgroup driver systemd, at unix:///a", ""},
 		{"Dory", Warning, "Dory 1.2, API version 1.41", "may not be recognised"},
 		{"", Warning, "unknown 1.2, API version 1.41", "may not be recognised"},
 	} {
@@ -30,6 +29,11 @@ func TestEngineIsJudged(t *testing.T) {
 		if got.Status != tt.want || !strings.HasPrefix(got.Found, tt.found) ||
 			!strings.Contains(got.Follows, tt.after) {
 			t.Errorf("%q: got %+v, want %s, %q, %q", tt.name, got, tt.want, tt.found, tt.after)
+		}
+		info.Rootless = true
+		rootless := Finding{Check: "engine", Status: OK}.engine(info, "unix:///a")
+		if rootless.Status != Warning || !strings.HasSuffix(rootless.Found, ", rootless") {
+			t.Errorf("%q, rootless: got %+v, want a warning", tt.name, rootless)
 		}
 		if (got.Mend == "") != (tt.want == OK) {
 			t.Errorf("%q: mend is %q", tt.name, got.Mend)

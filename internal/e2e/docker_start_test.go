@@ -39,7 +39,7 @@ var networks = []struct {
 // forbidden port and to an allowed one, and who listens there.
 type scene struct {
 	*machine
-	engine             *engine.Docker
+	engine             *engine.Docker // nil: it is Podman
 	image              string
 	forbidden, allowed *probe.UDPSocket
 }
@@ -47,6 +47,17 @@ type scene struct {
 func newScene(t *testing.T, hook string, program []byte) *scene {
 	t.Helper()
 	m, e := newDockerMachine(t)
+	s := newSceneOn(t, m, hook, program, e.Image)
+	s.engine = e
+	return s
+}
+
+// newSceneOn is newScene for any engine. The function makeImage makes an image with programs in it.
+func newSceneOn(
+	t *testing.T, m *machine, hook string, program []byte,
+	makeImage func(name string, labels map[string]string, programs ...string) string,
+) *scene {
+	t.Helper()
 	sender := filepath.Join(t.TempDir(), "sender")
 	must(t, os.WriteFile(sender, program, 0o755))
 	must(t, m.Nft(fmt.Sprintf(`table ip seen {
@@ -63,7 +74,7 @@ func newScene(t *testing.T, hook string, program []byte) *scene {
 		busy.Start("sh", "-c", "while :; do :; done")
 	}
 	return &scene{
-		machine: m, engine: e, image: e.Image("sender", nil, sender),
+		machine: m, image: makeImage("sender", nil, sender),
 		forbidden: m.labelledProbe("other", "app=db").OpenUDP("udp", "0.0.0.0:4001"),
 		allowed:   m.labelledProbe("friend", "app=web").OpenUDP("udp", "0.0.0.0:4002"),
 	}

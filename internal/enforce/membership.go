@@ -262,15 +262,14 @@ func (e *Enforcer) compareRemotes(d *delta) {
 }
 
 // hadNoConnections reports whether a new workload had no connections: cgroups of thole run
-// are empty until they are in the table, and a container below a parent that the
-// table knows was closed.
+// are empty until they are in the table, and a container was closed whose cgroup or parent the table closes.
 func (e *Enforcer) hadNoConnections(w policy.Workload) bool {
 	if w.Kind == policy.KindRun {
 		return true
 	}
 	_, free := e.loaded.workloads.unlabelled[w.Cgroup.ID]
 	return !free && slices.ContainsFunc(e.loaded.containers.Parents, func(p policy.Cgroup) bool {
-		return p.Path == path.Dir(w.Cgroup.Path)
+		return p.Path == path.Dir(w.Cgroup.Path) || p.ID == w.Cgroup.ID
 	})
 }
 

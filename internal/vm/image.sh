@@ -11,7 +11,7 @@ set -eu
 
 packages=systemd,systemd-sysv,libpam-systemd,dbus,udev,kmod,iproute2,nftables,iptables,conntrack,procps
 packages=$packages,docker.io,nginx-light,haproxy,curl,ncat,iperf3,tshark,busybox-static,openssl,wireguard-tools,nfs-kernel-server,libnfs-utils
-packages=$packages,unbound,bind9-dnsutils,dnsmasq-base,postgresql-15,redis-server,openssh-server,chrony
+packages=$packages,unbound,bind9-dnsutils,dnsmasq-base,postgresql-15,redis-server,openssh-server,chrony,podman,catatonit
 kernels="6.1=linux-image-cloud-amd64 6.12=linux-image-6.12-cloud-amd64"
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -49,7 +49,7 @@ mmdebstrap --quiet --mode=root --variant=essential --include="usr-is-merged,$pac
 chroot "$root" systemctl -q disable docker.service docker.socket containerd.service nginx.service \
 	nftables.service conntrackd.service haproxy.service nfs-server.service rpcbind.service rpcbind.socket \
 	nfs-client.target nfs-blkmap.service \
-	unbound.service postgresql.service redis-server.service ssh.service chrony.service 2>/dev/null || true
+	unbound.service postgresql.service redis-server.service ssh.service chrony.service podman.socket podman.service podman-restart.service 2>/dev/null || true
 rm -f "$root"/etc/systemd/system/timers.target.wants/*
 install "$here/guest/run" "$root/usr/local/sbin/vm-run"
 install "$here/guest/sh-init" "$root/usr/local/sbin/vm-sh-init"

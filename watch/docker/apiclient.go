@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,13 +39,13 @@ type apiClient struct {
 	images map[string]map[string]string // image id → labels, which never change
 }
 
-// dial connects to an engine. The function that it returns closes the connection.
-func dial(ctx context.Context, host Host) (client, func() error, error) {
+// dial connects to an engine.
+func dial(ctx context.Context, host Host) (openClient, error) {
 	c, err := newAPIClient(ctx, host)
 	if err != nil {
-		return nil, nil, err
+		return openClient{}, err
 	}
-	return c, c.api.Close, nil
+	return openClient{client: c, engine: c.engine, close: c.api.Close}, nil
 }
 
 // newAPIClient connects to an engine and agrees with it on a version of the API.
@@ -66,7 +67,7 @@ func newAPIClient(ctx context.Context, host Host) (*apiClient, error) {
 
 // identify asks the engine what it is, and refuses one that is too old.
 func (c *apiClient) identify(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout) // Podman waits for containers that are being started
 	defer cancel()
 	info, err := c.api.Info(ctx)
 	if err != nil {
@@ -78,19 +79,23 @@ func (c *apiClient) identify(ctx context.Context) error {
 	}
 	c.engine = c.engineInfo(ctx, info)
 	c.userNamespaces = slices.ContainsFunc(info.SecurityOptions, func(o string) bool {
-		return strings.Contains(o, "name=userns") || strings.Contains(o, "name=rootless")
+		return strings.Contains(o, "name=userns") || isRootless(o)
 	})
 	return nil
 }
 
 func (c *apiClient) List(ctx context.Context, ids ...string) ([]container, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.listTimeout())
 	defer cancel()
 	only := filters.NewArgs()
 	for _, id := range ids {
 		only.Add("id", id)
 	}
-	list, err := c.api.ContainerList(ctx, dockercontainer.ListOptions{All: true, Filters: only})
+	options := dockercontainer.ListOptions{All: true, Filters: only}
+	list, err := c.api.ContainerList(ctx, options)
+	if errdefs.IsInternal(err) && c.engine.isPodman() { // a container was removed while Podman made the list
+		list, err = c.api.ContainerList(ctx, options)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listing containers: %v", err)
 	}
@@ -98,15 +103,23 @@ func (c *apiClient) List(ctx context.Context, ids ...string) ([]container, error
 	for i, s := range list {
 		found[i] = container{
 			id: s.ID, name: ownName(s.Names), image: s.Image, labels: s.Labels,
-			running: s.State == dockercontainer.StateRunning || s.State == dockercontainer.StatePaused,
+			running: isRunning(s.State),
 			network: c.networkMode(s.HostConfig.NetworkMode),
 		}
-		found[i].endpoints = endpoints(s.NetworkSettings)
+		found[i].endpoints = c.endpoints(s.NetworkSettings)
 		if found[i].imageLabels, err = c.imageLabels(ctx, s.ImageID); err != nil {
 			return nil, err
 		}
 	}
 	return found, nil
+}
+
+// listTimeout is for lists. Podman makes them when no container is being started or connected to a network.
+func (c *apiClient) listTimeout() time.Duration {
+	if c.engine.isPodman() {
+		return inspectTimeout
+	}
+	return apiTimeout
 }
 
 func (c *apiClient) Inspect(ctx context.Context, id string) (container, error) {
@@ -131,7 +144,7 @@ func (c *apiClient) Inspect(ctx context.Context, id string) (container, error) {
 		labels:  r.Config.Labels,
 		details: &details{
 			user:          r.Config.User,
-			userNamespace: c.userNamespaces && !r.HostConfig.UsernsMode.IsHost(),
+			userNamespace: c.usersAreMapped(r.HostConfig.UsernsMode),
 			parent:        r.HostConfig.CgroupParent,
 			pid:           r.State.Pid,
 			addresses:     map[string][]netip.Addr{},
@@ -139,10 +152,13 @@ func (c *apiClient) Inspect(ctx context.Context, id string) (container, error) {
 			modeUnknown: !c.engine.isDocker() && !knownMode(r.HostConfig.NetworkMode, r.NetworkSettings.Networks),
 		},
 	}
-	for _, n := range r.NetworkSettings.Networks {
+	for name, n := range r.NetworkSettings.Networks {
 		if list := addresses(n); len(list) > 0 {
-			found.details.addresses[n.NetworkID] = list
+			found.details.addresses[c.networkKey(name, n.NetworkID)] = list
 		}
+	}
+	if c.engine.isPodman() {
+		found.network = podmanNetwork(found.network, r.NetworkSettings.Networks)
 	}
 	found.imageLabels, err = c.imageLabels(ctx, r.Image)
 	return found, err
@@ -150,6 +166,9 @@ func (c *apiClient) Inspect(ctx context.Context, id string) (container, error) {
 
 // imageLabels returns the labels of an image: not nil, unless it is gone.
 func (c *apiClient) imageLabels(ctx context.Context, image string) (map[string]string, error) {
+	if c.engine.isPodman() && strings.TrimPrefix(image, "sha256:") == "" {
+		return map[string]string{}, nil // it has a directory instead (podman run --rootfs)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if labels, ok := c.images[image]; ok {
@@ -171,8 +190,11 @@ func (c *apiClient) imageLabels(ctx context.Context, image string) (map[string]s
 }
 
 func (c *apiClient) Networks(ctx context.Context, ids ...string) ([]bridgeNetwork, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.listTimeout())
 	defer cancel()
+	if c.engine.isPodman() {
+		return c.podmanNetworks(ctx)
+	}
 	if len(ids) == 0 {
 		return c.allNetworks(ctx)
 	}
@@ -238,6 +260,8 @@ var relevantActions = []events.Action{
 	events.ActionCreate, events.ActionStart, events.ActionRestart, events.ActionPause, events.ActionUnPause,
 	events.ActionRename, events.ActionUpdate, events.ActionDie, events.ActionDestroy,
 	events.ActionConnect, events.ActionDisconnect,
+	// Podman's own names of a start, die and destroy.
+	"init", "died", "remove",
 }
 
 func (c *apiClient) Events(ctx context.Context, since time.Time, changed func(event)) error {
@@ -251,7 +275,7 @@ func (c *apiClient) Events(ctx context.Context, since time.Time, changed func(ev
 		select {
 		case m := <-messages:
 			if m.Type == events.NetworkEventType {
-				changed(event{container: m.Actor.Attributes["container"], networks: true})
+				changed(event{container: c.containerOf(m.Actor), networks: true})
 			} else {
 				changed(event{container: m.Actor.ID})
 			}
@@ -261,17 +285,43 @@ func (c *apiClient) Events(ctx context.Context, since time.Time, changed func(ev
 	}
 }
 
-func endpoints(s *dockercontainer.NetworkSettingsSummary) map[string]string {
+// containerOf returns the container that an event of a network names.
+func (c *apiClient) containerOf(actor events.Actor) string {
+	if c.engine.isPodman() {
+		return actor.ID
+	}
+	return actor.Attributes["container"]
+}
+
+// usersAreMapped reports whether the users of a container are not those of this machine.
+func (c *apiClient) usersAreMapped(mode dockercontainer.UsernsMode) bool {
+	if c.engine.isPodman() && mode != "" {
+		return !mode.IsHost()
+	}
+	return c.userNamespaces && !mode.IsHost()
+}
+
+// endpoints returns the ids of a container's endpoints, by the id of the network. Podman has none: there the addresses
+// take their place.
+func (c *apiClient) endpoints(s *dockercontainer.NetworkSettingsSummary) map[string]string {
 	ids := map[string]string{}
 	if s == nil {
 		return ids
 	}
-	for _, n := range s.Networks {
-		if n != nil && n.EndpointID != "" {
-			ids[n.NetworkID] = n.EndpointID
+	for name, n := range s.Networks {
+		if n == nil {
+			continue
+		}
+		if id := cmp.Or(n.EndpointID, n.IPAddress+n.GlobalIPv6Address); id != "" {
+			ids[c.networkKey(name, n.NetworkID)] = id
 		}
 	}
 	return ids
+}
+
+// isRunning reports whether a container in this state has processes. Only Podman has the state "stopping".
+func isRunning(state dockercontainer.ContainerState) bool {
+	return state == dockercontainer.StateRunning || state == dockercontainer.StatePaused || state == "stopping"
 }
 
 // ownName is the container's name among those that others have linked it by.

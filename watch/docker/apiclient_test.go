@@ -33,12 +33,12 @@ func TestDialAgreesOnAVersion(t *testing.T) {
 			})}
 			go server.Serve(listener) //nolint:errcheck // it ends with the test
 			t.Cleanup(func() { _ = server.Close() })
-			_, closeClient, err := dial(context.Background(), Host{Address: "unix://" + socket})
+			e, err := dial(context.Background(), Host{Address: "unix://" + socket})
 			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}
 			if err == nil {
-				_ = closeClient()
+				_ = e.close()
 			}
 			if got := <-used; got != tt.used {
 				t.Errorf("asked in version %s, want %s", got, tt.used)

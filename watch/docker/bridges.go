@@ -65,8 +65,10 @@ func (b *bridges) read(ctx context.Context, c client) error {
 		return err
 	}
 	byNetwork, ids, subnets := map[string]string{}, map[string]string{}, map[string][]netip.Prefix{}
+	late := map[string]bool{}
 	for _, n := range networks {
 		byNetwork[n.id], ids[n.name], subnets[n.bridge] = n.bridge, n.id, n.subnets
+		late[n.bridge] = n.late
 	}
 	var exclusive []policy.Bridge
 	var problems []condition.Condition
@@ -78,7 +80,7 @@ func (b *bridges) read(ctx context.Context, c client) error {
 			text := fmt.Sprintf("this bridge connects not only containers, but also %v: "+
 				"containers on this bridge are treated as strangers", foreign)
 			problems = append(problems, condition.Condition{Code: condition.BridgeShared, Where: bridge, Text: text})
-		case ok:
+		case ok || late[bridge]:
 			exclusive = append(exclusive, policy.Bridge{Name: bridge, Networks: subnets[bridge]})
 		}
 	}

@@ -7,10 +7,17 @@ import (
 	"time"
 )
 
+// An openClient is a client with the engine that it calls.
+type openClient struct {
+	client
+	engine EngineInfo
+	close  func() error
+}
+
 // A client is one connection to an engine. A connection that broke is not repaired: there is a new one.
 type client interface {
-	// List returns all containers, or those with these ids, also those that do not run. It answers at once, without
-	// details.
+	// List returns all containers, or those with these ids, also those that do not run, without details. Docker answers
+	// at once. Podman answers when none of them is being started.
 	List(ctx context.Context, ids ...string) ([]container, error)
 
 	// Inspect returns a container with its details. If the container is being started, Inspect waits until that is
@@ -41,6 +48,7 @@ type bridgeNetwork struct {
 	bridge  string // the interface
 	subnets []netip.Prefix
 	members map[string][]netip.Addr // container id → addresses; also of those that are being started
+	late    bool                    // the engine makes the interface with the first container
 }
 
 // A container is what the engine says of one. Its id and its labels never change.

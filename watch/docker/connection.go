@@ -74,5 +74,6 @@ func (c *connection) problem(containersRun bool) []condition.Condition {
 	}
 	return []condition.Condition{{Code: condition.DockerAway, Where: "docker", Text: fmt.Sprintf(
 		"known containers keep their labels, containers that start now are not known: %s: "+
-			"see `systemctl status docker`, or --docker", strings.ReplaceAll(c.status.Error, "\n", `\n`))}}
+			"see `systemctl status docker` (of Podman: podman.socket), or --docker",
+		strings.ReplaceAll(c.status.Error, "\n", `\n`))}}
 }

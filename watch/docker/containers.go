@@ -34,15 +34,17 @@ func newContainers(places *places, queues queues, changed func(ids ...string)) *
 	}
 }
 
-// created stores that a container's cgroup was created, and reports whether the container has a record.
-func (c *containers) created(id, cgroup string) (known bool) {
+// created stores that a container's cgroup was created. It reports whether the container has a record, and whether the
+// cgroup is in a place that is closed.
+func (c *containers) created(id, cgroup string) (known, closed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	parent, name := path.Split(cgroup)
 	if p := c.read[strings.TrimSuffix(parent, "/")]; p != nil {
 		p.add(id, name)
+		closed = p.closed
 	}
-	return c.records[id] != nil
+	return c.records[id] != nil, closed
 }
 
 func (c *containers) count() int {

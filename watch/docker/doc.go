@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package docker finds the containers of a Docker engine in the cgroup tree.
+// Package docker finds the containers of a container engine, Docker or Podman, in the cgroup tree.
 //
 // What comes in: the cgroup tree, the engine's answers and events, the ports of its bridges. What goes out: a
 // workload.Snapshot of the containers that have a cgroup. The package never changes the engine, a cgroup or a network
@@ -17,8 +17,9 @@
 // After a change of single containers, Find looks at these alone. What cannot be decided by that needs a search: the
 // cases are listed at look.
 //
-// List answers at once also about a container that is being started, with its labels; Inspect waits until the start is
-// done, and tells how the container is connected. The labels of a container never change: a record remains while the
+// Docker's List answers at once also about a container that is being started, with its labels; Inspect waits until the
+// start is done, and tells how the container is connected. Podman's List waits, too: until it has answered, the cgroup
+// is closed. The labels of a container never change: a record remains while the
 // engine is away, and across restarts of the daemon (Recall).
 //
 // Containers that share a network namespace (share) can use each other's addresses and ports: the snapshot says which.

@@ -19,7 +19,7 @@ const (
 
 // Docker finds the containers of an engine. It implements watch.Engine.
 type Docker struct {
-	dial    func(context.Context, Host) (client, func() error, error)
+	dial    func(context.Context, Host) (openClient, error)
 	now     func() time.Time
 	changed func(containers ...string) // see OnChange
 
@@ -48,19 +48,22 @@ func (d *Docker) OnChange(changed func(containers ...string)) { d.changed = chan
 // CgroupChanged is called with a cgroup that was created or removed. It returns the id of the container whose cgroup
 // it is; "": it may be anything. If the labels of a container whose cgroup was created are not known, the engine is
 // asked for them, and CgroupChanged returns pending: the function of OnChange is called when the engine has answered.
+// Podman answers when the container runs: so a cgroup that is not closed needs a look before that.
 func (d *Docker) CgroupChanged(cgroup string, created bool) (container string, pending bool) {
 	id, ok := containerID(path.Base(cgroup))
-	if !ok {
+	if !ok || isPod(cgroup) {
 		return "", false
 	}
 	if !created {
 		return id, false
 	}
-	if d.containers.created(id, cgroup) {
+	known, closed := d.containers.created(id, cgroup)
+	if known {
 		return id, false
 	}
 	d.queues.created.add(id)
-	return "", true
+	// Where no engine answers, a search finds out whether that is a problem. Podman's container is closed by a search.
+	return "", d.connection.state().Connected && (closed || !d.places.ofPodman())
 }
 
 // Find returns the containers that run: those that have a cgroup. The engine will be asked about those of which
@@ -157,6 +160,9 @@ func (d *Docker) follow(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.client.Events(ctx, since, s.queues.addEvent) })
 	group.Go(func() error { return s.list(ctx) })
+	for range inspectsAtOnce {
+		group.Go(func() error { return s.listAllCreated(ctx) })
+	}
 	group.Go(func() error { return newStartWatch(s).run(ctx) })
 	for range inspectsAtOnce {
 		group.Go(func() error { s.inspectAll(ctx); return nil })
@@ -166,11 +172,12 @@ func (d *Docker) follow(ctx context.Context) error {
 
 // connect returns a session in which all containers were listed.
 func (d *Docker) connect(ctx context.Context) (*session, error) {
-	client, closeClient, err := d.dial(ctx, d.connection.host)
+	client, err := d.dial(ctx, d.connection.host)
 	if err != nil {
 		return nil, err
 	}
-	s := d.newSession(client, closeClient)
+	d.places.connected(client.engine)
+	s := d.newSession(client.client, client.close)
 	if err := s.listAll(ctx); err != nil {
 		return nil, errors.Join(err, s.close())
 	}

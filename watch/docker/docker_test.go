@@ -221,7 +221,8 @@ func TestOthersAmongContainers(t *testing.T) {
 	docker.put(containerWith("a", "app", "web"))
 	tr.in("docker/" + idOf("a"))
 	s := tr.until("the workload and the problem", nil, withProblem)
-	want := "docker/" + idOf("b") + ": Docker at fake has no such container: while a policy is enforced, this cgroup is closed\n"
+	want := "docker/" + idOf("b") +
+		": the engine at fake has no such container: while a policy is enforced, this cgroup is closed\n"
 	if got := problemsOf(s); got != want {
 		t.Errorf("problems %q, want %q", got, want)
 	}

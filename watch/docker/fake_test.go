@@ -25,25 +25,27 @@ type fakeEngine struct {
 	away          error         // not nil: nobody answers
 	broken        chan struct{} // closed: the connection ended
 	held          chan struct{} // Inspect waits until it is closed; nil: it does not
+	heldLists     chan struct{} // List likewise, of single containers
 	onEvent       func(event)   // nil: nobody called Events
 	pending       []event       // events before the call of Events
 	connections   int           // so far
 	inspectCalls  int
 	failures      int // of the next inspections
+	engine        EngineInfo
 	networksCalls int
 }
 
 var errAway = errors.New("nobody answers")
 
-func (f *fakeEngine) dial(context.Context, Host) (client, func() error, error) {
+func (f *fakeEngine) dial(context.Context, Host) (openClient, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away != nil {
-		return nil, nil, f.away
+		return openClient{}, f.away
 	}
 	f.broken = make(chan struct{})
 	f.connections++
-	return f, func() error { return nil }, nil
+	return openClient{client: f, engine: f.engine, close: func() error { return nil }}, nil
 }
 
 // disconnect ends the connection and lets nobody connect, until reconnect.
@@ -72,7 +74,17 @@ func (f *fakeEngine) put(c container) {
 	})
 }
 
-func (f *fakeEngine) List(_ context.Context, ids ...string) ([]container, error) {
+func (f *fakeEngine) List(ctx context.Context, ids ...string) ([]container, error) {
+	f.mu.Lock()
+	held := f.heldLists
+	f.mu.Unlock()
+	if held != nil && len(ids) > 0 {
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away != nil {
@@ -170,8 +182,19 @@ func (p fakePorts) Foreign(bridge string) ([]string, bool, error) {
 // newDockerTree is a tree whose containers a fake knows.
 func newDockerTree(t *testing.T, change ...func(*Docker)) (*tree, *fakeEngine) {
 	t.Helper()
+	return newEngineTree(t, EngineInfo{Name: EngineDocker}, change...)
+}
+
+// newPodmanTree is newDockerTree for a Podman.
+func newPodmanTree(t *testing.T) (*tree, *fakeEngine) {
+	t.Helper()
+	return newEngineTree(t, EngineInfo{Name: EnginePodman})
+}
+
+func newEngineTree(t *testing.T, info EngineInfo, change ...func(*Docker)) (*tree, *fakeEngine) {
+	t.Helper()
 	tr := newTree(t)
-	fake := &fakeEngine{containers: map[string]container{}}
+	fake := &fakeEngine{engine: info, containers: map[string]container{}}
 	tr.docker = newFakeEngine(tr, fake)
 	for _, f := range change {
 		f(tr.docker)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/docker/docker/api/types/system"
@@ -23,10 +24,17 @@ type EngineInfo struct {
 	Version      string
 	API          string // the version of Docker's API
 	CgroupDriver string
+	Rootless     bool // it is a user's own engine, which runs as that user
 }
+
+// isPodman reports whether it is Podman.
+func (e EngineInfo) isPodman() bool { return e.Name == EnginePodman }
 
 // isDocker reports whether it is Docker, for all that is known.
 func (e EngineInfo) isDocker() bool { return e.Name == EngineDocker || e.Name == "" }
+
+// isRootless reports whether a security option of an engine says that the engine runs as a user.
+func isRootless(option string) bool { return strings.Contains(option, "name=rootless") }
 
 // ErrNoEngine is the error of DescribeEngine where no engine runs, and none is expected.
 var ErrNoEngine = errors.New("no engine listens")
@@ -56,6 +64,7 @@ func hasListener(ctx context.Context, address string) bool {
 // engineInfo asks which engine it is. If the engine, or a proxy before it, does not answer that, the name is "".
 func (c *apiClient) engineInfo(ctx context.Context, info system.Info) EngineInfo {
 	engine := EngineInfo{Version: info.ServerVersion, API: c.api.ClientVersion(), CgroupDriver: info.CgroupDriver}
+	engine.Rootless = slices.ContainsFunc(info.SecurityOptions, isRootless)
 	v, err := c.api.ServerVersion(ctx)
 	if err != nil {
 		return engine

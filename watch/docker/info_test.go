@@ -53,10 +53,11 @@ func TestAskEngine(t *testing.T) {
 		name, version string
 		want          EngineInfo
 	}{
-		{"Docker", dockerVersion, EngineInfo{EngineDocker, "9.9", "1.49", "systemd"}},
-		{"Podman", podmanVersion, EngineInfo{EnginePodman, "9.9", "1.41", "systemd"}},
-		{"another", `{"Platform":{"Name":"Dory"},"ApiVersion":"1.42"}`, EngineInfo{"Dory", "9.9", "1.42", "systemd"}},
-		{"one that does not tell", `{}`, EngineInfo{"", "9.9", "1.41", "systemd"}},
+		{"Docker", dockerVersion, EngineInfo{EngineDocker, "9.9", "1.49", "systemd", false}},
+		{"Podman", podmanVersion, EngineInfo{EnginePodman, "9.9", "1.41", "systemd", false}},
+		{"another", `{"Platform":{"Name":"Dory"},"ApiVersion":"1.42"}`,
+			EngineInfo{"Dory", "9.9", "1.42", "systemd", false}},
+		{"one that does not tell", `{}`, EngineInfo{"", "9.9", "1.41", "systemd", false}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			address := serveAPI(t, map[string]string{"info": info, "version": tt.version})
@@ -104,7 +105,7 @@ func TestNetworkModes(t *testing.T) {
 			if version != "" {
 				answers["version"] = version
 			}
-			e, closeClient, err := dial(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
+			e, err := dial(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +117,7 @@ func TestNetworkModes(t *testing.T) {
 				t.Errorf("mode %q of %.40s: running %t, unknown %t; want it known: %t",
 					mode, version, c.running, c.details.modeUnknown, want)
 			}
-			_ = closeClient()
+			_ = e.close()
 		}
 	}
 }
@@ -130,7 +131,7 @@ func TestRunningStates(t *testing.T) {
 		answers := map[string]string{"info": "{}", "version": podmanVersion, "images/i/json": "{}",
 			"containers/json": `[{"Id":"a","Names":["/a"],"ImageID":"i","State":"` + state +
 				`","NetworkSettings":{"Networks":null}}]`}
-		e, closeClient, err := dial(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
+		e, err := dial(context.Background(), Host{Address: serveAPI(t, answers), Given: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +142,7 @@ func TestRunningStates(t *testing.T) {
 		if c := list[0]; c.running != want || c.network != "" {
 			t.Errorf("state %s: running %t, want %t; network %q, want none told", state, c.running, want, c.network)
 		}
-		_ = closeClient()
+		_ = e.close()
 	}
 }
 

@@ -461,8 +461,8 @@ func (l *looker) all() workload.Snapshot {
 // fresh looks as a program does that knows nothing yet.
 func (l *looker) fresh() workload.Snapshot {
 	d := newFakeEngine(l.tree, l.engine)
-	d.dial = func(context.Context, Host) (client, func() error, error) { // it leaves the other's connection alone
-		return l.engine, func() error { return nil }, nil
+	d.dial = func(context.Context, Host) (openClient, error) { // it leaves the other's connection alone
+		return openClient{client: l.engine, close: func() error { return nil }}, nil
 	}
 	for range 2 { // what the first inspections said may be of places that were not known
 		if err := d.Load(context.Background()); err != nil {

@@ -30,9 +30,9 @@ func judgedExcept(want ...string) func(workload.Snapshot) bool {
 	return func(s workload.Snapshot) bool { return cmp.Equal(notJudgedIn(s), want) }
 }
 
-// podmanContainer is a running container as Podman has it: the name of its cgroup is not recognised.
-func podmanContainer(tr *tree, letter, mode string, unknown bool) (container, *nstest.Process) {
-	p := tr.in("libpod_parent/libpod-"+idOf(letter)).Start("sleep", "infinity")
+// strangeContainer is a running container the name of whose cgroup is not recognised.
+func strangeContainer(tr *tree, letter, mode string, unknown bool) (container, *nstest.Process) {
+	p := tr.in("other_parent/other-"+idOf(letter)).Start("sleep", "infinity")
 	c := containerWith(letter, "app", "web")
 	c.running, c.network = true, mode
 	c.details = &details{pid: p.Pid, modeUnknown: unknown}
@@ -44,11 +44,11 @@ const notFound = "it runs, and its cgroup was not found"
 // A container of an engine none of whose cgroups is recognised is a problem while it runs, and no longer.
 func TestRunningContainerWithoutCgroup(t *testing.T) {
 	tr, docker := newDockerTree(t)
-	c, p := podmanContainer(tr, "a", "host", false)
+	c, p := strangeContainer(tr, "a", "host", false)
 	docker.put(c)
 	docker.emit(event{container: c.id})
 	s := tr.until("the problem", nil, judgedExcept("container name-a: "+notFound))
-	for _, want := range []string{"no policy protects or restricts it", "/libpod-" + c.id} {
+	for _, want := range []string{"no policy protects or restricts it", "/other-" + c.id} {
 		if got := problemsOf(s); !strings.Contains(got, want) {
 			t.Errorf("problem %q, want it to have %q", got, want)
 		}
@@ -182,7 +182,7 @@ func TestRestartedContainerIsNoProblem(t *testing.T) {
 // A running container with a network mode that is unknown is a problem, also where its cgroup is found.
 func TestUnknownNetworkMode(t *testing.T) {
 	tr, docker := newDockerTree(t)
-	a, _ := podmanContainer(tr, "a", "slirp4netns", true)
+	a, _ := strangeContainer(tr, "a", "slirp4netns", true)
 	b := containerWith("b", "app", "web")
 	b.running, b.network, b.details = true, "ns:/run/netns/b", &details{modeUnknown: true}
 	made := containerWith("c", "app", "web")

@@ -16,7 +16,9 @@ import (
 type search struct {
 	containers *containers
 	root       cgroupfs.Root
-	address    string // of the engine
+	address    string                   // of the engine
+	podman     bool                     // the engine is Podman
+	waiting    map[string]policy.Cgroup // by id: of containers of which Podman has told nothing yet
 	found      workload.Snapshot
 }
 
@@ -26,7 +28,7 @@ func (c *containers) search(
 ) (found workload.Snapshot, notJudged []condition.Condition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := search{containers: c, root: c.places.root, address: address}
+	s := search{containers: c, root: c.places.root, address: address, podman: c.places.ofPodman()}
 	places, err := c.places.read(watch)
 	if err != nil {
 		s.problem(condition.CgroupsUnreadable, "", err.Error())
@@ -58,7 +60,8 @@ func (c *containers) search(
 func (c *containers) look(ids []string) (found workload.Snapshot, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := search{containers: c, root: c.places.root, found: workload.Snapshot{Partial: true}}
+	s := search{containers: c, root: c.places.root, podman: c.places.ofPodman()}
+	s.found.Partial = true
 	for _, id := range ids {
 		r := c.records[id]
 		if c.read == nil || c.reported[id] || c.sharing[id] || r != nil && r.joined() != "" || !s.again(id) {
@@ -90,9 +93,12 @@ func (s *search) againAt(p *place, id string) bool {
 			return false
 		}
 	}
+	s.waiting = map[string]policy.Cgroup{}
 	s.cgroup(p, id, cgroup.Path)
 	switch {
 	case p.confirmed[id]:
+	case len(s.waiting) > 0 && !p.closed:
+		return false
 	case p.ids[id] != "" && s.containers.unknown[id]:
 		return false
 	default:
@@ -122,12 +128,17 @@ func (s *search) problem(code condition.Code, where, text string) {
 
 // place adds the containers of one place, and the place itself if it belongs to containers alone.
 func (s *search) place(p *place) {
+	s.waiting = map[string]policy.Cgroup{}
 	for _, id := range slices.Sorted(maps.Keys(p.ids)) {
 		s.cgroup(p, id, cgroupfs.Join(p.path, p.ids[id]))
 	}
 	p.claimed = p.claim()
-	if p.claimed.containers && s.exclusive(p) {
+	p.closed = p.claimed.containers && s.exclusive(p)
+	if p.closed {
 		s.closePlace(p)
+	} else {
+		s.closeWaiting()
+		s.ofAnotherEngine(p)
 	}
 }
 
@@ -150,14 +161,12 @@ func (s *search) container(id string, cgroup policy.Cgroup) bool {
 	c.cgroups[id] = cgroup
 	r := c.records[id]
 	if r == nil {
-		if !c.unknown[id] {
-			c.queues.created.add(id)
-		}
+		s.withoutRecord(id, cgroup)
 		return false
 	}
 	if !r.complete(cgroup) {
 		c.queues.inspect.add(id)
-		if !r.withoutBridge() && r.joined() == "" {
+		if !r.withoutBridge() && r.joined() == "" && !s.podman { // Podman says nothing of a container that is being started
 			c.queues.starting.add(id)
 		}
 	}
@@ -174,13 +183,58 @@ func (s *search) container(id string, cgroup policy.Cgroup) bool {
 	return true
 }
 
+// withoutRecord handles a cgroup with a container's name, of which the engine has told nothing yet, or that it has no
+// such container. Podman tells nothing of a container until it runs: until then the cgroup must be closed.
+func (s *search) withoutRecord(id string, cgroup policy.Cgroup) {
+	c := s.containers
+	switch {
+	case c.unknown[id]:
+	case s.podman:
+		s.waiting[id] = cgroup
+		fallthrough
+	default:
+		c.queues.created.add(id)
+	}
+}
+
+// closeWaiting closes the cgroups of containers of which Podman has told nothing yet.
+func (s *search) closeWaiting() {
+	for _, id := range slices.Sorted(maps.Keys(s.waiting)) {
+		s.containers.reported[id] = true
+		s.found.Parents = append(s.found.Parents, s.waiting[id])
+	}
+}
+
+// ofAnotherEngine adds the problems of containers that the engine does not have, and whose cgroup has a name that
+// another engine gives, in a place that is not closed.
+func (s *search) ofAnotherEngine(p *place) {
+	for _, id := range slices.Sorted(maps.Keys(p.ids)) {
+		cgroup := cgroupfs.Join(p.path, p.ids[id])
+		if p.confirmed[id] || !s.containers.unknown[id] || isPodmanName(p.ids[id]) == s.podman {
+			continue
+		}
+		s.containers.reported[id] = true
+		if populated, err := s.root.Populated(cgroup); err == nil && !populated {
+			continue // it has ended
+		}
+		other := map[bool]string{true: EngineDocker, false: EnginePodman}[s.podman]
+		s.problem(condition.ContainerNotJudged, cgroup, fmt.Sprintf("this is a container of %s, and the engine at "+
+			"%s has no such container: no policy protects or restricts it: see --docker of thole daemon", other,
+			s.address))
+	}
+}
+
 // exclusive reports whether a place belongs to containers alone.
 func (s *search) exclusive(p *place) bool {
-	const mend = `: a container that starts while the daemon is down is unrestricted until the daemon is back. ` +
+	mend := `: a container that starts while the daemon is down is unrestricted until the daemon is back. ` +
 		`Give Docker a slice of its own, "cgroup-parent": "docker.slice" in /etc/docker/daemon.json; ` +
 		`see "systemd" in the README`
+	if s.podman {
+		mend = `: a container that starts while the daemon is down is unrestricted until the daemon is back. ` +
+			`Give the containers a parent of their own: podman run --cgroup-parent, without --cgroups=split`
+	}
 	switch {
-	case slices.Contains(sharedPlaces, p.path):
+	case p.sharedWithServices():
 		if p.claimed.shared {
 			s.problem(condition.ContainerParentShared, p.path, "containers share this cgroup with services"+mend)
 		}
@@ -209,7 +263,7 @@ func (s *search) closePlace(p *place) {
 		if !p.confirmed[id] && s.containers.unknown[id] {
 			s.containers.reported[id] = true
 			s.problem(condition.ContainerUnknown, cgroupfs.Join(p.path, p.ids[id]),
-				"Docker at "+s.address+" has no such container: while a policy is enforced, this cgroup is closed")
+				"the engine at "+s.address+" has no such container: while a policy is enforced, this cgroup is closed")
 		}
 	}
 }

@@ -27,7 +27,7 @@ type session struct {
 	now        func() time.Time
 }
 
-// list asks the questions that the engine answers at once. It returns when one fails.
+// list lists networks and containers again and again. It returns when that fails.
 func (s *session) list(ctx context.Context) error {
 	all := time.NewTicker(listInterval)
 	defer all.Stop()
@@ -36,14 +36,26 @@ func (s *session) list(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-s.queues.created.ready:
-			err = s.listCreated(ctx)
 		case <-s.queues.networks:
 			err = s.bridges.read(ctx, s.client)
 		case <-all.C:
 			err = s.listAll(ctx)
 		}
 		if err != nil {
+			return err
+		}
+	}
+}
+
+// listAllCreated calls listCreated again and again. It returns when that fails.
+func (s *session) listAllCreated(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.queues.created.ready:
+		}
+		if err := s.listCreated(ctx); err != nil {
 			return err
 		}
 	}
@@ -56,6 +68,11 @@ func (s *session) listCreated(ctx context.Context) error {
 		return nil
 	}
 	defer s.queues.created.done(ids...)
+	if s.places.ofPodman() { // they may be the first ones of a network, of which Podman has no event
+		if err := s.bridges.read(ctx, s.client); err != nil {
+			return err
+		}
+	}
 	list, err := s.client.List(ctx, ids...)
 	if err != nil {
 		return err

@@ -15,4 +15,5 @@
 //	e.Docker("restart", "web"); e.ProbeAgain("web")
 //	p := engine.StartPodman(t, host)                        // at Docker's socket
 //	p.Podman("run", "-d", p.Image("box", labels), "sleep", "100")
+//	p.Probe("web", "--net=host", p.Image("box", nil))
 package engine

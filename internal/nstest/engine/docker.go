@@ -3,12 +3,10 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -33,16 +31,10 @@ import (
 type Docker struct {
 	Socket string // a path, good in the host and on the machine; DOCKER_HOST is "unix://" + Socket
 
-	t          testing.TB
-	host       *nstest.Host
-	dir        string // of the sockets
+	probes
 	flags      []string
 	containerd *nstest.Process
 	dockerd    *nstest.Process
-
-	mu        sync.Mutex // guards what follows
-	listeners map[string]*net.UnixListener
-	probeArgs []string
 }
 
 const (
@@ -58,7 +50,8 @@ const (
 func StartDocker(t testing.TB, h *nstest.Host, flags ...string) *Docker {
 	t.Helper()
 	nstest.Need(t, "root", "cgroup2", "containerd", "dockerd", "runc", dockerCLI, "iptables", "busybox")
-	e := &Docker{t: t, host: h, flags: flags, listeners: map[string]*net.UnixListener{}}
+	e := &Docker{probes: probes{t: t, host: h}, flags: flags}
+	e.commandBy = e.dockerBy
 	for _, step := range []func() error{e.makeDirs, e.startContainerd, e.startDockerd} {
 		if err := step(); err != nil {
 			t.Fatalf("nstest: starting a Docker engine: %v\n%s", err, e.containerdOutput())
@@ -217,7 +210,7 @@ func (e *Docker) Command(args ...string) *exec.Cmd {
 	return e.commandBy(e.host.In(""), args...)
 }
 
-func (e *Docker) commandBy(c *nstest.Cgroup, args ...string) *exec.Cmd {
+func (e *Docker) dockerBy(c *nstest.Cgroup, args ...string) *exec.Cmd {
 	cmd := c.Command(dockerCLI, args...)
 	// Not the configuration of who runs the test.
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+e.Socket, "DOCKER_CONFIG=/run/docker-config")

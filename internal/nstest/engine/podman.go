@@ -15,7 +15,7 @@ import (
 
 // A Podman is the Podman of the machine's own packages (podman, conmon, runc), running in a host. Its API service
 // listens at Docker's usual place, /run/docker.sock of the host. There is no registry; images come from Image. It ends
-// with the host, and its containers with it. A host has room for one engine: a Podman or a Docker.
+// with the host, and its containers with it.
 //
 //	/                                  the host's cgroups
 //	├── system.slice/podman.service    podman system service
@@ -25,12 +25,13 @@ import (
 // Its state is in /run, /var/lib and /dev/shm, which are all the host's own: in memory, and gone with the host's last
 // process.
 type Podman struct {
-	t       testing.TB
-	host    *nstest.Host
+	Socket string // of the API service, in the host
+
+	probes
 	service *nstest.Process
 }
 
-// PodmanSocket is where a Podman listens in its host.
+// PodmanSocket is where StartPodman has a Podman listen in its host.
 const PodmanSocket = "/run/docker.sock"
 
 const (
@@ -55,8 +56,15 @@ network_config_dir = "` + podmanDir + `/networks"
 // StartPodman starts Podman's API service in the host. It returns when the service answers.
 func StartPodman(t testing.TB, h *nstest.Host) *Podman {
 	t.Helper()
+	return StartPodmanAt(t, h, PodmanSocket)
+}
+
+// StartPodmanAt is StartPodman with another socket, so that a Docker has room in the host, too.
+func StartPodmanAt(t testing.TB, h *nstest.Host, socket string) *Podman {
+	t.Helper()
 	nstest.Need(t, "root", "cgroup2", "podman", "conmon", "runc", "busybox")
-	p := &Podman{t: t, host: h}
+	p := &Podman{Socket: socket, probes: probes{t: t, host: h}}
+	p.commandBy = p.podmanBy
 	for _, step := range []func() error{p.makeDirs, p.start} {
 		if err := step(); err != nil {
 			t.Fatalf("nstest: starting Podman: %v", err)
@@ -68,6 +76,9 @@ func StartPodman(t testing.TB, h *nstest.Host) *Podman {
 // makeDirs gives the host a /var/lib and a /dev/shm of its own: Podman and its network plugins write there, whatever
 // the configuration says.
 func (p *Podman) makeDirs() (err error) {
+	if p.dir, err = p.host.SocketDir(); err != nil {
+		return err
+	}
 	enterErr := p.host.Do(func() {
 		for dir, mode := range map[string]string{"/var/lib": "mode=755", "/dev/shm": "mode=1777"} {
 			if err = unix.Mount("tmpfs", dir, "tmpfs", 0, mode); err != nil {
@@ -84,7 +95,7 @@ func (p *Podman) makeDirs() (err error) {
 
 func (p *Podman) start() error {
 	service := p.host.In("system.slice/podman.service")
-	p.service = p.host.StartCommand(p.command(service, "system", "service", "--time=0", "unix://"+PodmanSocket))
+	p.service = p.host.StartCommand(p.podmanBy(service, "system", "service", "--time=0", "unix://"+p.Socket))
 	ended := false
 	ready := func() (answers bool) {
 		select {
@@ -93,7 +104,7 @@ func (p *Podman) start() error {
 			return true
 		default:
 		}
-		err := p.host.Do(func() { answers = pings(PodmanSocket) })
+		err := p.host.Do(func() { answers = pings(p.Socket) })
 		return err == nil && answers
 	}
 	switch {
@@ -105,24 +116,49 @@ func (p *Podman) start() error {
 	return nil
 }
 
+// Restart ends the API service and starts it again. Containers live on.
+func (p *Podman) Restart() {
+	p.t.Helper()
+	p.Stop()
+	if err := p.start(); err != nil {
+		p.t.Fatalf("nstest: starting Podman's service again: %v", err)
+	}
+}
+
+// Stop ends the API service with SIGKILL. Containers live on; the socket stays, and refuses connections.
+func (p *Podman) Stop() {
+	p.t.Helper()
+	if err := p.service.Signal(unix.SIGKILL); err != nil {
+		p.t.Fatalf("nstest: ending Podman's service: %v", err)
+	}
+	<-p.service.Done()
+}
+
 // Podman runs the podman command in the host ("run", "-d", image) and returns what it wrote to stdout, without the
 // spaces around it. It must succeed.
 func (p *Podman) Podman(args ...string) string {
 	p.t.Helper()
-	out, err := nstest.Output("podman", p.Command(args...))
+	out, err := p.TryPodman(args...)
 	if err != nil {
 		p.t.Fatalf("nstest: podman %s: %v", strings.Join(args, " "), err)
 	}
-	return strings.TrimSpace(out)
+	return out
+}
+
+// TryPodman is Podman for what may fail. What was written to stderr is in the error.
+func (p *Podman) TryPodman(args ...string) (string, error) {
+	p.t.Helper()
+	out, err := nstest.Output("podman", p.Command(args...))
+	return strings.TrimSpace(out), err
 }
 
 // Command is the podman command with these arguments, in the host.
 func (p *Podman) Command(args ...string) *exec.Cmd {
 	p.t.Helper()
-	return p.command(p.host.In(""), args...)
+	return p.podmanBy(p.host.In(""), args...)
 }
 
-func (p *Podman) command(in *nstest.Cgroup, args ...string) *exec.Cmd {
+func (p *Podman) podmanBy(in *nstest.Cgroup, args ...string) *exec.Cmd {
 	flags := []string{"--runtime=runc", "--storage-driver=vfs", "--cgroup-manager=cgroupfs"}
 	cmd := in.Command("podman", append(flags, args...)...)
 	// Not the configuration of the user that runs the test.

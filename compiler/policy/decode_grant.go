@@ -4,27 +4,29 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+
+	"thole/compiler/policy/strict"
 )
 
-var grantShape = shape{
-	keys: []string{"users", "groups", "labels", "require"},
-	instead: map[string]string{
+var grantShape = strict.Shape{
+	Keys: []string{"users", "groups", "labels", "require"},
+	Instead: map[string]string{
 		"user": `it is users: […]`, "group": `it is groups: […]`,
 		"requires": "it is require", "allow": "it is labels",
 	},
 }
 
 // grant reads a LabelGrant.
-func (d *decoder) grant(meta mapping, spec rawNode) LabelGrant {
+func (d *decoder) grant(meta strict.Mapping, spec strict.Node) LabelGrant {
 	g := LabelGrant{}
 	g.Name, g.Position = d.name(meta)
-	m := d.mapping(spec, grantShape)
+	m := d.Mapping(spec, grantShape)
 	g.Users = d.accounts(m, "users")
 	g.Groups = d.accounts(m, "groups")
-	if n, ok := m.values["labels"]; ok {
+	if n, ok := m.Values["labels"]; ok {
 		g.Labels = d.grantedLabels(n)
 	}
-	if n, ok := m.values["require"]; ok {
+	if n, ok := m.Values["require"]; ok {
 		g.Require = d.labels(n, "labels such as {team: a}", CheckUserLabelKey)
 		d.notGranted(n, g)
 	}
@@ -34,49 +36,49 @@ func (d *decoder) grant(meta mapping, spec rawNode) LabelGrant {
 
 // saysSomething fails at a grant to nobody, or of nothing. Both lists of accounts
 // may be empty: that is a grant nobody is in yet.
-func (d *decoder) saysSomething(m mapping) {
-	has := func(key string) bool { _, ok := m.values[key]; return ok }
-	if m.whole && !has("users") && !has("groups") {
-		d.fail(m.pos, "no users or groups in %s; needed: at least one of them", m.path)
+func (d *decoder) saysSomething(m strict.Mapping) {
+	has := func(key string) bool { _, ok := m.Values[key]; return ok }
+	if m.Whole && !has("users") && !has("groups") {
+		d.Fail(m.Pos, "no users or groups in %s; needed: at least one of them", m.Path)
 	}
-	if m.whole && !has("labels") && !has("require") {
-		d.fail(m.pos, "no labels or require in %s; needed: at least one of them", m.path)
+	if m.Whole && !has("labels") && !has("require") {
+		d.Fail(m.Pos, "no labels or require in %s; needed: at least one of them", m.Path)
 	}
 }
 
 // notGranted fails at a required label that may also be given: it has one value only.
-func (d *decoder) notGranted(require rawNode, g LabelGrant) {
-	for _, f := range require.fields {
-		if _, ok := g.Labels[f.key]; ok {
-			d.fail(f.pos, "%s: the key %s is in labels too; allowed: in one of them", require.path, quote(f.key))
+func (d *decoder) notGranted(require strict.Node, g LabelGrant) {
+	for _, f := range require.Fields {
+		if _, ok := g.Labels[f.Key]; ok {
+			d.Fail(f.Pos, "%s: the key %s is in labels too; allowed: in one of them", require.Path, strict.Quote(f.Key))
 		}
 	}
 }
 
 // grantedLabels reads the values that may be given, by key.
-func (d *decoder) grantedLabels(n rawNode) map[string][]string {
+func (d *decoder) grantedLabels(n strict.Node) map[string][]string {
 	const allowed = `label keys with lists of values, such as {app: [web, db], env: ["*"]}`
-	if n.kind != rawMapping {
-		d.wrong(n, allowed)
+	if n.Kind != strict.KindMapping {
+		d.Wrong(n, allowed)
 		return nil
 	}
-	if len(n.fields) == 0 && !n.partial {
-		d.fail(n.pos, "%s is an empty mapping; allowed: %s", n.path, allowed)
+	if len(n.Fields) == 0 && !n.Partial {
+		d.Fail(n.Pos, "%s is an empty mapping; allowed: %s", n.Path, allowed)
 	}
 	granted := make(map[string][]string)
-	for _, f := range n.fields {
-		if err := CheckUserLabelKey(f.key); err != nil {
-			d.fail(f.pos, "%s: %s", n.path, err)
+	for _, f := range n.Fields {
+		if err := CheckUserLabelKey(f.Key); err != nil {
+			d.Fail(f.Pos, "%s: %s", n.Path, err)
 		}
-		granted[f.key] = d.grantedValues(f.key, f.value)
+		granted[f.Key] = d.grantedValues(f.Key, f.Value)
 	}
 	return granted
 }
 
 // grantedValues reads a list of values, or of the one word "*".
-func (d *decoder) grantedValues(key string, n rawNode) []string {
-	items := d.someOf(n, `a list of values such as [web, db], ["*"] for any`)
-	return d.texts(items, "a label value", func(value string) error {
+func (d *decoder) grantedValues(key string, n strict.Node) []string {
+	items := d.SomeOf(n, `a list of values such as [web, db], ["*"] for any`)
+	return d.Texts(items, "a label value", func(value string) error {
 		switch {
 		case value != "*":
 			return checkLabelValue(key, value)
@@ -89,21 +91,21 @@ func (d *decoder) grantedValues(key string, n rawNode) []string {
 }
 
 // accounts reads a list of user or group names or numbers.
-func (d *decoder) accounts(m mapping, key string) []string {
-	n, ok := m.values[key]
+func (d *decoder) accounts(m strict.Mapping, key string) []string {
+	n, ok := m.Values[key]
 	if !ok {
 		return nil
 	}
-	return distinct(d, d.list(n, "a list of names or numbers"), d.account)
+	return strict.Distinct(d.Decoder, d.List(n, "a list of names or numbers"), d.account)
 }
 
 // account reads a user or group: a name, or a number, which needs no quotes here
 // because nothing else can be meant.
-func (d *decoder) account(n rawNode) string {
-	if n.kind == rawInt {
-		n.kind = rawText
+func (d *decoder) account(n strict.Node) string {
+	if n.Kind == strict.KindInt {
+		n.Kind = strict.KindText
 	}
-	return d.checked(n, "a name or number", checkAccount)
+	return d.Checked(n, "a name or number", checkAccount)
 }
 
 var (
@@ -120,7 +122,8 @@ func checkAccount(s string) error {
 	case accountName.MatchString(s):
 		return nil
 	case !accountNumber.MatchString(s):
-		return fmt.Errorf("invalid user or group %s: must be a name of letters, digits, _ - . @, or a number", quote(s))
+		return fmt.Errorf("invalid user or group %s: must be a name of letters, digits, _ - . @, or a number",
+			strict.Quote(s))
 	}
 	if fmt.Sscan(s, &number); number > maxAccount {
 		return fmt.Errorf("%s is too large; allowed: at most %d", s, uint32(maxAccount))

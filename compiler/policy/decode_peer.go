@@ -5,76 +5,78 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"thole/compiler/policy/strict"
 )
 
 var (
-	peerShape = shape{
-		keys: []string{"workloads", "sameLabels", "unlabelled", "cidr", "except", "any"},
-		instead: map[string]string{
+	peerShape = strict.Shape{
+		Keys: []string{"workloads", "sameLabels", "unlabelled", "cidr", "except", "any"},
+		Instead: map[string]string{
 			"podSelector": "it is workloads", "selector": "it is workloads",
 			"namespaceSelector": "there are no namespaces, it is workloads",
 			"matchLabels":       "it belongs in workloads", "matchExpressions": "it belongs in workloads",
 			"ipBlock": "it is cidr", "unlabeled": `did you mean "unlabelled"?`,
 			"all": "it is any: true", "ports": "it belongs in the rule, beside the peers",
 		},
-		note: ", such as any: true",
+		Note: ", such as any: true",
 	}
-	selectorShape = shape{
-		keys: []string{"matchLabels", "matchExpressions"},
-		instead: map[string]string{
+	selectorShape = strict.Shape{
+		Keys: []string{"matchLabels", "matchExpressions"},
+		Instead: map[string]string{
 			"workloads": "write the selector without it",
 		},
-		note: ", {} for every workload",
+		Note: ", {} for every workload",
 	}
-	expressionShape = shape{keys: []string{"key", "operator", "values"}}
+	expressionShape = strict.Shape{Keys: []string{"key", "operator", "values"}}
 )
 
 // peer reads one peer. Of its keys one says who is meant; except belongs to cidr.
-func (d *decoder) peer(n rawNode) Peer {
-	p := Peer{Position: n.pos}
-	m := d.mapping(n, peerShape)
+func (d *decoder) peer(n strict.Node) Peer {
+	p := Peer{Position: n.Pos}
+	m := d.Mapping(n, peerShape)
 	p.CIDR = d.cidr(m)
 	d.onlyOne(m, "workloads", "sameLabels", "unlabelled", "cidr", "any")
-	if n, ok := m.values["workloads"]; ok {
+	if n, ok := m.Values["workloads"]; ok {
 		s := d.selector(n)
 		p.Workloads = &s
 	}
-	if n, ok := m.values["sameLabels"]; ok {
+	if n, ok := m.Values["sameLabels"]; ok {
 		p.SameLabels = d.sameLabels(n)
 	}
-	if n, ok := m.values["unlabelled"]; ok {
-		p.Unlabelled = d.yes(n)
+	if n, ok := m.Values["unlabelled"]; ok {
+		p.Unlabelled = d.Yes(n)
 	}
-	if n, ok := m.values["any"]; ok {
-		p.Any = d.yes(n)
+	if n, ok := m.Values["any"]; ok {
+		p.Any = d.Yes(n)
 	}
 	return p
 }
 
 // onlyOne fails unless exactly one of the keys is there.
-func (d *decoder) onlyOne(m mapping, keys ...string) {
+func (d *decoder) onlyOne(m strict.Mapping, keys ...string) {
 	var found []string
-	for _, f := range m.fields {
-		if slices.Contains(keys, f.key) {
-			found = append(found, f.key)
+	for _, f := range m.Fields {
+		if slices.Contains(keys, f.Key) {
+			found = append(found, f.Key)
 		}
 	}
 	allowed := "exactly one of " + strings.Join(keys, ", ")
 	switch {
-	case len(found) == 0 && m.whole:
-		d.fail(m.pos, "%s is an empty mapping; allowed: %s", m.path, allowed)
+	case len(found) == 0 && m.Whole:
+		d.Fail(m.Pos, "%s is an empty mapping; allowed: %s", m.Path, allowed)
 	case len(found) > 1:
-		d.fail(m.pos, "%s has %s; allowed: %s", m.path, strings.Join(found, " and "), allowed)
+		d.Fail(m.Pos, "%s has %s; allowed: %s", m.Path, strings.Join(found, " and "), allowed)
 	}
 }
 
 // sameLabels reads a list of keys, or the word all.
-func (d *decoder) sameLabels(n rawNode) *SameLabels {
+func (d *decoder) sameLabels(n strict.Node) *SameLabels {
 	const allowed = `all, or a list of label keys such as [app]`
-	if n.kind == rawText && n.text == "all" {
+	if n.Kind == strict.KindText && n.Text == "all" {
 		return &SameLabels{All: true}
 	}
-	keys := d.texts(d.someOf(n, allowed), "a label key", checkLabelKey)
+	keys := d.Texts(d.SomeOf(n, allowed), "a label key", checkLabelKey)
 	slices.Sort(keys)
 	return &SameLabels{Keys: keys}
 }
@@ -82,16 +84,16 @@ func (d *decoder) sameLabels(n rawNode) *SameLabels {
 // aNetwork is what cidr and except allow.
 const aNetwork = "a network such as 10.0.0.0/8"
 
-func (d *decoder) cidr(m mapping) *CIDR {
-	n, ok := m.values["cidr"]
-	except, excepted := m.values["except"]
+func (d *decoder) cidr(m strict.Mapping) *CIDR {
+	n, ok := m.Values["cidr"]
+	except, excepted := m.Values["except"]
 	if !ok {
 		if excepted {
-			d.fail(m.pos, "except without cidr in %s; allowed: except beside cidr", m.path)
+			d.Fail(m.Pos, "except without cidr in %s; allowed: except beside cidr", m.Path)
 		}
 		return nil
 	}
-	c := &CIDR{Prefix: parsed(d, n, aNetwork, parsePrefix)}
+	c := &CIDR{Prefix: strict.Parsed(d.Decoder, n, aNetwork, parsePrefix)}
 	if excepted && c.Prefix.IsValid() {
 		c.Except = d.except(except, c.Prefix)
 	}
@@ -99,23 +101,25 @@ func (d *decoder) cidr(m mapping) *CIDR {
 }
 
 // except reads networks inside another.
-func (d *decoder) except(n rawNode, from netip.Prefix) []netip.Prefix {
-	items := d.someOf(n, "a list of networks, or no except")
+func (d *decoder) except(n strict.Node, from netip.Prefix) []netip.Prefix {
+	items := d.SomeOf(n, "a list of networks, or no except")
 	inside := func(s string) (netip.Prefix, error) { return parseExcept(s, from) }
-	return distinct(d, items, func(n rawNode) netip.Prefix { return parsed(d, n, aNetwork, inside) })
+	return strict.Distinct(d.Decoder, items, func(n strict.Node) netip.Prefix {
+		return strict.Parsed(d.Decoder, n, aNetwork, inside)
+	})
 }
 
 // selector reads a Kubernetes label selector into its one normal form.
-func (d *decoder) selector(n rawNode) Selector {
-	m := d.mapping(n, selectorInstead(n))
+func (d *decoder) selector(n strict.Node) Selector {
+	m := d.Mapping(n, selectorInstead(n))
 	var s Selector
-	if n, ok := m.values["matchLabels"]; ok {
+	if n, ok := m.Values["matchLabels"]; ok {
 		for k, v := range d.labels(n, "labels such as {app: web}", checkLabelKey) {
 			s.Requirements = append(s.Requirements, Requirement{Key: k, Operator: In, Values: []string{v}})
 		}
 	}
-	if n, ok := m.values["matchExpressions"]; ok {
-		for _, item := range d.someOf(n, "a list of {key, operator, values}") {
+	if n, ok := m.Values["matchExpressions"]; ok {
+		for _, item := range d.SomeOf(n, "a list of {key, operator, values}") {
 			s.Requirements = append(s.Requirements, d.requirement(item))
 		}
 	}
@@ -128,13 +132,14 @@ func (d *decoder) selector(n rawNode) Selector {
 
 // selectorInstead is selectorShape with advice for who wrote labels where
 // matchLabels belongs.
-func selectorInstead(n rawNode) shape {
+func selectorInstead(n strict.Node) strict.Shape {
 	s := selectorShape
-	if len(n.fields) == 0 || didYouMean(n.fields[0].key, s.keys) != "" || n.fields[0].value.kind != rawText {
+	if len(n.Fields) == 0 || strict.DidYouMean(n.Fields[0].Key, s.Keys) != "" ||
+		n.Fields[0].Value.Kind != strict.KindText {
 		return s
 	}
-	key, value := shorten(n.fields[0].key), shorten(n.fields[0].value.text)
-	s.instead = map[string]string{n.fields[0].key: "labels belong in matchLabels: {" + key + ": " + value + "}"}
+	key, value := strict.Shorten(n.Fields[0].Key), strict.Shorten(n.Fields[0].Value.Text)
+	s.Instead = map[string]string{n.Fields[0].Key: "labels belong in matchLabels: {" + key + ": " + value + "}"}
 	return s
 }
 
@@ -143,14 +148,14 @@ func compareRequirements(a, b Requirement) int {
 }
 
 // requirement reads one item of matchExpressions.
-func (d *decoder) requirement(n rawNode) Requirement {
+func (d *decoder) requirement(n strict.Node) Requirement {
 	var r Requirement
-	m := d.mapping(n, expressionShape)
-	if n, ok := d.need(m, "key", "key: …"); ok {
-		r.Key = d.checked(n, "a label key", checkLabelKey)
+	m := d.Mapping(n, expressionShape)
+	if n, ok := d.Need(m, "key", "key: …"); ok {
+		r.Key = d.Checked(n, "a label key", checkLabelKey)
 	}
-	if n, ok := d.need(m, "operator", "operator: In, NotIn, Exists or DoesNotExist"); ok {
-		word, _ := d.oneOf(n, string(In), string(NotIn), string(Exists), string(DoesNotExist))
+	if n, ok := d.Need(m, "operator", "operator: In, NotIn, Exists or DoesNotExist"); ok {
+		word, _ := d.OneOf(n, string(In), string(NotIn), string(Exists), string(DoesNotExist))
 		r.Operator = Operator(word)
 	}
 	r.Values = d.requirementValues(m, r)
@@ -158,14 +163,14 @@ func (d *decoder) requirement(n rawNode) Requirement {
 }
 
 // requirementValues reads the values of an expression, in ascending order.
-func (d *decoder) requirementValues(m mapping, r Requirement) []string {
-	n, ok := m.values["values"]
+func (d *decoder) requirementValues(m strict.Mapping, r Requirement) []string {
+	n, ok := m.Values["values"]
 	switch r.Operator {
 	case In, NotIn:
-		n, ok = d.need(m, "values", "values: […]")
+		n, ok = d.Need(m, "values", "values: […]")
 	case Exists, DoesNotExist:
 		if ok {
-			d.fail(n.pos, "%s for the operator %s; allowed: no values", n.path, r.Operator)
+			d.Fail(n.Pos, "%s for the operator %s; allowed: no values", n.Path, r.Operator)
 		}
 		return nil
 	}
@@ -173,7 +178,7 @@ func (d *decoder) requirementValues(m mapping, r Requirement) []string {
 		return nil
 	}
 	check := func(value string) error { return checkLabelValue(r.Key, value) }
-	values := d.texts(d.someOf(n, "a list of values"), "a label value", check)
+	values := d.Texts(d.SomeOf(n, "a list of values"), "a label value", check)
 	slices.Sort(values)
 	return values
 }

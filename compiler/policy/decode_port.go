@@ -5,36 +5,38 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"thole/compiler/policy/strict"
 )
 
 const allowedPorts = `"80/tcp", "8000-8100/udp", tcp, udp, sctp, icmp, icmp/echo-request`
 
 // port reads one entry of a rule's ports.
-func (d *decoder) port(n rawNode) Port {
-	switch n.kind {
-	case rawInt:
-		d.fail(n.pos, "%s is %s, without a protocol; allowed: %q, %q", n.path, n.describe(), n.text+"/tcp", n.text+
+func (d *decoder) port(n strict.Node) Port {
+	switch n.Kind {
+	case strict.KindInt:
+		d.Fail(n.Pos, "%s is %s, without a protocol; allowed: %q, %q", n.Path, n.Describe(), n.Text+"/tcp", n.Text+
 			"/udp")
 		return Port{}
-	case rawMapping:
-		d.fail(n.pos, "%s is a mapping; allowed: text, %q", n.path, fromKubernetes(n))
+	case strict.KindMapping:
+		d.Fail(n.Pos, "%s is a mapping; allowed: text, %q", n.Path, fromKubernetes(n))
 		return Port{}
 	}
-	return parsed(d, n, allowedPorts, parsePort)
+	return strict.Parsed(d.Decoder, n, allowedPorts, parsePort)
 }
 
 // fromKubernetes turns a port of a Kubernetes NetworkPolicy, {protocol, port,
 // endPort}, into ours, for a message.
-func fromKubernetes(n rawNode) string {
+func fromKubernetes(n strict.Node) string {
 	protocol, from, to := "tcp", "80", ""
-	for _, f := range n.fields {
-		switch f.key {
+	for _, f := range n.Fields {
+		switch f.Key {
 		case "protocol":
-			protocol = strings.ToLower(f.value.text)
+			protocol = strings.ToLower(f.Value.Text)
 		case "port":
-			from = f.value.text
+			from = f.Value.Text
 		case "endPort":
-			to = "-" + f.value.text
+			to = "-" + f.Value.Text
 		}
 	}
 	if _, err := parsePort(from + to + "/" + protocol); err != nil {
@@ -59,7 +61,7 @@ func parsePort(s string) (Port, error) {
 	case transports[after] != 0 && slash:
 		return parseNumbers(before, transports[after])
 	}
-	return Port{}, fmt.Errorf("invalid port %s%s: must be %s", quote(s), meantPort(before, after), allowedPorts)
+	return Port{}, fmt.Errorf("invalid port %s%s: must be %s", strict.Quote(s), meantPort(before, after), allowedPorts)
 }
 
 // transports are the protocols that have ports to choose.
@@ -80,7 +82,7 @@ func meantPort(before, after string) string {
 	case before == "ping":
 		return ` (did you mean "icmp/echo-request"?)`
 	case after == "":
-		return didYouMean(before, []string{"tcp", "udp", "sctp", "icmp"})
+		return strict.DidYouMean(before, []string{"tcp", "udp", "sctp", "icmp"})
 	}
 	return ""
 }
@@ -94,9 +96,10 @@ func parseNumbers(s string, p Protocol) (Port, error) {
 	from, to := parseNumber(first), parseNumber(last)
 	switch {
 	case from == 0 || to == 0:
-		return Port{}, fmt.Errorf("invalid port number or range %s: must be 1 to 65535, as 80 or 8000-8100", quote(s))
+		return Port{}, fmt.Errorf("invalid port number or range %s: must be 1 to 65535, as 80 or 8000-8100",
+			strict.Quote(s))
 	case from > to:
-		return Port{}, fmt.Errorf("%s ends before it begins; allowed: %d-%d", quote(s), to, from)
+		return Port{}, fmt.Errorf("%s ends before it begins; allowed: %d-%d", strict.Quote(s), to, from)
 	}
 	return Port{Protocol: p, From: from, To: to}, nil
 }
@@ -117,11 +120,12 @@ func parseICMP(name string) (Port, error) {
 	for i, t := range ICMPTypes {
 		names[i] = t.Name
 		if name == strconv.Itoa(int(t.V4)) {
-			return Port{}, fmt.Errorf("invalid ICMP type %s: must be %q", quote(name), "icmp/"+t.Name)
+			return Port{}, fmt.Errorf("invalid ICMP type %s: must be %q", strict.Quote(name), "icmp/"+t.Name)
 		}
 	}
 	if !slices.Contains(names, name) {
-		return Port{}, fmt.Errorf("invalid ICMP type %s%s: must be one of %s", quote(name), didYouMean(name, names),
+		return Port{}, fmt.Errorf("invalid ICMP type %s%s: must be one of %s", strict.Quote(name),
+			strict.DidYouMean(name, names),
 			strings.Join(names, ", "))
 	}
 	return Port{Protocol: ICMP, ICMPType: name}, nil

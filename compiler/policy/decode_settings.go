@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+
+	"thole/compiler/policy/strict"
 )
 
 // settingsName is the only name that Settings can have: there is one for a set.
@@ -14,51 +16,51 @@ const settingsName = "settings"
 const maxPatterns = 256
 
 var (
-	settingsShape = shape{
-		keys: []string{"identityLabels", "trustImages"},
-		instead: map[string]string{
+	settingsShape = strict.Shape{
+		Keys: []string{"identityLabels", "trustImages"},
+		Instead: map[string]string{
 			"labels": "it is identityLabels", "include": "it belongs in identityLabels",
 			"exclude": "it belongs in identityLabels", "trustImage": "it is trustImages: […]",
 		},
 	}
-	identityLabelsShape = shape{keys: []string{"include", "exclude"}}
+	identityLabelsShape = strict.Shape{Keys: []string{"include", "exclude"}}
 )
 
 // settings reads a Settings document.
-func (d *decoder) settings(meta mapping, spec rawNode) Settings {
+func (d *decoder) settings(meta strict.Mapping, spec strict.Node) Settings {
 	s := Settings{}
 	name, at := d.name(meta)
 	s.Position = at
-	if n, ok := meta.values["name"]; ok && name != settingsName {
-		d.fail(n.pos, "%s is %s; allowed: %s, because there is one for a set", n.path, n.describe(), settingsName)
+	if n, ok := meta.Values["name"]; ok && name != settingsName {
+		d.Fail(n.Pos, "%s is %s; allowed: %s, because there is one for a set", n.Path, n.Describe(), settingsName)
 	}
-	m := d.mapping(spec, settingsShape)
-	if n, ok := m.values["identityLabels"]; ok {
-		labels := d.mapping(n, identityLabelsShape)
+	m := d.Mapping(spec, settingsShape)
+	if n, ok := m.Values["identityLabels"]; ok {
+		labels := d.Mapping(n, identityLabelsShape)
 		s.Include = d.patterns(labels, "include", "[com.docker.compose.project]", checkKeyPattern)
 		s.Exclude = d.patterns(labels, "exclude", "[build.*]", checkKeyPattern)
-		if labels.whole && len(labels.values) == 0 {
-			d.fail(n.pos, "no include or exclude in %s; needed: at least one of them", n.path)
+		if labels.Whole && len(labels.Values) == 0 {
+			d.Fail(n.Pos, "no include or exclude in %s; needed: at least one of them", n.Path)
 		}
 	}
 	s.TrustImages = d.patterns(m, "trustImages", "[registry.example.com/*]", checkImagePattern)
-	if m.whole && len(m.values) == 0 {
-		d.fail(m.pos, "no identityLabels or trustImages in %s; needed: at least one of them", m.path)
+	if m.Whole && len(m.Values) == 0 {
+		d.Fail(m.Pos, "no identityLabels or trustImages in %s; needed: at least one of them", m.Path)
 	}
 	return s
 }
 
 // patterns reads a list of patterns that is not empty.
-func (d *decoder) patterns(m mapping, key, example string, check func(string) error) []string {
-	n, ok := m.values[key]
+func (d *decoder) patterns(m strict.Mapping, key, example string, check func(string) error) []string {
+	n, ok := m.Values[key]
 	if !ok {
 		return nil
 	}
-	items := d.someOf(n, "a list of patterns such as "+example)
+	items := d.SomeOf(n, "a list of patterns such as "+example)
 	if len(items) > maxPatterns {
-		d.fail(items[maxPatterns].pos, "more than %d patterns in %s; allowed: %[1]d", maxPatterns, n.path)
+		d.Fail(items[maxPatterns].Pos, "more than %d patterns in %s; allowed: %[1]d", maxPatterns, n.Path)
 	}
-	return d.texts(items, "a pattern such as "+example, check)
+	return d.Texts(items, "a pattern such as "+example, check)
 }
 
 // checkKeyPattern accepts what can match a key of a label, but for those that only the daemon sets.
@@ -67,7 +69,8 @@ func checkKeyPattern(s string) error {
 		return err
 	}
 	if strings.HasPrefix(s, daemonPrefix) {
-		return fmt.Errorf("%s matches only keys that the daemon sets, which never count; allowed: other keys", quote(s))
+		return fmt.Errorf("%s matches only keys that the daemon sets, which never count; allowed: other keys",
+			strict.Quote(s))
 	}
 	return nil
 }
@@ -78,7 +81,8 @@ func checkImagePattern(s string) error {
 		return err
 	}
 	if strings.Trim(s, "*?") == "" {
-		return fmt.Errorf("%s trusts every image; allowed: a pattern that names a registry or a repository", quote(s))
+		return fmt.Errorf("%s trusts every image; allowed: a pattern that names a registry or a repository",
+			strict.Quote(s))
 	}
 	return nil
 }
@@ -91,7 +95,7 @@ func checkPattern(s string) error {
 		return fmt.Errorf("a pattern of %d bytes; allowed: 512", len(s))
 	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }):
 		return fmt.Errorf("a space or control character in %s; allowed: letters, digits and punctuation, "+
-			"* for any characters, ? for one", quote(s))
+			"* for any characters, ? for one", strict.Quote(s))
 	}
 	return nil
 }

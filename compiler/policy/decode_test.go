@@ -246,8 +246,8 @@ func TestInventoryWorkloads(t *testing.T) {
 // TestInventoryMeets has two documents that differ and mean one cgroup.
 func TestInventoryMeets(t *testing.T) {
 	_, err := InventoryWorkloads([]Binding{
-		{Name: "a", Unit: "x.service", Position: Position{"f.yaml", 3, 18}},
-		{Name: "b", Cgroup: "system.slice/x.service", Position: Position{"f.yaml", 8, 18}},
+		{Name: "a", Unit: "x.service", Position: Position{File: "f.yaml", Line: 3, Column: 18}},
+		{Name: "b", Cgroup: "system.slice/x.service", Position: Position{File: "f.yaml", Line: 8, Column: 18}},
 	})
 	want := "f.yaml:8:18: system.slice/x.service is the cgroup of a, at f.yaml:3:18; allowed: one Workload for each"
 	if err == nil || err.Error() != want {
@@ -274,7 +274,7 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := func(line, column int) Position { return Position{"f.yaml", line, column} }
+	at := func(line, column int) Position { return Position{File: "f.yaml", Line: line, Column: column} }
 	want := Documents{Policies: []Policy{{
 		Name:     "p",
 		Position: at(6, 9),
@@ -329,29 +329,5 @@ func TestLayout(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-func TestDistance(t *testing.T) {
-	for _, c := range []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0},
-		{"abc", "abc", 0},
-		{"abc", "", 3},
-		{"", "abc", 3},
-		{"ingres", "ingress", 1},
-		{"form", "from", 1},
-		{"kitten", "sitting", 3},
-		{"ca", "abc", 3},
-		{"any", "all", 2},
-	} {
-		if got := distance(c.a, c.b, 10); got != c.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
-		}
-		if got := distance(c.a, c.b, c.want); got != c.want {
-			t.Errorf("distance(%q, %q) with its own limit = %d, want %d", c.a, c.b, got, c.want)
-		}
 	}
 }

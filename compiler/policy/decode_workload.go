@@ -8,13 +8,15 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"thole/compiler/policy/strict"
 )
 
 var (
-	workloadMetadataShape = shape{keys: []string{"name", "namespace", "labels"}}
-	workloadShape         = shape{
-		keys: []string{"unit", "user", "cgroup", "container", "address"},
-		instead: map[string]string{
+	workloadMetadataShape = strict.Shape{Keys: []string{"name", "namespace", "labels"}}
+	workloadShape         = strict.Shape{
+		Keys: []string{"unit", "user", "cgroup", "container", "address"},
+		Instead: map[string]string{
 			"labels": "they belong in metadata", "service": "it is unit: NAME.service",
 			"uid": "it is user", "path": "it is cgroup", "ip": "it is address",
 		},
@@ -22,37 +24,37 @@ var (
 )
 
 // binding reads a Workload document.
-func (d *decoder) binding(meta mapping, spec rawNode) Binding {
+func (d *decoder) binding(meta strict.Mapping, spec strict.Node) Binding {
 	b := Binding{}
 	b.Name, b.Position = d.name(meta)
-	if n, ok := meta.values["namespace"]; ok {
-		b.Namespace = d.checked(n, "a name", CheckName)
+	if n, ok := meta.Values["namespace"]; ok {
+		b.Namespace = d.Checked(n, "a name", CheckName)
 	}
-	if n, ok := d.need(meta, "labels", "labels: {app: web}"); ok {
+	if n, ok := d.Need(meta, "labels", "labels: {app: web}"); ok {
 		b.Labels = d.labels(n, "labels such as {app: web}", CheckUserLabelKey)
 	}
-	m := d.mapping(spec, workloadShape)
-	d.onlyOne(m, workloadShape.keys...)
+	m := d.Mapping(spec, workloadShape)
+	d.onlyOne(m, workloadShape.Keys...)
 	d.bound(m, &b)
 	return b
 }
 
 // bound reads what the labels are given to.
-func (d *decoder) bound(m mapping, b *Binding) {
-	if n, ok := m.values["unit"]; ok {
-		b.Unit = d.checked(n, "a unit such as nginx.service", checkUnit)
+func (d *decoder) bound(m strict.Mapping, b *Binding) {
+	if n, ok := m.Values["unit"]; ok {
+		b.Unit = d.Checked(n, "a unit such as nginx.service", checkUnit)
 	}
-	if n, ok := m.values["user"]; ok {
+	if n, ok := m.Values["user"]; ok {
 		b.User = d.account(n)
 	}
-	if n, ok := m.values["cgroup"]; ok {
-		b.Cgroup = d.checked(n, "a path such as system.slice/nginx.service", checkCgroup)
+	if n, ok := m.Values["cgroup"]; ok {
+		b.Cgroup = d.Checked(n, "a path such as system.slice/nginx.service", checkCgroup)
 	}
-	if n, ok := m.values["container"]; ok {
-		b.Container = d.checked(n, "a container's name", checkContainer)
+	if n, ok := m.Values["container"]; ok {
+		b.Container = d.Checked(n, "a container's name", checkContainer)
 	}
-	if n, ok := m.values["address"]; ok {
-		b.Address = parsed(d, n, "an address such as 10.0.0.1", parseAddress)
+	if n, ok := m.Values["address"]; ok {
+		b.Address = strict.Parsed(d.Decoder, n, "an address such as 10.0.0.1", parseAddress)
 	}
 }
 
@@ -64,15 +66,15 @@ func checkUnit(s string) error {
 	case len(s) > 255:
 		return fmt.Errorf("a unit name of %d bytes; allowed: 255", len(s))
 	case unitName.MatchString(s) && strings.Contains(s, "@."):
-		return fmt.Errorf("%s is a template; allowed: one of its instances, NAME@INSTANCE", quote(s))
+		return fmt.Errorf("%s is a template; allowed: one of its instances, NAME@INSTANCE", strict.Quote(s))
 	case unitName.MatchString(s):
 		return nil
 	case !strings.Contains(s, ".") && unitName.MatchString(s+".service"):
-		return fmt.Errorf("%s has no type (did you mean %s?); allowed: a unit such as nginx.service", quote(s),
-			quote(s+".service"))
+		return fmt.Errorf("%s has no type (did you mean %s?); allowed: a unit such as nginx.service", strict.Quote(s),
+			strict.Quote(s+".service"))
 	default:
 		return fmt.Errorf("invalid unit %s: must be a unit of type service, scope, slice, socket, "+
-			"mount or swap", quote(s))
+			"mount or swap", strict.Quote(s))
 	}
 }
 
@@ -87,15 +89,15 @@ func checkCgroup(s string) error {
 	case len(s) > 4095:
 		return fmt.Errorf("a path of %d bytes; allowed: 4095", len(s))
 	case strings.HasPrefix(s, "/sys/fs/cgroup/"):
-		return fmt.Errorf("%s begins with the mount point"+allowed, quote(s))
+		return fmt.Errorf("%s begins with the mount point"+allowed, strict.Quote(s))
 	case s[0] == '/':
-		return fmt.Errorf("%s begins with /"+allowed, quote(s))
+		return fmt.Errorf("%s begins with /"+allowed, strict.Quote(s))
 	case strings.Contains(s, "**"):
-		return fmt.Errorf("** in %s"+allowed+", with * within one component", quote(s))
+		return fmt.Errorf("** in %s"+allowed+", with * within one component", strict.Quote(s))
 	case slices.Contains(parts, ""), slices.Contains(parts, "."), slices.Contains(parts, ".."):
-		return fmt.Errorf("an empty component, . or .. in %s"+allowed, quote(s))
+		return fmt.Errorf("an empty component, . or .. in %s"+allowed, strict.Quote(s))
 	case strings.ContainsFunc(s, unicode.IsControl):
-		return fmt.Errorf("a control character in %s"+allowed, quote(s))
+		return fmt.Errorf("a control character in %s"+allowed, strict.Quote(s))
 	}
 	return nil
 }
@@ -105,7 +107,7 @@ var containerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
 
 func checkContainer(s string) error {
 	if !containerName.MatchString(s) {
-		return fmt.Errorf("invalid container name %s: must be letters, digits, _ . -", quote(s))
+		return fmt.Errorf("invalid container name %s: must be letters, digits, _ . -", strict.Quote(s))
 	}
 	return nil
 }
@@ -116,9 +118,9 @@ func parseAddress(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	switch {
 	case err != nil && strings.Contains(s, "/"):
-		return a, fmt.Errorf("%s is a network"+allowed, quote(s))
+		return a, fmt.Errorf("%s is a network"+allowed, strict.Quote(s))
 	case err != nil, a.Zone() != "":
-		return netip.Addr{}, fmt.Errorf("invalid address %s"+allowed, quote(s))
+		return netip.Addr{}, fmt.Errorf("invalid address %s"+allowed, strict.Quote(s))
 	case a.Is4In6():
 		return a, fmt.Errorf("%s is IPv4 in IPv6; allowed: %s", s, a.Unmap())
 	case a.IsLoopback(), a.IsUnspecified(), a.IsMulticast():

@@ -4,13 +4,14 @@
 // workloads to which they apply.
 //
 // What comes in: YAML (Parse). What goes out: one valid set of documents, or the mistake
-// that stands first, with its position. There are two passes:
+// that stands first, with its position. There are three passes:
 //
-//	parse     YAML text → documents, with positions; every key and word is known
+//	strict    YAML text → nodes with positions (package strict)
+//	decode    nodes → documents; every key and word is known
 //	validate  documents → one valid set (names, what is bound once)
 //
 // What a selector, a cidr or sameLabels matches is here, too, with the readings of doubtful
-// labels (Admit, Use). What a set of policies allows is package compiler's.
+// labels (Identify, Use). What a set of policies allows is package compiler's.
 //
 // The package never reads a clock, a file, a socket or the kernel.
 package policy

@@ -3,14 +3,8 @@ package policy
 import (
 	"cmp"
 	"slices"
-)
 
-// Limits of what Parse reads, so that a hostile or broken file costs little. A
-// policy set of ordinary size is two orders of magnitude below each.
-const (
-	maxFileSize  = 1 << 20 // bytes
-	maxDocuments = 4096    // in one file
-	maxDepth     = 24      // of lists and mappings; the deepest that has a meaning is 11
+	"thole/compiler/policy/strict"
 )
 
 // A File is the content of one file. Name is used in messages only.
@@ -19,14 +13,11 @@ type File struct {
 	Data []byte
 }
 
-// A SyntaxError says what is wrong with a file, and where. The message has the
-// form "what was found; what is allowed".
-type SyntaxError struct {
-	Position Position
-	Message  string
-}
+// A Position is a place in a file.
+type Position = strict.Position
 
-func (e *SyntaxError) Error() string { return e.Position.String() + ": " + e.Message }
+// A SyntaxError says what is wrong with a file, and where.
+type SyntaxError = strict.SyntaxError
 
 // Parse reads files as one set of documents. It is strict: what it does not know
 // is an error, because a policy with a misspelt key is a policy that is not
@@ -34,55 +25,25 @@ func (e *SyntaxError) Error() string { return e.Position.String() + ": " + e.Mes
 // files, then line, then column. (Two things go before the rest of their file: text
 // that is not text, and inside one document YAML that is not YAML.)
 //
-// It passes three forms, each of which knows less about the one before:
-//
-//	text     checkText     bytes → characters that every reader agrees about
-//	YAML     rawDocument   characters → rawNodes: mappings, lists and scalars, with positions
-//	meaning  decoder       rawNodes → valid documents
-//
+// Package strict makes nodes of the text, a decoder makes valid documents of the nodes,
 // and validate.go holds documents against each other.
 func Parse(files []File) (Documents, error) {
 	all := newDocumentSet()
 	for _, f := range files {
-		if err := all.add(f); err != nil {
+		if f.Name == "" {
+			f.Name = "-"
+		}
+		d := decoder{strict.NewDecoder(f.Name)}
+		d.EachDocument(f.Data, func(n strict.Node) { d.document(n, all) })
+		if err := d.Err(); err != nil {
 			return Documents{}, err
 		}
 	}
 	return all.sorted(), nil
 }
 
-// add parses one file and adds its documents. The error is untyped nil if there is none.
-func (s *documentSet) add(f File) error {
-	if f.Name == "" {
-		f.Name = "-"
-	}
-	d := &decoder{file: f.Name}
-	d.decodeFile(f.Data, s)
-	if d.first != nil {
-		return d.first
-	}
-	return nil
-}
-
-// decodeFile passes a file through all forms, up to the first document that has a
-// mistake.
-func (d *decoder) decodeFile(data []byte, into *documentSet) {
-	if !d.checkText(data) {
-		return
-	}
-	for i, c := range splitDocuments(data) {
-		if i == maxDocuments {
-			d.fail(d.at(c.line, 1), "more than %d documents in one file; allowed: %[1]d, divide the file", maxDocuments)
-			return
-		}
-		if n, ok := d.rawDocument(c); ok {
-			d.document(n, into)
-		}
-		if d.first != nil {
-			return
-		}
-	}
-}
+// A decoder makes documents of the nodes of one file.
+type decoder struct{ *strict.Decoder }
 
 // sorted returns the documents, each kind by name.
 func (s *documentSet) sorted() Documents {

@@ -121,39 +121,6 @@ func checkPosition(t *testing.T, files []File, err error) {
 	t.Errorf("the position is in no file: %v", err)
 }
 
-// TestBadText has what a text file cannot hold.
-func TestBadText(t *testing.T) {
-	for _, c := range []struct{ name, data, want string }{
-		{"null bytes", "kind: Policy\nx: \x00", "f.yaml:2:4: the character U+0000; allowed: printable characters, " +
-			"spaces and line feeds"},
-		{"not UTF-8", "# caf\xe9", "f.yaml:1:6: the byte 0xe9 is not UTF-8; allowed: text in UTF-8"},
-		{"UTF-16", "\xff\xfea\x00", "f.yaml:1:1: the byte 0xff is not UTF-8; allowed: text in UTF-8"},
-		{"byte order mark", "\ufeffkind: Policy", "f.yaml:1:1: a byte order mark; allowed: UTF-8 without one"},
-		{"escape sequence", "# \x1b[31m", "f.yaml:1:3: the character U+001B; allowed: printable characters, spaces " +
-			"and line feeds"},
-		{"carriage return alone", "a: b\rc: d\r\n", "f.yaml:1:5: the character U+000D; allowed: printable " +
-			"characters, spaces and line feeds"},
-		{"next line", "# a\u0085b", "f.yaml:1:4: the character U+0085; allowed: printable characters, spaces and " +
-			"line feeds"},
-		{"line separator", "# a\u2028b", "f.yaml:1:4: the character U+2028; allowed: printable characters, spaces " +
-			"and line feeds"},
-		{"right to left", "# é\u202e", "f.yaml:1:4: the character U+202E; allowed: printable characters, spaces and " +
-			"line feeds"},
-		{"tab in a second document", "---\n---\n \tx: y", "f.yaml:3:2: a tab; allowed: spaces"},
-		{"size", strings.Repeat("#", maxFileSize+1),
-			"f.yaml:1:1: a file of 1048577 bytes; allowed: 1048576, divide it"},
-		{"documents", strings.Repeat("---\n", maxDocuments+1), "f.yaml:4097:1: more than 4096 documents in one " +
-			"file; allowed: 4096, divide the file"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			_, err := Parse([]File{{Name: "f.yaml", Data: []byte(c.data)}})
-			if err == nil || err.Error() != c.want {
-				t.Errorf("\n got %v\nwant %s", err, c.want)
-			}
-		})
-	}
-}
-
 // TestBadSet has mistakes that no file makes alone, and which of several is told.
 func TestBadSet(t *testing.T) {
 	good := policyWith("selector: {}\ningress: []")

@@ -4,27 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
-	"strings"
 )
-
-// A Position is a place in a file. Line and Column count from 1; 0 means unknown.
-type Position struct {
-	File         string
-	Line, Column int
-}
-
-// A position has one line, whatever the file's name: else a file could forge lines of messages.
-func (p Position) String() string {
-	file := strings.ReplaceAll(p.File, "\n", `\n`)
-	switch {
-	case p.File == "":
-		return "-"
-	case p.Line == 0:
-		return file
-	default:
-		return fmt.Sprintf("%s:%d:%d", file, p.Line, p.Column)
-	}
-}
 
 // Documents are the valid documents of one set of files.
 type Documents struct {

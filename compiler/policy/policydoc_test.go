@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"thole/compiler/policy/strict"
 )
 
 const policyDoc = "../../docs/POLICY.md"
@@ -76,11 +78,11 @@ func docRows(doc string) []docRow {
 // TestPolicyDocKeys: the document's tables have the keys of the decoder, all and no others.
 func TestPolicyDocKeys(t *testing.T) {
 	var known, told []string
-	for _, s := range []shape{
+	for _, s := range []strict.Shape{
 		documentShape, metadataShape, workloadMetadataShape, policyShape, denyShape, ingressRuleShape, egressRuleShape,
 		peerShape, selectorShape, expressionShape, grantShape, workloadShape, settingsShape, identityLabelsShape,
 	} {
-		known = append(known, s.keys...)
+		known = append(known, s.Keys...)
 	}
 	for _, r := range docRows(readPolicyDoc(t)) {
 		if r.key != "" {
@@ -113,7 +115,7 @@ func sortedOnce(words []string) []string {
 // docFrames make a document of a row's example, by the section of its table.
 var docFrames = map[string]func(r docRow) string{
 	"The document": func(r docRow) string {
-		if slices.Contains(workloadMetadataShape.keys, r.key) {
+		if slices.Contains(workloadMetadataShape.Keys, r.key) {
 			return workloadNamed(r)
 		}
 		rest := []string{"apiVersion: thole/v1", "kind: Policy", "metadata: {name: a}",
@@ -145,7 +147,7 @@ var docFrames = map[string]func(r docRow) string{
 		return frames["grant"](r.example + "\n" + rest[r.key])
 	},
 	"Settings": func(r docRow) string {
-		if slices.Contains(identityLabelsShape.keys, r.key) {
+		if slices.Contains(identityLabelsShape.Keys, r.key) {
 			return frames["settings"]("metadata: {name: settings}\nspec: {identityLabels: {" + r.example + "}}")
 		}
 		return frames["settings"]("metadata: {name: settings}\nspec: {" + r.example + "}")

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+
+	"thole/compiler/policy/strict"
 )
 
 // A documentSet collects the documents of all files and holds them against each
@@ -32,7 +34,7 @@ func (d *decoder) addBinding(s *documentSet, b Binding) {
 	d.named(s, kindWorkload, b.Name, b.Position)
 	target := b.target()
 	if first, ok := s.bound[target]; ok && target != "" {
-		d.fail(b.Position, "%s is bound already, at %s; allowed: one Workload for each", target, first)
+		d.Fail(b.Position, "%s is bound already, at %s; allowed: one Workload for each", target, first)
 	} else {
 		s.bound[target] = b.Position
 	}
@@ -54,11 +56,11 @@ func (d *Documents) CheckLabels() error {
 		if labels == nil || settings.CountsAny(labels) || first != nil && !earlier(at, first.Position) {
 			return
 		}
-		first = &SyntaxError{at, fmt.Sprintf("none of the labels of %s counts: {%s}%s; allowed: at least one label "+
-			"whose key counts", what, labels, settings.where())}
+		first = &SyntaxError{Position: at, Message: fmt.Sprintf("none of the labels of %s counts: "+
+			"{%s}%s; allowed: at least one label whose key counts", what, labels, settings.where())}
 	}
 	for _, b := range d.Bindings {
-		check(b.Position, "the workload "+quote(b.Name), b.Labels)
+		check(b.Position, "the workload "+strict.Quote(b.Name), b.Labels)
 	}
 	for _, g := range d.Grants {
 		all := maps.Clone(g.Require)
@@ -68,7 +70,7 @@ func (d *Documents) CheckLabels() error {
 		for key := range g.Labels {
 			all[key] = "…"
 		}
-		check(g.Position, "the grant "+quote(g.Name), all)
+		check(g.Position, "the grant "+strict.Quote(g.Name), all)
 	}
 	if first != nil {
 		return first
@@ -89,14 +91,14 @@ func earlier(a, b Position) bool {
 	if a.File != b.File {
 		return a.File < b.File
 	}
-	return before(a, b)
+	return strict.Before(a, b)
 }
 
 // named fails if the set has another document of this kind and name.
 func (d *decoder) named(s *documentSet, kind, name string, at Position) {
 	id := kind + "/" + name
 	if first, ok := s.names[id]; ok && name != "" {
-		d.fail(at, "a second %s %s, the first is at %s; allowed: each name once", kind, quote(name), first)
+		d.Fail(at, "a second %s %s, the first is at %s; allowed: each name once", kind, strict.Quote(name), first)
 		return
 	}
 	s.names[id] = at
@@ -133,9 +135,9 @@ func InventoryWorkloads(bindings []Binding) ([]Workload, error) {
 			continue
 		}
 		if other, ok := first[w.Cgroup.Path]; ok {
-			return nil, &SyntaxError{b.Position,
-				fmt.Sprintf("%s is the cgroup of %s, at %s; allowed: one Workload for each", w.Cgroup.Path, other.Name,
-					other.Position)}
+			return nil, &SyntaxError{Position: b.Position,
+				Message: fmt.Sprintf("%s is the cgroup of %s, at %s; allowed: one Workload for each", w.Cgroup.Path,
+					other.Name, other.Position)}
 		}
 		first[w.Cgroup.Path] = &workloads[i]
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"thole/compiler/policy/strict"
 )
 
 // What follows are the syntaxes of single words. They are pure, and their errors
@@ -23,7 +25,7 @@ var (
 func CheckName(s string) error {
 	if len(s) > 63 || !subdomain.MatchString(s) {
 		return fmt.Errorf("invalid name %s: must be at most 63 lower-case letters, digits, - and . "+
-			"with a letter or digit at both ends and around each dot", quote(s))
+			"with a letter or digit at both ends and around each dot", strict.Quote(s))
 	}
 	return nil
 }
@@ -36,7 +38,7 @@ func checkLabelKey(s string) error {
 	}
 	if len(prefix) > 253 || !subdomain.MatchString(prefix) || !labelName.MatchString(name) {
 		return fmt.Errorf("invalid label key %s: must be at most 63 letters, digits, - _ . with a letter or digit at "+
-			"both ends, optionally after a DNS name and /", quote(s))
+			"both ends, optionally after a DNS name and /", strict.Quote(s))
 	}
 	return nil
 }
@@ -61,10 +63,10 @@ func CheckContainerLabel(key, value string) error {
 	for _, s := range []string{key, value} {
 		switch {
 		case len(s) > MaxLabelText:
-			return fmt.Errorf("the label %s has %d bytes; allowed: %d for the key and for the value", quote(key),
+			return fmt.Errorf("the label %s has %d bytes; allowed: %d for the key and for the value", strict.Quote(key),
 				len(s), MaxLabelText)
 		case !IsLabelText(s):
-			return fmt.Errorf("the label %s has a control character; allowed: printable text", quote(key))
+			return fmt.Errorf("the label %s has a control character; allowed: printable text", strict.Quote(key))
 		}
 	}
 	if key == "" {
@@ -90,10 +92,10 @@ func CheckUserLabelKey(s string) error {
 		return checkLabelKey(s)
 	case "thole/":
 		return fmt.Errorf("the label key %s can be used in selectors only, because only the daemon sets keys that "+
-			"begin with thole/; allowed: other keys", quote(s))
+			"begin with thole/; allowed: other keys", strict.Quote(s))
 	default:
 		return fmt.Errorf("the label key %s can be used in selectors only, because tools set keys that begin with "+
-			"%s; allowed: other keys", quote(s), prefix)
+			"%s; allowed: other keys", strict.Quote(s), prefix)
 	}
 }
 
@@ -105,7 +107,7 @@ const MaxLabelText = 4096
 func CheckUserLabelValue(s string) error {
 	if s != "" && !labelName.MatchString(s) {
 		return fmt.Errorf("invalid label value %s: must be at most 63 letters, digits, - _ . with a letter or digit "+
-			"at both ends, or \"\"", quote(s))
+			"at both ends, or \"\"", strict.Quote(s))
 	}
 	return nil
 }
@@ -119,7 +121,7 @@ func checkLabelValue(key, s string) error {
 	case len(s) > MaxLabelText:
 		return fmt.Errorf("a label value of %d bytes; allowed: %d", len(s), MaxLabelText)
 	case strings.ContainsFunc(s, unicode.IsControl):
-		return fmt.Errorf("a control character in %s; allowed: printable text", quote(s))
+		return fmt.Errorf("a control character in %s; allowed: printable text", strict.Quote(s))
 	}
 	return nil
 }
@@ -135,7 +137,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 			return p, fmt.Errorf("%s has no prefix length; allowed: %s/%d", s, s, a.BitLen())
 		}
-		return p, fmt.Errorf("invalid network %s"+allowed, quote(s))
+		return p, fmt.Errorf("invalid network %s"+allowed, strict.Quote(s))
 	}
 	switch {
 	case p.Addr().Is4In6():

@@ -31,7 +31,7 @@ type flood struct {
 
 const roleFlooder = "flooder"
 
-// sendFlood sends, until stdin ends. Then it tells how many.
+// sendFlood sends, until stdin ends. It tells 1 after the first packet, and at the end how many.
 func sendFlood() error {
 	in := json.NewDecoder(os.Stdin)
 	var f flood
@@ -70,7 +70,11 @@ func sendFlood() error {
 		err := sender.Send(f.Packet, 0, 0)
 		switch {
 		case err == nil:
-			sent++
+			if sent++; sent == 1 {
+				if err := json.NewEncoder(os.Stdout).Encode(sent); err != nil {
+					return err
+				}
+			}
 		case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOBUFS):
 			return err
 		}
@@ -101,11 +105,13 @@ func syn(to netip.Addr, typ token.Type, data []byte) []byte {
 	return p
 }
 
-// flooder sends a flood from a host, until stop, which returns how many packets it sent.
+// flooder sends a flood from a host, from its return until stop, which returns how many packets were sent.
 func flooder(t testing.TB, h *nstest.Host, f flood) (stop func() int) {
 	t.Helper()
 	p := startParty(t, h.In("flooder"), roleFlooder)
 	must(t, p.out.Encode(f))
+	var first int
+	must(t, p.in.Decode(&first))
 	return func() (sent int) {
 		t.Helper()
 		must(t, p.out.Encode(flood{}))

@@ -1,10 +1,10 @@
-package policy
+package strict
 
 import "strings"
 
-// didYouMean returns " (did you mean "X"?)" for the word that is nearest to what
+// DidYouMean returns " (did you mean "X"?)" for the word that is nearest to what
 // was found, or "" if none is near.
-func didYouMean(found string, words []string) string {
+func DidYouMean(found string, words []string) string {
 	best, least := "", tolerance(found)+1
 	for _, w := range words {
 		if d := distance(strings.ToLower(found), strings.ToLower(w), least); d < least {
@@ -14,7 +14,7 @@ func didYouMean(found string, words []string) string {
 	if best == "" {
 		return ""
 	}
-	return " (did you mean " + quote(best) + "?)"
+	return " (did you mean " + Quote(best) + "?)"
 }
 
 // tolerance is the number of slips that are forgiven in a word: a third of it, and

@@ -1,4 +1,4 @@
-package policy
+package strict
 
 import (
 	"bytes"
@@ -7,17 +7,25 @@ import (
 	"unicode/utf8"
 )
 
+// Limits of what is read, so that a hostile or broken file costs little. A
+// policy set of ordinary size is two orders of magnitude below each.
+const (
+	maxFileSize  = 1 << 20 // bytes
+	maxDocuments = 4096    // in one file
+	maxDepth     = 24      // of lists and mappings; the deepest that has a meaning is 11
+)
+
 // checkText reports whether data is text that editors, terminals and YAML parsers
 // read alike. It fails at the first character that they do not.
-func (d *decoder) checkText(data []byte) bool {
+func (d *Decoder) checkText(data []byte) bool {
 	if len(data) > maxFileSize {
-		d.fail(d.at(1, 1), "a file of %d bytes; allowed: %d, divide it", len(data), maxFileSize)
+		d.Fail(d.at(1, 1), "a file of %d bytes; allowed: %d, divide it", len(data), maxFileSize)
 		return false
 	}
 	for i, line := range bytes.Split(data, []byte("\n")) {
 		line = bytes.TrimSuffix(line, []byte("\r"))
 		if column, problem := checkLine(line); problem != "" {
-			d.fail(d.at(i+1, column), "%s", problem)
+			d.Fail(d.at(i+1, column), "%s", problem)
 			return false
 		}
 	}

@@ -1,4 +1,4 @@
-package policy
+package strict
 
 import (
 	"bytes"
@@ -10,19 +10,19 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// rawDocument turns one document into rawNodes; false if it is empty or wrong.
-func (d *decoder) rawDocument(c chunk) (rawNode, bool) {
+// rawDocument turns one document into nodes; false if it is empty or wrong.
+func (d *Decoder) rawDocument(c chunk) (Node, bool) {
 	n, err := decodeYAML(&lineReader{lines: c.lines})
 	if err != nil {
 		d.notYAML(c, err)
-		return rawNode{}, false
+		return Node{}, false
 	}
 	if n == nil {
-		return rawNode{}, false
+		return Node{}, false
 	}
 	b := rawBuilder{d: d, line: c.line}
 	root := b.node(n.Content[0], nil, d.at(c.line, 1), 0)
-	return root, root.kind != rawNull || root.text != ""
+	return root, root.Kind != KindNull || root.Text != ""
 }
 
 // errTwoDocuments is a second document in a chunk; in the words of yaml.v3, which
@@ -78,11 +78,11 @@ func (r *lineReader) Read(p []byte) (int, error) {
 
 // notYAML reports an error of yaml.v3. Its own line numbers are those of the block
 // around the mistake, or one less, and there are no columns.
-func (d *decoder) notYAML(c chunk, err error) {
+func (d *Decoder) notYAML(c chunk, err error) {
 	line := c.badLine()
 	text := c.lines[line]
 	column := 1 + len(text) - len(bytes.TrimLeft(text, " "))
-	d.fail(d.at(c.line+line, column), "%s", explain(err))
+	d.Fail(d.at(c.line+line, column), "%s", explain(err))
 }
 
 // badLine returns the index of the line at which the document ceases to be YAML:
@@ -143,13 +143,13 @@ func explain(err error) string {
 		}
 	}
 	reason := strings.TrimPrefix(err.Error(), "yaml: ")
-	return "not YAML (" + shorten(reason) + "); allowed: YAML mappings, lists and scalars"
+	return "not YAML (" + Shorten(reason) + "); allowed: YAML mappings, lists and scalars"
 }
 
 // A rawBuilder copies a document of yaml.v3 and refuses what YAML can do and a
 // policy has no use for.
 type rawBuilder struct {
-	d    *decoder
+	d    *Decoder
 	line int // of the chunk
 }
 
@@ -163,21 +163,21 @@ func (b *rawBuilder) pos(n *yaml.Node, parent Position) Position {
 }
 
 // node copies n. Depth is the number of mappings and lists around it.
-func (b *rawBuilder) node(n *yaml.Node, path *rawPath, parent Position, depth int) rawNode {
+func (b *rawBuilder) node(n *yaml.Node, path *Path, parent Position, depth int) Node {
 	pos := b.pos(n, parent)
 	if problem := refused(n, depth); problem != "" {
-		b.d.fail(pos, "%s", problem)
-		return rawNode{kind: rawRefused, path: path, pos: pos}
+		b.d.Fail(pos, "%s", problem)
+		return Node{Kind: KindRefused, Path: path, Pos: pos}
 	}
-	raw := rawNode{path: path, pos: pos, text: n.Value}
+	raw := Node{Path: path, Pos: pos, Text: n.Value}
 	switch n.Kind {
 	case yaml.MappingNode:
-		raw.kind, raw.fields = rawMapping, b.fields(n, path, depth)
-		raw.partial = len(raw.fields) < len(n.Content)/2
+		raw.Kind, raw.Fields = KindMapping, b.fields(n, path, depth)
+		raw.Partial = len(raw.Fields) < len(n.Content)/2
 	case yaml.SequenceNode:
-		raw.kind, raw.items = rawList, b.items(n, raw, depth)
+		raw.Kind, raw.Items = KindList, b.items(n, raw, depth)
 	default:
-		raw.kind = scalarKind(n)
+		raw.Kind = scalarKind(n)
 	}
 	return raw
 }
@@ -187,45 +187,45 @@ func (b *rawBuilder) node(n *yaml.Node, path *rawPath, parent Position, depth in
 func refused(n *yaml.Node, depth int) string {
 	switch {
 	case n.Kind == yaml.AliasNode:
-		return "the alias *" + shorten(n.Value) + "; allowed: the value itself, written out"
+		return "the alias *" + Shorten(n.Value) + "; allowed: the value itself, written out"
 	case n.Anchor != "":
-		return "the anchor &" + shorten(n.Anchor) + "; allowed: no anchors and aliases, write each value out"
+		return "the anchor &" + Shorten(n.Anchor) + "; allowed: no anchors and aliases, write each value out"
 	case n.Style&yaml.TaggedStyle != 0:
-		return "the tag " + shorten(n.Tag) + "; allowed: values without tags, text in quotes"
+		return "the tag " + Shorten(n.Tag) + "; allowed: values without tags, text in quotes"
 	case depth > maxDepth:
 		return fmt.Sprintf("lists and mappings nested too deep; allowed: %d levels", maxDepth)
 	}
 	return ""
 }
 
-func scalarKind(n *yaml.Node) rawKind {
+func scalarKind(n *yaml.Node) Kind {
 	switch n.ShortTag() {
 	case "!!null":
-		return rawNull
+		return KindNull
 	case "!!bool":
-		return rawBool
+		return KindBool
 	case "!!int":
-		return rawInt
+		return KindInt
 	case "!!float":
-		return rawFloat
+		return KindFloat
 	case "!!timestamp":
-		return rawTime
+		return KindTime
 	default:
-		return rawText
+		return KindText
 	}
 }
 
-func (b *rawBuilder) items(n *yaml.Node, list rawNode, depth int) []rawNode {
-	items := make([]rawNode, len(n.Content))
+func (b *rawBuilder) items(n *yaml.Node, list Node, depth int) []Node {
+	items := make([]Node, len(n.Content))
 	for i, c := range n.Content {
-		step := &rawPath{list.path, fmt.Sprintf("[%d]", i)}
-		items[i] = b.node(c, step, list.pos, depth+1)
+		step := &Path{list.Path, fmt.Sprintf("[%d]", i)}
+		items[i] = b.node(c, step, list.Pos, depth+1)
 	}
 	return items
 }
 
-func (b *rawBuilder) fields(n *yaml.Node, path *rawPath, depth int) []rawField {
-	fields := make([]rawField, 0, len(n.Content)/2)
+func (b *rawBuilder) fields(n *yaml.Node, path *Path, depth int) []Field {
+	fields := make([]Field, 0, len(n.Content)/2)
 	first := make(map[string]int) // key → line
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
@@ -234,20 +234,20 @@ func (b *rawBuilder) fields(n *yaml.Node, path *rawPath, depth int) []rawField {
 		}
 		pos := b.d.at(b.line+key.Line-1, key.Column)
 		if line, ok := first[key.Value]; ok {
-			b.d.fail(pos, "the key %s is repeated in %s, first in line %d; allowed: each key once",
-				quote(key.Value), path, line)
+			b.d.Fail(pos, "the key %s is repeated in %s, first in line %d; allowed: each key once",
+				Quote(key.Value), path, line)
 			continue
 		}
 		first[key.Value] = pos.Line
-		value := b.node(n.Content[i+1], &rawPath{path, shorten(key.Value)}, pos, depth+1)
-		fields = append(fields, rawField{key.Value, pos, value})
+		value := b.node(n.Content[i+1], &Path{path, Shorten(key.Value)}, pos, depth+1)
+		fields = append(fields, Field{key.Value, pos, value})
 	}
 	return fields
 }
 
 // isKey reports whether n is text that can be a key, and fails if not.
-func (b *rawBuilder) isKey(n *yaml.Node, path *rawPath) bool {
-	raw := rawNode{kind: scalarKind(n), text: n.Value}
+func (b *rawBuilder) isKey(n *yaml.Node, path *Path) bool {
+	raw := Node{Kind: scalarKind(n), Text: n.Value}
 	problem := refused(n, 0)
 	switch {
 	case problem != "":
@@ -255,13 +255,13 @@ func (b *rawBuilder) isKey(n *yaml.Node, path *rawPath) bool {
 		problem = fmt.Sprintf("a list or mapping as a key of %s; allowed: text", path)
 	case n.Value == "<<" && n.Style == 0:
 		problem = fmt.Sprintf("the merge key << in %s; allowed: every key written out", path)
-	case raw.kind == rawNull:
+	case raw.Kind == KindNull:
 		problem = fmt.Sprintf("an empty key in %s; allowed: text", path)
-	case raw.kind != rawText:
-		problem = fmt.Sprintf("%s as a key of %s; allowed: text, in quotes: %s", raw.describe(), path, quote(n.Value))
+	case raw.Kind != KindText:
+		problem = fmt.Sprintf("%s as a key of %s; allowed: text, in quotes: %s", raw.Describe(), path, Quote(n.Value))
 	default:
 		return true
 	}
-	b.d.fail(b.d.at(b.line+n.Line-1, n.Column), "%s", problem)
+	b.d.Fail(b.d.at(b.line+n.Line-1, n.Column), "%s", problem)
 	return false
 }

@@ -3,6 +3,7 @@ package cgroupfs
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -60,6 +61,34 @@ func TestIDAndLife(t *testing.T) {
 	host.MkCgroup("a/b")
 	if lives, err := root.Lives(got); err != nil || lives {
 		t.Errorf("after one of the same name was made, Lives = %v, %v; want false", lives, err)
+	}
+}
+
+// What is dying below a cgroup is read with the id of the cgroup. (internal/attack has sockets that hold a removed one.)
+func TestDying(t *testing.T) {
+	host := nstest.New(t)
+	root, err := RootAt(host.CgroupDir(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	above := host.MkCgroup("a")
+	below := host.MkCgroup("a/b")
+	if above >= below {
+		t.Errorf("the ids %d and %d do not ascend", above, below)
+	}
+	host.Rmdir("a/b")
+	nstest.WaitFor(t, 10*time.Second, "the kernel to release the cgroup", func() bool {
+		id, some, err := root.Dying("a")
+		if err != nil || id != above {
+			t.Fatalf("Dying = %d, %t, %v; want the id %d", id, some, err, above)
+		}
+		return !some
+	})
+	if id, some, err := root.Dying("a/b"); id != 0 || some || err != nil {
+		t.Errorf("of a cgroup that is gone: %d, %t, %v", id, some, err)
+	}
+	if id, _, err := root.Dying(""); id == 0 || id >= above || err != nil {
+		t.Errorf("of the root: %d, %v", id, err)
 	}
 }
 

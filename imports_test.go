@@ -52,11 +52,15 @@ var mayImport = map[string][]string{
 		"github.com/coreos/go-systemd/v22/...", "github.com/godbus/dbus/v5", "golang.org/x/sys/...",
 		"golang.org/x/time/...",
 	},
+	"thole/watch/filewatch": {"thole/compiler/policy", "golang.org/x/sys/..."},
 	"thole/watch/docker": {
-		"thole/compiler/policy", "thole/internal/condition", "thole/internal/nlmsg", "thole/watch/cgroupfs",
+		"thole/compiler/policy", "thole/internal/condition", "thole/watch/cgroupfs", "thole/watch/docker/links",
 		"thole/watch/process", "thole/watch/workload",
-		"github.com/containerd/errdefs/...", "github.com/docker/docker/...", "github.com/mdlayher/netlink/...",
-		"golang.org/x/sync/...", "golang.org/x/sys/...",
+		"github.com/containerd/errdefs/...", "github.com/docker/docker/...", "golang.org/x/sync/...",
+		"golang.org/x/sys/...",
+	},
+	"thole/watch/docker/links": {
+		"thole/internal/nlmsg", "github.com/mdlayher/netlink/...", "golang.org/x/sys/...",
 	},
 	"thole/datapath": {"thole/compiler/mark", "thole/compiler/policy", "thole/datapath/...",
 		"golang.org/x/sync/..."},
@@ -86,7 +90,7 @@ var mayImport = map[string][]string{
 		"thole/compiler", "thole/compiler/chains", "thole/compiler/mark", "thole/compiler/policy", "thole/datapath",
 		"thole/datapath/pki", "thole/internal/api", "thole/internal/condition", "thole/internal/exposure",
 		"thole/internal/policyset", "thole/internal/remotes", "thole/internal/state", "thole/ruleset",
-		"thole/ruleset/kernel", "thole/watch", "thole/watch/cgroupfs", "thole/watch/workload",
+		"thole/ruleset/kernel", "thole/watch", "thole/watch/cgroupfs", "thole/watch/filewatch", "thole/watch/workload",
 	},
 	"thole/internal/daemon": {
 		"thole/compiler", "thole/compiler/policy", "thole/datapath", "thole/datapath/sockets", "thole/internal/account",
@@ -102,7 +106,7 @@ var mayImport = map[string][]string{
 		"github.com/...", "golang.org/x/...",
 	},
 	"thole/cmd/thole": {
-		"thole/compiler", "thole/compiler/policy", "thole/watch", "thole/watch/process",
+		"thole/compiler", "thole/compiler/policy", "thole/watch/filewatch", "thole/watch/process",
 		"thole/datapath/pki", "thole/internal/api",
 		"thole/internal/daemon", "thole/internal/condition", "thole/internal/doctor",
 		"github.com/spf13/...", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/...",

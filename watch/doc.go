@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package watch says what runs and what is wanted.
+// Package watch says what runs.
 //
 // What comes in: the cgroup tree, the containers that an Engine finds, the Workload documents of the active policy set
-// (bindings), and a policy directory. What goes out: a workload.Snapshot of the workloads that run, on demand and with
-// a wake-up when a new one is worth taking; and the policy directory's files, each time they changed and came to rest.
+// (bindings). What goes out: a workload.Snapshot of the workloads that run, on demand and with a wake-up when a new one
+// is worth taking.
 //
 //	cgroup tree ── inotify ──► Cgroups ── Changed, Scan ──► Snapshot
 //	thole.slice ── inotify ──► Scopes ───┤
 //	docker.Docker ── Find ──► Engine ────┘
-//	policy directory ── inotify ──► Directory ──► Files
 //
 // Events say only that something changed, and where, never what: the state is read anew
 // each time, all of it (Scan) or that of single cgroups of thole run and containers (Changes), so that a

@@ -14,7 +14,7 @@ import (
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/daemon"
-	"thole/watch"
+	"thole/watch/filewatch"
 )
 
 // applyOptions are the flags of "thole apply".
@@ -113,7 +113,7 @@ func apply(cmd *cobra.Command, proc *process, o applyOptions) error {
 			strings.Join([]string{"thole apply -f", o.paths[0], "--inventory", o.inventory, "--dry-run"}, " "))
 	}
 	files, err := readSources(proc, o.paths)
-	if errors.Is(err, watch.ErrNoPolicyFile) {
+	if errors.Is(err, filewatch.ErrNoPolicyFile) {
 		if !o.allowEmpty {
 			return exit{exitEmpty, err}
 		}

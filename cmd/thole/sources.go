@@ -7,19 +7,19 @@ import (
 	"os"
 
 	"thole/compiler/policy"
-	"thole/watch"
+	"thole/watch/filewatch"
 )
 
 // readSources reads the files that -f names: a file, the *.yaml and *.yml files of
 // a directory in the order of their names, or "-" for standard input.
 //
-// A directory without such a file gives none. Where nothing gives any, the error is watch.ErrNoPolicyFile.
+// A directory without such a file gives none. Where nothing gives any, the error is filewatch.ErrNoPolicyFile.
 func readSources(proc *process, paths []string) ([]policy.File, error) {
 	var files []policy.File
 	var none error
 	for _, path := range paths {
 		more, err := readSource(proc, path)
-		if errors.Is(err, watch.ErrNoPolicyFile) {
+		if errors.Is(err, filewatch.ErrNoPolicyFile) {
 			none = fmt.Errorf("reading policies: %w", err)
 			continue
 		}
@@ -47,7 +47,7 @@ func readSource(proc *process, path string) ([]policy.File, error) {
 		file, err := readFile(path)
 		return []policy.File{file}, err
 	}
-	return watch.ReadDirectory(path)
+	return filewatch.ReadPolicies(path)
 }
 
 func readFile(path string) (policy.File, error) {

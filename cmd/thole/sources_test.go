@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"thole/watch"
+	"thole/watch/filewatch"
 )
 
 // A directory without policy files gives none, and takes away nothing of what other paths give.
@@ -22,7 +22,7 @@ func TestSourcesWithAnEmptyDirectory(t *testing.T) {
 			t.Errorf("%v: %v, %v", paths, files, err)
 		}
 	}
-	if files, err := readSources(proc, []string{empty, empty}); !errors.Is(err, watch.ErrNoPolicyFile) || files != nil {
+	if files, err := readSources(proc, []string{empty, empty}); !errors.Is(err, filewatch.ErrNoPolicyFile) || files != nil {
 		t.Errorf("empty directories: %v, %v", files, err)
 	}
 }

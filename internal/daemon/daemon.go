@@ -26,6 +26,7 @@ import (
 	"thole/ruleset/kernel"
 	"thole/watch"
 	"thole/watch/cgroupfs"
+	"thole/watch/filewatch"
 )
 
 // Where things are unless a Config says otherwise.
@@ -67,7 +68,7 @@ type Daemon struct {
 	host      *host
 	sources   sources
 	state     *state.Dir
-	directory *watch.Directory // nil: none is followed
+	directory *filewatch.Directory // nil: none is followed
 	enforcer  *enforce.Enforcer
 	server    *api.Server
 	lock      *state.Lock
@@ -159,7 +160,7 @@ func (d *Daemon) newEnforcer(config Config) *enforce.Enforcer {
 		c.Fleet = &compiler.Fleet{Networks: config.Fleet, Queue: config.Queue}
 	}
 	if config.Policies != "" {
-		d.directory = watch.NewDirectory(config.Policies)
+		d.directory = filewatch.NewDirectory(config.Policies)
 		c.Directory, c.Files = config.Policies, d.directory.Files()
 	}
 	return enforce.New(c)

@@ -9,7 +9,7 @@ import (
 	"thole/internal/policyset"
 	"thole/internal/state"
 	"thole/ruleset/kernel"
-	"thole/watch"
+	"thole/watch/filewatch"
 )
 
 // A Config is what an Enforcer works with.
@@ -23,11 +23,11 @@ type Config struct {
 	Now       func() time.Time
 
 	Deny      compiler.DenyMode
-	Fleet     *compiler.Fleet        // nil: there are no other nodes
-	Directory string                 // the policy directory that is followed, or ""
-	Default   *policyset.DefaultMode // of the built-in default; nil: as before, or decided at the first start
-	Files     <-chan watch.Files     // of it
-	Changed   <-chan struct{}        // what runs may have changed
+	Fleet     *compiler.Fleet           // nil: there are no other nodes
+	Directory string                    // the policy directory that is followed, or ""
+	Default   *policyset.DefaultMode    // of the built-in default; nil: as before, or decided at the first start
+	Files     <-chan filewatch.Policies // of it
+	Changed   <-chan struct{}           // what runs may have changed
 }
 
 // New returns an Enforcer that did nothing yet: see Start.

@@ -18,7 +18,7 @@ import (
 	"thole/internal/remotes"
 	"thole/internal/state"
 	"thole/ruleset/kernel"
-	"thole/watch"
+	"thole/watch/filewatch"
 	"thole/watch/workload"
 )
 
@@ -66,12 +66,12 @@ type builtIn struct {
 
 // channels wake the goroutine of Run.
 type channels struct {
-	workloads <-chan struct{}    // what runs may have changed
-	files     <-chan watch.Files // of the directory that is followed
-	orders    chan func()        // are carried out by Run
-	waiters   chan chan error    // of Sync
-	writes    chan kernel.Write  // of our table, by any program; lost ones are found by reading the generation
-	stopped   chan struct{}      // closed when Run returned
+	workloads <-chan struct{}           // what runs may have changed
+	files     <-chan filewatch.Policies // of the directory that is followed
+	orders    chan func()               // are carried out by Run
+	waiters   chan chan error           // of Sync
+	writes    chan kernel.Write         // of our table, by any program; lost ones are found by reading the generation
+	stopped   chan struct{}             // closed when Run returned
 }
 
 // Start adopts the table that is loaded and makes the first change. A policy set
@@ -182,7 +182,7 @@ func (e *Enforcer) firstSet() (policyset.Set, error) {
 	if e.directory == "" {
 		return last, err
 	}
-	files, bad := watch.ReadDirectory(e.directory)
+	files, bad := filewatch.ReadPolicies(e.directory)
 	var set policyset.Set
 	if bad == nil {
 		set, bad = policyset.Parse(api.SourceDirectory, files)
@@ -376,7 +376,7 @@ func (e *Enforcer) reload() (api.ApplyResponse, error) {
 	if e.directory == "" {
 		return e.replaceBy(e.set)
 	}
-	files, err := watch.ReadDirectory(e.directory)
+	files, err := filewatch.ReadPolicies(e.directory)
 	if err != nil {
 		return api.ApplyResponse{}, e.refuse(err)
 	}
@@ -384,7 +384,7 @@ func (e *Enforcer) reload() (api.ApplyResponse, error) {
 }
 
 // follow takes over what the directory holds now.
-func (e *Enforcer) follow(f watch.Files) {
+func (e *Enforcer) follow(f filewatch.Policies) {
 	if f.Err != nil {
 		_ = e.refuse(f.Err) // it is logged, and there is nobody else to tell
 		return

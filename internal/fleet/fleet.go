@@ -19,7 +19,7 @@ import (
 	"thole/datapath/queue"
 	"thole/internal/api"
 	"thole/internal/condition"
-	"thole/watch"
+	"thole/watch/filewatch"
 )
 
 // A Table is the loaded table, as far as it knows other nodes' workloads.
@@ -61,7 +61,7 @@ type Fleet struct {
 	table       Table
 	node        Node
 	config      Config
-	watched     *watch.NamedFiles
+	watched     *filewatch.Named
 	credentials credentials
 	engines     engineKeeper
 	reloads     chan chan error           // that somebody waits for
@@ -85,7 +85,7 @@ type fleetView struct {
 // until it can be.
 func Open(config Config, table Table, node Node) *Fleet {
 	f := &Fleet{
-		table: table, node: node, config: config, watched: watch.NewNamedFiles(config.PKI, pki.Files()...),
+		table: table, node: node, config: config, watched: filewatch.NewNamed(config.PKI, pki.Files()...),
 		credentials: credentials{dir: config.PKI}, reloads: make(chan chan error), stopped: make(chan struct{}),
 		log: config.Logger, rates: map[string]*rate.Limiter{},
 	}

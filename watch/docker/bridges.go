@@ -26,6 +26,18 @@ type bridges struct {
 	problems   []condition.Condition // of the others
 }
 
+// bridgePorts looks up the ports of bridges.
+type bridgePorts interface {
+	// Ports returns the port by which the network namespace of a process is connected
+	// to each bridge.
+	Ports(pid int) (map[string]string, error)
+
+	// Foreign returns the ports of a bridge that are not such as containers have
+	// (veth): the machine's own, or those of virtual machines. ok is false if there is
+	// no such bridge.
+	Foreign(bridge string) (ports []string, ok bool, err error)
+}
+
 func newBridges(ports bridgePorts, changed func()) *bridges {
 	return &bridges{ports: ports, changed: changed, byNetwork: map[string]string{}}
 }

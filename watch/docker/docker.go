@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"thole/watch/cgroupfs"
+	"thole/watch/docker/links"
 	"thole/watch/workload"
 )
 
@@ -36,7 +37,7 @@ func New(root cgroupfs.Root, host Host) *Docker {
 	notify := func() { d.changed() }
 	d.connection = newConnection(host, d.now)
 	d.places = newPlaces(root, notify)
-	d.bridges = newBridges(hostLinks{}, notify)
+	d.bridges = newBridges(links.Host{}, notify)
 	d.containers = newContainers(d.places, d.queues, func(ids ...string) { d.changed(ids...) })
 	return d
 }

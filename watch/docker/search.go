@@ -166,7 +166,8 @@ func (s *search) container(id string, cgroup policy.Cgroup) bool {
 	}
 	if !r.complete(cgroup) {
 		c.queues.inspect.add(id)
-		if !r.withoutBridge() && r.joined() == "" && !s.podman { // Podman says nothing of a container that is being started
+		// Podman says nothing of a container that is being started.
+		if !r.withoutBridge() && r.joined() == "" && !s.podman {
 			c.queues.starting.add(id)
 		}
 	}
@@ -174,7 +175,8 @@ func (s *search) container(id string, cgroup policy.Cgroup) bool {
 	case r.refused != "":
 		c.reported[id] = true
 		s.found.Parents = append(s.found.Parents, cgroup) // it holds one container alone, whose labels are not known
-		s.problem(condition.ContainerRefused, "container "+r.name, r.refused+"; while a policy is enforced, it is closed")
+		s.problem(condition.ContainerRefused, "container "+r.name,
+			r.refused+"; while a policy is enforced, it is closed")
 	case len(r.labels) > 0:
 		s.found.Workloads = append(s.found.Workloads, r.workload(cgroup))
 	default:

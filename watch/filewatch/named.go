@@ -1,4 +1,4 @@
-package watch
+package filewatch
 
 import (
 	"context"
@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// The times of NamedFiles.
+// The times of Named.
 const (
 	reportEvery = 250 * time.Millisecond // changes are reported no more often; the first one is at once
 	blindEvery  = time.Second            // without inotify, a change is assumed so often
 	renewEvery  = time.Minute            // the watch is made anew: inotify does not report what is mounted on the way
 )
 
-// NamedFiles watches files of given names in one directory. Neither has to exist yet: the nearest existing directory
+// Named watches files of given names in one directory. Neither has to exist yet: the nearest existing directory
 // on the path is watched.
 //
 // A change is reported at once, without a quiet time. So a reader may find a half-written file; it keeps what it has,
 // and the end of the writing is reported, too. Of many changes within reportEvery the first and the last are reported.
 //
-// NamedFiles works in rounds: watch the path (pathWatch), report a change, wait for an event. Each round has a watch
+// Named works in rounds: watch the path (pathWatch), report a change, wait for an event. Each round has a watch
 // of its own, so none is left on a directory that was swapped for another. The report comes after the watch was made:
 // a reader that reads at each report misses no change.
-type NamedFiles struct {
+type Named struct {
 	path    string
 	names   []string
 	inotify func() (*inotify, error)
@@ -32,16 +32,16 @@ type NamedFiles struct {
 	failure atomic.Pointer[error]
 }
 
-// NewNamedFiles watches the files with these names in the directory at path.
-func NewNamedFiles(path string, names ...string) *NamedFiles {
-	return &NamedFiles{path: path, names: names, inotify: newInotify, changed: make(chan struct{}, 1)}
+// NewNamed watches the files with these names in the directory at path.
+func NewNamed(path string, names ...string) *Named {
+	return &Named{path: path, names: names, inotify: newInotify, changed: make(chan struct{}, 1)}
 }
 
 // Changed receives a value when the files may be others than before: once at the start, and after each change.
-func (n *NamedFiles) Changed() <-chan struct{} { return n.changed }
+func (n *Named) Changed() <-chan struct{} { return n.changed }
 
 // Err says why inotify cannot be used, so that a change is assumed once a second; nil: it is used.
-func (n *NamedFiles) Err() error {
+func (n *Named) Err() error {
 	if err := n.failure.Load(); err != nil {
 		return *err
 	}
@@ -49,7 +49,7 @@ func (n *NamedFiles) Err() error {
 }
 
 // Run watches until the context ends.
-func (n *NamedFiles) Run(ctx context.Context) error {
+func (n *Named) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		next := time.After(reportEvery)
 		if err := n.round(ctx); err != nil {
@@ -66,7 +66,7 @@ func (n *NamedFiles) Run(ctx context.Context) error {
 }
 
 // round reports a change, and returns after the next one.
-func (n *NamedFiles) round(ctx context.Context) error {
+func (n *Named) round(ctx context.Context) error {
 	inotify, err := n.inotify()
 	if err != nil {
 		return fmt.Errorf("watching %s: %v: see `sysctl fs.inotify.max_user_instances`", n.path, err)
@@ -82,10 +82,10 @@ func (n *NamedFiles) round(ctx context.Context) error {
 	return err
 }
 
-func (n *NamedFiles) isNamed(name string) bool { return slices.Contains(n.names, name) }
+func (n *Named) isNamed(name string) bool { return slices.Contains(n.names, name) }
 
 // report makes Changed receive a value, if none waits there already.
-func (n *NamedFiles) report() {
+func (n *Named) report() {
 	select {
 	case n.changed <- struct{}{}:
 	default:

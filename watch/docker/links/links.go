@@ -1,4 +1,4 @@
-package docker
+package links
 
 import (
 	"encoding/binary"
@@ -12,20 +12,8 @@ import (
 	"thole/internal/nlmsg"
 )
 
-// bridgePorts looks up the ports of bridges.
-type bridgePorts interface {
-	// Ports returns the port by which the network namespace of a process is connected
-	// to each bridge.
-	Ports(pid int) (map[string]string, error)
-
-	// Foreign returns the ports of a bridge that are not such as containers have
-	// (veth): the machine's own, or those of virtual machines. ok is false if there is
-	// no such bridge.
-	Foreign(bridge string) (ports []string, ok bool, err error)
-}
-
-// hostLinks are the network interfaces of the network namespace in which its methods are called.
-type hostLinks struct{}
+// Host are the network interfaces of the network namespace in which its methods are called.
+type Host struct{}
 
 // A link is a network interface, as in rtnetlink(7).
 type link struct {
@@ -36,7 +24,9 @@ type link struct {
 	peer   int32 // number of the network namespace in which its other end is; -1: this one, or it has none
 }
 
-func (hostLinks) Ports(pid int) (map[string]string, error) {
+// Ports returns the port by which the network namespace of a process is connected
+// to each bridge.
+func (Host) Ports(pid int) (map[string]string, error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, fmt.Errorf("listing network interfaces: %v", err)
@@ -63,7 +53,9 @@ func (hostLinks) Ports(pid int) (map[string]string, error) {
 	return ports, nil
 }
 
-func (hostLinks) Foreign(bridge string) (ports []string, ok bool, err error) {
+// Foreign returns the ports of a bridge that are not such as containers have (veth). ok is false if there is no such
+// bridge.
+func (Host) Foreign(bridge string) (ports []string, ok bool, err error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, false, fmt.Errorf("listing network interfaces: %v", err)

@@ -1,4 +1,4 @@
-package watch
+package filewatch
 
 import (
 	"context"
@@ -18,11 +18,11 @@ import (
 // A namedTest watches the files "key" and "crt" of a directory for the time of a test.
 type namedTest struct {
 	t     *testing.T
-	files *NamedFiles
+	files *Named
 	stop  func()
 }
 
-func watchNamed(t *testing.T, files *NamedFiles) *namedTest {
+func watchNamed(t *testing.T, files *Named) *namedTest {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -69,7 +69,7 @@ func replace(t *testing.T, path, data string) {
 func TestNamedFiles(t *testing.T) {
 	dir := t.TempDir()
 	pki := dir + "/etc/thole/pki"
-	n := watchNamed(t, NewNamedFiles(pki, "key", "crt"))
+	n := watchNamed(t, NewNamed(pki, "key", "crt"))
 	n.becomes(pki+"/key", "")
 
 	must(t, os.MkdirAll(pki, 0o755))
@@ -112,7 +112,7 @@ func TestNamedFiles(t *testing.T) {
 func TestNamedFilesModes(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/key", "1")
-	n := watchNamed(t, NewNamedFiles(dir, "key"))
+	n := watchNamed(t, NewNamed(dir, "key"))
 	n.becomes(dir+"/key", "1")
 	for _, path := range []string{dir + "/key", dir} {
 		must(t, os.Chmod(path, 0o700))
@@ -157,7 +157,7 @@ func TestNamedFilesBehindLinks(t *testing.T) {
 	release(t, dir, "..one", map[string]string{"key": "1"})
 	point(t, dir+"/..data", "..one")
 	point(t, dir+"/key", "..data/key")
-	n := watchNamed(t, NewNamedFiles(dir, "key"))
+	n := watchNamed(t, NewNamed(dir, "key"))
 	n.becomes(dir+"/key", "1")
 	release(t, dir, "..two", map[string]string{"key": "2"})
 	point(t, dir+"/..data", "..two")
@@ -170,7 +170,7 @@ func TestNamedFilesBehindLinks(t *testing.T) {
 func TestNamedFilesManyChanges(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/key", "")
-	n := watchNamed(t, NewNamedFiles(dir, "key"))
+	n := watchNamed(t, NewNamed(dir, "key"))
 	n.becomes(dir+"/key", "")
 	begun, reports := time.Now(), 0
 	for time.Since(begun) < 3*reportEvery || reports == 0 && time.Since(begun) < patience {
@@ -191,7 +191,7 @@ func TestNamedFilesManyChanges(t *testing.T) {
 // Where inotify cannot be used, a change is assumed once a second, until it can be used.
 func TestNamedFilesWithoutInotify(t *testing.T) {
 	dir := t.TempDir()
-	files := NewNamedFiles(dir, "key")
+	files := NewNamed(dir, "key")
 	var mu sync.Mutex
 	failure := error(syscall.EMFILE)
 	files.inotify = func() (*inotify, error) {
@@ -222,7 +222,7 @@ func TestNamedFilesEnd(t *testing.T) {
 	dir := t.TempDir()
 	before := runtime.NumGoroutine()
 	for range 10 {
-		n := watchNamed(t, NewNamedFiles(dir, "key"))
+		n := watchNamed(t, NewNamed(dir, "key"))
 		n.becomes(dir+"/key", "")
 		n.stop()
 	}

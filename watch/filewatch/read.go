@@ -1,4 +1,4 @@
-package watch
+package filewatch
 
 import (
 	"errors"
@@ -33,11 +33,11 @@ var ErrNoPolicyFile = errors.New("the directory has no file named *.yaml or *.ym
 // errChanged says that the directory changed while it was read.
 var errChanged = errors.New("its files changed each time that they were read")
 
-// ReadDirectory reads the policy files of a directory, by name, as they were at
+// ReadPolicies reads the policy files of a directory, by name, as they were at
 // one moment: a directory that changes while it is read is read again. One without
 // any is an error: an empty set opens everything, and is what is seen between the
 // removal of old files and the coming of new ones.
-func ReadDirectory(path string) ([]policy.File, error) {
+func ReadPolicies(path string) ([]policy.File, error) {
 	var err error
 	for range maxReads {
 		var files []policy.File

@@ -1,4 +1,4 @@
-package watch
+package filewatch
 
 import (
 	"context"
@@ -17,13 +17,13 @@ const (
 	retryTime = 10 * time.Second
 )
 
-// Files is what a policy directory held at one moment, or why it could not be read.
-type Files struct {
+// Policies is what a policy directory held at one moment, or why it could not be read.
+type Policies struct {
 	Files []policy.File // by name
 	Err   error
 }
 
-func (f Files) equal(g Files) bool {
+func (f Policies) equal(g Policies) bool {
 	if (f.Err == nil) != (g.Err == nil) || f.Err != nil && f.Err.Error() != g.Err.Error() {
 		return false
 	}
@@ -40,26 +40,26 @@ func (f Files) equal(g Files) bool {
 // one of its successor.
 type Directory struct {
 	path  string
-	files chan Files // size 1: the latest
+	files chan Policies // size 1: the latest
 }
 
 // NewDirectory watches the policy directory at path, which need not exist yet.
 func NewDirectory(path string) *Directory {
-	return &Directory{path: path, files: make(chan Files, 1)}
+	return &Directory{path: path, files: make(chan Policies, 1)}
 }
 
 // Files receives what the directory holds: once at the start, and when it has
 // changed and come to rest. Only the latest waits.
-func (d *Directory) Files() <-chan Files { return d.files }
+func (d *Directory) Files() <-chan Policies { return d.files }
 
 // Run watches until the context ends. A watch that cannot be made is reported as
 // an error of the directory, and tried again.
 func (d *Directory) Run(ctx context.Context) error {
-	var last Files // nothing yet: no directory is read as no files without an error
+	var last Policies // nothing yet: no directory is read as no files without an error
 	for ctx.Err() == nil {
 		now, err := d.round(ctx, last)
 		if err != nil {
-			now = Files{Err: err}
+			now = Policies{Err: err}
 			d.publish(now, last)
 			select {
 			case <-ctx.Done():
@@ -73,19 +73,20 @@ func (d *Directory) Run(ctx context.Context) error {
 
 // round reads the directory, hands the files over if they are not last, and
 // returns them when it is time to read again.
-func (d *Directory) round(ctx context.Context, last Files) (Files, error) {
+func (d *Directory) round(ctx context.Context, last Policies) (Policies, error) {
 	inotify, err := newInotify()
 	if err != nil {
-		return Files{}, fmt.Errorf("watching the policy directory %s: %v: see `sysctl fs.inotify.max_user_instances`",
+		return Policies{}, fmt.Errorf("watching the policy directory %s: %v: "+
+			"see `sysctl fs.inotify.max_user_instances`",
 			oneLine(d.path), err)
 	}
 	defer inotify.close() //nolint:errcheck // nothing was written
 	path, err := newPathWatch(inotify, d.path, isPolicyFile)
 	if err != nil {
-		return Files{}, fmt.Errorf("policy directory %s: %v", oneLine(d.path), err)
+		return Policies{}, fmt.Errorf("policy directory %s: %v", oneLine(d.path), err)
 	}
-	var now Files
-	now.Files, now.Err = ReadDirectory(d.path)
+	var now Policies
+	now.Files, now.Err = ReadPolicies(d.path)
 	d.publish(now, last)
 	if err := rest(ctx, path); err != nil {
 		return now, fmt.Errorf("watching the policy directory %s: %v", oneLine(d.path), err)
@@ -94,7 +95,7 @@ func (d *Directory) round(ctx context.Context, last Files) (Files, error) {
 }
 
 // publish replaces what waits to be received, unless it is what was sent last.
-func (d *Directory) publish(now, last Files) {
+func (d *Directory) publish(now, last Policies) {
 	if now.equal(last) {
 		return
 	}

@@ -1,4 +1,4 @@
-package docker
+package links
 
 import (
 	"maps"
@@ -27,12 +27,12 @@ func TestPortsOfBridges(t *testing.T) {
 	}
 	nstest.WaitFor(t, patience, "a process of the other host to be behind br0", func() bool {
 		var ports map[string]string
-		do(func() (err error) { ports, err = hostLinks{}.Ports(there.Pid); return err })
+		do(func() (err error) { ports, err = Host{}.Ports(there.Pid); return err })
 		return maps.Equal(ports, map[string]string{"br0": port}) // it enters the host's namespaces first
 	})
 	for _, pid := range []int{alone.Pid, os.Getpid(), 1 << 30} {
 		var ports map[string]string
-		do(func() (err error) { ports, err = hostLinks{}.Ports(pid); return err })
+		do(func() (err error) { ports, err = Host{}.Ports(pid); return err })
 		if len(ports) > 0 {
 			t.Errorf("ports of process %d, which is not behind one: %v", pid, ports)
 		}
@@ -40,7 +40,7 @@ func TestPortsOfBridges(t *testing.T) {
 	foreign := map[string][]string{}
 	for _, bridge := range []string{"br0", "br1", "br2"} {
 		do(func() error {
-			ports, ok, err := hostLinks{}.Foreign(bridge)
+			ports, ok, err := Host{}.Foreign(bridge)
 			if ok {
 				foreign[bridge] = ports
 			}

@@ -1,4 +1,4 @@
-package watch
+package filewatch
 
 import (
 	"context"
@@ -198,8 +198,8 @@ func TestHalfWrittenTree(t *testing.T) {
 
 func TestOnlyTheLatestWaits(t *testing.T) {
 	d := NewDirectory("")
-	d.publish(Files{Err: os.ErrNotExist}, Files{})
-	d.publish(Files{Err: os.ErrPermission}, Files{})
+	d.publish(Policies{Err: os.ErrNotExist}, Policies{})
+	d.publish(Policies{Err: os.ErrPermission}, Policies{})
 	if got := <-d.Files(); !errors.Is(got.Err, os.ErrPermission) {
 		t.Errorf("got %v; want the latest", got.Err)
 	}
@@ -236,9 +236,9 @@ func TestReadDirectoryErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			tt.make(t, dir)
-			_, err := ReadDirectory(dir)
+			_, err := ReadPolicies(dir)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), dir) {
-				t.Errorf("ReadDirectory = %v; want %q and the directory", err, tt.want)
+				t.Errorf("ReadPolicies = %v; want %q and the directory", err, tt.want)
 			}
 		})
 	}

@@ -11,6 +11,7 @@ import (
 
 	"thole/compiler/policy"
 	"thole/internal/api"
+	"thole/internal/lookpath"
 )
 
 func newRun(proc *process) *cobra.Command {
@@ -100,7 +101,7 @@ func commandOf(args []string, dashBefore bool) []string {
 }
 
 func findCommand(name, path string) (string, error) {
-	file, err := lookPath(name, path)
+	file, err := lookpath.Find(name, path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return "", exit{exitNotExecutable, fmt.Errorf("finding the command %q: it may not be executed", name)}

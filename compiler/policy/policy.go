@@ -161,11 +161,12 @@ var ICMPTypes = []ICMPType{
 type Binding struct {
 	Name, Namespace string
 	Labels          Labels
-	Unit            string     // a systemd unit
-	User            string     // a user name or uid
-	Cgroup          string     // a path below the cgroup root; * and ? match within one component
-	Container       string     // inventories only
-	Address         netip.Addr // inventories only
+	Sources         map[string]Source // inventories only: who gave which label; nil: nothing says so
+	Unit            string            // a systemd unit
+	User            string            // a user name or uid
+	Cgroup          string            // a path below the cgroup root; * and ? match within one component
+	Container       string            // inventories only
+	Address         netip.Addr        // inventories only
 	Position        Position
 }
 

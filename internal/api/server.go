@@ -46,6 +46,7 @@ type Config struct {
 	Socket  string
 	Changes Changes
 	State   State
+	Owners  Owners
 	Table   Table
 	Scopes  *watch.Scopes // the cgroups of thole run
 	Now     func() time.Time
@@ -58,6 +59,7 @@ type Server struct {
 	listener *userListener
 	changes  Changes
 	state    State
+	owners   Owners
 	runner   *runner
 	limiter  *limiter
 	log      *slog.Logger
@@ -73,6 +75,7 @@ func Listen(c Config) (*Server, error) {
 		listener: listener,
 		changes:  c.Changes,
 		state:    c.State,
+		owners:   c.Owners,
 		runner:   &runner{scopes: c.Scopes, table: c.Table, log: c.Logger, now: c.Now},
 		limiter:  newLimiter(c.Now),
 		log:      c.Logger,
@@ -129,6 +132,8 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET "+pathWorkloads, answer(s, anyone, 0, s.getWorkloads))
 	mux.Handle("GET "+pathPolicies, answer(s, anyone, 0, s.getPolicies))
 	mux.Handle("GET "+pathClasses, answer(s, anyone, 0, s.getClasses))
+	mux.Handle("GET "+pathUnlabelled, answer(s, anyone, 0, s.getUnlabelled))
+	mux.Handle("POST "+pathOwner, answer(s, anyone, maxOwnerBody, s.postOwner))
 	return mux
 }
 

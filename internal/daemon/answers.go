@@ -84,14 +84,20 @@ func (a *answers) Status() api.Status {
 	state := a.local.State()
 	status.LocalRoutes = apiLocalRoutes(state)
 	more = append(more, localRoutesConditions(state)...)
-	if view.Enforcing() { // else there is no table that could be bypassed
-		owner := func(cgroup uint64) exposure.Owner { return view.Owner(a.root, cgroup) }
-		status.Sockets, exposed = a.sockets.Look(owner, exposure.Options{LocalRoutes: state.Closed()})
-	}
+	status.Sockets, exposed = a.exposed(view)
 	problems, notices := condition.Split(append(more, exposed...))
 	status.Problems = slices.Concat(status.Problems, problems) // the view's stay as they are
 	status.Notices = slices.Concat(status.Notices, notices)
 	return status
+}
+
+// exposed looks for exposed sockets; without a table there is none that could be bypassed.
+func (a *answers) exposed(view *enforce.View) (*api.SocketStatus, []condition.Condition) {
+	if !view.Enforcing() {
+		return nil, nil
+	}
+	owner := func(cgroup uint64) exposure.Owner { return view.Owner(a.root, cgroup) }
+	return a.sockets.Look(owner, exposure.Options{LocalRoutes: a.local.State().Closed()})
 }
 
 // defaultRecords is the problem that nobody decided whether the built-in default is enforced.
@@ -103,7 +109,35 @@ func defaultRecords(s api.Status) condition.Condition {
 }
 
 // Workloads lists what is labelled now, by name.
-func (a *answers) Workloads() []api.Workload { return a.enforcer.View().Workloads() }
+func (a *answers) Workloads() []api.Workload {
+	view := a.enforcer.View()
+	list := view.Workloads()
+	sockets, found := a.exposed(view)
+	if sockets == nil || len(sockets.Exposed) == 0 {
+		return list
+	}
+	codes := map[string]condition.Code{} // by the name of a workload that has an exposed socket
+	for i, port := range sockets.Exposed {
+		for _, s := range port.Sockets {
+			if codes[s.Workload] == "" { // what an administrator must do comes first
+				codes[s.Workload] = found[i].Code // there is a condition for each port, and others behind them
+			}
+		}
+	}
+	for i := range list {
+		w := &list[i]
+		code, exposed := codes[w.Name]
+		if exposed && (w.State == api.StateIsolated || w.State == api.StatePartial) {
+			w.State, w.Missing = api.StatePartial, append(w.Missing, code)
+		}
+	}
+	return list
+}
+
+// whose says whose a cgroup is, as the table has it now.
+func (a *answers) whose(cgroup uint64) (path string, whose api.Ownership) {
+	return a.enforcer.View().Whose(a.root, cgroup)
+}
 
 // Policies lists the active set, by name.
 func (a *answers) Policies() []api.Policy { return a.enforcer.View().Policies() }

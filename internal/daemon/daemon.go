@@ -22,6 +22,7 @@ import (
 	"thole/internal/remotes"
 	"thole/internal/routes"
 	"thole/internal/state"
+	"thole/internal/whose"
 	"thole/ruleset/kernel"
 	"thole/watch"
 	"thole/watch/cgroupfs"
@@ -112,24 +113,26 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 	if config.Routes || keeper.State().Err != nil {
 		d.routes = keeper
 	}
+	answers := &answers{
+		enforcer: d.enforcer,
+		kernel:   host.kernel,
+		docker:   d.sources.docker,
+		fleet:    d.fleet,
+		sockets:  live.New(host.bound, host.now),
+		root:     host.root,
+		local:    keeper,
+		version:  config.Version,
+		started:  host.now(),
+	}
 	d.server, err = api.Listen(api.Config{
 		Socket:  config.Socket,
 		Changes: changes{d.enforcer, keeper},
-		State: &answers{
-			enforcer: d.enforcer,
-			kernel:   host.kernel,
-			docker:   d.sources.docker,
-			fleet:    d.fleet,
-			sockets:  live.New(host.bound, host.now),
-			root:     host.root,
-			local:    keeper,
-			version:  config.Version,
-			started:  host.now(),
-		},
-		Table:  d.enforcer,
-		Scopes: d.sources.scopes,
-		Now:    host.now,
-		Logger: config.Logger,
+		State:   answers,
+		Owners:  whose.New(whose.NewLooks(host.open, host.now), host.root, answers.whose),
+		Table:   d.enforcer,
+		Scopes:  d.sources.scopes,
+		Now:     host.now,
+		Logger:  config.Logger,
 	})
 	return d, err
 }
@@ -227,6 +230,7 @@ type host struct {
 	writes  enforce.Notifier
 	sockets func() (map[uint64]bool, error)
 	bound   func(visit func(sockets.Socket) bool) error
+	open    func(visit func(sockets.Socket) bool) error
 	routes  routes.Table
 	now     func() time.Time
 	engine  func(datapath.Config) (fleet.Engine, error) // that carries the handshakes of a fleet
@@ -251,7 +255,7 @@ func openHost() (*host, error) {
 	return &host{
 		routes: table,
 		root:   root, manager: watch.FindManager(), kernel: conn, marks: conn, writes: listener,
-		sockets: socketCgroups, bound: sockets.Bound, now: time.Now, engine: fleet.NewEngine,
+		sockets: socketCgroups, bound: sockets.Bound, open: sockets.Open, now: time.Now, engine: fleet.NewEngine,
 		close: func() error { return errors.Join(listener.Close(), conn.Close(), table.Close()) },
 	}, nil
 }

@@ -25,6 +25,7 @@ type View struct {
 	policies []policy.Policy
 	grants   []policy.LabelGrant
 	settings policy.Settings
+	parents  []policy.Cgroup // of containers, and of thole run
 
 	identity *state.Identity // this node's, in a fleet; nil: not known
 
@@ -105,6 +106,7 @@ func (e *Enforcer) newView(of sizes) *View {
 		policies: e.set.Docs.Policies,
 		grants:   e.set.Docs.Grants,
 		settings: e.set.Docs.Settings,
+		parents:  e.loaded.containers.Parents,
 		identity: e.identity,
 	}
 }
@@ -112,8 +114,8 @@ func (e *Enforcer) newView(of sizes) *View {
 // Workloads lists what is labelled now, by name.
 func (v *View) Workloads() []api.Workload {
 	var list []api.Workload
-	for _, w := range v.roster.list() {
-		list = append(list, apiWorkload(w, v.result.ClassOf(&w)))
+	for _, w := range v.roster.all() {
+		list = append(list, v.apiWorkload(w))
 	}
 	slices.SortFunc(list, byName)
 	return list
@@ -149,14 +151,19 @@ func (p plan) answer(dryRun bool) api.ApplyResponse {
 	return a
 }
 
-func apiWorkload(w policy.Workload, class compiler.Class) api.Workload {
+func (v *View) apiWorkload(w listed) api.Workload {
+	class := v.result.ClassOf(&w.Workload)
+	state, missing := stateOf(w, class, v.status.Problems)
 	return api.Workload{
 		Name:      w.Name,
 		Namespace: w.Namespace,
 		Kind:      w.Kind.String(),
+		State:     state,
+		Missing:   missing,
 		Labels:    w.Labels,
 		Facts:     w.Facts,
 		Doubtful:  w.AllDoubtful(),
+		Sources:   sourcesOf(&w.Workload),
 		Cgroup:    w.Cgroup.Path,
 		ID:        w.Cgroup.ID,
 		Networks:  networks(w.Own),

@@ -45,9 +45,9 @@ func (l *list) each(visit func(sockets.Socket) bool) error {
 }
 
 func listener(address string, cgroup uint64) sockets.Socket {
-	s := sockets.Socket{Protocol: unix.IPPROTO_TCP, Local: netip.MustParseAddrPort(address), Bound: true, Cgroup: cgroup}
-	s.Inode = uint32(s.Local.Port())
-	return s
+	local := netip.MustParseAddrPort(address)
+	return sockets.Socket{Protocol: unix.IPPROTO_TCP, Local: local, Bound: true, Inode: uint32(local.Port()),
+		Cgroup: cgroup}
 }
 
 // In these tests the workload of cgroup 1 is web, cgroup 2 is closed, and all others are unlabelled.

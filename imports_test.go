@@ -34,6 +34,14 @@ var mayImport = map[string][]string{
 	"thole/internal/account":       {},
 	"thole/internal/condition":     {},
 	"thole/internal/exposure":      {},
+	"thole/compiler/inventory":     {"thole/compiler/policy"},
+	"thole/internal/printable":     {"gopkg.in/yaml.v3"},
+	"thole/internal/holder":        {},
+	"thole/internal/lookpath":      {"golang.org/x/sys/..."},
+	"thole/internal/owner": {
+		"thole/compiler/policy", "thole/internal/api", "thole/internal/holder", "thole/internal/printable",
+	},
+	"thole/internal/whose": {"thole/datapath/sockets", "thole/internal/api", "golang.org/x/sys/..."},
 	"thole/internal/exposure/live": {
 		"thole/datapath/sockets", "thole/internal/api", "thole/internal/condition", "thole/internal/exposure",
 		"golang.org/x/sys/...",
@@ -70,8 +78,8 @@ var mayImport = map[string][]string{
 	"thole/datapath/handshake": {"thole/datapath/refusal", "thole/datapath/token", "thole/datapath/packet"},
 	"thole/datapath/pki":       {"thole/compiler/policy"},
 	"thole/internal/api": {
-		"thole/compiler/policy", "thole/watch/...", "thole/internal/condition", "thole/internal/exposure",
-		"golang.org/x/...",
+		"thole/compiler/inventory", "thole/compiler/policy", "thole/watch/...", "thole/internal/condition",
+		"thole/internal/exposure", "golang.org/x/...",
 	},
 	"thole/internal/fleet": {
 		"thole/compiler/policy", "thole/watch/...", "thole/datapath", "thole/datapath/pki", "thole/datapath/queue",
@@ -86,18 +94,25 @@ var mayImport = map[string][]string{
 		"thole/compiler", "thole/compiler/policy", "thole/internal/api", "thole/internal/policyset",
 		"thole/internal/remotes", "golang.org/x/sys/...",
 	},
+	"thole/internal/enforce/certified": {
+		"thole/compiler/policy", "thole/internal/condition", "thole/internal/state",
+	},
+	"thole/internal/enforce/explain": {
+		"thole/compiler/policy", "thole/internal/api", "thole/internal/condition", "thole/watch/workload",
+	},
 	"thole/internal/enforce": {
+		"thole/internal/enforce/certified", "thole/internal/enforce/explain",
 		"thole/compiler", "thole/compiler/chains", "thole/compiler/mark", "thole/compiler/policy", "thole/datapath",
 		"thole/datapath/pki", "thole/internal/api", "thole/internal/condition", "thole/internal/exposure",
 		"thole/internal/policyset", "thole/internal/remotes", "thole/internal/state", "thole/ruleset",
 		"thole/ruleset/kernel", "thole/watch", "thole/watch/cgroupfs", "thole/watch/filewatch", "thole/watch/workload",
 	},
 	"thole/internal/daemon": {
-		"thole/compiler", "thole/compiler/policy", "thole/datapath", "thole/datapath/sockets", "thole/internal/account",
-		"thole/internal/api", "thole/internal/condition", "thole/internal/enforce", "thole/internal/exposure/...",
-		"thole/internal/fleet",
+		"thole/compiler", "thole/compiler/inventory", "thole/compiler/policy", "thole/datapath",
+		"thole/datapath/sockets", "thole/internal/account", "thole/internal/api",
+		"thole/internal/condition", "thole/internal/enforce", "thole/internal/exposure/...", "thole/internal/fleet",
 		"thole/internal/policyset", "thole/internal/remotes", "thole/internal/routes", "thole/internal/state",
-		"thole/ruleset", "thole/ruleset/kernel", "thole/watch/...",
+		"thole/internal/whose", "thole/ruleset", "thole/ruleset/kernel", "thole/watch/...",
 		"golang.org/x/sync/...", "golang.org/x/sys/...",
 	},
 	"thole/internal/doctor": {
@@ -106,9 +121,10 @@ var mayImport = map[string][]string{
 		"github.com/...", "golang.org/x/...",
 	},
 	"thole/cmd/thole": {
-		"thole/compiler", "thole/compiler/policy", "thole/watch/filewatch", "thole/watch/process",
-		"thole/datapath/pki", "thole/internal/api",
-		"thole/internal/daemon", "thole/internal/condition", "thole/internal/doctor",
+		"thole/compiler", "thole/compiler/inventory", "thole/compiler/policy", "thole/watch/filewatch",
+		"thole/watch/process", "thole/datapath/pki", "thole/internal/api",
+		"thole/internal/daemon", "thole/internal/condition", "thole/internal/doctor", "thole/internal/holder",
+		"thole/internal/lookpath", "thole/internal/owner", "thole/internal/printable",
 		"github.com/spf13/...", "github.com/coreos/go-systemd/v22/daemon", "golang.org/x/sys/...",
 		"gopkg.in/yaml.v3",
 	},

@@ -79,6 +79,7 @@ type Result struct {
 type Class struct {
 	Number    uint32
 	Divided   bool            // its members may not reach each other, and have numbers of their own
+	Selected  bool            // by an enforced policy
 	Workloads []string        // names, ascending
 	Labels    []policy.Labels // the distinct user labels of its workloads
 	Ingress   []string        // names of the enforced policies that isolate it, per direction
@@ -177,7 +178,7 @@ func (r *Result) ClassOf(w *policy.Workload) Class {
 	if c == nil {
 		return Class{}
 	}
-	return Class{Number: c.Number, Divided: c.Divided, Ingress: c.Isolating(classes.Ingress),
+	return Class{Number: c.Number, Divided: c.Divided, Selected: c.Selected(), Ingress: c.Isolating(classes.Ingress),
 		Egress: c.Isolating(classes.Egress)}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"thole/compiler"
+	"thole/compiler/inventory"
 	"thole/compiler/policy"
 	"thole/policies"
 )
@@ -17,7 +18,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // The inventory of the golden files: one of everything that policies/ speaks of.
-const inventory = `
+const goldenInventory = `
 {apiVersion: thole/v1, kind: Workload, metadata: {name: proxy, labels: {tier: proxy}}, spec: {unit: haproxy.service}}
 ---
 {apiVersion: thole/v1, kind: Workload, metadata: {name: web-1, labels: {tier: web, app: shop, metrics: "on"}},
@@ -36,11 +37,11 @@ const inventory = `
 
 // Each example compiles to the script in testdata/golden, byte for byte.
 func TestGolden(t *testing.T) {
-	docs, err := policy.Parse([]policy.File{{Name: "inventory.yaml", Data: []byte(inventory)}})
+	docs, err := policy.Parse([]policy.File{{Name: "inventory.yaml", Data: []byte(goldenInventory)}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	workloads, err := policy.InventoryWorkloads(docs.Bindings)
+	workloads, err := inventory.Workloads(docs.Bindings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/daemon"
+	"thole/internal/printable"
 	"thole/watch/filewatch"
 )
 
@@ -145,9 +146,9 @@ func planInventory(proc *process, o applyOptions, files []policy.File) error {
 	}
 	printMessages(proc.stderr, "warning", plan.Warnings)
 	if o.output == "json" {
-		return writeJSON(proc.stdout, plan)
+		return printable.WriteJSON(proc.stdout, plan)
 	}
-	_, err = io.WriteString(proc.stdout, escapeScript(plan.Table))
+	_, err = io.WriteString(proc.stdout, printable.Script(plan.Table))
 	return err
 }
 
@@ -186,9 +187,9 @@ func writeAnswer(proc *process, o applyOptions, a api.ApplyResponse) error {
 	var err error
 	switch {
 	case o.output == "json":
-		err = writeJSON(proc.stdout, a)
+		err = printable.WriteJSON(proc.stdout, a)
 	case o.dryRun:
-		_, err = io.WriteString(proc.stdout, escapeScript(a.Table))
+		_, err = io.WriteString(proc.stdout, printable.Script(a.Table))
 	default:
 		err = say(proc.stdout, "%s\n", summary(a))
 	}
@@ -205,9 +206,9 @@ func printMessages(w io.Writer, kind string, messages []api.Message) {
 	for _, m := range messages {
 		where := ""
 		if m.Where != "" {
-			where = escapeLine(m.Where) + ": "
+			where = printable.Line(m.Where) + ": "
 		}
-		_, _ = io.WriteString(w, where+kind+": "+escapeText(m.Text)+"\n")
+		_, _ = io.WriteString(w, where+kind+": "+printable.Text(m.Text)+"\n")
 	}
 }
 

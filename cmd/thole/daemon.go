@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"thole/internal/daemon"
+	"thole/internal/printable"
 )
 
 // daemonOptions are the flags of "thole daemon".
@@ -191,7 +192,7 @@ func newLogger(out io.Writer, format, level string) (*slog.Logger, error) {
 	}
 	options := &slog.HandlerOptions{Level: least}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(encodingWriter{out}, options)), nil
+		return slog.New(slog.NewJSONHandler(printable.LogWriter{Writer: out}, options)), nil
 	}
 	return slog.New(slog.NewTextHandler(out, options)), nil
 }

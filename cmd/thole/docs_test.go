@@ -120,6 +120,9 @@ func TestDocsPolicies(t *testing.T) {
 			if err := os.WriteFile(inventory, []byte(workload), 0o600); err != nil {
 				t.Fatal(err)
 			}
+			if strings.Contains(block[1], "labelSources") { // an inventory
+				file, inventory = inventory, file
+			}
 			if code, _, stderr := shell("apply", "-f", file, "--inventory", inventory, "--dry-run"); code != 0 {
 				t.Errorf("%s, block %d of YAML: %s%s", page, i+1, stderr, block[1])
 			}

@@ -12,6 +12,7 @@ import (
 	"thole/internal/api"
 	"thole/internal/daemon"
 	"thole/internal/doctor"
+	"thole/internal/printable"
 )
 
 // A diagnosis is what -o json prints.
@@ -44,7 +45,7 @@ feature is missing or could not be checked.`,
 			complete := doctor.Complete(findings)
 			var err error
 			if output == "json" {
-				err = writeJSON(proc.stdout, diagnosis{complete, findings})
+				err = printable.WriteJSON(proc.stdout, diagnosis{complete, findings})
 			} else {
 				err = writeFindings(proc, findings)
 			}
@@ -76,7 +77,7 @@ Doctor starts it in an empty one, in a cgroup of its own.`,
 			if err != nil {
 				return err
 			}
-			return writeJSON(proc.stdout, findings)
+			return printable.WriteJSON(proc.stdout, findings)
 		},
 	}
 }
@@ -99,12 +100,12 @@ func examine(ctx context.Context, socket, docker string) []doctor.Finding {
 func writeFindings(proc *process, findings []doctor.Finding) error {
 	out := bufio.NewWriter(proc.stdout)
 	for _, f := range findings {
-		fmt.Fprintf(out, "%s  %-24s %s\n", paint(proc, f.Status), f.Check, escapeText(f.Found))
+		fmt.Fprintf(out, "%s  %-24s %s\n", paint(proc, f.Status), f.Check, printable.Text(f.Found))
 		if f.Follows != "" {
-			fmt.Fprintf(out, "%8s what follows: %s\n", "", escapeText(f.Follows))
+			fmt.Fprintf(out, "%8s what follows: %s\n", "", printable.Text(f.Follows))
 		}
 		if f.Mend != "" {
-			fmt.Fprintf(out, "%8s try: %s\n", "", escapeLine(f.Mend))
+			fmt.Fprintf(out, "%8s try: %s\n", "", printable.Line(f.Mend))
 		}
 	}
 	verdict := "Nothing is missing: this machine can enforce policies."

@@ -13,6 +13,7 @@ const (
 	exitOK            = 0
 	exitFailed        = 1
 	exitEmpty         = 2   // apply: the input has no policy
+	exitUnlabelled    = 2   // owner: something is unlabelled or closed
 	exitNotExecutable = 126 // run: as env(1)
 	exitNotFound      = 127
 )

@@ -21,11 +21,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"gopkg.in/yaml.v3"
 
+	"thole/compiler/policy"
 	"thole/datapath/pki"
 	"thole/internal/api"
 	"thole/internal/condition"
 	"thole/internal/daemon"
 	"thole/internal/doctor"
+	"thole/internal/printable"
 )
 
 // evil has what terminals act on: an escape sequence, a bell, a carriage return and a tab, what some take for a line
@@ -50,7 +52,7 @@ func TestEscape(t *testing.T) {
 		{"\ufffd", "\ufffd", "\ufffd", "\ufffd"},
 		{evil, evilCell, strings.ReplaceAll(evilCell, `\\`, `\`), strings.ReplaceAll(evilCell, `\\`, `\`)},
 	} {
-		got := []string{escapeCell(test.in), escapeLine(test.in), escapeText(test.in)}
+		got := []string{printable.Cell(test.in), printable.Line(test.in), printable.Text(test.in)}
 		if diff := cmp.Diff([]string{test.cell, test.line, test.text}, got); diff != "" {
 			t.Errorf("%q: cell, line, text (-want +got)\n%s", test.in, diff)
 		}
@@ -59,7 +61,7 @@ func TestEscape(t *testing.T) {
 			t.Errorf("%q: the cell is read back as %q, %v", test.in, back, err)
 		}
 	}
-	if got, want := escapeScript("\ttable \x1b\n"), "\ttable \\x1b\n"; got != want {
+	if got, want := printable.Script("\ttable \x1b\n"), "\ttable \\x1b\n"; got != want {
 		t.Errorf("a script: got %q, want %q", got, want)
 	}
 }
@@ -71,10 +73,11 @@ func TestValuesOfJSONAndYAML(t *testing.T) {
 		write func(*bytes.Buffer) error
 		read  func([]byte, any) error
 	}{
-		"json": {func(b *bytes.Buffer) error { return writeJSON(b, want) }, json.Unmarshal},
-		"yaml": {func(b *bytes.Buffer) error { return writeYAML(b, want) }, yaml.Unmarshal},
+		"json": {func(b *bytes.Buffer) error { return printable.WriteJSON(b, want) }, json.Unmarshal},
+		"yaml": {func(b *bytes.Buffer) error { return printable.WriteYAML(b, want) }, yaml.Unmarshal},
 		"json log": {func(b *bytes.Buffer) error {
-			slog.New(slog.NewJSONHandler(encodingWriter{b}, nil)).Info("", "key", want["key"], "plain", "ä")
+			log := slog.New(slog.NewJSONHandler(printable.LogWriter{Writer: b}, nil))
+			log.Info("", "key", want["key"], "plain", "ä")
 			return nil
 		}, json.Unmarshal},
 	} {
@@ -115,6 +118,11 @@ func evilDaemon(t *testing.T, refuse bool) (socket string) {
 	list := []string{evilLine, evil}
 	found := []condition.Condition{{Code: condition.ScopeRefused, Where: evilLine, Text: evil}}
 	warnings := []api.Message{{Where: evilLine, Text: evil}}
+	sources := map[string]policy.Source{evil: evil, "app": evilLine}
+	workload := api.Workload{Name: evilLine, Namespace: evil, Kind: evil, Labels: labels, Facts: labels,
+		Sources: sources, State: evilLine, Missing: []condition.Code{evilLine}, Cgroup: evilLine, Networks: list,
+		Ingress: list, Egress: list, Position: evilLine}
+	whose := api.Ownership{Workload: &workload, Why: evilLine}
 	answers := map[string]any{
 		"/v1/status": api.Status{
 			ProcessStatus: api.ProcessStatus{Version: evil}, Enforcing: true,
@@ -128,11 +136,16 @@ func evilDaemon(t *testing.T, refuse bool) (socket string) {
 			Findings:  api.Findings{Problems: found, Notices: found, Warnings: warnings},
 			Counters:  map[string]api.Counter{evilLine: {}},
 		},
-		"/v1/workloads": []api.Workload{{Name: evilLine, Namespace: evil, Kind: evil, Labels: labels, Facts: labels,
-			Cgroup: evilLine, Networks: list, Ingress: list, Egress: list, Position: evilLine}},
-		"/v1/policies": []api.Policy{{Name: evilLine, Position: evilLine}},
+		"/v1/workloads": []api.Workload{workload},
+		"/v1/policies":  []api.Policy{{Name: evilLine, Position: evilLine}},
 		"/v1/classes": []api.Class{
 			{Workloads: list, Labels: []map[string]string{labels}, Ingress: list, Egress: list},
+		},
+		"/v1/unlabelled": api.Listeners{Listeners: []api.Socket{{Protocol: evil, Local: evilLine, Cgroup: evilLine}}},
+		"/v1/owner": api.OwnerResponse{
+			Process: &api.OwnedProcess{PID: 1, Program: evilLine, Cgroup: evilLine, Ownership: whose},
+			Sockets: []api.OwnedSocket{{Ownership: whose,
+				Socket: api.Socket{Protocol: evil, Local: evilLine, Remote: evilLine, CgroupID: 1}}},
 		},
 		"/v1/apply": api.ApplyResponse{Changed: true, Diff: evil, Table: "table inet thole # " + evil + "\n",
 			Warnings: warnings, Problems: found, Notices: found},
@@ -180,15 +193,18 @@ func TestNothingHostileIsPrinted(t *testing.T) {
 		"thole apply": {{"-f", good}, {"-f", good, "--dry-run"}, {"-f", bad}, {"-f", dir}, {"-f", dir + "/no"},
 			{"-f", good, "--dry-run", "--inventory", dir + "/w.yaml"}, {"-f", good, "--dry-run", "--inventory", bad},
 			{evil}, {}},
-		"thole arm":         {{}, {evil}},
-		"thole cleanup":     {{}, {evil}},
-		"thole completion":  {{evil}},
-		"thole daemon":      {{"--fleet", evil}, {"--log-format", evil}, {"--log-level", evil}},
-		"thole doctor":      {{evil}}, // its findings are in TestFindingsAreEscaped
-		"thole get":         {{evil}},
-		"thole man":         {{good + "/" + evilLine}},
-		"thole pki":         {{evil}},
-		"thole pki init":    {{"--pki", good + "/x"}, {"--pki", dir + "/ca", "--name", evil}, {"--pki", dir + "/ca2"}},
+		"thole arm":            {{}, {evil}},
+		"thole cleanup":        {{}, {evil}},
+		"thole completion":     {{evil}},
+		"thole daemon":         {{"--fleet", evil}, {"--log-format", evil}, {"--log-level", evil}},
+		"thole doctor":         {{evil}}, // its findings are in TestFindingsAreEscaped
+		"thole get":            {{evil}},
+		"thole get unlabelled": {{}, {"-o", "wide"}, {"-o", "json"}, {"-o", "yaml"}, {evil}},
+		"thole man":            {{good + "/" + evilLine}},
+		"thole owner":          {{"1"}, {":5432"}, {evil}, {"1.2.3.4:" + evil}, {":5432", "-o", "json"}},
+		"thole pki":            {{evil}},
+		"thole pki init": {{"--pki", good + "/x"}, {"--pki", dir + "/ca", "--name", evil},
+			{"--pki", dir + "/ca2"}},
 		"thole pki install": {{"--pki", dir + "/node", bad}, {"--pki", dir + "/node", "--ca", dir + "/no"}},
 		"thole pki issue": {{"--pki", dir + "/no", "--address", evil, bad},
 			{"--pki", dir + "/no", "--address", "any", bad}},
@@ -202,7 +218,8 @@ func TestNothingHostileIsPrinted(t *testing.T) {
 		"thole version": {{}, {evil}},
 	}
 	for _, kind := range []string{"workloads", "policies", "classes"} {
-		calls["thole get "+kind] = [][]string{{}, {"-o", "wide"}, {evilLine}, {escapeCell(evilLine)}, {"nobody" + evil}}
+		calls["thole get "+kind] = [][]string{{}, {"-o", "wide"}, {"-o", "yaml"}, {evilLine},
+			{printable.Cell(evilLine)}, {"nobody" + evil}}
 	}
 	proc, _, _ := testProcess()
 	for _, cmd := range commands(newRoot(proc)) {
@@ -238,7 +255,7 @@ func withSocket(path, socket string) []string {
 }
 
 func needsDaemon(path string) bool {
-	return path == "thole apply" || path == "thole arm" || path == "thole cleanup" ||
+	return path == "thole owner" || path == "thole apply" || path == "thole arm" || path == "thole cleanup" ||
 		strings.HasPrefix(path, "thole get ")
 }
 

@@ -4,26 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"thole/compiler/inventory"
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/daemon"
+	"thole/internal/printable"
 )
 
 func newGet(proc *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get KIND",
-		Short: "List workloads, policies or classes",
+		Short: "List workloads, policies, classes or unlabelled listeners",
 		Long: `Get lists what the daemon knows: the workloads that run now, the policies of the
-active set, or the classes, which are groups of workloads that no policy tells
-apart.
+active set, the classes, which are groups of workloads that no policy tells apart,
+or the listeners that belong to no workload.
 
-If no daemon runs, get computes the list from the last policy set and the
+If no daemon runs, get (but for "get unlabelled") computes the list from the last policy set and the
 workloads that run now, and says so; class numbers then differ from those of the
 loaded table.`,
 		Example: `  thole get workloads
@@ -34,6 +37,7 @@ loaded table.`,
 	}
 	cmd.AddCommand(
 		newGetOf(proc, workloadListing()),
+		newGetUnlabelled(proc),
 		newGetOf(proc, policyListing()),
 		newGetOf(proc, classListing()),
 	)
@@ -48,6 +52,7 @@ type listing[T any] struct {
 	offline       func(daemon.Listing) []T
 	name          func(T) string
 	columns       []column[T]
+	yaml          func(io.Writer, []T) error // nil: the keys of JSON
 }
 
 // A column of a table; wide ones are shown with -o wide only.
@@ -62,14 +67,25 @@ func workloadListing() listing[api.Workload] {
 		kind: "workloads",
 		long: `Get workloads lists the labelled cgroups of this node. The columns INGRESS and
 EGRESS name the policies that isolate a workload in this direction. Without such a
-policy the direction is not restricted.`,
+policy the direction is not restricted.
+
+STATE is "open" if no enforced policy selects the workload; "isolated" if one does;
+"partial" if one does and not everything is enforced, with the codes of the
+conditions ("thole status" has their texts); and "ended" if the cgroup is gone and
+sockets outlive it. "thole status" counts those that ended apart from the others.
+
+-o yaml prints the workloads that have not ended as Workload documents, with who
+gave each label (labelSources). It is an inventory: "thole apply --inventory FILE
+--dry-run" tries policies with it, without this node.`,
 		example: "  thole get workloads\n  thole get workloads web -o yaml",
 		fetch:   (*api.Client).Workloads,
 		offline: func(l daemon.Listing) []api.Workload { return l.Workloads },
 		name:    func(w api.Workload) string { return w.Name },
+		yaml:    writeInventory,
 		columns: []column[api.Workload]{
 			{"NAME", false, func(w api.Workload) string { return w.Name }},
 			{"KIND", false, func(w api.Workload) string { return w.Kind }},
+			{"STATE", false, func(w api.Workload) string { return w.StateText() }},
 			{"LABELS", false, func(w api.Workload) string { return policy.Labels(w.Labels).String() }},
 			{"INGRESS", false, func(w api.Workload) string { return strings.Join(w.Ingress, ",") }},
 			{"EGRESS", false, func(w api.Workload) string { return strings.Join(w.Egress, ",") }},
@@ -176,15 +192,18 @@ func (l listing[T]) pick(items []T, names []string) ([]T, error) {
 
 // isNamed reports whether this is an item's name, as it is or as it is printed and completed.
 func (l listing[T]) isNamed(t T, name string) bool {
-	return l.name(t) == name || escapeCell(l.name(t)) == name
+	return l.name(t) == name || printable.Cell(l.name(t)) == name
 }
 
 func (l listing[T]) write(proc *process, items []T, output string) error {
 	switch output {
 	case "json":
-		return writeJSON(proc.stdout, nonNil(items))
+		return printable.WriteJSON(proc.stdout, nonNil(items))
 	case "yaml":
-		return writeYAML(proc.stdout, nonNil(items))
+		if l.yaml != nil {
+			return l.yaml(proc.stdout, items)
+		}
+		return printable.WriteYAML(proc.stdout, nonNil(items))
 	}
 	if len(items) == 0 {
 		return say(proc.stderr, "There are no %s.\n", l.kind)
@@ -202,7 +221,7 @@ func (l listing[T]) write(proc *process, items []T, output string) error {
 		}
 		rows = append(rows, row)
 	}
-	return writeTable(proc.stdout, header, rows)
+	return printable.WriteTable(proc.stdout, header, rows)
 }
 
 // completions are the names that the daemon knows; none, if it does not answer.
@@ -215,7 +234,7 @@ func (l listing[T]) completions(ctx context.Context, socket string) []string {
 	}
 	var names []string
 	for _, item := range items {
-		names = append(names, escapeCell(l.name(item)))
+		names = append(names, printable.Cell(l.name(item)))
 	}
 	return names
 }
@@ -226,6 +245,11 @@ func nonNil[T any](items []T) []T {
 		return []T{}
 	}
 	return items
+}
+
+// writeInventory writes workloads as documents.
+func writeInventory(w io.Writer, workloads []api.Workload) error {
+	return inventory.Write(w, api.Inventory(workloads))
 }
 
 // classNumber is empty where a workload is in no class, or it is not known in which.

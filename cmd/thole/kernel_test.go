@@ -206,7 +206,7 @@ func TestGetWithoutDaemon(t *testing.T) {
 		strings.Contains(r.stdout, "same-labels") {
 		t.Errorf("policies: %q", r.stdout)
 	}
-	if r := get("workloads"); !strings.Contains(r.stdout, "web    cgroup   app=web   -         -") {
+	if r := get("workloads"); !strings.Contains(r.stdout, "web    cgroup   open    app=web   -         -") {
 		t.Errorf("workloads: %q", r.stdout)
 	}
 	if r := get("classes", "-o", "json"); !strings.Contains(r.stdout, `"web"`) {

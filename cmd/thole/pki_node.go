@@ -12,6 +12,7 @@ import (
 
 	"thole/compiler/policy"
 	"thole/datapath/pki"
+	"thole/internal/printable"
 )
 
 func newPKIRequest(proc *process) *cobra.Command {
@@ -175,9 +176,9 @@ func show(proc *process, dir, output string) error {
 func writeSummaries(proc *process, all []pki.Summary, output string) error {
 	switch output {
 	case "json":
-		return writeJSON(proc.stdout, all)
+		return printable.WriteJSON(proc.stdout, all)
 	case "yaml":
-		return writeYAML(proc.stdout, all)
+		return printable.WriteYAML(proc.stdout, all)
 	}
 	header := []string{"KIND", "NAME", "STATE", "SERIAL", "UNTIL", "GRANTS", "REQUIRE", "ADDRESSES"}
 	if output == "wide" {
@@ -187,7 +188,7 @@ func writeSummaries(proc *process, all []pki.Summary, output string) error {
 	for i, s := range all {
 		rows[i] = summaryRow(s)[:len(header)]
 	}
-	return writeTable(proc.stdout, header, rows)
+	return printable.WriteTable(proc.stdout, header, rows)
 }
 
 func summaryRow(s pki.Summary) []string {

@@ -13,6 +13,7 @@ import (
 	"thole/compiler"
 	"thole/internal/api"
 	"thole/internal/daemon"
+	"thole/internal/owner"
 	"thole/internal/promise"
 )
 
@@ -36,14 +37,17 @@ func promised(root *cobra.Command) string {
 		{"thole arm -o json", api.ApplyResponse{}},
 		{"thole doctor -o json", diagnosis{}},
 		{"thole get workloads -o json", []api.Workload{}},
+		{"thole get unlabelled -o json", []unlabelled{}},
 		{"thole get policies -o json", []api.Policy{}},
 		{"thole get classes -o json", []api.Class{}},
+		{"thole owner -o json", owner.Answer{}},
 		{"thole status -o json", api.Status{}},
 		{"thole version -o json", build{}},
 	} {
 		fmt.Fprintf(&b, "%s\n%s", answer.of, promise.Fields("  ", reflect.TypeOf(answer.value)))
 	}
 	fmt.Fprintf(&b, "exit codes\n  ok %d\n  failed %d\n  apply without a policy %d\n", exitOK, exitFailed, exitEmpty)
+	fmt.Fprintf(&b, "  owner: unlabelled %d\n", exitUnlabelled)
 	fmt.Fprintf(&b, "  run: not executable %d\n  run: not found %d\n", exitNotExecutable, exitNotFound)
 	fmt.Fprintf(&b, "counters\n")
 	result, err := compiler.Compile(compiler.Input{})

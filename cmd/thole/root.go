@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"thole/internal/printable"
 )
 
 // execute runs the command that w.args names and returns the exit code.
@@ -13,7 +15,7 @@ func execute(ctx context.Context, proc *process) int {
 	root := newRoot(proc)
 	args := proc.args
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
-		args = escapeAll(args) // cobra prints the words that it does not understand
+		args = printable.Lines(args) // cobra prints the words that it does not understand
 	}
 	root.SetArgs(args)
 	return report(proc, root.ExecuteContext(ctx))
@@ -53,6 +55,7 @@ table, and the kernel decides.`,
 		newDoctor(proc),
 		newGet(proc),
 		newMan(proc),
+		newOwner(proc),
 		newPKI(proc),
 		newRun(proc),
 		newStatus(proc),

@@ -13,7 +13,8 @@ import (
 
 	"thole/compiler/policy"
 	"thole/internal/api"
-	processes "thole/watch/process"
+	"thole/internal/lookpath"
+	kernelprocess "thole/watch/process"
 )
 
 func newRun(proc *process) *cobra.Command {
@@ -97,7 +98,7 @@ func notOfUnit(proc *process, command string) error {
 		return nil
 	}
 	spec := "unit: NAME.service"
-	cgroup := processes.Cgroup(proc.pid)
+	cgroup := kernelprocess.Cgroup(proc.pid)
 	unit := path.Base(cgroup)
 	switch {
 	case strings.Contains(cgroup, ".service/") && strings.HasSuffix(unit, ".service"):
@@ -138,7 +139,7 @@ func commandOf(args []string, dashBefore bool) []string {
 }
 
 func findCommand(name, path string) (string, error) {
-	file, err := lookPath(name, path)
+	file, err := lookpath.Find(name, path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return "", exit{exitNotExecutable, fmt.Errorf("finding the command %q: it may not be executed", name)}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+
+	"thole/internal/lookpath"
 )
 
 func TestCommandOf(t *testing.T) {
@@ -71,7 +73,7 @@ func TestLookPath(t *testing.T) {
 		{"a directory", first, path, first, fs.ErrPermission},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := lookPath(test.command, test.path)
+			got, err := lookpath.Find(test.command, test.path)
 			if got != test.want || !errors.Is(err, test.err) {
 				t.Errorf("got %q, %v; want %q, %v", got, err, test.want, test.err)
 			}

@@ -22,7 +22,8 @@ func TestSourcesWithAnEmptyDirectory(t *testing.T) {
 			t.Errorf("%v: %v, %v", paths, files, err)
 		}
 	}
-	if files, err := readSources(proc, []string{empty, empty}); !errors.Is(err, filewatch.ErrNoPolicyFile) || files != nil {
+	files, err := readSources(proc, []string{empty, empty})
+	if !errors.Is(err, filewatch.ErrNoPolicyFile) || files != nil {
 		t.Errorf("empty directories: %v, %v", files, err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"thole/internal/api"
 	"thole/internal/daemon"
+	"thole/internal/printable"
 )
 
 func newStatus(proc *process) *cobra.Command {
@@ -47,7 +48,7 @@ without a daemon, too; "thole doctor" says whether it is loaded.`,
 				return asking("asking for the status", socket, err)
 			}
 			if output == "json" {
-				err = writeJSON(proc.stdout, s)
+				err = printable.WriteJSON(proc.stdout, s)
 			} else {
 				err = writeStatus(proc.stdout, s)
 			}
@@ -106,7 +107,7 @@ func writeStatus(w io.Writer, s api.Status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		// The second and later lines of a text are aligned with its first.
-		fmt.Fprintf(t, "%s\t%s\n", escapeLine(row[0]), strings.ReplaceAll(escapeText(row[1]), "\n", "\n\t"))
+		fmt.Fprintf(t, "%s\t%s\n", printable.Line(row[0]), strings.ReplaceAll(printable.Text(row[1]), "\n", "\n\t"))
 	}
 	return t.Flush()
 }
@@ -116,7 +117,7 @@ func withPlace(where, text string) string {
 	if where == "" {
 		return text
 	}
-	return escapeLine(where) + ": " + text
+	return printable.Line(where) + ": " + text
 }
 
 // connections is about the daemon's socket.

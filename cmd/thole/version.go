@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"thole/internal/printable"
 )
 
 // version is set by the Makefile (-ldflags -X); else Go's own stamp counts.
@@ -32,7 +34,7 @@ which are in no commit.`,
 		RunE: func(*cobra.Command, []string) error {
 			b := buildOf(debug.ReadBuildInfo())
 			if output == "json" {
-				return writeJSON(proc.stdout, b)
+				return printable.WriteJSON(proc.stdout, b)
 			}
 			return say(proc.stdout, "%s\n", b)
 		},

@@ -2,6 +2,7 @@ package classes
 
 import (
 	"fmt"
+	"slices"
 
 	"thole/compiler/partition"
 	"thole/compiler/policy"
@@ -43,6 +44,11 @@ func (c *Class) Isolating(d Direction) []string {
 		}
 	}
 	return names
+}
+
+// Selected reports whether an enforced policy selects the class.
+func (c *Class) Selected() bool {
+	return slices.ContainsFunc(c.Policies, func(p *policy.Policy) bool { return !p.Audit })
 }
 
 func (c *Class) String() string {

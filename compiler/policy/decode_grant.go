@@ -27,7 +27,7 @@ func (d *decoder) grant(meta strict.Mapping, spec strict.Node) LabelGrant {
 		g.Labels = d.grantedLabels(n)
 	}
 	if n, ok := m.Values["require"]; ok {
-		g.Require = d.labels(n, "labels such as {team: a}", CheckUserLabelKey)
+		g.Require = d.labels(n, "labels such as {team: a}", CheckUserLabelKey, checkLabelValue)
 		d.notGranted(n, g)
 	}
 	d.saysSomething(m)

@@ -3,7 +3,9 @@ package policy
 import "thole/compiler/policy/strict"
 
 // labels reads a mapping of labels that is not empty.
-func (d *decoder) labels(n strict.Node, allowed string, checkKey func(string) error) Labels {
+func (d *decoder) labels(
+	n strict.Node, allowed string, checkKey func(string) error, checkValue func(key, value string) error,
+) Labels {
 	if n.Kind != strict.KindMapping {
 		d.Wrong(n, allowed)
 		return nil
@@ -16,11 +18,9 @@ func (d *decoder) labels(n strict.Node, allowed string, checkKey func(string) er
 		if err := checkKey(f.Key); err != nil {
 			d.Fail(f.Pos, "%s: %s", n.Path, err)
 		}
-		labels[f.Key] = d.labelValue(f.Key, f.Value)
+		labels[f.Key] = d.Checked(f.Value, "a label value", func(value string) error {
+			return checkValue(f.Key, value)
+		})
 	}
 	return labels
-}
-
-func (d *decoder) labelValue(key string, n strict.Node) string {
-	return d.Checked(n, "a label value", func(value string) error { return checkLabelValue(key, value) })
 }

@@ -114,7 +114,7 @@ func (d *decoder) selector(n strict.Node) Selector {
 	m := d.Mapping(n, selectorInstead(n))
 	var s Selector
 	if n, ok := m.Values["matchLabels"]; ok {
-		for k, v := range d.labels(n, "labels such as {app: web}", checkLabelKey) {
+		for k, v := range d.labels(n, "labels such as {app: web}", checkLabelKey, checkLabelValue) {
 			s.Requirements = append(s.Requirements, Requirement{Key: k, Operator: In, Values: []string{v}})
 		}
 	}

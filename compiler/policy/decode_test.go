@@ -217,50 +217,6 @@ func TestGoodWorkloads(t *testing.T) {
 	}
 }
 
-func TestInventoryWorkloads(t *testing.T) {
-	docs, err := Parse([]File{inventoryFile()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := InventoryWorkloads(docs.Bindings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []Workload{
-		{Kind: KindUnit, Cgroup: Cgroup{Path: "system.slice/nginx.service"}},
-		{Kind: KindUnit, Cgroup: Cgroup{Path: "system.slice/system-getty.slice/getty@tty1.service"}},
-		{Kind: KindUnit, Cgroup: Cgroup{Path: "a.slice/a-b.slice"}},
-		{Kind: KindUnit, Cgroup: Cgroup{Path: `system.slice/system-my\x2dapp.slice/my-app@1.service`}},
-		{Kind: KindUnit, Cgroup: Cgroup{Path: "system.slice/system-worker.slice/worker@*.service"}},
-		{Kind: KindUnit, Cgroup: Cgroup{Path: "system.slice/system-worker.slice/worker@a?.service"}},
-		{Kind: KindUser, Cgroup: Cgroup{Path: "user.slice/user-1000.slice"}},
-		{Kind: KindUser, Cgroup: Cgroup{Path: "user.slice/user-alice.slice"}},
-		{Kind: KindCgroup, Cgroup: Cgroup{Path: "machine.slice/*.scope"}},
-		{Kind: KindContainer, Cgroup: Cgroup{Path: "docker/db-1"}},
-		{Kind: KindAddress, Address: netip.MustParseAddr("192.0.2.1")},
-		{Kind: KindAddress, Address: netip.MustParseAddr("2001:db8::1")},
-	}
-	for i := range want {
-		want[i].Name, want[i].Namespace, want[i].Labels = string(rune('a'+i)), "n", Labels{"app": "x", "empty": ""}
-		want[i].Position = docs.Bindings[i].Position
-	}
-	if diff := cmp.Diff(want, got, sameAddress); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-}
-
-// TestInventoryMeets has two documents that differ and mean one cgroup.
-func TestInventoryMeets(t *testing.T) {
-	_, err := InventoryWorkloads([]Binding{
-		{Name: "a", Unit: "x.service", Position: Position{File: "f.yaml", Line: 3, Column: 18}},
-		{Name: "b", Cgroup: "system.slice/x.service", Position: Position{File: "f.yaml", Line: 8, Column: 18}},
-	})
-	want := "f.yaml:8:18: system.slice/x.service is the cgroup of a, at f.yaml:3:18; allowed: one Workload for each"
-	if err == nil || err.Error() != want {
-		t.Errorf("\n got %v\nwant %s", err, want)
-	}
-}
-
 // TestPositions: warnings of later passes point to the name, the rule, the peer.
 func TestPositions(t *testing.T) {
 	docs, err := Parse([]File{{"f.yaml", []byte(`# comment

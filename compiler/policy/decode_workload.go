@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	workloadMetadataShape = strict.Shape{Keys: []string{"name", "namespace", "labels"}}
+	workloadMetadataShape = strict.Shape{Keys: []string{"name", "namespace", "labels", "labelSources"}}
 	workloadShape         = strict.Shape{
 		Keys: []string{"unit", "user", "cgroup", "container", "compose", "address"},
 		Instead: map[string]string{
@@ -32,13 +32,69 @@ func (d *decoder) binding(meta strict.Mapping, spec strict.Node) Binding {
 	if n, ok := meta.Values["namespace"]; ok {
 		b.Namespace = d.Checked(n, "a name", CheckName)
 	}
+	if n, ok := meta.Values["labelSources"]; ok {
+		b.Sources = d.sources(n)
+	}
 	if n, ok := d.Need(meta, "labels", "labels: {app: web}"); ok {
-		b.Labels = d.labels(n, "labels such as {app: web}", CheckUserLabelKey)
+		b.Labels = d.labels(n, "labels such as {app: web}", b.checkKey, b.checkValue)
+	}
+	for key := range b.Sources {
+		if _, has := b.Labels[key]; !has {
+			d.Fail(meta.Values["labelSources"].Pos, "metadata.labelSources names %s, which is none of metadata.labels"+
+				"; allowed: keys of metadata.labels", strict.Quote(key))
+		}
 	}
 	m := d.Mapping(spec, workloadShape)
 	d.onlyOne(m, workloadShape.Keys...)
 	d.bound(m, &b)
 	return b
+}
+
+// sources reads who gave the labels of a workload that ran.
+func (d *decoder) sources(n strict.Node) map[string]Source {
+	sources := map[string]Source{}
+	switch {
+	case !d.inventory:
+		d.Fail(n.Pos, "%s says who gave the labels of a workload that ran; allowed: in inventories only (thole apply "+
+			"--inventory)", n.Path)
+	case n.Kind != strict.KindMapping:
+		d.Wrong(n, "sources such as {app: person}")
+	}
+	for _, f := range n.Fields {
+		word, _ := d.OneOf(f.Value, "person", "image", "tool", "document", "grant", "daemon")
+		sources[f.Key] = Source(word)
+	}
+	return sources
+}
+
+// checkKey accepts the keys of a workload's labels: where it is said who gave one, all that a running one may have.
+func (b *Binding) checkKey(key string) error {
+	source, marked := b.Sources[key]
+	switch daemons := strings.HasPrefix(key, daemonPrefix); {
+	case !marked, source == SourceDocument, source == SourceGrant:
+		return CheckUserLabelKey(key)
+	case daemons != (source == SourceDaemon):
+		return fmt.Errorf("the source of %s is %s; allowed: daemon for keys that begin with thole/, and no others",
+			strict.Quote(key), source)
+	case source == SourceTool && IsUserLabel(key), source == SourcePerson && !IsUserLabel(key):
+		return fmt.Errorf("the source of %s is %s; allowed: tool for keys that tools set, and no others",
+			strict.Quote(key), source)
+	case key == "", len(key) > MaxLabelText:
+		return fmt.Errorf("a label key of %d bytes; allowed: 1 to %d", len(key), MaxLabelText)
+	}
+	return nil
+}
+
+// checkValue accepts their values.
+func (b *Binding) checkValue(key, value string) error {
+	switch source, marked := b.Sources[key]; {
+	case !marked, source == SourceDocument, source == SourceGrant:
+		return checkLabelValue(key, value)
+	case value != UnusableValue && !IsLabelText(value):
+		return fmt.Errorf("the label value %s; allowed: printable text, at most %d bytes", strict.Quote(value),
+			MaxLabelText)
+	}
+	return nil
 }
 
 // bound reads what the labels are given to.

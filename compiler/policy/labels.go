@@ -71,6 +71,19 @@ func (r Requirement) met(value string, ok bool) bool {
 	}
 }
 
+// A Source says who gave a label.
+type Source string
+
+// The sources of labels (docs/POLICY.md, "Inventories").
+const (
+	SourcePerson   Source = "person"
+	SourceImage    Source = "image" // or a person: the image has the same label
+	SourceTool     Source = "tool"
+	SourceDocument Source = "document"
+	SourceGrant    Source = "grant"
+	SourceDaemon   Source = "daemon"
+)
+
 // A Kind says how a workload was bound to its cgroup. Of two bindings of one
 // cgroup the smaller Kind wins.
 type Kind uint8

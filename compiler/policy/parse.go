@@ -30,20 +30,38 @@ type SyntaxError = strict.SyntaxError
 func Parse(files []File) (Documents, error) {
 	all := newDocumentSet()
 	for _, f := range files {
-		if f.Name == "" {
-			f.Name = "-"
-		}
-		d := decoder{strict.NewDecoder(f.Name)}
-		d.EachDocument(f.Data, func(n strict.Node) { d.document(n, all) })
-		if err := d.Err(); err != nil {
+		if err := all.add(f, false); err != nil {
 			return Documents{}, err
 		}
 	}
 	return all.sorted(), nil
 }
 
+// ParseInventory reads a file as Parse does. Workload documents may also say who gave their labels (labelSources), and
+// have labels that tools and images gave.
+func ParseInventory(f File) (Documents, error) {
+	all := newDocumentSet()
+	if err := all.add(f, true); err != nil {
+		return Documents{}, err
+	}
+	return all.sorted(), nil
+}
+
+// add parses one file and adds its documents.
+func (s *documentSet) add(f File, inventory bool) error {
+	d := decoder{strict.NewDecoder(cmp.Or(f.Name, "-")), inventory}
+	d.EachDocument(f.Data, func(n strict.Node) { d.document(n, s) })
+	if err := d.Err(); err != nil {
+		return err // not of the type *SyntaxError where it is nil
+	}
+	return nil
+}
+
 // A decoder makes documents of the nodes of one file.
-type decoder struct{ *strict.Decoder }
+type decoder struct {
+	*strict.Decoder
+	inventory bool // the file is one
+}
 
 // sorted returns the documents, each kind by name.
 func (s *documentSet) sorted() Documents {

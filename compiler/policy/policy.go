@@ -161,23 +161,27 @@ var ICMPTypes = []ICMPType{
 type Binding struct {
 	Name, Namespace string
 	Labels          Labels
-	Unit            string     // a systemd unit
-	User            string     // a user name or uid
-	Cgroup          string     // a path below the cgroup root; * and ? match within one component
-	Container       string     // a container's name
-	Compose         Compose    // the containers of a Compose service
-	Address         netip.Addr // inventories only
+	Sources         map[string]Source // inventories only: who gave which label; nil: nothing says so
+	Unit            string            // a systemd unit
+	User            string            // a user name or uid
+	Cgroup          string            // a path below the cgroup root; * and ? match within one component
+	Container       string            // a container's name
+	Compose         Compose           // the containers of a Compose service
+	Address         netip.Addr        // inventories only
 	Position        Position
 }
 
 // A Compose names a service of a Compose project.
 type Compose struct{ Project, Service string }
 
-// The keys of the labels by which Compose names the service of a container.
+// The keys of Facts.
 const (
 	composeProject = "com.docker.compose.project"
 	composeService = "com.docker.compose.service"
 )
+
+// Facts are the labels by which Compose names the service of a container.
+func (c Compose) Facts() Labels { return Labels{composeProject: c.Project, composeService: c.Service} }
 
 // BindsContainer reports whether b gives its labels to a container, of which the name and the labels are given.
 func (b *Binding) BindsContainer(name string, labels func(key string) (string, bool)) bool {

@@ -33,7 +33,7 @@ func TestPolicyDocBlocks(t *testing.T) {
 	for _, b := range blocks {
 		// Blank lines before the text make the error's line that of the document.
 		padding := strings.Repeat("\n", strings.Count(doc[:b[2]], "\n"))
-		docs, err := Parse([]File{{policyDoc, []byte(padding + doc[b[2]:b[3]])}})
+		docs, err := parseEither(File{policyDoc, []byte(padding + doc[b[2]:b[3]])})
 		if err != nil {
 			t.Error(err)
 		}
@@ -41,6 +41,14 @@ func TestPolicyDocBlocks(t *testing.T) {
 			t.Errorf("a block without documents: %s", doc[b[2]:b[3]])
 		}
 	}
+}
+
+// parseEither parses an inventory as one.
+func parseEither(f File) (Documents, error) {
+	if strings.Contains(string(f.Data), "labelSources") {
+		return ParseInventory(f)
+	}
+	return Parse([]File{f})
 }
 
 // A docRow is a row of one of the document's tables of keys.
@@ -153,6 +161,9 @@ var docFrames = map[string]func(r docRow) string{
 		}
 		return frames["settings"]("metadata: {name: settings}\nspec: {" + r.example + "}")
 	},
+	"Inventories": func(r docRow) string {
+		return frames["workload"]("metadata: {name: a, labels: {app: b, tier: c}, " + r.example + "}\nspec: {user: a}")
+	},
 	"Workload": func(r docRow) string {
 		if rest := map[string]string{"project": "service: a", "service": "project: a"}[r.key]; rest != "" {
 			r.example = "compose: {" + r.example + ", " + rest + "}"
@@ -181,7 +192,7 @@ func TestPolicyDocExamples(t *testing.T) {
 			t.Errorf("a table in the section %q", r.section)
 			continue
 		}
-		if _, err := Parse([]File{{r.section, []byte(frame(r))}}); err != nil {
+		if _, err := parseEither(File{r.section, []byte(frame(r))}); err != nil {
 			t.Errorf("%s: %v\n%s", r.example, err, frame(r))
 		}
 	}

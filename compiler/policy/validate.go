@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"maps"
-	"strings"
 
 	"thole/compiler/policy/strict"
 )
@@ -60,7 +59,9 @@ func (d *Documents) CheckLabels() error {
 			"{%s}%s; allowed: at least one label whose key counts", what, labels, settings.where())}
 	}
 	for _, b := range d.Bindings {
-		check(b.Position, "the workload "+strict.Quote(b.Name), b.Labels)
+		if b.Sources == nil { // else it says what runs, which may be a workload by other labels
+			check(b.Position, "the workload "+strict.Quote(b.Name), b.Labels)
+		}
 	}
 	for _, g := range d.Grants {
 		all := maps.Clone(g.Require)
@@ -121,72 +122,4 @@ func (b *Binding) target() string {
 		return "the address " + b.Address.String()
 	}
 	return ""
-}
-
-// InventoryWorkloads turns Workload documents into workloads without looking at a
-// node, so that policies can be tried before there is one. Units, users and
-// containers are placed where systemd and Docker (with the cgroupfs driver) place
-// them by default. The error is a *SyntaxError: two documents meet in one cgroup.
-func InventoryWorkloads(bindings []Binding) ([]Workload, error) {
-	workloads := make([]Workload, len(bindings))
-	first := make(map[string]*Workload)
-	for i, b := range bindings {
-		w := b.workload()
-		workloads[i] = w
-		if w.Kind == KindAddress {
-			continue
-		}
-		if other, ok := first[w.Cgroup.Path]; ok {
-			return nil, &SyntaxError{Position: b.Position,
-				Message: fmt.Sprintf("%s is the cgroup of %s, at %s; allowed: one Workload for each", w.Cgroup.Path,
-					other.Name, other.Position)}
-		}
-		first[w.Cgroup.Path] = &workloads[i]
-	}
-	return workloads, nil
-}
-
-// workload is b as it would be by default.
-func (b *Binding) workload() Workload {
-	w := Workload{Name: b.Name, Namespace: b.Namespace, Labels: b.Labels, Address: b.Address, Position: b.Position}
-	switch {
-	case b.Unit != "":
-		w.Kind, w.Cgroup.Path = KindUnit, unitPath(b.Unit)
-	case b.User != "":
-		w.Kind, w.Cgroup.Path = KindUser, "user.slice/user-"+b.User+".slice"
-	case b.Cgroup != "":
-		w.Kind, w.Cgroup.Path = KindCgroup, b.Cgroup
-	case b.Container != "":
-		w.Kind, w.Cgroup.Path = KindContainer, "docker/"+b.Container
-	case b.Compose != Compose{}:
-		w.Kind, w.Cgroup.Path = KindContainer, "docker/"+b.Compose.Project+"-"+b.Compose.Service+"-1"
-		w.Facts = Labels{composeProject: b.Compose.Project, composeService: b.Compose.Service}
-	default:
-		w.Kind = KindAddress
-	}
-	return w
-}
-
-// unitPath is the cgroup of a system unit that sets no Slice= of its own
-// (systemd.slice(5), systemd.unit(5)): a-b.slice lies in a.slice, instances of a
-// template in a slice of their own, all else in system.slice.
-func unitPath(unit string) string {
-	if name, ok := strings.CutSuffix(unit, ".slice"); ok {
-		return slicePath(name)
-	}
-	template, _, instance := strings.Cut(unit, "@")
-	if !instance {
-		return "system.slice/" + unit
-	}
-	return slicePath("system-"+strings.ReplaceAll(template, "-", `\x2d`)) + "/" + unit
-}
-
-func slicePath(name string) string {
-	var path []string
-	for i, c := range name + "-" {
-		if c == '-' {
-			path = append(path, name[:i]+".slice")
-		}
-	}
-	return strings.Join(path, "/")
 }

@@ -37,9 +37,11 @@ const (
 
 // The states of sockets (linux/tcp_states.h).
 const (
-	stateSynSent = 2
-	stateClose   = 7 // of a UDP socket that is not connected
-	stateListen  = 10
+	stateSynSent    = 2
+	stateTimeWait   = 6 // without a process and a cgroup
+	stateClose      = 7 // of a UDP socket that is not connected
+	stateListen     = 10
+	stateNewSynRecv = 12 // likewise
 )
 
 // listRequest asks for all sockets in one of the states, which are bits.
@@ -91,9 +93,12 @@ const answerSize = 72
 //	0       1     idiag_family
 //	1       1     idiag_state
 //	4       2     local port, big-endian
+//	6       2     remote port, big-endian
 //	8       16    local address
+//	24      16    remote address
 //	40      4     interface
 //	64      4     uid
+//	68      4     inode
 func parseSocket(b []byte, protocol uint8) (s Socket, state uint8, err error) {
 	if len(b) < answerSize {
 		return s, 0, fmt.Errorf("the kernel's answer about a socket has %d bytes; needed: %d", len(b), answerSize)
@@ -103,19 +108,26 @@ func parseSocket(b []byte, protocol uint8) (s Socket, state uint8, err error) {
 	if err != nil {
 		return s, 0, err
 	}
-	address := netip.AddrFrom16([16]byte(b[8:24]))
-	if b[0] == unix.AF_INET {
-		address = netip.AddrFrom4([4]byte(b[8:12]))
-	}
 	return Socket{
 		Family:   b[0],
 		Protocol: protocol,
-		Local:    netip.AddrPortFrom(address, binary.BigEndian.Uint16(b[4:])),
+		Local:    netip.AddrPortFrom(addressAt(b[0], b[8:24]), binary.BigEndian.Uint16(b[4:])),
+		Remote:   netip.AddrPortFrom(addressAt(b[0], b[24:40]), binary.BigEndian.Uint16(b[6:])),
+		Bound:    b[1] == stateListen || b[1] == stateClose && protocol == unix.IPPROTO_UDP,
 		OnlyV6:   attributes.Uint8(attrOnlyV6) != 0,
 		Device:   int(binary.NativeEndian.Uint32(b[40:])),
 		UID:      binary.NativeEndian.Uint32(b[64:]),
+		Inode:    binary.NativeEndian.Uint32(b[68:]),
 		Cgroup:   attributes.Uint64(attrCgroupID),
 	}, b[1], nil
+}
+
+// addressAt reads an address of a socket of this family.
+func addressAt(family uint8, b []byte) netip.Addr {
+	if family == unix.AF_INET {
+		return netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return netip.AddrFrom16([16]byte(b))
 }
 
 // openDiag opens a socket in the network namespace of the calling thread.

@@ -16,9 +16,12 @@ type Socket struct {
 	Family   uint8 // unix.AF_INET or AF_INET6
 	Protocol uint8
 	Local    netip.AddrPort // an IPv4 address in an IPv6 socket is not unmapped
+	Remote   netip.AddrPort // likewise; port 0: it is not connected
+	Bound    bool           // a listener of TCP, or an unconnected socket of UDP
 	OnlyV6   bool           // an IPv6 socket that gets nothing by IPv4
 	Device   int            // the interface that it is bound to, by SO_BINDTODEVICE or a link-local address; 0: none
 	UID      uint32
+	Inode    uint32 // of the socket's file; 0: no process has it, as in TIME-WAIT
 	Cgroup   uint64 // in which it was made; 0: the kernel did not tell
 }
 
@@ -36,16 +39,38 @@ func Dump(protocol uint8, visit func(Socket) bool) error {
 // Bound lists what can be sent to without a connection: the listeners of TCP and the sockets of UDP that are not
 // connected. It ends early when visit returns false. Unlike Dump it fails where the kernel cannot list them.
 func Bound(visit func(Socket) bool) error {
+	return dumpEach(boundKinds, visit)
+}
+
+// Open lists the sockets of TCP and UDP that a process may have: what Bound lists, and then the connections, those that
+// begin and end among them. It ends early when visit returns false, and fails where the kernel cannot list them.
+func Open(visit func(Socket) bool) error {
+	return dumpEach(append(boundKinds[:2:2],
+		dumped{unix.IPPROTO_TCP, ^uint32(1<<stateListen | 1<<stateTimeWait | 1<<stateNewSynRecv)},
+		dumped{unix.IPPROTO_UDP, ^uint32(1 << stateClose)}), visit)
+}
+
+// A dumped kind of sockets has one protocol, and one of the states, which are bits.
+type dumped struct {
+	protocol uint8
+	states   uint32
+}
+
+// boundKinds are what can be sent to without a connection.
+var boundKinds = []dumped{{unix.IPPROTO_TCP, 1 << stateListen}, {unix.IPPROTO_UDP, 1 << stateClose}}
+
+func dumpEach(kinds []dumped, visit func(Socket) bool) error {
 	more := true
-	counted := func(s Socket) bool {
-		more = visit(s)
-		return more
+	for _, kind := range kinds {
+		err := dump(kind.protocol, kind.states, func(s Socket) bool {
+			more = visit(s)
+			return more
+		})
+		if err != nil || !more {
+			return err
+		}
 	}
-	err := dump(unix.IPPROTO_TCP, 1<<stateListen, counted)
-	if err == nil && more {
-		err = dump(unix.IPPROTO_UDP, 1<<stateClose, counted)
-	}
-	return err
+	return nil
 }
 
 func dump(protocol uint8, states uint32, visit func(Socket) bool) error {

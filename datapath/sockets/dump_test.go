@@ -68,7 +68,10 @@ func TestBound(t *testing.T) {
 		if got[i].Cgroup == 0 {
 			t.Errorf("%+v: without its cgroup", got[i])
 		}
-		got[i].Cgroup = 0
+		if got[i].Inode == 0 || !got[i].Bound || got[i].Remote.Port() != 0 {
+			t.Errorf("%+v: want an inode, and that it is bound and not connected", got[i])
+		}
+		got[i].Cgroup, got[i].Inode, got[i].Bound, got[i].Remote = 0, 0, false, netip.AddrPort{}
 	}
 	want := []Socket{
 		{Family: unix.AF_INET, Protocol: unix.IPPROTO_TCP, Local: netip.MustParseAddrPort("127.0.0.1:80")},

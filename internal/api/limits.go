@@ -8,6 +8,7 @@ const (
 	// Of one request.
 	maxRunBody     = 64 << 10 // bytes: 64 labels of the longest key and value fit
 	maxApplyBody   = 32 << 20 // bytes: twice what a policy directory may hold, for JSON's escapes
+	maxOwnerBody   = 64 << 10 // bytes: the inodes of 4096 sockets fit
 	maxAnswerError = 4 << 20  // bytes of an error that a client reads
 	maxLabels      = 64       // labels of one workload
 

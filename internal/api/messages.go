@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/internal/exposure"
 )
@@ -20,6 +21,9 @@ const (
 	pathWorkloads = "/v1/workloads" // GET → []Workload
 	pathPolicies  = "/v1/policies"  // GET → []Policy
 	pathClasses   = "/v1/classes"   // GET → []Class
+
+	pathUnlabelled = "/v1/unlabelled" // GET → Listeners
+	pathOwner      = "/v1/owner"      // POST OwnerRequest → OwnerResponse
 )
 
 // A RunRequest asks to label the process that sends it. When it is answered the
@@ -286,17 +290,32 @@ type Counter struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
+// A WorkloadState says how much of what the policies say of a workload is enforced.
+type WorkloadState string
+
+// The states of a workload.
+const (
+	StateOpen     WorkloadState = "open"     // no enforced policy selects it
+	StateIsolated WorkloadState = "isolated" // an enforced policy selects it, and all of it is enforced
+	StatePartial  WorkloadState = "partial"  // an enforced policy selects it, and not all of it is enforced
+	StateEnded    WorkloadState = "ended"    // its cgroup is gone, and sockets outlive it
+)
+
 // A Workload is a labelled cgroup of this node.
 type Workload struct {
 	Name      string            `json:"name"`
 	Namespace string            `json:"namespace,omitempty"`
 	Kind      string            `json:"kind"`
+	State     WorkloadState     `json:"state"`
+	Missing   []condition.Code  `json:"missing,omitempty"` // of StatePartial: the conditions because of which it is
 	Labels    map[string]string `json:"labels"`
 	Facts     map[string]string `json:"facts,omitempty"` // thole/* and the like
 	// that the image of a container has too, with the same value
 	Doubtful map[string]string `json:"doubtful,omitempty"`
-	Cgroup   string            `json:"cgroup"`
-	ID       uint64            `json:"id"`
+	// who gave each of these labels
+	Sources map[string]policy.Source `json:"labelSources"`
+	Cgroup  string                   `json:"cgroup"`
+	ID      uint64                   `json:"id"`
 	// of a container with networks of its own: bridge, port, addresses
 	Networks []string `json:"networks,omitempty"`
 	Class    uint32   `json:"class"`    // 0: in none

@@ -46,6 +46,7 @@ type Config struct {
 	Socket  string
 	Changes Changes
 	State   State
+	Owners  Owners
 	Table   Table
 	Scopes  *watch.Scopes           // the cgroups of thole run
 	Account func(uid uint32) uint32 // whom a uid is charged to
@@ -59,6 +60,7 @@ type Server struct {
 	listener *userListener
 	changes  Changes
 	state    State
+	owners   Owners
 	runner   *runner
 	limiter  *limiter
 	caches   []*listingCache // of the questions
@@ -75,6 +77,7 @@ func Listen(c Config) (*Server, error) {
 		listener: listener,
 		changes:  c.Changes,
 		state:    c.State,
+		owners:   c.Owners,
 		runner:   &runner{scopes: c.Scopes, table: c.Table, account: c.Account, log: c.Logger, now: c.Now},
 		limiter:  newLimiter(c.Now),
 		log:      c.Logger,
@@ -131,6 +134,8 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET "+pathWorkloads, listing(s, s.state.Workloads))
 	mux.Handle("GET "+pathPolicies, listing(s, s.state.Policies))
 	mux.Handle("GET "+pathClasses, listing(s, s.state.Classes))
+	mux.Handle("GET "+pathUnlabelled, answer(s, anyone, 0, s.getUnlabelled))
+	mux.Handle("POST "+pathOwner, answer(s, anyone, maxOwnerBody, s.postOwner))
 	return mux
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -87,10 +89,7 @@ func (a *answers) Status() api.Status {
 	state := a.local.State()
 	status.LocalRoutes = apiLocalRoutes(state)
 	more = append(more, localRoutesConditions(state)...)
-	if view.Enforcing() { // else there is no table that could be bypassed
-		owner := func(cgroup uint64) exposure.Owner { return view.Owner(a.root, cgroup) }
-		status.Sockets, exposed = a.sockets.Look(owner, exposure.Options{LocalRoutes: state.Closed()})
-	}
+	status.Sockets, exposed = a.exposed(view)
 	problems, notices := condition.Split(append(more, exposed...))
 	status.Problems = slices.Concat(status.Problems, problems) // the view's stay as they are
 	status.Notices = slices.Concat(status.Notices, notices)
@@ -105,6 +104,15 @@ func patternBounds(use watch.PatternUse) []api.Bound {
 	}
 }
 
+// exposed looks for exposed sockets; without a table there is none that could be bypassed.
+func (a *answers) exposed(view *enforce.View) (*api.SocketStatus, []condition.Condition) {
+	if !view.Enforcing() {
+		return nil, nil
+	}
+	owner := func(cgroup uint64) exposure.Owner { return view.Owner(a.root, cgroup) }
+	return a.sockets.Look(owner, exposure.Options{LocalRoutes: a.local.State().Closed()})
+}
+
 // defaultRecords is the problem that nobody decided whether the built-in default is enforced.
 func defaultRecords(s api.Status) condition.Condition {
 	return condition.Condition{Code: condition.DefaultAudited, Text: fmt.Sprintf(
@@ -115,8 +123,46 @@ func defaultRecords(s api.Status) condition.Condition {
 
 // Workloads lists what is labelled now, by name.
 func (a *answers) Workloads() api.Listing[api.Workload] {
-	v := a.enforcer.View()
-	return api.Listing[api.Workload]{Version: v.Version(), Make: v.Workloads}
+	view := a.enforcer.View()
+	codes := a.exposedWorkloads(view)
+	seen := fnv.New64a()
+	for _, name := range slices.Sorted(maps.Keys(codes)) {
+		fmt.Fprintf(seen, "%q=%q ", name, codes[name])
+	}
+	version := view.Version() + seen.Sum64() // what is exposed changes without a change of the table
+	return api.Listing[api.Workload]{Version: version, Make: func() []api.Workload {
+		list := view.Workloads()
+		for i := range list {
+			w := &list[i]
+			code, exposed := codes[w.Name]
+			if exposed && (w.State == api.StateIsolated || w.State == api.StatePartial) {
+				w.State, w.Missing = api.StatePartial, append(w.Missing, code)
+			}
+		}
+		return list
+	}}
+}
+
+// exposedWorkloads returns why workloads are partial that have an exposed socket, by name.
+func (a *answers) exposedWorkloads(view *enforce.View) map[string]condition.Code {
+	sockets, found := a.exposed(view)
+	if sockets == nil {
+		return nil
+	}
+	codes := map[string]condition.Code{}
+	for i, port := range sockets.Exposed {
+		for _, s := range port.Sockets {
+			if codes[s.Workload] == "" { // what an administrator must do comes first
+				codes[s.Workload] = found[i].Code // there is a condition for each port, and others behind them
+			}
+		}
+	}
+	return codes
+}
+
+// whose says whose a cgroup is, as the table has it now.
+func (a *answers) whose(cgroup uint64) (path string, whose api.Ownership) {
+	return a.enforcer.View().Whose(a.root, cgroup)
 }
 
 // Policies lists the active set, by name.

@@ -23,6 +23,7 @@ import (
 	"thole/internal/remotes"
 	"thole/internal/routes"
 	"thole/internal/state"
+	"thole/internal/whose"
 	"thole/ruleset/kernel"
 	"thole/watch"
 	"thole/watch/cgroupfs"
@@ -123,21 +124,23 @@ func newDaemon(config Config, host *host) (_ *Daemon, err error) {
 // listen opens the daemon's socket.
 func (d *Daemon) listen(config Config, accounts *account.Accounts, keeper *routes.Keeper) (*api.Server, error) {
 	host := d.host
+	answers := &answers{
+		enforcer: d.enforcer,
+		kernel:   host.kernel,
+		cgroups:  d.sources.cgroups,
+		docker:   d.sources.docker,
+		fleet:    d.fleet,
+		sockets:  live.New(host.bound, host.now),
+		root:     host.root,
+		local:    keeper,
+		version:  config.Version,
+		started:  host.now(),
+	}
 	return api.Listen(api.Config{
 		Socket:  config.Socket,
 		Changes: changes{d.enforcer, keeper},
-		State: &answers{
-			enforcer: d.enforcer,
-			kernel:   host.kernel,
-			cgroups:  d.sources.cgroups,
-			docker:   d.sources.docker,
-			fleet:    d.fleet,
-			sockets:  live.New(host.bound, host.now),
-			root:     host.root,
-			local:    keeper,
-			version:  config.Version,
-			started:  host.now(),
-		},
+		State:   answers,
+		Owners:  whose.New(whose.NewLooks(host.open, host.now), host.root, answers.whose),
 		Table:   d.enforcer,
 		Scopes:  d.sources.scopes,
 		Account: accounts.Of,
@@ -241,6 +244,7 @@ type host struct {
 	sockets func() (map[uint64]bool, error)
 	dying   func(cgroup string) (id uint64, some bool, err error)
 	bound   func(visit func(sockets.Socket) bool) error
+	open    func(visit func(sockets.Socket) bool) error
 	routes  routes.Table
 	now     func() time.Time
 	engine  func(datapath.Config) (fleet.Engine, error) // that carries the handshakes of a fleet
@@ -266,8 +270,9 @@ func openHost() (*host, error) {
 		routes: table,
 		root:   root, manager: watch.FindManager(), units: watch.FindUnits(),
 		kernel: conn, marks: conn, writes: listener,
-		sockets: socketCgroups, dying: root.Dying, bound: sockets.Bound, now: time.Now, engine: fleet.NewEngine,
-		close: func() error { return errors.Join(listener.Close(), conn.Close(), table.Close()) },
+		sockets: socketCgroups, dying: root.Dying, bound: sockets.Bound, open: sockets.Open, now: time.Now,
+		engine: fleet.NewEngine,
+		close:  func() error { return errors.Join(listener.Close(), conn.Close(), table.Close()) },
 	}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"thole/compiler"
+	"thole/compiler/inventory"
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/enforce"
@@ -141,19 +142,19 @@ func PlanInventory(in Inventory) (InventoryPlan, error) {
 }
 
 // inventoryWorkloads returns the workloads of an inventory, and those of Workload documents beside the policies.
-func inventoryWorkloads(inventory policy.File, set *policy.Documents) ([]policy.Workload, error) {
-	docs, err := policy.Parse([]policy.File{inventory})
+func inventoryWorkloads(file policy.File, set *policy.Documents) ([]policy.Workload, error) {
+	docs, err := policy.ParseInventory(file)
 	if err != nil {
 		return nil, err
 	}
 	if len(docs.Policies) > 0 || len(docs.Grants) > 0 || docs.Settings.Given() {
-		return nil, fmt.Errorf("%s: %w", inventory.Name, ErrNotWorkload)
+		return nil, fmt.Errorf("%s: %w", file.Name, ErrNotWorkload)
 	}
 	docs.Settings = set.Settings
 	if err := docs.CheckLabels(); err != nil {
 		return nil, err
 	}
-	return policy.InventoryWorkloads(slices.Concat(set.Bindings, docs.Bindings))
+	return inventory.Workloads(slices.Concat(set.Bindings, docs.Bindings))
 }
 
 // StateOf returns the state directory of the last daemon that had this socket since the machine was started, "" if

@@ -10,6 +10,7 @@ import (
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/enforce/certified"
 	"thole/internal/policyset"
 	"thole/internal/state"
 	"thole/watch/workload"
@@ -52,15 +53,15 @@ func TestRequiredLabelAndDoubtfulOne(t *testing.T) {
 	id := &state.Identity{Node: "n", Require: policy.Labels{"team": "a"}}
 	same := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"},
 		Doubtful: policy.Labels{"team": "a"}}
-	if found := certify(id, &policy.Settings{}, &same); found != nil || same.Labels["team"] != "a" ||
+	if found := certified.Certify(id, &policy.Settings{}, &same); found != nil || same.Labels["team"] != "a" ||
 		len(same.Doubtful) > 0 ||
-		!hasRequired(id, same) {
+		!certified.HasRequired(id, same) {
 		t.Errorf("the same value: %+v, %v", same, found)
 	}
 	other := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: policy.Labels{"app": "x"},
 		Doubtful: policy.Labels{"team": "b"}}
-	found := certify(id, &policy.Settings{}, &other)
-	if len(found) != 1 || found[0].Code != condition.CertificateContradicts || hasRequired(id, other) {
+	found := certified.Certify(id, &policy.Settings{}, &other)
+	if len(found) != 1 || found[0].Code != condition.CertificateContradicts || certified.HasRequired(id, other) {
 		t.Errorf("another value: %+v, %v", other, found)
 	}
 	deny := policy.Selector{Requirements: []policy.Requirement{{Key: "team", Operator: policy.In,

@@ -131,6 +131,39 @@ func (r *roster) list() []policy.Workload {
 	return slices.Collect(maps.Values(r.workloads))
 }
 
+// A listed workload is one of a listing.
+type listed struct {
+	policy.Workload
+	ended bool
+}
+
+// all returns the workloads, also those that ended.
+func (r *roster) all() []listed {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	list := make([]listed, 0, len(r.workloads))
+	for id, w := range r.workloads {
+		list = append(list, listed{w, r.ended[id]})
+	}
+	return list
+}
+
+// listed returns the workload of a cgroup, also one that ended.
+func (r *roster) listed(id uint64) (listed, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	w, ok := r.workloads[id]
+	return listed{w, r.ended[id]}, ok
+}
+
+// isUnlabelled reports whether a cgroup is that of a container that is no workload.
+func (r *roster) isUnlabelled(id uint64) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	_, is := r.unlabelled[id]
+	return is
+}
+
 // of returns the workload of a cgroup.
 func (r *roster) of(id uint64) (policy.Workload, bool) {
 	r.mu.RLock()

@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/internal/condition"
+	"thole/internal/enforce/explain"
 	"thole/internal/exposure"
 	"thole/internal/state"
 )
@@ -26,6 +28,7 @@ type View struct {
 	policies []policy.Policy
 	grants   []policy.LabelGrant
 	settings policy.Settings
+	parents  []policy.Cgroup // of containers, and of thole run
 
 	identity *state.Identity // this node's, in a fleet; nil: not known
 
@@ -80,6 +83,7 @@ func (v *View) Owner(root Namer, cgroup uint64) exposure.Owner {
 
 // publish makes a view of the enforcer's state.
 func (e *Enforcer) publish() {
+	e.loaded.version++ // also where only what is to be said has changed
 	e.view.Store(e.newView(e.loaded.workloads.sizes()))
 }
 
@@ -112,6 +116,7 @@ func (e *Enforcer) newView(of sizes) *View {
 		policies: e.set.Docs.Policies,
 		grants:   e.set.Docs.Grants,
 		settings: e.set.Docs.Settings,
+		parents:  e.loaded.containers.Parents,
 		identity: e.identity,
 	}
 }
@@ -119,8 +124,8 @@ func (e *Enforcer) newView(of sizes) *View {
 // Workloads lists what is labelled now, by name.
 func (v *View) Workloads() []api.Workload {
 	var list []api.Workload
-	for _, w := range v.roster.list() {
-		list = append(list, apiWorkload(w, v.result.ClassOf(&w)))
+	for _, w := range v.roster.all() {
+		list = append(list, v.apiWorkload(w))
 	}
 	slices.SortFunc(list, byName)
 	return list
@@ -156,14 +161,19 @@ func (p plan) answer(dryRun bool) api.ApplyResponse {
 	return a
 }
 
-func apiWorkload(w policy.Workload, class compiler.Class) api.Workload {
+func (v *View) apiWorkload(w listed) api.Workload {
+	class := v.result.ClassOf(&w.Workload)
+	state, missing := explain.State(&w.Workload, w.ended, class.Selected, v.status.Problems)
 	return api.Workload{
 		Name:      w.Name,
 		Namespace: w.Namespace,
 		Kind:      w.Kind.String(),
+		State:     state,
+		Missing:   missing,
 		Labels:    w.Labels,
 		Facts:     w.Facts,
 		Doubtful:  w.AllDoubtful(),
+		Sources:   explain.Sources(&w.Workload),
 		Cgroup:    w.Cgroup.Path,
 		ID:        w.Cgroup.ID,
 		Networks:  networks(w.Own),
@@ -254,3 +264,24 @@ func (e *Enforcer) Grants() []policy.LabelGrant { return e.View().Grants() }
 
 // Settings are those of the active set.
 func (e *Enforcer) Settings() *policy.Settings { return &e.View().settings }
+
+// Whose says which workload a cgroup belongs to, and why. As in the table, the deepest cgroup that says something
+// counts. path is the cgroup's own, "" where it is gone.
+func (v *View) Whose(root Namer, cgroup uint64) (path string, whose api.Ownership) {
+	id, path := v.roster.above(root, cgroup)
+	if path == "" {
+		id = cgroup
+	}
+	if w, is := v.roster.listed(id); is {
+		shown := v.apiWorkload(w)
+		return path, api.Ownership{Workload: &shown, Why: explain.WhyOwned(path, &w.Workload)}
+	}
+	container := v.roster.isUnlabelled(id)
+	for _, parent := range v.parents {
+		if !container && strings.HasPrefix(path, parent.Path+"/") {
+			return path, api.Ownership{Closed: true, Why: fmt.Sprintf("the cgroup %s is below %s, and its labels are "+
+				"not known: it is closed, see `thole status`", path, parent.Path)}
+		}
+	}
+	return path, api.Ownership{Why: explain.WhyUnlabelled(path, container)}
+}

@@ -1,4 +1,4 @@
-package main
+package printable
 
 import (
 	"bytes"
@@ -12,7 +12,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-func writeJSON(w io.Writer, v any) error {
+// WriteJSON writes v as people read it.
+func WriteJSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -24,8 +25,8 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// writeYAML writes v with the keys of its JSON form.
-func writeYAML(w io.Writer, v any) error {
+// WriteYAML writes v with the keys of its JSON form.
+func WriteYAML(w io.Writer, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -55,14 +56,14 @@ func blockStyle(n *yaml.Node) {
 	}
 }
 
-// writeTable writes aligned columns. An empty cell is a dash, so that every row
+// WriteTable writes aligned columns. An empty cell is a dash, so that every row
 // has as many words as the header.
-func writeTable(w io.Writer, header []string, rows [][]string) error {
+func WriteTable(w io.Writer, header []string, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	for _, row := range append([][]string{header}, rows...) {
 		cells := make([]string, len(row))
 		for i, cell := range row {
-			cells[i] = escapeCell(cell)
+			cells[i] = Cell(cell)
 			if cell == "" {
 				cells[i] = "-"
 			}

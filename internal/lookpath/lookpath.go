@@ -1,4 +1,4 @@
-package main
+package lookpath
 
 import (
 	"errors"
@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookPath finds the file that execvp(3) would run for name. The error is
+// Find finds the file that execvp(3) would run for name. The error is
 // fs.ErrNotExist where there is none and fs.ErrPermission where there is one that
 // may not be executed.
-func lookPath(name, path string) (string, error) {
+func Find(name, path string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, executable(name)
 	}

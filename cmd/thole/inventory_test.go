@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"

@@ -123,12 +123,12 @@ func TestOpenRoot(t *testing.T) {
 
 func TestOfProcess(t *testing.T) {
 	host := nstest.New(t)
-	root, err := RootAt(host.CgroupDir("tree"))
-	if err == nil {
+	if _, err := RootAt(host.CgroupDir("tree")); err == nil {
 		t.Fatal("there is a cgroup that nobody made")
 	}
 	host.MkCgroup("tree")
-	if root, err = RootAt(host.CgroupDir("tree")); err != nil {
+	root, err := RootAt(host.CgroupDir("tree"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, cgroup := range []string{"tree/a/b", "tree-of-others", "tree"} {

@@ -103,6 +103,7 @@ func (c *chaos) goOn(long time.Duration) {
 		c.cgroupChurn(c.r)
 		if c.r.IntN(20) == 0 {
 			c.engine.Docker("restart", "-t=0", "enemy")
+			c.container.Stop() // a server's end of a Unix connection holds the client's cgroup
 			c.container = c.engine.ProbeAgain("enemy")
 		}
 		if c.r.IntN(20) == 0 {

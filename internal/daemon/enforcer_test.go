@@ -337,7 +337,7 @@ func TestEpoch(t *testing.T) {
 	step("a run begins", false, func() { web = b.run("web", map[string]string{"app": "web"}) })
 	step("a run ends", false, func() {
 		web.end()
-		b.until("its end", func() bool { return b.status().Workloads == 0 })
+		b.until("its end", func() bool { s := b.status(); return s.Workloads+s.Ended == 0 })
 	})
 	step("the same set", false, func() { b.apply(allowWeb + bindUnit("nginx.service")) })
 	step("a unit begins", true, func() {

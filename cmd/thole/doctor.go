@@ -34,7 +34,8 @@ the repair.
 
 Doctor also names the container engine that the daemon follows or would follow. If
 the daemon has the option --docker, give the same one here. It warns of processes
-that send for the containers of rootless engines: policies cannot distinguish these.
+that send for the containers of rootless engines: policies cannot distinguish
+these.
 
 Exit status: 0 if enforcement is complete, with or without warnings; 1 if a needed
 feature is missing or could not be checked.`,

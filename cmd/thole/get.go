@@ -26,9 +26,9 @@ func newGet(proc *process) *cobra.Command {
 active set, the classes, which are groups of workloads that no policy tells apart,
 or the listeners that belong to no workload.
 
-If no daemon runs, get (but for "get unlabelled") computes the list from the last policy set and the
-workloads that run now, and says so; class numbers then differ from those of the
-loaded table.`,
+If no daemon runs, get (but for "get unlabelled") computes the list from the last
+policy set and the workloads that run now, and says so; class numbers then differ
+from those of the loaded table.`,
 		Example: `  thole get workloads
   thole get policies -o wide
   thole get classes -o json`,
@@ -69,8 +69,8 @@ func workloadListing() listing[api.Workload] {
 EGRESS name the policies that isolate a workload in this direction. Without such a
 policy the direction is not restricted.
 
-STATE is "open" if no enforced policy selects the workload; "isolated" if one does;
-"partial" if one does and not everything is enforced, with the codes of the
+STATE is "open" if no enforced policy selects the workload; "isolated" if one
+does; "partial" if one does and not everything is enforced, with the codes of the
 conditions ("thole status" has their texts); and "ended" if the cgroup is gone and
 sockets outlive it. "thole status" counts those that ended apart from the others.
 

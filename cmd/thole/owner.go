@@ -26,9 +26,9 @@ A socket belongs to the workload in whose cgroup it was made, wherever its proce
 is now: this is what the kernel judges. Owner says so if a process has left the
 cgroup of its socket.
 
-The sockets are those of TCP and UDP in the daemon's network namespace, so not those
-inside containers on a bridge. The sockets of a process, and the processes of a
-socket, are known to root, and to the user whose processes they are.
+The sockets are those of TCP and UDP in the daemon's network namespace, so not
+those inside containers on a bridge. The sockets of a process, and the processes
+of a socket, are known to root, and to the user whose processes they are.
 
 Exit status: 0 if all that was found belongs to workloads; 2 if something is
 unlabelled or closed; 1 if nothing was found, or the question cannot be answered.`,

@@ -47,9 +47,9 @@ func newGetUnlabelled(proc *process) *cobra.Command {
 		Use:   "unlabelled [-o FORMAT] [--socket PATH]",
 		Short: "List listeners that belong to nobody",
 		Long: `Get unlabelled lists the listeners of TCP and the unconnected sockets of UDP that
-belong to no workload: no policy restricts what reaches them. They are those of the
-daemon's network namespace, so not those inside containers on a bridge. CGROUP is
-the cgroup in which a socket was made; it is empty if that is gone.
+belong to no workload: no policy restricts what reaches them. They are those of
+the daemon's network namespace, so not those inside containers on a bridge. CGROUP
+is the cgroup in which a socket was made; it is empty if that is gone.
 
 PROCESS is known to root, and to the user whose process it is. "thole owner" says
 why a listener is unlabelled.

@@ -170,6 +170,27 @@ func TestPodmanPod(t *testing.T) {
 	check("after a restart")
 }
 
+// Containers of a pod on a bridge share the network namespace of the pod's infra container. That one has no labels, and
+// does not count: with equal labels, they have what their labels have. With different ones, they have what all have.
+func TestPodmanPodOnABridge(t *testing.T) {
+	m, p := newPodmanMachine(t)
+	image := p.Image("box", nil)
+	p.Probe("server", "--net=host", "-l", "app=web", image).Listen("tcp", "[::]:80")
+	p.Podman("pod", "create", "--name=shop", "--share-parent=false", "--infra-image="+image,
+		"--infra-command=/bin/sleep 1000")
+	web := p.Probe("web", "--pod=shop", "-l", "app=web", image)
+	same := p.Probe("same", "--pod=shop", "-l", "app=web", image)
+	m.untilWorkloads("server", "web", "same")
+	m.until("nothing to be said", func(s api.Status) bool { return len(s.Notices)+len(s.Problems) == 0 })
+	allowed(t, "a container of the pod", web.TCP("10.88.0.1:80"))
+	allowed(t, "another one with the same label", same.TCP("10.88.0.1:80"))
+	p.Probe("db", "--pod=shop", "-l", "app=db", image)
+	m.until("the notice", func(s api.Status) bool {
+		return len(s.Notices) == 1 && s.Notices[0].Code == condition.NetworkShared
+	})
+	denied(t, "beside a container with another label", web.TCP("10.88.0.1:80"))
+}
+
 // Containers of Podman whose first instructions send, started while both cores are busy: what is forbidden never
 // arrives, and what is allowed arrives when they are known.
 func TestPodmanContainersAreKnownBeforeTheySend(t *testing.T) {

@@ -159,6 +159,9 @@ func (c *apiClient) Inspect(ctx context.Context, id string) (container, error) {
 	}
 	if c.engine.isPodman() {
 		found.network = podmanNetwork(found.network, r.NetworkSettings.Networks)
+		if found.infra, err = c.isInfra(ctx, found.id); err != nil {
+			return container{}, err
+		}
 	}
 	found.imageLabels, err = c.imageLabels(ctx, r.Image)
 	return found, err

@@ -71,6 +71,16 @@ func (c *apiClient) podmanNetworks(ctx context.Context) ([]bridgeNetwork, error)
 	return found, nil
 }
 
+// isInfra reports whether a container is the infra container of a pod, which keeps the pod's network namespace open.
+// Docker's API does not say so.
+func (c *apiClient) isInfra(ctx context.Context, id string) (bool, error) {
+	var answer struct{ IsInfra bool }
+	if err := c.askPodman(ctx, "/v4.0.0/libpod/containers/"+id+"/json", &answer); err != nil {
+		return false, fmt.Errorf("inspecting container %s: %v", id, err)
+	}
+	return answer.IsInfra, nil
+}
+
 // askPodman gets an answer of Podman's own API, which is at the same address as Docker's.
 func (c *apiClient) askPodman(ctx context.Context, path string, answer any) error {
 	dialEngine := c.api.Dialer()

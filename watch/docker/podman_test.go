@@ -137,7 +137,7 @@ func TestPodmanAnswers(t *testing.T) {
 		"NetworkSettings":{"Networks":{"shop":{"NetworkID":"shop","IPAddress":"10.89.0.2"}}}}`
 	e, err := dial(context.Background(), Host{Given: true, Address: serveAPI(t, map[string]string{
 		"info": "{}", "version": podmanVersion, "libpod/networks/json": networks,
-		"containers/" + idOf("a") + "/json": inspected,
+		"containers/" + idOf("a") + "/json": inspected, "libpod/containers/" + idOf("a") + "/json": `{"IsInfra":true}`,
 		"containers/json": `[{"Id":"a","Names":["/a"],"ImageID":"sha256:","State":"stopping","NetworkSettings":
 			{"Networks":{"shop":{"NetworkID":"shop","IPAddress":"10.89.0.2"}}}}]`,
 	})})
@@ -154,7 +154,7 @@ func TestPodmanAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.network != "shop" || c.imageLabels == nil || !c.details.userNamespace || c.details.modeUnknown ||
+	if c.network != "shop" || c.imageLabels == nil || !c.details.userNamespace || c.details.modeUnknown || !c.infra ||
 		len(c.details.addresses["shop"]) != 1 {
 		t.Errorf("inspected: %+v, %+v", c, c.details)
 	}

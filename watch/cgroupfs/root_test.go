@@ -64,7 +64,7 @@ func TestIDAndLife(t *testing.T) {
 	}
 }
 
-// What is dying below a cgroup is read with the id of the cgroup. (internal/attack has sockets that hold a removed one.)
+// What is dying below a cgroup is read with the cgroup's id. (internal/attack has sockets that hold a removed one.)
 func TestDying(t *testing.T) {
 	host := nstest.New(t)
 	root, err := RootAt(host.CgroupDir(""))

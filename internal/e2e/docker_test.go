@@ -15,6 +15,7 @@ import (
 	"thole/internal/nstest"
 	"thole/internal/nstest/engine"
 	"thole/internal/nstest/probe"
+	"thole/watch/cgroupfs"
 )
 
 // followDocker is how the daemon finds the engine of a host.
@@ -62,14 +63,17 @@ func decode(t testing.TB, cmd *exec.Cmd, answer any) {
 	}
 }
 
-// workloads are those of a kind, by name.
+// workloads are those of a kind whose cgroup lives, by name.
 func (m *machine) workloads(kind string) map[string]api.Workload {
 	m.t.Helper()
 	var list []api.Workload
 	m.ask(&list, "get", "workloads")
+	root, err := cgroupfs.RootAt(m.CgroupDir(""))
+	must(m.t, err)
 	found := map[string]api.Workload{}
 	for _, w := range list {
-		if w.Kind == kind {
+		// The test's ends of a probe's connections hold the cgroup after its end.
+		if lives, err := root.Lives(w.ID); err == nil && lives && w.Kind == kind {
 			found[w.Name] = w
 		}
 	}

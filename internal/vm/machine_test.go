@@ -246,12 +246,15 @@ func status(t *testing.T) (s api.Status) {
 	return s
 }
 
-// workload returns the workload of that name; its cgroup is "" if there is none.
+// workload returns the workload of that name whose cgroup is there; its cgroup is "" if there is none.
 func workload(t *testing.T, name string) api.Workload {
 	t.Helper()
 	var list []api.Workload
 	ask(t, &list, "get workloads")
-	i := slices.IndexFunc(list, func(w api.Workload) bool { return w.Name == name })
+	i := slices.IndexFunc(list, func(w api.Workload) bool {
+		_, err := os.Stat(cgroup(w.Cgroup)) // what ended is listed, too
+		return w.Name == name && err == nil
+	})
 	if i < 0 {
 		return api.Workload{}
 	}

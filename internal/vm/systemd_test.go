@@ -117,7 +117,7 @@ func TestScopes(t *testing.T) {
 	until(t, "the scopes to vanish", func() bool {
 		left, _ = try("systemctl list-units --all --no-legend 'thole-*.scope'; ls -d " + cgroup("thole.slice/*.scope") +
 			" 2>/dev/null")
-		return left == "" && status(t).Runs == 0
+		return left == "" && workload(t, "server").ID == 0 && status(t).Runs == 0
 	})
 	s := status(t)
 	about := func(p condition.Condition) bool { return strings.HasPrefix(p.Where, "thole.slice") }

@@ -10,6 +10,7 @@ import (
 	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/watch/cgroupfs"
+	"thole/watch/workload"
 )
 
 // An ending is what the enforcer knows of workloads that ended: their cgroup is gone. A socket keeps the labels of the
@@ -87,13 +88,13 @@ func (g *ending) looked(now time.Time, ends uint64, released int) {
 // the kernel counts a removed cgroup a moment after the cgroup is gone. A change of the table has to stay short,
 // because a thole run may wait for it; so some of them wait for the next look, too.
 func (e *Enforcer) release(d *delta, partial bool) (released int, failed error) {
-	p := proof{cgroups: e.cgroups, above: map[string]ancestor{}}
+	p := cgroupfs.Proof{Dying: e.cgroups.Dying}
 	for id := range e.loaded.workloads.ended {
 		if e.loaded.workloads.order[id] > e.ending.before {
 			continue
 		}
 		w := e.loaded.workloads.workloads[id]
-		free, err := p.frees(w.Cgroup)
+		free, err := p.Frees(w.Cgroup.Path, w.Cgroup.ID)
 		if err != nil {
 			return released, err
 		}
@@ -109,7 +110,7 @@ func (e *Enforcer) release(d *delta, partial bool) (released int, failed error) 
 		return released, nil
 	}
 	for _, c := range e.ending.unknown {
-		free, err := p.frees(c)
+		free, err := p.Frees(c.Path, c.ID)
 		if err != nil {
 			return released, err
 		}
@@ -117,30 +118,46 @@ func (e *Enforcer) release(d *delta, partial bool) (released int, failed error) 
 			d.opened = append(d.opened, c.ID)
 		}
 	}
-	root, err := p.ask("")
-	if err == nil && !root.dying {
+	held, err := p.HoldsAny()
+	if err == nil && !held {
 		d.dropped = -e.ending.dropped
 	}
 	return released, err
 }
 
-// limitEnded makes the oldest workloads that ended unknown where there are too many: first those of which the kernel
-// lists no socket.
+// limitEnded makes the oldest workloads that ended unknown where there are too many, of one user or in all.
 func (e *Enforcer) limitEnded(d *delta, waiting int) {
-	if waiting <= maxEnded {
-		return
-	}
 	leaves := map[uint64]bool{}
 	for _, w := range d.ended {
 		leaves[w.Cgroup.ID] = true
 	}
 	r := e.loaded.workloads
-	var list []uint64
+	var all []uint64
+	ofUser := map[string][]uint64{} // runs, by the uid of who started them; not root's
 	for id := range r.ended {
-		if !leaves[id] {
-			list = append(list, id)
+		if leaves[id] {
+			continue
+		}
+		all = append(all, id)
+		w := r.workloads[id]
+		if uid := w.Facts[workload.FactUID]; w.Kind == policy.KindRun && uid != "0" {
+			ofUser[uid] = append(ofUser[uid], id)
 		}
 	}
+	if waiting > maxEnded {
+		e.makeUnknown(d, all, waiting-maxEnded+lostAtOnce)
+		return
+	}
+	for _, list := range ofUser {
+		if len(list) > maxEndedOfUser {
+			e.makeUnknown(d, list, len(list)-maxEndedOfUser/2)
+		}
+	}
+}
+
+// makeUnknown makes so many of a list unknown: first those of which the kernel lists no socket, the older first.
+func (e *Enforcer) makeUnknown(d *delta, list []uint64, n int) {
+	r := e.loaded.workloads
 	listed, _ := e.cgroups.Sockets() // if it fails, the order alone is another
 	rank := func(id uint64) int {
 		if listed[id] {
@@ -151,7 +168,7 @@ func (e *Enforcer) limitEnded(d *delta, waiting int) {
 	slices.SortFunc(list, func(a, b uint64) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(r.order[a], r.order[b]))
 	})
-	for _, id := range list[:min(len(list), waiting-maxEnded+lostAtOnce)] {
+	for _, id := range list[:min(len(list), n)] {
 		w := r.workloads[id]
 		d.ended, d.takes = append(d.ended, w), true
 		if !e.isBelowRuns(w.Cgroup) {
@@ -245,45 +262,4 @@ func (p *plan) closedCgroups() []policy.Cgroup {
 	}
 	is := func(c policy.Cgroup) bool { return unknown[c.ID] }
 	return append(slices.DeleteFunc(slices.Clone(p.containers.Parents), is), p.unknown...)
-}
-
-// A proof finds out which cgroups that are gone nothing holds any more. Each cgroup above them is asked once.
-type proof struct {
-	cgroups Cgroups
-	above   map[string]ancestor // by path; "": the root
-}
-
-type ancestor struct {
-	id    uint64 // 0: there is none of this path now
-	dying bool
-}
-
-// frees reports whether nothing holds a cgroup that is gone. That is so if a cgroup above it has no dying descendants:
-// the kernel counts there each cgroup that was removed and that something holds. A socket does; so do pages in the page
-// cache, so that dying descendants prove nothing. What has the path of a cgroup above may be another, younger one.
-func (p *proof) frees(c policy.Cgroup) (bool, error) {
-	for at := c.Path; at != ""; {
-		if at = path.Dir(at); at == "." {
-			at = ""
-		}
-		a, err := p.ask(at)
-		if err != nil {
-			return false, err
-		}
-		if a.id != 0 && a.id < c.ID && !a.dying {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-func (p *proof) ask(cgroup string) (a ancestor, err error) {
-	a, known := p.above[cgroup]
-	if known {
-		return a, nil
-	}
-	if a.id, a.dying, err = p.cgroups.Dying(cgroup); err == nil {
-		p.above[cgroup] = a
-	}
-	return a, err
 }

@@ -22,6 +22,9 @@ const (
 	// Beyond it the oldest become unknown, some at once: each time connections are decided again.
 	maxEnded   = 1024
 	lostAtOnce = 128
+	// Likewise of what one user ran, who is not root: they count towards what the user may run, and the kernel's caches
+	// hold cgroups as sockets do. So they must not keep the user from running more.
+	maxEndedOfUser = 128
 	// Unknown cgroups, each an element of a set. Beyond it the oldest leave the table, which is a problem.
 	maxUnknown = 65_536
 

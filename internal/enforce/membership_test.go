@@ -290,6 +290,43 @@ func TestTooManyEnded(t *testing.T) {
 	}
 }
 
+// Of one user's runs that ended, fewer keep their labels: they count towards what the user may run.
+func TestTooManyEndedOfAUser(t *testing.T) {
+	e := &Enforcer{cgroups: fakeCgroups{held: map[string]bool{"": true, cgroupfs.TholeSlice: true},
+		sockets: map[uint64]bool{100: true}}, now: time.Now, log: slog.New(slog.DiscardHandler),
+		loaded: loaded{workloads: newRoster(nil, nil),
+			containers: state.Containers{Parents: []policy.Cgroup{{Path: cgroupfs.TholeSlice, ID: 5}}}}}
+	next := uint64(100)
+	end := func(uid string, n int) {
+		var list []policy.Workload
+		for range n {
+			list = append(list, policy.Workload{Kind: policy.KindRun, Facts: policy.Labels{workload.FactUID: uid},
+				Cgroup: policy.Cgroup{Path: fmt.Sprint(cgroupfs.TholeSlice, "/", next), ID: next}})
+			next++
+		}
+		e.loaded.workloads.apply(&delta{began: list})
+		for range 2 { // they end, and are counted
+			d, _ := e.deltaTo(policyset.Set{}, workload.Snapshot{Parents: e.loaded.containers.Parents})
+			e.loaded.workloads.apply(&d)
+		}
+	}
+	end("1000", maxEndedOfUser)
+	end("1001", maxEndedOfUser)
+	end("0", 2*maxEndedOfUser)
+	if n := e.loaded.workloads.endedCount(); n != 4*maxEndedOfUser {
+		t.Fatalf("at the limit %d ended keep their labels", n)
+	}
+	end("1000", 1)
+	if n := e.loaded.workloads.endedCount(); n != 3*maxEndedOfUser+maxEndedOfUser/2 {
+		t.Errorf("beyond the limit %d ended keep their labels", n)
+	}
+	for id, kept := range map[uint64]bool{100: true, 101: false, next - 1: true, 100 + maxEndedOfUser: true} {
+		if _, is := e.loaded.workloads.of(id); is != kept {
+			t.Errorf("%d keeps its labels: %t", id, is)
+		}
+	}
+}
+
 // A container of which it is not known whether it ended stays without its address, and makes way for a new one that has
 // its path and its address.
 func TestUnknownEndMakesWay(t *testing.T) {

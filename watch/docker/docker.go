@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -29,6 +30,8 @@ type Docker struct {
 	places     *places
 	bridges    *bridges
 	containers *containers
+
+	ranBefore func() bool // whether some cgroup had the name of a container when that was asked first
 }
 
 // New makes one that is not connected yet.
@@ -38,6 +41,7 @@ func New(root cgroupfs.Root, host Host) *Docker {
 	d.connection = newConnection(host, d.now)
 	d.places = newPlaces(root, notify)
 	d.bridges = newBridges(links.Host{}, notify)
+	d.ranBefore = sync.OnceValue(d.places.anywhere)
 	d.containers = newContainers(d.places, d.queues, func(ids ...string) { d.changed(ids...) })
 	return d
 }
@@ -89,7 +93,7 @@ func (d *Docker) findAll(watch func(cgroup string)) workload.Snapshot {
 	found.Conditions = append(found.Conditions, shared...)
 	found.Conditions = append(found.Conditions, d.connection.problem(d.containers.anyRuns())...)
 	found.Conditions = append(found.Conditions, notJudged...)
-	found.Unasked = d.containers.anyRuns() && !d.connection.hasAnswered()
+	found.Unasked = !d.connection.hasAnswered() && (d.containers.anyRuns() || d.ranBefore())
 	return found
 }
 

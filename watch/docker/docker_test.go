@@ -464,3 +464,20 @@ func TestLoad(t *testing.T) {
 		t.Errorf("loaded: %+v", found)
 	}
 }
+
+// Before the engine answers, a container in nested slices is found by its name alone: nobody knows yet what runs.
+func TestUnaskedInNestedSlices(t *testing.T) {
+	tr, _ := newDockerTree(t)
+	find := func() bool {
+		found, _ := New(tr.root, Host{Address: "nobody"}).Find(nil, func(string) {})
+		return found.Unasked
+	}
+	tr.in("a.slice/a-b.slice/app.service")
+	if find() {
+		t.Error("a service is taken for a container")
+	}
+	tr.in("a.slice/a-b.slice/docker-" + idOf("a") + ".scope")
+	if !find() {
+		t.Error("a container is not found")
+	}
+}

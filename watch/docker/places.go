@@ -126,6 +126,21 @@ func isID(text string) bool {
 	return len(text) == digits && strings.Trim(text, "0123456789abcdef") == ""
 }
 
+// anywhere reports whether any cgroup has the name of a container's, also where the engine has named no place yet, as
+// in nested slices.
+func (p *places) anywhere() bool {
+	const deepest = 16
+	var below func(cgroup string, depth int) bool
+	below = func(cgroup string, depth int) bool {
+		names, _ := p.root.Children(cgroup) // of what cannot be read, nothing is known
+		return slices.ContainsFunc(names, func(name string) bool {
+			_, is := containerID(name)
+			return is || depth < deepest && below(cgroupfs.Join(cgroup, name), depth+1)
+		})
+	}
+	return below("", 1)
+}
+
 // recall adds the parents of a snapshot, but for those that are a container's cgroup themselves.
 func (p *places) recall(parents []policy.Cgroup) {
 	p.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"thole/compiler/policy"
 	"thole/internal/api"
 	"thole/ruleset"
 )
@@ -49,8 +50,11 @@ func TestRunLabelsTheCaller(t *testing.T) {
 	if err != nil || len(got) != 1 {
 		t.Fatalf("workloads %v, %v", got, err)
 	}
-	wantWorkload := api.Workload{Name: "web", Kind: "run", Labels: map[string]string{"app": "web"},
+	wantWorkload := api.Workload{Name: "web", Kind: "run", State: api.StateIsolated,
+		Labels: map[string]string{"app": "web"},
 		Facts:  map[string]string{"thole/kind": "run", "thole/uid": "0", "thole/user": "root"},
+		Sources: map[string]policy.Source{"app": policy.SourcePerson, "thole/kind": policy.SourceDaemon,
+			"thole/uid": policy.SourceDaemon, "thole/user": policy.SourceDaemon},
 		Cgroup: want.Cgroup, ID: want.ID, Class: got[0].Class, Ingress: []string{"same-labels"},
 		Egress: []string{"same-labels"}, Position: "-"}
 	if diff := cmp.Diff(wantWorkload, got[0]); diff != "" || got[0].Class == 0 {

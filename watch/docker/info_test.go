@@ -101,6 +101,7 @@ func TestNetworkModes(t *testing.T) {
 			}
 			answers := map[string]string{
 				"info": "{}", "images/i/json": "{}", "containers/" + idOf("a") + "/json": string(inspected),
+				"libpod/containers/" + idOf("a") + "/json": "{}",
 			}
 			if version != "" {
 				answers["version"] = version

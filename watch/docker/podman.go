@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -75,11 +76,18 @@ func (c *apiClient) podmanNetworks(ctx context.Context) ([]bridgeNetwork, error)
 // Docker's API does not say so.
 func (c *apiClient) isInfra(ctx context.Context, id string) (bool, error) {
 	var answer struct{ IsInfra bool }
-	if err := c.askPodman(ctx, "/v4.0.0/libpod/containers/"+id+"/json", &answer); err != nil {
+	err := c.askPodman(ctx, "/v4.0.0/libpod/containers/"+id+"/json", &answer)
+	switch {
+	case errors.Is(err, errNotAtPodman):
+		return false, errNoContainer // it was removed since Docker's API answered
+	case err != nil:
 		return false, fmt.Errorf("inspecting container %s: %v", id, err)
 	}
 	return answer.IsInfra, nil
 }
+
+// errNotAtPodman is what is not there. All that is asked for is there since Podman 4.0.
+var errNotAtPodman = errors.New("404 Not Found: Thole needs Podman 4.0 or later")
 
 // askPodman gets an answer of Podman's own API, which is at the same address as Docker's.
 func (c *apiClient) askPodman(ctx context.Context, path string, answer any) error {
@@ -97,10 +105,13 @@ func (c *apiClient) askPodman(ctx context.Context, path string, answer any) erro
 		return err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: Thole needs Podman 4.0 or later", response.Status)
+	switch response.StatusCode {
+	case http.StatusOK:
+		return json.NewDecoder(response.Body).Decode(answer)
+	case http.StatusNotFound:
+		return errNotAtPodman
 	}
-	return json.NewDecoder(response.Body).Decode(answer)
+	return errors.New(response.Status)
 }
 
 // networkKey returns the id of a network: its name, if the engine is Podman.

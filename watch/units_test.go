@@ -81,7 +81,7 @@ func TestSocketUnits(t *testing.T) {
 		t.Errorf("conditions (-want +got)\n%s", diff)
 	}
 
-	// What was answered is not asked for again, until it may be another answer.
+	// The same question is asked again only when the answer may be another one.
 	tr.cgroups.Scan(bindings)
 	if len(units.asked) != 1 || !slices.Equal(units.asked[0], []string{"own.service", "own.socket", "web.service"}) {
 		t.Errorf("asked for %v", units.asked)
@@ -158,7 +158,7 @@ func TestNoSystemd(t *testing.T) {
 	}
 }
 
-// What nothing can cover is a problem; what does not run is a notice, until it was seen.
+// A unit that nothing can cover is a problem. A unit that does not run is a notice, until it was seen once.
 func TestUnitConditions(t *testing.T) {
 	for _, tt := range []struct {
 		name, unit string

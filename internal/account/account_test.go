@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"thole/internal/nstest"
 )
 
 // opened returns the accounts of a file with this content, and a clock that tests move.
@@ -68,13 +70,7 @@ func TestChangesAreRead(t *testing.T) {
 		t.Errorf("the file was looked at too early: charged to %d", got)
 	}
 	*now = now.Add(checkEvery)
-	deadline := time.Now().Add(10 * time.Second)
-	for a.Of(100_000) != 1000 {
-		if time.Now().After(deadline) {
-			t.Fatal("the change was not read")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	nstest.WaitFor(t, 10*time.Second, "the change to be read", func() bool { return a.Of(100_000) == 1000 })
 }
 
 func TestNoFile(t *testing.T) {

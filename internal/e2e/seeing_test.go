@@ -180,7 +180,7 @@ func TestWorkloadStates(t *testing.T) {
 	}
 }
 
-// What runs is an inventory, from which the same policies make the same classes.
+// The workloads of a node are printed as an inventory. From it, the same policies make the same classes.
 func TestInventoryOfWhatRuns(t *testing.T) {
 	m, e := newDockerMachine(t)
 	policies := documents(

@@ -134,7 +134,7 @@ func (g fakeCgroups) Dying(cgroup string) (id uint64, some bool, err error) {
 	return 1, g.held[cgroup], g.err
 }
 
-// What ended stays in the table until it is proven, at a later look, that nothing holds its cgroup.
+// A workload that ended stays in the table until a later look proves that nothing holds its cgroup.
 func TestEndedStayUntilProven(t *testing.T) {
 	in := func(path string, id uint64) policy.Workload {
 		return policy.Workload{Kind: policy.KindCgroup, Cgroup: policy.Cgroup{Path: path, ID: id}}

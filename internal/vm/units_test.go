@@ -162,7 +162,7 @@ func documents(t *testing.T, text string) {
 }
 
 // A unit of a document has the labels also on the sockets on which systemd listens for it, before it was ever started.
-// What a person names and nothing can cover is a problem.
+// If a person names a unit that nothing can cover, that is a problem.
 func TestUnits(t *testing.T) {
 	running(t)
 	unit(t, "worker@.service", "[Service]\nExecStart="+self+" serve 127.0.0.1:%i\n")

@@ -178,7 +178,7 @@ func TestLooksAreBounded(t *testing.T) {
 	}
 }
 
-// What the kernel does not tell is no answer.
+// If the kernel does not list the sockets, or not their cgroups, the question fails.
 func TestLooksFail(t *testing.T) {
 	for _, l := range []*list{{err: errors.New("no")}, {sockets: []sockets.Socket{listener("127.0.0.1:80", 0)}}} {
 		looks := NewLooks(l.each, (&clock{}).time)

@@ -10,7 +10,7 @@ import (
 	"thole/watch/workload"
 )
 
-// Who shares a network namespace with whom, by what the engine says.
+// The engine says which containers share a network namespace.
 func TestSharing(t *testing.T) {
 	joins := func(letter, network string, labels map[string]string) container {
 		return container{id: idOf(letter), name: "name-" + letter, network: network, labels: labels}
@@ -103,7 +103,7 @@ func TestSharingWithARefusedContainer(t *testing.T) {
 	}
 }
 
-// What an earlier daemon found holds until the engine answers.
+// Until the engine answers, containers share what an earlier daemon found.
 func TestSharingIsRecalled(t *testing.T) {
 	tr := newTree(t)
 	tr.docker = newFakeEngine(tr, &fakeEngine{away: errAway})

@@ -22,7 +22,7 @@ func (p Process) Kill() error {
 	if !tree.stop(p) {
 		return nil
 	}
-	// What was being forked at one look is there at the next.
+	// A process that is being forked at one look is found at the next.
 	for quiet, until := 0, time.Now().Add(patience); quiet < 2 && time.Now().Before(until); {
 		grew, err := tree.grow()
 		if err != nil {

@@ -304,7 +304,8 @@ func (m *mix) walk(steps int) {
 	for _, err := range k.failed {
 		m.t.Errorf("a change failed: %v", err)
 	}
-	if k.steps < steps*2/5 || k.compiled < steps/20 || k.refused == 0 {
+	// An end changes nothing at once, and what ended leaves the table together: so there are fewer changes than steps.
+	if k.steps < steps/4 || k.compiled < steps/20 || k.refused == 0 {
 		m.t.Errorf("of %d steps, too few changed the table in one of these ways", steps)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -304,6 +305,8 @@ func perform(c call) (r result, err error) {
 		err = sendFrame(c)
 	case "mkdir":
 		err = os.MkdirAll(c.To, 0o755)
+	case "churn":
+		churn(c)
 	case "write":
 		err = os.WriteFile(c.To, c.Data, 0)
 	case "xattr":
@@ -316,6 +319,8 @@ func perform(c call) (r result, err error) {
 		r.Data, err = effective()
 	case "swarm":
 		swarm(c)
+	case "leave":
+		err = exec.Command("sleep", "600").Start() // in the cgroup where this process is now; it ends with the host
 	case "threads":
 		return threads(c)
 	case "ask":
@@ -492,6 +497,18 @@ func swarm(c call) {
 		})
 	}
 	all.Wait()
+}
+
+// churn makes and removes a directory, A times a second for B seconds.
+func churn(c call) {
+	tick := time.NewTicker(time.Second / time.Duration(2*c.A))
+	defer tick.Stop()
+	for range c.A * c.B {
+		_ = os.Mkdir(c.To, 0o755)
+		<-tick.C
+		_ = os.Remove(c.To)
+		<-tick.C
+	}
 }
 
 // threads has four threads make sockets and send without an end, asks the daemon to

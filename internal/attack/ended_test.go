@@ -210,12 +210,21 @@ func TestOldestEndedReachNothing(t *testing.T) {
 // one.
 func withBothPrograms(t *testing.T, test func(t *testing.T, m *machine, old bool)) {
 	t.Helper()
+	withEachProgram(t, func(t *testing.T, m *machine, old bool) {
+		m.start()
+		test(t, m, old)
+	})
+}
+
+// withEachProgram is withBothPrograms on machines without a daemon yet.
+func withEachProgram(t *testing.T, test func(t *testing.T, m *machine, old bool)) {
+	t.Helper()
 	if !nstest.Slow() {
 		t.Run(baseline.Commit[:7], func(t *testing.T) {
-			m := &machine{Host: nstest.New(t), t: t, thole: baseline.Program(t)}
-			m.start()
-			test(t, m, true)
+			test(t, &machine{Host: nstest.New(t), t: t, thole: baseline.Program(t)}, true)
 		})
 	}
-	t.Run("now", func(t *testing.T) { test(t, newMachine(t), false) })
+	now, err := tholeBinary()
+	must(t, err)
+	t.Run("now", func(t *testing.T) { test(t, &machine{Host: nstest.New(t), t: t, thole: now}, false) })
 }

@@ -7,11 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"thole/internal/condition"
 	"thole/internal/nstest"
-	"thole/internal/nstest/baseline"
 	"thole/internal/nstest/engine"
 )
 
@@ -33,21 +30,12 @@ type containerHost struct {
 // withBothOnDocker runs a test with the program of baseline.Commit, which has the fault, and with the present one.
 func withBothOnDocker(t *testing.T, test func(t *testing.T, h *containerHost, old bool)) {
 	t.Helper()
-	run := func(program string, old bool) func(t *testing.T) {
-		return func(t *testing.T) {
-			m := &machine{Host: nstest.New(t), t: t, thole: program}
-			h := &containerHost{machine: m, Docker: engine.StartDocker(t, m.Host)}
-			h.image = h.Image("box", nil)
-			h.free = newAgent(t, m.Host, m.In("elsewhere"))
-			test(t, h, old)
-		}
-	}
-	if !nstest.Slow() {
-		t.Run(baseline.Commit[:7], run(baseline.Program(t), true))
-	}
-	now, err := tholeBinary()
-	must(t, err)
-	t.Run("now", run(now, false))
+	withEachProgram(t, func(t *testing.T, m *machine, old bool) {
+		h := &containerHost{machine: m, Docker: engine.StartDocker(t, m.Host)}
+		h.image = h.Image("box", nil)
+		h.free = newAgent(t, m.Host, m.In("elsewhere"))
+		test(t, h, old)
+	})
 }
 
 // starts starts the daemon, and returns when it knows as many containers.
@@ -177,9 +165,7 @@ spec: {selector: {matchLabels: {app: logs}}, ingress: []}
 // A container of Podman carries labels, and Podman answers as Docker does. The daemon that followed it left the
 // container open, and the status said nothing.
 func TestPodmanContainer(t *testing.T) {
-	withBothPrograms(t, func(t *testing.T, m *machine, old bool) {
-		must(t, m.process.Signal(unix.SIGTERM))
-		must(t, m.process.Wait())
+	withEachProgram(t, func(t *testing.T, m *machine, old bool) {
 		p := engine.StartPodman(t, m.Host)
 		box := asAgent(t, m.Host, p.Probe("billing", "--net=host", "-l", "app=db", p.Image("box", nil)))
 		l := box.listen("127.0.0.1:80")

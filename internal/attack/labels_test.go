@@ -47,7 +47,8 @@ func (h *containerHost) starts(containers int) {
 
 func (h *containerHost) knows(containers int) {
 	h.machine.t.Helper()
-	nstest.WaitFor(h.machine.t, 20*time.Second, fmt.Sprintf("the daemon to know %d containers", containers), func() bool {
+	what := fmt.Sprintf("the daemon to know %d containers", containers)
+	nstest.WaitFor(h.machine.t, 20*time.Second, what, func() bool {
 		d := h.status().Docker
 		return d != nil && d.Connected && d.Containers == containers
 	})
@@ -106,10 +107,11 @@ func TestLabelsOfTools(t *testing.T) {
 			return open
 		}
 		h.starts(len(listeners))
+		const service = "{matchLabels: {com.docker.compose.service: db}}"
 		for _, tt := range []struct{ what, policy, old, now string }{
 			{"the default", sameLabels, "[compose]", "[compose control lines long tool]"},
-			{"a policy that names the service", fmt.Sprintf(isolates, "{matchLabels: {com.docker.compose.service: db}}"),
-				"[compose person tool]", "[control lines long person tool]"},
+			{"a policy that names the service", fmt.Sprintf(isolates, service), "[compose person tool]",
+				"[control lines long person tool]"},
 		} {
 			h.apply(tt.policy)
 			want := tt.now

@@ -71,7 +71,7 @@ func lives(pid int) bool {
 }
 
 // A unit's own process is `thole run`: it left the unit's cgroup, its limits and `systemctl stop`, with all that it
-// starts. What a script of the unit starts may go (docs/SYSTEMD.md). (TestRunInAUnit of internal/vm does it by systemd.)
+// starts. What a script of the unit starts may go (docs/SYSTEMD.md). TestRunInAUnit of internal/vm does it by systemd.
 func TestProcessOfAUnitStaysInIt(t *testing.T) {
 	withBothPrograms(t, func(t *testing.T, m *machine, old bool) {
 		unit := m.In("system.slice/shop.service")

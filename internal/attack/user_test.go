@@ -53,8 +53,8 @@ func (a *agent) job(n int) (refused string) {
 	}
 }
 
-// A user starts programs with ever other labels: each may be a class of the table, which costs all others. What the user
-// may not have, no subordinate uid of the user may have.
+// A user starts programs with ever other labels: each may be a class of the table, which costs all others. What the
+// user may not have, no subordinate uid of the user may have.
 func TestLabelSetsOfOneUser(t *testing.T) {
 	const limit = 256
 	withEachProgram(t, func(t *testing.T, m *machine, old bool) {
@@ -86,8 +86,9 @@ func TestLabelSetsOfOneUser(t *testing.T) {
 	})
 }
 
-// A user changes labels again and again and keeps a socket of each: the workloads ended, and each stayed in the table. Now
-// the oldest of one user become unknown: their sockets reach nothing, and those of the newest what their labels allow.
+// A user changes labels again and again and keeps a socket of each: the workloads ended, and each stayed in the table.
+// Now the oldest of one user become unknown: their sockets reach nothing, and those of the newest what their labels
+// allow.
 func TestEndedWorkloadsOfOneUser(t *testing.T) {
 	const limit, jobs = 128, 140
 	withBothPrograms(t, func(t *testing.T, m *machine, old bool) {

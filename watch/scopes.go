@@ -218,11 +218,13 @@ func (s *Scopes) forget(name string) {
 // list returns the scopes that live, by name, and removes the empty ones if sweep
 // is set; systemd removes its own. What is in our slice without a good seal is reported and carries no
 // labels. watch is called for each scope before it is looked at.
+//
+// The lock is held for one scope after the other, so that who makes a scope does not wait for a look at all. A scope
+// that is made meanwhile may be missing: Create touches it.
 func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition.Condition) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	watch("")
 	watch(cgroupfs.TholeSlice)
+	before := s.ids()
 	names, err := s.root.Children(cgroupfs.TholeSlice)
 	if err != nil {
 		return nil, []condition.Condition{{
@@ -231,9 +233,10 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 	}
 	var runs []Run
 	var problems []condition.Condition
-	living := map[string]bool{}
 	for _, dir := range names {
+		s.mu.Lock()
 		run, lives, problem := s.read(dir, sweep, watch)
+		s.mu.Unlock()
 		if problem != "" {
 			problems = append(problems, condition.Condition{
 				Code: condition.ScopeRefused, Where: cgroupfs.TholeSlice + "/" + dir,
@@ -242,15 +245,28 @@ func (s *Scopes) list(sweep bool, watch func(cgroup string)) ([]Run, []condition
 		}
 		if lives {
 			runs = append(runs, run)
-			living[run.Name] = true
+			delete(before, run.Name)
 		}
 	}
-	for name := range s.known {
-		if !living[name] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, id := range before {
+		if s.known[name].Cgroup.ID == id { // none of this name was made meanwhile
 			s.ended(name, sweep)
 		}
 	}
 	return runs, append(problems, s.moved.conditions(time.Now())...)
+}
+
+// ids returns the cgroups of the runs that are known, by name.
+func (s *Scopes) ids() map[string]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := make(map[string]uint64, len(s.known))
+	for name, run := range s.known {
+		ids[name] = run.Cgroup.ID
+	}
+	return ids
 }
 
 // ended forgets a run whose scope is gone or empty. If sweep is set, it is found out whether its command lives

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os/exec"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"thole/compiler/policy"
 	"thole/internal/condition"
 	"thole/internal/nstest"
+	"thole/watch/cgroupfs"
 	"thole/watch/workload"
 )
 
@@ -283,5 +285,36 @@ func TestSameNameManyTimes(t *testing.T) {
 	tr.cgroups.Scan(nil)
 	if n := len(tr.cgroups.inotify.WatchList()); n > 4 {
 		t.Errorf("%d watches are left: %v", n, tr.cgroups.inotify.WatchList())
+	}
+}
+
+// A scope that is made while all are looked at is not forgotten, and who makes it does not wait for the look.
+func TestScopeMadeDuringALook(t *testing.T) {
+	tr := newTree(t)
+	for i := range 20 {
+		tr.create(fmt.Sprint("before-", i))
+	}
+	tr.scopes.list(true, func(cgroup string) {
+		if cgroup == cgroupfs.TholeSlice {
+			tr.create("within")
+		}
+	})
+	made := make(chan error, 1)
+	for i := range 50 {
+		looked := 0
+		tr.scopes.list(true, func(string) {
+			if looked++; looked == 10 {
+				go func() {
+					_, err := tr.scopes.Create(aRun(fmt.Sprint("meanwhile-", i)))
+					made <- err
+				}()
+			}
+		})
+		if err := <-made; err != nil {
+			t.Fatal(err)
+		}
+		if use, total := tr.scopes.MostUse(); use.Runs != 22+i || total != use.Runs || use.Ended != 0 {
+			t.Fatalf("after %d: %+v, %d in all", i, use, total)
+		}
 	}
 }

@@ -181,8 +181,8 @@ func playRole(role string) {
 		err = holdSilent()
 	case roleAsker:
 		err = runErrands()
-	case roleGreedy:
-		err = beGreedy()
+	case roleGreedy, roleControl:
+		err = burdens[role].be()
 	case roleMarker:
 		err = play(sendMarked)
 	}

@@ -38,14 +38,15 @@ spec: {users: [4000], labels: {app: [web]}}
 `
 )
 
-// holdSilent opens as many connections as a line on stdin says, and keeps as many: one that is closed is opened
-// again at once. It answers each line when they are open. 0 closes all.
+// holdSilent opens as many connections as a line on stdin says, to the socket that the line names, and keeps as many:
+// one that is closed is opened again at once. It answers each line when they are open. 0 closes all.
 func holdSilent() error {
 	lines := bufio.NewScanner(os.Stdin)
 	var now *silentCrowd
 	for lines.Scan() {
 		var n int
-		if _, err := fmt.Sscan(lines.Text(), &n); err != nil {
+		var socket string
+		if _, err := fmt.Sscan(lines.Text(), &n, &socket); err != nil {
 			return err
 		}
 		if now != nil {
@@ -53,7 +54,7 @@ func holdSilent() error {
 			now = nil
 		}
 		if n > 0 {
-			now = &silentCrowd{stop: make(chan struct{})}
+			now = &silentCrowd{socket: socket, stop: make(chan struct{})}
 			now.open(n)
 		}
 		fmt.Println("done")
@@ -63,6 +64,7 @@ func holdSilent() error {
 
 // A silentCrowd is silent connections and the threads that hold them.
 type silentCrowd struct {
+	socket  string
 	stop    chan struct{}
 	threads sync.WaitGroup
 }
@@ -101,7 +103,7 @@ func (c *silentCrowd) hold(n int, opened func()) {
 	}()
 	connect := func() {
 		for {
-			fd, err := connectSilent()
+			fd, err := connectSilent(c.socket)
 			if err == nil {
 				held[fd] = true
 				event := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(fd)}
@@ -140,12 +142,12 @@ func (c *silentCrowd) hold(n int, opened func()) {
 	}
 }
 
-func connectSilent() (int, error) {
+func connectSilent(socket string) (int, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: daemonSocket}); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
@@ -230,10 +232,13 @@ func urgently(fn func()) {
 	fn()
 }
 
-// hold has a silent role hold n connections.
-func (h *helperRole) hold(n int) {
+// hold has a silent role hold n connections to the daemon.
+func (h *helperRole) hold(n int) { h.t.Helper(); h.holdAt(daemonSocket, n) }
+
+// holdAt is hold with another socket.
+func (h *helperRole) holdAt(socket string, n int) {
 	h.t.Helper()
-	_, err := fmt.Fprintln(h.in, n)
+	_, err := fmt.Fprintln(h.in, n, socket)
 	must(h.t, err)
 	if line, err := h.out.ReadString('\n'); err != nil || line != "done\n" {
 		h.t.Fatalf("silent connections: %q, %v", line, err)

@@ -17,7 +17,8 @@ const maxPending = 1000
 
 // pendingEvents say where something changed in the tree since it was last read.
 type pendingEvents struct {
-	everything bool            // then what follows is empty
+	everything bool            // then containers is empty
+	dropped    bool            // with everything: cgroups of thole run are missing here, because they were too many
 	cgroups    map[string]bool // of thole run
 	containers map[string]bool // by id
 }
@@ -44,7 +45,7 @@ func (c *Cgroups) touchContainers(ids ...string) {
 func (c *Cgroups) Wake() {
 	c.pendingMu.Lock()
 	defer c.pendingMu.Unlock()
-	c.pending = pendingEvents{everything: true}
+	c.pending.everything, c.pending.containers = true, nil
 	c.signal()
 }
 
@@ -55,12 +56,13 @@ func (c *Cgroups) allPending() bool {
 	return c.pending.everything
 }
 
-// add adds a name to one of the sets. Where too many wait, everything does.
+// add adds a name to one of the sets. Where too many wait, everything does. Cgroups of thole run are named also if
+// everything waits: see Runs.
 func (p *pendingEvents) add(to *map[string]bool, name string) {
 	switch {
-	case p.everything || (*to)[name]:
+	case p.everything && (p.dropped || to != &p.cgroups), (*to)[name]:
 	case len(p.cgroups)+len(p.containers) >= maxPending:
-		*p = pendingEvents{everything: true}
+		*p = pendingEvents{everything: true, dropped: true}
 	default:
 		if *to == nil {
 			*to = map[string]bool{}
@@ -84,6 +86,51 @@ func (c *Cgroups) takePending() pendingEvents {
 	h := c.pending
 	c.pending = pendingEvents{}
 	return h
+}
+
+// takeRuns is takePending for the cgroups of thole run alone. ok is false if not all are named.
+func (c *Cgroups) takeRuns() (cgroups map[string]bool, ok bool) {
+	c.pendingMu.Lock()
+	defer c.pendingMu.Unlock()
+	if c.pending.dropped {
+		return nil, false
+	}
+	cgroups, c.pending.cgroups = c.pending.cgroups, nil
+	if c.pending.everything {
+		c.signal() // the rest still waits
+	}
+	return cgroups, true
+}
+
+// Runs is Changes for a caller who waits for a cgroup of thole run that was made: if all cgroups are to be looked at,
+// it looks at those of thole run alone of which there was an event, and leaves the rest to the next Changes. So nobody
+// waits for the looks that other users cause (patterns).
+func (c *Cgroups) Runs(bindings []policy.Binding) workload.Snapshot {
+	if !c.allPending() {
+		return c.Changes(bindings)
+	}
+	if s, ok := c.lookAtRuns(); ok {
+		return s
+	}
+	return c.Scan(bindings)
+}
+
+// lookAtRuns returns a Partial snapshot; ok is false where only a Scan can tell.
+func (c *Cgroups) lookAtRuns() (s workload.Snapshot, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cgroups, ok := c.takeRuns()
+	if !ok {
+		return s, false
+	}
+	s.Partial = true
+	for cgroup := range cgroups {
+		if !c.lookAtScope(&s, cgroup) {
+			return workload.Snapshot{}, false
+		}
+	}
+	sortByPath(&s)
+	return s, true
 }
 
 // Changes looks at those cgroups and containers alone of which an event was received since the last Scan or Changes,

@@ -13,6 +13,37 @@ import (
 	"thole/watch/workload"
 )
 
+// Who waits for a scope waits for no look at all cgroups; that is still to come, and has the scope too. Where it is not
+// known which scopes were made, only a Scan can tell.
+func TestRunsBeforeALookAtAll(t *testing.T) {
+	tr := newTree(t)
+	tr.create("before")
+	tr.cgroups.Scan(nil)
+	run := tr.create("made")
+	tr.cgroups.Wake()
+	other := tr.create("afterwards")
+	s := tr.cgroups.Runs(nil)
+	want := workload.Snapshot{Partial: true, Workloads: []policy.Workload{other.workload(), run.workload()}}
+	if diff := cmp.Diff(want, s, byValue); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	select {
+	case <-tr.cgroups.Changed():
+	default:
+		t.Error("nothing tells that a look at all is to come")
+	}
+	if s := tr.cgroups.Changes(nil); s.Partial || len(s.Workloads) != 3 {
+		t.Errorf("the look at all: %+v", s)
+	}
+	tr.cgroups.Wake()
+	for i := range maxPending + 1 {
+		tr.cgroups.Touch(fmt.Sprint(cgroupfs.TholeSlice, "/", i))
+	}
+	if s := tr.cgroups.Runs(nil); s.Partial || len(s.Workloads) != 3 {
+		t.Errorf("with too many scopes to name: %+v", s)
+	}
+}
+
 // What happens to one scope is seen without looking at any other; what may be more than
 // that is left to a Scan.
 func TestChanges(t *testing.T) {

@@ -67,6 +67,8 @@ func (s readOnlyScanner) Changes(bindings []policy.Binding) workload.Snapshot {
 	return s.Scan(bindings)
 }
 
+func (s readOnlyScanner) Runs(bindings []policy.Binding) workload.Snapshot { return s.Scan(bindings) }
+
 func (s readOnlyScanner) Scan(bindings []policy.Binding) workload.Snapshot {
 	return s.cgroups.Look(bindings)
 }

@@ -26,6 +26,7 @@ type Conntrack interface {
 type Scanner interface {
 	Scan([]policy.Binding) workload.Snapshot
 	Changes([]policy.Binding) workload.Snapshot // since the last scan
+	Runs([]policy.Binding) workload.Snapshot    // of the changes those of thole run, if the others take long
 	Recall(loaded workload.Snapshot)            // takes over what was known when the loaded table was made
 }
 

@@ -236,6 +236,11 @@ func (e *Enforcer) firstDefault() policyset.Set {
 func (e *Enforcer) Run(ctx context.Context) error {
 	defer close(e.channels.stopped)
 	for ctx.Err() == nil {
+		select { // who waits for labels comes first, and then what else there is: so nobody delays it for ever
+		case first := <-e.channels.waiters:
+			e.answer(first)
+		default:
+		}
 		again, stop := e.alarm()
 		select {
 		case <-ctx.Done():
@@ -302,7 +307,7 @@ func (e *Enforcer) answer(first chan error) {
 		}
 		break
 	}
-	err := e.catchUp()
+	err := e.catchUpTo(whatRan)
 	if err == nil && e.arming.isDisarmed() {
 		err = errDisarmed
 	}
@@ -528,9 +533,11 @@ func (e *Enforcer) noteStorage(failure **api.Failure, what string, err error) {
 }
 
 // catchUp brings the table to what runs now, of which only what events named is scanned.
-func (e *Enforcer) catchUp() error {
+func (e *Enforcer) catchUp() error { return e.catchUpTo(whatChanged) }
+
+func (e *Enforcer) catchUpTo(s scope) error {
 	defer e.publish()
-	_, err := e.enforce(e.set, whatChanged)
+	_, err := e.enforce(e.set, s)
 	e.decideDefault()
 	return err
 }
@@ -566,7 +573,7 @@ func (e *Enforcer) planAndCommit(set policyset.Set, scope scope) (plan, error) {
 		}
 	}
 	p := e.observe(set, scope)
-	if scope == whatChanged && e.loaded.inSync && p.delta.empty() {
+	if scope <= whatChanged && e.loaded.inSync && p.delta.empty() {
 		p.result = e.loaded.result
 		e.logConditions(p.found)
 		return p, nil

@@ -84,6 +84,8 @@ func (s *onePartial) Scan([]policy.Binding) workload.Snapshot {
 
 func (s *onePartial) Changes([]policy.Binding) workload.Snapshot { return s.partial }
 
+func (s *onePartial) Runs([]policy.Binding) workload.Snapshot { return s.partial }
+
 func (s *onePartial) Recall(workload.Snapshot) {}
 
 // A look at single containers has what the node's certificate says of them. That a container contradicts the

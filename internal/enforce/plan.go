@@ -31,7 +31,8 @@ var errDrifted = errors.New("the loaded table is not the one that was expected")
 type scope uint8
 
 const (
-	whatChanged scope = iota // what events named since the last scan
+	whatRan     scope = iota // what events of thole run named since the last scan, and more only if that is quick
+	whatChanged              // what events named since the last scan
 	allThatRuns              // all that runs, and the policies as they are compiled
 	everything               // all that runs, and the policies compiled anew
 )
@@ -89,7 +90,11 @@ func (e *Enforcer) scan(set policyset.Set, scope scope) workload.Snapshot {
 	if scope > whatChanged || !e.loaded.inSync || e.remotes.RevocationPending || e.failures.table != nil {
 		return e.scanAll(set)
 	}
-	changes := e.scanner.Changes(set.Docs.Bindings)
+	look := e.scanner.Changes
+	if scope == whatRan {
+		look = e.scanner.Runs
+	}
+	changes := look(set.Docs.Bindings)
 	if changes.Partial && e.identity != nil && len(e.identity.Require) > 0 && len(e.around(changes)) > 0 {
 		return e.scanAll(set) // what is around was found without the labels that the certificate requires
 	}

@@ -12,6 +12,7 @@ type list []policy.Workload
 
 func (l *list) Scan([]policy.Binding) workload.Snapshot      { return workload.Snapshot{Workloads: *l} }
 func (l *list) Changes(b []policy.Binding) workload.Snapshot { return l.Scan(b) }
+func (l *list) Runs(b []policy.Binding) workload.Snapshot    { return l.Scan(b) }
 func (*list) Recall(workload.Snapshot)                       {}
 
 // When numbers come round, one that became free in this epoch is not given again: the table may remember what was

@@ -178,6 +178,26 @@ func (w *randomWorld) Changes([]policy.Binding) workload.Snapshot {
 	return s
 }
 
+// Runs tells of the cgroups of thole run alone, if all were to be looked at, and nothing else is in one.
+func (w *randomWorld) Runs(bindings []policy.Binding) workload.Snapshot {
+	isRun := func(cgroup string) bool { return strings.HasPrefix(cgroup, cgroupfs.TholeSlice+"/") }
+	for _, c := range w.running {
+		if c.Kind != policy.KindRun && isRun(c.Cgroup.Path) {
+			return w.Scan(bindings)
+		}
+	}
+	if !w.everything {
+		return w.Changes(bindings)
+	}
+	rest := maps.Clone(w.touched)
+	maps.DeleteFunc(w.touched, func(cgroup string, _ bool) bool { return !isRun(cgroup) })
+	maps.DeleteFunc(rest, func(cgroup string, _ bool) bool { return isRun(cgroup) })
+	w.everything = false
+	s := w.heard()
+	w.touched, w.everything = rest, true
+	return s
+}
+
 func (w *randomWorld) labels() policy.Labels {
 	labels := policy.Labels{}
 	for _, of := range [][]string{{"app", "web", "db", "x"}, {"env", "a", "b", "c"}, {"tier", "1", "2"}} {
@@ -509,6 +529,8 @@ func (w *randomWorld) act() {
 		w.remove()
 	case 8:
 		_ = e.reconcile()
+	case 9, 10:
+		_ = e.catchUpTo(whatRan)
 	default:
 		_ = e.catchUp()
 	}

@@ -42,6 +42,7 @@ type idle struct{}
 
 func (idle) Scan([]policy.Binding) workload.Snapshot    { return workload.Snapshot{} }
 func (idle) Changes([]policy.Binding) workload.Snapshot { return workload.Snapshot{Partial: true} }
+func (idle) Runs([]policy.Binding) workload.Snapshot    { return workload.Snapshot{Partial: true} }
 func (idle) Recall(workload.Snapshot)                   {}
 
 // A remotesBench is an enforcer over a fake kernel, without goroutines.

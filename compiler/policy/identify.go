@@ -131,7 +131,7 @@ const imageFact = "thole/image"
 func (u *Unlabelled) Workload() Workload {
 	return Workload{
 		Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: u.Facts, Doubtful: u.Doubtful, Cgroup: u.Cgroup,
-		Own: u.Own, Sharing: u.Sharing,
+		Own: u.Own, Sharing: u.Sharing, Given: u.Given,
 	}
 }
 
@@ -139,6 +139,7 @@ func (u *Unlabelled) Workload() Workload {
 func (w *Workload) asUnlabelled() Unlabelled {
 	u := Unlabelled{
 		Name: w.Name, Facts: w.Facts, Doubtful: w.AllDoubtful(), Cgroup: w.Cgroup, Own: w.Own, Sharing: w.Sharing,
+		Given: w.Given,
 	}
 	return u.Reduced()
 }
@@ -148,7 +149,7 @@ func (u Unlabelled) Reduced() Unlabelled {
 	if u.Selectable() {
 		return u
 	}
-	u.Facts, u.Doubtful = nil, nil
+	u.Facts, u.Doubtful, u.Given = nil, nil, nil
 	if u.Sharing.Namespace == "" {
 		u.Name = ""
 	}
@@ -175,6 +176,8 @@ func (w *Workload) With(u Unlabelled) Workload {
 	if len(with.Doubtful) == 0 {
 		with.Doubtful = nil
 	}
+	container := u.Workload()
+	with.NoteGiven(&container, w.keysGiven()...)
 	return with
 }
 
@@ -220,6 +223,7 @@ func (w *Workload) joinLabels(other *Workload) {
 	if other == nil {
 		return
 	}
+	before := *w
 	w.Labels, w.Facts = other.Labels, maps.Clone(w.Facts)
 	if w.Facts == nil {
 		w.Facts = Labels{}
@@ -230,6 +234,9 @@ func (w *Workload) joinLabels(other *Workload) {
 	maps.Copy(w.Facts, other.Facts)
 	w.Doubtful = joinDoubtful(w, w.Doubtful, other.Doubtful)
 	w.DoubtfulFacts = joinDoubtful(w, w.DoubtfulFacts, other.DoubtfulFacts)
+	if other.Kind >= KindUnit { // a document gave it the labels
+		w.NoteGiven(&before, other.keysGiven()...)
+	}
 }
 
 // joinDoubtful returns doubtful labels of a workload and of the one around it, but for those of which it has one that

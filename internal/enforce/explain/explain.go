@@ -88,8 +88,7 @@ func WhyUnlabelled(path string, container bool) string {
 	return fmt.Sprintf("no container, `thole run` or Workload document labels its cgroup %s or one above it", path)
 }
 
-// Sources says who gave each label of a workload. Labels of an image that the Settings trust count as a person's, and
-// so do those that a container has from the workload around it.
+// Sources says who gave each label of a workload. Labels of an image that the Settings trust count as a person's.
 func Sources(w *policy.Workload) map[string]policy.Source {
 	sources := map[string]policy.Source{}
 	for _, labels := range [...]policy.Labels{w.Labels, w.Facts} {
@@ -110,9 +109,11 @@ func sourceOf(w *policy.Workload, key string) policy.Source {
 		return policy.SourceDaemon
 	case !policy.IsUserLabel(key):
 		return policy.SourceTool
+	case w.Given.Has(key):
+		return policy.SourceDocument
 	case w.Kind == policy.KindRun && w.Facts[workload.FactUID] != "0":
 		return policy.SourceGrant
-	case w.Kind == policy.KindRun, w.Kind == policy.KindContainer:
+	case w.Kind == policy.KindRun, w.Kind == policy.KindContainer, w.Facts[workload.FactContainer] != "":
 		return policy.SourcePerson
 	}
 	return policy.SourceDocument

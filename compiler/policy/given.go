@@ -29,23 +29,22 @@ func (w *Workload) NoteGiven(before *Workload, keys ...string) {
 	if len(keys) == 0 {
 		return
 	}
-	given := GivenLabels{Replaced: Labels{}, Doubtful: Labels{}}
+	var given GivenLabels
 	if before.Given != nil {
-		given.Keys = slices.Clone(before.Given.Keys)
-		maps.Copy(given.Replaced, before.Given.Replaced)
-		maps.Copy(given.Doubtful, before.Given.Doubtful)
+		given = GivenLabels{Keys: slices.Clone(before.Given.Keys), Replaced: maps.Clone(before.Given.Replaced),
+			Doubtful: maps.Clone(before.Given.Doubtful)}
 	}
 	for _, key := range keys {
 		if before.Given.Has(key) {
 			continue
 		}
 		given.Keys = append(given.Keys, key)
-		if value, has := before.Certain(key); has {
-			given.Replaced[key] = value
-		} else if value, has := before.Label(key); has && before.Doubts(key) {
-			given.Doubtful[key] = value
-		} else if has { // no policy can name the value
-			given.Replaced[key] = value
+		value, has := before.Label(key)
+		switch {
+		case has && before.Doubts(key):
+			given.Doubtful = merged(given.Doubtful, Labels{key: value})
+		case has:
+			given.Replaced = merged(given.Replaced, Labels{key: value})
 		}
 	}
 	slices.Sort(given.Keys)

@@ -144,15 +144,13 @@ func (w *Workload) asUnlabelled() Unlabelled {
 	return u.Reduced()
 }
 
-// Reduced is the container without what matters to nobody: the less there is, the less changes.
+// Reduced is the container without what matters to nobody: the less there is, the less changes. Its name remains: a
+// Workload document may name it later, while the engine is away.
 func (u Unlabelled) Reduced() Unlabelled {
 	if u.Selectable() {
 		return u
 	}
 	u.Facts, u.Doubtful, u.Given = nil, nil, nil
-	if u.Sharing.Namespace == "" {
-		u.Name = ""
-	}
 	return u
 }
 

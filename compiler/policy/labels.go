@@ -158,9 +158,9 @@ type Unlabelled struct {
 	Own     []Network
 	Sharing Sharing `json:",omitzero"`
 
-	// Of one with other labels, by which a policy may make it a workload (Identify); else empty, but for the name of
-	// one that shares a network namespace.
-	Name     string       `json:",omitempty"`
+	Name string `json:",omitempty"`
+
+	// Of one with other labels, by which a policy may make it a workload (Identify); else empty.
 	Facts    Labels       `json:",omitempty"`
 	Doubtful Labels       `json:",omitempty"`
 	Given    *GivenLabels `json:",omitempty"`

@@ -110,7 +110,7 @@ const grant = "apiVersion: thole/v1\nkind: LabelGrant\nmetadata: {name: g}\n" +
 
 // TestWhichProcessesAreWorkloads is TestWhoIsAWorkload for units, users, cgroups and thole run.
 func TestWhichProcessesAreWorkloads(t *testing.T) {
-	m := newMachine(t)
+	m := newMachine(t, "--docker=off")
 	s := newSituations(m, "unit", "user", "cgroup", "run")
 	for _, p := range processes {
 		s.enter(p)
@@ -150,7 +150,8 @@ var podmanSituations = []situation{
 		is: map[string]string{"compose": "named"}, closed: []string{"compose"}},
 	{name: "a policy selects an image's label", documents: []string{
 		isolating("p", "{matchLabels: {tier: web}}")},
-		is: map[string]string{"by-image": "tier=web (image, doubtful)"}, closed: []string{"by-image"}},
+		is:     map[string]string{"by-image": "io.buildah.version=1.28 (image, doubtful), tier=web (image, doubtful)"},
+		closed: []string{"by-image"}},
 	{name: "the Settings trust the image", documents: []string{settings(`{trustImages: ["*/web:latest"]}`), everything},
 		is:     map[string]string{"by-image": "tier=web (person)"},
 		closed: []string{"by-image", "mine", "pod-web"}, status: []string{}},

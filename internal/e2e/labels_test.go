@@ -39,6 +39,7 @@ func TestWorkloadDocumentsOfContainers(t *testing.T) {
 	if app := found["plain"].Labels["app"] + found["shop-db-1"].Labels["app"]; app != "webdb" {
 		t.Errorf("the labels are %+v", found)
 	}
+	m.ownerOf("127.0.0.1:80", 0, "app=web (document)")
 	denied(t, "by name", free.TCP("127.0.0.1:80"))
 	denied(t, "by service", free.TCP("127.0.0.1:81"))
 	later := e.Probe("shop-db-2", append(append([]string{"--net=host"}, service...), image)...)

@@ -29,7 +29,8 @@ func TestWithoutGiven(t *testing.T) {
 	want.Doubtful, want.DoubtfulFacts = labels{"tier": "web", "build.id": "7"}, labels{}
 	// The label zone was there before the second document gave it: it is the container's own.
 	want.Facts["zone"] = "a"
-	if diff := cmp.Diff(want, again.WithoutGiven(), cmpopts.EquateEmpty(), cmpopts.EquateComparable(want.Address)); diff != "" {
+	diff := cmp.Diff(want, again.WithoutGiven(), cmpopts.EquateEmpty(), cmpopts.EquateComparable(want.Address))
+	if diff != "" {
 		t.Errorf("the container's own labels (-want +got)\n%s", diff)
 	}
 	if bound.Given.Has("zone") || !bound.Given.Has("app") || !again.Given.Has("zone") || own.Given.Has("app") {

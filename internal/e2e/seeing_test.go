@@ -139,6 +139,9 @@ func TestWorkloadStates(t *testing.T) {
 	states := func() (got map[string]string, counts map[api.WorkloadState]int) {
 		var list []api.Workload
 		m.ask(&list, "get", "workloads")
+		if last := len(list) - 1; last >= 0 && list[last].Name != "passer" {
+			t.Errorf("the last one of the list is %s, not the one that ended", list[last].Name)
+		}
 		got, counts = map[string]string{}, map[api.WorkloadState]int{}
 		for _, w := range list {
 			got[w.Name] = fmt.Sprint(w.State, w.Missing)
@@ -219,7 +222,8 @@ func TestInventoryOfWhatRuns(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"app: document", "zone: document", "build.id: document", "com.docker.compose.service: tool"} {
+	for _, want := range []string{"app: document", "zone: document", "build.id: document",
+		"com.docker.compose.service: tool"} {
 		if !strings.Contains(string(out), "\n    "+want+"\n") {
 			t.Errorf("the inventory does not say %s\n%s", want, out)
 		}

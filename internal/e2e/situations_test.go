@@ -573,7 +573,8 @@ func TestWhoIsAWorkload(t *testing.T) {
 	must(t, s.apply(documents(settings("{identityLabels: {exclude: [build.*]}}"), isolating("p", "{}"))))
 	for _, of := range refusals {
 		t.Run("refused: "+of.name, func(t *testing.T) {
-			if exit, text := s.exitStatus(of.stdin, of.command...); exit != of.exit || !strings.Contains(text, of.says) {
+			exit, text := s.exitStatus(of.stdin, of.command...)
+			if exit != of.exit || !strings.Contains(text, of.says) {
 				t.Errorf("exit status %d, want %d, and %q:\n%s", exit, of.exit, of.says, text)
 			}
 		})

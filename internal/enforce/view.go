@@ -121,13 +121,13 @@ func (e *Enforcer) newView(of sizes) *View {
 	}
 }
 
-// Workloads lists what is labelled now, by name.
+// Workloads lists what is labelled now, by name. Those that ended come last.
 func (v *View) Workloads() []api.Workload {
 	var list []api.Workload
 	for _, w := range v.roster.all() {
 		list = append(list, v.apiWorkload(w))
 	}
-	slices.SortFunc(list, byName)
+	slices.SortFunc(list, func(a, b api.Workload) int { return cmp.Or(endedLast(a, b), byName(a, b)) })
 	return list
 }
 
@@ -234,6 +234,17 @@ func (v *View) Policies() []api.Policy {
 
 // orEmpty makes JSON's [] of no strings.
 func orEmpty(list []string) []string { return append([]string{}, list...) }
+
+// endedLast orders workloads that run before those of which only sockets are left.
+func endedLast(a, b api.Workload) int {
+	switch ended := a.State == api.StateEnded; {
+	case ended == (b.State == api.StateEnded):
+		return 0
+	case ended:
+		return 1
+	}
+	return -1
+}
 
 // byName orders workloads as people look for them.
 func byName(a, b api.Workload) int {

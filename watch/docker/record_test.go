@@ -119,7 +119,8 @@ func TestRecallOfOwnLabels(t *testing.T) {
 	own := policy.Unlabelled{Name: "c", Cgroup: policy.Cgroup{Path: "docker/" + idOf("a"), ID: 5}, Facts: facts,
 		Doubtful: policy.Labels{"app": "db"}}
 	document := policy.Workload{Name: "dmz", Kind: policy.KindCgroup,
-		Labels: policy.Labels{"app": "web", "env": "prod"}, Facts: policy.Labels{"thole/kind": "cgroup"}, Cgroup: own.Cgroup}
+		Labels: policy.Labels{"app": "web", "env": "prod"}, Facts: policy.Labels{"thole/kind": "cgroup"},
+		Cgroup: own.Cgroup}
 	byName := own.Workload()
 	byName.Labels, byName.Doubtful = document.Labels, nil
 	before := own.Workload()

@@ -70,7 +70,8 @@ func (AddRules) step()       {}
 // and a chain whose rules differ is flushed and filled again. What cannot be changed
 // in the kernel (a set's type, a chain's hook) is removed and made again, along with
 // the rules that refer to it. Counters that stay keep their values, unless something
-// foreign in the table itself makes it go as a whole.
+// foreign in the table itself makes it go as a whole. The Change shares elements with both tables: they must stay as they
+// are as long as it is used.
 //
 // # Order
 //
@@ -81,7 +82,7 @@ func (AddRules) step()       {}
 // free by then. Nothing of this can be seen from outside: packets meet the old rules
 // until the kernel commits the whole batch, then the new ones.
 func Diff(have, want *Table) Change {
-	c := Change{Have: normalisedCopy(have), Want: normalisedCopy(want)}
+	c := Change{Have: have.forReading(), Want: want.forReading()}
 	c.Table = cmp.Or(c.Want.name(), c.Have.name())
 	c.Steps = stepsBetween(c.Have.inet(), c.Want.inet())
 	c.Bridge = stepsBetween(c.Have.bridge(), c.Want.bridge())

@@ -18,15 +18,15 @@ import (
 //   - what nft's text cannot hold of a log prefix is replaced.
 //
 // Slices of t that others may hold are not written to.
-func (t *Table) Normalise() { *t = t.normalised() }
+func (t *Table) Normalise() { *t = t.normalised(Set.normalise) }
 
 // normalised returns t in canonical form and leaves t as it is.
-func (t Table) normalised() Table {
+func (t Table) normalised(normalise func(Set) Set) Table {
 	t.Counters = slices.Compact(slices.Sorted(slices.Values(t.Counters)))
 	t.Foreign = slices.Compact(slices.Sorted(slices.Values(t.Foreign)))
 	t.Sets = slices.Clone(t.Sets)
 	for i := range t.Sets {
-		t.Sets[i] = t.Sets[i].normalise()
+		t.Sets[i] = normalise(t.Sets[i])
 	}
 	slices.SortFunc(t.Sets, func(a, b Set) int { return cmp.Compare(a.Name, b.Name) })
 	t.Chains = slices.Clone(t.Chains)
@@ -34,22 +34,31 @@ func (t Table) normalised() Table {
 		t.Chains[i] = t.Chains[i].normalise()
 	}
 	slices.SortFunc(t.Chains, func(a, b Chain) int { return cmp.Compare(a.Name, b.Name) })
-	t.Bridge = normalisedCopy(t.Bridge)
+	if t.Bridge != nil {
+		bridge := t.Bridge.normalised(normalise)
+		t.Bridge = &bridge
+	}
 	return t
 }
 
-func normalisedCopy(t *Table) *Table {
+// forReading returns t in canonical form. It shares the elements of sets with t where they are in this form already, so
+// nobody may change them.
+func (t *Table) forReading() *Table {
 	if t == nil {
 		return nil
 	}
-	n := t.normalised()
+	n := t.normalised(func(s Set) Set {
+		if s.isNormal() {
+			return s
+		}
+		return s.normalise()
+	})
 	return &n
 }
 
 // Same says that two tables are equal to the kernel.
 func Same(a, b Table) bool {
-	a, b = a.normalised(), b.normalised()
-	return equalTables(&a, &b)
+	return equalTables(a.forReading(), b.forReading())
 }
 
 // equalTables compares two normalised tables, nil being none.
@@ -112,6 +121,21 @@ func (s Set) normalise() Set {
 	}
 	s.Elements = slices.CompactFunc(s.Elements, equalElements)
 	return s
+}
+
+// isNormal reports whether normalise would return an equal set. A dynamic set never is.
+func (s *Set) isNormal() bool {
+	if s.Timeout != 0 || s.Size != 0 {
+		return false
+	}
+	for i := range s.Elements {
+		e := &s.Elements[i]
+		if n := e.normalise(s.Data); n.Number != e.Number || n.Verdict != e.Verdict ||
+			i > 0 && s.Elements[i-1].compare(e) >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // sortElements returns elements sorted, and equal ones, of which comments may differ, in the order in which they were.

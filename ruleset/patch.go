@@ -64,7 +64,7 @@ func (t *Table) hasSet(name string) bool {
 
 // Patched returns what t becomes, and leaves t as it is.
 func (t *Table) Patched(p Patch) *Table {
-	n := t.normalised()
+	n := t.normalised(Set.normalise)
 	n.Patch(p)
 	return &n
 }

@@ -82,7 +82,7 @@ func (AddRules) step()       {}
 // free by then. Nothing of this can be seen from outside: packets meet the old rules
 // until the kernel commits the whole batch, then the new ones.
 func Diff(have, want *Table) Change {
-	c := Change{Have: have.forReading(), Want: want.forReading()}
+	c := Change{Have: normalisedCopy(have), Want: normalisedCopy(want)}
 	c.Table = cmp.Or(c.Want.name(), c.Have.name())
 	c.Steps = stepsBetween(c.Have.inet(), c.Want.inet())
 	c.Bridge = stepsBetween(c.Have.bridge(), c.Want.bridge())

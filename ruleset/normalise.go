@@ -17,16 +17,16 @@ import (
 //   - each comparison and assignment is written in one of its several ways;
 //   - what nft's text cannot hold of a log prefix is replaced.
 //
-// Slices of t that others may hold are not written to.
-func (t *Table) Normalise() { *t = t.normalised(Set.normalise) }
+// Slices of t that others may hold are not written to. Elements that are in this form already are shared with them.
+func (t *Table) Normalise() { *t = t.normalised() }
 
-// normalised returns t in canonical form and leaves t as it is.
-func (t Table) normalised(normalise func(Set) Set) Table {
+// normalised returns t in canonical form and leaves t as it is. Both share elements.
+func (t Table) normalised() Table {
 	t.Counters = slices.Compact(slices.Sorted(slices.Values(t.Counters)))
 	t.Foreign = slices.Compact(slices.Sorted(slices.Values(t.Foreign)))
 	t.Sets = slices.Clone(t.Sets)
 	for i := range t.Sets {
-		t.Sets[i] = normalise(t.Sets[i])
+		t.Sets[i] = t.Sets[i].normalise()
 	}
 	slices.SortFunc(t.Sets, func(a, b Set) int { return cmp.Compare(a.Name, b.Name) })
 	t.Chains = slices.Clone(t.Chains)
@@ -34,31 +34,22 @@ func (t Table) normalised(normalise func(Set) Set) Table {
 		t.Chains[i] = t.Chains[i].normalise()
 	}
 	slices.SortFunc(t.Chains, func(a, b Chain) int { return cmp.Compare(a.Name, b.Name) })
-	if t.Bridge != nil {
-		bridge := t.Bridge.normalised(normalise)
-		t.Bridge = &bridge
-	}
+	t.Bridge = normalisedCopy(t.Bridge)
 	return t
 }
 
-// forReading returns t in canonical form. It shares the elements of sets with t where they are in this form already, so
-// nobody may change them.
-func (t *Table) forReading() *Table {
+func normalisedCopy(t *Table) *Table {
 	if t == nil {
 		return nil
 	}
-	n := t.normalised(func(s Set) Set {
-		if s.isNormal() {
-			return s
-		}
-		return s.normalise()
-	})
+	n := t.normalised()
 	return &n
 }
 
 // Same says that two tables are equal to the kernel.
 func Same(a, b Table) bool {
-	return equalTables(a.forReading(), b.forReading())
+	a, b = a.normalised(), b.normalised()
+	return equalTables(&a, &b)
 }
 
 // equalTables compares two normalised tables, nil being none.
@@ -110,6 +101,9 @@ func (s Set) normalise() Set {
 		return s
 	}
 	s.Size = 0
+	if s.isNormal() {
+		return s
+	}
 	s.Elements = slices.Clone(s.Elements)
 	sorted := true
 	for i := range s.Elements {
@@ -123,11 +117,8 @@ func (s Set) normalise() Set {
 	return s
 }
 
-// isNormal reports whether normalise would return an equal set. A dynamic set never is.
+// isNormal reports whether the elements are in canonical form.
 func (s *Set) isNormal() bool {
-	if s.Timeout != 0 || s.Size != 0 {
-		return false
-	}
 	for i := range s.Elements {
 		e := &s.Elements[i]
 		if n := e.normalise(s.Data); n.Number != e.Number || n.Verdict != e.Verdict ||

@@ -22,7 +22,7 @@ import (
 // is not known, or cannot stand in a string of nft, is written as a comment, and so
 // is a rule that holds something Foreign: the script loads without them.
 func (t Table) Text() string {
-	t = t.normalised(Set.normalise)
+	t = t.normalised()
 	w := &textWriter{filter: filterPriority}
 	w.line(0, "# Made by thole. Loading this file replaces the table: nft -f FILE")
 	w.table("inet", t)

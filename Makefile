@@ -81,7 +81,6 @@ soak-long: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run 'Chaos|MendedSoon' ./internal/daemon -args -chaos 10m -flushes 500 -soon 100ms
 	THOLE_MUST=1 $(GO) test -timeout 30m -count 1 -v -run Mixes ./internal/daemon -args -mixes 10000
 	$(GO) test -timeout 20m -run Explore ./datapath/handshake -args -deep
-	THOLE_MUST=1 $(GO) test -timeout 60m -count 1 -v -run KernelCatchesMutants ./internal/e2e -args -rare
 
 # FUZZTIME=1h make fuzz: an hour each
 FUZZTIME ?= 60s

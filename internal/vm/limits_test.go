@@ -70,7 +70,7 @@ func TestConntrackFull(t *testing.T) {
 // Where inotify has no watches left, the daemon says so, and reads the tree of cgroups once a minute: a unit that begins
 // gets its labels then.
 func TestWithoutInotifyWatches(t *testing.T) {
-	sh(t, "systemctl stop thole web-receiver")
+	sh(t, "systemctl stop thole nginx")
 	limited(t, "fs.inotify.max_user_watches", 1)
 	t.Cleanup(func() { sh(t, "systemctl restart thole") })
 	running(t)
@@ -78,6 +78,6 @@ func TestWithoutInotifyWatches(t *testing.T) {
 	if !slices.ContainsFunc(problems, func(c condition.Condition) bool { return c.Code == condition.CgroupsUnwatched }) {
 		t.Errorf("the status does not say that cgroups are not watched: %+v", problems)
 	}
-	sh(t, "systemctl start web-receiver")
-	until(t, "the unit to be found", func() bool { return workload(t, "web-receiver").Cgroup != "" })
+	sh(t, "systemctl start nginx")
+	until(t, "the unit to be found", func() bool { return workload(t, "nginx").Cgroup != "" })
 }

@@ -103,8 +103,8 @@ func records(t *testing.T, when string) {
 	})
 }
 
-// On a host whose containers serve already, the first start of Thole refuses nothing: neither what only Traefik's labels
-// name, nor what has labels of its own.
+// On a host whose containers serve already, the first start of Thole refuses nothing: neither what only Traefik's
+// labels name, nor what has labels of its own.
 func TestFirstStart(t *testing.T) {
 	sh(t, "cp "+self+" "+caller+" && systemctl restart docker")
 	sh(t, "tar -C "+t.TempDir()+" -c . | docker import - "+image)

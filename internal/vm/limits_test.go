@@ -67,17 +67,18 @@ func TestConntrackFull(t *testing.T) {
 	}
 }
 
-// Where inotify has no watches left, the daemon says so, and reads the tree of cgroups once a minute: a unit that begins
-// gets its labels then.
+// Where inotify has no watches left, the daemon says so, and reads the tree of cgroups once a minute: a unit that
+// begins gets its labels then.
 func TestWithoutInotifyWatches(t *testing.T) {
-	sh(t, "systemctl stop thole web-receiver")
+	sh(t, "systemctl stop thole nginx")
 	limited(t, "fs.inotify.max_user_watches", 1)
 	t.Cleanup(func() { sh(t, "systemctl restart thole") })
 	running(t)
 	problems := status(t).Problems
-	if !slices.ContainsFunc(problems, func(c condition.Condition) bool { return c.Code == condition.CgroupsUnwatched }) {
+	isUnwatched := func(c condition.Condition) bool { return c.Code == condition.CgroupsUnwatched }
+	if !slices.ContainsFunc(problems, isUnwatched) {
 		t.Errorf("the status does not say that cgroups are not watched: %+v", problems)
 	}
-	sh(t, "systemctl start web-receiver")
-	until(t, "the unit to be found", func() bool { return workload(t, "web-receiver").Cgroup != "" })
+	sh(t, "systemctl start nginx")
+	until(t, "the unit to be found", func() bool { return workload(t, "nginx").Cgroup != "" })
 }

@@ -260,8 +260,10 @@ func without(list []string, names ...string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(n string) bool { return slices.Contains(names, n) })
 }
 
-// with is a list with more names.
-func with(list []string, names ...string) []string { return slices.Concat(list, names) }
+// with is a list with more names, sorted.
+func with(list []string, names ...string) []string {
+	return slices.Sorted(slices.Values(slices.Concat(list, names)))
+}
 
 // term is a selector of one term.
 func term(key, operator string, values ...string) string {
@@ -357,7 +359,8 @@ var toolSituations = []situation{
 		is:        map[string]string{"compose": "named"},
 		refused:   []string{"compose → mine", "compose → nothing"}, allowed: []string{"mine → compose"}},
 	{name: "a policy names a container that is no workload, by a label of the daemon",
-		documents: []string{isolating("p", "{matchLabels: {thole/container: nothing}}")}},
+		documents: []string{isolating("p", "{matchLabels: {thole/container: nothing}}")},
+		status:    with(imageNotices, "container-unprotected stdin:3:18"), exit: 1},
 	{name: "a policy names a workload by a label of the daemon",
 		documents: []string{isolating("p", "{matchLabels: {thole/container: mine}}")}, closed: []string{"mine"}},
 	{name: "a label that only the daemon gives is not believed",
@@ -468,7 +471,8 @@ var documentSituations = []situation{
 		is: map[string]string{"compose": "app=one (document)"}, closed: with(dockerWorkloads, "compose"),
 		status: with([]string{"binding-overlap stdin:9:18"}, imageNotices...), exit: 1},
 	{name: "a document names a container that is not there", documents: []string{
-		binding("web", "{app: bound}", "{container: absent}"), isolating("p", "{matchLabels: {app: bound}}")}},
+		binding("web", "{app: bound}", "{container: absent}"), isolating("p", "{matchLabels: {app: bound}}")},
+		status: with(imageNotices, "container-absent stdin:3:18")},
 	{name: "a document names a unit that never ran", documents: []string{
 		binding("web", "{app: bound}", "{unit: absent.service}"), isolating("p", "{matchLabels: {app: bound}}")},
 		status: with(imageNotices, "unit-absent stdin:3:18")},

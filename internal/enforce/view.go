@@ -33,6 +33,8 @@ type View struct {
 	identity *state.Identity // this node's, in a fleet; nil: not known
 
 	locals sync.Map // datapath.Workload by cgroup, of those that were asked for
+
+	named func() (problems, notices []condition.Condition) // about containers that documents name; nil: none are known
 }
 
 // View returns what requests are answered from.
@@ -46,7 +48,14 @@ func Describe(
 }
 
 // Status is what the enforcer says of itself. Its lists are not to be written to.
-func (v *View) Status() api.Status { return v.status }
+func (v *View) Status() api.Status {
+	s := v.status
+	if v.named != nil {
+		problems, notices := v.named()
+		s.Problems, s.Notices = slices.Concat(s.Problems, problems), slices.Concat(s.Notices, notices)
+	}
+	return s
+}
 
 // Version tells apart what Workloads, Policies and Classes return: it grows with each change of that.
 func (v *View) Version() uint64 { return v.version }
@@ -90,7 +99,11 @@ func (e *Enforcer) publish() {
 func (e *Enforcer) newView(of sizes) *View {
 	problems, notices := condition.Split(slices.Concat(e.arming.conditions(), e.set.Conditions(),
 		e.ending.conditions(), e.conditions))
+	docs, roster, containers, found := e.set.Docs, e.loaded.workloads, e.loaded.containers.Unlabelled, e.conditions
 	return &View{
+		named: sync.OnceValues(func() (problems, notices []condition.Condition) {
+			return condition.Split(explain.Named(&docs, roster.running(), containers, found))
+		}),
 		status: api.Status{
 			Enforcing: e.loaded.table != nil,
 			Epoch:     e.loaded.epoch,

@@ -7,11 +7,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"thole/internal/condition"
+	"thole/internal/nstest"
 )
 
 // These two tests have a VM of their own (test.sh, part start): a host that has never seen Thole, and its next boot.
@@ -87,7 +89,7 @@ func traffic() string {
 // allCalled waits until all calls were made, and holds that none failed.
 func allCalled(t *testing.T) {
 	t.Helper()
-	until(t, "all calls", func() bool { return strings.HasSuffix(traffic(), "end\n") })
+	nstest.WaitFor(t, 5*patience, "all calls", func() bool { return strings.HasSuffix(traffic(), "end\n") })
 	if n := strings.Count(traffic(), "failed"); n > 0 {
 		t.Errorf("%d of %d calls failed:\n%s", n, firstCalls, traffic())
 	}
@@ -98,8 +100,8 @@ func records(t *testing.T, when string) {
 	t.Helper()
 	until(t, when+": the built-in policy to record", func() bool {
 		_, err := try("thole status")
-		return exitCode(err) == 1 && len(status(t).Problems) > 0 &&
-			status(t).Problems[0].Code == condition.DefaultAudited
+		isAudited := func(c condition.Condition) bool { return c.Code == condition.DefaultAudited }
+		return exitCode(err) == 1 && slices.ContainsFunc(status(t).Problems, isAudited)
 	})
 }
 

@@ -189,26 +189,12 @@ func (v *View) apiWorkload(w listed) api.Workload {
 		Sources:   explain.Sources(&w.Workload),
 		Cgroup:    w.Cgroup.Path,
 		ID:        w.Cgroup.ID,
-		Networks:  networks(w.Own),
+		Networks:  explain.Networks(w.Own),
 		Class:     class.Number,
 		Ingress:   orEmpty(class.Ingress),
 		Egress:    orEmpty(class.Egress),
 		Position:  w.Position.String(),
 	}
-}
-
-// networks says where a container with networks of its own is known:
-// "docker0 veth1a2b3c 172.17.0.2".
-func networks(own []policy.Network) []string {
-	var list []string
-	for _, n := range own {
-		words := []string{n.Bridge, n.Port}
-		for _, a := range n.Addresses {
-			words = append(words, a.String())
-		}
-		list = append(list, strings.Join(words, " "))
-	}
-	return list
 }
 
 // Class is a class as clients see it.

@@ -118,3 +118,17 @@ func sourceOf(w *policy.Workload, key string) policy.Source {
 	}
 	return policy.SourceDocument
 }
+
+// Networks says where a container with networks of its own is known:
+// "docker0 veth1a2b3c 172.17.0.2".
+func Networks(own []policy.Network) []string {
+	var list []string
+	for _, n := range own {
+		words := []string{n.Bridge, n.Port}
+		for _, a := range n.Addresses {
+			words = append(words, a.String())
+		}
+		list = append(list, strings.Join(words, " "))
+	}
+	return list
+}

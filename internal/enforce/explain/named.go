@@ -12,10 +12,10 @@ import (
 
 // Named says of which containers the documents speak in vain:
 //
-//   - no container runs that a Workload document binds: a misspelt name protects nothing (a notice, because the container
-//     may start later);
-//   - a policy that is enforced selects a container by its name, and that container has no label that counts: it is no
-//     workload, so the policy does not protect it (a problem).
+//   - no container runs that a Workload document binds: a misspelt name protects nothing (a notice, because the
+//     container may start later);
+//   - a policy that is enforced selects a container by its name, and that container has no label that counts: it is
+//     no workload, so the policy does not protect it (a problem).
 //
 // It leaves out Workload documents of which something was found already: as that no engine is followed.
 func Named(docs *policy.Documents, running []policy.Workload, unlabelled []policy.Unlabelled,
@@ -37,10 +37,7 @@ func Named(docs *policy.Documents, running []policy.Workload, unlabelled []polic
 		p := &docs.Policies[i]
 		for _, name := range selectedNames(p) {
 			if without[name] {
-				list = append(list, condition.Condition{Code: condition.ContainerUnprotected, Where: p.Position.String(),
-					Text: fmt.Sprintf("policy %q selects the container %q by its name, but this container has no label that "+
-						"counts: it is no workload, and the policy does not protect it. Give it a label, or bind labels to "+
-						"it with a Workload document (container: %s)", p.Name, name, name)})
+				list = append(list, unprotected(p, name))
 			}
 		}
 	}
@@ -63,10 +60,18 @@ func isThere(b *policy.Binding, running []policy.Workload, unlabelled []policy.U
 func absent(b *policy.Binding) condition.Condition {
 	what := fmt.Sprintf("container %q", b.Container)
 	if b.Container == "" {
-		what = fmt.Sprintf("container of the service %q of the Compose project %q", b.Compose.Service, b.Compose.Project)
+		what = fmt.Sprintf("container of the service %q of the Compose project %q", b.Compose.Service,
+			b.Compose.Project)
 	}
 	return condition.Condition{Code: condition.ContainerAbsent, Where: b.Position.String(),
 		Text: fmt.Sprintf("workload %q: no %s runs: the labels have no effect yet", b.Name, what)}
+}
+
+func unprotected(p *policy.Policy, container string) condition.Condition {
+	return condition.Condition{Code: condition.ContainerUnprotected, Where: p.Position.String(),
+		Text: fmt.Sprintf("policy %q selects the container %q by its name, but this container has no label that "+
+			"counts: it is no workload, and the policy does not protect it. Give it a label, or bind labels to it with a "+
+			"Workload document (container: %s)", p.Name, container, container)}
 }
 
 // selectedNames are the names of containers that an enforced policy selects as those that it protects.

@@ -50,7 +50,10 @@ func Named(docs *policy.Documents, running []policy.Workload, unlabelled []polic
 // isThere reports whether a container runs that b binds.
 func isThere(b *policy.Binding, running []policy.Workload, unlabelled []policy.Unlabelled) bool {
 	binds := func(name string, facts policy.Labels) bool {
-		return b.BindsContainer(name, func(key string) (string, bool) { value, ok := facts[key]; return value, ok })
+		return b.BindsContainer(name, func(key string) (string, bool) {
+			value, ok := facts[key]
+			return value, ok
+		})
 	}
 	return slices.ContainsFunc(running, func(w policy.Workload) bool {
 		return w.Kind == policy.KindContainer && binds(w.Name, w.Facts)
@@ -70,8 +73,8 @@ func absent(b *policy.Binding) condition.Condition {
 func unprotected(p *policy.Policy, container string) condition.Condition {
 	return condition.Condition{Code: condition.ContainerUnprotected, Where: p.Position.String(),
 		Text: fmt.Sprintf("policy %q selects the container %q by its name, but this container has no label that "+
-			"counts: it is no workload, and the policy does not protect it. Give it a label, or bind labels to it with a "+
-			"Workload document (container: %s)", p.Name, container, container)}
+			"counts: it is no workload, and the policy does not protect it. Give it a label, or bind labels to "+
+			"it with a Workload document (container: %s)", p.Name, container, container)}
 }
 
 // selectedNames are the names of containers that an enforced policy selects as those that it protects.

@@ -74,6 +74,7 @@ soak: packages
 
 soak-long: packages
 	THOLE_MUST=1 $(GO) test -timeout 60m -run 'Containers(AreKnown|ThatSend|AreNever)|DockerFails|Restarts' ./internal/e2e -args -starts 200 -restarts 1000 -away 1m
+	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run PodmanContainersAreKnown ./internal/e2e -args -podman-starts 100
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run SilentConnectionsOfOneUser ./internal/e2e -args -silent 40
 	THOLE_MUST=1 $(GO) test -timeout 30m -count 1 -v -run UserAtAllLimits ./internal/e2e -args -greedy 20
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run RevocationUnderTraffic ./internal/e2e -args -connections 10000
@@ -81,7 +82,6 @@ soak-long: packages
 	THOLE_MUST=1 $(GO) test -timeout 20m -count 1 -v -run 'Chaos|MendedSoon' ./internal/daemon -args -chaos 10m -flushes 500 -soon 100ms
 	THOLE_MUST=1 $(GO) test -timeout 30m -count 1 -v -run Mixes ./internal/daemon -args -mixes 10000
 	$(GO) test -timeout 20m -run Explore ./datapath/handshake -args -deep
-	THOLE_MUST=1 $(GO) test -timeout 60m -count 1 -v -run KernelCatchesMutants ./internal/e2e -args -rare
 
 # FUZZTIME=1h make fuzz: an hour each
 FUZZTIME ?= 60s

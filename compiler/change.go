@@ -520,6 +520,13 @@ func (s *Step) Patch(epoch uint16) nft.Patch {
 	return p
 }
 
+// EnterEpoch makes r, its table included, what Compile would have returned for another epoch: only the chains and the
+// sets that packets fill name the epoch.
+func (r *Result) EnterEpoch(epoch uint16) {
+	s := Step{result: r}
+	r.Table.Patch(s.Patch(epoch))
+}
+
 // An edit are the elements that go and come.
 type edit struct {
 	removes    bool // what is written goes

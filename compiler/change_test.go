@@ -46,6 +46,31 @@ func TestChange(t *testing.T) {
 	}
 }
 
+// What EnterEpoch makes of a Result is what Compile makes of the same input in another epoch.
+func TestEnterEpoch(t *testing.T) {
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("-seed %d", *seed)
+	for n := uint64(0); n < 300; n++ {
+		m := newMoving(t, rand.New(rand.NewPCG(*seed, n)))
+		for range 3 {
+			m.next()
+			got := compiled(t, m.atPresent())
+			m.in.Options.Epoch++
+			want := compiled(t, m.atPresent())
+			got.EnterEpoch(m.in.Options.Epoch)
+			if differs := cmp.Diff(want.Numbers, got.Numbers); differs != "" {
+				t.Fatalf("case %d: %s", n, differs)
+			}
+			if !reflect.DeepEqual(want.Table, got.Table) {
+				t.Fatalf("case %d: %s", n, ruleset.Diff(&got.Table, &want.Table))
+			}
+			m.result = got
+		}
+	}
+}
+
 // moving are the workloads of a random case, which begin and end.
 type moving struct {
 	*rand.Rand

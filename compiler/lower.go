@@ -305,7 +305,7 @@ func (b binding) inGroup(comment string) iter.Seq2[string, nft.Element] {
 		pair := []nft.Value{itself, itself}
 		_ = yield("group", nft.Element{Key: pair[:1:1], Number: b.class, Comment: comment}) &&
 			yield("group_listener", nft.Element{Key: pair[:1:1], Number: b.class}) &&
-			yield("pair", nft.Element{Key: pair, Verdict: goTo(chains.Settle), Comment: comment})
+			yield("itself", nft.Element{Key: pair, Comment: comment})
 	}
 }
 

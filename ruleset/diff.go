@@ -70,7 +70,8 @@ func (AddRules) step()       {}
 // and a chain whose rules differ is flushed and filled again. What cannot be changed
 // in the kernel (a set's type, a chain's hook) is removed and made again, along with
 // the rules that refer to it. Counters that stay keep their values, unless something
-// foreign in the table itself makes it go as a whole.
+// foreign in the table itself makes it go as a whole. The Change shares elements with both tables: they must stay as
+// they are as long as it is used.
 //
 // # Order
 //

@@ -17,10 +17,10 @@ import (
 //   - each comparison and assignment is written in one of its several ways;
 //   - what nft's text cannot hold of a log prefix is replaced.
 //
-// Slices of t that others may hold are not written to.
+// Slices of t that others may hold are not written to. Elements that are in this form already are shared with them.
 func (t *Table) Normalise() { *t = t.normalised() }
 
-// normalised returns t in canonical form and leaves t as it is.
+// normalised returns t in canonical form and leaves t as it is. Both share elements.
 func (t Table) normalised() Table {
 	t.Counters = slices.Compact(slices.Sorted(slices.Values(t.Counters)))
 	t.Foreign = slices.Compact(slices.Sorted(slices.Values(t.Foreign)))
@@ -101,6 +101,9 @@ func (s Set) normalise() Set {
 		return s
 	}
 	s.Size = 0
+	if s.isNormal() {
+		return s
+	}
 	s.Elements = slices.Clone(s.Elements)
 	sorted := true
 	for i := range s.Elements {
@@ -112,6 +115,18 @@ func (s Set) normalise() Set {
 	}
 	s.Elements = slices.CompactFunc(s.Elements, equalElements)
 	return s
+}
+
+// isNormal reports whether the elements are in canonical form.
+func (s *Set) isNormal() bool {
+	for i := range s.Elements {
+		e := &s.Elements[i]
+		if n := e.normalise(s.Data); n.Number != e.Number || n.Verdict != e.Verdict ||
+			i > 0 && s.Elements[i-1].compare(e) >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // sortElements returns elements sorted, and equal ones, of which comments may differ, in the order in which they were.

@@ -65,6 +65,9 @@ func (t *Table) hasSet(name string) bool {
 // Patched returns what t becomes, and leaves t as it is.
 func (t *Table) Patched(p Patch) *Table {
 	n := t.normalised()
+	for i := range n.Sets {
+		n.Sets[i].Elements = slices.Clone(n.Sets[i].Elements)
+	}
 	n.Patch(p)
 	return &n
 }

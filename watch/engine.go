@@ -80,7 +80,7 @@ func bindContainers(bindings []policy.Binding, found *workload.Snapshot) (overla
 		case bind(&w) && len(w.Labels) > 0:
 			found.Workloads = append(found.Workloads, w)
 		default:
-			u.Doubtful = w.Doubtful
+			u.Doubtful, u.Given = w.Doubtful, w.Given
 			rest = append(rest, u)
 		}
 	}
@@ -91,6 +91,7 @@ func bindContainers(bindings []policy.Binding, found *workload.Snapshot) (overla
 // give gives a container the labels of a binding that names it. A container whose Compose labels are its image's may be
 // somebody else's: then the labels are as doubtful as those.
 func give(w *policy.Workload, b *policy.Binding) {
+	before := *w
 	w.Labels, w.Facts, w.Doubtful = maps.Clone(w.Labels), maps.Clone(w.Facts), maps.Clone(w.Doubtful)
 	into := &w.Labels
 	if !b.BindsContainer(w.Name, w.Certain) {
@@ -99,6 +100,7 @@ func give(w *policy.Workload, b *policy.Binding) {
 	if *into == nil {
 		*into = policy.Labels{}
 	}
+	var given []string
 	for key, value := range b.Labels {
 		if into == &w.Labels {
 			delete(w.Facts, key)
@@ -107,7 +109,9 @@ func give(w *policy.Workload, b *policy.Binding) {
 			continue
 		}
 		(*into)[key] = value
+		given = append(given, key)
 	}
+	w.NoteGiven(&before, given...)
 	w.Namespace, w.Position = b.Namespace, b.Position
 }
 

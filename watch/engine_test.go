@@ -110,7 +110,8 @@ func TestContainersInSnapshot(t *testing.T) {
 		Workloads: []policy.Workload{
 			engine.found.Workloads[0],
 			{Name: "b", Kind: policy.KindCgroup, Labels: policy.Labels{"app": "bound"}, Cgroup: cgroup("b"),
-				Facts: policy.Labels{workload.FactKind: "cgroup"}, Doubtful: policy.Labels{"tier": "web"}},
+				Facts: policy.Labels{workload.FactKind: "cgroup"}, Doubtful: policy.Labels{"tier": "web"},
+				Given: &policy.GivenLabels{Keys: []string{"app"}, Doubtful: policy.Labels{"app": "nginx"}}},
 		},
 		Unlabelled: []policy.Unlabelled{{Name: "c", Cgroup: cgroup("c"), Doubtful: image}},
 		Parents:    []policy.Cgroup{{Path: "containers", ID: 1}, {Path: "z", ID: 2}},

@@ -72,7 +72,7 @@ policy the direction is not restricted.
 STATE is "open" if no enforced policy selects the workload; "isolated" if one
 does; "partial" if one does and not everything is enforced, with the codes of the
 conditions ("thole status" has their texts); and "ended" if the cgroup is gone and
-sockets outlive it. "thole status" counts those that ended apart from the others.
+sockets outlive it. Those that ended come last; "thole status" counts them apart.
 
 -o yaml prints the workloads that have not ended as Workload documents, with who
 gave each label (labelSources). It is an inventory: "thole apply --inventory FILE

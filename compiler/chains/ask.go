@@ -53,15 +53,18 @@ func (b *builder) askChains() []nft.Chain {
 	return list
 }
 
-// pair asks what both sides allow: first for the workloads themselves, and where they have
-// numbers of their own once more for their classes. What both sides allow is remembered.
+// pair asks what both sides allow. Where workloads have numbers of their own, it asks first whether both are the same
+// workload, and then looks up their classes. What both sides allow is remembered. "itself" is a set, and no part of
+// "pair": an element with a verdict that leads to a chain makes the kernel check all chains again
+// (nft_table_validate, net/netfilter/nf_tables_api.c), for each workload that begins.
 func (b *builder) pair(from, port nft.Expr, suffix, remember string, itsClass ...nft.Rule) []nft.Rule {
-	pair := rule(nft.ByMap{Key: []nft.Expr{from, listener}, Map: "pair"})
-	rules := []nft.Rule{pair}
+	var rules []nft.Rule
 	if b.MemberNumbers {
-		rules = slices.Concat(rules, itsClass, []nft.Rule{listenersClass, pair})
+		itself := rule(nft.InSet{Key: []nft.Expr{from, listener}, Set: "itself"}, goTo("settle"))
+		rules = slices.Concat([]nft.Rule{itself}, itsClass, []nft.Rule{listenersClass})
 	}
 	return append(rules,
+		rule(nft.ByMap{Key: []nft.Expr{from, listener}, Map: "pair"}),
 		rule(nft.InSet{Key: judgedKey(from, port), Set: b.judged()}, goTo("settle")),
 		rule(jump("ingress"+suffix)),
 		rule(jump("egress"+suffix)),

@@ -17,8 +17,10 @@ func ClassSets() []nft.Set {
 		{Name: "address6", Key: []nft.Type{nft.IPv6Addr}, Data: nft.Mark, Interval: true},
 		{Name: "leave_class", Key: []nft.Type{nft.ClassID}, Data: nft.VerdictType,
 			Comment: "sender, to any other address"},
+		{Name: "itself", Key: []nft.Type{nft.Mark, nft.ClassID},
+			Comment: "sender . listener: the same workload, where its class may not reach itself"},
 		{Name: "pair", Key: []nft.Type{nft.Mark, nft.ClassID}, Data: nft.VerdictType,
-			Comment: "sender . listener: both sides allow everything, or it is the same workload"},
+			Comment: "sender . listener: both sides allow everything"},
 		{Name: "egress_remote", Key: []nft.Type{nft.Mark, nft.Mark}, Data: nft.VerdictType,
 			Comment: "sender . another node's workload: where it differs from egress_class"},
 	}

@@ -17,9 +17,8 @@ type Mutant struct {
 	Change  func(*ruleset.Table)  // of the compiled table; nil: none
 	Input   func(*compiler.Input) // of what it is compiled of; nil: none
 
-	// Rare: real sockets show it seldom, because it takes raw ones, a socket in TIME_WAIT, data before an answer that
-	// is denied, or two addresses of which policies say different things.
-	Rare bool
+	// Raw: only a raw socket shows it (internal/attack, TestRawSegmentOfLivingConnection).
+	Raw bool
 }
 
 // Compile returns the mutant's table of an input; the zero Mutant is the right one.
@@ -46,15 +45,15 @@ var All = []Mutant{
 	},
 	{
 		Name: "data for a socket that is not found stays in the window", Ignores: reference.BoundListener,
-		Change: leavingOutRules("input_data_nobody", "bound to a device"), Rare: true,
+		Change: leavingOutRules("input_data_nobody", "bound to a device"),
 	},
 	{
 		Name: "a listener behind a TIME_WAIT is not looked for", Ignores: reference.HiddenListener,
-		Change: leavingOutRules("input_syn_nobody", "hides the listener"), Rare: true,
+		Change: leavingOutRules("input_syn_nobody", "hides the listener"),
 	},
 	{
 		Name: "whoever sends on a decided connection of TCP", Ignores: reference.SecondSender,
-		Change: accepting("output_same"), Rare: true,
+		Change: accepting("output_same"), Raw: true,
 	},
 	{
 		Name: "whoever sends on a decided flow of UDP to the outside", Ignores: reference.SecondSender,
@@ -82,7 +81,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "the address that is reached outside counts alone", Ignores: reference.CalledElsewhere,
-		Change: leavingOutRules("leave", "NAT changed"), Rare: true,
+		Change: leavingOutRules("leave", "NAT changed"),
 	},
 	{
 		Name: "the receiver on this node counts alone", Ignores: reference.CalledElsewhere,

@@ -131,7 +131,7 @@ const imageFact = "thole/image"
 func (u *Unlabelled) Workload() Workload {
 	return Workload{
 		Name: u.Name, Kind: KindContainer, Labels: Labels{}, Facts: u.Facts, Doubtful: u.Doubtful, Cgroup: u.Cgroup,
-		Own: u.Own, Sharing: u.Sharing,
+		Own: u.Own, Sharing: u.Sharing, Given: u.Given,
 	}
 }
 
@@ -139,19 +139,18 @@ func (u *Unlabelled) Workload() Workload {
 func (w *Workload) asUnlabelled() Unlabelled {
 	u := Unlabelled{
 		Name: w.Name, Facts: w.Facts, Doubtful: w.AllDoubtful(), Cgroup: w.Cgroup, Own: w.Own, Sharing: w.Sharing,
+		Given: w.Given,
 	}
 	return u.Reduced()
 }
 
-// Reduced is the container without what matters to nobody: the less there is, the less changes.
+// Reduced is the container without what matters to nobody: the less there is, the less changes. Its name remains: a
+// Workload document may name it later, while the engine is away.
 func (u Unlabelled) Reduced() Unlabelled {
 	if u.Selectable() {
 		return u
 	}
-	u.Facts, u.Doubtful = nil, nil
-	if u.Sharing.Namespace == "" {
-		u.Name = ""
-	}
+	u.Facts, u.Doubtful, u.Given = nil, nil, nil
 	return u
 }
 
@@ -175,6 +174,8 @@ func (w *Workload) With(u Unlabelled) Workload {
 	if len(with.Doubtful) == 0 {
 		with.Doubtful = nil
 	}
+	container := u.Workload()
+	with.NoteGiven(&container, w.keysGiven()...)
 	return with
 }
 
@@ -220,6 +221,7 @@ func (w *Workload) joinLabels(other *Workload) {
 	if other == nil {
 		return
 	}
+	before := *w
 	w.Labels, w.Facts = other.Labels, maps.Clone(w.Facts)
 	if w.Facts == nil {
 		w.Facts = Labels{}
@@ -230,6 +232,9 @@ func (w *Workload) joinLabels(other *Workload) {
 	maps.Copy(w.Facts, other.Facts)
 	w.Doubtful = joinDoubtful(w, w.Doubtful, other.Doubtful)
 	w.DoubtfulFacts = joinDoubtful(w, w.DoubtfulFacts, other.DoubtfulFacts)
+	if other.Kind >= KindUnit { // a document gave it the labels
+		w.NoteGiven(&before, other.keysGiven()...)
+	}
 }
 
 // joinDoubtful returns doubtful labels of a workload and of the one around it, but for those of which it has one that

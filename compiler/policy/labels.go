@@ -124,6 +124,8 @@ type Workload struct {
 	Sharing         Sharing    `json:",omitzero"` // of a container that shares its network namespace with others
 	Position        Position   // of the Workload document, if there is one
 
+	Given *GivenLabels `json:",omitempty"` // what of the labels is not a container's own; nil: nothing
+
 	// Of a container as it was found, whose cgroup a Workload document names, too: the workload that it is if none of
 	// its own labels counts. Identify removes it.
 	Document *Workload `json:"-"`
@@ -156,11 +158,12 @@ type Unlabelled struct {
 	Own     []Network
 	Sharing Sharing `json:",omitzero"`
 
-	// Of one with other labels, by which a policy may make it a workload (Identify); else empty, but for the name of
-	// one that shares a network namespace.
-	Name     string `json:",omitempty"`
-	Facts    Labels `json:",omitempty"`
-	Doubtful Labels `json:",omitempty"`
+	Name string `json:",omitempty"`
+
+	// Of one with other labels, by which a policy may make it a workload (Identify); else empty.
+	Facts    Labels       `json:",omitempty"`
+	Doubtful Labels       `json:",omitempty"`
+	Given    *GivenLabels `json:",omitempty"`
 }
 
 // Selectable reports whether the container has a label that a person, a tool or its image gave.

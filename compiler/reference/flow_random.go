@@ -125,7 +125,7 @@ func (n connector) stream(clients, servers []Endpoint) []Packet {
 	if !server.outside() {
 		late.Finds = FindsReceiver
 		n.finds(&open, servers)
-		if n.chance(15) {
+		if n.chance(30) {
 			open.Finds, open.Other = FindsTimeWait, Endpoint{}
 		}
 		early.Finds = pick(n.generator, []Lookup{FindsReceiver, FindsRequest})

@@ -741,3 +741,25 @@ func TestInjectedSegmentOfLivingConnection(t *testing.T) {
 		}
 	}
 }
+
+// A raw socket sends a segment in the name of a living connection. Another workload's never arrives; the client's own
+// does: it has the client's labels.
+func TestRawSegmentOfLivingConnection(t *testing.T) {
+	s := newScene(t, sameLabels)
+	packets := unix.ETH_P_IPV6<<8&0xff00 | unix.ETH_P_IPV6>>8
+	seen := &sock{s.free, s.free.ok(call{Op: "socket", A: unix.AF_PACKET, B: unix.SOCK_DGRAM, C: packets}).FD}
+	const from, to = "[::1]:6000", "[::1]:80"
+	l, client := s.web.listen(to), s.web2.tcp(from)
+	if errno := client.connect(to); errno != 0 {
+		t.Fatal(errno)
+	}
+	conn := l.accept()
+	client.send("question")
+	allowed(t, "the question", conn.got() == "question")
+	seq, ack := nextSegment(t, seen, 6000, 80)
+	forged := tcpPacket(from, to, wire.PSH|wire.ACK, seq, ack, "forged")
+	s.db.raw(unix.AF_INET6).sendTo("[::1]:0", string(forged))
+	denied(t, "another workload's segment", conn.got() == "forged")
+	s.web2.raw(unix.AF_INET6).sendTo("[::1]:0", string(forged))
+	allowed(t, "the client's own segment", conn.got() == "forged")
+}

@@ -17,6 +17,7 @@ const (
 	ContainerParentShared  Code = "container-parent-shared"
 	ContainerRefused       Code = "container-refused"
 	ContainerUnknown       Code = "container-unknown"
+	ContainerUnprotected   Code = "container-unprotected"
 	CountersUnreadable     Code = "counters-unreadable"
 	Disarmed               Code = "disarmed"
 	DockerAway             Code = "docker-away"
@@ -41,6 +42,7 @@ const (
 const (
 	BindingOverlapRun         Code = "binding-overlap-run"
 	CertificateContradictsRun Code = "certificate-contradicts-run"
+	ContainerAbsent           Code = "container-absent"
 	ImageLabel                Code = "image-label"
 	RunMoved                  Code = "run-moved"
 	NetworkShared             Code = "network-shared"
@@ -51,8 +53,8 @@ const (
 
 // Notices returns the codes of all notices, ascending.
 func Notices() []Code {
-	return []Code{BindingOverlapRun, CertificateContradictsRun, ImageLabel, NetworkShared, RunMoved, SocketExposedUser,
-		SocketsUnexamined, UnitAbsent}
+	return []Code{BindingOverlapRun, CertificateContradictsRun, ContainerAbsent, ImageLabel, NetworkShared, RunMoved,
+		SocketExposedUser, SocketsUnexamined, UnitAbsent}
 }
 
 // IsNotice reports whether conditions of this code are notices; all others are problems.

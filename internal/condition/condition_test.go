@@ -13,8 +13,8 @@ import (
 func problems() []Code {
 	return []Code{
 		BindingOverlap, BindingUnresolved, BridgeShared, CertificateContradicts, CgroupsUnreadable, CgroupsUnwatched,
-		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, CountersUnreadable,
-		DefaultAudited,
+		ContainerNotJudged, ContainerParentShared, ContainerRefused, ContainerUnknown, ContainerUnprotected,
+		CountersUnreadable, DefaultAudited,
 		Disarmed, DockerAway, EndedDropped, EndedUnknown, FleetDegraded, LocalRoutesFailed, NoPolicies, PatternChurn,
 		PatternFull, PKIUnwatched, ScopeRefused,
 		SocketExposed, SocketsUnlisted, StateUnreadable, UnitNotCovered, UnitsUnknown,

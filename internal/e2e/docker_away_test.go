@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -223,4 +224,68 @@ func TestDockerEvents(t *testing.T) {
 	}
 	h.engine.Docker("network", "disconnect", "shop", "name-1-49")
 	h.untilFresh(shortly, "the next event")
+}
+
+// Documents name containers. While Docker is away, and the daemon is started again meanwhile, the containers have the
+// labels of the documents as they are then, and their own: no label of a document that is gone.
+func TestDocumentsOfContainersWhileDockerIsAway(t *testing.T) {
+	m, e := newDockerMachine(t, "--live-restore")
+	s := newSituations(m, "container")
+	s.start, s.images = e.Probe, map[string]string{"": e.Image("plain", nil)}
+	for _, c := range []server{
+		{name: "plain"},
+		{name: "own", labels: []string{"app=own"}, is: "app=own (person)"},
+		{name: "service", labels: []string{"com.docker.compose.project=shop", "com.docker.compose.service=db"}},
+	} {
+		s.enter(c)
+	}
+	bound := situation{
+		documents: []string{binding("plain", "{app: web}", "{container: plain}"),
+			binding("own", "{app: web, tier: front}", "{container: own}"),
+			binding("service", "{app: db}", "{compose: {project: shop, service: db}}"), databaseFor("allow",
+				"{workloads: {matchLabels: {app: web}}}"), isolating("web", "{matchLabels: {app: web}}")},
+		is: map[string]string{"plain": "app=web (document)", "own": "app=web (document), tier=front (document)",
+			"service": "app=db (document)"},
+		closed: []string{"own", "plain", "service"}, allowed: []string{"plain → service", "own → service"},
+		refused: []string{"plain → own", "service → plain"},
+	}
+	later := situation{
+		documents: []string{binding("service", "{tier: data}", "{compose: {project: shop, service: db}}"),
+			isolating("data", "{matchLabels: {tier: data}}"), databaseFor("allow",
+				"{workloads: {matchLabels: {app: web}}}"), isolating("web", "{matchLabels: {app: web}}"),
+			isolating("own", "{matchLabels: {app: own}}")},
+		is: map[string]string{"service": "tier=data (document)"}, closed: []string{"own", "service"},
+		refused: []string{"plain → service", "own → service"}, allowed: []string{"own → plain"},
+	}
+	restart := func() {
+		t.Helper()
+		must(t, m.daemon.Signal(syscall.SIGTERM))
+		must(t, m.daemon.Wait())
+		m.start(followDocker)
+	}
+	s.try(t, bound)
+	e.Kill()
+	m.until("the daemon to miss Docker", func(s api.Status) bool { return !s.Docker.Connected })
+	bound.status, bound.exit = []string{"docker-away docker"}, 1
+	later.status, later.exit = bound.status, bound.exit
+	for _, step := range []struct {
+		name string
+		do   func()
+		then situation
+	}{
+		{"Docker is away", func() {}, bound},
+		{"the daemon is started again", restart, bound},
+		{"the documents are others", func() {}, later},
+		{"the documents are the former ones", restart, bound},
+		{"the documents are others again", restart, later},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			step.do()
+			s.try(t, step.then)
+		})
+	}
+	e.Start()
+	m.until("the daemon to find Docker", func(s api.Status) bool { return s.Docker.Connected })
+	later.status, later.exit = nil, 0
+	s.try(t, later)
 }

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"flag"
 	"math/rand/v2"
 	"testing"
 
@@ -13,20 +12,11 @@ import (
 // kernel.
 const caughtWithin = 3000
 
-// rareWithin is the same for one that real sockets show seldom.
-const rareWithin = 100_000
-
-var rareMutants = flag.Bool("rare", false, "the mutants that real sockets show seldom, instead of the others")
-
 // TestKernelCatchesMutants loads tables that ignore a situation: real sockets show it.
 func TestKernelCatchesMutants(t *testing.T) {
 	b := newBench(t)
-	within := caughtWithin
-	if *rareMutants {
-		within = rareWithin
-	}
 	for _, m := range mutants.All {
-		if m.Rare != *rareMutants {
+		if m.Raw {
 			continue
 		}
 		t.Run(m.Name, func(t *testing.T) {
@@ -35,7 +25,7 @@ func TestKernelCatchesMutants(t *testing.T) {
 			if from == 0 {
 				from = rand.Uint64()
 			}
-			for n := uint64(0); b.judged < within; n++ {
+			for n := uint64(0); b.judged < caughtWithin; n++ {
 				r := rand.New(rand.NewPCG(from, n))
 				c := reference.MoreOf(m.Ignores, r, reference.Random(r, 4), 200) // a table costs more than a flow
 				if diff := b.judge(c); diff != "" {
@@ -43,7 +33,7 @@ func TestKernelCatchesMutants(t *testing.T) {
 					return
 				}
 			}
-			t.Errorf("no difference in %d; -seed %d", within, from)
+			t.Errorf("no difference in %d; -seed %d", caughtWithin, from)
 		})
 	}
 }

@@ -156,11 +156,18 @@ func (m *machine) listen() <-chan int64 {
 // labelled returns the cgroup of a workload, with labels that commas divide.
 func (m *machine) labelled(name, label string) *nstest.Cgroup {
 	m.t.Helper()
-	args := []string{"run", "--name", name}
+	return m.labelledBy(name, label)
+}
+
+// labelledBy is labelled by a command that executes what it is given, for example as another user.
+func (m *machine) labelledBy(name, label string, by ...string) *nstest.Cgroup {
+	m.t.Helper()
+	args := append(by, m.thole, "run", "--name", name)
 	for l := range strings.SplitSeq(label, ",") {
 		args = append(args, "--label", l)
 	}
-	hold := m.In("hold").Start(m.thole, append(args, "sleep", "infinity")...)
+	args = append(args, "sleep", "infinity")
+	hold := m.In("hold").Start(args[0], args[1:]...)
 	var path string
 	nstest.WaitFor(m.t, 10*time.Second, "the workload "+name, func() bool {
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", hold.Pid))

@@ -139,6 +139,9 @@ func TestWorkloadStates(t *testing.T) {
 	states := func() (got map[string]string, counts map[api.WorkloadState]int) {
 		var list []api.Workload
 		m.ask(&list, "get", "workloads")
+		if last := len(list) - 1; last >= 0 && list[last].Name != "passer" {
+			t.Errorf("the last one of the list is %s, not the one that ended", list[last].Name)
+		}
 		got, counts = map[string]string{}, map[api.WorkloadState]int{}
 		for _, w := range list {
 			got[w.Name] = fmt.Sprint(w.State, w.Missing)
@@ -183,16 +186,16 @@ func TestWorkloadStates(t *testing.T) {
 // The workloads of a node are printed as an inventory. From it, the same policies make the same classes.
 func TestInventoryOfWhatRuns(t *testing.T) {
 	m, e := newDockerMachine(t)
-	policies := documents(
+	withoutBindings := documents(
 		settings("{identityLabels: {include: [com.docker.compose.project], exclude: [build.*]}}"),
 		isolating("db", "{matchLabels: {com.docker.compose.service: db}}"),
 		isolating("tier", "{matchExpressions: [{key: tier, operator: Exists}]}"),
 		isolating("plain", "{matchExpressions: [{key: app, operator: In, values: [web, report]}]}"),
 		"apiVersion: thole/v1\nkind: Policy\nmetadata: {name: all}\n"+
-			"spec: {selector: {}, egress: [{to: [{sameLabels: all}]}]}\n",
-		"apiVersion: thole/v1\nkind: Workload\nmetadata: {name: jobs, labels: {app: web}}\n"+
-			"spec: {cgroup: \"jobs/*\"}\n")
-	must(t, m.apply(policies))
+			"spec: {selector: {}, egress: [{to: [{sameLabels: all}]}]}\n")
+	must(t, m.apply(documents(withoutBindings, binding("jobs", "{app: web}", `{cgroup: "jobs/*"}`),
+		binding("named", "{app: report, build.id: \"8\"}", "{container: named}"),
+		binding("cache", "{zone: a}", "{compose: {project: shop, service: cache}}"))))
 	image := e.Image("nginx", map[string]string{"tier": "web", "maintainer": "somebody"})
 	run := func(name string, args ...string) {
 		e.Probe(name, slices.Concat([]string{"--net=host"}, args, []string{image})...)
@@ -201,10 +204,12 @@ func TestInventoryOfWhatRuns(t *testing.T) {
 	run("Both", "-l", "app=report", "-l", "note=two\nlines", "-l", "My_Key#1=a: #b")
 	run("compose", "-l", "com.docker.compose.service=db", "-l", "build.id=7")
 	run("project", "-l", "com.docker.compose.project=shop")
+	run("named", "-l", "app=own")
+	run("shop-cache-1", "-l", "com.docker.compose.project=shop", "-l", "com.docker.compose.service=cache")
 	m.In("jobs/a").Start("sleep", "infinity")
 	m.In("jobs/b").Start("sleep", "infinity")
 	m.labelled("db", "app=db,traefik.enable=true")
-	m.until("all to be known", func(s api.Status) bool { return s.Workloads == 7 })
+	m.until("all to be known", func(s api.Status) bool { return s.Workloads == 9 })
 
 	out, err := m.Command(m.thole, "get", "workloads", "-o", "yaml").Output()
 	must(t, err)
@@ -212,11 +217,16 @@ func TestInventoryOfWhatRuns(t *testing.T) {
 	inventory, set := filepath.Join(dir, "inventory.yaml"), filepath.Join(dir, "policies.yaml")
 	must(t, os.WriteFile(inventory, out, 0o600))
 	// The documents of the set bind cgroups of the node; the inventory says what that came to.
-	withoutBindings := policies[:strings.LastIndex(policies, "\n---\n")]
 	must(t, os.WriteFile(set, []byte(withoutBindings), 0o600))
 	planned, err := m.Command(m.thole, "apply", "-f", set, "--inventory", inventory, "--dry-run", "-o", "json").Output()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"app: document", "zone: document", "build.id: document",
+		"com.docker.compose.service: tool"} {
+		if !strings.Contains(string(out), "\n    "+want+"\n") {
+			t.Errorf("the inventory does not say %s\n%s", want, out)
+		}
 	}
 	var plan daemon.InventoryPlan
 	must(t, json.Unmarshal(planned, &plan))

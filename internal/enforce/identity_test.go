@@ -117,6 +117,9 @@ func TestCertificateInPartialSnapshot(t *testing.T) {
 		{"the end of one that contradicted", workload.Snapshot{Partial: true, Gone: []string{"docker/bad"}},
 			workload.Snapshot{}},
 	} {
+		for i := range tt.want.Workloads {
+			tt.want.Workloads[i].Given = &policy.GivenLabels{Keys: []string{"env"}}
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			from := &onePartial{partial: tt.partial}
 			e := &Enforcer{

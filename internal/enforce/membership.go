@@ -206,7 +206,7 @@ func (e *Enforcer) compareWorkload(d *delta, before policy.Workload, known bool,
 		d.ended, d.began = append(d.ended, before), append(d.began, w)
 		d.takes = d.takes || !sameIdentity(before, w) || missing(before.Own, w.Own) || before.Sharing != w.Sharing
 	case before.Name != w.Name || before.Namespace != w.Namespace || before.Kind != w.Kind ||
-		before.Position != w.Position:
+		before.Position != w.Position || !reflect.DeepEqual(before.Given, w.Given):
 		d.renamed = append(d.renamed, w)
 	}
 }

@@ -148,7 +148,9 @@ func (e *Enforcer) compileAnew(p *plan) error {
 		return nil
 	}
 	p.epoch = epoch
-	return e.compile(p)
+	p.result.EnterEpoch(epoch)
+	p.change = ruleset.Diff(p.loaded, &p.result.Table)
+	return nil
 }
 
 // doubts are the notices about containers with labels that their images have too: those that count as a person's

@@ -148,6 +148,16 @@ func (r *roster) all() []listed {
 	return list
 }
 
+// running returns the workloads that have not ended.
+func (r *roster) running() (list []policy.Workload) {
+	for _, w := range r.all() {
+		if !w.ended {
+			list = append(list, w.Workload)
+		}
+	}
+	return list
+}
+
 // listed returns the workload of a cgroup, also one that ended.
 func (r *roster) listed(id uint64) (listed, bool) {
 	r.mu.RLock()

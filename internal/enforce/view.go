@@ -33,6 +33,8 @@ type View struct {
 	identity *state.Identity // this node's, in a fleet; nil: not known
 
 	locals sync.Map // datapath.Workload by cgroup, of those that were asked for
+
+	named func() (problems, notices []condition.Condition) // about containers that documents name; nil: none are known
 }
 
 // View returns what requests are answered from.
@@ -46,7 +48,14 @@ func Describe(
 }
 
 // Status is what the enforcer says of itself. Its lists are not to be written to.
-func (v *View) Status() api.Status { return v.status }
+func (v *View) Status() api.Status {
+	s := v.status
+	if v.named != nil {
+		problems, notices := v.named()
+		s.Problems, s.Notices = slices.Concat(s.Problems, problems), slices.Concat(s.Notices, notices)
+	}
+	return s
+}
 
 // Version tells apart what Workloads, Policies and Classes return: it grows with each change of that.
 func (v *View) Version() uint64 { return v.version }
@@ -90,7 +99,11 @@ func (e *Enforcer) publish() {
 func (e *Enforcer) newView(of sizes) *View {
 	problems, notices := condition.Split(slices.Concat(e.arming.conditions(), e.set.Conditions(),
 		e.ending.conditions(), e.conditions))
+	docs, roster, containers, found := e.set.Docs, e.loaded.workloads, e.loaded.containers.Unlabelled, e.conditions
 	return &View{
+		named: sync.OnceValues(func() (problems, notices []condition.Condition) {
+			return condition.Split(explain.Named(&docs, roster.running(), containers, found))
+		}),
 		status: api.Status{
 			Enforcing: e.loaded.table != nil,
 			Epoch:     e.loaded.epoch,
@@ -121,13 +134,13 @@ func (e *Enforcer) newView(of sizes) *View {
 	}
 }
 
-// Workloads lists what is labelled now, by name.
+// Workloads lists what is labelled now, by name. Those that ended come last.
 func (v *View) Workloads() []api.Workload {
 	var list []api.Workload
 	for _, w := range v.roster.all() {
 		list = append(list, v.apiWorkload(w))
 	}
-	slices.SortFunc(list, byName)
+	slices.SortFunc(list, func(a, b api.Workload) int { return cmp.Or(endedLast(a, b), byName(a, b)) })
 	return list
 }
 
@@ -176,26 +189,12 @@ func (v *View) apiWorkload(w listed) api.Workload {
 		Sources:   explain.Sources(&w.Workload),
 		Cgroup:    w.Cgroup.Path,
 		ID:        w.Cgroup.ID,
-		Networks:  networks(w.Own),
+		Networks:  explain.Networks(w.Own),
 		Class:     class.Number,
 		Ingress:   orEmpty(class.Ingress),
 		Egress:    orEmpty(class.Egress),
 		Position:  w.Position.String(),
 	}
-}
-
-// networks says where a container with networks of its own is known:
-// "docker0 veth1a2b3c 172.17.0.2".
-func networks(own []policy.Network) []string {
-	var list []string
-	for _, n := range own {
-		words := []string{n.Bridge, n.Port}
-		for _, a := range n.Addresses {
-			words = append(words, a.String())
-		}
-		list = append(list, strings.Join(words, " "))
-	}
-	return list
 }
 
 // Class is a class as clients see it.
@@ -234,6 +233,17 @@ func (v *View) Policies() []api.Policy {
 
 // orEmpty makes JSON's [] of no strings.
 func orEmpty(list []string) []string { return append([]string{}, list...) }
+
+// endedLast orders workloads that run before those of which only sockets are left.
+func endedLast(a, b api.Workload) int {
+	switch ended := a.State == api.StateEnded; {
+	case ended == (b.State == api.StateEnded):
+		return 0
+	case ended:
+		return 1
+	}
+	return -1
+}
 
 // byName orders workloads as people look for them.
 func byName(a, b api.Workload) int {

@@ -38,6 +38,7 @@ const (
 //	serve ADDRESS        accepts TCP connections, until it is killed
 //	dial ADDRESS         exits with 0 if it is connected, 1 if it is refused, 2 else
 //	record ADDRESS FILE  appends a line to the file for each datagram
+//	call FILE ADDRESS... calls servers, and writes what came of it (first_start_test.go)
 //	escape ADDRESS TREE CGROUP
 //	                     tries to have the tree mounted without nsdelegate, moves itself into
 //	                     the cgroup, says what came of that, and dials
@@ -50,6 +51,9 @@ func TestMain(m *testing.M) {
 			os.Exit(dial(os.Args[2]))
 		case "record":
 			record(os.Args[2], os.Args[3])
+		case "call":
+			call(os.Args[2], os.Args[3:])
+			os.Exit(0)
 		case "escape":
 			escape(os.Args[3], os.Args[4])
 			os.Exit(dial(os.Args[2]))
@@ -60,18 +64,10 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	flag.Parse()
-	chosen := flag.Lookup("test.run").Value.String()
-	again := chosen == "" || strings.Contains(chosen, "Boot")
-	switch os.Getenv("VM_BOOT") {
-	case "1":
-		must(flag.Set("test.skip", "^TestAfter"))
-	case "2":
-		must(flag.Set("test.run", "^TestAfterBoot"))
-	default:
-		must(flag.Set("test.run", "^TestAfterCleanup"))
-		again = false
+	again := choose(os.Getenv("VM_BOOT"))
+	if os.Getenv(firstStart) == "" {
+		prepare()
 	}
-	prepare()
 	code := m.Run()
 	if code == 0 && again {
 		code = startAgain
@@ -81,6 +77,28 @@ func TestMain(m *testing.M) {
 			"thole.slice | tail -n 80"))
 	}
 	os.Exit(code)
+}
+
+// choose chooses the tests of a boot of this machine, and says whether another boot follows.
+func choose(boot string) (again bool) {
+	chosen := flag.Lookup("test.run").Value.String()
+	again = chosen == "" || strings.Contains(chosen, "Boot")
+	switch {
+	case os.Getenv(firstStart) != "" && boot == "1":
+		must(flag.Set("test.run", "^TestFirstStart$"))
+		return true
+	case os.Getenv(firstStart) != "":
+		must(flag.Set("test.run", "^TestAfterFirstStart$"))
+		return false
+	case boot == "1":
+		must(flag.Set("test.skip", "^TestAfter|^TestFirstStart"))
+	case boot == "2":
+		must(flag.Set("test.run", "^TestAfterBoot"))
+	default:
+		must(flag.Set("test.run", "^TestAfterCleanup"))
+		again = false
+	}
+	return again
 }
 
 // startAgain has the guest start the machine again and run this program once more.

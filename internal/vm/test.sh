@@ -2,6 +2,7 @@
 # test.sh [KERNEL...]: run tests in VMs for each kernel, with thole as `make install` installs it:
 #
 #   machine   this package's, with systemd as pid 1
+#   start     this package's about a host on which Thole starts for the first time
 #   fleet     those of the traffic between nodes, of packets in userspace and of routes, in other packages; all that make test runs
 #             by nft_compat where the kernel has no expression queue is here required to go by that expression
 #   attack    those of attacks, of legitimate uses of sockets, and of what they need to know of WireGuard
@@ -40,6 +41,9 @@ part() {
 	machine)
 		cd "$work/empty"
 		VM_ROOT=$work/root "$here/run.sh" "$work/vm.test" -test.v ${VM_RUN:+-test.run "$VM_RUN"} ;;
+	start)
+		cd "$work/empty"
+		VM_ROOT=$work/root VM_ENV=VM_FIRST_START VM_FIRST_START=1 "$here/run.sh" "$work/vm.test" -test.v ;;
 	fleet | attack)
 		cd "$work/$1"
 		# To the attack tests THOLE_BINARY says whose table they load, as text, which nft 1.0.6 cannot do for 6.12.
@@ -54,7 +58,7 @@ failed=
 mkdir "$work/empty"
 for VM_KERNEL in ${*:-6.1 6.12}; do
 	export VM_KERNEL
-	for part in ${VM_PART:-machine fleet attack}; do
+	for part in ${VM_PART:-machine start fleet attack}; do
 		echo "== Debian's kernel $VM_KERNEL, $part ($(date +%T))"
 		part "$part" || failed="$failed $VM_KERNEL/$part"
 	done

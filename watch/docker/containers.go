@@ -85,27 +85,36 @@ func (c *containers) all() map[string]*record {
 func (c *containers) recall(s workload.Snapshot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	add := func(cgroup string, r *record) {
-		if id, ok := containerID(path.Base(cgroup)); ok && c.records[id] == nil {
-			c.records[id] = r
+	add := func(w policy.Workload) {
+		if id, ok := containerID(path.Base(w.Cgroup.Path)); ok && c.records[id] == nil {
+			c.records[id] = recalled(w)
 		}
 	}
 	for _, w := range s.Workloads {
-		doubtful := w.AllDoubtful()
-		if w.Kind != policy.KindContainer && len(doubtful) > 0 { // a document gave it the other labels
-			add(w.Cgroup.Path, &record{name: w.Name, doubtful: doubtful})
-		}
-		if w.Kind == policy.KindContainer {
-			labels, facts := asFound(w.Labels, w.Facts)
-			add(w.Cgroup.Path, &record{name: w.Name, labels: labels, facts: facts, doubtful: doubtful,
-				attached: attachment{cgroup: w.Cgroup.ID, networks: w.Own}, sharing: w.Sharing, infra: w.Sharing.Infra})
+		// A document may have named the cgroup of a container. (An older daemon did not store more of such a container
+		// than its doubtful labels.)
+		if w.Kind == policy.KindContainer || w.Facts[workload.FactContainer] != "" || len(w.AllDoubtful()) > 0 {
+			add(w)
 		}
 	}
 	for _, u := range s.Unlabelled {
-		labels, facts := asFound(nil, u.Facts)
-		add(u.Cgroup.Path, &record{name: u.Name, labels: labels, facts: facts, doubtful: u.Doubtful,
-			attached: attachment{cgroup: u.Cgroup.ID, networks: u.Own}, sharing: u.Sharing, infra: u.Sharing.Infra})
+		add(u.Workload())
 	}
+}
+
+// recalled is a container of a snapshot, with its own labels alone: documents give theirs again.
+func recalled(w policy.Workload) *record {
+	if w.Kind != policy.KindContainer && w.Facts[workload.FactContainer] == "" {
+		return &record{name: w.Name, doubtful: w.AllDoubtful()}
+	}
+	w = w.WithoutGiven()
+	labels, facts := asFound(w.Labels, w.Facts)
+	delete(facts, policy.NodeFact)
+	if w.Kind != policy.KindContainer {
+		w.Name, facts[workload.FactKind] = facts[workload.FactContainer], policy.KindContainer.String()
+	}
+	return &record{name: w.Name, labels: labels, facts: facts, doubtful: w.AllDoubtful(),
+		attached: attachment{cgroup: w.Cgroup.ID, networks: w.Own}, sharing: w.Sharing, infra: w.Sharing.Infra}
 }
 
 // storeListed stores the engine's answer to a question about some containers. Those that it did not list do not exist.

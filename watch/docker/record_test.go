@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"thole/compiler/policy"
 	"thole/watch/cgroupfs"
@@ -108,6 +109,32 @@ func TestRecallOfBoundContainer(t *testing.T) {
 	}}})
 	if r := d.containers.records[id]; r == nil || len(r.labels) > 0 || r.doubtful["app"] != "db" {
 		t.Errorf("recalled: %+v", r)
+	}
+}
+
+// A container whose cgroup a document names, or that a document names itself, is recalled with its own labels: which
+// documents there are when the daemon is back is not known here.
+func TestRecallOfOwnLabels(t *testing.T) {
+	facts := policy.Labels{"thole/container": "c", "thole/kind": "container", "com.docker.compose.service": "db"}
+	own := policy.Unlabelled{Name: "c", Cgroup: policy.Cgroup{Path: "docker/" + idOf("a"), ID: 5}, Facts: facts,
+		Doubtful: policy.Labels{"app": "db"}}
+	document := policy.Workload{Name: "dmz", Kind: policy.KindCgroup,
+		Labels: policy.Labels{"app": "web", "env": "prod"}, Facts: policy.Labels{"thole/kind": "cgroup"},
+		Cgroup: own.Cgroup}
+	byName := own.Workload()
+	byName.Labels, byName.Doubtful = document.Labels, nil
+	before := own.Workload()
+	byName.NoteGiven(&before, "app", "env")
+	for what, w := range map[string]policy.Workload{"its cgroup": document.With(own), "its name": byName} {
+		d := New(cgroupfs.Root{}, Host{})
+		d.Recall(workload.Snapshot{Workloads: []policy.Workload{w}})
+		r := d.containers.records[idOf("a")]
+		if r == nil {
+			t.Fatalf("%s: nothing is recalled", what)
+		}
+		if got := r.unlabelled(own.Cgroup); len(r.labels) > 0 || !cmp.Equal(own, got, cmpopts.EquateEmpty()) {
+			t.Errorf("a document gives %s: recalled %+v with the labels %v, want %+v", what, got, r.labels, own)
+		}
 	}
 }
 

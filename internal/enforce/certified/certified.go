@@ -20,6 +20,8 @@ func Certify(id *state.Identity, settings *policy.Settings, w *policy.Workload) 
 	if len(w.Labels) == 0 {
 		return nil // other nodes hear nothing of it
 	}
+	before := *w
+	var given []string
 	w.Labels, w.Doubtful, w.DoubtfulFacts = maps.Clone(w.Labels), maps.Clone(w.Doubtful), maps.Clone(w.DoubtfulFacts)
 	for key, value := range id.Require {
 		has, ok := w.Label(key)
@@ -35,10 +37,13 @@ func Certify(id *state.Identity, settings *policy.Settings, w *policy.Workload) 
 					"receive no labels of this workload", key, has, value)})
 		case !ok && settings.Counts(key):
 			w.Labels[key] = value
+			given = append(given, key)
 		case !ok:
 			w.Facts[key] = value
+			given = append(given, key)
 		}
 	}
+	w.NoteGiven(&before, given...)
 	return conditions
 }
 

@@ -88,8 +88,7 @@ func WhyUnlabelled(path string, container bool) string {
 	return fmt.Sprintf("no container, `thole run` or Workload document labels its cgroup %s or one above it", path)
 }
 
-// Sources says who gave each label of a workload. Labels of an image that the Settings trust count as a person's, and
-// so do those that a container has from the workload around it.
+// Sources says who gave each label of a workload. Labels of an image that the Settings trust count as a person's.
 func Sources(w *policy.Workload) map[string]policy.Source {
 	sources := map[string]policy.Source{}
 	for _, labels := range [...]policy.Labels{w.Labels, w.Facts} {
@@ -110,10 +109,26 @@ func sourceOf(w *policy.Workload, key string) policy.Source {
 		return policy.SourceDaemon
 	case !policy.IsUserLabel(key):
 		return policy.SourceTool
+	case w.Given.Has(key):
+		return policy.SourceDocument
 	case w.Kind == policy.KindRun && w.Facts[workload.FactUID] != "0":
 		return policy.SourceGrant
-	case w.Kind == policy.KindRun, w.Kind == policy.KindContainer:
+	case w.Kind == policy.KindRun, w.Kind == policy.KindContainer, w.Facts[workload.FactContainer] != "":
 		return policy.SourcePerson
 	}
 	return policy.SourceDocument
+}
+
+// Networks says where a container with networks of its own is known:
+// "docker0 veth1a2b3c 172.17.0.2".
+func Networks(own []policy.Network) []string {
+	var list []string
+	for _, n := range own {
+		words := []string{n.Bridge, n.Port}
+		for _, a := range n.Addresses {
+			words = append(words, a.String())
+		}
+		list = append(list, strings.Join(words, " "))
+	}
+	return list
 }

@@ -53,7 +53,10 @@ func TestImageTakesNobodyOutOfASlice(t *testing.T) {
 		}
 		want := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: slice.Labels, Cgroup: u.Cgroup,
 			Facts:    policy.Labels{"thole/kind": "cgroup", "thole/container": "c"},
-			Doubtful: policy.Labels{"app": doubtful["app"]}}
+			Doubtful: policy.Labels{"app": doubtful["app"]}, Given: &policy.GivenLabels{Keys: []string{"env"}}}
+		if own, has := doubtful["env"]; has {
+			want.Given.Doubtful = policy.Labels{"env": own}
+		}
 		if diff := cmp.Diff(want, workloads[1], cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("doubtful %v (-want +got)\n%s", doubtful, diff)
 		}

@@ -11,7 +11,7 @@ set -eu
 
 packages=systemd,systemd-sysv,libpam-systemd,dbus,udev,kmod,iproute2,nftables,iptables,conntrack,procps
 packages=$packages,docker.io,nginx-light,haproxy,curl,ncat,iperf3,tshark,busybox-static,openssl,wireguard-tools,nfs-kernel-server,libnfs-utils
-packages=$packages,unbound,bind9-dnsutils,dnsmasq-base,postgresql-15,redis-server,openssh-server,chrony,podman,catatonit
+packages=$packages,unbound,bind9-dnsutils,dnsmasq-base,postgresql-15,redis-server,openssh-server,chrony,podman,catatonit,sudo
 kernels="6.1=linux-image-cloud-amd64 6.12=linux-image-6.12-cloud-amd64"
 
 here=$(cd "$(dirname "$0")" && pwd)

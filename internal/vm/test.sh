@@ -15,6 +15,12 @@ trap 'rm -rf "$work"' EXIT
 export CGO_ENABLED=0 VM_TIMEOUT="${VM_TIMEOUT:-3600}"
 make -s -C "$here/../.." install DESTDIR="$work/root" PREFIX=/usr/local
 go test -C "$here" -c -tags vm -o "$work/vm.test" .
+# The earlier program, with which some tests compare.
+commit=$(sed -n 's/^const Commit = "\(.*\)"$/\1/p' "$here/../nstest/baseline/baseline.go")
+mkdir "$work/earlier"
+git -C "$here/../.." archive "$commit" | tar -x -C "$work/earlier"
+mkdir -p "$work/root/usr/local/lib"
+go build -C "$work/earlier" -trimpath -o "$work/root/usr/local/lib/thole-earlier" ./cmd/thole
 "$here/image.sh" >/dev/null
 
 # package PART DIR PATTERN: the tests of a package that match are run in a part.

@@ -49,6 +49,7 @@ func TestMovedCommands(t *testing.T) {
 		"su":        "su alice -c 'exec sleep 1001'",
 		"su-l":      "su -l alice -c 'exec sleep 1001'",
 		"runuser-l": "runuser -l alice -c 'exec sleep 1001'",
+		"sudo-i":    "sudo -i -u alice sh -c 'exec sleep 1001'",
 	} {
 		p := start(t, labelled("app=web", name, "sh", "-c", "exec "+command)...)
 		text := notice(t, condition.RunMoved, "thole.slice/thole-"+name+".scope")

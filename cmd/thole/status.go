@@ -27,8 +27,9 @@ func newStatus(proc *process) *cobra.Command {
 active, how many workloads it knows, what is wrong, and the table's counters.
 
 A problem needs an administrator. A notice is something that a user can cause
-alone, with "thole run" or an image; it changes no exit status. -o json shows the
-codes of both; docs/OPERATIONS.md lists them.
+alone, with "thole run" or an image, or it says that nothing runs which a document
+names; it changes no exit status. -o json shows the codes of problems and notices;
+docs/OPERATIONS.md lists them.
 
 Exit status: 0 if the daemon enforces, its last change succeeded, and there is no
 problem; 1 if not, or if no daemon answers. The table in the kernel is in force

@@ -230,7 +230,7 @@ func (s *search) ofAnotherEngine(p *place) {
 func (s *search) exclusive(p *place) bool {
 	mend := `: a container that starts while the daemon is down is unrestricted until the daemon is back. ` +
 		`Give Docker a slice of its own, "cgroup-parent": "docker.slice" in /etc/docker/daemon.json; ` +
-		`see "systemd" in the README`
+		`see "Install" in the README`
 	if s.podman {
 		mend = `: a container that starts while the daemon is down is unrestricted until the daemon is back. ` +
 			`Give the containers a parent of their own: podman run --cgroup-parent, without --cgroups=split`

@@ -48,13 +48,14 @@ const (
 	NetworkShared             Code = "network-shared"
 	SocketExposedUser         Code = "socket-exposed-user"
 	SocketsUnexamined         Code = "sockets-unexamined"
+	SwarmService              Code = "swarm-service"
 	UnitAbsent                Code = "unit-absent"
 )
 
 // Notices returns the codes of all notices, ascending.
 func Notices() []Code {
 	return []Code{BindingOverlapRun, CertificateContradictsRun, ContainerAbsent, ImageLabel, NetworkShared, RunMoved,
-		SocketExposedUser, SocketsUnexamined, UnitAbsent}
+		SocketExposedUser, SocketsUnexamined, SwarmService, UnitAbsent}
 }
 
 // IsNotice reports whether conditions of this code are notices; all others are problems.

@@ -244,8 +244,11 @@ var dockerContainers = []server{
 var dockerWorkloads = []string{"both", "built", "joined", "kubernetes-style", "maintained", "mine", "noted", "pid-host",
 	"twin", "unlike-image"}
 
-// The notices about the images of dockerContainers.
-var imageNotices = []string{"image-label as-image", "image-label by-image", "image-label unlike-image"}
+// The notices about dockerContainers: their images, and the service of Swarm.
+var hostNotices = []string{"image-label as-image", "image-label by-image", "image-label unlike-image",
+	ofSwarm}
+
+const ofSwarm = "swarm-service service shop_web"
 
 // names are those of containers.
 func names(containers []server) (names []string) {
@@ -287,9 +290,13 @@ func binding(name, labels, spec string) string {
 
 // selectsTool is the situation in which an enforced policy selects a container by the label of a tool.
 func selectsTool(what, container, key, value string) situation {
-	return situation{name: "a policy selects " + what, documents: []string{isolating("p", term(key, "In", value))},
+	s := situation{name: "a policy selects " + what, documents: []string{isolating("p", term(key, "In", value))},
 		is: map[string]string{container: "named"}, closed: []string{container},
 		refused: []string{"mine → " + container}}
+	if container == "stack" {
+		s.status = without(hostNotices, ofSwarm)
+	}
+	return s
 }
 
 const (
@@ -360,7 +367,7 @@ var toolSituations = []situation{
 		refused:   []string{"compose → mine", "compose → nothing"}, allowed: []string{"mine → compose"}},
 	{name: "a policy names a container that is no workload, by a label of the daemon",
 		documents: []string{isolating("p", "{matchLabels: {thole/container: nothing}}")},
-		status:    with(imageNotices, "container-unprotected stdin:3:18"), exit: 1},
+		status:    with(hostNotices, "container-unprotected stdin:3:18"), exit: 1},
 	{name: "a policy names a workload by a label of the daemon",
 		documents: []string{isolating("p", "{matchLabels: {thole/container: mine}}")}, closed: []string{"mine"}},
 	{name: "a label that only the daemon gives is not believed",
@@ -410,7 +417,7 @@ var imageSituations = []situation{
 		is: map[string]string{"by-image": "maintainer=somebody (person), tier=web (person)",
 			"as-image":     "maintainer=somebody (person), tier=web (person)",
 			"unlike-image": "maintainer=somebody (person), tier=db (person)"},
-		closed: with(dockerWorkloads, "as-image", "by-image"), status: []string{}},
+		closed: with(dockerWorkloads, "as-image", "by-image"), status: []string{ofSwarm}},
 	{name: "the Settings trust another image", documents: []string{
 		settings("{trustImages: [registry.example.org/*]}"), isolating("p", "{}")}, closed: dockerWorkloads},
 }
@@ -420,7 +427,7 @@ var settingsSituations = []situation{
 	{name: "a person's label is excluded", documents: []string{
 		settings("{identityLabels: {exclude: [build.*, maintainer]}}"), isolating("p", "{}")},
 		is:     map[string]string{"built": "", "maintained": ""},
-		status: without(imageNotices, "image-label unlike-image"),
+		status: without(hostNotices, "image-label unlike-image"),
 		closed: without(dockerWorkloads, "built", "maintained")},
 	{name: "a person's label is excluded, and selected", documents: []string{
 		settings("{identityLabels: {exclude: [build.*]}}"), isolating("p", `{matchLabels: {build.id: "7"}}`)},
@@ -440,12 +447,12 @@ var settingsSituations = []situation{
 			"noted": "com.docker.compose.service=cache (tool)",
 			"mine":  "", "kubernetes-style": "", "pid-host": "", "joined": "", "maintained": "", "built": "",
 			"unlike-image": ""},
-		closed: []string{"both", "compose", "noted", "twin"}, status: []string{}},
+		closed: []string{"both", "compose", "noted", "twin"}, status: []string{ofSwarm}},
 	{name: "nothing counts, and a policy selects a label", documents: []string{
 		settings("{identityLabels: {exclude: ['*']}}"), isolating("p", appDB)},
 		is: map[string]string{"mine": "named", "twin": "named", "both": "named", "pid-host": "named",
 			"joined": "named", "kubernetes-style": "", "maintained": "", "built": "", "noted": "", "unlike-image": ""},
-		closed: []string{"mine", "twin"}, allowed: []string{"mine → both"}, status: []string{}},
+		closed: []string{"mine", "twin"}, allowed: []string{"mine → both"}, status: []string{ofSwarm}},
 }
 
 // Situations about Workload documents.
@@ -469,13 +476,13 @@ var documentSituations = []situation{
 		binding("one", "{app: one}", "{container: compose}"),
 		binding("two", "{app: two}", "{compose: {project: shop, service: db}}"), isolating("p", "{}")},
 		is: map[string]string{"compose": "app=one (document)"}, closed: with(dockerWorkloads, "compose"),
-		status: with([]string{"binding-overlap stdin:9:18"}, imageNotices...), exit: 1},
+		status: with([]string{"binding-overlap stdin:9:18"}, hostNotices...), exit: 1},
 	{name: "a document names a container that is not there", documents: []string{
 		binding("web", "{app: bound}", "{container: absent}"), isolating("p", "{matchLabels: {app: bound}}")},
-		status: with(imageNotices, "container-absent stdin:3:18")},
+		status: with(hostNotices, "container-absent stdin:3:18")},
 	{name: "a document names a unit that never ran", documents: []string{
 		binding("web", "{app: bound}", "{unit: absent.service}"), isolating("p", "{matchLabels: {app: bound}}")},
-		status: with(imageNotices, "unit-absent stdin:3:18")},
+		status: with(hostNotices, "unit-absent stdin:3:18")},
 	{name: "a document names the cgroup of all containers", documents: []string{
 		binding("dmz", "{zone: dmz}", "{cgroup: docker}"), isolating("p", "{matchLabels: {zone: dmz}}")},
 		closed:  without(names(dockerContainers), dockerWorkloads...),
@@ -496,26 +503,26 @@ var bridgeSituations = []situation{
 		documents: []string{isolating("p", appDB)}, closed: []string{"mine", "twin"},
 		refused: []string{"bridged → mine", "sidecar → mine", "traefik-sidecar → mine"},
 		allowed: []string{"bridged → noted", "mine → bridged", "sidecar → compose"},
-		status:  with(imageNotices, "network-shared bridged")},
+		status:  with(hostNotices, "network-shared bridged")},
 	{name: "an allow rule names one container of a shared network",
 		documents: []string{databaseFor("allow", "{workloads: {matchLabels: {app: bridged}}}")},
 		closed:    []string{"mine", "twin"}, refused: []string{"bridged → mine", "sidecar → mine"},
-		status: with(imageNotices, "network-shared bridged")},
+		status: with(hostNotices, "network-shared bridged")},
 	{name: "the allow rule admits each container of a shared network",
 		documents: []string{databaseFor("allow", "{workloads: "+term("app", "In", "bridged", "sidecar")+
 			"}, {unlabelled: true}")},
 		allowed: []string{"bridged → mine", "sidecar → mine", "traefik-sidecar → mine"},
 		refused: []string{"both → mine"},
-		status:  with(imageNotices, "network-shared bridged")},
+		status:  with(hostNotices, "network-shared bridged")},
 	{name: "a policy isolates one container of a shared network (unlabelled programs reach every bridge)",
 		documents: []string{isolating("p", "{matchLabels: {app: sidecar}}")},
 		refused:   []string{"mine → bridged", "mine → traefik-sidecar"}, allowed: []string{"bridged → mine"},
-		status: with(imageNotices, "network-shared bridged")},
+		status: with(hostNotices, "network-shared bridged")},
 	{name: "a deny rule names the unlabelled container of a shared network by a tool's label",
 		documents: []string{databaseFor("deny", `{workloads: {matchLabels: {traefik.enable: "true"}}}`)},
 		is:        map[string]string{"traefik": "named", "traefik-sidecar": "named"},
 		refused:   []string{"bridged → mine", "sidecar → mine", "traefik → mine", "both → mine"},
-		status:    with(imageNotices, "network-shared bridged")},
+		status:    with(hostNotices, "network-shared bridged")},
 }
 
 // A refusal is a command that would give something labels of which none counts.
@@ -553,7 +560,7 @@ var refusals = []refusal{
 func TestWhoIsAWorkload(t *testing.T) {
 	m, e := newDockerMachine(t)
 	s := newSituations(m, "container")
-	s.start, s.notices = e.Probe, imageNotices
+	s.start, s.notices = e.Probe, hostNotices
 	s.images = map[string]string{"": e.Image("plain", nil),
 		"web": e.Image("registry.example.com/web", map[string]string{"tier": "web", "maintainer": "somebody"}),
 		"oci": e.Image("oci", map[string]string{"org.opencontainers.image.title": "shop",

@@ -15,7 +15,8 @@ import (
 //   - no container runs that a Workload document binds: a misspelt name protects nothing (a notice, because the
 //     container may start later);
 //   - a policy that is enforced selects a container by its name, and that container has no label that counts: it is
-//     no workload, so the policy does not protect it (a problem).
+//     no workload, so the policy does not protect it (a problem);
+//   - a container of a Swarm service has no label that counts: the service's own labels do not (a notice).
 //
 // It leaves out Workload documents of which something was found already: as that no engine is followed.
 func Named(docs *policy.Documents, running []policy.Workload, unlabelled []policy.Unlabelled,
@@ -39,6 +40,11 @@ func Named(docs *policy.Documents, running []policy.Workload, unlabelled []polic
 			if without[name] {
 				list = append(list, unprotected(p, name))
 			}
+		}
+	}
+	for i := range unlabelled {
+		if service, is := unlabelled[i].Facts[swarmService]; is {
+			list = append(list, ofSwarm(service))
 		}
 	}
 	slices.SortFunc(list, func(a, b condition.Condition) int {
@@ -75,6 +81,15 @@ func unprotected(p *policy.Policy, container string) condition.Condition {
 		Text: fmt.Sprintf("policy %q selects the container %q by its name, but this container has no label that "+
 			"counts: it is no workload, and the policy does not protect it. Give it a label, or bind labels to "+
 			"it with a Workload document (container: %s)", p.Name, container, container)}
+}
+
+// swarmService is the label by which Swarm names the service of a container.
+const swarmService = "com.docker.swarm.service.name"
+
+func ofSwarm(service string) condition.Condition {
+	return condition.Condition{Code: condition.SwarmService, Where: "service " + service,
+		Text: "containers of this Swarm service have no label that counts. The engine does not show a service's own " +
+			"labels (docker service create --label) on its containers: use --container-label"}
 }
 
 // selectedNames are the names of containers that an enforced policy selects as those that it protects.

@@ -38,7 +38,9 @@ func TestNamed(t *testing.T) {
 			"com.docker.compose.project": "shop", "com.docker.compose.service": "db"}},
 		{Kind: policy.KindRun, Name: "wbe"},
 	}
-	unlabelled := []policy.Unlabelled{{Name: "cache"}, {Name: ""}}
+	ofSwarm := policy.Labels{"com.docker.swarm.service.name": "shop_web"}
+	unlabelled := []policy.Unlabelled{{Name: "cache"}, {Name: ""}, {Name: "shop_web.1", Facts: ofSwarm},
+		{Name: "shop_web.2", Facts: ofSwarm}}
 	type found struct {
 		Code  condition.Code
 		Where string
@@ -52,6 +54,7 @@ func TestNamed(t *testing.T) {
 		{condition.ContainerAbsent, "a.yaml:3:1"},
 		{condition.ContainerAbsent, "a.yaml:5:1"},
 		{condition.ContainerUnprotected, "a.yaml:8:1"},
+		{condition.SwarmService, "service shop_web"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -86,12 +86,16 @@ func traffic() string {
 	return string(data)
 }
 
-// allCalled waits until all calls were made, and holds that none failed.
+// allCalled waits until all calls were made, and holds that none failed. Before a server answers for the first time,
+// the kernel refuses calls; what Thole refuses then is in its counter.
 func allCalled(t *testing.T) {
 	t.Helper()
 	nstest.WaitFor(t, 5*patience, "all calls", func() bool { return strings.HasSuffix(traffic(), "end\n") })
 	if n := strings.Count(traffic(), "failed"); n > 0 {
 		t.Errorf("%d of %d calls failed:\n%s", n, firstCalls, traffic())
+	}
+	if n := status(t).Counters["denied"].Packets; n > 0 {
+		t.Errorf("Thole denied %d packets", n)
 	}
 }
 

@@ -84,13 +84,17 @@ func TestMovedCommands(t *testing.T) {
 
 func TestKillOnMove(t *testing.T) {
 	running(t)
-	p := exec.Command("thole", "run", "--kill-on-move", "-l", "app=web", "--name", "kept", "--",
-		"su", "-l", "alice", "-c", "exec sleep 1003")
-	out, err := p.CombinedOutput()
-	if err == nil || err.Error() != "signal: killed" {
-		t.Errorf("su: %v: %s", err, out)
+	for name, command := range map[string][]string{
+		"su-l":   {"su", "-l", "alice", "-c", "exec sleep 1003"},
+		"sudo-i": {"sudo", "-i", "-u", "alice", "sh", "-c", "exec sleep 1003"},
+	} {
+		run := append([]string{"run", "--kill-on-move", "-l", "app=web", "--name", "kept-" + name, "--"}, command...)
+		out, err := exec.Command("thole", run...).CombinedOutput()
+		if err == nil || err.Error() != "signal: killed" {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
+		notice(t, condition.RunMoved, "thole.slice/thole-kept-"+name+".scope")
 	}
-	notice(t, condition.RunMoved, "thole.slice/thole-kept.scope")
 	until(t, "no process to be left", func() bool { _, err := try("pgrep -fx 'sleep 1003'"); return err != nil })
 }
 

@@ -9,7 +9,7 @@ import (
 	"thole/compiler/policy"
 )
 
-// What documents gave a container is taken away again, whatever its own labels are.
+// Labels that documents gave a container are removed again; the labels that the container itself has stay.
 func TestWithoutGiven(t *testing.T) {
 	type labels = policy.Labels
 	own := policy.Workload{Name: "c", Kind: policy.KindContainer, Labels: labels{"app": "web", "env": "prod"},

@@ -13,7 +13,8 @@ import (
 	"thole/internal/nstest"
 )
 
-// What one user may cost the others: classes of the table, epochs, workloads that ended.
+// The tests of this file try what one user can take from all users: classes of the table, epochs, places of ended
+// workloads.
 
 // jobsPolicy lets a user, and a group, choose labels freely.
 const jobsPolicy = `apiVersion: thole/v1
